@@ -1,0 +1,125 @@
+"""Inverses of the maps from skew-Hermitian to unitary matrices; each refuses a matrix outside its domain."""
+
+import torch
+from torch import Tensor
+
+from ..errors import OffManifoldError
+from .orthogonalize import polar
+from .precision import full_precision, may_read_device, require_matrix
+from .skew import skew
+
+_ROOTS = 4  # eigenangles at most pi/16 afterwards
+_TERMS = 9  # of the artanh series at tan(pi/32): the next is below the double precision unit
+
+
+@full_precision
+def logm_unitary(Q: Tensor) -> Tensor:
+    r"""Principal logarithm of an orthogonal or unitary matrix without eigenvalue -1.
+
+    .. math:: \log Q = 2^k \cdot 2\operatorname{artanh}\bigl((R - I)(R + I)^{-1}\bigr), \qquad R = Q^{1/2^k},
+
+    where the square root of a unitary matrix is the polar factor of :math:`I + Q`.
+
+    Parameters
+    ----------
+    Q : Tensor, shape (..., n, n)
+        Orthogonal (real) or unitary (complex).
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+        Skew-Hermitian, eigenvalues in :math:`(-i\pi, i\pi)`.
+
+    Raises
+    ------
+    OffManifoldError
+        If an eigenvalue is -1 to working precision: there the logarithm is not unique.
+    ShapeError, DtypeError
+        If ``Q`` is not a batch of square matrices of floating point.
+
+    Notes
+    -----
+    Loses accuracy in proportion to the distance of the nearest eigenvalue from -1. Source: Higham (2008), chapters 8
+    and 11, for inverse scaling and squaring and for the square root.
+
+    Examples
+    --------
+    >>> A = mr.linalg.skew(torch.randn(4, 4, dtype=torch.float64))
+    >>> assert torch.allclose(mr.linalg.logm_unitary(mr.linalg.expm_skew(A / 4)), A / 4)
+    """
+    require_no_minus_one(Q, "logm_unitary")
+    eye = _eye(Q)
+    for _ in range(_ROOTS):
+        Q = polar(eye + Q)
+    Y = inverse_cayley_unchecked(Q) * 0.5
+    power, total, square = Y, Y, Y @ Y
+    for k in range(1, _TERMS):
+        power = power @ square
+        total = total + power / (2 * k + 1)
+    return skew(total) * 2.0 ** (_ROOTS + 1)
+
+
+def inverse_cayley_unchecked(Q: Tensor) -> Tensor:
+    """``2 (Q + I)^-1 (Q - I)``, skew-Hermitian."""
+    eye = _eye(Q)
+    return 2 * skew(torch.linalg.solve_ex(Q + eye, Q - eye).result)
+
+
+def inverse_polar(Q: Tensor) -> Tensor:
+    """``A`` with ``polar(I + A) = Q``: ``(Q - Q^H)(Q + Q^H)^-1``; needs eigenvalues of positive real part."""
+    H = Q + Q.mH
+    if may_read_device() and not bool((torch.linalg.eigvalsh(H) > _tolerance(Q)).all()):
+        raise OffManifoldError(
+            "The inverse polar retraction reaches matrices whose eigenvalues have positive real part.\n"
+            f"Got one with real part {float(torch.linalg.eigvalsh(H).min()) / 2:.3g}.\n"
+            "Use the exponential or Cayley retraction, or a base point nearer to it."
+        )
+    return skew(torch.linalg.solve_ex(H, Q - Q.mH).result)
+
+
+def inverse_qr(Q: Tensor) -> Tensor:
+    """``A`` with ``qr(I + A).Q = Q``: ``I + A = QR`` where ``QR + (QR)^H = 2I``, solved column by column for ``R``."""
+    n = Q.shape[-1]
+    columns: list[Tensor] = []  # of QR
+    for j in range(n):
+        head = [-c[..., j : j + 1].conj() for c in columns]
+        block = Q[..., : j + 1, : j + 1]
+        one = torch.ones_like(Q[..., :1, 0])
+        both = torch.linalg.solve_ex(
+            block, torch.stack([torch.cat([*head, 0 * one], -1), torch.cat([*(0 * h for h in head), one], -1)], -1)
+        ).result
+        start, slope = both[..., -1, 0], both[..., -1, 1]
+        # the last entry of column j of QR is 1 + it, with t such that R_jj is real and positive
+        t = torch.zeros_like(start.real) if not Q.is_complex() else -(start + slope).imag / slope.real
+        last = torch.ones_like(start) if not Q.is_complex() else torch.complex(torch.ones_like(t), t)
+        r = both[..., 0] + both[..., 1] * last.unsqueeze(-1)
+        if may_read_device() and not bool((r[..., -1].real > _tolerance(Q)).all()):
+            raise OffManifoldError(
+                "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal of R.\n"
+                f"Got R[{j}, {j}] = {float(r[..., -1].real.min()):.3g}.\n"
+                "Use the exponential or Cayley retraction, or a base point nearer to it."
+            )
+        columns.append((Q[..., : j + 1] @ r.unsqueeze(-1)).squeeze(-1))
+    return skew(torch.stack(columns, -1))
+
+
+def require_no_minus_one(Q: Tensor, name: str) -> None:
+    """Raise `OffManifoldError` if ``I + Q`` is singular to working precision."""
+    require_matrix(Q, name)
+    if not may_read_device() or Q.numel() == 0:
+        return
+    gap = float(torch.linalg.svdvals(Q.detach() + _eye(Q)).min())
+    if not gap > _tolerance(Q):
+        raise OffManifoldError(
+            f"{name} needs a matrix without eigenvalue -1; there its value is infinite or not unique.\n"
+            f"Got one at distance {gap:.3g}, within the tolerance {_tolerance(Q):.3g}.\n"
+            "A real matrix of determinant -1 always has it: choose a base point in the same component."
+        )
+
+
+def _tolerance(Q: Tensor) -> float:
+    return 4.0 * float(torch.finfo(Q.dtype).eps) ** 0.5
+
+
+def _eye(Q: Tensor) -> Tensor:
+    return torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)

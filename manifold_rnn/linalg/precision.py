@@ -1,0 +1,123 @@
+"""Guards in front of matrix algebra: single precision or better, autocast off, shapes, devices and finite entries checked."""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
+_FULL = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run ``function`` with autocast off and its tensors in float32 / complex64 or better; cast the results back."""
+
+    @functools.wraps(function)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        x = next(a for a in args if isinstance(a, Tensor))
+        if x.dtype not in _FULL:
+            return _widened(function, x.dtype, *args, **kwargs)
+        if torch.is_autocast_enabled(x.device.type):
+            with without_autocast(x):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return guarded
+
+
+def _widened(function: Callable[..., _R], half: torch.dtype, *args: Any, **kwargs: Any) -> _R:
+    if half not in _HALF:
+        raise DtypeError(
+            f"{function.__name__} works on real or complex floating point tensors.\n"
+            f"Expected float32, float64, complex64, complex128 or a half precision, got {half}.\n"
+            "Convert with .to(torch.float32) first."
+        )
+    wide = [a.to(_HALF[a.dtype]) if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args]
+    result: Any = full_precision(function)(*wide, **kwargs)
+    if isinstance(result, Tensor):
+        return result.to(half) if result.dtype == _HALF[half] else result  # type: ignore[return-value]
+    return tuple(r.to(half) if r.dtype == _HALF[half] else r for r in result)  # type: ignore[return-value]
+
+
+def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
+    """Raise `ShapeError` unless the last two axes of ``x`` are a square (or, with ``tall``, tall) matrix of at least one row."""
+    n, p = x.shape[-2:] if x.ndim >= 2 else (0, 0)
+    if p < 1 or n < p or (n != p and not tall):
+        kind = "square or tall" if tall else "square"
+        raise ShapeError(
+            f"{name} needs {kind} matrices in the last two axes, of at least 1 x 1.\n"
+            f"Expected shape (..., n, {'p), n >= p >= 1' if tall else 'n), n >= 1'}; got {tuple(x.shape)}.\n"
+            "Reshape or transpose it first."
+        )
+
+
+def require_same(x: Tensor, y: Tensor, name: str) -> None:
+    """Raise unless two operands share dtype, device and matrix shape (their batch axes must broadcast)."""
+    if x.device != y.device:
+        raise DeviceError(
+            f"{name} needs both operands on one device.\nExpected {x.device}, got {y.device}.\nMove one with .to(device)."
+        )
+    if x.dtype != y.dtype:
+        raise DtypeError(
+            f"{name} needs both operands of one dtype.\nExpected {x.dtype}, got {y.dtype}.\nConvert one with .to(dtype)."
+        )
+    if x.shape[-2:] != y.shape[-2:]:
+        raise ShapeError(
+            f"{name} needs both operands of one matrix shape.\n"
+            f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\nCheck which tensor belongs to which point."
+        )
+
+
+def require_finite(x: Tensor, name: str) -> None:
+    """Raise `NonFiniteError` if an entry is NaN or infinite; reads one number from the device."""
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"{name} needs finite entries.\nGot NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
+            "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
+        )
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Context in which autocast leaves the products of an adjoint alone, also where ``backward`` runs under autocast."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+_fixed = contextvars.ContextVar("manifold_rnn_fixed_iterations", default=False)
+
+
+@contextlib.contextmanager
+def fixed_iterations() -> Iterator[None]:
+    """Within this context no algorithm reads a number from the device: iteration counts are fixed at their safe values.
+
+    For CUDA graph capture (``capturable=True`` in the optimizers). Compiled code behaves so by itself.
+
+    Examples
+    --------
+    >>> with mr.linalg.fixed_iterations(): W = mr.linalg.expm_skew(torch.zeros(2, 2))
+    >>> assert torch.equal(W, torch.eye(2))
+    """
+    token = _fixed.set(True)
+    try:
+        yield
+    finally:
+        _fixed.reset(token)
+
+
+def may_read_device() -> bool:
+    """Whether an algorithm may look at a number to choose its iteration count: not in a graph that is compiled or captured."""
+    return not (torch.compiler.is_compiling() or _fixed.get())
+
+
+def host_max(x: Tensor) -> float:
+    """Largest entry of ``x`` as a Python number, 0 for an empty tensor."""
+    return float(x.detach().max()) if x.numel() else 0.0

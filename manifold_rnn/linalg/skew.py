@@ -1,0 +1,174 @@
+"""Skew-Hermitian matrices and their coordinates in an orthonormal basis."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from .precision import full_precision, require_matrix
+
+
+@full_precision
+def skew(x: Tensor) -> Tensor:
+    r"""Skew-Hermitian part of a square matrix.
+
+    .. math:: \operatorname{skew}(X) = \tfrac12 (X - X^H),
+
+    the orthogonal projection onto the Lie algebra of the orthogonal (real) or unitary (complex) group.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Real or complex.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+        ``A`` with :math:`A^H = -A`.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        If ``x`` is not a batch of square matrices, or not of floating point.
+
+    Examples
+    --------
+    >>> a = mr.linalg.skew(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    >>> assert torch.equal(a, torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+    """
+    require_matrix(x, "skew")
+    return (x - x.mH) * 0.5
+
+
+def pack_skew(A: Tensor) -> Tensor:
+    r"""Coordinates of a skew-Hermitian matrix: a real vector of the same length (Frobenius norm).
+
+    Real matrices give :math:`\sqrt2\,A_{ij}` for :math:`i > j`; complex ones give :math:`\sqrt2\operatorname{Re}A_{ij}`,
+    then :math:`\sqrt2\operatorname{Im}A_{ij}`, then the imaginary diagonal :math:`\operatorname{Im}A_{ii}`. Hence
+    :math:`\|c\|_2 = \|A\|_F`, and a gradient step in ``c`` is a gradient step in ``A``.
+
+    Parameters
+    ----------
+    A : Tensor, shape (..., n, n)
+        Real or complex; of a matrix that is not skew-Hermitian its skew-Hermitian part is packed.
+
+    Returns
+    -------
+    Tensor, shape (..., n(n-1)/2), or (..., n^2) for complex ``A``
+        Real.
+
+    Raises
+    ------
+    ShapeError
+        If ``A`` is not a batch of square matrices.
+
+    Examples
+    --------
+    >>> A = mr.linalg.skew(torch.randn(3, 3, dtype=torch.complex128))
+    >>> assert torch.allclose(mr.linalg.unpack_skew(mr.linalg.pack_skew(A), A.dtype), A)
+    """
+    require_matrix(A, "pack_skew")
+    n = A.shape[-1]
+    lower, upper, diagonal = (_cached(build, n, A.device) for build in (_lower, _upper, _diagonal))
+    flat = A.flatten(-2)
+    a = (flat.index_select(-1, lower) - flat.index_select(-1, upper).conj()) * math.sqrt(0.5)
+    if not A.is_complex():
+        return a
+    return torch.cat([a.real, a.imag, flat.index_select(-1, diagonal).imag], -1)
+
+
+def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Skew-Hermitian matrix from its coordinates: the inverse of `pack_skew`.
+
+    Parameters
+    ----------
+    c : Tensor, shape (..., d), real
+        Coordinates, ``d = n(n-1)/2`` for a real matrix or ``d = n^2`` for a complex one.
+    dtype : torch.dtype, optional
+        Of the matrix; a complex one asks for the complex layout. Default: that of ``c`` (real).
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+        ``A`` with :math:`A^H = -A` and :math:`\|A\|_F = \|c\|_2`.
+
+    Raises
+    ------
+    ShapeError
+        If ``d`` is not a number of coordinates that some ``n`` has.
+
+    Examples
+    --------
+    >>> A = mr.linalg.unpack_skew(torch.ones(3))
+    >>> assert torch.equal(A, -A.mT) and torch.isclose(A.norm(), torch.tensor(3.0).sqrt())
+    """
+    complex_ = dtype is not None and dtype.is_complex
+    n = skew_size(c.shape[-1], complex_=complex_)
+    half = math.sqrt(0.5)
+    if not complex_:
+        # one gather from [c, -c, 0] is cheaper than two scatters
+        table = torch.cat([c * half, c * -half, c.new_zeros((*c.shape[:-1], 1))], -1)
+        return table.index_select(-1, _cached(_gather_real, n, c.device)).unflatten(-1, (n, n))
+    m = n * (n - 1) // 2
+    a = torch.complex(c[..., :m] * half, c[..., m : 2 * m] * half)
+    d = torch.complex(torch.zeros_like(c[..., 2 * m :]), c[..., 2 * m :])
+    table = torch.cat([a, -a.conj(), d], -1)
+    return table.index_select(-1, _cached(_gather_complex, n, c.device)).unflatten(-1, (n, n))
+
+
+def skew_size(d: int, *, complex_: bool = False) -> int:
+    """Size ``n`` of the skew-Hermitian matrices that have ``d`` real coordinates; `ShapeError` if there is none."""
+    n = math.isqrt(d) if complex_ else (1 + math.isqrt(1 + 8 * d)) // 2
+    if d != (n * n if complex_ else n * (n - 1) // 2) or n < 1:
+        raise ShapeError(
+            "A skew-Hermitian n x n matrix has n(n-1)/2 coordinates if real, n^2 if complex.\n"
+            f"Expected such a number, got {d} for a {'complex' if complex_ else 'real'} matrix.\n"
+            "Make the coordinates with pack_skew."
+        )
+    return n
+
+
+_CACHE: dict[tuple[str, int, torch.device], Tensor] = {}
+
+
+def _cached(build: Callable[[int, torch.device], Tensor], n: int, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return build(n, device)
+    key = (build.__name__, n, device)
+    if key not in _CACHE:
+        with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward
+            index = build(n, device)
+        if type(index) is not Tensor:  # a fake tensor of some tracer must not outlive it
+            return index
+        _CACHE[key] = index
+    return _CACHE[key]
+
+
+def _lower(n: int, device: torch.device) -> Tensor:
+    i, j = torch.tril_indices(n, n, -1, device=device)
+    return i * n + j
+
+
+def _upper(n: int, device: torch.device) -> Tensor:
+    i, j = torch.tril_indices(n, n, -1, device=device)
+    return j * n + i
+
+
+def _diagonal(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device) * (n + 1)
+
+
+def _gather_real(n: int, device: torch.device) -> Tensor:
+    m = n * (n - 1) // 2
+    index = torch.full((n * n,), 2 * m, dtype=torch.long, device=device)
+    index[_lower(n, device)] = torch.arange(m, device=device)
+    index[_upper(n, device)] = torch.arange(m, 2 * m, device=device)
+    return index
+
+
+def _gather_complex(n: int, device: torch.device) -> Tensor:
+    index = _gather_real(n, device)
+    index[_diagonal(n, device)] = n * (n - 1) + torch.arange(n, device=device)
+    return index

@@ -1,0 +1,196 @@
+"""What this package asks of a manifold beyond geoopt's interface, and how any geoopt manifold gets it."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any, ClassVar, Self
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..retractions import Retraction
+
+
+class Manifold(geoopt.Manifold):  # type: ignore[misc]
+    r"""A geoopt manifold whose tangent vectors also have real coordinates.
+
+    The same four maps serve both views of a constrained weight. *Update* view: an optimizer turns a gradient into
+    coordinates (`egrad2coordinates`), keeps its moments there, and moves the weight (`retr_coordinates`). *Trivialized*
+    view: ``W = retr_coordinates(base, c)`` with the coordinates ``c`` as the free parameter.
+
+    Coordinates have the batch axes of the point, then the axes of `coordinate_shape`; by default they are the ambient
+    tangent vector itself (a complex one seen as pairs of reals). On groups they are an orthonormal basis of the Lie
+    algebra, so that transport leaves them as they are.
+
+    Examples
+    --------
+    >>> O, x = mr.Orthogonal(), torch.eye(3)
+    >>> assert O.retr_coordinates(x, torch.zeros(O.coordinate_shape(x.shape))).equal(x)
+    """
+
+    geometry: ClassVar[str | None] = None  # what retractions know their order on
+    retraction: Retraction
+
+    def key(self) -> Hashable:
+        """Equal keys mean the same manifold with the same retraction, so that points can be stepped as one batch."""
+        return id(self)
+
+    def with_retraction(self, retraction: str | Retraction) -> Self:
+        """The same manifold with another retraction; `UnsupportedError` where the retraction is welded to the class."""
+        raise UnsupportedError(
+            f"{type(self).__name__} has one retraction of its own.\nExpected a manifold that takes any, got retraction={retraction!r}.\n"
+            "Use a manifold of manifold_rnn, such as Orthogonal(retraction)."
+        )
+
+    def defect(self, x: Tensor) -> Tensor:
+        """How far ``x`` is off, per matrix; 0 on the manifold. By default the distance to ``projx(x)``."""
+        difference = x - self.projx(x)
+        return torch.linalg.vector_norm(difference, dim=tuple(range(-self.ndim, 0))) if self.ndim else difference.abs()
+
+    def polish(self, x: Tensor) -> Tensor:
+        """Remove rounding drift from a point; by default ``projx``."""
+        y: Tensor = self.projx(x)
+        return y
+
+    @property
+    def polish_every(self) -> int:
+        """Number of optimizer steps between two calls of `polish`; 0 where drift does not build up."""
+        return 0
+
+    def require(self, x: Tensor, name: str = "x") -> None:
+        """Raise unless ``x`` has a shape, dtype and entries that a point can have; its defect is not measured."""
+        self.assert_check_point(x)
+
+    def degrees_of_freedom(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
+        """Real dimension of the manifold of tensors of that shape, batch included."""
+        return math.prod(self.coordinate_shape(shape, dtype))
+
+    def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
+        """Shape of the coordinates of a tangent vector at a point of that shape and dtype (default: real)."""
+        return (*shape, 2) if dtype is not None and dtype.is_complex else tuple(shape)
+
+    def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """Coordinates of a tangent vector."""
+        return torch.view_as_real(u) if u.is_complex() else u
+
+    def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tangent vector with these coordinates; what is not tangent is projected away."""
+        u: Tensor = self.proju(x, torch.view_as_complex(c) if x.is_complex() else c)
+        return u
+
+    def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
+        """Coordinates of the Riemannian gradient, from the gradient that autograd gives."""
+        return self.to_coordinates(x, self.egrad2rgrad(x, g))
+
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        """The retraction along the tangent vector with coordinates ``c``, differentiable in ``c``."""
+        y: Tensor = self.retr(x, self.from_coordinates(x, c))
+        return y
+
+    def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
+        """Coordinates that lead from ``x`` to ``y``; `UnsupportedError` where there is no inverse."""
+        raise UnsupportedError(
+            f"{type(self).__name__} has no inverse retraction.\nExpected a manifold of matrices such as Orthogonal.\n"
+            "Keep the base point at the weight itself: coordinates zero."
+        )
+
+    def transp_coordinates(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """Coordinates at ``y`` of a tangent vector carried from ``x``."""
+        return self.to_coordinates(y, self.transp(x, y, self.from_coordinates(x, c)))
+
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        """Second moment of an update with coordinates ``c``: ``"elementwise"`` squares, or the ``"matrix"``'s squared norm."""
+        return c.square() if how == "elementwise" else self._norm2(x, c)
+
+    def _norm2(self, x: Tensor, c: Tensor) -> Tensor:
+        value: Tensor = self.component_inner(x, self.from_coordinates(x, c))
+        return value.unsqueeze(-1) if x.is_complex() else value
+
+    @abstractmethod
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Transport of a tangent vector from ``x`` to ``y``."""
+
+
+class Adapted(Manifold):
+    """Somebody else's geoopt manifold, with the methods of `Manifold` by their defaults.
+
+    Made by `adapt`; every geoopt method is that of the wrapped manifold.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> sphere = mr.manifolds.adapt(geoopt.Sphere())
+    >>> assert sphere.defect(torch.tensor([0.6, 0.8])) < 1e-6
+    """
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__()
+        self.manifold = manifold
+        self.name, self.ndim, self.reversible = manifold.name, manifold.ndim, manifold.reversible
+
+    def key(self) -> Hashable:
+        return id(self.manifold)
+
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        return self._norm2(x, c)  # the entries of an ambient vector are no coordinates
+
+    def random(self, *size: int, **kwargs: Any) -> Tensor:
+        y: Tensor = self.manifold.random(*size, **kwargs)
+        return y.as_subclass(Tensor)
+
+    def origin(self, *size: int, **kwargs: Any) -> Tensor:
+        y: Tensor = self.manifold.origin(*size, **kwargs)
+        return y.as_subclass(Tensor)
+
+
+def _delegate(name: str) -> Any:
+    def method(self: Adapted, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.manifold, name)(*args, **kwargs)
+
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    "projx proju egrad2rgrad inner component_inner norm retr expmap logmap dist dist2 transp retr_transp expmap_transp "
+    "transp_follow_retr transp_follow_expmap _check_shape _check_point_on_manifold _check_vector_on_tangent extra_repr"
+).split():
+    setattr(Adapted, _name, _delegate(_name))
+Adapted.__abstractmethods__ = frozenset()
+
+
+def adapt(manifold: geoopt.Manifold) -> Manifold:
+    """The manifold itself if it is one of this package, else `Adapted`.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+
+    Returns
+    -------
+    Manifold
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not a geoopt manifold.
+
+    Examples
+    --------
+    >>> O = mr.Orthogonal()
+    >>> assert mr.manifolds.adapt(O) is O
+    """
+    if isinstance(manifold, Manifold):
+        return manifold
+    if isinstance(manifold, geoopt.Manifold):
+        return Adapted(manifold)
+    raise UnsupportedError(
+        f"A constraint is a manifold of manifold_rnn or geoopt.\nGot {type(manifold).__name__}.\n"
+        "Pass an object such as Orthogonal(), not a class or a string."
+    )

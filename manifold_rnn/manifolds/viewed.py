@@ -1,0 +1,237 @@
+"""A manifold seen through a reshape: some blocks of a tensor are constrained, the rest is free."""
+
+from __future__ import annotations
+
+import math
+
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Self
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, ShapeError
+from ..retractions import Retraction
+from .base import Manifold, adapt
+
+
+class Viewed(Manifold):
+    r"""A manifold on stacked blocks of a weight, such as chosen gates of an LSTM's ``weight_hh_l0``.
+
+    A tensor of shape (..., blocks * n, m) is read as ``blocks`` matrices of shape (n, m). The chosen ones lie on
+    ``manifold``, the others are Euclidean; the metric is that of the product.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+        Of the chosen blocks.
+    blocks : int
+        How many matrices are stacked.
+    which : sequence of int, optional
+        The chosen ones, counted from 0. Default: all.
+    transpose : bool
+        Read the tensor transposed: (..., m, blocks * n).
+
+    Raises
+    ------
+    OptionError
+        If ``blocks`` or ``which`` make no sense.
+
+    Notes
+    -----
+    Coordinates are one real vector a point: those of the chosen blocks, then the free entries.
+
+    Examples
+    --------
+    >>> gates = mr.manifolds.Viewed(mr.Orthogonal(), blocks=4, which=(2,))
+    >>> W = gates.projx(torch.randn(12, 3)); assert mr.linalg.defect(W[6:9]) < 1e-5
+    """
+
+    ndim = 2
+
+    def __init__(
+        self, manifold: geoopt.Manifold, blocks: int = 1, which: Sequence[int] | None = None, *, transpose: bool = False
+    ) -> None:
+        super().__init__()
+        chosen = tuple(range(blocks)) if which is None else tuple(which)
+        if blocks < 1 or not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(blocks)):
+            raise OptionError(
+                "blocks is a positive number and which names some of the blocks, each once, counted from 0.\n"
+                f"Got blocks={blocks!r}, which={which!r}.\nAn LSTM has 4 blocks (i, f, g, o), a GRU 3 (r, z, n)."
+            )
+        self.manifold = adapt(manifold)
+        self.name, self.reversible = f"Viewed({manifold.name})", manifold.reversible
+        self.blocks, self.which, self.transpose = blocks, chosen, transpose
+        self._free = tuple(k for k in range(blocks) if k not in chosen)
+        order = chosen + self._free
+        self._back = [order.index(k) for k in range(blocks)]
+
+    @property
+    def retraction(self) -> Retraction:  # type: ignore[override]
+        return self.manifold.retraction
+
+    def with_retraction(self, retraction: str | Retraction) -> Self:
+        return type(self)(self.manifold.with_retraction(retraction), self.blocks, self.which, transpose=self.transpose)
+
+    def key(self) -> Hashable:
+        return (type(self), self.manifold.key(), self.blocks, self.which, self.transpose)
+
+    def extra_repr(self) -> str:
+        return f"blocks={self.blocks}, which={self.which}" + (", transpose=True" if self.transpose else "")
+
+    # --- blocks ---
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The chosen blocks and the free ones, of shapes (..., k, n, m)."""
+        b = (x.mT if self.transpose else x).unflatten(-2, (self.blocks, -1))
+        return b[..., list(self.which), :, :], b[..., list(self._free), :, :]
+
+    def join(self, chosen: Tensor, free: Tensor) -> Tensor:
+        """The tensor that has these blocks: the inverse of `split`."""
+        b = torch.cat([chosen, free], -3)[..., self._back, :, :].flatten(-3, -2)
+        return b.mT if self.transpose else b
+
+    def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        rows, m = (shape[-1], shape[-2]) if self.transpose else (shape[-2], shape[-1])
+        block = (rows // self.blocks, m)
+        return (*shape[:-2], len(self.which), *block), (*shape[:-2], len(self._free), *block)
+
+    def _each(self, on_chosen: Callable[..., Tensor], on_free: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        chosen, free = zip(*map(self.split, tensors), strict=True)
+        return self.join(on_chosen(*chosen), on_free(*free))
+
+    # --- checks ---
+
+    def require(self, x: Tensor, name: str = "x") -> None:
+        ok, reason = self._check_shape(tuple(x.shape), name)
+        if not ok:
+            raise ShapeError(
+                f"{reason}.\nThe tensor is read as {self.blocks} stacked blocks.\nCheck blocks= and the layer's sizes."
+            )
+        self.manifold.require(self.split(x)[0], f"the blocks {self.which} of {name}")
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        if len(shape) < 2 or shape[-1 if self.transpose else -2] % self.blocks:
+            return False, f"`{name}` needs {self.blocks} equal blocks of rows, got {tuple(shape)}"
+        result: tuple[bool, str | None] = self.manifold._check_shape(self._shapes(shape)[0], name)
+        return result
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+        result: tuple[bool, str | None] = self.manifold._check_point_on_manifold(self.split(x)[0], atol=atol, rtol=rtol)
+        return result
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        x, u = self.split(x)[0], self.split(u)[0]
+        result: tuple[bool, str | None] = self.manifold._check_vector_on_tangent(x, u, atol=atol, rtol=rtol)
+        return result
+
+    # --- geometry: the manifold's on the chosen blocks, Euclidean on the others ---
+
+    def projx(self, x: Tensor) -> Tensor:
+        return self._each(self.manifold.projx, lambda x: x, x)
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._each(self.manifold.proju, lambda x, u: u, x, u)
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._each(self.manifold.egrad2rgrad, lambda x, u: u, x, u)
+
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._each(self.manifold.retr, torch.add, x, u)
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._each(self.manifold.expmap, torch.add, x, u)
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._each(self.manifold.logmap, lambda x, y: y - x, x, y)
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return self._each(self.manifold.transp, lambda x, y, v: v, x, y, v)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        (xc, _), (uc, uf), (vc, vf) = self.split(x), self.split(u), self.split(u if v is None else v)
+        total = self.manifold.inner(xc, uc, vc).sum(-1) + (uf.conj() * vf).real.sum((-3, -2, -1))
+        return total[..., None, None] if keepdim else total
+
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        return self.inner(x, u, keepdim=keepdim).sqrt()
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        return self.norm(x, self.logmap(x, y), keepdim=keepdim)
+
+    # --- coordinates ---
+
+    def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
+        batch = len(shape) - 2
+        chosen, free = (block[batch:] for block in self._shapes(shape))
+        reals = 2 if dtype is not None and dtype.is_complex else 1
+        return (*shape[:-2], math.prod(self.manifold.coordinate_shape(chosen, dtype)) + math.prod(free) * reals)
+
+    def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        (xc, _), (uc, uf) = self.split(x), self.split(u)
+        return self._flat(x, self.manifold.to_coordinates(xc, uc), uf)
+
+    def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
+        (xc, _), (gc, gf) = self.split(x), self.split(g)
+        return self._flat(x, self.manifold.egrad2coordinates(xc, gc), gf)
+
+    def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        (xc, _), (cc, cf) = self.split(x), self._parts(x, c)
+        return self.join(self.manifold.from_coordinates(xc, cc), cf)
+
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        (xc, xf), (cc, cf) = self.split(x), self._parts(x, c)
+        return self.join(self.manifold.retr_coordinates(xc, cc), xf + cf)
+
+    def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
+        (xc, xf), (yc, yf) = self.split(x), self.split(y)
+        return self._flat(x, self.manifold.inverse_retr_coordinates(xc, yc), yf - xf)
+
+    def transp_coordinates(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        (xc, _), (yc, _), (cc, cf) = self.split(x), self.split(y), self._parts(x, c)
+        return self._flat(x, self.manifold.transp_coordinates(xc, yc, cc), cf)
+
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        cc, cf = self._parts(x, c)
+        squares = self.manifold.square_coordinates(self.split(x)[0], cc, how).expand_as(cc)
+        return torch.cat([squares.flatten(x.ndim - 2), _reals(cf, x.ndim - 2).square()], -1)
+
+    def _flat(self, x: Tensor, chosen: Tensor, free: Tensor) -> Tensor:
+        batch = x.ndim - 2
+        return torch.cat([chosen.flatten(batch), _reals(free, batch)], -1)
+
+    def _parts(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, free = self._shapes(tuple(x.shape))
+        inner = self.manifold.coordinate_shape(chosen, x.dtype)
+        head = math.prod(inner[x.ndim - 2 :])
+        rest = c[..., head:]
+        rest = torch.view_as_complex(rest.unflatten(-1, (-1, 2))) if x.is_complex() and rest.numel() else rest.to(x.dtype)
+        return c[..., :head].reshape(inner), rest.reshape(free)
+
+    # --- points ---
+
+    def defect(self, x: Tensor) -> Tensor:
+        """The largest defect of a chosen block."""
+        return self.manifold.defect(self.split(x)[0]).amax(-1)
+
+    def polish(self, x: Tensor) -> Tensor:
+        return self._each(self.manifold.polish, lambda x: x, x)
+
+    @property
+    def polish_every(self) -> int:
+        return self.manifold.polish_every
+
+    def random(self, *size: Any, **kwargs: Any) -> Tensor:
+        """Chosen blocks by the manifold's ``random``, free entries standard normal."""
+        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
+        chosen, free = self._shapes(shape)
+        points = self.manifold.random(*chosen, **kwargs)
+        return self.join(points, torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator")))
+
+
+def _reals(u: Tensor, batch: int) -> Tensor:
+    return (torch.view_as_real(u) if u.is_complex() else u).flatten(batch)

@@ -1,0 +1,55 @@
+"""Retractions as values: how a point moves along a tangent vector."""
+
+from ..errors import OptionError
+from .base import Retraction
+from .cayley import Cayley
+from .exponential import Exponential
+from .polar import Polar
+from .qr import QR
+
+__all__ = ["QR", "Cayley", "Exponential", "Polar", "Retraction", "get", "names"]
+
+_BY_NAME: dict[str, Retraction] = {r.name: r for r in (Cayley(), Exponential(), QR(), Polar())}
+
+
+def names() -> list[str]:
+    """Names of the retractions, as `get` and every ``retraction=`` accept them.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> assert mr.retractions.names() == ["cayley", "exp", "qr", "polar"]
+    """
+    return list(_BY_NAME)
+
+
+def get(retraction: str | Retraction) -> Retraction:
+    """The retraction of that name; a retraction is returned as it is.
+
+    Parameters
+    ----------
+    retraction : str or Retraction
+
+    Returns
+    -------
+    Retraction
+
+    Raises
+    ------
+    OptionError
+        If no retraction has that name.
+
+    Examples
+    --------
+    >>> assert mr.retractions.get("cayley") == mr.retractions.Cayley()
+    """
+    if isinstance(retraction, Retraction):
+        return retraction
+    if isinstance(retraction, str) and retraction in _BY_NAME:
+        return _BY_NAME[retraction]
+    raise OptionError(
+        f"A retraction is one of {', '.join(_BY_NAME)}, or a Retraction object.\nGot {retraction!r}.\nCheck the spelling."
+    )

@@ -1,0 +1,152 @@
+"""What a retraction is: a frozen value, equal by content, that serves the update view and the trivialized view alike."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..linalg.precision import full_precision, require_matrix, require_same
+from ..linalg.skew import skew
+
+
+@dataclass(frozen=True)
+class Retraction(ABC):
+    r"""A map from tangent vectors to points that agrees with the geodesic to first order or better.
+
+    On a group of orthogonal or unitary matrices every retraction here is left-invariant,
+
+    .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id},
+
+    and a subclass is its ``phi`` (`group_map`), the inverse of that, and its orders of agreement.
+
+    Examples
+    --------
+    >>> x, u = torch.eye(2), torch.tensor([[0.0, -0.1], [0.1, 0.0]])
+    >>> assert mr.linalg.defect(mr.retractions.Cayley().retract(x, u)) < 1e-6
+    """
+
+    name: ClassVar[str]
+    self_correcting: ClassVar[bool] = False  # orthonormalises x + u, and so removes the drift of x as well
+    orders: ClassVar[dict[str, int]]  # by the manifold's `geometry`
+
+    @abstractmethod
+    def group_map(self, A: Tensor) -> Tensor:
+        r"""The map :math:`\phi` from the Lie algebra to the group.
+
+        Parameters
+        ----------
+        A : Tensor, shape (..., n, n)
+            Its skew-Hermitian part is used.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+        """
+
+    @abstractmethod
+    def inverse_group_map(self, Q: Tensor) -> Tensor:
+        r"""The skew-Hermitian ``A`` with :math:`\phi(A) = Q`.
+
+        Parameters
+        ----------
+        Q : Tensor, shape (..., n, n)
+            Orthogonal or unitary.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+
+        Raises
+        ------
+        OffManifoldError
+            If ``Q`` is outside the range of the map.
+        """
+
+    def translate(self, x: Tensor, A: Tensor) -> Tensor:
+        r"""The point :math:`x\,\phi(A)`.
+
+        Parameters
+        ----------
+        x, A : Tensor, shape (..., n, n)
+            A point, and a skew-Hermitian matrix.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+        """
+        return x @ self.group_map(A)
+
+    @full_precision
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""The point :math:`R_x(u)`.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n, n)
+            Orthogonal or unitary.
+        u : Tensor, shape (..., n, n)
+            Tangent at ``x``; of any other vector the tangent part is used.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+
+        Raises
+        ------
+        ShapeError, DtypeError, DeviceError
+            If the two do not fit each other or are not square.
+        """
+        require_matrix(x, "retract")
+        require_same(x, u, "retract")
+        return self.translate(x, skew(x.mH @ u))
+
+    @full_precision
+    def inverse(self, x: Tensor, y: Tensor) -> Tensor:
+        r"""The tangent vector ``u`` at ``x`` with :math:`R_x(u) = y`.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (..., n, n)
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+
+        Raises
+        ------
+        OffManifoldError
+            If ``y`` is out of reach from ``x``.
+        ShapeError, DtypeError, DeviceError
+            If the two do not fit each other or are not square.
+        """
+        require_matrix(x, "inverse")
+        require_same(x, y, "inverse")
+        return x @ self.inverse_group_map(x.mH @ y)
+
+    def order(self, manifold: object) -> int:
+        """Order of agreement with the geodesics of ``manifold``: the error at distance t is of order ``t^(order + 1)``.
+
+        Parameters
+        ----------
+        manifold : Manifold
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        UnsupportedError
+            If the manifold's geometry is not one that this retraction has an order for.
+        """
+        geometry = getattr(manifold, "geometry", None)
+        if geometry not in self.orders:
+            raise UnsupportedError(
+                f"The {self.name} retraction has a known order on geometries {', '.join(self.orders)}.\n"
+                f"Got {type(manifold).__name__} with geometry {geometry!r}.\n"
+                "Measure it with manifold_rnn.testing.check_retraction."
+            )
+        return self.orders[geometry]

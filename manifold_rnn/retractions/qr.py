@@ -1,0 +1,41 @@
+"""The QR retraction."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..linalg.logarithm import inverse_qr
+from ..linalg.orthogonalize import cholesky_qr
+from ..linalg.skew import skew
+from .base import Retraction
+
+
+@dataclass(frozen=True)
+class QR(Retraction):
+    r"""The QR retraction: the orthonormal factor of ``x + u``.
+
+    .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
+
+    and :math:`R_x(u) = Q` of :math:`x + u = QR`. Order 1, the cheapest, and it removes the drift of ``x`` at no cost.
+    The inverse solves one triangular system a column. Source: Absil, Mahony and Sepulchre (2008), example 4.1.3.
+
+    Examples
+    --------
+    >>> qr, A = mr.retractions.QR(), mr.linalg.skew(torch.randn(3, 3, dtype=torch.float64))
+    >>> assert torch.allclose(qr.inverse_group_map(qr.group_map(A)), A)
+    """
+
+    name: ClassVar[str] = "qr"
+    self_correcting: ClassVar[bool] = True
+    orders: ClassVar[dict[str, int]] = {"group": 1}
+
+    def group_map(self, A: Tensor) -> Tensor:
+        return cholesky_qr(skew(A) + torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))[0]
+
+    def inverse_group_map(self, Q: Tensor) -> Tensor:
+        return inverse_qr(Q)
+
+    def translate(self, x: Tensor, A: Tensor) -> Tensor:
+        return cholesky_qr(x + x @ A)[0]
