@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .orthogonalize import polish
 from .precision import full_precision, host_max, may_read_device, without_autocast
 from .skew import skew
 
@@ -44,7 +45,7 @@ def expm_skew(A: Tensor) -> Tensor:
 
     Notes
     -----
-    About 2 to 9 matrix products forward and 5 to 25 backward, growing with the norm; norms above about 25 in single
+    About 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm; norms above about 25 in single
     precision are computed in double. Where no number may be read from the device (compiled code, `fixed_iterations`)
     12 squarings are always made, and a norm beyond their reach gives NaN. Source: Higham (2005) for scaling and
     squaring, Higham (2008) chapter 10 for the derivative.
@@ -64,7 +65,10 @@ class _Expm(torch.autograd.Function):
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, ...]:
         B, bound, squarings, powers = _powers(A)
-        return powers[-1].to(A.dtype, copy=True), B, bound, squarings, *powers[:-1]
+        W = powers[-1]
+        if W.dtype in (torch.float32, torch.complex64) and len(powers) > 2:
+            W = polish(W)  # every squaring doubles the defect; one step removes it
+        return W.to(A.dtype, copy=True), B, bound, squarings, *powers[:-1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:

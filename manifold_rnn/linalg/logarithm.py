@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..errors import OffManifoldError
 from .orthogonalize import polar
-from .precision import full_precision, may_read_device, require_matrix
+from .precision import full_precision, on_numbers, require_finite, require_matrix
 from .skew import skew
 
 _ROOTS = 4  # eigenangles at most pi/16 afterwards
@@ -68,19 +68,27 @@ def inverse_cayley_unchecked(Q: Tensor) -> Tensor:
 def inverse_polar(Q: Tensor) -> Tensor:
     """``A`` with ``polar(I + A) = Q``: ``(Q - Q^H)(Q + Q^H)^-1``; needs eigenvalues of positive real part."""
     H = Q + Q.mH
-    if may_read_device() and not bool((torch.linalg.eigvalsh(H) > _tolerance(Q)).all()):
-        raise OffManifoldError(
-            "The inverse polar retraction reaches matrices whose eigenvalues have positive real part.\n"
-            f"Got one with real part {float(torch.linalg.eigvalsh(H).min()) / 2:.3g}.\n"
-            "Use the exponential or Cayley retraction, or a base point nearer to it."
-        )
+    require_finite(Q, "The inverse polar retraction")
+
+    def check(H: Tensor) -> None:
+        w = torch.linalg.eigvalsh(H)
+        if bool((w <= _tolerance(H)).any()):
+            raise OffManifoldError(
+                "The inverse polar retraction reaches matrices whose eigenvalues have positive real part.\n"
+                f"Got one with real part {float(w.min()) / 2:.3g}.\n"
+                "Use the exponential or Cayley retraction, or a base point nearer to it."
+            )
+
+    on_numbers(check, H)
     return skew(torch.linalg.solve_ex(H, Q - Q.mH).result)
 
 
 def inverse_qr(Q: Tensor) -> Tensor:
     """``A`` with ``qr(I + A).Q = Q``: ``I + A = QR`` where ``QR + (QR)^H = 2I``, solved column by column for ``R``."""
+    require_finite(Q, "The inverse QR retraction")
     n = Q.shape[-1]
     columns: list[Tensor] = []  # of QR
+    diagonal: list[Tensor] = []  # of R
     for j in range(n):
         head = [-c[..., j : j + 1].conj() for c in columns]
         block = Q[..., : j + 1, : j + 1]
@@ -93,28 +101,38 @@ def inverse_qr(Q: Tensor) -> Tensor:
         t = torch.zeros_like(start.real) if not Q.is_complex() else -(start + slope).imag / slope.real
         last = torch.ones_like(start) if not Q.is_complex() else torch.complex(torch.ones_like(t), t)
         r = both[..., 0] + both[..., 1] * last.unsqueeze(-1)
-        if may_read_device() and not bool((r[..., -1].real > _tolerance(Q)).all()):
-            raise OffManifoldError(
-                "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal of R.\n"
-                f"Got R[{j}, {j}] = {float(r[..., -1].real.min()):.3g}.\n"
-                "Use the exponential or Cayley retraction, or a base point nearer to it."
-            )
+        diagonal.append(r[..., -1].real)
         columns.append((Q[..., : j + 1] @ r.unsqueeze(-1)).squeeze(-1))
+    on_numbers(_require_positive, torch.stack(diagonal, -1))
     return skew(torch.stack(columns, -1))
+
+
+def _require_positive(diagonal: Tensor) -> None:
+    bad = ~(diagonal > _tolerance(diagonal))  # NaN included
+    if bool(bad.any()):
+        first = int(bad.flatten(0, -2).any(0).long().argmax())
+        raise OffManifoldError(
+            "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal of R.\n"
+            f"Got R[{first}, {first}] = {float(diagonal[..., first].min()):.3g}.\n"
+            "Use the exponential or Cayley retraction, or a base point nearer to it."
+        )
 
 
 def require_no_minus_one(Q: Tensor, name: str) -> None:
     """Raise `OffManifoldError` if ``I + Q`` is singular to working precision."""
     require_matrix(Q, name)
-    if not may_read_device() or Q.numel() == 0:
-        return
-    gap = float(torch.linalg.svdvals(Q.detach() + _eye(Q)).min())
-    if not gap > _tolerance(Q):
-        raise OffManifoldError(
-            f"{name} needs a matrix without eigenvalue -1; there its value is infinite or not unique.\n"
-            f"Got one at distance {gap:.3g}, within the tolerance {_tolerance(Q):.3g}.\n"
-            "A real matrix of determinant -1 always has it: choose a base point in the same component."
-        )
+    require_finite(Q, name)
+
+    def check(Q: Tensor) -> None:
+        gap = float(torch.linalg.svdvals(Q + _eye(Q)).min()) if Q.numel() else 1.0
+        if gap <= _tolerance(Q):
+            raise OffManifoldError(
+                f"{name} needs a matrix without eigenvalue -1; there its value is infinite or not unique.\n"
+                f"Got one at distance {gap:.3g}, within the tolerance {_tolerance(Q):.3g}.\n"
+                "A real matrix of determinant -1 always has it: choose a base point in the same component."
+            )
+
+    on_numbers(check, Q)
 
 
 def _tolerance(Q: Tensor) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 from .precision import full_precision, host_max, may_read_device, require_matrix, without_autocast
 from .skew import skew
 
+_ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
 _FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000
 
 
@@ -54,7 +55,8 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
 
     .. math:: R^H R = X^H X, \qquad Q = X R^{-1},
 
-    once where :math:`\|X^H X - I\|_F \le 1`, twice up to :math:`10^2`, and `qr` itself above.
+    once where :math:`\|X^H X - I\|_F \le \tfrac34`, twice up to :math:`10^2`, and `qr` itself above or where the first
+    round did not come near orthonormal columns.
 
     Parameters
     ----------
@@ -74,7 +76,8 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
     Notes
     -----
     One matrix product, a Cholesky factorisation and a triangular solve a round. Where no number may be read from the
-    device two rounds are made, and a Gram matrix that is not positive definite gives NaN. Source: Yamamoto,
+    device two rounds are made, and where they do not suffice (condition numbers above about 1000 in single precision)
+    the result is NaN. Source: Yamamoto,
     Nakatsukasa, Yanagisawa and Fukaya (2015).
 
     Examples
@@ -122,8 +125,17 @@ def polar(x: Tensor) -> Tensor:
     >>> assert torch.allclose(W, torch.eye(3, dtype=torch.float64))
     """
     require_matrix(x, "polar", tall=True)
-    W: Tensor = _Polar.apply(x)
+    W: Tensor = _Polar.apply(x, None)
     return W
+
+
+def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
+    """The values of ``W``, a factor of ``x = W H`` with Hermitian ``H``, with the derivative of that factorisation.
+
+    Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
+    """
+    result: Tensor = _Polar.apply(x, W.detach())
+    return result
 
 
 @full_precision
@@ -186,8 +198,6 @@ def defect(x: Tensor) -> Tensor:
 class _QR(torch.autograd.Function):
     """``(x, near) -> Q, R``; ``near`` allows the Cholesky form."""
 
-    generate_vmap_rule = False
-
     @staticmethod
     def forward(x: Tensor, near: bool) -> tuple[Tensor, Tensor]:
         return _cholesky_rounds(x) if near else _householder(x)
@@ -207,34 +217,37 @@ class _QR(torch.autograd.Function):
             return torch.linalg.solve_triangular(R.mH, gQ + Q @ symmetric, upper=False, left=False), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, near: bool) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    def vmap(
+        info: Any, in_dims: tuple[int, None], x: Tensor, near: bool
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         return _QR.apply(x.movedim(in_dims[0], 0), near), (0, 0)
 
 
 class _Polar(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return _newton_schulz(x)
+    def forward(x: Tensor, known: Tensor | None) -> Tensor:
+        return _newton_schulz(x) if known is None else known.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         x, W = ctx.saved_tensors
         with without_autocast(x):
             H = W.mH @ x
             H = 0.5 * (H + H.mH)
             inside = W @ lyapunov(H, 2 * skew(W.mH @ g))
             if x.shape[-2] == x.shape[-1]:
-                return inside
+                return inside, None
             outside = g - W @ (W.mH @ g)
-            return inside + torch.linalg.solve(H, outside, left=False)
+            return inside + torch.linalg.solve(H, outside, left=False), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
-        W: Tensor = _Polar.apply(x.movedim(in_dims[0], 0))
+    def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> tuple[Tensor, int]:
+        known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
+        W: Tensor = _Polar.apply(x.movedim(in_dims[0], 0), known)
         return W, 0
 
 
@@ -273,14 +286,21 @@ def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cholesky_rounds(x: Tensor) -> tuple[Tensor, Tensor]:
     gram = x.mH @ x
-    far = host_max(torch.linalg.matrix_norm(_minus_identity(gram))) if may_read_device() else 2.0
+    far = host_max(_far(gram)) if may_read_device() else 2.0
     if not far <= 1e2:  # NaN included
         return _householder(x)
     R = torch.linalg.cholesky_ex(gram).L.mH
     Q = torch.linalg.solve_triangular(R, x, upper=True, left=False)
-    if far <= 1:
+    if far <= _ONE_ROUND:
         return Q, R
-    R2 = torch.linalg.cholesky_ex(Q.mH @ Q).L.mH
+    gram = Q.mH @ Q
+    still = torch.linalg.matrix_norm(_minus_identity(gram), keepdim=True)
+    if may_read_device():
+        if not host_max(still) <= _ONE_ROUND:
+            return _householder(x)
+    else:
+        gram = torch.where(still <= _ONE_ROUND, gram, torch.nan)
+    R2 = torch.linalg.cholesky_ex(gram).L.mH
     return torch.linalg.solve_triangular(R2, Q, upper=True, left=False), R2 @ R
 
 
@@ -293,7 +313,7 @@ def _newton_schulz(x: Tensor) -> Tensor:
             return _iterate(x, gram, _iterations(largest, x.dtype))
         if not math.isfinite(largest):
             return torch.full_like(x, math.nan)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(gram).L)
+    inverse = torch.linalg.inv_ex(gram).inverse
     high = torch.linalg.matrix_norm(gram, keepdim=True).sqrt()
     low = torch.linalg.matrix_norm(inverse, keepdim=True).rsqrt()
     ratio = low / high
@@ -325,13 +345,22 @@ def _scaled(y: Tensor, low: Tensor) -> Tensor:
         count += 1
         if may_read_device() and bool((low > 0.9).all()):
             break
-    return _iterate(y, y.mH @ y, _iterations(0.2, y.dtype))
+    gram = y.mH @ y
+    if not may_read_device():
+        gram = torch.where(torch.linalg.matrix_norm(_minus_identity(gram), keepdim=True) < 1, gram, torch.nan)
+    return _iterate(y, gram, _iterations(0.2, y.dtype))
 
 
 def _polar_by_svd(x: Tensor) -> Tensor:
     """In double, since the factor of an ill-conditioned matrix loses as many digits as its condition number has."""
     U, _, Vh = torch.linalg.svd(x.to(torch.complex128 if x.is_complex() else torch.float64), full_matrices=False)
     return (U @ Vh).to(x.dtype)
+
+
+def _far(gram: Tensor) -> Tensor:
+    """``|gram - I|_F`` without the difference, to about the root of the rounding unit."""
+    square = torch.linalg.vector_norm(gram, dim=(-2, -1)).square()
+    return (square - 2 * gram.diagonal(dim1=-2, dim2=-1).real.sum(-1) + gram.shape[-1]).clamp(min=0).sqrt()
 
 
 def _minus_identity(gram: Tensor) -> Tensor:

@@ -23,7 +23,12 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        x = next(a for a in args if isinstance(a, Tensor))
+        x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if x is None:
+            raise DtypeError(
+                f"{function.__name__} works on tensors.\nGot {', '.join(type(a).__name__ for a in args) or 'nothing'}.\n"
+                "Convert with torch.as_tensor first."
+            )
         if x.dtype not in _FULL:
             return _widened(function, x.dtype, *args, **kwargs)
         if torch.is_autocast_enabled(x.device.type):
@@ -41,11 +46,14 @@ def _widened(function: Callable[..., _R], half: torch.dtype, *args: Any, **kwarg
             f"Expected float32, float64, complex64, complex128 or a half precision, got {half}.\n"
             "Convert with .to(torch.float32) first."
         )
-    wide = [a.to(_HALF[a.dtype]) if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args]
-    result: Any = full_precision(function)(*wide, **kwargs)
+    result: Any = full_precision(function)(*map(_widen, args), **{k: _widen(v) for k, v in kwargs.items()})
     if isinstance(result, Tensor):
         return result.to(half) if result.dtype == _HALF[half] else result  # type: ignore[return-value]
     return tuple(r.to(half) if r.dtype == _HALF[half] else r for r in result)  # type: ignore[return-value]
+
+
+def _widen(a: Any) -> Any:
+    return a.to(_HALF[a.dtype]) if isinstance(a, Tensor) and a.dtype in _HALF else a
 
 
 def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
@@ -75,16 +83,52 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
             f"{name} needs both operands of one matrix shape.\n"
             f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\nCheck which tensor belongs to which point."
         )
+    if any(a != b and 1 not in (a, b) for a, b in zip(x.shape[-3::-1], y.shape[-3::-1], strict=False)):
+        raise ShapeError(
+            f"{name} needs batch axes that broadcast.\nExpected those of {tuple(x.shape)}, got {tuple(y.shape)}.\n"
+            "Expand or reshape one of the two."
+        )
 
 
 def require_finite(x: Tensor, name: str) -> None:
     """Raise `NonFiniteError` if an entry is NaN or infinite; reads one number from the device."""
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        raise NonFiniteError(
-            f"{name} needs finite entries.\nGot NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
-            "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
-        )
+
+    def check(x: Tensor) -> None:
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            raise NonFiniteError(
+                f"{name} needs finite entries.\nGot NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
+                "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
+            )
+
+    on_numbers(check, x)
+
+
+def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
+    """Run ``check(x)``, which may read numbers from ``x`` also where ``vmap`` forbids it; not where `may_read_device` does."""
+    if may_read_device():
+        _OnNumbers.apply(x, check)
+
+
+class _OnNumbers(torch.autograd.Function):
+    """A custom function is what ``vmap`` hands the unwrapped batch to."""
+
+    @staticmethod
+    def forward(x: Tensor, check: Callable[[Tensor], None]) -> Tensor:
+        check(x)
+        return x.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, check: Callable[[Tensor], None]) -> tuple[Tensor, None]:
+        return _OnNumbers.apply(x.movedim(in_dims[0], 0), check), None
 
 
 def without_autocast(x: Tensor) -> torch.autocast:

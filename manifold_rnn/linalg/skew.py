@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import DtypeError, ShapeError
 from .precision import full_precision, require_matrix
 
 
@@ -42,6 +42,7 @@ def skew(x: Tensor) -> Tensor:
     return (x - x.mH) * 0.5
 
 
+@full_precision
 def pack_skew(A: Tensor) -> Tensor:
     r"""Coordinates of a skew-Hermitian matrix: a real vector of the same length (Frobenius norm).
 
@@ -61,8 +62,8 @@ def pack_skew(A: Tensor) -> Tensor:
 
     Raises
     ------
-    ShapeError
-        If ``A`` is not a batch of square matrices.
+    ShapeError, DtypeError
+        If ``A`` is not a batch of square matrices, or not of floating point.
 
     Examples
     --------
@@ -79,6 +80,7 @@ def pack_skew(A: Tensor) -> Tensor:
     return torch.cat([a.real, a.imag, flat.index_select(-1, diagonal).imag], -1)
 
 
+@full_precision
 def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     r"""Skew-Hermitian matrix from its coordinates: the inverse of `pack_skew`.
 
@@ -96,8 +98,8 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Raises
     ------
-    ShapeError
-        If ``d`` is not a number of coordinates that some ``n`` has.
+    ShapeError, DtypeError
+        If ``d`` is not a number of coordinates that some ``n`` has, or ``c`` is not real.
 
     Examples
     --------
@@ -105,7 +107,12 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     >>> assert torch.equal(A, -A.mT) and torch.isclose(A.norm(), torch.tensor(3.0).sqrt())
     """
     complex_ = dtype is not None and dtype.is_complex
-    n = skew_size(c.shape[-1], complex_=complex_)
+    if c.is_complex():
+        raise DtypeError(
+            f"Coordinates are real, also those of a complex matrix.\nExpected float32 or float64, got {c.dtype}.\n"
+            "Make the coordinates with pack_skew."
+        )
+    n = skew_size(c.shape[-1] if c.ndim else 0, complex_=complex_)
     half = math.sqrt(0.5)
     if not complex_:
         # one gather from [c, -c, 0] is cheaper than two scatters

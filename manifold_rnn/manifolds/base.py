@@ -100,6 +100,11 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         """Coordinates at ``y`` of a tangent vector carried from ``x``."""
         return self.to_coordinates(y, self.transp(x, y, self.from_coordinates(x, c)))
 
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`retr_coordinates`, together with the coordinates at the new point of a vector that is carried along."""
+        y = self.retr_coordinates(x, c)
+        return y, None if carried is None else self.transp_coordinates(x, y, carried)
+
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Second moment of an update with coordinates ``c``: ``"elementwise"`` squares, or the ``"matrix"``'s squared norm."""
         return c.square() if how == "elementwise" else self._norm2(x, c)
@@ -136,6 +141,12 @@ class Adapted(Manifold):
 
     def key(self) -> Hashable:
         return id(self.manifold)
+
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if carried is None:
+            return self.retr_coordinates(x, c), None
+        y, v = self.retr_transp(x, self.from_coordinates(x, c), self.from_coordinates(x, carried))
+        return y, self.to_coordinates(y, v)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         return self._norm2(x, c)  # the entries of an ambient vector are no coordinates

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import retractions
 from ..errors import DtypeError, OffManifoldError, ShapeError
 from ..linalg import cholesky_qr, defect, expm_skew, logm_unitary, pack_skew, polish, qr, skew, unpack_skew
+from ..linalg.orthogonalize import with_polar_adjoint
 from ..linalg.precision import full_precision, require_finite, require_matrix, require_same
 from ..retractions import Retraction
 from .base import Manifold
@@ -82,6 +83,10 @@ class MatrixGroup(Manifold):
                 f"{'For real matrices use Orthogonal or UnitaryRealForm.' if self.complex_ else 'For complex matrices use Unitary.'}"
             )
 
+    def _require_pair(self, x: Tensor, u: Tensor, name: str) -> None:
+        self._require_kind(x, "x")
+        require_same(x, u, name)
+
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 1:
             return False, f"`{name}` needs shape (..., n, n), got {tuple(shape)}"
@@ -120,8 +125,9 @@ class MatrixGroup(Manifold):
             If ``x`` cannot be projected.
         """
         self.require(x)
-        U, _, Vh = torch.linalg.svd(self._enter(x))
-        return self._leave(U @ self._component(Vh, U))
+        w = self._enter(x)
+        U, _, Vh = torch.linalg.svd(w.detach())
+        return self._leave(with_polar_adjoint(w, U @ self._component(Vh, U)))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
         """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""
@@ -129,7 +135,7 @@ class MatrixGroup(Manifold):
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        require_same(x, u, "proju")
+        self._require_pair(x, u, "proju")
         w = self._enter(x)
         return self._leave(w @ skew(w.mH @ self._enter(u)))
 
@@ -138,22 +144,26 @@ class MatrixGroup(Manifold):
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         v = u if v is None else v
-        return (u.conj() * v).real.sum((-2, -1), keepdim=keepdim) if u.is_complex() else (u * v).sum((-2, -1), keepdim=keepdim)
+        return (
+            (u.conj() * v).real.sum((-2, -1), keepdim=keepdim)
+            if u.is_complex()
+            else (u * v).sum((-2, -1), keepdim=keepdim)
+        )
 
     @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
-        require_same(x, u, "retr")
+        self._require_pair(x, u, "retr")
         return self._leave(self.retraction.retract(self._enter(x), self._enter(u)))
 
     @full_precision
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        require_same(x, u, "expmap")
+        self._require_pair(x, u, "expmap")
         w = self._enter(x)
         return self._leave(w @ expm_skew(w.mH @ self._enter(u)))
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        require_same(x, y, "logmap")
+        self._require_pair(x, y, "logmap")
         w = self._enter(x)
         return self._leave(w @ logm_unitary(w.mH @ self._enter(y)))
 
@@ -165,7 +175,8 @@ class MatrixGroup(Manifold):
 
     @full_precision
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        require_same(x, v, "transp")
+        self._require_pair(x, v, "transp")
+        require_same(x, y, "transp")
         return self._leave(self._enter(y) @ (self._enter(x).mH @ self._enter(v)))
 
     # --- coordinates ---
@@ -181,6 +192,7 @@ class MatrixGroup(Manifold):
 
     @full_precision
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        self._require_pair(x, u, "to_coordinates")
         c = pack_skew(self._enter(x).mH @ self._enter(u))
         return c if self._scale == 1 else c * self._scale
 
@@ -188,17 +200,19 @@ class MatrixGroup(Manifold):
 
     @full_precision
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        self._require_kind(x, "x")
         w = self._enter(x)
         return self._leave(w @ self._algebra(w, c))
 
     @full_precision
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        self._require_kind(x, "x")
         w = self._enter(x)
         return self._leave(self.retraction.translate(w, self._algebra(w, c)))
 
     @full_precision
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
-        require_same(x, y, "inverse_retr_coordinates")
+        self._require_pair(x, y, "inverse_retr_coordinates")
         A = self.retraction.inverse_group_map(self._enter(x).mH @ self._enter(y))
         return pack_skew(A) * self._scale
 
@@ -209,7 +223,9 @@ class MatrixGroup(Manifold):
         return c.square().sum(-1, keepdim=True)
 
     def _algebra(self, w: Tensor, c: Tensor) -> Tensor:
-        return unpack_skew(c if self._scale == 1 else c / self._scale, w.dtype)
+        A = unpack_skew(c if self._scale == 1 else c / self._scale, w.dtype)
+        require_same(w, A, "A point with coordinates")
+        return A
 
     # --- points ---
 
@@ -260,7 +276,11 @@ class MatrixGroup(Manifold):
         return self._leave(self._component(Q, torch.eye(n, dtype=wide, device=Q.device)))
 
     def origin(
-        self, *size: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None, seed: int | None = 42
+        self,
+        *size: Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = 42,
     ) -> Tensor:
         """The identity, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
@@ -407,7 +427,9 @@ class UnitaryRealForm(MatrixGroup):
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         ok, reason = super()._check_shape(shape, name)
-        return (ok, reason) if not ok or shape[-1] % 2 == 0 else (False, f"`{name}` needs an even n, got {tuple(shape)}")
+        return (
+            (ok, reason) if not ok or shape[-1] % 2 == 0 else (False, f"`{name}` needs an even n, got {tuple(shape)}")
+        )
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:

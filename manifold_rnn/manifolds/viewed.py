@@ -55,8 +55,9 @@ class Viewed(Manifold):
         self, manifold: geoopt.Manifold, blocks: int = 1, which: Sequence[int] | None = None, *, transpose: bool = False
     ) -> None:
         super().__init__()
-        chosen = tuple(range(blocks)) if which is None else tuple(which)
-        if blocks < 1 or not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(blocks)):
+        whole = isinstance(blocks, int) and (which is None or isinstance(which, Sequence))
+        chosen = () if not whole else tuple(range(blocks)) if which is None else tuple(which)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(blocks)):
             raise OptionError(
                 "blocks is a positive number and which names some of the blocks, each once, counted from 0.\n"
                 f"Got blocks={blocks!r}, which={which!r}.\nAn LSTM has 4 blocks (i, f, g, o), a GRU 3 (r, z, n)."
@@ -209,7 +210,9 @@ class Viewed(Manifold):
         inner = self.manifold.coordinate_shape(chosen, x.dtype)
         head = math.prod(inner[x.ndim - 2 :])
         rest = c[..., head:]
-        rest = torch.view_as_complex(rest.unflatten(-1, (-1, 2))) if x.is_complex() and rest.numel() else rest.to(x.dtype)
+        rest = (
+            torch.view_as_complex(rest.unflatten(-1, (-1, 2))) if x.is_complex() and rest.numel() else rest.to(x.dtype)
+        )
         return c[..., :head].reshape(inner), rest.reshape(free)
 
     # --- points ---
@@ -230,7 +233,9 @@ class Viewed(Manifold):
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
         chosen, free = self._shapes(shape)
         points = self.manifold.random(*chosen, **kwargs)
-        return self.join(points, torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator")))
+        return self.join(
+            points, torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator"))
+        )
 
 
 def _reals(u: Tensor, batch: int) -> Tensor:

@@ -1,0 +1,115 @@
+"""Riemannian Adam."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .base import OnNonFinite, RiemannianOptimizer, require
+from .batch import Batch
+
+
+class RiemannianAdam(RiemannianOptimizer):
+    r"""Adam on manifolds.
+
+    .. math::
+        m \leftarrow \beta_1 \mathcal T m + (1 - \beta_1)\, c, \quad v \leftarrow \beta_2 v + (1 - \beta_2)\, c^2, \quad
+        x \leftarrow R_x\Bigl(-\eta\, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}\Bigr)
+
+    with ``c`` the coordinates of the Riemannian gradient. On groups the coordinates are an orthonormal basis of the Lie
+    algebra and the square is taken in each of them: this equals `torch.optim.Adam` on the trivialized view re-based at
+    every step. Real and imaginary parts count as coordinates of their own, so a complex second moment is real.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+    lr : float
+    betas : tuple of float
+    eps : float
+    weight_decay : float
+        Only for parameters without a manifold.
+    amsgrad : bool
+        Divide by the largest second moment so far.
+    maximize : bool
+        Ascend instead.
+    second_moment : {"elementwise", "matrix"}
+        ``"matrix"`` takes one squared norm a matrix, which does not depend on the basis and is the form of Becigneul
+        and Ganea. geoopt's manifolds, whose tangent vectors have no such basis, always use it.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
+    on_nonfinite : {"raise", "skip"}
+        What to do at NaN or infinity in a gradient; `skipped` counts.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    Parameters of equal manifold and shape are stepped as one batch. Sources: Kingma and Ba (2015); Becigneul and Ganea
+    (2019); AMSGrad by Reddi, Kale and Kumar (2018).
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal("qr"))
+    >>> layer(torch.ones(3)).sum().backward(); mr.optim.RiemannianAdam(layer.parameters(), lr=0.1).step()
+    >>> assert mr.linalg.defect(layer.weight) < 1e-5
+    """
+
+    carried = "exp_avg"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        second_moment: Literal["elementwise", "matrix"] = "elementwise",
+        polish_every: int | None = None,
+        on_nonfinite: OnNonFinite = "raise",
+        capturable: bool = False,
+        **unsupported: object,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "second_moment": second_moment,
+        }
+        super().__init__(
+            params,
+            defaults,
+            polish_every=polish_every,
+            on_nonfinite=on_nonfinite,
+            capturable=capturable,
+            unsupported=unsupported,
+        )
+
+    def validate(self, group: dict[str, Any]) -> None:
+        super().validate(group)
+        require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
+        require(group, "eps", lambda v: v >= 0, "a number of at least 0")
+        require(group, "second_moment", lambda v: v in ("elementwise", "matrix"), "'elementwise' or 'matrix'")
+
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        beta1, beta2 = group["betas"]
+        square = batch.square(x, c, group["second_moment"])
+        m = batch.state("exp_avg", c).lerp_(c, 1 - beta1)
+        v = batch.state("exp_avg_sq", square).mul_(beta2).add_(square, alpha=1 - beta2)
+        if group["amsgrad"]:
+            v = torch.maximum(largest := batch.state("max_exp_avg_sq", square), v, out=largest)
+        denominator = (v / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+        return m / denominator.mul_(1 - beta1**steps)

@@ -1,0 +1,224 @@
+"""What the Riemannian optimizers share: batching, checks before anything is changed, retraction, polish."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from ..errors import NonFiniteError, OptionError, UnsupportedError
+from ..linalg import fixed_iterations
+from .batch import Batch, Plan, manifold_of
+
+OnNonFinite = Literal["raise", "skip"]
+
+
+class RiemannianOptimizer(Optimizer):
+    r"""Base of the optimizers that move parameters along their manifolds.
+
+    A step takes the coordinates ``c`` of the Riemannian gradient, lets the subclass turn them into a direction ``d``
+    with its moments kept in the same coordinates, and moves
+
+    .. math:: x \leftarrow R_x(-\eta\, d).
+
+    Parameters without a manifold are Euclidean: there it is the optimizer of `torch.optim` of that name.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+    defaults : dict
+        Options of the subclass, with their default values.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
+        is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
+    on_nonfinite : {"raise", "skip"}
+        At NaN or infinity in a gradient: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient skips the step,
+        and polish is made at every step if at all.
+    unsupported : dict
+        Keywords that are refused by name.
+    """
+
+    moves_on_manifolds: ClassVar[bool] = True
+    carried: ClassVar[str | None] = None  # the state that is a tangent vector
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        polish_every: int | None,
+        on_nonfinite: OnNonFinite,
+        capturable: bool,
+        unsupported: dict[str, object],
+    ) -> None:
+        if unsupported:
+            raise OptionError(
+                f"{type(self).__name__} does not take {', '.join(sorted(unsupported))}.\n"
+                f"Expected {', '.join([*defaults, 'polish_every', 'on_nonfinite', 'capturable'])}.\nLeave it out."
+            )
+        shared = {"polish_every": polish_every, "on_nonfinite": on_nonfinite, "capturable": capturable}
+        self._plans: list[Plan] = []
+        self._skipped: int | Tensor = 0
+        super().__init__(params, {**defaults, **shared})
+
+    @abstractmethod
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        """Coordinates of the direction of ascent, from those of the gradient ``c``; updates the moments in place."""
+
+    def validate(self, group: dict[str, Any]) -> None:
+        """Raise `OptionError` if an option of the group is out of range."""
+        require(group, "lr", lambda v: v >= 0, "a number of at least 0")
+        require(group, "weight_decay", lambda v: v >= 0, "a number of at least 0")
+        require(group, "on_nonfinite", lambda v: v in ("raise", "skip"), "'raise' or 'skip'")
+        require(
+            group,
+            "polish_every",
+            lambda v: v is None or (isinstance(v, int) and v >= 0),
+            "None or a whole number of at least 0",
+        )
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped for a non-finite gradient (reads the device if ``capturable``)."""
+        return int(self._skipped)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self.validate(group)
+        except OptionError:
+            self.param_groups.pop()
+            raise
+        if group["weight_decay"] and any(manifold_of(p) is not None for p in group["params"]):
+            warnings.warn(
+                "weight_decay pulls a weight off its manifold and is ignored for the constrained ones of this group; put them into one without it.",
+                stacklevel=3,
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plans, self._skipped = [], 0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every parameter that has a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Returns
+        -------
+        float or None
+            What the closure returned.
+
+        Raises
+        ------
+        NonFiniteError
+            If a gradient has NaN or infinity and ``on_nonfinite="raise"``; nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [
+            (group, batch) for group, plan in self._planned() for batch in plan.batches(group["params"], self.state)
+        ]
+        gradients = [batch.gradient() for _, batch in work]
+        capturable = any(group["capturable"] for group in self.param_groups)
+        finite = _all_finite(gradients)
+        if not capturable and not bool(finite):
+            self._refuse_or_skip()
+            return loss
+        with fixed_iterations() if capturable else contextlib.nullcontext():
+            for (group, batch), g in zip(work, gradients, strict=True):
+                self._step(batch, g, group, finite if capturable else None)
+        if capturable:
+            self._count_skipped(finite)
+        return loss
+
+    def _planned(self) -> Iterator[tuple[dict[str, Any], Plan]]:
+        self._plans += [Plan() for _ in self.param_groups[len(self._plans) :]]
+        return zip(self.param_groups, self._plans, strict=True)
+
+    def _step(self, batch: Batch, g: Tensor, group: dict[str, Any], finite: Tensor | None) -> None:
+        x = batch.point()
+        kept = [] if finite is None else [(s, {k: v.clone() for k, v in s.items()}) for s in batch.states]
+        steps = batch.count(on_device=group["capturable"])
+        g = -g if group["maximize"] else g
+        if batch.manifold is None and group["weight_decay"]:
+            g = g + group["weight_decay"] * x
+        c = batch.coordinates(x, g)
+        d = self.direction(batch, x, c, steps, group)
+        carried = batch.state(self.carried, c) if self.carried in batch.states[0] else None
+        y, moved = batch.move(x, d * -group["lr"], carried)
+        if carried is not None and moved is not None and moved is not carried:
+            carried.copy_(moved)
+        y = self._polished(batch, y, steps, group["polish_every"])
+        batch.write(y if finite is None else torch.where(finite, y, x))
+        for s, before in kept:
+            for k, v in s.items():
+                v.copy_(torch.where(finite, v, before.get(k, torch.zeros_like(v))))
+
+    @staticmethod
+    def _polished(batch: Batch, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:
+        if batch.manifold is None:
+            return y
+        every = batch.manifold.polish_every if every is None else every
+        due = every and (isinstance(steps, Tensor) or steps % every == 0)
+        return batch.manifold.polish(y) if due else y
+
+    def _refuse_or_skip(self) -> None:
+        for i, group in enumerate(self.param_groups):
+            for j, p in enumerate(group["params"]):
+                if p.grad is None or bool(p.grad.isfinite().all()) or group["on_nonfinite"] == "skip":
+                    continue
+                name = group["param_names"][j] if "param_names" in group else f"number {j} of group {i}"
+                raise NonFiniteError(
+                    f"A step needs finite gradients; nothing has been changed.\n"
+                    f"Got {int((~p.grad.isfinite()).sum())} of {p.numel()} entries NaN or infinite in parameter {name}, shape {tuple(p.shape)}.\n"
+                    "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
+                )
+        self._skipped = self._skipped + 1
+
+    def _count_skipped(self, finite: Tensor) -> None:
+        if not isinstance(self._skipped, Tensor):
+            self._skipped = torch.full((), self._skipped, dtype=torch.long, device=finite.device)
+        self._skipped.add_(~finite)
+
+
+def _all_finite(gradients: list[Tensor]) -> Tensor:
+    """Whether every entry is finite, as one truth value on the device."""
+    if any(g.is_sparse for g in gradients):
+        raise UnsupportedError(
+            "A Riemannian step takes dense gradients.\nGot a sparse one.\nUse sparse=False, or geoopt's SparseRiemannianAdam."
+        )
+    worst = [torch.linalg.vector_norm(g, torch.inf) for g in gradients if g.numel()]
+    if not worst:
+        return torch.ones((), dtype=torch.bool)
+    return torch.stack([w.isfinite().to(worst[0].device) for w in worst]).all()
+
+
+def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule: str) -> None:
+    """Raise `OptionError` unless the option of the group obeys the rule."""
+    try:
+        ok = holds(group[name])
+    except TypeError:
+        ok = False
+    if not ok:
+        raise OptionError(f"{name} is {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")

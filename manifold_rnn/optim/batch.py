@@ -1,0 +1,129 @@
+"""Parameters that an optimizer steps together: equal manifold, shape and dtype, stacked along a new first axis."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..manifolds import Manifold, adapt
+
+State = dict[str, Any]
+
+
+@dataclass
+class Batch:
+    """Equal parameters seen as one tensor, and their optimizer state seen alike.
+
+    A plain parameter is a batch of its own, whose coordinates are its entries (a complex one as pairs of reals).
+    """
+
+    params: list[Tensor]
+    manifold: Manifold | None
+    states: list[State]
+    stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+
+    def point(self) -> Tensor:
+        """The parameters' values, stacked; to be read only."""
+        return _stack(self.params)
+
+    def gradient(self) -> Tensor:
+        """The gradients that autograd left, stacked."""
+        return _stack([p.grad for p in self.params if p.grad is not None])
+
+    def coordinates(self, x: Tensor, g: Tensor) -> Tensor:
+        """Coordinates of the Riemannian gradient at ``x``."""
+        return _reals(g) if self.manifold is None else self.manifold.egrad2coordinates(x, g)
+
+    def move(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The points that lie at ``c`` from ``x``, and the carried coordinates there."""
+        if self.manifold is None:
+            return x + (torch.view_as_complex(c) if x.is_complex() else c), carried
+        return self.manifold.step_coordinates(x, c, carried)
+
+    def square(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        """The second moment's share of coordinates ``c``."""
+        return c.square() if self.manifold is None else self.manifold.square_coordinates(x, c, how)
+
+    def write(self, y: Tensor) -> None:
+        """Give the parameters new values."""
+        torch._foreach_copy_(self.params, list(y.unbind()))
+
+    def count(self, *, on_device: bool) -> int | Tensor:
+        """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""
+        for p, s in zip(self.params, self.states, strict=True):
+            if on_device:
+                s.setdefault("step", torch.zeros((), device=p.device)).add_(1)
+            else:
+                s["step"] = int(s.get("step", 0)) + 1
+        if not on_device:
+            return int(self.states[0]["step"])
+        p = self.params[0]
+        axes = (
+            p.ndim + p.is_complex() if self.manifold is None else len(self.manifold.coordinate_shape(p.shape, p.dtype))
+        )
+        return torch.stack([s["step"] for s in self.states]).reshape(-1, *[1] * axes)
+
+    def state(self, name: str, like: Tensor) -> Tensor:
+        """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
+        for s, c in zip(self.states, like, strict=True):
+            if name not in s:
+                s[name] = torch.zeros_like(c)
+        if len(self.states) == 1:
+            alone: Tensor = self.states[0][name]
+            return alone.unsqueeze(0)
+        buffer, views = self.stacks.get(name, (None, []))
+        # states that were loaded or copied since are no views of the buffer any more
+        if buffer is None or any(s[name] is not view for s, view in zip(self.states, views, strict=True)):
+            buffer = torch.stack([s[name] for s in self.states])
+            self.stacks[name] = buffer, list(buffer.unbind())
+            for s, view in zip(self.states, self.stacks[name][1], strict=True):
+                s[name] = view
+        return buffer
+
+
+class Plan:
+    """The batches of one parameter group, kept until a parameter, its manifold or its state becomes another."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int, int]] = []
+        self._batches: list[Batch] = []
+
+    def batches(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
+        """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps."""
+        live = [p for p in params if p.grad is not None]
+        seen = [(id(p), id(getattr(p, "manifold", None)), id(state[p])) for p in live]
+        if seen != self._seen:
+            self._batches, self._seen = _sorted(live, state), seen
+        return self._batches
+
+
+def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
+    found: dict[Hashable, Batch] = {}
+    for p in params:
+        manifold, steps = manifold_of(p), state[p].get("step", 0)
+        kind: Hashable = id(p)
+        if manifold is not None:
+            kind = (manifold.key(), p.shape, p.dtype, p.device, -1 if isinstance(steps, Tensor) else steps)
+        batch = found.setdefault(kind, Batch([], manifold, []))
+        batch.params.append(p)
+        batch.states.append(state[p])
+    return list(found.values())
+
+
+def manifold_of(p: Tensor) -> Manifold | None:
+    """The manifold that a parameter carries as an attribute, however its class came about; None if it is Euclidean."""
+    manifold = getattr(p, "manifold", None)
+    return None if manifold is None or isinstance(manifold, geoopt.Euclidean) else adapt(manifold)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return tensors[0].detach().unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _reals(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x

@@ -1,0 +1,109 @@
+"""Riemannian stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..errors import OptionError
+from .base import OnNonFinite, RiemannianOptimizer, require
+from .batch import Batch
+
+
+class RiemannianSGD(RiemannianOptimizer):
+    r"""Riemannian stochastic gradient descent, with momentum.
+
+    .. math:: m \leftarrow \mu\, \mathcal T m + (1 - \tau) \operatorname{grad} f, \qquad x \leftarrow R_x(-\eta\, m),
+
+    or with Nesterov's direction :math:`\operatorname{grad} f + \mu m`. The transport :math:`\mathcal T` is that of the
+    manifold; on groups it leaves the coordinates as they are. On groups this equals `torch.optim.SGD` on the
+    trivialized view re-based at every step.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+    lr : float
+    momentum, dampening : float
+        :math:`\mu` and :math:`\tau`, as in `torch.optim.SGD`.
+    weight_decay : float
+        Only for parameters without a manifold.
+    nesterov : bool
+        Needs a momentum, and no dampening.
+    maximize : bool
+        Ascend instead.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
+    on_nonfinite : {"raise", "skip"}
+        What to do at NaN or infinity in a gradient; `skipped` counts.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    Parameters of equal manifold and shape are stepped as one batch. Source: Bonnabel (2013).
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> layer(torch.ones(3)).sum().backward(); mr.optim.RiemannianSGD(layer.parameters(), lr=0.1).step()
+    >>> assert mr.linalg.defect(layer.weight) < 1e-5
+    """
+
+    carried = "momentum_buffer"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        polish_every: int | None = None,
+        on_nonfinite: OnNonFinite = "raise",
+        capturable: bool = False,
+        **unsupported: object,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(
+            params,
+            defaults,
+            polish_every=polish_every,
+            on_nonfinite=on_nonfinite,
+            capturable=capturable,
+            unsupported=unsupported,
+        )
+
+    def validate(self, group: dict[str, Any]) -> None:
+        super().validate(group)
+        require(group, "momentum", lambda v: v >= 0, "a number of at least 0")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise OptionError(
+                "nesterov needs a positive momentum and no dampening.\n"
+                f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet e.g. momentum=0.9, dampening=0."
+            )
+
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        if not group["momentum"]:
+            return c
+        fresh = 1 - group["dampening"]
+        weight = torch.where(steps == 1, 1.0, fresh) if isinstance(steps, Tensor) else 1.0 if steps == 1 else fresh
+        m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * weight)
+        return c + group["momentum"] * m if group["nesterov"] else m
