@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .precision import full_precision, host_max, may_read_device, without_autocast
+from .product import multiply_add
 from .skew import skew
-
 
 _WIDEN_ABOVE = 4.0  # root mean square of the eigenvalues; beyond it single precision leaves a defect above 1e-5
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -96,6 +96,6 @@ def _inverse(B: Tensor, size: float) -> Tensor:
         if bound**9 < unit:
             start, B3 = eye + B + B2, B2 @ B
             if bound**6 < unit:
-                return start + start @ B3
-            return start + start @ (B3 + B3 @ B3)
+                return multiply_add(start, start, B3, beta=1, alpha=1)
+            return multiply_add(start, start, multiply_add(B3, B3, B3, beta=1, alpha=1), beta=1, alpha=1)
     return torch.linalg.inv_ex(eye - B).inverse  # never singular, so no device sync to check

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .orthogonalize import polish
 from .precision import full_precision, host_max, may_read_device, without_autocast
+from .product import multiply_add
 from .skew import skew
 
 _FIXED_SQUARINGS = 12  # where no number may be read from the device: norms up to about 3000 in float32, 900 in float64
@@ -98,7 +99,7 @@ class _Adjoint(torch.autograd.Function):
         with without_autocast(A):
             K = _phi_ad(B, skew(W.mH @ G).to(B.dtype), _largest(bound))
             for k, E in enumerate(powers):
-                K = _where_due(s, k, 0.5 * (K + E @ K @ E.mH), K)
+                K = _where_due(s, k, multiply_add(K, E @ K, E.mH, beta=0.5, alpha=0.5), K)
             return skew(K).to(A.dtype)
 
     @staticmethod
@@ -162,29 +163,33 @@ def _where_due(squarings: Tensor, k: int, doubled: Tensor, kept: Tensor) -> Tens
 
 def _taylor(B: Tensor, B2: Tensor, radius: float) -> Tensor:
     """Taylor polynomial of degree 4, 9 or 15, by the scheme of Paterson and Stockmeyer (1973) with blocks of three."""
-    eye = torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     single = B.dtype in (torch.float32, torch.complex64)
     if single and radius < 0.064:
-        return eye + B + 0.5 * B2 + B2 @ (B / 6 + B2 / 24)
+        return _plus_identity(multiply_add(B + 0.5 * B2, B2, torch.add(B * (1 / 6), B2, alpha=1 / 24), beta=1, alpha=1), 1)
     B3 = B2 @ B
     degree = 9 if single else 15
     c = [1 / math.factorial(k) for k in range(degree + 1)]
     P = c[degree] * B3
     for k in range(degree - 3, -1, -3):
-        P = P + c[k] * eye + c[k + 1] * B + c[k + 2] * B2
+        P = _plus_identity(P.add_(B, alpha=c[k + 1]).add_(B2, alpha=c[k + 2]), c[k])
         P = P @ B3 if k else P
+    return P
+
+
+def _plus_identity(P: Tensor, c: float) -> Tensor:
+    P.diagonal(dim1=-2, dim2=-1).add_(c)
     return P
 
 
 def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     """``phi(ad_B) H`` by its Taylor series: one product a term, since ``[B, K] = BK - (BK)^H`` for skew-Hermitian B, K."""
     unit = torch.finfo(B.dtype).eps / 2
-    K = term = H
+    K, term = H.clone(), H
     remainder, k = 2 * radius / 2, 1  # |ad_B| <= 2 |B|
     while remainder > unit:
         product = B @ term
         k += 1
-        term = (product - product.mH) / k
-        K = K + term
+        term = torch.sub(product, product.mH).div_(k)
+        K.add_(term)
         remainder *= 2 * radius / (k + 1)
     return K

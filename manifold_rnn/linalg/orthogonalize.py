@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from .precision import full_precision, host_max, may_read_device, require_matrix, without_autocast
+from .product import multiply_add
 from .skew import skew
 
 _ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
-_FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000
+_FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000, NaN beyond
 
 
 @full_precision
@@ -165,7 +166,7 @@ def polish(x: Tensor) -> Tensor:
     """
     require_matrix(x, "polish", tall=True)
     gram = x.mH @ x
-    return torch.baddbmm(x, x, gram, beta=1.5, alpha=-0.5) if x.ndim == 3 else 1.5 * x - 0.5 * (x @ gram)
+    return multiply_add(x, x, gram, beta=1.5, alpha=-0.5)
 
 
 @full_precision
@@ -331,7 +332,7 @@ def _iterations(far: float, dtype: torch.dtype) -> int:
 
 def _iterate(y: Tensor, gram: Tensor, count: int) -> Tensor:
     for k in range(count):
-        y = 1.5 * y - 0.5 * (y @ (gram if k == 0 else y.mH @ y))
+        y = multiply_add(y, y, gram if k == 0 else y.mH @ y, beta=1.5, alpha=-0.5)
     return y
 
 
@@ -345,10 +346,11 @@ def _scaled(y: Tensor, low: Tensor) -> Tensor:
         count += 1
         if may_read_device() and bool((low > 0.9).all()):
             break
-    gram = y.mH @ y
-    if not may_read_device():
-        gram = torch.where(torch.linalg.matrix_norm(_minus_identity(gram), keepdim=True) < 1, gram, torch.nan)
-    return _iterate(y, gram, _iterations(0.2, y.dtype))
+    y = _iterate(y, y.mH @ y, _iterations(0.2, y.dtype))
+    if may_read_device():
+        return y
+    converged = torch.linalg.matrix_norm(_minus_identity(y.mH @ y), keepdim=True) < 1e-2
+    return torch.where(converged, y, torch.nan)
 
 
 def _polar_by_svd(x: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             f"Coordinates are real, also those of a complex matrix.\nExpected float32 or float64, got {c.dtype}.\n"
             "Make the coordinates with pack_skew."
         )
-    n = skew_size(c.shape[-1] if c.ndim else 0, complex_=complex_)
+    n = skew_size(c.shape[-1] if c.ndim else -1, complex_=complex_)
     half = math.sqrt(0.5)
     if not complex_:
         # one gather from [c, -c, 0] is cheaper than two scatters
@@ -127,7 +127,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def skew_size(d: int, *, complex_: bool = False) -> int:
     """Size ``n`` of the skew-Hermitian matrices that have ``d`` real coordinates; `ShapeError` if there is none."""
-    n = math.isqrt(d) if complex_ else (1 + math.isqrt(1 + 8 * d)) // 2
+    n = math.isqrt(max(d, 0)) if complex_ else (1 + math.isqrt(1 + 8 * max(d, 0))) // 2
     if d != (n * n if complex_ else n * (n - 1) // 2) or n < 1:
         raise ShapeError(
             "A skew-Hermitian n x n matrix has n(n-1)/2 coordinates if real, n^2 if complex.\n"

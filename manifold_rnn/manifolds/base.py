@@ -144,12 +144,26 @@ class Adapted(Manifold):
 
     def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if carried is None:
-            return self.retr_coordinates(x, c), None
-        y, v = self.retr_transp(x, self.from_coordinates(x, c), self.from_coordinates(x, carried))
+            return self.retr(x, self._vector(x, c)), None
+        y, v = self.retr_transp(x, self._vector(x, c), self._vector(x, carried))
         return y, self.to_coordinates(y, v)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        return self._norm2(x, c)  # the entries of an ambient vector are no coordinates
+        # always of the matrix: the entries of an ambient vector are no coordinates
+        value: Tensor = self.component_inner(x, self._vector(x, c))
+        return value.unsqueeze(-1) if x.is_complex() else value
+
+    @staticmethod
+    def _vector(x: Tensor, c: Tensor) -> Tensor:
+        """The tangent vector as it is: what an optimizer carries is tangent already, and some projections double it."""
+        return torch.view_as_complex(c) if x.is_complex() else c
+
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        retr = self.retr
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
+        y: Tensor = retr(x, self.from_coordinates(x, c))
+        return y
 
     def random(self, *size: int, **kwargs: Any) -> Tensor:
         y: Tensor = self.manifold.random(*size, **kwargs)

@@ -143,6 +143,7 @@ class RiemannianOptimizer(Optimizer):
         capturable = any(group["capturable"] for group in self.param_groups)
         finite = _all_finite(gradients)
         if not capturable and not bool(finite):
+            self._forget_empty_states()
             self._refuse_or_skip()
             return loss
         with fixed_iterations() if capturable else contextlib.nullcontext():
@@ -195,6 +196,10 @@ class RiemannianOptimizer(Optimizer):
                     "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
                 )
         self._skipped = self._skipped + 1
+
+    def _forget_empty_states(self) -> None:
+        for p in [p for p, s in self.state.items() if not s]:
+            del self.state[p]
 
     def _count_skipped(self, finite: Tensor) -> None:
         if not isinstance(self._skipped, Tensor):

@@ -57,7 +57,7 @@ class Batch:
         """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""
         for p, s in zip(self.params, self.states, strict=True):
             if on_device:
-                s.setdefault("step", torch.zeros((), device=p.device)).add_(1)
+                s.setdefault("step", torch.zeros((), dtype=p.dtype.to_real(), device=p.device)).add_(1)
             else:
                 s["step"] = int(s.get("step", 0)) + 1
         if not on_device:

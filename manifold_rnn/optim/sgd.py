@@ -104,6 +104,6 @@ class RiemannianSGD(RiemannianOptimizer):
         if not group["momentum"]:
             return c
         fresh = 1 - group["dampening"]
-        weight = torch.where(steps == 1, 1.0, fresh) if isinstance(steps, Tensor) else 1.0 if steps == 1 else fresh
+        weight = torch.where(steps == 1, torch.ones_like(steps), fresh) if isinstance(steps, Tensor) else 1.0 if steps == 1 else fresh
         m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * weight)
         return c + group["momentum"] * m if group["nesterov"] else m

@@ -1,0 +1,13 @@
+"""A matrix product added to a matrix, in one pass where torch has one."""
+
+import torch
+from torch import Tensor
+
+
+def multiply_add(C: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float) -> Tensor:
+    """``beta C + alpha X Y`` for matrices of equal batch shape."""
+    if X.ndim == 2:
+        return torch.addmm(C, X, Y, beta=beta, alpha=alpha)
+    if X.ndim == 3:
+        return torch.baddbmm(C, X, Y, beta=beta, alpha=alpha)
+    return beta * C + alpha * (X @ Y)
