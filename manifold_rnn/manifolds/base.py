@@ -96,22 +96,26 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
             "Keep the base point at the weight itself: coordinates zero."
         )
 
-    def transp_coordinates(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """Coordinates at ``y`` of a tangent vector carried from ``x``."""
-        return self.to_coordinates(y, self.transp(x, y, self.from_coordinates(x, c)))
-
     def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`retr_coordinates`, together with the coordinates at the new point of a vector that is carried along."""
-        y = self.retr_coordinates(x, c)
-        return y, None if carried is None else self.transp_coordinates(x, y, carried)
+        """Where ``c`` leads from ``x``, and the coordinates there of a vector that is carried along."""
+        u = self._vector(x, c)
+        if carried is None:
+            return self.retr(x, u), None
+        y, v = self.retr_transp(x, u, self._vector(x, carried))
+        return y, self.to_coordinates(y, v)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """Second moment of an update with coordinates ``c``: ``"elementwise"`` squares, or the ``"matrix"``'s squared norm."""
-        return c.square() if how == "elementwise" else self._norm2(x, c)
+        """Second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).
 
-    def _norm2(self, x: Tensor, c: Tensor) -> Tensor:
-        value: Tensor = self.component_inner(x, self.from_coordinates(x, c))
+        The entries of an ambient vector are no basis, so by default it is the matrix's whatever is asked for.
+        """
+        value: Tensor = self.component_inner(x, self._vector(x, c))
         return value.unsqueeze(-1) if x.is_complex() else value
+
+    @staticmethod
+    def _vector(x: Tensor, c: Tensor) -> Tensor:
+        """The tangent vector as it is: what an optimizer carries is tangent already, and some projections double it."""
+        return torch.view_as_complex(c) if x.is_complex() else c
 
     @abstractmethod
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -141,22 +145,6 @@ class Adapted(Manifold):
 
     def key(self) -> Hashable:
         return id(self.manifold)
-
-    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if carried is None:
-            return self.retr(x, self._vector(x, c)), None
-        y, v = self.retr_transp(x, self._vector(x, c), self._vector(x, carried))
-        return y, self.to_coordinates(y, v)
-
-    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        # always of the matrix: the entries of an ambient vector are no coordinates
-        value: Tensor = self.component_inner(x, self._vector(x, c))
-        return value.unsqueeze(-1) if x.is_complex() else value
-
-    @staticmethod
-    def _vector(x: Tensor, c: Tensor) -> Tensor:
-        """The tangent vector as it is: what an optimizer carries is tangent already, and some projections double it."""
-        return torch.view_as_complex(c) if x.is_complex() else c
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         retr = self.retr

@@ -196,7 +196,8 @@ class MatrixGroup(Manifold):
         c = pack_skew(self._enter(x).mH @ self._enter(u))
         return c if self._scale == 1 else c * self._scale
 
-    egrad2coordinates = to_coordinates  # packing projects, and the metric is the ambient one
+    def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
+        return self.to_coordinates(x, g)  # packing projects, and the metric is the ambient one
 
     @full_precision
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
@@ -216,11 +217,11 @@ class MatrixGroup(Manifold):
         A = self.retraction.inverse_group_map(self._enter(x).mH @ self._enter(y))
         return pack_skew(A) * self._scale
 
-    def transp_coordinates(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        return c
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.retr_coordinates(x, c), carried  # left translation leaves coordinates as they are
 
-    def _norm2(self, x: Tensor, c: Tensor) -> Tensor:
-        return c.square().sum(-1, keepdim=True)
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        return c.square() if how == "elementwise" else c.square().sum(-1, keepdim=True)
 
     def _algebra(self, w: Tensor, c: Tensor) -> Tensor:
         A = unpack_skew(c if self._scale == 1 else c / self._scale, w.dtype)

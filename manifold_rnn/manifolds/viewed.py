@@ -192,9 +192,13 @@ class Viewed(Manifold):
         (xc, xf), (yc, yf) = self.split(x), self.split(y)
         return self._flat(x, self.manifold.inverse_retr_coordinates(xc, yc), yf - xf)
 
-    def transp_coordinates(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        (xc, _), (yc, _), (cc, cf) = self.split(x), self.split(y), self._parts(x, c)
-        return self._flat(x, self.manifold.transp_coordinates(xc, yc, cc), cf)
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        (xc, xf), (cc, cf) = self.split(x), self._parts(x, c)
+        if carried is None:
+            return self.join(self.manifold.step_coordinates(xc, cc, None)[0], xf + cf), None
+        vc, vf = self._parts(x, carried)
+        y, moved = self.manifold.step_coordinates(xc, cc, vc)
+        return self.join(y, xf + cf), self._flat(x, vc if moved is None else moved, vf)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         cc, cf = self._parts(x, c)

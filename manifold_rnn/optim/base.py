@@ -159,7 +159,7 @@ class RiemannianOptimizer(Optimizer):
 
     def _step(self, batch: Batch, g: Tensor, group: dict[str, Any], finite: Tensor | None) -> None:
         x = batch.point()
-        kept = [] if finite is None else [(s, {k: v.clone() for k, v in s.items()}) for s in batch.states]
+        before = [{k: v.clone() for k, v in s.items()} for s in batch.states] if finite is not None else []
         steps = batch.count(on_device=group["capturable"])
         g = -g if group["maximize"] else g
         if batch.manifold is None and group["weight_decay"]:
@@ -171,10 +171,13 @@ class RiemannianOptimizer(Optimizer):
         if carried is not None and moved is not None and moved is not carried:
             carried.copy_(moved)
         y = self._polished(batch, y, steps, group["polish_every"])
-        batch.write(y if finite is None else torch.where(finite, y, x))
-        for s, before in kept:
+        if finite is None:
+            batch.write(y)
+            return
+        batch.write(torch.where(finite, y, x))
+        for s, old in zip(batch.states, before, strict=True):
             for k, v in s.items():
-                v.copy_(torch.where(finite, v, before.get(k, torch.zeros_like(v))))
+                v.copy_(torch.where(finite, v, old.get(k, torch.zeros_like(v))))
 
     @staticmethod
     def _polished(batch: Batch, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:

@@ -78,29 +78,66 @@ class Retraction(ABC):
         """
         return x @ self.group_map(A)
 
+    @abstractmethod
+    def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
+        """The point that the tangent vector ``u`` leads to from ``x``, with more rows than columns.
+
+        Parameters
+        ----------
+        x, u : Tensor, shape (..., n, p), n > p
+            A point with orthonormal columns and a tangent vector.
+
+        Returns
+        -------
+        Tensor, shape (..., n, p)
+        """
+
+    @abstractmethod
+    def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
+        """The inverse of `retract_tall` in its second argument.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (..., n, p), n > p
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (..., n, p)
+
+        Raises
+        ------
+        OffManifoldError
+            If ``y`` is out of reach from ``x``.
+        UnsupportedError
+            If there is no closed form.
+        """
+
     @full_precision
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         r"""The point :math:`R_x(u)`.
 
         Parameters
         ----------
-        x : Tensor, shape (..., n, n)
-            Orthogonal or unitary.
-        u : Tensor, shape (..., n, n)
+        x : Tensor, shape (..., n, p), n >= p
+            With orthonormal columns.
+        u : Tensor, shape (..., n, p)
             Tangent at ``x``; of any other vector the tangent part is used.
 
         Returns
         -------
-        Tensor, shape (..., n, n)
+        Tensor, shape (..., n, p)
 
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If the two do not fit each other or are not square.
+            If the two do not fit each other, or have more columns than rows.
         """
-        require_matrix(x, "retract")
+        require_matrix(x, "retract", tall=True)
         require_same(x, u, "retract")
-        return self.translate(x, skew(x.mH @ u))
+        if x.shape[-2] == x.shape[-1]:
+            return self.translate(x, skew(x.mH @ u))
+        return self.retract_tall(x, tangent(x, u))
 
     @full_precision
     def inverse(self, x: Tensor, y: Tensor) -> Tensor:
@@ -108,23 +145,27 @@ class Retraction(ABC):
 
         Parameters
         ----------
-        x, y : Tensor, shape (..., n, n)
+        x, y : Tensor, shape (..., n, p), n >= p
             Points.
 
         Returns
         -------
-        Tensor, shape (..., n, n)
+        Tensor, shape (..., n, p)
 
         Raises
         ------
         OffManifoldError
             If ``y`` is out of reach from ``x``.
+        UnsupportedError
+            If there is no closed form: `Exponential` with more rows than columns.
         ShapeError, DtypeError, DeviceError
-            If the two do not fit each other or are not square.
+            If the two do not fit each other, or have more columns than rows.
         """
-        require_matrix(x, "inverse")
+        require_matrix(x, "inverse", tall=True)
         require_same(x, y, "inverse")
-        return x @ self.inverse_group_map(x.mH @ y)
+        if x.shape[-2] == x.shape[-1]:
+            return x @ self.inverse_group_map(x.mH @ y)
+        return self.inverse_tall(x, y)
 
     def order(self, manifold: object) -> int:
         """Order of agreement with the geodesics of ``manifold``: the error at distance t is of order ``t^(order + 1)``.
@@ -150,3 +191,9 @@ class Retraction(ABC):
                 "Measure it with manifold_rnn.testing.check_retraction."
             )
         return self.orders[geometry]
+
+
+def tangent(x: Tensor, u: Tensor) -> Tensor:
+    r"""The tangent part :math:`u - x \operatorname{sym}(x^H u)` of a vector at a point with orthonormal columns."""
+    xu = x.mH @ u
+    return u - x @ (0.5 * (xu + xu.mH))

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..linalg.cayley import cayley
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
+from ..linalg.skew import skew
 from .base import Retraction
 
 
@@ -16,7 +18,13 @@ class Cayley(Retraction):
 
     .. math:: \phi(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A), \qquad \phi^{-1}(Q) = 2 (Q + I)^{-1}(Q - I).
 
-    Order 2. It never reaches an eigenvalue -1, which lies at infinity; there `inverse` raises `OffManifoldError`.
+    With more rows than columns it is :math:`\operatorname{cay}(\Omega)x` with the skew
+    :math:`\Omega = Pu x^H - x u^H P`, :math:`P = I - \tfrac12 xx^H`, which a p x p inverse gives:
+
+    .. math:: R_x(u) = x (2a - I) + u_\perp a, \quad a = (I - \tfrac12 A + \tfrac14 u_\perp^H u_\perp)^{-1}, \quad
+        A = x^H u, \quad u_\perp = u - xA.
+
+    Order 2, on tall matrices for the canonical metric and 1 for the Euclidean. It never reaches an eigenvalue -1, which lies at infinity; there `inverse` raises `OffManifoldError`.
     Source: Wen and Yin (2013).
 
     Examples
@@ -26,7 +34,7 @@ class Cayley(Retraction):
     """
 
     name: ClassVar[str] = "cayley"
-    orders: ClassVar[dict[str, int]] = {"group": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
         return cayley(A)
@@ -34,3 +42,20 @@ class Cayley(Retraction):
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         require_no_minus_one(Q, "The inverse Cayley retraction")
         return inverse_cayley_unchecked(Q)
+
+    def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
+        A = skew(x.mH @ u)
+        outside = u - x @ A
+        a = torch.linalg.inv_ex(_identity(A) - 0.5 * A + 0.25 * (outside.mH @ outside)).inverse
+        return x @ (2 * a - _identity(a)) + outside @ a
+
+    def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
+        xy = x.mH @ y
+        require_no_minus_one(xy, "The inverse Cayley retraction")
+        inverse = 2 * torch.linalg.inv_ex(_identity(xy) + xy).inverse  # of a
+        outside = (y - x @ xy) @ inverse
+        return x @ skew(-2 * inverse) + outside
+
+
+def _identity(A: Tensor) -> Tensor:
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg.logarithm import inverse_polar
+from ..linalg.logarithm import inverse_polar, inverse_polar_factor
 from ..linalg.orthogonalize import polar
 from ..linalg.skew import skew
 from .base import Retraction
@@ -18,7 +18,8 @@ class Polar(Retraction):
 
     .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H),
 
-    and :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`. Order 2; reaches eigenangles below :math:`\pi/2`, beyond which
+    and :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`. Order 2, on tall
+    matrices for the Euclidean metric and 1 for the canonical; reaches eigenangles below :math:`\pi/2`, beyond which
     `inverse` raises `OffManifoldError`. Removes the drift of ``x``. Source: Absil and Malick (2012).
 
     Examples
@@ -29,7 +30,7 @@ class Polar(Retraction):
 
     name: ClassVar[str] = "polar"
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2}
 
     def group_map(self, A: Tensor) -> Tensor:
         return polar(skew(A) + torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))
@@ -39,3 +40,10 @@ class Polar(Retraction):
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return polar(x + x @ A)
+
+    def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
+        return polar(x + u)
+
+    def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
+        # x + u = y S with S Hermitian: x^H y S + S y^H x = 2 I
+        return y @ inverse_polar_factor(x.mH @ y) - x

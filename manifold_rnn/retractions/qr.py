@@ -18,7 +18,7 @@ class QR(Retraction):
 
     .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
 
-    and :math:`R_x(u) = Q` of :math:`x + u = QR`. Order 1, the cheapest, and it removes the drift of ``x`` at no cost.
+    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1, the cheapest, and it removes the drift of ``x`` at no cost.
     The inverse solves one triangular system a column. Source: Absil, Mahony and Sepulchre (2008), example 4.1.3.
 
     Examples
@@ -29,7 +29,7 @@ class QR(Retraction):
 
     name: ClassVar[str] = "qr"
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
         return cholesky_qr(skew(A) + torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))[0]
@@ -39,3 +39,11 @@ class QR(Retraction):
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return cholesky_qr(x + x @ A)[0]
+
+    def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
+        return cholesky_qr(x + u)[0]
+
+    def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
+        xy = x.mH @ y
+        sum_ = inverse_qr(xy) + torch.eye(xy.shape[-1], dtype=xy.dtype, device=xy.device)  # x^H (x + u) = x^H y R
+        return y @ torch.linalg.solve_ex(xy, sum_).result - x

@@ -1,0 +1,22 @@
+"""Constraints: make any weight of any layer a point on a manifold."""
+
+from .constrain import constrain, release, set_retraction
+from .loading import load_checked
+from .matching import constrain_matching, degrees_of_freedom
+from .scope import evaluate_once, scope
+from .structured import Constraint, FixedBase
+from .trivialization import Trivialization
+
+__all__ = [
+    "Constraint",
+    "FixedBase",
+    "Trivialization",
+    "constrain",
+    "constrain_matching",
+    "degrees_of_freedom",
+    "evaluate_once",
+    "load_checked",
+    "release",
+    "scope",
+    "set_retraction",
+]

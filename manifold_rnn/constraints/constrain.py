@@ -1,0 +1,188 @@
+"""Put a weight of any layer onto a manifold, take it off again, change how it moves."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..retractions import Retraction, get
+from . import reading, update
+from .preparation import Options, owner_of, prepare
+from .registry import entry_of
+from .scope import scope, unscope_if_free
+from .structured import Constraint
+from .trivialization import Trivialization
+
+_M = TypeVar("_M", bound=nn.Module)
+
+Init = Literal["keep", "haar"] | Callable[[Tensor], Tensor]
+
+
+def constrain(
+    module: _M,
+    name: str,
+    constraint: geoopt.Manifold | Constraint,
+    *,
+    view: Literal["update", "trivialized"] = "update",
+    rebase_every: int | None = None,
+    blocks: int = 1,
+    which: Sequence[int] | None = None,
+    init: Init = "keep",
+    on_load: Literal["raise", "project"] = "raise",
+) -> _M:
+    r"""Constrain one weight of a module to a manifold, in place.
+
+    In the *update* view the weight stays the parameter and a Riemannian optimizer moves it on the manifold. In the
+    *trivialized* view it is computed as :math:`W = R_B(c)`, once per forward of ``module``, from free coordinates ``c``
+    that any torch optimizer trains. Everything that reads ``module.<name>`` sees a plain dense tensor.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Any layer; one that holds the owner of the weight if ``name`` has dots.
+    name : str
+        The parameter, such as ``"weight_hh_l0"``. With dots (``"out_proj.weight"`` of attention) the weight is computed
+        once per forward of ``module`` also where ``module`` reads it past its owner.
+    constraint : geoopt.Manifold or Constraint
+        A manifold of this package or of geoopt, or a structured constraint such as `FixedBase` (trivialized view only).
+    view : "update" or "trivialized"
+        See above. ``module.<name>`` is a ``geoopt.ManifoldParameter`` in the first and a property in the second, where
+        ``module.constraints[<name>].coordinates`` is the parameter and ``.base`` a buffer.
+    rebase_every : int, optional
+        Trivialized view: move ``B`` to ``W`` after every so many steps of the optimizer that trains ``c``.
+    blocks : int
+        Number of square matrices stacked in the weight: 4 gates (i, f, g, o) for LSTM, 3 (r, z, n) for GRU.
+    which : sequence of int, optional
+        The blocks that are constrained, by default all; the others stay free.
+    init : "keep", "haar" or callable
+        Start from the projection of the weight found, from a random point, or from the projection of ``init(weight)``.
+    on_load : "raise" or "project"
+        What ``load_state_dict`` does with a weight that is off the manifold.
+
+    Returns
+    -------
+    nn.Module
+        ``module`` itself.
+
+    Raises
+    ------
+    OptionError
+        If an option is unknown, or no free parameter has this name.
+    UnsupportedError
+        If the weight is a convolution kernel, lazy or sharded, or the constraint lacks the view.
+    ShapeError, DtypeError, NonFiniteError
+        If the weight cannot be a point. After any error the module is as before.
+
+    Notes
+    -----
+    State dicts keep the key ``<name>`` in the update view; in the other they have ``constraints.<name>.coordinates``
+    and ``constraints.<name>.base``, with ``rebase_every`` also ``steps``. The child is called ``_constraints`` where
+    ``constraints`` is taken. Wide weights are transposed for manifolds of tall matrices. Tied weights stay tied in the
+    update view, and in both with `constrain_matching`. Averaged weights, and weights filled by ``torch.nn.init``, are
+    off the manifold: use ``manifold.projx`` on the first, and ``init`` for the second.
+
+    Examples
+    --------
+    >>> lstm = mr.constrain(torch.nn.LSTM(2, 3), "weight_hh_l0", mr.Orthogonal(), blocks=4, which=(2,))
+    >>> assert mr.linalg.defect(lstm.weight_hh_l0[6:9]) < 1e-5
+    """
+    owner, leaf = owner_of(module, name)
+    options = Options(view, rebase_every, blocks, which, init, on_load)
+    prepare(owner, leaf, constraint, options)(owner, leaf)
+    if owner is not module and view == "trivialized":
+        scope(module)
+    return module
+
+
+def release(module: _M, name: str) -> _M:
+    """Take the constraint off a weight, in place: what stays is a plain parameter with the same value.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As for `constrain`.
+    name : str
+        The constrained weight.
+
+    Returns
+    -------
+    nn.Module
+        ``module`` itself.
+
+    Raises
+    ------
+    OptionError
+        If the weight is not constrained.
+
+    Notes
+    -----
+    In the update view the parameter keeps its identity; in the trivialized view it is new, so build a new optimizer.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal(), view="trivialized")
+    >>> assert type(mr.release(layer, "weight").weight) is torch.nn.Parameter and type(layer) is torch.nn.Linear
+    """
+    owner, leaf = owner_of(module, name)
+    entry = entry_of(owner, leaf)
+    if isinstance(entry, update.Update):
+        update.detach(owner, entry)
+    else:
+        with torch.no_grad():
+            reading.detach(owner, leaf, entry())
+        unscope_if_free(module)
+    return module
+
+
+def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
+    """Change the retraction of a constrained weight, which keeps its value.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As for `constrain`.
+    name : str
+        The constrained weight.
+    retraction : str or Retraction
+        ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of `manifold_rnn.retractions`.
+
+    Returns
+    -------
+    nn.Module
+        ``module`` itself.
+
+    Raises
+    ------
+    OptionError
+        If the weight is not constrained or the retraction unknown.
+    UnsupportedError
+        If the constraint has one retraction only.
+    OffManifoldError
+        If the base is fixed and the new retraction does not reach the weight.
+
+    Notes
+    -----
+    In the trivialized view the base moves to the weight and the coordinates to 0; with `FixedBase` the base stays and
+    new coordinates are solved for.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal("cayley"))
+    >>> assert mr.set_retraction(layer, "weight", "exp").weight.manifold.retraction.name == "exp"
+    """
+    owner, leaf = owner_of(module, name)
+    entry: Any = entry_of(owner, leaf)
+    retraction = get(retraction)
+    if isinstance(entry, update.Update):
+        entry.set_manifold(owner, entry.manifold.with_retraction(retraction))
+    elif isinstance(entry, Trivialization):
+        entry.set_retraction(retraction)
+    else:
+        raise UnsupportedError(
+            f"The constraint of {name!r} has no retraction to change.\nExpected a manifold or FixedBase, got "
+            f"{type(entry).__name__}.\nRelease the weight and constrain it anew."
+        )
+    return module

@@ -1,0 +1,108 @@
+"""Constraints on many weights at once, and what they leave free."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import geoopt
+from torch import nn
+
+from ..errors import OptionError
+from ..manifolds import adapt
+from .preparation import Options, owner_of, prepare
+from .registry import Registry
+from .scope import scope
+from .structured import Constraint
+from .trivialization import Trivialization
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Constraint], **options: Any) -> _M:
+    """Constrain every weight whose name matches a pattern, in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model.
+    constraints : mapping from str to constraint
+        Shell patterns over dotted names, such as ``"*.weight_hh_l*"``; where several match, the first counts.
+    **options
+        Those of `constrain`, the same for all.
+
+    Returns
+    -------
+    nn.Module
+        ``model`` itself. In the trivialized view its forward is a `scope`: each weight is computed once in it.
+
+    Raises
+    ------
+    OptionError
+        If a pattern matches no weight, and as `constrain`; then nothing is constrained.
+
+    Notes
+    -----
+    Weights tied in the model stay tied in both views if all their names match.
+
+    Examples
+    --------
+    >>> model = mr.constrain_matching(torch.nn.Sequential(torch.nn.RNN(2, 3)), {"*.weight_hh_l*": mr.Orthogonal()})
+    >>> assert mr.linalg.defect(model[0].weight_hh_l0) < 1e-5
+    """
+    chosen = Options(**options)
+    matches = _matches(model, constraints)
+    attached = {}
+    for name, constraint in matches.items():
+        owner, leaf = owner_of(model, name)
+        weight = owner._parameters[leaf]
+        if chosen.view == "update" or id(weight) not in attached:
+            attached[id(weight)] = prepare(owner, leaf, constraint, chosen)
+    for name in matches:
+        owner, leaf = owner_of(model, name)
+        attached[id(owner._parameters[leaf])](owner, leaf)
+    return scope(model) if chosen.view == "trivialized" else model
+
+
+def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, Any]:
+    inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
+    names = [n for n, _ in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)]
+    found: dict[str, Any] = {}
+    for pattern, constraint in constraints.items():
+        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
+        if not hits:
+            raise OptionError(
+                f"Each pattern must match a weight; {pattern!r} matches none of {len(names)}.\n"
+                f"Names here look like {', '.join(map(repr, names[:4]))}.\nCorrect or remove the pattern."
+            )
+        found = dict.fromkeys(hits, constraint) | found
+    return found
+
+
+def degrees_of_freedom(module: nn.Module) -> int:
+    r"""Count the real numbers that training can change.
+
+    A constrained weight counts the dimension of its manifold, a complex entry 2, a frozen parameter 0.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Any model.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3, bias=False), "weight", mr.Orthogonal())
+    >>> assert mr.degrees_of_freedom(layer) == 3
+    """
+    entries = [entry for entry in module.modules() if isinstance(entry, Trivialization)]
+    inside = {id(entry.coordinates): entry.degrees_of_freedom() for entry in entries}
+    return sum(inside[id(p)] if id(p) in inside else _real_numbers(p) for p in module.parameters() if p.requires_grad)
+
+
+def _real_numbers(p: nn.Parameter) -> int:
+    if isinstance(manifold := getattr(p, "manifold", None), geoopt.Manifold):
+        return adapt(manifold).degrees_of_freedom(tuple(p.shape), p.dtype)
+    return p.numel() * (2 if p.is_complex() else 1)

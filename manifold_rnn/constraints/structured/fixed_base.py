@@ -1,0 +1,104 @@
+"""A group element as a fixed sign matrix times a retraction."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import OptionError, UnsupportedError
+from ...manifolds import Manifold, Orthogonal, SpecialOrthogonal
+from ...retractions import Retraction
+from ..admission import settled, tolerance, worst_defect
+from ..trivialization import Trivialization, require_shape
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBase:
+    r"""Orthogonal or unitary matrices as a sign matrix, which never moves, times a retraction.
+
+    .. math:: W = D\, \varphi(A), \qquad D = \operatorname{diag}(1, \dots, 1, -1, \dots, -1), \quad A^{\mathsf H} = -A.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        A matrix group, whose retraction is the map.
+    negatives : int
+        How many entries of ``D`` are -1; for real groups det W = (-1)^negatives throughout.
+
+    Raises
+    ------
+    OptionError
+        If ``negatives`` is negative, more than n, or makes a ``D`` that is not on the manifold.
+
+    Notes
+    -----
+    A starting weight is projected onto the matrices with the determinant of ``D``, and then needs ``D W`` without an
+    eigenvalue -1, which the Cayley map does not reach. QR and polar reach little: prefer `constrain` with
+    ``rebase_every`` there. ``FixedBase(Orthogonal("cayley"), negatives)`` is the recurrent weight of scoRNN
+    (Helfrich, Willmott and Ye, 2018), ``FixedBase(SpecialOrthogonal("exp"))`` that of expRNN (Lezcano-Casado and
+    Martinez-Rubio, 2019).
+
+    Examples
+    --------
+    >>> square = mr.FixedBase(mr.Orthogonal("cayley"), negatives=1)
+    >>> cell = mr.constrain(torch.nn.RNNCell(2, 3), "weight_hh", square, view="trivialized")
+    >>> assert torch.isclose(torch.det(cell.weight_hh), torch.tensor(-1.0))
+    """
+
+    manifold: Manifold
+    negatives: int = 0
+
+    def trivialize(self, like: Tensor) -> "FixedBaseTrivialization":
+        """Return the module that gives ``W``, near ``like``."""
+        self.manifold.require(like)
+        n = like.shape[-1]
+        if not 0 <= self.negatives <= n:
+            raise OptionError(
+                f"FixedBase puts `negatives` entries -1 on a diagonal of n = {n}.\n"
+                f"Expected 0 to {n}, got {self.negatives}.\nChoose a smaller number."
+            )
+        signs = torch.ones(n, dtype=like.dtype, device=like.device)
+        signs[n - self.negatives :] = -1
+        base = signs.diag_embed().expand(like.shape).contiguous()
+        if not like.is_meta and worst_defect(self.manifold, base) > tolerance(like.dtype, n):
+            raise OptionError(
+                f"The sign matrix of FixedBase must lie on {self.manifold}.\n"
+                f"With negatives={self.negatives} it does not.\nUse an even number, or Orthogonal."
+            )
+        module = FixedBaseTrivialization(self.manifold, base)
+        if not like.is_meta:
+            module.assign(base @ module.reachable(base @ like))
+        return module
+
+
+class FixedBaseTrivialization(Trivialization):
+    """A `Trivialization` whose base stays: what would move it solves for new coordinates instead."""
+
+    @torch.no_grad()
+    def reachable(self, x: Tensor) -> Tensor:
+        """Return the nearest matrix in the component of the identity, where every retraction ends."""
+        if isinstance(self.manifold, Orthogonal):  # the one group here that is not connected
+            return settled(SpecialOrthogonal(), x)
+        return settled(self.manifold, x)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Find the coordinates of ``weight``; raises where the map does not reach it."""
+        require_shape(self.base, weight)
+        self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, weight))
+
+    def rebase(self) -> None:
+        """Refuse: the base is part of the constraint."""
+        raise UnsupportedError(
+            "The base of FixedBase is a fixed sign matrix, part of the constraint.\n"
+            "Expected rebase_every=None, got a rebase.\nConstrain with the manifold itself for a base that moves."
+        )
+
+    @torch.no_grad()
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for the same weight, by solving for its coordinates."""
+        manifold: Any = self.manifold.with_retraction(retraction)
+        coordinates = manifold.inverse_retr_coordinates(self.base, self())
+        self.coordinates.copy_(coordinates)
+        self.manifold = manifold

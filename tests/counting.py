@@ -1,0 +1,46 @@
+"""Counts how often constrained weights are computed."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from unittest import mock
+
+from torch import nn
+
+from manifold_rnn.constraints import Trivialization
+from manifold_rnn.manifolds import MatrixGroup, Viewed
+
+
+@contextlib.contextmanager
+def evaluations(model: nn.Module) -> Iterator[Counter]:
+    """Count, by the name of the weight, how often a trivialized weight inside ``model`` is computed."""
+    counts: Counter = Counter()
+    entries = {name: entry for name, entry in model.named_modules() if isinstance(entry, Trivialization)}
+    handles = [
+        entry.register_forward_hook(lambda *_, name=name: counts.update([name.split("constraints.")[-1]]))
+        for name, entry in entries.items()
+    ]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def map_calls() -> Iterator[Counter]:
+    """Count the calls of every map that could compute a weight, on any manifold of the package."""
+    counts: Counter = Counter()
+
+    def counted(original, name):
+        def call(self, *args, **kwargs):
+            counts.update([name])
+            return original(self, *args, **kwargs)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for kind in (MatrixGroup, Viewed):
+            for name in ("retr", "expmap", "projx", "polish", "retr_coordinates"):
+                stack.enter_context(mock.patch.object(kind, name, counted(getattr(kind, name), name)))
+        yield counts

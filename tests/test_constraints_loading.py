@@ -1,0 +1,123 @@
+"""Loading lets only points in."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import manifold_rnn as mr
+from manifold_rnn.errors import NonFiniteError, OffManifoldError
+
+N = 4
+KEYS = {"update": "weight", "trivialized": "constraints.weight.base"}
+VIEWS = pytest.mark.parametrize("view", KEYS)
+
+
+def layer(**options):
+    return mr.constrain(nn.Linear(N, N), "weight", mr.Orthogonal(), **options)
+
+
+def off(state, key, factor=1.1):
+    return {**state, key: state[key] * factor}
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_unchanged(model, before):
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@VIEWS
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_weight_off_the_manifold_is_refused_with_its_defect(view, assign):
+    module, state = layer(view=view), layer(view=view).state_dict()
+    before = snapshot(module)
+    with pytest.raises(OffManifoldError, match=rf"{KEYS[view]}.*\n.*got 0\.42"):  # (1.1^2 - 1) sqrt(4)
+        module.load_state_dict(off(state, KEYS[view]), assign=assign)
+    assert_unchanged(module, before)
+
+
+@VIEWS
+@pytest.mark.parametrize("assign", [False, True])
+def test_or_projected_when_asked_and_the_state_dict_is_left_alone(view, assign):
+    module, state = layer(view=view, on_load="project"), off(layer(view=view).state_dict(), KEYS[view])
+    before = {name: value.clone() for name, value in state.items()}
+    module.load_state_dict(state, assign=assign)
+    torch.testing.assert_close(module.weight, state[KEYS[view]] / 1.1)
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    assert view == "trivialized" or isinstance(module.weight.manifold, mr.Orthogonal)
+
+
+@VIEWS
+@pytest.mark.parametrize("on_load", ["raise", "project"])
+def test_what_is_not_finite_is_refused_either_way(view, on_load):
+    module = layer(view=view, on_load=on_load)
+    before = snapshot(module)
+    with pytest.raises(NonFiniteError, match=KEYS[view]):
+        module.load_state_dict(off(before, KEYS[view], torch.nan))
+    if view == "trivialized":
+        with pytest.raises(NonFiniteError, match="coordinates"):
+            module.load_state_dict(off(before, "constraints.weight.coordinates", torch.nan))
+    assert_unchanged(module, before)
+
+
+@VIEWS
+def test_wrong_shapes_and_keys_are_named_by_torch(view):
+    module = layer(view=view)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        module.load_state_dict({**module.state_dict(), KEYS[view]: torch.eye(N + 1)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        module.load_state_dict({"bias": module.bias})
+
+
+@VIEWS
+def test_a_float32_checkpoint_loads_into_float64(view):
+    module, state = layer(view=view), snapshot(layer(view=view))
+    module.double().load_state_dict(state)
+    torch.testing.assert_close(module.weight.float(), state[KEYS[view]])
+
+
+@VIEWS
+def test_load_checked_is_all_or_nothing(view):
+    model = nn.Sequential(nn.Linear(N, N), layer(view=view), layer(view=view))
+    state, before = copy.deepcopy(model).state_dict(), snapshot(model)
+    state = {name: value + 1 if name.startswith("0.") else value for name, value in state.items()}
+    bad = off(state, f"2.{KEYS[view]}")
+    with pytest.raises(OffManifoldError, match=f"2.{KEYS[view]}"):
+        mr.load_checked(model, bad)
+    assert_unchanged(model, before)
+    with pytest.raises(OffManifoldError):
+        model.load_state_dict(bad)  # plain loading has reached the first layer by then
+    assert torch.equal(model[0].weight, state["0.weight"])
+    assert not mr.load_checked(model, state).missing_keys
+
+
+def test_assign_keeps_the_class():
+    module = layer()
+    module.load_state_dict(layer().state_dict(), assign=True)
+    assert module.weight.manifold is module.constraints["weight"].manifold
+
+
+def test_to_empty_and_swapped_conversion_keep_the_class():
+    module = layer()
+    module.to("meta").to_empty(device="cpu").load_state_dict(layer().state_dict())
+    assert isinstance(module.weight.manifold, mr.Orthogonal)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        module.double()(torch.randn(2, N, dtype=torch.float64))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert isinstance(module.weight.manifold, mr.Orthogonal)
+
+
+def test_a_count_of_steps_is_resumed_and_is_optional():
+    source = layer(view="trivialized", rebase_every=3)
+    source.constraints["weight"].steps = 2
+    target, static = layer(view="trivialized", rebase_every=3), layer(view="trivialized")
+    target.load_state_dict(source.state_dict())
+    assert target.constraints["weight"].steps == 2
+    static.load_state_dict(source.state_dict())
+    target.load_state_dict(static.state_dict())
