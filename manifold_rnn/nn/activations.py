@@ -1,0 +1,125 @@
+"""Nonlinearities that leave the phase of a unit alone."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+EPS = math.sqrt(1e-5)
+
+
+def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
+    r"""Rectify the modulus and keep the sign, or the phase.
+
+    .. math:: \operatorname{modReLU}(x) = \operatorname{sign}(x) \max(|x| + b, 0)
+
+    exactly for real ``x``; for complex ``z`` the modulus is smoothed,
+
+    .. math:: \operatorname{modReLU}(z) = \frac{z}{r} \max(r + b, 0), \qquad r = \sqrt{|z|^2 + \epsilon^2}.
+
+    Parameters
+    ----------
+    z : Tensor, shape (..., n)
+        Real or complex.
+    bias : Tensor, shape (n,), real
+        Added to the modulus. Zero makes the map the identity.
+    eps : float
+        Smoothing of a complex modulus; 0 gives the ideal function. Unused if real. The result moves by at most eps
+        where the bias is not positive; a positive one fades out where ``|z|`` is not far above eps.
+
+    Returns
+    -------
+    Tensor, shape (..., n)
+        Same dtype as ``z``.
+
+    Notes
+    -----
+    Where :math:`|z| + b > 0` the ideal map has, as a real 2 x 2 Jacobian, the singular values 1 (radial) and
+    :math:`|1 + b/|z||` (tangential): with a positive bias the second is unbounded at the origin, and the smoothing
+    bounds it by about :math:`1 + b/\epsilon`. At zero the value is zero and the gradient finite; where nothing is
+    smoothed the gradient there is zero, for the bias too. Source: Arjovsky, Shah and Bengio (2016); the smoothing of
+    Maduranga, Helfrich and Ye (2019) divides by ``r + eps**2`` instead.
+
+    Examples
+    --------
+    >>> y = mr.nn.mod_relu(torch.tensor([-2.0, 0.0, 0.5]), bias=torch.tensor(-1.0))
+    >>> assert torch.equal(y, torch.tensor([-1.0, 0.0, 0.0]))
+    """
+    if not z.is_complex() or eps == 0:
+        return z.sgn() * torch.relu(z.abs() + bias)
+    r = torch.sqrt(z.real.square() + z.imag.square() + eps**2)
+    return z * (torch.relu(r + bias) / r)
+
+
+class ModReLU(nn.Module):
+    r"""`mod_relu` with a trained bias for each unit.
+
+    .. math:: y = \frac{z}{|z|} \max(|z| + b, 0), \qquad b \sim U(-0.01, 0.01) \text{ at first.}
+
+    Parameters
+    ----------
+    features : int
+        Number of units ``n``, the last axis of the input.
+    eps : float
+        Smoothing of a complex modulus; see `mod_relu`.
+    device : torch.device, optional
+    dtype : torch.dtype, optional
+        Of the input; the bias is real also if this is complex.
+
+    Notes
+    -----
+    Maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one of the cell:
+    ``RNN(..., nonlinearity="modrelu")`` gives every layer and direction its own, without an additive one.
+
+    Examples
+    --------
+    >>> z = torch.randn(2, 5, dtype=torch.complex64)
+    >>> assert mr.nn.ModReLU(5)(z).shape == (2, 5)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        eps: float = EPS,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.bias = nn.Parameter(torch.empty(features, device=device, dtype=dtype and dtype.to_real()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the bias anew."""
+        nn.init.uniform_(self.bias, -0.01, 0.01)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the rectified ``z``."""
+        return mod_relu(z, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Show the number of units."""
+        return f"{self.bias.numel()}, eps={self.eps:.3g}"
+
+
+def real_features(z: Tensor) -> Tensor:
+    r"""Lay real and imaginary parts side by side, for a layer or readout that takes real numbers.
+
+    .. math:: z \mapsto [\operatorname{Re} z, \operatorname{Im} z].
+
+    Parameters
+    ----------
+    z : Tensor, shape (..., n)
+
+    Returns
+    -------
+    Tensor, shape (..., 2n), real
+        A real ``z`` is returned unchanged, with its shape.
+
+    Examples
+    --------
+    >>> x = mr.nn.real_features(torch.tensor([1 + 2j]))
+    >>> assert torch.equal(x, torch.tensor([1.0, 2.0]))
+    """
+    return torch.cat([z.real, z.imag], -1) if z.is_complex() else z

@@ -1,0 +1,71 @@
+"""What a layer asks of a cell."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell(ABC):
+    r"""A recurrence :math:`(y_t, s_t) = \operatorname{step}(u_t, s_{t-1}; W)`, :math:`u = \operatorname{project}(x)`.
+
+    A cell is a value: options, and no tensors. A layer calls `allocate` once for each of its levels and directions and
+    owns the weights; at each forward pass it calls `bind` with them, reads the recurrent matrix ``W`` once, and runs
+    the bound cell over time. A cell never learns how ``W`` is constrained.
+
+    Parameters
+    ----------
+    weights : mapping from str to Tensor
+        Empty until the cell is bound.
+
+    Notes
+    -----
+    A subclass is a frozen dataclass with the five methods below. ``weight_hh`` is the name of the recurrent matrix.
+    A state is a tuple of tensors, each with the batch on its first axis, so that rows can be cut off when sequences
+    of a packed batch end.
+
+    Examples
+    --------
+    >>> cell = mr.nn.cells.Elman("relu")
+    >>> assert list(cell.allocate(2, 3)) == ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    """
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True, repr=False)
+
+    def bind(self, weights: Mapping[str, Tensor]) -> Self:
+        """Return the same cell with its weights."""
+        return dataclasses.replace(self, weights=weights)
+
+    @abstractmethod
+    def allocate(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the weights by name, not yet filled."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Fill the bound weights in place with their usual starting values."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """Map inputs (..., m) of all time steps at once to what `step` takes, (..., any)."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first step."""
+
+    @abstractmethod
+    def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
+        """Advance by one time step: projected input (B, any) and state to output (B, n) and state."""

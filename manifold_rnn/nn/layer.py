@@ -1,0 +1,263 @@
+"""Layers: a cell run over time, stacked, in one or two directions, with the manners of ``torch.nn.RNN``."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import geoopt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from ..constraints import Constraint, constrain
+from ..constraints.registry import registry
+from ..errors import DeviceError, DtypeError, OptionError, ShapeError
+from . import scan
+from .activations import real_features
+from .cells import Cell
+from .cells.base import State
+
+_Hidden = Tensor | tuple[Tensor, ...]
+
+
+class Layer(nn.Module):
+    """Any cell with the interface of ``torch.nn.RNN``; `RNN` is this with the Elman cell.
+
+    Parameters
+    ----------
+    cell : Cell
+        The recurrence, not bound. A nonlinearity of it that is itself a module is registered, and shared by all levels.
+    input_size, hidden_size : int
+        Features of an input, and of a state.
+    num_layers : int
+        Levels; each takes the outputs of the one below, as [Re, Im] if they are complex.
+    batch_first : bool
+        Whether padded inputs and outputs are (B, T, ...) instead of (T, B, ...). States never are.
+    dropout : float
+        Probability of dropping an output on its way to the next level, while training.
+    bidirectional : bool
+        Whether each level also runs from the end; the outputs of both directions lie side by side.
+    device : torch.device, optional
+    dtype : torch.dtype, optional
+        Of the weights; a complex one makes a complex network.
+    constraint : geoopt.Manifold or Constraint, optional
+        What every recurrent matrix is constrained to: a manifold or a structured constraint.
+    view : "update" or "trivialized"
+        How; see `manifold_rnn.constrain`.
+
+    Raises
+    ------
+    ShapeError, OptionError
+        If a size is below 1, or ``dropout`` outside [0, 1].
+
+    Notes
+    -----
+    The weights carry the cell's names and torch's suffixes, such as ``weight_hh_l0`` and ``weight_ih_l1_reverse``.
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.Elman("relu"), 2, 3)
+    >>> assert layer(torch.zeros(5, 1, 2))[0].shape == (5, 1, 3)
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        constraint: geoopt.Manifold | Constraint | None = None,
+        view: Literal["update", "trivialized"] = "update",
+    ) -> None:
+        super().__init__()
+        _require_options(input_size, hidden_size, num_layers, dropout)
+        self.cell = cell
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
+        for name, value in vars(cell).items():
+            if isinstance(value, nn.Module):
+                self.add_module(name, value)
+        width = hidden_size * len(self._directions) * (2 if dtype is not None and dtype.is_complex else 1)
+        for k, suffix in enumerate(self._suffixes):
+            size = input_size if k < len(self._directions) else width
+            weights = cell.allocate(size, hidden_size, device=device, dtype=dtype)
+            self._names = tuple(weights)
+            for name, weight in weights.items():
+                self.register_parameter(name + suffix, nn.Parameter(weight))
+        self.reset_parameters()
+        if constraint is not None:
+            for suffix in self._suffixes:
+                constrain(self, "weight_hh" + suffix, constraint, view=view)
+
+    @property
+    def _directions(self) -> tuple[str, ...]:
+        return ("", "_reverse") if self.bidirectional else ("",)
+
+    @property
+    def _suffixes(self) -> list[str]:
+        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in self._directions]
+
+    def _weights(self, suffix: str) -> dict[str, Tensor]:
+        return {name: getattr(self, name + suffix) for name in self._names}
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; a constrained one keeps its value, since a draw would take it off its manifold."""
+        held = registry(self) or ()
+        for suffix in self._suffixes:
+            weights = self._weights(suffix).items()
+            drawn = {name: torch.empty_like(w) if name + suffix in held else w for name, w in weights}
+            self.cell.bind(drawn).reset()
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights of each level and direction, as in ``torch.nn.RNN``."""
+        return [list(self._weights(suffix).values()) for suffix in self._suffixes]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing; here for code that calls it on torch's layers, whose weights need a layout in memory."""
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: _Hidden | None = None
+    ) -> tuple[Tensor | PackedSequence, _Hidden]:
+        """Run over time.
+
+        Parameters
+        ----------
+        input : Tensor, shape (T, B, m), or (B, T, m) with ``batch_first``, or (T, m); or PackedSequence
+            Real, also if the layer is complex; or of the dtype of the layer.
+        hx : Tensor, shape (levels * directions, B, n), or (levels * directions, n) for one sequence, optional
+            State to start from; a tuple for a cell with several. Default: the cell's own.
+
+        Returns
+        -------
+        output : Tensor, shape (T, B, n * directions), or like the input; or PackedSequence
+        h_n : Tensor, or tuple of them
+            The last state, like ``hx``.
+
+        Raises
+        ------
+        ShapeError, DtypeError, DeviceError
+            If ``input`` or ``hx`` does not fit the layer, or has no time steps.
+        """
+        cells = [self.cell.bind(self._weights(suffix)) for suffix in self._suffixes]  # reads every weight, once
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(cells, input, hx)
+        batched = input.dim() == 3
+        self._require_input(input, 3 if batched else 2, cells[0])
+        swap = self.batch_first and batched
+        x = input.transpose(0, 1) if swap else input if batched else input.unsqueeze(1)
+        if not len(x):
+            raise ShapeError(
+                f"A sequence needs at least one time step.\nGot input of shape {tuple(input.shape)}.\nLeave it out."
+            )
+        y, h_n = self._run(cells, x, _states(cells, hx, x.shape[1] if batched else None))
+        if batched:
+            return y.transpose(0, 1) if swap else y, _unwrap(h_n)
+        return y.squeeze(1), _unwrap(tuple(h.squeeze(1) for h in h_n))
+
+    def _forward_packed(
+        self, cells: list[Cell], input: PackedSequence, hx: _Hidden | None
+    ) -> tuple[PackedSequence, _Hidden]:
+        x, batch_sizes, order, back = input
+        self._require_input(x, 2, cells[0])
+        sizes = batch_sizes.tolist()
+        states = _states(cells, hx, sizes[0])
+        if hx is not None and order is not None:
+            states = [tuple(s.index_select(0, order) for s in state) for state in states]
+        y, h_n = self._run(cells, x, states, sizes)
+        if back is not None:
+            h_n = tuple(h.index_select(1, back) for h in h_n)
+        return PackedSequence(y, batch_sizes, order, back), _unwrap(h_n)
+
+    def _run(
+        self, cells: list[Cell], x: Tensor, states: list[State], batch_sizes: Sequence[int] | None = None
+    ) -> tuple[Tensor, State]:
+        """Run all levels over time-major or packed inputs."""
+        runs = iter(zip(cells, states, strict=True))
+        finals = []
+        for level in range(self.num_layers):
+            if level:
+                x = real_features(x)
+                x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+            outputs = []
+            for direction in self._directions:
+                cell, state = next(runs)
+                u, W, reverse = cell.project(x), cell.weights["weight_hh"], direction == "_reverse"
+                y, final = scan.loop(cell, u, state, W, batch_sizes=batch_sizes, reverse=reverse)
+                outputs.append(y)
+                finals.append(final)
+            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+        return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    def _require_input(self, x: Tensor, dim: int, cell: Cell) -> None:
+        weight = next(iter(cell.weights.values()))
+        if x.dim() != dim or x.shape[-1] != self.input_size:
+            raise ShapeError(
+                "input has the axes (time, batch, feature), or (time, feature) for one sequence or packed data.\n"
+                f"Expected input_size {self.input_size} on the last axis, got shape {tuple(x.shape)}.\n"
+                "Check input_size, or add the missing axis."
+            )
+        if x.dtype not in (weight.dtype, weight.real.dtype) and not torch.is_autocast_enabled(x.device.type):
+            raise DtypeError(
+                f"input must have the dtype of the weights.\nExpected {weight.dtype}, got {x.dtype}.\n"
+                f"Convert input with .to({weight.dtype}), or the layer with .to({x.dtype})."
+            )
+        if x.device != weight.device:
+            raise DeviceError(
+                f"input must be on the device of the weights.\nExpected {weight.device}, got {x.device}.\n"
+                "Move one of them with .to(device)."
+            )
+
+    def extra_repr(self) -> str:
+        """Show sizes, and what differs from the default."""
+        options = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        changed = (f"{name}={value}" for name in options if (value := getattr(self, name)) != options[name])
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", repr(self.cell), *changed])
+
+
+def _states(cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
+    """One starting state for each cell; ``batch`` is None for a single sequence, whose ``hx`` has no batch axis."""
+    states = [cell.initial_state(1 if batch is None else batch) for cell in cells]
+    if hx is None:
+        return states
+    parts = hx if isinstance(hx, tuple) else (hx,)
+    rows = () if batch is None else (batch,)
+    _require_state(parts, [(len(cells), *rows, *s.shape[1:]) for s in states[0]], states[0][0].dtype)
+    parts = parts if rows else tuple(part.unsqueeze(1) for part in parts)
+    return list(zip(*(part.unbind(0) for part in parts), strict=True))
+
+
+def _unwrap(h_n: State) -> _Hidden:
+    return h_n if len(h_n) > 1 else h_n[0]
+
+
+def _require_options(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    if min(input_size, hidden_size, num_layers) < 1:
+        raise ShapeError(
+            "input_size, hidden_size and num_layers are at least 1.\n"
+            f"Got {input_size}, {hidden_size} and {num_layers}.\nMake them positive."
+        )
+    if not 0 <= dropout <= 1:
+        raise OptionError(f"dropout is a probability.\nExpected a number in [0, 1], got {dropout}.\nChoose another.")
+    if dropout and num_layers == 1:
+        warnings.warn("dropout acts between levels, so with num_layers=1 it does nothing", stacklevel=4)
+
+
+def _require_state(parts: tuple[Tensor, ...], shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    got = [tuple(part.shape) for part in parts]
+    if got != shapes:
+        raise ShapeError(
+            "hx is the state of every level and direction, with a batch axis if the input has one.\n"
+            f"Expected shape {', '.join(map(str, shapes))}; got {', '.join(map(str, got))}.\n"
+            "The batch is on axis 1 also with batch_first."
+        )
+    wrong = [part.dtype for part in parts if part.dtype != dtype]
+    if wrong and not torch.is_autocast_enabled(parts[0].device.type):
+        raise DtypeError(f"hx must have the dtype of the weights.\nExpected {dtype}, got {wrong[0]}.\nConvert it.")

@@ -1,0 +1,24 @@
+"""Published networks, one a file: cell x constraint x initialisation."""
+
+from .exprnn import exprnn
+from .network import Network
+from .scornn import scornn
+
+__all__ = ["Network", "available", "exprnn", "scornn"]
+
+
+def available() -> list[str]:
+    """Return the names of the builders, in alphabetical order.
+
+    Every builder is called as ``build(input_size, hidden_size, output_size)`` and returns a `Network`.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> networks = [getattr(mr.zoo, name)(1, 8, 10) for name in mr.zoo.available()]
+    >>> assert all(network(torch.zeros(2, 5, 1)).shape == (2, 10) for network in networks)
+    """
+    return [name for name in __all__ if name not in ("Network", "available")]

@@ -1,0 +1,111 @@
+"""What the networks of the zoo share: a layer, a readout, and a rate for each of the two kinds of weights."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..constraints import FixedBase, constrain, release
+from ..linalg import pack_skew
+from ..nn import RNN, real_features
+
+
+class Network(nn.Module):
+    r"""A recurrent layer and a linear readout of its outputs.
+
+    .. math:: o_t = V h_t + c,
+
+    with the layer's outputs :math:`h_t`, as :math:`[\operatorname{Re} h_t, \operatorname{Im} h_t]` if they are complex.
+
+    Parameters
+    ----------
+    layer : RNN
+        In one direction, with ``batch_first``.
+    output_size : int
+        Outputs of the readout.
+    recurrent_rate : float
+        Learning rate of the recurrent weight, as a multiple of that of the others.
+
+    Attributes
+    ----------
+    layer : RNN
+    readout : nn.Linear
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.RNN(3, 4, batch_first=True), 2)
+    >>> assert network(torch.zeros(5, 7, 3)).shape == (5, 2)
+    >>> assert network(torch.zeros(5, 7, 3), every_step=True).shape == (5, 7, 2)
+    """
+
+    def __init__(self, layer: RNN, output_size: int, recurrent_rate: float = 1.0) -> None:
+        super().__init__()
+        weight = layer.get_parameter("weight_ih_l0")
+        self.layer = layer
+        self.recurrent_rate = recurrent_rate
+        width = layer.hidden_size * (2 if weight.is_complex() else 1)
+        self.readout = nn.Linear(width, output_size, device=weight.device, dtype=weight.real.dtype)
+
+    def forward(self, x: Tensor | PackedSequence, *, every_step: bool = False) -> Tensor | PackedSequence:
+        """Run over sequences.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, T, input_size); or PackedSequence
+        every_step : bool
+            Whether to read out every step, or only each sequence's last.
+
+        Returns
+        -------
+        Tensor, shape (B, output_size); or (B, T, output_size), packed if ``x`` is
+
+        Raises
+        ------
+        ShapeError, DtypeError, DeviceError
+            If ``x`` does not fit the layer.
+        """
+        y, h_n = self.layer(x)
+        if every_step and isinstance(y, PackedSequence):
+            return PackedSequence(self.readout(real_features(y.data)), *y[1:])
+        out: Tensor = self.readout(real_features(y if every_step else h_n[-1]))
+        return out
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Split the parameters as the paper does, for any optimizer.
+
+        Parameters
+        ----------
+        lr : float
+            Rate of the weights without constraint.
+
+        Returns
+        -------
+        list of dict
+            The recurrent weight, or its coordinates, at ``recurrent_rate * lr`` and never decayed; then all others.
+
+        Examples
+        --------
+        >>> recurrent, others = mr.zoo.exprnn(1, 8, 10).parameter_groups(1e-3)
+        >>> assert recurrent["lr"] < others["lr"] == 1e-3
+        """
+        recurrent = {name: p for name, p in self.named_parameters() if "weight_hh" in name}
+        others = [p for name, p in self.named_parameters() if name not in recurrent]
+        rate = self.recurrent_rate * lr
+        return [{"params": list(recurrent.values()), "lr": rate, "weight_decay": 0.0}, {"params": others, "lr": lr}]
+
+
+def signs(like: Tensor, negatives: int) -> Tensor:
+    """Return the diagonal of `FixedBase`'s sign matrix: ones, then that many times -1."""
+    n = len(like)
+    return torch.where(torch.arange(n, device=like.device) < n - negatives, 1, -1).to(like.dtype)
+
+
+@torch.no_grad()
+def start_at(layer: RNN, A: Tensor, constraint: FixedBase, *, view: Literal["update", "trivialized"]) -> None:
+    """Constrain ``weight_hh_l0`` and give it the value ``D phi(A)``."""
+    name, D = "weight_hh_l0", signs(A, constraint.negatives).diag()
+    constrain(layer, name, constraint, view="trivialized", init=lambda _: D)
+    layer.get_parameter(f"constraints.{name}.coordinates").copy_(pack_skew(A))  # exact, unlike a logarithm of W
+    if view != "trivialized":
+        constrain(release(layer, name), name, constraint.manifold, view=view)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from manifold_rnn.nn import ModReLU, mod_relu, real_features
+from manifold_rnn.nn.activations import EPS
+
+BIASES = [-0.1, 0.0, 0.1]
+DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
+
+
+@pytest.fixture(params=[torch.float64, torch.complex128], ids=str)
+def z(request):
+    return torch.randn(7, 5, dtype=request.param, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("b", BIASES)
+def test_the_modulus_is_rectified_and_the_phase_kept(z, b):
+    y = mod_relu(z, torch.full((5,), b, dtype=torch.float64), eps=0)
+    torch.testing.assert_close(y.abs(), torch.relu(z.abs() + b), atol=1e-14, rtol=0)
+    torch.testing.assert_close(y * z.abs(), y.abs() * z, atol=1e-14, rtol=0)
+
+
+def test_the_real_form_is_exact():
+    x = torch.linspace(-1, 1, 21)
+    assert torch.equal(mod_relu(x, torch.tensor(-0.25)), x.sign() * torch.relu(x.abs() - 0.25))
+
+
+@pytest.mark.parametrize("b", BIASES)
+@pytest.mark.parametrize("radius", [0.02, 0.2, 2.0])
+def test_the_jacobian_stretches_by_one_along_and_by_the_tangential_gain_across(b, radius):
+    def plane(v):
+        return torch.view_as_real(mod_relu(torch.view_as_complex(v), bias, eps=0))
+
+    bias = torch.tensor(b, dtype=torch.float64)
+    turn = torch.tensor(0.7, dtype=torch.float64)
+    v = radius * torch.stack([turn.cos(), turn.sin()])
+    J = torch.autograd.functional.jacobian(plane, v)
+    gains = torch.tensor([1.0, abs(1 + b / radius)] if radius + b > 0 else [0.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.linalg.svdvals(J), gains.sort(descending=True).values, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("b", BIASES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [EPS, 0.0])
+def test_zero_maps_to_zero_with_a_finite_gradient(dtype, b, eps):
+    z = torch.zeros(3, dtype=dtype, requires_grad=True)
+    bias = torch.full((3,), b, dtype=dtype.to_real(), requires_grad=True)
+    y = mod_relu(z, bias, eps)
+    torch.view_as_real(y).sum().backward() if y.is_complex() else y.sum().backward()
+    assert not y.any()
+    assert z.grad.isfinite().all()
+    assert not bias.grad.any()
+    if not dtype.is_complex or eps == 0:
+        assert not z.grad.any()
+
+
+@pytest.mark.parametrize("b", BIASES[:2])
+@pytest.mark.parametrize("eps", [1e-1, 1e-2, 1e-3])
+def test_smoothing_moves_the_result_by_at_most_eps(b, eps):
+    z = 0.3 * torch.randn(1000, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor(b, dtype=torch.float64)
+    assert (mod_relu(z, bias, eps) - mod_relu(z, bias, eps=0)).abs().max() <= eps
+
+
+@pytest.mark.parametrize("eps", [EPS, 0.0])
+def test_gradients_of_both_orders(z, eps):
+    z, bias = z.clone().requires_grad_(), torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z, b: mod_relu(z, b, eps), (z, bias))
+    assert torch.autograd.gradgradcheck(lambda z, b: mod_relu(z, b, eps), (z, bias))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_module_has_one_small_real_bias_for_each_unit(dtype):
+    module = ModReLU(4, dtype=dtype)
+    assert module.bias.dtype == dtype.to_real()
+    assert module.bias.abs().max() <= 0.01
+    assert module(torch.zeros(2, 3, 4, dtype=dtype)).shape == (2, 3, 4)
+
+
+def test_real_features_keep_the_norm(z):
+    x = real_features(z)
+    assert not x.is_complex()
+    torch.testing.assert_close(torch.linalg.vector_norm(x, dim=-1), torch.linalg.vector_norm(z, dim=-1))

@@ -1,0 +1,135 @@
+"""What every network of the zoo must do; the list of builders is the list of cases."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import manifold_rnn as mr
+from manifold_rnn import zoo
+
+VIEWS = ["update", "trivialized"]
+RETRACTIONS = ["cayley", "exp", "qr", "polar"]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=zoo.available())
+def build(request):
+    return getattr(zoo, request.param)
+
+
+@pytest.fixture(params=VIEWS)
+def view(request):
+    return request.param
+
+
+def sequences(dtype=torch.float32):
+    return torch.randn(4, 9, 2, dtype=dtype, generator=seeded(1))
+
+
+def train(network, steps=10, lr=0.01):
+    kind = mr.optim.RiemannianAdam if isinstance(network.layer.weight_hh_l0, nn.Parameter) else torch.optim.Adam
+    optimizer = kind(network.parameter_groups(lr))
+    x, target = sequences(network.readout.weight.dtype), torch.arange(4) % 3
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_available_lists_every_builder():
+    builders = [name for name in zoo.__all__ if inspect.isfunction(getattr(zoo, name)) and name != "available"]
+    assert zoo.available() == sorted(builders)
+
+
+def test_reads_out_the_last_step_or_every_step(build, view):
+    network, x = build(2, 8, 3, view=view), sequences()
+    every = network(x, every_step=True)
+    assert every.shape == (4, 9, 3)
+    torch.testing.assert_close(network(x), every[:, -1])
+
+
+def test_reads_out_the_last_step_of_each_packed_sequence(build):
+    network, x, lengths = build(2, 8, 3), sequences(), [3, 9, 1, 5]
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    every = network(x, every_step=True)
+    torch.testing.assert_close(network(packed), torch.stack([every[i, n - 1] for i, n in enumerate(lengths)]))
+    padded, _ = nn.utils.rnn.pad_packed_sequence(network(packed, every_step=True), batch_first=True)
+    torch.testing.assert_close(padded[1], every[1])
+
+
+@pytest.mark.parametrize("retraction", RETRACTIONS)
+def test_both_views_start_from_the_same_weights(build, retraction):
+    one, other = (build(2, 8, 3, view=view, retraction=retraction, generator=seeded()) for view in VIEWS)
+    torch.testing.assert_close(one.layer.all_weights, other.layer.all_weights, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one(sequences()), other(sequences()), atol=1e-6, rtol=1e-5)
+
+
+def test_the_generator_decides_the_weights(build):
+    first, again, other = (build(2, 8, 3, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.layer.weight_hh_l0, other.layer.weight_hh_l0)
+
+
+@pytest.mark.parametrize("retraction", RETRACTIONS)
+def test_trains_and_keeps_its_matrix_orthogonal_with_the_same_determinant(build, view, retraction):
+    network = build(2, 8, 3, view=view, retraction=retraction, generator=seeded())
+    before = network.layer.weight_hh_l0.detach().clone()
+    losses = train(network)
+    after = network.layer.weight_hh_l0.detach()
+    assert losses[-1] < losses[0]
+    assert (after - before).abs().max() > 1e-3
+    assert mr.linalg.defect(after) < 1e-5
+    torch.testing.assert_close(torch.det(after), torch.det(before).round(), atol=1e-5, rtol=0)
+
+
+def test_groups_hold_every_parameter_once_and_spare_the_matrix_from_decay(build, view):
+    network = build(2, 8, 3, view=view)
+    recurrent, others = network.parameter_groups(0.5)
+    held = [*recurrent["params"], *others["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, network.parameters()))
+    assert [p.numel() for p in recurrent["params"]] == [64 if view == "update" else 28]
+    assert others["lr"] == 0.5
+    assert recurrent["weight_decay"] == 0
+
+
+def test_counts_real_degrees_of_freedom(build, view):
+    n, m, k = 8, 2, 3
+    assert mr.degrees_of_freedom(build(m, n, k, view=view)) == n * (n - 1) // 2 + n * m + n + n * k + k
+
+
+def test_copies_and_saves(build, view):
+    network, other = build(2, 8, 3, view=view), build(2, 8, 3, view=view)
+    other.load_state_dict(network.state_dict())
+    for same in (other, copy.deepcopy(network)):
+        torch.testing.assert_close(same(sequences()), network(sequences()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_works_at_any_hidden_size_and_in_double(build, view, n):
+    network = build(2, n, 3, view=view, dtype=torch.float64)
+    assert network(sequences(torch.float64)).dtype == torch.float64
+
+
+def test_a_live_network_takes_another_retraction(build, view):
+    network = build(2, 8, 3, view=view, generator=seeded())
+    before = network(sequences())
+    mr.set_retraction(network.layer, "weight_hh_l0", "exp")
+    torch.testing.assert_close(network(sequences()), before, atol=1e-5, rtol=1e-4)
+    assert train(network)[-1] < train(network)[0] + 1
+
+
+def test_a_wrong_option_is_named(build):
+    with pytest.raises(mr.errors.OptionError, match="cayley"):
+        build(2, 8, 3, retraction="caley")
+    with pytest.raises(mr.errors.OptionError, match="view"):
+        build(2, 8, 3, view="moved")
