@@ -1,0 +1,8 @@
+"""``python -m manifold_rnn`` is ``manifold-rnn``."""
+
+import sys
+
+from .training.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

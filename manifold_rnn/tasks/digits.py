@@ -1,0 +1,120 @@
+"""The UCI handwritten digits, read pixel by pixel: real data that ships inside scikit-learn."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from ..errors import OptionError
+from .base import Score, Splits, Task
+
+
+@dataclass(frozen=True)
+class Digits(Task):
+    r"""Classify an 8 x 8 handwritten digit after reading its 64 pixels one by one.
+
+    Each of the 1797 images is a sequence of 64 steps of one feature, row by row from the top left, the grey values
+    0 to 16 divided by 16; the target is its digit. They are the test part of the UCI set *Optical Recognition of
+    Handwritten Digits*, as scikit-learn carries it: nothing is downloaded.
+
+    The split is stratified by digit: 360 images for the test, 180 for validation, 1257 for training.
+
+    **Loss**: mean cross-entropy of the ten logits, natural logarithm.
+    **Metric**: accuracy, the fraction of images whose largest logit is at their digit.
+    **Baseline**: a guesser that gives every digit the same probability has accuracy :math:`1/10` and loss
+    :math:`\log 10 \approx 2.303`.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the split, from 0 to :math:`2^{32} - 1`.
+
+    Raises
+    ------
+    OptionError
+        If the seed is outside that range.
+
+    Notes
+    -----
+    One image in 360 is 0.28 points of test accuracy, and near 95% the standard error of one test run is 1.1 points:
+    do not rank networks by less. Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*,
+    UCI Machine Learning Repository (1998).
+
+    Examples
+    --------
+    >>> image, digit = mr.tasks.Digits().splits().test[0]
+    >>> assert image.shape == (64, 1) and image.min() >= 0 and image.max() <= 1 and 0 <= digit <= 9
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "UCI digits"
+    metric_name: ClassVar[str] = "accuracy"
+    input_size: ClassVar[int] = 1
+    output_size: ClassVar[int] = 10
+    length: ClassVar[int] = 64
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(
+                f"The seed of a split is an integer from 0 to 2^32 - 1.\nGot {self.seed}.\nChoose another."
+            )
+
+    def splits(self) -> Splits:
+        """Return the three sets; images are float32 of shape (64, 1), digits int64 scalars.
+
+        Raises
+        ------
+        ImportError
+            If scikit-learn is not installed.
+
+        Examples
+        --------
+        >>> assert [len(part) for part in mr.tasks.Digits(seed=1).splits()] == [1257, 180, 360]
+        """
+        from sklearn.model_selection import train_test_split
+
+        images, digits = _read()
+        rest, test = train_test_split(range(len(digits)), test_size=360, stratify=digits, random_state=self.seed)
+        train, validation = train_test_split(rest, test_size=180, stratify=digits[rest], random_state=self.seed)
+        return Splits(*(TensorDataset(images[part], digits[part]) for part in (train, validation, test)))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, 10) and digits (B,).
+
+        Examples
+        --------
+        >>> loss = mr.tasks.Digits().loss(torch.zeros(3, 10), torch.tensor([0, 5, 9]))
+        >>> assert abs(loss.item() - mr.tasks.Digits().baseline().loss) < 1e-6
+        """
+        return functional.cross_entropy(outputs, targets)
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the accuracy of logits (B, 10) against digits (B,).
+
+        Examples
+        --------
+        >>> assert mr.tasks.Digits().metric(torch.eye(10), torch.arange(10)) == 1
+        """
+        return (outputs.argmax(-1) == targets).float().mean()
+
+    def baseline(self) -> Score:
+        """Return the loss and the accuracy of equal probabilities for all digits.
+
+        Examples
+        --------
+        >>> assert mr.tasks.Digits().baseline().metric == 0.1
+        """
+        return Score(loss=math.log(self.output_size), metric=1 / self.output_size)
+
+
+def _read() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.as_tensor(bunch.data, dtype=torch.float32) / 16
+    return images.unsqueeze(-1), torch.as_tensor(bunch.target, dtype=torch.int64)

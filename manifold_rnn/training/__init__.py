@@ -1,0 +1,58 @@
+"""Training with Lightning: the modules behind ``manifold-rnn`` (extra ``train``).
+
+Everything is imported on first use, so that ``manifold-rnn --help`` is quick and so that the command can say which
+package is missing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .baseline import LSTMClassifier, closest_hidden_size
+    from .cli import main
+    from .data import SequenceData
+    from .demo import run_demo
+    from .module import SequenceModule, build_optimizer
+    from .plots import plot_curves, plot_eigenvalues
+    from .report import EpochRecord, Result, print_table, write_results
+    from .settings import DemoSettings
+
+_HOME = {
+    "DemoSettings": "settings",
+    "EpochRecord": "report",
+    "LSTMClassifier": "baseline",
+    "Result": "report",
+    "SequenceData": "data",
+    "SequenceModule": "module",
+    "build_optimizer": "module",
+    "closest_hidden_size": "baseline",
+    "main": "cli",
+    "plot_curves": "plots",
+    "plot_eigenvalues": "plots",
+    "print_table": "report",
+    "run_demo": "demo",
+    "write_results": "report",
+}
+
+__all__ = [
+    "DemoSettings",
+    "EpochRecord",
+    "LSTMClassifier",
+    "Result",
+    "SequenceData",
+    "SequenceModule",
+    "build_optimizer",
+    "closest_hidden_size",
+    "main",
+    "plot_curves",
+    "plot_eigenvalues",
+    "print_table",
+    "run_demo",
+    "write_results",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""What reports ask of a network: its recurrent matrix, the eigenvalues, how far constrained weights are off."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..constraints.registry import registry
+
+
+def recurrent_matrix(network: nn.Module) -> tuple[str, Tensor]:
+    """Return the first layer's recurrent matrix and what it is called; of gated layers, the candidate's block."""
+    layer: Any = network.layer
+    weight: Tensor = layer.weight_hh_l0.detach()
+    gates = weight.shape[0] // weight.shape[1]
+    return ("W_hh", weight) if gates == 1 else ("W_hh of the cell gate", weight.chunk(gates)[2])
+
+
+def spectrum(network: nn.Module) -> list[complex]:
+    """Return the eigenvalues of the recurrent matrix; none if it is not finite."""
+    matrix = _widened(recurrent_matrix(network)[1])
+    if not matrix.isfinite().all():
+        return []
+    values: list[complex] = torch.linalg.eigvals(matrix).tolist()
+    return values
+
+
+def worst_defect(network: nn.Module) -> float | None:
+    """Return the largest defect of all constrained weights, each by its manifold's measure; None if there are none."""
+    found = []
+    for module, name, entry in _constrained(network):
+        weight = _widened(getattr(module, name).detach())
+        found.append(float(entry.manifold.defect(weight).max()))
+    return max(found, default=None)
+
+
+def _constrained(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    for module in list(network.modules()):
+        for name, entry in list((registry(module) or {}).items()):
+            yield module, name, entry
+
+
+def _widened(weight: Tensor) -> Tensor:
+    # rounding of the measurement itself would show: it is as large as the defects that are measured
+    return weight.to(torch.complex128 if weight.is_complex() else torch.float64)

@@ -1,0 +1,160 @@
+"""What a person sees while networks train, what is remembered of each epoch, and how Ctrl-C is heard."""
+
+import signal
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .report import EpochRecord
+
+
+class StopRequested(Exception):
+    """Raised between two batches after Ctrl-C; unlike KeyboardInterrupt, Lightning lets it pass."""
+
+
+class Display(ABC):
+    """Where progress goes."""
+
+    @abstractmethod
+    def start(self, name: str, epochs: int, batches: int) -> None:
+        """Announce a network, its epochs, and the batches in each."""
+
+    @abstractmethod
+    def batch(self) -> None:
+        """Count one batch."""
+
+    @abstractmethod
+    def epoch(self, record: EpochRecord) -> None:
+        """Show an epoch that has ended."""
+
+
+class LineDisplay(Display):
+    """One line an epoch, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._name, self._epochs = "", 0
+
+    def start(self, name: str, epochs: int, batches: int) -> None:
+        """Note what stands on every line."""
+        self._name, self._epochs = name, epochs
+
+    def batch(self) -> None:
+        """Do nothing: a line stands for a whole epoch."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Print the line."""
+        width = len(str(self._epochs))
+        self._console.print(
+            f"{self._name:<10} epoch {record.epoch:>{width}}/{self._epochs}   loss {record.train_loss:.4f}   "
+            f"val accuracy {record.val_accuracy:6.1%}   {record.seconds:.2f} s",
+            highlight=False,
+        )
+
+
+class BarDisplay(Display):
+    """One bar a network, for terminals."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._step = 1.0
+
+    def start(self, name: str, epochs: int, batches: int) -> None:
+        """Draw an empty bar."""
+        self._step = 1 / batches
+        self._task = self._bars.add_task(name, total=epochs, scores="")
+
+    def batch(self) -> None:
+        """Move the bar."""
+        self._bars.advance(self._task, self._step)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Bring the scores beside the bar up to date."""
+        scores = f"loss {record.train_loss:.4f}  val accuracy {record.val_accuracy:6.1%}"
+        self._bars.update(self._task, completed=record.epoch, scores=scores)
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Display]:
+    """Show bars on a terminal, else lines."""
+    if not console.is_terminal:
+        yield LineDisplay(console)
+        return
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=24),
+        TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[scores]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield BarDisplay(bars)
+
+
+@contextmanager
+def stop_on_interrupt(console: Console) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, which the yielded function reads; the second ends the program at once."""
+    requested = threading.Event()
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            sys.exit(130)
+        requested.set()
+        console.print("Stopping after this batch. Ctrl-C again quits at once.", style="yellow")
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield requested.is_set
+        return
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Watcher(Callback):
+    """Keeps the history of a run, shows it, and stops it on request."""
+
+    def __init__(self, show: Display, stop: Callable[[], bool]) -> None:
+        self.history: list[EpochRecord] = []
+        self._show, self._stop = show, stop
+        self._began = self._seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop here if that was asked for."""
+        if self._stop():
+            raise StopRequested
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the clock."""
+        self._seconds = time.perf_counter() - self._began  # the last batch's value leaves validation out
+        self._show.batch()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a record, and show it."""
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append(
+            EpochRecord(
+                epoch=trainer.current_epoch + 1,
+                train_loss=scores["train_loss"],
+                val_loss=scores["val_loss"],
+                val_accuracy=scores["val_metric"],
+                seconds=self._seconds,
+            )
+        )
+        self._show.epoch(self.history[-1])
