@@ -1,0 +1,14 @@
+"""What every docstring example finds: `torch`, `mr` and the same random numbers on each run."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import manifold_rnn
+
+
+@pytest.fixture(autouse=True)
+def _example_namespace(doctest_namespace: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    doctest_namespace.update(torch=torch, mr=manifold_rnn)

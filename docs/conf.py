@@ -1,0 +1,86 @@
+"""Settings of the documentation. Builds without network: links to other projects go through small local inventories."""
+
+import sys
+from pathlib import Path
+
+import sphinx_gallery.sorting
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import api_pages
+import inventories
+import measured
+
+import manifold_rnn
+
+project = "manifold-rnn"
+author = copyright = "the manifold-rnn developers"
+version = release = manifold_rnn.__version__
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
+templates_path = ["_templates"]
+nitpicky = True
+suppress_warnings = ["config.cache"]  # the gallery's settings hold objects that do not pickle
+
+html_theme = "furo"
+html_title = "manifold-rnn"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+
+autosummary_generate = api_pages.write(HERE / "api" / "generated")
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = False
+napoleon_use_param = False  # "Tensor, shape (..., n, n)" is prose, not names to look up
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Attributes", "params_style")]
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+intersphinx_mapping = inventories.write(HERE / "_build" / "inventories")
+nitpick_ignore_regex = [
+    ("py:.*", rf"({'|'.join(inventories.FOREIGN)})(\..*)?"),
+    ("py:.*", r"manifold_rnn\..*\._\w+"),  # type variables and the like
+]
+
+doctest_global_setup = """
+import torch
+import manifold_rnn as mr, manifold_rnn.training
+torch.manual_seed(0)
+torch.set_num_threads(1)
+"""
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": sphinx_gallery.sorting.FileNameSortKey,
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "backreferences_dir": None,
+    "reset_modules_order": "both",
+}
+
+rst_epilog = measured.substitutions(HERE.parent / "benchmarks" / "results" / "retractions.json")
+
+
+def setup(app):
+    app.connect("env-check-consistency", api_pages.check)
+    app.connect("missing-reference", api_pages.resolve)

@@ -1,0 +1,47 @@
+"""Optimization on matrix manifolds for PyTorch, and recurrent networks built on it.
+
+A constrained weight is a point on a manifold, a retraction says how it moves, and everything that uses the weight sees
+a plain dense tensor. The most used names stand here; each package holds the rest.
+"""
+
+from . import constraints, errors, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from .constraints import (
+    FixedBase,
+    constrain,
+    constrain_matching,
+    degrees_of_freedom,
+    load_checked,
+    release,
+    set_retraction,
+)
+from .manifolds import BlockTriangular, Contraction, Orthogonal, SpecialOrthogonal, UnitDisc, Unitary, UnitaryRealForm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockTriangular",
+    "Contraction",
+    "FixedBase",
+    "Orthogonal",
+    "SpecialOrthogonal",
+    "UnitDisc",
+    "Unitary",
+    "UnitaryRealForm",
+    "__version__",
+    "constrain",
+    "constrain_matching",
+    "constraints",
+    "degrees_of_freedom",
+    "errors",
+    "linalg",
+    "load_checked",
+    "manifolds",
+    "nn",
+    "optim",
+    "release",
+    "retractions",
+    "set_retraction",
+    "tasks",
+    "testing",
+    "zoo",
+]
