@@ -59,7 +59,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = {f"n={n} norm={norm:g}": compare(n, norm, args.rounds * max(1, 1024 // n)) for n in args.sizes for norm in args.norms}
+    rows = {
+        f"n={n} norm={norm:g}": compare(n, norm, args.rounds * max(1, 1024 // n))
+        for n in args.sizes
+        for norm in args.norms
+    }
     print(f"{'':18}" + "".join(f"{key:>13}" for key in next(iter(rows.values()))))
     for name, row in rows.items():
         print(f"{name:18}" + "".join(f"{value:13.3g}" for value in row.values()))

@@ -37,10 +37,9 @@ def main() -> None:
         ours = optimizer(mr.optim.RiemannianAdam, mr.Orthogonal(name), args.count, args.size)
         theirs = optimizer(geoopt.optim.RiemannianAdam, peer, args.count, args.size)
         seconds = interleaved_medians({"ours": ours.step, "geoopt": theirs.step}, args.rounds)
-        rows[name] = {**{k: 1e3 * v for k, v in seconds.items()}, "faster": seconds["geoopt"] / seconds["ours"]}
-        print(
-            f"{name:8} ours {rows[name]['ours']:6.2f} ms   geoopt {rows[name]['geoopt']:6.2f} ms   {rows[name]['faster']:.1f}x"
-        )
+        ms = {who: 1e3 * value for who, value in seconds.items()}
+        rows[name] = {**ms, "faster": seconds["geoopt"] / seconds["ours"]}
+        print(f"{name:8} ours {ms['ours']:.2f} ms   geoopt {ms['geoopt']:.2f} ms   {rows[name]['faster']:.1f}x")
     write("optimizer_step", rows, count=args.count, size=args.size)
 
 

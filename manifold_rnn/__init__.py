@@ -7,6 +7,7 @@ a plain dense tensor. The most used names stand here; each package holds the res
 from . import constraints, errors, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
 from .constraints import (
     FixedBase,
+    StickyDisc,
     constrain,
     constrain_matching,
     degrees_of_freedom,
@@ -14,7 +15,16 @@ from .constraints import (
     release,
     set_retraction,
 )
-from .manifolds import BlockTriangular, Contraction, Orthogonal, SpecialOrthogonal, UnitDisc, Unitary, UnitaryRealForm
+from .manifolds import (
+    BlockTriangular,
+    Contraction,
+    Orthogonal,
+    SpecialOrthogonal,
+    Stiefel,
+    Unitary,
+    UnitaryRealForm,
+    UnitDisc,
+)
 
 __version__ = "0.1.0"
 
@@ -24,6 +34,8 @@ __all__ = [
     "FixedBase",
     "Orthogonal",
     "SpecialOrthogonal",
+    "StickyDisc",
+    "Stiefel",
     "UnitDisc",
     "Unitary",
     "UnitaryRealForm",

@@ -4,6 +4,7 @@ Every message says the rule, what was expected, what came and what to change, in
 """
 
 __all__ = [
+    "CheckError",
     "DeviceError",
     "DtypeError",
     "ManifoldError",
@@ -104,4 +105,15 @@ class OptimizerError(ManifoldError, RuntimeError):
     >>> layer = mr.constrain(torch.nn.Linear(2, 2), "weight", mr.Orthogonal())
     >>> try: layer(torch.ones(2)).sum().backward(), torch.optim.SGD(layer.parameters(), 0.1).step()
     ... except mr.errors.OptimizerError as error: assert "weight" in str(error)
+    """
+
+
+class CheckError(ManifoldError, AssertionError):
+    """A check of `manifold_rnn.testing` found a number beyond its bound.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> try: mr.testing.check_retraction(geoopt.CanonicalStiefel(), strict=True)
+    ... except mr.errors.CheckError as error: assert "CanonicalStiefel" in str(error)
     """

@@ -1,5 +1,6 @@
 """Scopes: once where they hold, fresh where they do not."""
 
+from concurrent.futures import ThreadPoolExecutor
 from timeit import repeat
 
 import pytest
@@ -145,15 +146,19 @@ def test_an_interrupt_does_no_harm(x):
                 raise KeyboardInterrupt
             return x
 
-    model, gate = Unrolled(), Interrupting()
-    both = mr.constraints.scope(nn.Sequential(model, gate))
-    with pytest.raises(KeyboardInterrupt):
-        both(x)
-    gate.armed = False
-    expected = gradient(Unrolled(), x)
-    for _ in range(3):
-        torch.testing.assert_close(gradient(model, x), expected)
-        both(x).sum().backward()
+    def interrupted():
+        model, gate = Unrolled(), Interrupting()
+        both = mr.constraints.scope(nn.Sequential(model, gate))
+        with pytest.raises(KeyboardInterrupt):
+            both(x)
+        gate.armed = False
+        expected = gradient(Unrolled(), x)
+        for _ in range(3):
+            torch.testing.assert_close(gradient(model, x), expected)
+            both(x).sum().backward()
+
+    with ThreadPoolExecutor(1) as thread:  # the scope that stays open is that thread's
+        thread.submit(interrupted).result()
 
 
 def test_a_module_that_calls_itself():

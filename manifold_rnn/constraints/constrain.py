@@ -14,7 +14,6 @@ from .preparation import Options, owner_of, prepare
 from .registry import entry_of
 from .scope import scope, unscope_if_free
 from .structured import Constraint
-from .trivialization import Trivialization
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -178,7 +177,7 @@ def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
     retraction = get(retraction)
     if isinstance(entry, update.Update):
         entry.set_manifold(owner, entry.manifold.with_retraction(retraction))
-    elif isinstance(entry, Trivialization):
+    elif callable(getattr(entry, "set_retraction", None)):
         entry.set_retraction(retraction)
     else:
         raise UnsupportedError(

@@ -46,7 +46,7 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if any(getattr(entry, "rebase_every", None) for entry in _entries()):
+    if any(getattr(entry, "watches_steps", False) for entry in _entries()):
         _count(optimizer)
 
 

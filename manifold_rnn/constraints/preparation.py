@@ -16,7 +16,7 @@ from ..manifolds import Manifold, Viewed, adapt
 from . import reading, update
 from .admission import require_finite, settled
 from .registry import registry
-from .structured import Constraint
+from .structured import Constraint, structured_form
 from .trivialization import Trivialization
 
 Attach = Callable[[nn.Module, str], None]
@@ -56,6 +56,7 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 def prepare(module: nn.Module, name: str, constraint: Any, options: Options) -> Attach:
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
+    constraint = structured_form(constraint)
     if isinstance(constraint, geoopt.Manifold):
         return _on_manifold(module, name, weight, _fitted(constraint, weight, options, name), options)
     if isinstance(constraint, Constraint) and not isinstance(constraint, type):

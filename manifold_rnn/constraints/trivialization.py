@@ -66,6 +66,11 @@ class Trivialization(nn.Module):
         super().__setstate__(state)
         hooks.track(self)
 
+    @property
+    def watches_steps(self) -> bool:
+        """Whether `step` must be called after each step of the optimizer that trains the coordinates."""
+        return self.rebase_every is not None
+
     def extra_repr(self) -> str:
         """Say which view this is."""
         return f'view="trivialized", rebase_every={self.rebase_every}'

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from .precision import full_precision, host_max, may_read_device, without_autocast
+from .precision import full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
 from .product import multiply_add
 from .skew import skew
 
@@ -42,23 +42,25 @@ def cayley(A: Tensor) -> Tensor:
     Notes
     -----
     Costs one LU inverse forward, or three to four products for a norm below about 0.2 in single precision, and two
-    products backward. In single precision, where the root mean square of
-    the eigenvalues exceeds 4 the inverse is taken in double, since rounding ``A`` alone would change the result by
-    :math:`10^{-7}\|A\|`; not where no number may be read from the device (compiled code, `fixed_iterations`). Source: Cayley (1846); as a
-    retraction Wen and Yin (2013). Helfrich, Willmott and Ye (2018) use :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
+    products backward. In single precision, where the root mean square of the eigenvalues exceeds 4, the inverse is
+    taken in double, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`; not where no number may
+    be read from the device (compiled code, `fixed_iterations`). Source: Cayley (1846); as a retraction Wen and Yin
+    (2013). Helfrich, Willmott and Ye (2018) use :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
 
     Examples
     --------
     >>> W = mr.linalg.cayley(torch.tensor([[0.0, -2.0], [2.0, 0.0]]))
     >>> assert torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
     """
-    result: Tensor = _Cayley.apply(skew(A))
+    require_matrix(A, "cayley")
+    result: Tensor = recorded(_Cayley, A)
     return result
 
 
 class _Cayley(torch.autograd.Function):
     @staticmethod
     def forward(A: Tensor) -> Tensor:
+        A = skew(A)
         eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         if not may_read_device():
             return 2 * _inverse(0.5 * A, math.inf) - (eye + 0 * A)  # NaN where A is infinite, unlike the inverse
@@ -87,7 +89,7 @@ class _Cayley(torch.autograd.Function):
 
 
 def _inverse(B: Tensor, size: float) -> Tensor:
-    """``(I - B)^-1``: for ``B`` of a small norm ``size`` a geometric series of degree 5 or 8, in three or four products."""
+    """``(I - B)^-1``: for a small norm ``size`` of ``B`` a geometric series of degree 5 or 8, in 3 or 4 products."""
     eye = torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     if size < 1:
         B2 = B @ B

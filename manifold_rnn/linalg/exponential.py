@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .orthogonalize import polish
-from .precision import full_precision, host_max, may_read_device, without_autocast
+from .polar import polish
+from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
 from .product import multiply_add
 from .skew import skew
 
 _FIXED_SQUARINGS = 12  # where no number may be read from the device: norms up to about 3000 in float32, 900 in float64
 _WIDEN_ABOVE = 5  # more squarings than this are done in double: each doubles the rounding error
+_POLISH_ABOVE = 2  # more squarings than this leave a defect that one Newton-Schulz step removes
+_SMALL = 0.064  # below this norm degree 4 is enough in single precision
 _RADIUS = {torch.float32: 0.8, torch.float64: 0.65}  # remainder of the Taylor polynomial below the rounding unit
 
 
@@ -56,7 +58,8 @@ def expm_skew(A: Tensor) -> Tensor:
     >>> W = mr.linalg.expm_skew(torch.tensor([[0.0, -torch.pi], [torch.pi, 0.0]]))
     >>> assert torch.allclose(W, -torch.eye(2), atol=1e-6)
     """
-    W: Tensor = _Expm.apply(skew(A))[0]
+    require_matrix(A, "expm_skew")
+    W: Tensor = recorded(_Expm, A)[0]
     return W
 
 
@@ -65,11 +68,11 @@ class _Expm(torch.autograd.Function):
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, ...]:
-        B, bound, squarings, powers = _powers(A)
+        B, bound, squarings, powers = _powers(skew(A))
         W = powers[-1]
-        if W.dtype in (torch.float32, torch.complex64) and len(powers) > 2:
-            W = polish(W)  # every squaring doubles the defect; one step removes it
-        return W.to(A.dtype, copy=True), B, bound, squarings, *powers[:-1]
+        if W.dtype in (torch.float32, torch.complex64) and len(powers) - 1 > _POLISH_ABOVE:
+            W = polish(W)  # every squaring doubles the defect
+        return W.to(A.dtype), B, bound, squarings, *powers[:-1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
@@ -82,8 +85,12 @@ class _Expm(torch.autograd.Function):
         if g is None:
             return None
         A, *kept = ctx.saved_tensors
-        result: Tensor = _Adjoint.apply(A, g, *(t.detach() for t in kept))
-        return result
+        kept = [t.detach() for t in kept]
+        # compiled code cannot trace a variable number of arguments, nor second derivatives
+        if torch.compiler.is_compiling():
+            return _adjoint(A, g, *kept)
+        K: Tensor = recorded(_Adjoint, A, g, *kept)
+        return K
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -95,12 +102,8 @@ class _Adjoint(torch.autograd.Function):
     """``(A, G) -> dL/dA``, given what the exponential kept."""
 
     @staticmethod
-    def forward(A: Tensor, G: Tensor, W: Tensor, B: Tensor, bound: Tensor, s: Tensor, *powers: Tensor) -> Tensor:
-        with without_autocast(A):
-            K = _phi_ad(B, skew(W.mH @ G).to(B.dtype), _largest(bound))
-            for k, E in enumerate(powers):
-                K = _where_due(s, k, multiply_add(K, E @ K, E.mH, beta=0.5, alpha=0.5), K)
-            return skew(K).to(A.dtype)
+    def forward(*args: Tensor) -> Tensor:
+        return _adjoint(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -121,10 +124,20 @@ class _Adjoint(torch.autograd.Function):
         return result, 0
 
 
+def _adjoint(A: Tensor, G: Tensor, W: Tensor, B: Tensor, bound: Tensor, s: Tensor, *powers: Tensor) -> Tensor:
+    with without_autocast(A):
+        K = _phi_ad(B, skew(W.mH @ G).to(B.dtype), _largest(bound))
+        for k, E in enumerate(powers):
+            K = _where_due(s, k, multiply_add(K, E @ K, E.mH, beta=0.5, alpha=0.5), K)
+        return K.to(A.dtype)
+
+
 def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
-    r"""The same adjoint by one exponential of twice the size, the naive reference: the upper right block of
-    :math:`\exp\begin{pmatrix} A^H & G \\ 0 & A^H \end{pmatrix}`, made skew-Hermitian."""
-    n = A.shape[-1]
+    r"""The same adjoint by one exponential of twice the size, the naive reference.
+
+    It is the upper right block of :math:`\exp\begin{pmatrix} A^H & G \\ 0 & A^H \end{pmatrix}`, made skew-Hermitian.
+    """
+    A, n = skew(A), A.shape[-1]
     upper = torch.cat([A.mH, G], -1)
     lower = torch.cat([torch.zeros_like(G), A.mH], -1)
     return skew(torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :n, n:])
@@ -133,22 +146,32 @@ def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
 def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """``B = 2^-s A``, a bound of its norm, the ``s`` of every matrix, and ``exp(B), exp(2B), ..., exp(A)``."""
     A2 = A @ A
-    bound = torch.linalg.matrix_norm(A2, keepdim=True).sqrt()  # |A|^2 = |A^2| for a normal A
-    if not A.is_complex():
-        bound = bound * 0.5**0.25  # eigenvalues come in pairs
+    bound = _norm_bound(A2, 2)
+    if may_read_device() and A.dtype in (torch.float32, torch.complex64) and host_max(bound) < _SMALL:
+        half = torch.add(A * (1 / 6), A2, alpha=1 / 24)
+        E = _plus_identity(multiply_add(torch.add(A, A2, alpha=0.5), A2, half, beta=1, alpha=1), 1)
+        return A.clone(), bound, torch.zeros_like(bound), [E]
+    A3 = A2 @ A
+    bound = torch.minimum(bound, _norm_bound(A3, 3))
     squarings = torch.ceil(torch.log2(bound / _RADIUS[bound.dtype])).nan_to_num(0.0, 0.0, 0.0).clamp(0, 60)
     most = int(host_max(squarings)) if may_read_device() else _FIXED_SQUARINGS
     if most > _WIDEN_ABOVE and bound.dtype == torch.float32 and may_read_device():
-        return _powers(A.to(torch.complex128 if A.is_complex() else torch.float64))
+        return _powers(double(A))
     if not may_read_device():
         A = torch.where(squarings > most, torch.nan, A)
     scale = torch.exp2(-squarings)
-    bound = bound * scale
-    powers = [_taylor(A * scale, A2 * scale.square(), _largest(bound))]
+    B = A * scale
+    powers = [_taylor(B, A2 * scale.square(), A3 * scale.pow(3))]
     for k in range(most):
         E = powers[-1]
         powers.append(_where_due(squarings, k, E @ E, E))
-    return A * scale, bound, squarings, powers
+    return B, bound * scale, squarings, powers
+
+
+def _norm_bound(power: Tensor, k: int) -> Tensor:
+    """A bound of the spectral norm of ``A`` from its k-th power, for which ``|A|^k = |A^k|`` since ``A`` is normal."""
+    pairs = 1 if power.is_complex() else 2  # of eigenvalues
+    return (torch.linalg.matrix_norm(power, keepdim=True) * pairs**-0.5).pow(1 / k)
 
 
 def _largest(bound: Tensor) -> float:
@@ -161,13 +184,9 @@ def _where_due(squarings: Tensor, k: int, doubled: Tensor, kept: Tensor) -> Tens
     return doubled if alone else torch.where(squarings > k, doubled, kept)
 
 
-def _taylor(B: Tensor, B2: Tensor, radius: float) -> Tensor:
-    """Taylor polynomial of degree 4, 9 or 15, by the scheme of Paterson and Stockmeyer (1973) with blocks of three."""
-    single = B.dtype in (torch.float32, torch.complex64)
-    if single and radius < 0.064:
-        return _plus_identity(multiply_add(B + 0.5 * B2, B2, torch.add(B * (1 / 6), B2, alpha=1 / 24), beta=1, alpha=1), 1)
-    B3 = B2 @ B
-    degree = 9 if single else 15
+def _taylor(B: Tensor, B2: Tensor, B3: Tensor) -> Tensor:
+    """Taylor polynomial of degree 9 or 15, by the scheme of Paterson and Stockmeyer (1973) with blocks of three."""
+    degree = 9 if B.dtype in (torch.float32, torch.complex64) else 15
     c = [1 / math.factorial(k) for k in range(degree + 1)]
     P = c[degree] * B3
     for k in range(degree - 3, -1, -3):
@@ -182,14 +201,14 @@ def _plus_identity(P: Tensor, c: float) -> Tensor:
 
 
 def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
-    """``phi(ad_B) H`` by its Taylor series: one product a term, since ``[B, K] = BK - (BK)^H`` for skew-Hermitian B, K."""
-    unit = torch.finfo(B.dtype).eps / 2
-    K, term = H.clone(), H
-    remainder, k = 2 * radius / 2, 1  # |ad_B| <= 2 |B|
-    while remainder > unit:
-        product = B @ term
-        k += 1
-        term = torch.sub(product, product.mH).div_(k)
-        K.add_(term)
-        remainder *= 2 * radius / (k + 1)
+    """``phi(ad_B) H`` by its Taylor series, one product a term."""
+    unit, remainder, terms = 4 * torch.finfo(B.dtype).eps, radius, 1
+    while remainder > unit:  # |ad_B| <= 2 |B|, and the radius is a generous bound of |B|
+        terms += 1
+        remainder *= 2 * radius / (terms + 1)
+    K = H
+    for k in range(terms, 0, -1):
+        # H + [B, K] / (k + 1), since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
+        half = multiply_add(H, B, K, beta=0.5, alpha=1 / (k + 1))
+        K = half - half.mH
     return K

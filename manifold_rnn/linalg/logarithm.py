@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ..errors import OffManifoldError
-from .orthogonalize import polar
+from .polar import polar
 from .precision import full_precision, on_numbers, require_finite, require_matrix
 from .skew import skew
 
+_SIGN_STEPS = 12  # quadratic once near, halving an eigenvalue's logarithm before: real parts above about 1e-3
 _ROOTS = 4  # eigenangles at most pi/16 afterwards
 _TERMS = 9  # of the artanh series at tan(pi/32): the next is below the double precision unit
 
@@ -83,6 +84,27 @@ def inverse_polar(Q: Tensor) -> Tensor:
     return skew(torch.linalg.solve_ex(H, Q - Q.mH).result)
 
 
+def inverse_polar_factor(M: Tensor) -> Tensor:
+    """The Hermitian ``S`` with ``M S + S M^H = 2I``, by the iteration for the matrix sign of ``M`` (Roberts 1980)."""
+    require_finite(M, "The inverse polar retraction")
+    Y, S = M, 2 * _eye(M).expand_as(M)
+    for _ in range(_SIGN_STEPS):
+        inverse = torch.linalg.inv_ex(Y).inverse
+        S = 0.5 * (S + inverse @ S @ inverse.mH)
+        Y = 0.5 * (Y + inverse)
+
+    def check(Y: Tensor) -> None:
+        if not bool((torch.linalg.matrix_norm(Y - _eye(Y)) < _tolerance(Y)).all()):  # NaN included
+            raise OffManifoldError(
+                "The inverse polar retraction reaches y where the eigenvalues of x^H y have positive real part.\n"
+                f"Got one with real part {float(torch.linalg.eigvals(M).real.min()):.3g}.\n"
+                "Use the Cayley retraction, or a base point nearer to it."
+            )
+
+    on_numbers(check, Y)
+    return 0.5 * S
+
+
 def inverse_qr(Q: Tensor) -> Tensor:
     """``A`` with ``qr(I + A).Q = Q``: ``I + A = QR`` where ``QR + (QR)^H = 2I``, solved column by column for ``R``."""
     require_finite(Q, "The inverse QR retraction")
@@ -110,9 +132,9 @@ def inverse_qr(Q: Tensor) -> Tensor:
 def _require_positive(diagonal: Tensor) -> None:
     bad = ~(diagonal > _tolerance(diagonal))  # NaN included
     if bool(bad.any()):
-        first = int(bad.flatten(0, -2).any(0).long().argmax())
+        first = int(bad.reshape(-1, bad.shape[-1]).any(0).long().argmax())
         raise OffManifoldError(
-            "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal of R.\n"
+            "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal.\n"
             f"Got R[{first}, {first}] = {float(diagonal[..., first].min()):.3g}.\n"
             "Use the exponential or Cayley retraction, or a base point nearer to it."
         )

@@ -1,4 +1,4 @@
-"""Guards in front of matrix algebra: single precision or better, autocast off, shapes, devices and finite entries checked."""
+"""Guards in front of matrix algebra: single precision or better, autocast off, shapes and entries checked."""
 
 import contextlib
 import contextvars
@@ -26,7 +26,8 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
         x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if x is None:
             raise DtypeError(
-                f"{function.__name__} works on tensors.\nGot {', '.join(type(a).__name__ for a in args) or 'nothing'}.\n"
+                f"{function.__name__} works on tensors.\n"
+                f"Got {', '.join(type(a).__name__ for a in args) or 'nothing'}.\n"
                 "Convert with torch.as_tensor first."
             )
         if x.dtype not in _FULL:
@@ -57,7 +58,7 @@ def _widen(a: Any) -> Any:
 
 
 def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
-    """Raise `ShapeError` unless the last two axes of ``x`` are a square (or, with ``tall``, tall) matrix of at least one row."""
+    """Raise `ShapeError` unless the last two axes are a square (or, with ``tall``, tall) matrix of at least one row."""
     n, p = x.shape[-2:] if x.ndim >= 2 else (0, 0)
     if p < 1 or n < p or (n != p and not tall):
         kind = "square or tall" if tall else "square"
@@ -72,16 +73,19 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
     """Raise unless two operands share dtype, device and matrix shape (their batch axes must broadcast)."""
     if x.device != y.device:
         raise DeviceError(
-            f"{name} needs both operands on one device.\nExpected {x.device}, got {y.device}.\nMove one with .to(device)."
+            f"{name} needs both operands on one device.\n"
+            f"Expected {x.device}, got {y.device}.\nMove one with .to(device)."
         )
     if x.dtype != y.dtype:
         raise DtypeError(
-            f"{name} needs both operands of one dtype.\nExpected {x.dtype}, got {y.dtype}.\nConvert one with .to(dtype)."
+            f"{name} needs both operands of one dtype.\n"
+            f"Expected {x.dtype}, got {y.dtype}.\nConvert one with .to(dtype)."
         )
     if x.shape[-2:] != y.shape[-2:]:
         raise ShapeError(
             f"{name} needs both operands of one matrix shape.\n"
-            f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\nCheck which tensor belongs to which point."
+            f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\n"
+            "Check which tensor belongs to which point."
         )
     if any(a != b and 1 not in (a, b) for a, b in zip(x.shape[-3::-1], y.shape[-3::-1], strict=False)):
         raise ShapeError(
@@ -97,7 +101,8 @@ def require_finite(x: Tensor, name: str) -> None:
         finite = torch.isfinite(x)
         if not bool(finite.all()):
             raise NonFiniteError(
-                f"{name} needs finite entries.\nGot NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
+                f"{name} needs finite entries.\n"
+                f"Got NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
                 "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
             )
 
@@ -105,7 +110,7 @@ def require_finite(x: Tensor, name: str) -> None:
 
 
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
-    """Run ``check(x)``, which may read numbers from ``x`` also where ``vmap`` forbids it; not where `may_read_device` does."""
+    """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
     if may_read_device():
         _OnNumbers.apply(x, check)
 
@@ -131,9 +136,17 @@ class _OnNumbers(torch.autograd.Function):
         return _OnNumbers.apply(x.movedim(in_dims[0], 0), check), None
 
 
+def recorded(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply(*args)``; its forward alone where nobody records, as in an optimizer: it saves the dispatch."""
+    transformed = torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
+    if torch.is_grad_enabled() or transformed:
+        return function.apply(*args)
+    return function.forward(*args)
+
+
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Context in which autocast leaves the products of an adjoint alone, also where ``backward`` runs under autocast."""
-    return torch.autocast(x.device.type, enabled=False)
+    """Context in which autocast leaves products alone; an adjoint needs it where ``backward`` runs under autocast."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 _fixed = contextvars.ContextVar("manifold_rnn_fixed_iterations", default=False)
@@ -158,10 +171,15 @@ def fixed_iterations() -> Iterator[None]:
 
 
 def may_read_device() -> bool:
-    """Whether an algorithm may look at a number to choose its iteration count: not in a graph that is compiled or captured."""
+    """Whether an algorithm may look at a number to choose its iteration count: not while compiling or capturing."""
     return not (torch.compiler.is_compiling() or _fixed.get())
 
 
 def host_max(x: Tensor) -> float:
     """Largest entry of ``x`` as a Python number, 0 for an empty tensor."""
     return float(x.detach().max()) if x.numel() else 0.0
+
+
+def double(x: Tensor) -> Tensor:
+    """``x`` in double precision, for a step that would lose digits in single."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)

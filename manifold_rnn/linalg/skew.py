@@ -46,9 +46,10 @@ def skew(x: Tensor) -> Tensor:
 def pack_skew(A: Tensor) -> Tensor:
     r"""Coordinates of a skew-Hermitian matrix: a real vector of the same length (Frobenius norm).
 
-    Real matrices give :math:`\sqrt2\,A_{ij}` for :math:`i > j`; complex ones give :math:`\sqrt2\operatorname{Re}A_{ij}`,
-    then :math:`\sqrt2\operatorname{Im}A_{ij}`, then the imaginary diagonal :math:`\operatorname{Im}A_{ii}`. Hence
-    :math:`\|c\|_2 = \|A\|_F`, and a gradient step in ``c`` is a gradient step in ``A``.
+    Real matrices give :math:`\sqrt2\,A_{ij}` for :math:`i > j`; complex ones give
+    :math:`\sqrt2\operatorname{Re}A_{ij}`, then :math:`\sqrt2\operatorname{Im}A_{ij}`, then the imaginary diagonal
+    :math:`\operatorname{Im}A_{ii}`. Hence :math:`\|c\|_2 = \|A\|_F`, and a gradient step in ``c`` is a gradient step in
+    ``A``.
 
     Parameters
     ----------

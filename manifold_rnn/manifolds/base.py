@@ -40,7 +40,8 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     def with_retraction(self, retraction: str | Retraction) -> Self:
         """The same manifold with another retraction; `UnsupportedError` where the retraction is welded to the class."""
         raise UnsupportedError(
-            f"{type(self).__name__} has one retraction of its own.\nExpected a manifold that takes any, got retraction={retraction!r}.\n"
+            f"{type(self).__name__} has one retraction of its own.\n"
+            f"Expected a manifold that takes any, got retraction={retraction!r}.\n"
             "Use a manifold of manifold_rnn, such as Orthogonal(retraction)."
         )
 
@@ -73,11 +74,11 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
 
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
         """Coordinates of a tangent vector."""
-        return torch.view_as_real(u) if u.is_complex() else u
+        return torch.stack([u.real, u.imag], -1) if u.is_complex() else u  # view_as_real needs an even offset
 
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         """Tangent vector with these coordinates; what is not tangent is projected away."""
-        u: Tensor = self.proju(x, torch.view_as_complex(c) if x.is_complex() else c)
+        u: Tensor = self.proju(x, self._vector(x, c))
         return u
 
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     @staticmethod
     def _vector(x: Tensor, c: Tensor) -> Tensor:
         """The tangent vector as it is: what an optimizer carries is tangent already, and some projections double it."""
-        return torch.view_as_complex(c) if x.is_complex() else c
+        return torch.complex(c[..., 0], c[..., 1]) if x.is_complex() else c
 
     @abstractmethod
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -170,10 +171,29 @@ def _delegate(name: str) -> Any:
     return method
 
 
-for _name in (
-    "projx proju egrad2rgrad inner component_inner norm retr expmap logmap dist dist2 transp retr_transp expmap_transp "
-    "transp_follow_retr transp_follow_expmap _check_shape _check_point_on_manifold _check_vector_on_tangent extra_repr"
-).split():
+_GEOOPT = (
+    "_check_point_on_manifold",
+    "_check_shape",
+    "_check_vector_on_tangent",
+    "component_inner",
+    "dist",
+    "dist2",
+    "egrad2rgrad",
+    "expmap",
+    "expmap_transp",
+    "extra_repr",
+    "inner",
+    "logmap",
+    "norm",
+    "proju",
+    "projx",
+    "retr",
+    "retr_transp",
+    "transp",
+    "transp_follow_expmap",
+    "transp_follow_retr",
+)
+for _name in _GEOOPT:
     setattr(Adapted, _name, _delegate(_name))
 Adapted.__abstractmethods__ = frozenset()
 

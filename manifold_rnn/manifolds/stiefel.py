@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Literal, NoReturn, Self
+from typing import Literal, NoReturn, Self
 
 import torch
 from torch import Tensor
 
 from .. import retractions
-from ..errors import DtypeError, OptionError, ShapeError, UnsupportedError
-from ..linalg import defect, polish, qr
-from ..linalg.precision import full_precision, require_finite, require_matrix, require_same
+from ..errors import DtypeError, OptionError, UnsupportedError
+from ..linalg.polar import with_polar_adjoint
+from ..linalg.precision import full_precision, require_matrix, require_same
 from ..retractions import Retraction
 from ..retractions.base import tangent
-from .base import Manifold
+from .orthonormal import OrthonormalColumns, frobenius
 
 Metric = Literal["euclidean", "canonical"]
 
 
-class Stiefel(Manifold):
+class Stiefel(OrthonormalColumns):
     r"""The Stiefel manifold St(n, p): real or complex n x p matrices with :math:`x^H x = I`, n >= p.
 
     Tangent vectors are those with skew-Hermitian :math:`x^H u`. The two usual metrics are
@@ -56,14 +56,15 @@ class Stiefel(Manifold):
     """
 
     name = "Stiefel"
-    ndim = 2
     reversible = False
 
     def __init__(self, retraction: str | Retraction = "qr", metric: Metric = "euclidean") -> None:
-        super().__init__()
+        super().__init__(retraction)
         if metric not in ("euclidean", "canonical"):
-            raise OptionError(f"The metric of Stiefel is 'euclidean' or 'canonical'.\nGot {metric!r}.\nCheck the spelling.")
-        self.retraction, self.metric = retractions.get(retraction), metric
+            raise OptionError(
+                f"The metric of Stiefel is 'euclidean' or 'canonical'.\nGot {metric!r}.\nCheck the spelling."
+            )
+        self.metric = metric
 
     @property
     def geometry(self) -> str:  # type: ignore[override]
@@ -81,10 +82,6 @@ class Stiefel(Manifold):
 
     # --- checks ---
 
-    def require(self, x: Tensor, name: str = "x") -> None:
-        self._require_kind(x, name)
-        require_finite(x, name)
-
     def _require_kind(self, x: Tensor, name: str) -> None:
         require_matrix(x, f"Stiefel: {name}", tall=True)
         if not (x.is_floating_point() or x.is_complex()):
@@ -97,26 +94,14 @@ class Stiefel(Manifold):
         ok = len(shape) >= 2 and shape[-2] >= shape[-1] >= 1
         return ok, None if ok else f"`{name}` needs shape (..., n, p) with n >= p >= 1, got {tuple(shape)}"
 
-    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
-        self._require_kind(x, "x")
-        worst = float(self.defect(x).max()) if x.numel() else 0.0
-        ok = worst <= (atol + rtol) * x.shape[-1] ** 0.5  # |I|_F = sqrt(p)
-        return ok, None if ok else f"defect {worst:.3g} with atol={atol}, rtol={rtol}"
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = torch.allclose(self.proju(x, u), u, atol=atol, rtol=rtol)
-        return ok, None if ok else f"not its own projection with atol={atol}, rtol={rtol}"
-
     # --- geometry ---
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
         """Nearest matrix with orthonormal columns, by the singular value decomposition."""
         self.require(x)
-        U, _, Vh = torch.linalg.svd(x, full_matrices=False)
-        return U @ Vh
+        U, _, Vh = torch.linalg.svd(x.detach(), full_matrices=False)
+        return with_polar_adjoint(x, U @ Vh)
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
@@ -131,9 +116,9 @@ class Stiefel(Manifold):
     @full_precision
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         v = u if v is None else v
-        total = _frobenius(u, v)
+        total = frobenius(u, v)
         if self.metric == "canonical":
-            total = total - 0.5 * _frobenius(x.mH @ u, x.mH @ v)
+            total = total - 0.5 * frobenius(x.mH @ u, x.mH @ v)
         return total[..., None, None] if keepdim else total
 
     @full_precision
@@ -177,64 +162,3 @@ class Stiefel(Manifold):
         *batch, n, p = shape
         one = 2 * n * p - p * p if dtype is not None and dtype.is_complex else n * p - p * (p + 1) // 2
         return one * torch.Size(batch).numel()
-
-    # --- points ---
-
-    @full_precision
-    def defect(self, x: Tensor) -> Tensor:
-        r"""How far the columns are from orthonormal: :math:`\|x^H x - I\|_F`, per matrix."""
-        return defect(x)
-
-    @full_precision
-    def polish(self, x: Tensor) -> Tensor:
-        return polish(x)
-
-    @property
-    def polish_every(self) -> int:
-        return 0 if self.retraction.self_correcting else 1
-
-    def random(
-        self,
-        *size: Any,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Points drawn from the uniform (Haar) measure: the sign-fixed QR factor of a Gaussian matrix.
-
-        Parameters
-        ----------
-        *size : int, or one tuple
-            ``(..., n, p)``.
-        dtype : torch.dtype, optional
-            Real or complex.
-        device : torch.device, optional
-        generator : torch.Generator, optional
-
-        Returns
-        -------
-        Tensor
-        """
-        return qr(torch.randn(self._size(size), dtype=dtype, device=device, generator=generator))[0]
-
-    def origin(
-        self,
-        *size: Any,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        seed: int | None = 42,
-    ) -> Tensor:
-        """The first p columns of the identity, of shape ``size``; ``seed`` is ignored."""
-        shape = self._size(size)
-        return torch.eye(*shape[-2:], dtype=dtype, device=device).expand(shape).clone()
-
-    def _size(self, size: tuple[Any, ...]) -> tuple[int, ...]:
-        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
-        ok, reason = self._check_shape(shape, "size")
-        if not ok:
-            raise ShapeError(f"{reason}.\nColumns are orthonormal, so there are at most n.\nTranspose a wide weight.")
-        return shape
-
-
-def _frobenius(u: Tensor, v: Tensor) -> Tensor:
-    return (u.conj() * v).real.sum((-2, -1)) if u.is_complex() else (u * v).sum((-2, -1))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-
-
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Self
 
@@ -71,6 +69,7 @@ class Viewed(Manifold):
 
     @property
     def retraction(self) -> Retraction:  # type: ignore[override]
+        """The retraction of the manifold that the blocks lie on."""
         return self.manifold.retraction
 
     def with_retraction(self, retraction: str | Retraction) -> Self:
@@ -214,9 +213,7 @@ class Viewed(Manifold):
         inner = self.manifold.coordinate_shape(chosen, x.dtype)
         head = math.prod(inner[x.ndim - 2 :])
         rest = c[..., head:]
-        rest = (
-            torch.view_as_complex(rest.unflatten(-1, (-1, 2))) if x.is_complex() and rest.numel() else rest.to(x.dtype)
-        )
+        rest = torch.complex(rest[..., ::2], rest[..., 1::2]) if x.is_complex() else rest.to(x.dtype)
         return c[..., :head].reshape(inner), rest.reshape(free)
 
     # --- points ---
@@ -243,4 +240,5 @@ class Viewed(Manifold):
 
 
 def _reals(u: Tensor, batch: int) -> Tensor:
-    return (torch.view_as_real(u) if u.is_complex() else u).flatten(batch)
+    # not view_as_real, whose derivative needs an even offset in the storage
+    return (torch.stack([u.real, u.imag], -1) if u.is_complex() else u).flatten(batch)

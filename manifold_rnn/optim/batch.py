@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,16 +71,16 @@ class Batch:
 
     def state(self, name: str, like: Tensor) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
-        for s, c in zip(self.states, like, strict=True):
-            if name not in s:
-                s[name] = torch.zeros_like(c)
+        if any(name not in s for s in self.states):
+            for s, c in zip(self.states, like.unbind(), strict=True):
+                s.setdefault(name, torch.zeros_like(c))
         if len(self.states) == 1:
             alone: Tensor = self.states[0][name]
             return alone.unsqueeze(0)
-        buffer, views = self.stacks.get(name, (None, []))
+        held, (buffer, views) = [s[name] for s in self.states], self.stacks.get(name, (None, []))
         # states that were loaded or copied since are no views of the buffer any more
-        if buffer is None or any(s[name] is not view for s, view in zip(self.states, views, strict=True)):
-            buffer = torch.stack([s[name] for s in self.states])
+        if buffer is None or not all(map(operator.is_, held, views)):
+            buffer = torch.stack(held)
             self.stacks[name] = buffer, list(buffer.unbind())
             for s, view in zip(self.states, self.stacks[name][1], strict=True):
                 s[name] = view

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -97,13 +96,13 @@ class RiemannianSGD(RiemannianOptimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise OptionError(
                 "nesterov needs a positive momentum and no dampening.\n"
-                f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet e.g. momentum=0.9, dampening=0."
+                f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet momentum=0.9, dampening=0."
             )
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         if not group["momentum"]:
             return c
-        fresh = 1 - group["dampening"]
-        weight = torch.where(steps == 1, torch.ones_like(steps), fresh) if isinstance(steps, Tensor) else 1.0 if steps == 1 else fresh
-        m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * weight)
+        first = (steps == 1) * steps  # torch starts the average at the first gradient, undampened
+        fresh = 1 - group["dampening"] * (1 - first)
+        m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * fresh)
         return c + group["momentum"] * m if group["nesterov"] else m

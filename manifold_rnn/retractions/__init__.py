@@ -51,5 +51,6 @@ def get(retraction: str | Retraction) -> Retraction:
     if isinstance(retraction, str) and retraction in _BY_NAME:
         return _BY_NAME[retraction]
     raise OptionError(
-        f"A retraction is one of {', '.join(_BY_NAME)}, or a Retraction object.\nGot {retraction!r}.\nCheck the spelling."
+        f"A retraction is one of {', '.join(_BY_NAME)}, or a Retraction object.\nGot {retraction!r}.\n"
+        "Check the spelling."
     )

@@ -1,4 +1,4 @@
-"""What a retraction is: a frozen value, equal by content, that serves the update view and the trivialized view alike."""
+"""What a retraction is: a frozen value, equal by content, that serves the update and the trivialized view."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -24,7 +24,8 @@ class Cayley(Retraction):
     .. math:: R_x(u) = x (2a - I) + u_\perp a, \quad a = (I - \tfrac12 A + \tfrac14 u_\perp^H u_\perp)^{-1}, \quad
         A = x^H u, \quad u_\perp = u - xA.
 
-    Order 2, on tall matrices for the canonical metric and 1 for the Euclidean. It never reaches an eigenvalue -1, which lies at infinity; there `inverse` raises `OffManifoldError`.
+    Order 2, on tall matrices for the canonical metric and 1 for the Euclidean. It never reaches an eigenvalue -1, which
+    lies at infinity; there `inverse` raises `OffManifoldError`.
     Source: Wen and Yin (2013).
 
     Examples

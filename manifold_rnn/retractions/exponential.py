@@ -9,10 +9,9 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
-from ..linalg.precision import host_max, may_read_device
+from ..linalg.precision import double, host_max, may_read_device
 from ..linalg.skew import skew
 from .base import Retraction
-
 
 _WIDEN_ABOVE = 0.1  # entries of a tall tangent vector: the block matrix is not normal, so its exponential loses digits
 
@@ -23,9 +22,9 @@ class Exponential(Retraction):
 
     .. math:: \phi(A) = \exp(A), \qquad \phi^{-1}(Q) = \log Q \text{ (principal)}.
 
-    With more rows than columns it is the curve :math:`\exp(\Omega)x` of the group action, ``Omega`` as for `Cayley`: the
-    geodesic of the canonical metric, of order 1 for the Euclidean. It is the first p columns of the exponential of a
-    2p x 2p matrix, and has no closed inverse.
+    With more rows than columns it is the curve :math:`\exp(\Omega)x` of the group action, ``Omega`` as for `Cayley`:
+    the geodesic of the canonical metric, of order 1 for the Euclidean. It is the first p columns of the exponential of
+    a 2p x 2p matrix, and has no closed inverse.
 
     Onto: every orthogonal matrix of determinant 1 and every unitary matrix is reached. `inverse` raises
     `OffManifoldError` at an eigenvalue -1, where the logarithm is not unique. Source: Lezcano-Casado and
@@ -48,8 +47,7 @@ class Exponential(Retraction):
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
         if x.dtype in (torch.float32, torch.complex64) and may_read_device() and host_max(u.abs()) > _WIDEN_ABOVE:
-            wide = torch.complex128 if x.is_complex() else torch.float64
-            return self.retract_tall(x.to(wide), u.to(wide)).to(x.dtype)
+            return self.retract_tall(double(x), double(u)).to(x.dtype)
         p = x.shape[-1]
         A = skew(x.mH @ u)
         outside = u - x @ A

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.logarithm import inverse_polar, inverse_polar_factor
-from ..linalg.orthogonalize import polar
+from ..linalg.polar import polar
 from ..linalg.skew import skew
 from .base import Retraction
 
@@ -18,9 +18,9 @@ class Polar(Retraction):
 
     .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H),
 
-    and :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`. Order 2, on tall
-    matrices for the Euclidean metric and 1 for the canonical; reaches eigenangles below :math:`\pi/2`, beyond which
-    `inverse` raises `OffManifoldError`. Removes the drift of ``x``. Source: Absil and Malick (2012).
+    and :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`, with more rows than columns as well. Order 2, on tall matrices for
+    the Euclidean metric and 1 for the canonical. It reaches eigenangles below :math:`\pi/2`, beyond which `inverse`
+    raises `OffManifoldError`, and removes the drift of ``x``. Source: Absil and Malick (2012).
 
     Examples
     --------

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.logarithm import inverse_qr
-from ..linalg.orthogonalize import cholesky_qr
+from ..linalg.qr import cholesky_qr
 from ..linalg.skew import skew
 from .base import Retraction
 
@@ -18,8 +18,9 @@ class QR(Retraction):
 
     .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
 
-    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1, the cheapest, and it removes the drift of ``x`` at no cost.
-    The inverse solves one triangular system a column. Source: Absil, Mahony and Sepulchre (2008), example 4.1.3.
+    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1, the cheapest, and it
+    removes the drift of ``x`` at no cost. The inverse solves one triangular system a column. Source: Absil, Mahony and
+    Sepulchre (2008), example 4.1.3.
 
     Examples
     --------

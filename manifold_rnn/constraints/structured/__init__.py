@@ -2,5 +2,7 @@
 
 from .base import Constraint
 from .fixed_base import FixedBase
+from .forms import structured_form
+from .sticky_disc import StickyDisc
 
-__all__ = ["Constraint", "FixedBase"]
+__all__ = ["Constraint", "FixedBase", "StickyDisc", "structured_form"]

@@ -1,0 +1,102 @@
+"""Projection onto the ball of the spectral norm, by clipping singular values, with its own adjoint."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, ShapeError
+from .precision import full_precision, require_finite, without_autocast
+
+_SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
+
+
+@full_precision
+def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
+    r"""Nearest matrix (Frobenius norm) whose largest singular value is at most ``bound``.
+
+    .. math:: X = U \operatorname{diag}(\sigma_i) V^H \quad\mapsto\quad U \operatorname{diag}(\min(\sigma_i, b))\, V^H.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, p)
+        Real or complex.
+    bound : float
+        Positive.
+
+    Returns
+    -------
+    Tensor, shape (..., n, p)
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, OptionError
+        If ``x`` is not a batch of matrices of floating point with finite entries, or ``bound`` is not positive.
+
+    Notes
+    -----
+    One singular value decomposition. The set is convex, so the map is 1-Lipschitz; its derivative, written with divided
+    differences, is finite also where singular values coincide, and at ``bound`` itself it is that of the inside. The
+    derivative of the derivative needs distinct ones. Source: Higham (2008), section 3.2, for the divided differences.
+
+    Examples
+    --------
+    >>> y = mr.linalg.clip_singular_values(torch.diag(torch.tensor([3.0, 0.5])))
+    >>> assert torch.allclose(y, torch.diag(torch.tensor([1.0, 0.5])))
+    """
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ShapeError(
+            "clip_singular_values needs matrices in the last two axes, of at least 1 x 1.\n"
+            f"Expected shape (..., n, p), got {tuple(x.shape)}.\nReshape it first."
+        )
+    if not bound > 0:
+        raise OptionError(f"The bound of singular values is positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
+    require_finite(x, "clip_singular_values")
+    y: Tensor = _Clip.apply(x.mT, bound).mT if x.shape[-2] < x.shape[-1] else _Clip.apply(x, bound)
+    return y
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, bound: float) -> Tensor:
+        U, s, Vh = _svd(x)
+        outside = (s - bound).clamp(min=0)
+        return x - U * outside.unsqueeze(-2) @ Vh  # exactly x where nothing is clipped
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        with without_autocast(x):
+            U, s, Vh = _svd(x)
+            Y = U.mH @ g @ Vh.mH
+            symmetric, skew = 0.5 * (Y + Y.mH), 0.5 * (Y - Y.mH)
+            same, opposite, alone = _slopes(s, ctx.bound)
+            beyond = g @ Vh.mH - U @ Y  # the rows that a tall matrix has more
+            return (U @ (same * symmetric + opposite * skew) + beyond * alone.unsqueeze(-2)) @ Vh, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, bound: float) -> tuple[Tensor, int]:
+        y: Tensor = _Clip.apply(x.movedim(in_dims[0], 0), bound)
+        return y, 0
+
+
+def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    finite = torch.where(x.isfinite(), x, 0)  # the factorisation would raise; NaN goes into the result instead
+    U, s, Vh = torch.linalg.svd(finite, full_matrices=False)
+    return U, s + (x - x).abs().sum((-2, -1))[..., None], Vh
+
+
+def _slopes(s: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Divided differences of the odd function ``clip`` at (s_i, s_j), at (s_i, -s_j) and at (s_i, 0)."""
+    high, low = torch.maximum(s[..., :, None], s[..., None, :]), torch.minimum(s[..., :, None], s[..., None, :])
+    edge = bound * (1 + _SLACK * torch.finfo(s.dtype).eps)
+    inside, outside = high <= edge, low > edge
+    same = (bound - low.clamp(max=bound)) / torch.where(inside | outside, 1, high - low)
+    same = torch.where(inside, 1, torch.where(outside, 0, same))
+    opposite = torch.where(inside, 1, (bound + low.clamp(max=bound)) / torch.where(inside, 1, high + low))
+    return same, opposite, torch.where(s <= edge, 1, bound / torch.where(s <= edge, 1, s))

@@ -1,0 +1,43 @@
+"""The identity taken from a matrix or added to it, and the distance from orthonormal columns."""
+
+import torch
+from torch import Tensor
+
+from .precision import full_precision, require_matrix
+
+
+@full_precision
+def defect(x: Tensor) -> Tensor:
+    r"""How far the columns are from orthonormal: :math:`\|X^H X - I\|_F`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, p), n >= p
+        Real or complex.
+
+    Returns
+    -------
+    Tensor, shape (...), real
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        If ``x`` is not a batch of square or tall matrices of floating point.
+
+    Examples
+    --------
+    >>> d = mr.linalg.defect(torch.diag(torch.tensor([1.0, 2.0])))
+    >>> assert d == 3
+    """
+    require_matrix(x, "defect", tall=True)
+    return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+
+
+def minus_identity(x: Tensor) -> Tensor:
+    """``x - I``."""
+    return x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def plus_identity(x: Tensor) -> Tensor:
+    """``x + I``."""
+    return x + torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)

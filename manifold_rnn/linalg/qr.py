@@ -1,0 +1,160 @@
+"""The QR factorisation with positive diagonal, by reflections or from the Gram matrix, with its own adjoint."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .defect import minus_identity, plus_identity
+from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
+from .product import multiply_add
+
+_ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
+
+
+@full_precision
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""QR factorisation with positive diagonal: unique, and continuous in ``x``.
+
+    .. math:: X = QR, \qquad Q^H Q = I, \quad R \text{ upper triangular}, \quad R_{ii} > 0.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, p), n >= p
+        Real or complex, of full column rank.
+
+    Returns
+    -------
+    Q : Tensor, shape (..., n, p)
+    R : Tensor, shape (..., p, p)
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        If ``x`` is not a batch of square or tall matrices of floating point.
+
+    Notes
+    -----
+    By Householder reflections, safe at every condition number; `cholesky_qr` is faster near orthonormal columns.
+    Both share one adjoint. Source: Walter and Lehmann (2018) for the derivative.
+
+    Examples
+    --------
+    >>> Q, R = mr.linalg.qr(torch.randn(5, 3, dtype=torch.float64))
+    >>> assert mr.linalg.defect(Q) < 1e-14 and (R.diagonal() > 0).all()
+    """
+    require_matrix(x, "qr", tall=True)
+    Q, R = recorded(_QR, x, False)
+    return Q, R
+
+
+@full_precision
+def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The factorisation of `qr` from the Cholesky factor of the Gram matrix, fast near orthonormal columns.
+
+    .. math:: R^H R = X^H X, \qquad Q = X R^{-1},
+
+    to first order where :math:`\|X^H X - I\|_F^2` is below the rounding unit, once up to a distance of
+    :math:`\tfrac34`, twice up to :math:`10^2`, and `qr` itself above or where the first round did not come near
+    orthonormal columns.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, p), n >= p
+        Real or complex.
+
+    Returns
+    -------
+    Q : Tensor, shape (..., n, p)
+    R : Tensor, shape (..., p, p)
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        If ``x`` is not a batch of square or tall matrices of floating point.
+
+    Notes
+    -----
+    One matrix product, a Cholesky factorisation and a triangular solve a round. Where no number may be read from the
+    device two rounds are made, and where they do not suffice (condition numbers above about 1000 in single precision)
+    the result is NaN. Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya (2015).
+
+    Examples
+    --------
+    >>> x = torch.eye(4, dtype=torch.float64) + 0.1 * torch.randn(4, 4, dtype=torch.float64)
+    >>> assert torch.allclose(mr.linalg.cholesky_qr(x)[0], mr.linalg.qr(x)[0])
+    """
+    require_matrix(x, "cholesky_qr", tall=True)
+    Q, R = recorded(_QR, x, True)
+    return Q, R
+
+
+class _QR(torch.autograd.Function):
+    """``(x, near) -> Q, R``; ``near`` allows the Cholesky form."""
+
+    @staticmethod
+    def forward(x: Tensor, near: bool) -> tuple[Tensor, Tensor]:
+        return _cholesky_rounds(x) if near else _householder(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, gQ: Tensor, gR: Tensor) -> tuple[Tensor, None]:
+        Q, R = ctx.saved_tensors
+        with without_autocast(Q):
+            M = R @ gR.mH - gQ.mH @ Q
+            lower = M.tril(-1)
+            # the diagonal of R is real, so only the real part of the diagonal of M acts
+            symmetric = lower + lower.mH + torch.diag_embed(M.diagonal(dim1=-2, dim2=-1).real).to(M.dtype)
+            return torch.linalg.solve_triangular(R.mH, gQ + Q @ symmetric, upper=False, left=False), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], x: Tensor, near: bool
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return _QR.apply(x.movedim(in_dims[0], 0), near), (0, 0)
+
+
+def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
+    Q, R = torch.linalg.qr(x)
+    d = R.diagonal(dim1=-2, dim2=-1)
+    phase = torch.where(d == 0, torch.ones_like(d), d.sgn())
+    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1)
+
+
+def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Since the factor of an ill-conditioned matrix loses as many digits as its condition number has."""
+    Q, R = _householder(double(x))
+    return Q.to(x.dtype), R.to(x.dtype)
+
+
+def _cholesky_rounds(x: Tensor) -> tuple[Tensor, Tensor]:
+    gram = x.mH @ x
+    beyond = minus_identity(gram)
+    far = host_max(torch.linalg.matrix_norm(beyond)) if may_read_device() else 2.0
+    if far**2 < torch.finfo(x.dtype).eps:
+        return _first_order(x, beyond)
+    if not far <= 1e2:  # NaN included
+        return _householder_indouble(x)
+    R = torch.linalg.cholesky_ex(gram).L.mH
+    Q = torch.linalg.solve_triangular(R, x, upper=True, left=False)
+    if far <= _ONE_ROUND:
+        return Q, R
+    gram = Q.mH @ Q
+    still = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
+    if may_read_device():
+        if not host_max(still) <= _ONE_ROUND:
+            return _householder_indouble(x)
+    else:
+        gram = torch.where(still <= _ONE_ROUND, gram, torch.nan)
+    R2 = torch.linalg.cholesky_ex(gram).L.mH
+    return torch.linalg.solve_triangular(R2, Q, upper=True, left=False), R2 @ R
+
+
+def _first_order(x: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
+    """``R`` of ``R^H R = I + beyond`` for a tiny ``beyond``: its upper triangle, with half the diagonal."""
+    upper = beyond.triu()
+    upper.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return multiply_add(x, x, upper, beta=1, alpha=-1), plus_identity(upper)

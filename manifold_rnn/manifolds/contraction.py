@@ -1,0 +1,112 @@
+"""The ball of the spectral norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, ShapeError
+from ..linalg import clip_singular_values
+from ..linalg.precision import full_precision
+from .region import Region
+
+
+class Contraction(Region):
+    r"""Matrices whose largest singular value is at most ``bound``: closed, convex, boundary in.
+
+    .. math:: \|x\|_2 = \sigma_{\max}(x) \le b, \qquad R_x(u) = \operatorname{proj}(x + u),
+
+    with the nearest point of the set, by clipping singular values. With ``bound = 1`` no state grows,
+    :math:`\|xh\| \le \|h\|`. That is more than `UnitDisc` asks, which only looks at eigenvalues.
+
+    Parameters
+    ----------
+    bound : float
+        Positive.
+
+    Raises
+    ------
+    OptionError
+        If ``bound`` is not a positive number.
+
+    Notes
+    -----
+    Tensors have shape (..., n, p), real or complex, square or not. A step is that of the projected gradient method,
+    which goes down also on the boundary. In the trivialized view a singular value beyond the bound has no gradient
+    until the base moves: use ``rebase_every``, with which it is the same method. Costs one singular value decomposition
+    a step. Source: Bertsekas (1976) for the method.
+
+    Examples
+    --------
+    >>> x = mr.Contraction(0.5).projx(torch.randn(3, 5))
+    >>> assert torch.linalg.matrix_norm(x, 2) < 0.5 + 1e-5
+    """
+
+    name = "Contraction"
+
+    def __init__(self, bound: float = 1.0) -> None:
+        super().__init__()
+        if not (isinstance(bound, (int, float)) and 0 < bound < math.inf):
+            raise OptionError(f"The bound of Contraction is a positive number.\nGot {bound!r}.\nUse e.g. bound=1.0.")
+        self.bound = float(bound)
+
+    def key(self) -> Hashable:
+        return (type(self), self.bound)
+
+    def extra_repr(self) -> str:
+        return f"bound={self.bound}"
+
+    def _require_kind(self, x: Tensor, name: str) -> None:
+        self._require_floating(x, name)
+        ok, reason = self._check_shape(tuple(x.shape), name)
+        if not ok:
+            raise ShapeError(f"{reason}.\nContraction holds matrices of at least 1 x 1.\nReshape it first.")
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        ok = len(shape) >= 2 and min(shape[-2:]) >= 1
+        return ok, None if ok else f"`{name}` needs shape (..., n, p), got {tuple(shape)}"
+
+    @full_precision
+    def projx(self, x: Tensor) -> Tensor:
+        self._require_kind(x, "x")
+        return clip_singular_values(x, self.bound)
+
+    @full_precision
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        return torch.linalg.vector_norm(self.logmap(x, y), dim=(-2, -1), keepdim=keepdim)
+
+    @full_precision
+    def defect(self, x: Tensor) -> Tensor:
+        r"""How far out ``x`` is, relative to the bound: :math:`\max(0, \sigma_{\max}(x) / b - 1)`, per matrix."""
+        return (torch.linalg.matrix_norm(x, 2) / self.bound - 1).clamp(min=0)
+
+    def random(
+        self,
+        *size: Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Gaussian directions; the largest singular value is uniform in (0, bound).
+
+        Parameters
+        ----------
+        *size : int, or one tuple
+            ``(..., n, p)``.
+        dtype : torch.dtype, optional
+            Real or complex.
+        device : torch.device, optional
+        generator : torch.Generator, optional
+
+        Returns
+        -------
+        Tensor
+        """
+        shape, dtype = self._new(size, dtype)
+        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        size_ = torch.linalg.matrix_norm(x, 2, keepdim=True)
+        return x * (self.bound * torch.rand(size_.shape, dtype=size_.dtype, device=device, generator=generator) / size_)

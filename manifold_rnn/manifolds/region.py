@@ -1,0 +1,134 @@
+"""What sets of matrices with an interior share: flat geometry inside, and a way back in."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DtypeError
+from ..linalg.precision import full_precision, require_finite, require_same
+from .base import Manifold
+
+
+class Region(Manifold):
+    r"""A closed set of real or complex matrices that has an interior.
+
+    In it every direction is tangent and the metric is the Euclidean one. A step is straight, then pulled back:
+
+    .. math:: R_x(u) = \operatorname{projx}(x + u),
+
+    so the retraction is one of its own, and a subclass is its `projx`. Entries are an orthonormal basis: coordinates
+    are the entries of the tangent vector (a complex one as pairs of reals), and second moments may be elementwise.
+
+    Examples
+    --------
+    >>> x, u = torch.zeros(2, 2), torch.full((2, 2), 0.1)
+    >>> assert isinstance(mr.Contraction(), mr.manifolds.Region) and mr.Contraction().retr(x, u).equal(u)
+    """
+
+    ndim = 2
+    reversible = False
+
+    # --- checks ---
+
+    @abstractmethod
+    def _require_kind(self, x: Tensor, name: str) -> None:
+        """Raise unless ``x`` has a shape and dtype that a point can have."""
+
+    def require(self, x: Tensor, name: str = "x") -> None:
+        self._require_kind(x, name)
+        require_finite(x, name)
+
+    def _require_floating(self, x: Tensor, name: str) -> None:
+        if not (x.is_floating_point() or x.is_complex()):
+            raise DtypeError(
+                f"{type(self).__name__} holds real or complex floating point matrices.\n"
+                f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
+            )
+
+    def _require_pair(self, x: Tensor, u: Tensor, name: str) -> None:
+        self._require_kind(x, "x")
+        require_same(x, u, name)
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+        self._require_kind(x, "x")
+        worst = float(self.defect(x).max()) if x.numel() else 0.0
+        ok = worst <= atol + rtol
+        return ok, None if ok else f"defect {worst:.3g} with atol={atol}, rtol={rtol}"
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        return True, None
+
+    # --- geometry ---
+
+    @full_precision
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        self._require_pair(x, u, "proju")
+        return u.expand(torch.broadcast_shapes(x.shape, u.shape))
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.proju(x, u)
+
+    @full_precision
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        v = u if v is None else v
+        return ((u.conj() * v).real if u.is_complex() else u * v).sum((-2, -1), keepdim=keepdim)
+
+    @full_precision
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=keepdim)
+
+    @full_precision
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
+        self._require_pair(x, u, "retr")
+        return self.projx(x + u)
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.retr(x, u)
+
+    @full_precision
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """The difference: where the straight line to ``y`` goes, whether or not it leaves the set on its way."""
+        self._require_pair(x, y, "logmap")
+        return y - x
+
+    @full_precision
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        self._require_pair(y, v, "transp")
+        return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
+
+    # --- coordinates ---
+
+    def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.to_coordinates(x, self.logmap(x, y))
+
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.retr_coordinates(x, c), carried
+
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        axes = (-3, -2, -1) if x.is_complex() else (-2, -1)
+        return c.square() if how == "elementwise" else c.square().sum(axes, keepdim=True)
+
+    # --- points ---
+
+    def origin(
+        self,
+        *size: Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = 42,
+    ) -> Tensor:
+        """The zero matrix, of shape ``size``; ``seed`` is ignored."""
+        shape, dtype = self._new(size, dtype)
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    def _new(self, size: tuple[Any, ...], dtype: torch.dtype | None) -> tuple[tuple[int, ...], torch.dtype]:
+        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
+        dtype = dtype or torch.get_default_dtype()
+        self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
+        return shape, dtype

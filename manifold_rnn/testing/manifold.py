@@ -1,0 +1,113 @@
+"""Check of a manifold: projections, metric, transport, exponential and logarithm, coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..manifolds import Manifold
+from .report import Report, at_most, measured
+from .sample import inner, prepare, refusable, seeded, tangent, worst
+
+
+@dataclass(frozen=True)
+class ManifoldReport(Report):
+    """What `check_manifold` found.
+
+    Examples
+    --------
+    >>> report = mr.testing.check_manifold(mr.Unitary())
+    >>> assert report.defect < 1e-12 and report.transport_isometry < 1e-12
+    """
+
+    defect: float = at_most("distance of the points from the manifold")
+    projx_idempotent: float = at_most("|projx(projx(y)) - projx(y)|")
+    proju_idempotent: float = at_most("|P P g - P g| for the projection P on the tangent space")
+    self_adjoint: float = at_most("|<P u, v> - <u, P v>| in the metric")
+    riesz: float = at_most("|<egrad2rgrad(g), v> - Re sum conj(g) v| for tangent v")
+    transport_tangent: float | None = at_most("distance of a transported vector from the tangent space there")
+    transport_isometry: float | None = measured("|<T u, T v> - <u, v>|; 0 for an isometric transport")
+    exp_log: float | None = at_most("|logmap(x, expmap(x, u)) - u|")
+    coordinates: float = at_most("|from_coordinates(to_coordinates(u)) - u|")
+
+
+def check_manifold(
+    manifold: geoopt.Manifold, x: Tensor | None = None, *, atol: float = 1e-9, seed: int = 0, strict: bool = False
+) -> ManifoldReport:
+    r"""Measure whether a manifold obeys the laws that optimizers rely on.
+
+    With :math:`P_x` = ``proju``, random ambient ``u, v`` and their metric:
+
+    .. math::
+        P_x P_x = P_x, \qquad \langle P_x u, v\rangle_x = \langle u, P_x v\rangle_x, \qquad
+        \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v,
+
+    and that ``projx`` is a projection, ``transp`` ends in the tangent space, ``logmap`` inverts ``expmap``.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+        Of this package or anybody's.
+    x : Tensor, optional
+        Points; projected in double precision, in which everything is computed. Default: two random ones.
+    atol : float
+        Bound of every number, for vectors of norm 1.
+    seed : int
+        Of the random vectors; torch's generator is left as it was.
+    strict : bool
+        Raise `CheckError` if a number is out of bounds.
+
+    Returns
+    -------
+    ManifoldReport
+
+    Raises
+    ------
+    CheckError
+        With ``strict``.
+
+    Notes
+    -----
+    Source: Absil, Mahony and Sepulchre (2008), chapters 3 and 5.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> assert mr.testing.check_manifold(geoopt.EuclideanStiefel()).ok
+    """
+    with seeded(seed):
+        m, x = prepare(manifold, x)
+        g, h = (_unit(torch.randn_like(x)) for _ in range(2))
+        u, v = tangent(m, x), tangent(m, x)
+        y = m.retr(x, 0.5 * u)
+        near = m.projx(x + 0.1 * g)
+        report = ManifoldReport(
+            "check_manifold",
+            type(manifold).__name__,
+            atol,
+            defect=max(worst(m.defect(p)) for p in (x, y, near)),
+            projx_idempotent=worst(m.projx(near) - near),
+            proju_idempotent=worst(m.proju(x, m.proju(x, g)) - m.proju(x, g)),
+            self_adjoint=worst(inner(m, x, m.proju(x, g), h) - inner(m, x, g, m.proju(x, h))),
+            riesz=worst(inner(m, x, m.egrad2rgrad(x, g), v) - _ambient(m, x, g, v)),
+            transport_tangent=refusable(lambda: worst(m.proju(y, m.transp(x, y, u)) - m.transp(x, y, u))),
+            transport_isometry=refusable(
+                lambda: worst(inner(m, y, m.transp(x, y, u), m.transp(x, y, v)) - inner(m, x, u, v))
+            ),
+            exp_log=refusable(lambda: worst(m.logmap(x, m.expmap(x, 0.5 * u)) - 0.5 * u)),
+            coordinates=worst(m.from_coordinates(x, m.to_coordinates(x, u)) - u),
+        )
+    return report.require() if strict else report
+
+
+def _unit(g: Tensor) -> Tensor:
+    return g / torch.linalg.vector_norm(g) if g.numel() else g
+
+
+def _ambient(m: Manifold, x: Tensor, g: Tensor, v: Tensor) -> Tensor:
+    """``Re sum conj(g) v`` over the axes of one point, in the shape that ``inner`` gives."""
+    product = (g.conj() * v).real
+    return product.sum(tuple(range(-m.ndim, 0)), keepdim=True) if m.ndim else product

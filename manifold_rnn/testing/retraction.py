@@ -1,0 +1,120 @@
+"""Check of a retraction: its order, its values, its inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import ManifoldError
+from ..manifolds import Manifold
+from .report import Report, at_least, at_most
+from .sample import prepare, refusable, seeded, slope, tangent, worst
+
+
+@dataclass(frozen=True)
+class RetractionReport(Report):
+    """What `check_retraction` found.
+
+    Examples
+    --------
+    >>> report = mr.testing.check_retraction(mr.Orthogonal("qr"))
+    >>> assert report.order == 1 and 1.9 < report.geodesic_order < 2.9
+    """
+
+    order: int
+    needed: float
+    first_order: float = at_least("slope of |R(t u) - x - t u|: 2 if the derivative at 0 is the identity", 1.9)
+    geodesic_order: float = at_least("slope of |R(t u) - exp(t u)|: order + 1", "needed")
+    at_zero: float = at_most("|R(0) - x|")
+    defect: float = at_most("distance of R(u) from the manifold")
+    by_coordinates: float = at_most("|retr_coordinates(x, c) - R(u)|")
+    inverse: float | None = at_most("|inverse_retr_coordinates(x, R(u)) - c|")
+
+
+def check_retraction(
+    manifold: geoopt.Manifold,
+    x: Tensor | None = None,
+    *,
+    order: int | None = None,
+    atol: float = 1e-9,
+    seed: int = 0,
+    strict: bool = False,
+) -> RetractionReport:
+    r"""Measure the order of a manifold's retraction.
+
+    .. math::
+        \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k,
+
+    by the slopes of straight lines through :math:`(\log t, \log \text{error})`, in double precision, where rounding
+    does not dominate. A retraction that is the exponential has the slope infinity.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+        Of this package or anybody's; its ``retr`` and ``expmap`` are compared.
+    x : Tensor, optional
+        Points; projected in double precision, in which everything is computed. Default: two random ones.
+    order : int, optional
+        The order that is asked for. Default: what the retraction claims, 1 for somebody else's.
+    atol : float
+        Bound of the numbers that are 0 but for rounding.
+    seed : int
+        Of the random vectors; torch's generator is left as it was.
+    strict : bool
+        Raise `CheckError` if a number is out of bounds.
+
+    Returns
+    -------
+    RetractionReport
+
+    Raises
+    ------
+    CheckError
+        With ``strict``.
+
+    Notes
+    -----
+    The second slope says nothing about a manifold whose ``expmap`` is an alias of ``retr``; the first does. Source:
+    Absil, Mahony and Sepulchre (2008), definitions 4.1.1 and 5.5.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> assert not mr.testing.check_retraction(geoopt.CanonicalStiefel()).ok  # steps twice too far
+    """
+    with seeded(seed):
+        m, x = prepare(manifold, x)
+        u = tangent(m, x)
+        c = m.to_coordinates(x, 0.5 * u)
+        y = m.retr(x, 0.5 * u)
+        order = _claimed(m) if order is None else order
+        scale = float(torch.linalg.vector_norm(x))
+        report = RetractionReport(
+            "check_retraction",
+            f"{type(manifold).__name__}{_name(m)}",
+            atol,
+            order=order,
+            needed=order + 0.9,
+            first_order=slope(lambda t: m.retr(x, t * u) - x - t * u, scale),
+            geodesic_order=slope(lambda t: m.retr(x, t * u) - m.expmap(x, t * u), scale),
+            at_zero=worst(m.retr(x, torch.zeros_like(x)) - x),
+            defect=worst(m.defect(y)),
+            by_coordinates=worst(m.retr_coordinates(x, c) - y),
+            inverse=refusable(lambda: worst(m.inverse_retr_coordinates(x, y) - c)),
+        )
+    return report.require() if strict else report
+
+
+def _claimed(m: Manifold) -> int:
+    try:
+        return m.retraction.order(m)
+    except (AttributeError, ManifoldError):
+        return 1
+
+
+def _name(m: Manifold) -> str:
+    retraction = getattr(m, "retraction", None)
+    return "" if retraction is None else f" with {retraction.name}"

@@ -1,0 +1,100 @@
+"""Random points and tangent vectors for the checks, and how an order is read off a curve of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import DtypeError, NonFiniteError, UnsupportedError
+from ..manifolds import Manifold, adapt
+
+STEPS = torch.logspace(-2, -4, 17, dtype=torch.float64)
+_SALT = 271828  # else points drawn after manual_seed(0) would be parallel to the random vectors
+_ROUNDING = 1e-12  # errors below this, relative to the point, say nothing about the order
+
+
+def prepare(manifold: geoopt.Manifold, x: Tensor | None) -> tuple[Manifold, Tensor]:
+    """The manifold with this package's methods, and points on it in double precision: ``x``, or two random ones."""
+    m = adapt(manifold)
+    x = _random(m) if x is None else x
+    x = x.detach().as_subclass(Tensor).to(torch.complex128 if x.is_complex() else torch.float64)
+    on: Tensor = m.projx(x)
+    return m, on.as_subclass(Tensor)
+
+
+def _random(m: Manifold) -> Tensor:
+    shape = _shape(m)
+    x: Tensor
+    try:
+        x = m.random(*shape, dtype=torch.float64)
+    except DtypeError:
+        x = m.random(*shape, dtype=torch.complex128)
+    except ValueError:  # some of geoopt's manifolds have a dtype of their own
+        x = m.random(*shape)
+    except NotImplementedError:
+        raise UnsupportedError(
+            f"{m.name} has no random points.\nExpected points to check it at, got x=None.\nPass some as x."
+        ) from None
+    return x
+
+
+def _shape(m: Manifold) -> tuple[int, ...]:
+    rows = 4 * getattr(m, "blocks", 1)
+    matrix = (4, rows) if getattr(m, "transpose", False) else (rows, 4)
+    return (2, *matrix[max(2 - m.ndim, 0) :])
+
+
+def tangent(m: Manifold, x: Tensor) -> Tensor:
+    """Random tangent vector of norm 1 (in the whole batch the largest)."""
+    u: Tensor = m.proju(x, torch.randn_like(x))
+    return u / worst(inner(m, x, u, u)) ** 0.5 if u.numel() else u
+
+
+def inner(m: Manifold, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """The metric, one number a point (some of geoopt's manifolds give the right ones with ``keepdim`` only)."""
+    value: Tensor = m.inner(x, u, v, keepdim=True)
+    return value
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context torch's random numbers on the CPU are those of ``seed``; no gradients are recorded."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(_SALT + seed)
+        yield
+
+
+def worst(x: Tensor) -> float:
+    """Largest modulus, 0 for an empty tensor, NaN if there is one."""
+    return float(x.detach().abs().max()) if x.numel() else 0.0
+
+
+def refusable(f: Callable[[], float]) -> float | None:
+    """The number, None where the manifold refuses the operation by name, NaN where it is asked of NaN."""
+    try:
+        return f()
+    except NotImplementedError:
+        return None
+    except NonFiniteError:
+        return math.nan
+
+
+def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:
+    r"""Exponent of ``error(t) ~ t^slope``, by least squares on logarithms in the range that rounding leaves alone.
+
+    The error of a batch is its norm. Infinite where the error is nothing but rounding.
+    """
+    values = torch.stack([torch.linalg.vector_norm(error(float(t))).to(torch.float64) for t in STEPS])
+    if not bool(values.isfinite().all()):
+        return float("nan")
+    above = values > _ROUNDING * scale
+    if int(above.sum()) < 3:
+        return float("inf")
+    log_t, log_e = STEPS[above].log(), values[above].log()
+    centred = log_t - log_t.mean()
+    return float((centred * log_e).sum() / centred.square().sum())

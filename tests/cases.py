@@ -1,0 +1,107 @@
+"""The manifolds that every law is tested on; a new one is tested by being exported, once it has a row in `CASES`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import geoopt
+import torch
+
+from manifold_rnn import manifolds, retractions
+
+
+@dataclass(frozen=True)
+class Case:
+    """A manifold with any retraction, and the shape of its smallest telling points."""
+
+    name: str
+    make: Callable[[str], manifolds.Manifold]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    retractions: tuple[str, ...] = tuple(retractions.names())
+    solid: bool = False  # a set with an interior, where every direction is tangent
+
+    def point(self, batch, generator):
+        shape = (*batch, *self.shape)
+        if self.solid:  # deep inside, where no step of the tests leaves the set
+            return 0.3 * self.make("own").random(shape, dtype=self.dtype, generator=generator)
+        if self.retractions == ("own",):  # geoopt's random takes no generator
+            x = torch.randn(shape, dtype=self.dtype, generator=generator)
+            return self.make("own").projx(x)
+        m = self.make("cayley")
+        x = m.random(shape, dtype=self.dtype, generator=generator)
+        if isinstance(m, manifolds.BlockTriangular):  # whose bottom here is solid
+            top, bottom, free = m.pieces(x)
+            return m.join(top, 0.1 * bottom, free)
+        return x
+
+
+def _groups(name):
+    group = getattr(manifolds, name)
+    dtype = torch.complex128 if group.complex_ else torch.float64
+    return [Case(name, group, (4, 4), dtype)]
+
+
+def _viewed(inner, **options):
+    return lambda retraction: manifolds.Viewed(inner(retraction), **options)
+
+
+def _solid(name, shape, dtype, **options):
+    return Case(name, lambda _: getattr(manifolds, name)(**options), shape, dtype, ("straight",), solid=True)
+
+
+def _enrnn(retraction):
+    return manifolds.BlockTriangular(manifolds.Orthogonal(retraction), manifolds.UnitDisc(8.0))
+
+
+CASES = {
+    "Adapted": [
+        Case(
+            "EuclideanStiefel", lambda _: manifolds.Adapted(geoopt.EuclideanStiefel()), (5, 3), torch.float64, ("own",)
+        ),
+        Case("Sphere", lambda _: manifolds.Adapted(geoopt.Sphere()), (4,), torch.float64, ("own",)),
+    ],
+    "BlockTriangular": [
+        Case("BlockTriangular", _enrnn, (4, 4), torch.float64),
+        Case(
+            "BlockUnitary",
+            lambda r: manifolds.BlockTriangular(manifolds.Unitary(r), manifolds.Contraction(8.0)),
+            (4, 4),
+            torch.complex128,
+        ),
+    ],
+    "Contraction": [
+        _solid("Contraction", (4, 4), torch.float64),
+        _solid("Contraction", (5, 3), torch.complex128, bound=2.0),
+    ],
+    "Manifold": [],
+    "MatrixGroup": [],
+    "Orthogonal": _groups("Orthogonal"),
+    "OrthonormalColumns": [],
+    "Region": [],
+    "SpecialOrthogonal": _groups("SpecialOrthogonal"),
+    "Stiefel": [
+        Case("Stiefel", manifolds.Stiefel, (5, 3), torch.float64),
+        Case("StiefelCanonical", lambda r: manifolds.Stiefel(r, "canonical"), (5, 2), torch.complex128),
+        Case("StiefelSquare", manifolds.Stiefel, (3, 3), torch.complex128),
+    ],
+    "UnitDisc": [
+        _solid("UnitDisc", (4, 4), torch.float64),
+        _solid("UnitDisc", (4, 4), torch.complex128, radius=2.0),
+    ],
+    "Unitary": _groups("Unitary"),
+    "UnitaryRealForm": _groups("UnitaryRealForm"),
+    "Viewed": [
+        Case("Gates", _viewed(manifolds.Orthogonal, blocks=3, which=(2, 0)), (9, 3), torch.float64),
+        Case("Wide", _viewed(manifolds.Unitary, blocks=2, which=(1,), transpose=True), (3, 6), torch.complex128),
+        Case("Tall", _viewed(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
+    ],
+    "adapt": [],
+}
+ALL = [case for rows in CASES.values() for case in rows]
+GROUPS = [case for case in ALL if issubclass(getattr(manifolds, case.name, object), manifolds.MatrixGroup)]
+PAIRS = [(case, r) for case in ALL for r in case.retractions]
+GROUP_PAIRS = [(case, r) for case in GROUPS for r in case.retractions]
+
+
+def ids(value):
+    return value.name if isinstance(value, Case) else str(value)
