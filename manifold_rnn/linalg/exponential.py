@@ -1,9 +1,12 @@
 """The exponential of a skew-Hermitian matrix, with its own adjoint."""
 
+import functools
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from .polar import polish
@@ -201,14 +204,35 @@ def _plus_identity(P: Tensor, c: float) -> Tensor:
 
 
 def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
-    """``phi(ad_B) H`` by its Taylor series, one product a term."""
-    unit, remainder, terms = 4 * torch.finfo(B.dtype).eps, radius, 1
-    while remainder > unit:  # |ad_B| <= 2 |B|, and the radius is a generous bound of |B|
-        terms += 1
-        remainder *= 2 * radius / (terms + 1)
-    K = H
-    for k in range(terms, 0, -1):
-        # H + [B, K] / (k + 1), since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
-        half = multiply_add(H, B, K, beta=0.5, alpha=1 / (k + 1))
-        K = half - half.mH
+    """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
+    coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
+    K, scale = H, coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        # c H + [B, K], since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
+        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale)
+        K, scale = half - half.mH, 1.0
     return K
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _coefficients(radius: float, eps: float) -> tuple[float, ...]:
+    return _phi_polynomial(math.ceil(8 * math.log2(max(radius, 1e-9))), eps)
+
+
+@functools.cache
+def _phi_polynomial(step: int, eps: float) -> tuple[float, ...]:
+    r"""Coefficients of a polynomial near ``phi`` for imaginary arguments up to twice ``2^(step/8)``.
+
+    Chebyshev interpolation of :math:`\varphi(iy) = \frac{\sin y}{y} + i\frac{1 - \cos y}{y}` has a remainder of about
+    :math:`2 r^{d+1} / (d+2)!` at degree d, the Taylor polynomial one of :math:`(2r)^{d+1} / (d+2)!`.
+    """
+    radius, degree = 2.0 ** (step / 8), 1
+    while 2 * radius ** (degree + 1) / math.factorial(degree + 2) > eps:
+        degree += 1
+    even, odd = degree - degree % 2, degree - 1 + degree % 2
+    domain = [-2 * radius, 2 * radius]
+    sine = Chebyshev.interpolate(lambda y: np.sinc(y / np.pi), even, domain)
+    cosine = Chebyshev.interpolate(lambda y: np.sin(y / 2) * np.sinc(y / (2 * np.pi)), odd, domain)
+    y = (sine + cosine).convert(kind=Polynomial).coef
+    signs = np.array([1, 1, -1, -1])[np.arange(len(y)) % 4]  # y = -iz
+    return tuple(float(c) for c in y * signs)
