@@ -207,10 +207,11 @@ def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
     coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
     K, scale = H, coefficients[-1]
+    half, other = torch.empty_like(H), torch.empty_like(H)  # fresh memory at every degree would cost more than the sums
     for c in reversed(coefficients[:-1]):
         # c H + [B, K], since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
-        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale)
-        K, scale = half - half.mH, 1.0
+        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=half)
+        K, scale = torch.sub(half, half.mH, out=other), 1.0
     return K
 
 
@@ -227,7 +228,7 @@ def _phi_polynomial(step: int, eps: float) -> tuple[float, ...]:
     :math:`2 r^{d+1} / (d+2)!` at degree d, the Taylor polynomial one of :math:`(2r)^{d+1} / (d+2)!`.
     """
     radius, degree = 2.0 ** (step / 8), 1
-    while 2 * radius ** (degree + 1) / math.factorial(degree + 2) > eps:
+    while radius ** (degree + 1) / math.factorial(degree + 2) > eps:  # half the remainder: products round more
         degree += 1
     even, odd = degree - degree % 2, degree - 1 + degree % 2
     domain = [-2 * radius, 2 * radius]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .defect import minus_identity, plus_identity
+from .defect import minus_identity
 from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
 from .product import multiply_add
 
@@ -131,14 +131,13 @@ def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky_rounds(x: Tensor) -> tuple[Tensor, Tensor]:
-    gram = x.mH @ x
-    beyond = minus_identity(gram)
+    beyond = _shift_diagonal(x.mH @ x, -1.0)
     far = host_max(torch.linalg.matrix_norm(beyond)) if may_read_device() else 2.0
     if far**2 < torch.finfo(x.dtype).eps:
         return _first_order(x, beyond)
     if not far <= 1e2:  # NaN included
         return _householder_indouble(x)
-    R = torch.linalg.cholesky_ex(gram).L.mH
+    R = torch.linalg.cholesky_ex(_shift_diagonal(beyond, 1.0)).L.mH
     Q = torch.linalg.solve_triangular(R, x, upper=True, left=False)
     if far <= _ONE_ROUND:
         return Q, R
@@ -155,6 +154,12 @@ def _cholesky_rounds(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _first_order(x: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
     """``R`` of ``R^H R = I + beyond`` for a tiny ``beyond``: its upper triangle, with half the diagonal."""
-    upper = beyond.triu()
+    upper = beyond.triu_()
     upper.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    return multiply_add(x, x, upper, beta=1, alpha=-1), plus_identity(upper)
+    return multiply_add(x, x, upper, beta=1, alpha=-1), _shift_diagonal(upper, 1.0)
+
+
+def _shift_diagonal(x: Tensor, by: float) -> Tensor:
+    """In place, ``x + by I``."""
+    x.diagonal(dim1=-2, dim2=-1).add_(by)
+    return x

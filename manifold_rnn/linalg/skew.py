@@ -75,7 +75,7 @@ def pack_skew(A: Tensor) -> Tensor:
     n = A.shape[-1]
     lower, upper, diagonal = (_cached(build, n, A.device) for build in (_lower, _upper, _diagonal))
     flat = A.flatten(-2)
-    a = (flat.index_select(-1, lower) - flat.index_select(-1, upper).conj()) * math.sqrt(0.5)
+    a = (flat.index_select(-1, lower) - flat.index_select(-1, upper).conj()).mul_(math.sqrt(0.5))
     if not A.is_complex():
         return a
     return torch.cat([a.real, a.imag, flat.index_select(-1, diagonal).imag], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import contextlib
 import warnings
 from abc import abstractmethod
@@ -229,8 +230,9 @@ def _all_finite(gradients: list[Tensor]) -> Tensor:
     if not gradients:
         return torch.ones((), dtype=torch.bool)
     if may_read_device():
-        sums = torch.stack([g.sum().abs().to(gradients[0].device, torch.float64) for g in gradients])
-        if bool(sums.isfinite().all()):  # NaN and infinity survive a sum; large numbers may make one
+        sums = [g.sum() for g in gradients]  # NaN and infinity survive a sum; large numbers may make one
+        total = sums[0] if len(sums) == 1 else sum(s.abs().to(gradients[0].device, torch.float64) for s in sums)
+        if cmath.isfinite(complex(total)):
             return torch.ones((), dtype=torch.bool)
     return torch.stack([g.isfinite().all().to(gradients[0].device) for g in gradients]).all()
 

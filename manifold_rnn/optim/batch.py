@@ -27,14 +27,23 @@ class Batch:
     manifold: Manifold | None
     states: list[State]
     stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
-        return _stack(self.params)
+        return self._stack("point", self.params)
 
     def gradient(self) -> Tensor:
-        """The gradients that autograd left, stacked."""
-        return _stack([p.grad for p in self.params if p.grad is not None])
+        """The gradients that autograd left, stacked; to be read only."""
+        return self._stack("gradient", [p.grad for p in self.params if p.grad is not None])
+
+    def _stack(self, name: str, tensors: list[Tensor]) -> Tensor:
+        if len(tensors) == 1:
+            return tensors[0].detach().unsqueeze(0)
+        # the same memory at every step: fresh pages cost more than the copy
+        buffer = self.buffers.get(name)
+        self.buffers[name] = torch.stack(tensors) if buffer is None else torch.stack(tensors, out=buffer)
+        return self.buffers[name]
 
     def coordinates(self, x: Tensor, g: Tensor) -> Tensor:
         """Coordinates of the Riemannian gradient at ``x``."""
@@ -120,10 +129,6 @@ def manifold_of(p: Tensor) -> Manifold | None:
     """The manifold that a parameter carries as an attribute, however its class came about; None if it is Euclidean."""
     manifold = getattr(p, "manifold", None)
     return None if manifold is None or isinstance(manifold, geoopt.Euclidean) else adapt(manifold)
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return tensors[0].detach().unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
 
 
 def _reals(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.logarithm import inverse_qr
+from ..linalg.product import multiply_add
 from ..linalg.qr import cholesky_qr
 from ..linalg.skew import skew
 from .base import Retraction
@@ -39,7 +40,7 @@ class QR(Retraction):
         return inverse_qr(Q)
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
-        return cholesky_qr(x + x @ A)[0]
+        return cholesky_qr(multiply_add(x, x, A, beta=1, alpha=1))[0]
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
         return cholesky_qr(x + u)[0]
