@@ -79,6 +79,7 @@ CASES = {
     "OrthonormalColumns": [],
     "Region": [],
     "SpecialOrthogonal": _groups("SpecialOrthogonal"),
+    "SpecialUnitary": _groups("SpecialUnitary"),
     "Stiefel": [
         Case("Stiefel", manifolds.Stiefel, (5, 3), torch.float64),
         Case("StiefelCanonical", lambda r: manifolds.Stiefel(r, "canonical"), (5, 2), torch.complex128),

@@ -221,6 +221,25 @@ ROWS = {
     "a gradient that is not finite (adam)": Row(
         NonFiniteError, "1 of 16", lambda s: s.step(lambda p: ADAM(p, lr=0.1), spoil=True)
     ),
+    "an averaging of more than all": Row(
+        OptionError, r"alpha.*\[0, 1\)", lambda s: optim.RiemannianRMSprop(s.update.parameters(), alpha=1.5)
+    ),
+    "a negative start": Row(
+        OptionError,
+        "initial_accumulator_value.*-1",
+        lambda s: optim.RiemannianAdagrad(s.update.parameters(), initial_accumulator_value=-1.0),
+    ),
+    "a landing beyond reach": Row(
+        OptionError, "epsilon.*between 0 and 1", lambda s: optim.Landing(s.update.parameters(), epsilon=2.0)
+    ),
+    "a landing on a disc": Row(
+        UnsupportedError,
+        "Landing.*UnitDisc",
+        lambda s: optim.Landing(mr.constrain(s.linear, "weight", mr.UnitDisc()).parameters()),
+    ),
+    "a landing that polishes": Row(
+        OptionError, "does not take polish_every", lambda s: optim.Landing(s.update.parameters(), polish_every=1)
+    ),
     # nn
     "an input of another size": Row(ShapeError, "input_size 3", lambda s: s.rnn(torch.zeros(5, 2, 4))),
     "an input of another dtype": Row(DtypeError, "float64", lambda s: s.rnn(torch.zeros(5, 2, 3).double())),

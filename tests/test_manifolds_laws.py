@@ -260,3 +260,20 @@ def test_real_form_is_the_unitary_group(generator):
     torch.testing.assert_close(form.inner(real(w), real(h)), 2 * unitary.inner(w, h))
     torch.testing.assert_close(form.defect(real(w)), torch.zeros(3, dtype=torch.float64))
     assert linalg.defect(form.random(4, 4)) < 1e-5
+
+
+def test_logarithms_on_su_are_the_shortest_of_trace_zero(generator):
+    m = manifolds.SpecialUnitary("exp")
+    x = m.random(200, 5, 5, dtype=torch.complex128, generator=generator)
+    y = m.random(200, 5, 5, dtype=torch.complex128, generator=generator)
+    A = x.mH @ m.logmap(x, y)
+    torch.testing.assert_close(
+        A.diagonal(dim1=-2, dim2=-1).sum(-1), torch.zeros(200, dtype=A.dtype), atol=1e-10, rtol=0
+    )
+    torch.testing.assert_close(m.expmap(x, m.logmap(x, y)), y, atol=1e-10, rtol=0)
+    angles = torch.linalg.eigvals(x.mH @ y).angle()
+    assert (angles.sum(-1).abs() > 1).any()  # some principal logarithms have another trace
+    turns = torch.cartesian_prod(*[torch.arange(-1, 2)] * 5) * 2 * torch.pi
+    shifted = angles[:, None] + turns
+    lengths = shifted.norm(dim=-1).masked_fill(shifted.sum(-1).abs() > 1e-6, torch.inf)
+    torch.testing.assert_close(m.dist(x, y), lengths.amin(-1), atol=1e-6, rtol=0)

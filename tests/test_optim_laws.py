@@ -9,13 +9,20 @@ import torch
 
 from manifold_rnn import errors, manifolds, optim, retractions
 
-OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer"})
-PEERS = {"RiemannianSGD": torch.optim.SGD, "RiemannianAdam": torch.optim.Adam}
+OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "Landing"})  # which has laws of its own
+PEERS = {name: getattr(torch.optim, name.removeprefix("Riemannian")) for name in OPTIMIZERS}
 OPTIONS = {
     "RiemannianSGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.3}],
+    "RiemannianAdagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}],
     "RiemannianAdam": [{}, {"amsgrad": True}, {"betas": (0.8, 0.99), "eps": 1e-3}],
+    "RiemannianRMSprop": [{}, {"momentum": 0.5, "centered": True, "eps": 1e-3}],
 }
-GROUPS = {"Orthogonal": torch.float64, "Unitary": torch.complex128, "UnitaryRealForm": torch.float64}
+GROUPS = {
+    "Orthogonal": torch.float64,
+    "Unitary": torch.complex128,
+    "SpecialUnitary": torch.complex128,
+    "UnitaryRealForm": torch.float64,
+}
 CASES = [
     pytest.param(name, options, id=f"{name}-{i}") for name in OPTIMIZERS for i, options in enumerate(OPTIONS[name])
 ]
@@ -60,6 +67,31 @@ def test_equals_torch_on_the_trivialization_rebased_every_step(name, options, gr
             base = manifold.retr_coordinates(base, c)
             c.zero_()
     torch.testing.assert_close(p.detach(), base, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "state"), [("RiemannianRMSprop", "square_avg"), ("RiemannianAdagrad", "sum")])
+def test_the_accumulator_starts_where_it_is_told(name, state):
+    p, q = point(manifolds.Orthogonal()), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = getattr(optim, name)([p, q], lr=0.1, eps=0.0, initial_accumulator_value=1.0)
+    q.grad, p.grad = torch.full_like(q, 2.0), torch.zeros_like(p)
+    optimizer.step()
+    v = 0.99 + 0.01 * 4 if state == "square_avg" else 1 + 4
+    torch.testing.assert_close(optimizer.state[q][state], torch.full_like(q, v))
+    torch.testing.assert_close(q.detach(), torch.full_like(q, 1 - 0.1 * 2 / v**0.5))
+    assert optimizer.state[p][state].shape == p.manifold.coordinate_shape(p.shape)
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (2, 5, 3)])
+def test_every_vector_that_is_carried_stays_tangent_on_tall_matrices(shape):
+    p = point(manifolds.Stiefel(), shape)
+    optimizer = optim.RiemannianRMSprop([p], lr=0.05, momentum=0.5, centered=True)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (p - target(p)).square().sum().backward()
+        optimizer.step()
+    for name in optimizer.carried:
+        v = optimizer.state[p][name]
+        torch.testing.assert_close(p.manifold.proju(p.detach(), v), v, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

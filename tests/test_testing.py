@@ -130,10 +130,12 @@ OPTIMIZERS = {
     "momentum": lambda p: optim.RiemannianSGD(p, lr=0.05, momentum=0.5),
     "adam": lambda p: optim.RiemannianAdam(p, lr=0.05),
     "matrix": lambda p: optim.RiemannianAdam(p, lr=0.05, second_moment="matrix"),
+    "rmsprop": lambda p: optim.RiemannianRMSprop(p, lr=0.01),
+    "adagrad": lambda p: optim.RiemannianAdagrad(p, lr=0.1),
     "geoopt": lambda p: geoopt.optim.RiemannianSGD(p, lr=0.1),
 }
 OURS = [manifolds.Orthogonal(r) for r in retractions.names()] + [
-    manifolds.SpecialOrthogonal(), manifolds.Unitary(), manifolds.UnitaryRealForm(),
+    manifolds.SpecialOrthogonal(), manifolds.Unitary(), manifolds.SpecialUnitary(), manifolds.UnitaryRealForm(),
     manifolds.Viewed(manifolds.Orthogonal(), 2, (1,)), geoopt.EuclideanStiefel(), geoopt.Sphere(),
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from .group import MatrixGroup
 from .groups import Orthogonal, SpecialOrthogonal, Unitary, UnitaryRealForm
 from .orthonormal import OrthonormalColumns
 from .region import Region
+from .special_unitary import SpecialUnitary
 from .stiefel import Stiefel
 from .unit_disc import UnitDisc
 from .viewed import Viewed
@@ -21,6 +22,7 @@ __all__ = [
     "OrthonormalColumns",
     "Region",
     "SpecialOrthogonal",
+    "SpecialUnitary",
     "Stiefel",
     "UnitDisc",
     "Unitary",

@@ -56,6 +56,22 @@ class MatrixGroup(OrthonormalColumns):
     def _size(self, shape: tuple[int, ...]) -> int:
         return shape[-1]
 
+    # --- the Lie algebra and its coordinates: all skew-Hermitian matrices, but for special groups ---
+
+    def _lie(self, A: Tensor) -> Tensor:
+        """Orthogonal projection onto the Lie algebra."""
+        return skew(A)
+
+    def _pack(self, A: Tensor) -> Tensor:
+        return pack_skew(A)
+
+    def _unpack(self, c: Tensor, dtype: torch.dtype) -> Tensor:
+        return unpack_skew(c, dtype)
+
+    def _settle(self, w: Tensor) -> Tensor:
+        """A unitary matrix that a map has led to, taken back to the group."""
+        return w
+
     # --- checks ---
 
     def _require_kind(self, x: Tensor, name: str) -> None:
@@ -98,7 +114,7 @@ class MatrixGroup(OrthonormalColumns):
         self.require(x)
         w = self._enter(x)
         U, _, Vh = torch.linalg.svd(w.detach())
-        return self._leave(with_polar_adjoint(w, U @ self._component(Vh, U)))
+        return self._leave(self._settle(with_polar_adjoint(w, U @ self._component(Vh, U))))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
         """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""
@@ -108,7 +124,7 @@ class MatrixGroup(OrthonormalColumns):
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "proju")
         w = self._enter(x)
-        return self._leave(w @ skew(w.mH @ self._enter(u)))
+        return self._leave(w @ self._lie(w.mH @ self._enter(u)))
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return self.proju(x, u)
@@ -120,19 +136,23 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "retr")
-        return self._leave(self.retraction.retract(self._enter(x), self._enter(u)))
+        w = self._enter(x)
+        return self._leave(self._settle(self.retraction.translate(w, self._lie(w.mH @ self._enter(u)))))
 
     @full_precision
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "expmap")
         w = self._enter(x)
-        return self._leave(w @ expm_skew(w.mH @ self._enter(u)))
+        return self._leave(self._settle(w @ expm_skew(self._lie(w.mH @ self._enter(u)))))
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         self._require_pair(x, y, "logmap")
         w = self._enter(x)
-        return self._leave(w @ logm_unitary(w.mH @ self._enter(y)))
+        return self._leave(w @ self._log(w.mH @ self._enter(y)))
+
+    def _log(self, Q: Tensor) -> Tensor:
+        return logm_unitary(Q)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         return self.norm(x, self.logmap(x, y), keepdim=keepdim)
@@ -160,7 +180,7 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "to_coordinates")
-        c = pack_skew(self._enter(x).mH @ self._enter(u))
+        c = self._pack(self._enter(x).mH @ self._enter(u))
         return c if self._scale == 1 else c * self._scale
 
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
@@ -176,13 +196,16 @@ class MatrixGroup(OrthonormalColumns):
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         self._require_kind(x, "x")
         w = self._enter(x)
-        return self._leave(self.retraction.translate(w, self._algebra(w, c)))
+        return self._leave(self._settle(self.retraction.translate(w, self._algebra(w, c))))
 
     @full_precision
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         self._require_pair(x, y, "inverse_retr_coordinates")
-        A = self.retraction.inverse_group_map(self._enter(x).mH @ self._enter(y))
-        return pack_skew(A) * self._scale
+        A = self._inverse_map(self._enter(x).mH @ self._enter(y))
+        return self._pack(A) * self._scale
+
+    def _inverse_map(self, Q: Tensor) -> Tensor:
+        return self.retraction.inverse_group_map(Q)
 
     def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.retr_coordinates(x, c), carried  # left translation leaves coordinates as they are
@@ -191,7 +214,7 @@ class MatrixGroup(OrthonormalColumns):
         return c.square() if how == "elementwise" else c.square().sum(-1, keepdim=True)
 
     def _algebra(self, w: Tensor, c: Tensor) -> Tensor:
-        A = unpack_skew(c if self._scale == 1 else c / self._scale, w.dtype)
+        A = self._unpack(c if self._scale == 1 else c / self._scale, w.dtype)
         require_same(w, A, "A point with coordinates")
         return A
 
@@ -199,7 +222,7 @@ class MatrixGroup(OrthonormalColumns):
 
     @full_precision
     def polish(self, x: Tensor) -> Tensor:
-        return self._leave(polish(self._enter(x)))
+        return self._leave(self._settle(polish(self._enter(x))))
 
     def random(
         self,
@@ -228,7 +251,7 @@ class MatrixGroup(OrthonormalColumns):
         wide = dtype.to_complex() if self.complex_or_form else dtype
         gaussian = torch.randn(*shape[:-2], n, n, dtype=wide, device=device, generator=generator)
         Q = qr(gaussian)[0]
-        return self._leave(self._component(Q, torch.eye(n, dtype=wide, device=Q.device)))
+        return self._leave(self._settle(self._component(Q, torch.eye(n, dtype=wide, device=Q.device))))
 
     def _default_dtype(self) -> torch.dtype:
         default = torch.get_default_dtype()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import OnNonFinite, RiemannianOptimizer, require
+from .base import OnNonFinite, RiemannianOptimizer, require, require_second_moment
 from .batch import Batch
 
 
@@ -62,7 +62,7 @@ class RiemannianAdam(RiemannianOptimizer):
     >>> assert mr.linalg.defect(layer.weight) < 1e-5
     """
 
-    carried = "exp_avg"
+    carried = ("exp_avg",)
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class RiemannianAdam(RiemannianOptimizer):
         super().validate(group)
         require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
         require(group, "eps", lambda v: v >= 0, "a number of at least 0")
-        require(group, "second_moment", lambda v: v in ("elementwise", "matrix"), "'elementwise' or 'matrix'")
+        require_second_moment(group)
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]

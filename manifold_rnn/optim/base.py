@@ -55,7 +55,7 @@ class RiemannianOptimizer(Optimizer):
     """
 
     moves_on_manifolds: ClassVar[bool] = True
-    carried: ClassVar[str | None] = None  # the state that is a tangent vector
+    carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
 
     def __init__(
         self,
@@ -172,20 +172,22 @@ class RiemannianOptimizer(Optimizer):
         g = -g if group["maximize"] else g
         if batch.manifold is None and group["weight_decay"]:
             g = g + group["weight_decay"] * x
-        c = batch.coordinates(x, g)
-        d = self.direction(batch, x, c, steps, group)
-        carried = batch.state(self.carried, c) if self.carried in batch.states[0] else None
-        y, moved = batch.move(x, d * -group["lr"], carried)
-        if carried is not None and moved is not None and moved is not carried:
-            carried.copy_(moved)
-        y = self._polished(batch, y, steps, group["polish_every"])
+        y = self.advance(batch, x, g, steps, group)
         if finite is None:
             batch.write(y)
             return
         batch.write(torch.where(finite, y, x))
         for s, old in zip(batch.states, before, strict=True):
             for k, v in s.items():
-                v.copy_(torch.where(finite, v, old.get(k, torch.zeros_like(v))))
+                v.copy_(torch.where(finite, v, old.get(k, batch.starts.get(k, 0.0))))
+
+    def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        """The points that a step leads to from ``x``, given the gradient of the loss."""
+        c = batch.coordinates(x, g)
+        d = self.direction(batch, x, c, steps, group)
+        carried = [batch.state(name, c) for name in self.carried if name in batch.states[0]]
+        y = batch.move(x, d * -group["lr"], carried)
+        return self._polished(batch, y, steps, group["polish_every"])
 
     @staticmethod
     def _polished(batch: Batch, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:
@@ -245,3 +247,8 @@ def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule
         ok = False
     if not ok:
         raise OptionError(f"{name} is {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")
+
+
+def require_second_moment(group: dict[str, Any]) -> None:
+    """Raise `OptionError` unless the second moment is one that `Batch.square` knows."""
+    require(group, "second_moment", lambda v: v in ("elementwise", "matrix"), "'elementwise' or 'matrix'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ class Batch:
     states: list[State]
     stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    starts: dict[str, float] = field(default_factory=dict)
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
@@ -49,11 +50,18 @@ class Batch:
         """Coordinates of the Riemannian gradient at ``x``."""
         return _reals(g) if self.manifold is None else self.manifold.egrad2coordinates(x, g)
 
-    def move(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The points that lie at ``c`` from ``x``, and the carried coordinates there."""
+    def move(self, x: Tensor, c: Tensor, carried: Sequence[Tensor] = ()) -> Tensor:
+        """The points that lie at ``c`` from ``x``; coordinates that are carried along are changed in place."""
         if self.manifold is None:
-            return x + (torch.view_as_complex(c) if x.is_complex() else c), carried
-        return self.manifold.step_coordinates(x, c, carried)
+            return x + (torch.view_as_complex(c) if x.is_complex() else c)
+        y, moved = self.manifold.step_coordinates(x, c, carried[0] if carried else None)
+        if moved is None or moved is carried[0]:  # a transport that leaves coordinates as they are
+            return y
+        carried[0].copy_(moved)
+        for other in carried[1:]:
+            again = self.manifold.step_coordinates(x, c, other)[1]
+            other.copy_(again if again is not None else other)
+        return y
 
     def square(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """The second moment's share of coordinates ``c``."""
@@ -78,11 +86,12 @@ class Batch:
         )
         return torch.stack([s["step"] for s in self.states]).reshape(-1, *[1] * axes)
 
-    def state(self, name: str, like: Tensor) -> Tensor:
+    def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
+        self.starts[name] = start
         if any(name not in s for s in self.states):
             for s, c in zip(self.states, like.unbind(), strict=True):
-                s.setdefault(name, torch.zeros_like(c))
+                s.setdefault(name, torch.full_like(c, start))
         if len(self.states) == 1:
             alone: Tensor = self.states[0][name]
             return alone.unsqueeze(0)

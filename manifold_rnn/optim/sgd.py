@@ -56,7 +56,7 @@ class RiemannianSGD(RiemannianOptimizer):
     >>> assert mr.linalg.defect(layer.weight) < 1e-5
     """
 
-    carried = "momentum_buffer"
+    carried = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -92,17 +92,27 @@ class RiemannianSGD(RiemannianOptimizer):
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)
-        require(group, "momentum", lambda v: v >= 0, "a number of at least 0")
-        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise OptionError(
-                "nesterov needs a positive momentum and no dampening.\n"
-                f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet momentum=0.9, dampening=0."
-            )
+        require_momentum(group)
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-        if not group["momentum"]:
-            return c
-        first = (steps == 1) * steps  # torch starts the average at the first gradient, undampened
-        fresh = 1 - group["dampening"] * (1 - first)
-        m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * fresh)
-        return c + group["momentum"] * m if group["nesterov"] else m
+        return with_momentum(batch, c, steps, group)
+
+
+def require_momentum(group: dict[str, Any]) -> None:
+    """Raise `OptionError` unless the options of momentum fit each other."""
+    require(group, "momentum", lambda v: v >= 0, "a number of at least 0")
+    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        raise OptionError(
+            "nesterov needs a positive momentum and no dampening.\n"
+            f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet momentum=0.9, dampening=0."
+        )
+
+
+def with_momentum(batch: Batch, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+    """The direction that momentum makes of the gradient ``c``; updates the buffer."""
+    if not group["momentum"]:
+        return c
+    first = (steps == 1) * steps  # torch starts the average at the first gradient, undampened
+    fresh = 1 - group["dampening"] * (1 - first)
+    m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * fresh)
+    return c + group["momentum"] * m if group["nesterov"] else m

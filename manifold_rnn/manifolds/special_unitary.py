@@ -1,0 +1,152 @@
+"""The group of unitary matrices with determinant 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import OffManifoldError
+from ..linalg import defect, logm_unitary, pack_skew, unpack_skew
+from ..linalg.precision import full_precision, on_numbers
+from ..retractions import Exponential
+from .groups import Unitary
+
+_SECANTS = 30
+_STEP = 1e-3  # first secant, in radians
+
+
+class SpecialUnitary(Unitary):
+    r"""The special unitary group SU(n): complex matrices with :math:`x^H x = I` and :math:`\det x = 1`.
+
+    Its Lie algebra is the skew-Hermitian matrices of trace 0. Of the retractions only the exponential keeps the
+    determinant by itself, so every map is
+
+    .. math::
+        R_x(u) = \frac{x\,\phi(A)}{\det(x\,\phi(A))^{1/n}}, \qquad
+        A = \operatorname{skew}(x^H u) - \tfrac1n \operatorname{tr}(\operatorname{skew}(x^H u))\, I,
+
+    with the principal root, which is smooth while the phase of :math:`\det \phi(A)` is not :math:`\pi`. The division
+    changes nothing below third order, so the retraction's order stays.
+
+    Parameters
+    ----------
+    retraction : str or Retraction
+        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        `manifold_rnn.retractions`.
+
+    Notes
+    -----
+    Tensors have shape (..., n, n), all axes but the last two are batch. Coordinates are :math:`n^2 - 1` real numbers:
+    the diagonal is seen in an orthonormal basis of the vectors of sum 0. `projx` divides the nearest unitary matrix by
+    the root of its determinant. Geometry and sources: `MatrixGroup`.
+
+    Examples
+    --------
+    >>> x = mr.SpecialUnitary("polar").random(4, 4, dtype=torch.complex128)
+    >>> assert torch.isclose(torch.linalg.det(x), torch.ones((), dtype=torch.complex128))
+    """
+
+    name = "SpecialUnitary"
+
+    @full_precision
+    def defect(self, x: Tensor) -> Tensor:
+        return defect(x) + (torch.linalg.slogdet(x).sign - 1).abs()
+
+    # --- the Lie algebra ---
+
+    def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
+        return (*shape[:-2], shape[-1] ** 2 - 1)
+
+    def _lie(self, A: Tensor) -> Tensor:
+        return _traceless(super()._lie(A))
+
+    def _pack(self, A: Tensor) -> Tensor:
+        c, n = pack_skew(A), A.shape[-1]
+        return torch.cat([c[..., :-n], _reflect(c[..., -n:])[..., :-1]], -1)
+
+    def _unpack(self, c: Tensor, dtype: torch.dtype) -> Tensor:
+        n = math.isqrt(c.shape[-1] + 1)
+        off, diagonal = c.tensor_split([n * n - n], -1)
+        diagonal = _reflect(torch.cat([diagonal, c.new_zeros((*c.shape[:-1], 1))], -1))
+        return unpack_skew(torch.cat([off, diagonal], -1), dtype)
+
+    # --- the determinant ---
+
+    def _settle(self, w: Tensor) -> Tensor:
+        angle = torch.linalg.slogdet(w).sign.angle() / w.shape[-1]
+        return w * _phase(-angle)[..., None, None]
+
+    # --- inverses ---
+
+    def _log(self, Q: Tensor) -> Tensor:
+        """The shortest logarithm of trace 0: the principal one, but for a turn of its largest or smallest angles."""
+        cut = _cut(Q.detach())[..., None, None]
+        angle = cut - torch.pi
+        eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+        return _traceless(logm_unitary(Q * _phase(-angle)) + 1j * angle * eye)
+
+    def _inverse_map(self, Q: Tensor) -> Tensor:
+        """``A`` of trace 0 whose image is ``Q`` up to a phase: the one number that is unknown."""
+        if isinstance(self.retraction, Exponential):
+            return self._log(Q)
+        n = Q.shape[-1]
+
+        def trace(angle: Tensor) -> tuple[Tensor, Tensor]:
+            A = self.retraction.inverse_group_map(Q * _phase(angle)[..., None, None])
+            return A, A.diagonal(dim1=-2, dim2=-1).imag.mean(-1)
+
+        with torch.no_grad():
+            angle = torch.zeros(Q.shape[:-2], dtype=Q.real.dtype, device=Q.device)
+            value, slope = trace(angle)[1], torch.ones_like(angle)
+            step, small = torch.full_like(angle, _STEP), torch.finfo(angle.dtype).eps ** 0.5
+            for _ in range(_SECANTS):
+                new = trace(angle + step)[1]
+                known = step.abs() > small  # a shorter secant is rounding
+                slope = torch.where(known, (new - value) / torch.where(known, step, 1), slope)
+                angle, value = angle + step, new
+                step = -value / slope
+            on_numbers(_require_settled, torch.stack([value, angle * n], -1))
+        for _ in range(2):  # steps that move nothing give the angle its first and second derivative
+            angle = angle - trace(angle)[1] / slope
+        return _traceless(trace(angle)[0])
+
+
+def _require_settled(found: Tensor) -> None:
+    value, phase = found.unbind(-1)
+    if not bool((value.abs() < 1e-3).all() and (phase.abs() < torch.pi).all()):  # NaN included
+        raise OffManifoldError(
+            "The inverse retraction of SpecialUnitary reaches x phi(A) where the phase of det phi(A) is below pi.\n"
+            f"Got {float(phase.abs().max()):.3g}, with a trace of {float(value.abs().max()):.3g} left.\n"
+            "Use the exponential retraction, or a base point nearer to it."
+        )
+
+
+def _cut(Q: Tensor) -> Tensor:
+    """Where to cut the circle, so that the eigenangles between two cuts add up to 0."""
+    angles = torch.linalg.eigvals(Q).angle().sort(-1).values
+    n, turns = Q.shape[-1], torch.round(angles.sum(-1) / (2 * torch.pi)).long()
+    if n == 1:
+        return torch.full_like(angles[..., 0], torch.pi)
+    # a positive number of turns takes as many of the largest angles below the cut, a negative one of the smallest
+    above = torch.where(turns > 0, n - turns, -turns).clamp(1, n - 1)[..., None]
+    middle = 0.5 * (angles.gather(-1, above - 1) + angles.gather(-1, above))[..., 0]
+    return torch.where(turns > 0, middle, torch.where(turns < 0, middle + 2 * torch.pi, torch.pi))
+
+
+def _traceless(A: Tensor) -> Tensor:
+    mean = A.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return A - mean * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
+def _phase(angle: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _reflect(d: Tensor) -> Tensor:
+    """The reflection that swaps ``(1, ..., 1)/sqrt(n)`` and the last unit vector: sum 0 becomes last entry 0."""
+    n = d.shape[-1]
+    v = torch.full((n,), -(n**-0.5), dtype=d.dtype, device=d.device)
+    v[-1] += 1
+    return d - (d @ v / max(1 - n**-0.5, 0.1))[..., None] * v

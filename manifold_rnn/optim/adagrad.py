@@ -1,0 +1,106 @@
+"""Riemannian Adagrad."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .base import OnNonFinite, RiemannianOptimizer, require, require_second_moment
+from .batch import Batch
+
+
+class RiemannianAdagrad(RiemannianOptimizer):
+    r"""Adagrad on manifolds.
+
+    .. math::
+        v \leftarrow v + c^2, \qquad
+        x \leftarrow R_x\Bigl(-\frac{\eta}{1 + (t - 1)\,\delta}\, \frac{c}{\sqrt v + \epsilon}\Bigr)
+
+    with ``c`` the coordinates of the Riemannian gradient. On groups this equals `torch.optim.Adagrad` on the
+    trivialized view re-based at every step.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+    lr : float
+    lr_decay : float
+        :math:`\delta`.
+    weight_decay : float
+        Only for parameters without a manifold.
+    initial_accumulator_value : float
+        Where ``v`` starts. 0 as in torch; TensorFlow's Adagrad starts at 0.1.
+    eps : float
+    maximize : bool
+        Ascend instead.
+    second_moment : {"elementwise", "matrix"}
+        ``"matrix"`` takes one squared norm a matrix. geoopt's manifolds and `Stiefel` always use it.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
+    on_nonfinite : {"raise", "skip"}
+        What to do at NaN or infinity in a gradient; `skipped` counts.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    Parameters of equal manifold and shape are stepped as one batch. Sources: Duchi, Hazan and Singer (2011); Becigneul
+    and Ganea (2019) on manifolds.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> layer(torch.ones(3)).sum().backward(); mr.optim.RiemannianAdagrad(layer.parameters(), lr=0.1).step()
+    >>> assert mr.linalg.defect(layer.weight) < 1e-5
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        second_moment: Literal["elementwise", "matrix"] = "elementwise",
+        polish_every: int | None = None,
+        on_nonfinite: OnNonFinite = "raise",
+        capturable: bool = False,
+        **unsupported: object,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "maximize": maximize,
+            "second_moment": second_moment,
+        }
+        super().__init__(
+            params,
+            defaults,
+            polish_every=polish_every,
+            on_nonfinite=on_nonfinite,
+            capturable=capturable,
+            unsupported=unsupported,
+        )
+
+    def validate(self, group: dict[str, Any]) -> None:
+        super().validate(group)
+        for name in ("lr_decay", "initial_accumulator_value", "eps"):
+            require(group, name, lambda v: v >= 0, "a number of at least 0")
+        require_second_moment(group)
+
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        square = batch.square(x, c, group["second_moment"])
+        v = batch.state("sum", square, group["initial_accumulator_value"]).add_(square)
+        return c / ((v.sqrt() + group["eps"]) * (1 + (steps - 1) * group["lr_decay"]))

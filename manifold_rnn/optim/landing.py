@@ -1,0 +1,178 @@
+"""Landing: descent without retractions, near the manifold instead of on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..errors import UnsupportedError
+from ..linalg.defect import minus_identity
+from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Stiefel, Unitary, Viewed
+from .base import OnNonFinite, RiemannianOptimizer, require
+from .batch import Batch, manifold_of
+from .sgd import require_momentum, with_momentum
+
+_MANIFOLDS = (Orthogonal, SpecialOrthogonal, Stiefel, Unitary)  # exactly these: a subclass asks for more
+
+
+class Landing(RiemannianOptimizer):
+    r"""The landing algorithm: steps that fall towards the orthonormal matrices while they descend.
+
+    .. math::
+        x \leftarrow x - \eta\,\ell, \qquad \ell = \operatorname{skew}(m x^H)\,x + \lambda\, x\,(x^H x - I),
+
+    with the momentum ``m`` of the gradient. Cheaper than any retraction, and infeasible: points keep a distance
+    :math:`d = \|x^H x - I\|_F`, which `distance` tells. The step obeys
+
+    .. math::
+        (x - \eta \ell)^H (x - \eta \ell) - I = (I - 2\eta\lambda\, x^H x)(x^H x - I) + \eta^2\, \ell^H \ell,
+
+    so the rate is lowered, matrix by matrix, to what keeps the norm of this below :math:`\epsilon`:
+
+    .. math::
+        \eta \le \frac{\lambda d (1 - d) + \sqrt{\lambda^2 d^2 (1 - d)^2 + q\,(\epsilon - d)}}{q}, \quad
+        q = \|\ell^H \ell\|_F, \qquad \eta \le \frac{1}{2 \lambda (1 + d)}.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, blocks of a `Viewed` weight, or Euclidean; those
+        are stepped as by `torch.optim.SGD`.
+    lr : float
+    momentum, dampening : float
+        As in `torch.optim.SGD`.
+    weight_decay : float
+        Only for parameters without a manifold.
+    nesterov : bool
+        Needs a momentum, and no dampening.
+    attraction : float
+        :math:`\lambda`.
+    epsilon : float
+        The distance that is never exceeded, below 1. A weight that starts farther away comes nearer at every step.
+    maximize : bool
+        Ascend instead.
+    on_nonfinite : {"raise", "skip"}
+        What to do at NaN or infinity in a gradient; `skipped` counts.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs.
+
+    Raises
+    ------
+    UnsupportedError
+        If a parameter lies on another manifold.
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    Call `project` before a weight is used or saved as one on its manifold: `constrain` refuses to load it otherwise.
+    Source: Ablin and Peyre (2022); Ablin, Vary, Gao and Absil (2024) for tall matrices. The bound above is ours.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> optimizer = mr.optim.Landing(layer.parameters(), lr=0.1)
+    >>> layer(torch.ones(3)).sum().backward(); optimizer.step()
+    >>> assert optimizer.distance < 0.5
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        attraction: float = 1.0,
+        epsilon: float = 0.5,
+        maximize: bool = False,
+        on_nonfinite: OnNonFinite = "raise",
+        capturable: bool = False,
+        **unsupported: object,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "attraction": attraction,
+            "epsilon": epsilon,
+            "maximize": maximize,
+        }
+        super().__init__(
+            params,
+            defaults,
+            polish_every=0,
+            on_nonfinite=on_nonfinite,
+            capturable=capturable,
+            unsupported=unsupported,
+        )
+
+    def validate(self, group: dict[str, Any]) -> None:
+        super().validate(group)
+        require_momentum(group)
+        require(group, "attraction", lambda v: v > 0, "a positive number")
+        require(group, "epsilon", lambda v: 0 < v < 1, "a number between 0 and 1")
+        for p in group["params"]:
+            _require_known(manifold_of(p))
+
+    @property
+    def distance(self) -> float:
+        r"""The largest :math:`\|x^H x - I\|_F` of a parameter now."""
+        return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m).flatten()), default=0.0)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put every parameter on its manifold."""
+        for p, manifold in self._constrained():
+            p.copy_(manifold.projx(p))
+
+    def _constrained(self) -> list[tuple[Tensor, Manifold]]:
+        found = ((p, manifold_of(p)) for group in self.param_groups for p in group["params"])
+        return [(p, manifold) for p, manifold in found if manifold is not None]
+
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        return with_momentum(batch, c, steps, group)
+
+    def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        if batch.manifold is None:
+            return super().advance(batch, x, g, steps, group)
+        m = with_momentum(batch, g, steps, group)
+        if not isinstance(batch.manifold, Viewed):
+            return _landed(x, m, group)
+        (xc, xf), (mc, mf) = batch.manifold.split(x), batch.manifold.split(m)
+        return batch.manifold.join(_landed(xc, mc, group), xf - group["lr"] * mf)
+
+
+def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
+    gram = x.mH @ x
+    beyond, attraction = minus_identity(gram), group["attraction"]
+    # skew(m x^H) x by p x p products
+    field = m @ (0.5 * gram) + x @ (attraction * beyond - 0.5 * (m.mH @ x))
+    d = torch.linalg.matrix_norm(beyond, keepdim=True)
+    q = torch.linalg.matrix_norm(field.mH @ field, keepdim=True).clamp(min=torch.finfo(d.dtype).tiny)
+    pull = attraction * d * (1 - d).clamp(min=0)
+    longest = (pull + (pull.square() + q * (group["epsilon"] - d).clamp(min=0)).sqrt()) / q
+    rate = torch.minimum(longest, 0.5 / (attraction * (1 + d))).clamp(max=group["lr"])
+    return x - rate * field
+
+
+def _distances(x: Tensor, manifold: Manifold) -> Tensor:
+    x = manifold.split(x)[0] if isinstance(manifold, Viewed) else x
+    return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+
+
+def _require_known(manifold: Manifold | None) -> None:
+    inner = manifold.manifold if isinstance(manifold, Viewed) else manifold
+    if inner is not None and type(inner) not in _MANIFOLDS:
+        raise UnsupportedError(
+            "Landing falls towards matrices with orthonormal columns and knows no other manifold.\n"
+            f"Expected {', '.join(m.__name__ for m in _MANIFOLDS)}, got {manifold}.\n"
+            "Use RiemannianSGD for it, in a group or an optimizer of its own."
+        )

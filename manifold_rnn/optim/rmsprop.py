@@ -1,0 +1,122 @@
+"""Riemannian RMSprop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .base import OnNonFinite, RiemannianOptimizer, require, require_second_moment
+from .batch import Batch
+
+
+class RiemannianRMSprop(RiemannianOptimizer):
+    r"""RMSprop on manifolds.
+
+    .. math::
+        v \leftarrow \alpha v + (1 - \alpha)\, c^2, \quad
+        b \leftarrow \mu\, \mathcal T b + \frac{c}{\sqrt v + \epsilon}, \quad x \leftarrow R_x(-\eta\, b)
+
+    with ``c`` the coordinates of the Riemannian gradient; ``centered`` divides by
+    :math:`\sqrt{v - a^2} + \epsilon`, with the running mean ``a`` of ``c``. On groups this equals `torch.optim.RMSprop`
+    on the trivialized view re-based at every step.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, named parameters, or param groups
+    lr : float
+    alpha : float
+    eps : float
+    weight_decay : float
+        Only for parameters without a manifold.
+    momentum : float
+    centered : bool
+    initial_accumulator_value : float
+        Where ``v`` starts. 0 as in torch; TensorFlow's first RMSprop, with which many networks of the literature were
+        trained, starts at 1, which makes the first steps small.
+    maximize : bool
+        Ascend instead.
+    second_moment : {"elementwise", "matrix"}
+        ``"matrix"`` takes one squared norm a matrix. geoopt's manifolds and `Stiefel` always use it.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
+    on_nonfinite : {"raise", "skip"}
+        What to do at NaN or infinity in a gradient; `skipped` counts.
+    capturable : bool
+        Read nothing from the device, for CUDA graphs.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    Parameters of equal manifold and shape are stepped as one batch. Sources: Tieleman and Hinton (2012) for the rule,
+    Graves (2013) for the centered one.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> layer(torch.ones(3)).sum().backward(); mr.optim.RiemannianRMSprop(layer.parameters(), lr=1e-3).step()
+    >>> assert mr.linalg.defect(layer.weight) < 1e-5
+    """
+
+    carried = ("momentum_buffer", "grad_avg")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        initial_accumulator_value: float = 0.0,
+        maximize: bool = False,
+        second_moment: Literal["elementwise", "matrix"] = "elementwise",
+        polish_every: int | None = None,
+        on_nonfinite: OnNonFinite = "raise",
+        capturable: bool = False,
+        **unsupported: object,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "initial_accumulator_value": initial_accumulator_value,
+            "maximize": maximize,
+            "second_moment": second_moment,
+        }
+        super().__init__(
+            params,
+            defaults,
+            polish_every=polish_every,
+            on_nonfinite=on_nonfinite,
+            capturable=capturable,
+            unsupported=unsupported,
+        )
+
+    def validate(self, group: dict[str, Any]) -> None:
+        super().validate(group)
+        require(group, "alpha", lambda v: 0 <= v < 1, "a number in [0, 1)")
+        for name in ("eps", "momentum", "initial_accumulator_value"):
+            require(group, name, lambda v: v >= 0, "a number of at least 0")
+        require_second_moment(group)
+
+    def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        alpha = group["alpha"]
+        square = batch.square(x, c, group["second_moment"])
+        v = batch.state("square_avg", square, group["initial_accumulator_value"])
+        v.mul_(alpha).add_(square, alpha=1 - alpha)
+        if group["centered"]:
+            mean = batch.state("grad_avg", c).lerp_(c, 1 - alpha)
+            v = (v - batch.square(x, mean, group["second_moment"])).clamp_(min=0)
+        d = c / (v.sqrt() + group["eps"])
+        return batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(d) if group["momentum"] else d
