@@ -59,10 +59,11 @@ def _count(optimizer: Optimizer) -> None:
 
 
 def _advice(optimizer: Optimizer) -> str:
-    entries = _trivializations()
-    if not entries:
-        return ""
     name, history = type(optimizer).__name__, type(optimizer).__mro__
+    forgetful = any(kind.__name__ in _FORGETFUL for kind in history)
+    if not forgetful and not any(group.get("weight_decay") for group in optimizer.param_groups):
+        return ""
+    entries = _trivializations()
     for index, group in enumerate(optimizer.param_groups):
         held = [entries[id(p)] for p in group["params"] if id(p) in entries]
         if held and group.get("weight_decay"):
@@ -70,7 +71,7 @@ def _advice(optimizer: Optimizer) -> str:
                 f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
                 f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
             )
-        if any(entry.rebase_every for entry in held) and any(kind.__name__ in _FORGETFUL for kind in history):
+        if forgetful and any(entry.rebase_every for entry in held):
             return (
                 f"{name} remembers coordinates, in parameter group {index}, that mean another weight after a rebase. "
                 "Use rebase_every=None, or an optimizer such as Adam or SGD."

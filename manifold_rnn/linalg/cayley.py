@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from .precision import full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
+from .precision import (
+    full_precision,
+    host_max,
+    may_read_device,
+    recorded,
+    recording,
+    require_matrix,
+    without_autocast,
+)
 from .product import multiply_add
 from .skew import skew
 
@@ -57,6 +65,29 @@ def cayley(A: Tensor) -> Tensor:
     return result
 
 
+def cayley_times(x: Tensor, A: Tensor) -> Tensor:
+    """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``."""
+    if recording() or not may_read_device():
+        return x @ cayley(A)
+    unit, bound = torch.finfo(A.dtype).eps / 2, 0.5 * host_max(torch.linalg.matrix_norm(A))
+    if not bound < 1:  # NaN included
+        return x @ cayley(A)
+    B = 0.5 * A
+    xB = x @ B
+    if bound**3 < unit:
+        return multiply_add(xB, xB, B, beta=2, alpha=2).add_(x)
+    B2 = B @ B
+    bound = host_max(torch.linalg.matrix_norm(B2)) ** 0.5  # |B|^2 = |B^2| for a normal B
+    if bound**8 >= unit:
+        return x @ cayley(A)
+    odd = xB @ B.add_(B2)  # x (B^2 + B^3), the next two powers after each product with B^2
+    total = xB.add_(odd)
+    for _ in range(1 if bound**6 < unit else 2):
+        odd = odd @ B2
+        total.add_(odd)
+    return total.mul_(2).add_(x)
+
+
 class _Cayley(torch.autograd.Function):
     @staticmethod
     def forward(A: Tensor) -> Tensor:
@@ -69,7 +100,7 @@ class _Cayley(torch.autograd.Function):
             return _Cayley.forward(A.to(_WIDER[A.dtype])).to(A.dtype)
         if not math.isfinite(size):
             return torch.full_like(A, math.nan)
-        return 2 * _inverse(0.5 * A, 0.5 * size) - eye
+        return _inverse(0.5 * A, 0.5 * size).mul_(2).sub_(eye)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -101,3 +132,57 @@ def _inverse(B: Tensor, size: float) -> Tensor:
                 return multiply_add(start, start, B3, beta=1, alpha=1)
             return multiply_add(start, start, multiply_add(B3, B3, B3, beta=1, alpha=1), beta=1, alpha=1)
     return torch.linalg.inv_ex(eye - B).inverse  # never singular, so no device sync to check
+
+
+def cayley_tall(x: Tensor, u: Tensor) -> Tensor:
+    r"""The curve of `retractions.Cayley` on matrices with more rows than columns, of the tangent part of ``u``.
+
+    With :math:`A = \operatorname{skew}(x^H u)` and :math:`o = u - x x^H u` it is :math:`x (2a - I) + o a`,
+    :math:`a = (I - \tfrac12 A + \tfrac14 o^H o)^{-1}`.
+    """
+    y: Tensor = recorded(_CayleyTall, x, u)[0]
+    return y
+
+
+class _CayleyTall(torch.autograd.Function):
+    """``(x, u) -> (y, x^H u, o, a)``; all but the first are kept for the adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        xu, outside, a = _tall_parts(x, u)
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        return x @ (2 * a - eye) + outside @ a, xu, outside, a
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None]:
+        if g is None:
+            return None, None
+        x, u, xu, outside, a = ctx.saved_tensors
+        with without_autocast(x):
+            if torch.is_grad_enabled():  # for a second derivative the parts are functions of x and u again
+                xu, outside, a = _tall_parts(x, u)
+            xg, og, aH = x.mH @ g, outside.mH @ g, a.mH
+            gM = -(aH @ (2 * xg + og) @ aH)
+            g_outside = g @ aH + outside @ (0.25 * (gM + gM.mH))
+            g_xu = skew(-0.5 * gM) - x.mH @ g_outside
+            gu = g_outside + x @ g_xu
+            if not ctx.needs_input_grad[0]:
+                return None, gu
+            eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+            return g @ (2 * aH - eye) - g_outside @ xu.mH + u @ g_xu.mH, gu
+
+
+def _tall_parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    xu = x.mH @ u
+    outside = u - x @ xu
+    M = 0.25 * (outside.mH @ outside) - 0.25 * (xu - xu.mH)
+    M = M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    return xu, outside, torch.linalg.inv_ex(M).inverse

@@ -138,10 +138,14 @@ class _OnNumbers(torch.autograd.Function):
 
 def recorded(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)``; its forward alone where nobody records, as in an optimizer: it saves the dispatch."""
-    transformed = torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
-    if torch.is_grad_enabled() or transformed:
-        return function.apply(*args)
-    return function.forward(*args)
+    return function.apply(*args) if recording() else function.forward(*args)
+
+
+def recording() -> bool:
+    """Whether anybody may ask for a derivative, or transforms the code."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def without_autocast(x: Tensor) -> torch.autocast:

@@ -141,6 +141,17 @@ class Stiefel(OrthonormalColumns):
         E = torch.linalg.matrix_exp(block)[..., :p]
         return (x @ E[..., :p, :] + u @ E[..., p:, :]) @ torch.linalg.matrix_exp(-A)
 
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.retr(x, self._vector(x, c))  # which takes the tangent part
+
+    @full_precision
+    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        u = self._vector(x, c)
+        square = x.shape[-2] == x.shape[-1]
+        # what an optimizer carries is tangent already
+        y = self.retraction.retract(x, u) if square else self.retraction.retract_tall(x, u)
+        return y, None if carried is None else self.to_coordinates(y, tangent(y, self._vector(x, carried)))
+
     def logmap(self, x: Tensor, y: Tensor) -> NoReturn:
         self._refuse("logmap", "retraction.inverse(x, y)")
 

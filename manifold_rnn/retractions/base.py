@@ -29,6 +29,7 @@ class Retraction(ABC):
 
     name: ClassVar[str]
     self_correcting: ClassVar[bool] = False  # orthonormalises x + u, and so removes the drift of x as well
+    projecting: ClassVar[bool] = False  # on tall matrices it takes the tangent part by itself
     orders: ClassVar[dict[str, int]]  # by the manifold's `geometry`
 
     @abstractmethod
@@ -137,7 +138,7 @@ class Retraction(ABC):
         require_same(x, u, "retract")
         if x.shape[-2] == x.shape[-1]:
             return self.translate(x, skew(x.mH @ u))
-        return self.retract_tall(x, tangent(x, u))
+        return self.retract_tall(x, u if self.projecting else tangent(x, u))
 
     @full_precision
     def inverse(self, x: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg.cayley import cayley
+from ..linalg.cayley import cayley, cayley_tall, cayley_times
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
 from ..linalg.skew import skew
 from .base import Retraction
@@ -35,20 +35,21 @@ class Cayley(Retraction):
     """
 
     name: ClassVar[str] = "cayley"
+    projecting: ClassVar[bool] = True
     orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
         return cayley(A)
+
+    def translate(self, x: Tensor, A: Tensor) -> Tensor:
+        return cayley_times(x, A)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         require_no_minus_one(Q, "The inverse Cayley retraction")
         return inverse_cayley_unchecked(Q)
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        A = skew(x.mH @ u)
-        outside = u - x @ A
-        a = torch.linalg.inv_ex(_identity(A) - 0.5 * A + 0.25 * (outside.mH @ outside)).inverse
-        return x @ (2 * a - _identity(a)) + outside @ a
+        return cayley_tall(x, u)
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y
