@@ -1,8 +1,8 @@
 """Time steps of constrained weights against geoopt, geotorch, torch and updates without a retraction.
 
 One thread, float32, one parameter a job, interleaved medians. The unit is a product of the weight with a square matrix
-that has as many rows as it has columns. Update steps take a gradient that is there already and include the correction of
-rounding; the trivialized steps are a forward pass, its backward pass and a step of plain SGD. `one Newton step` goes
+that has as many rows as it has columns. Update steps take a gradient that is there already and include the correction
+of rounding; the trivialized steps are a forward pass, its backward pass and a step of plain SGD. `one Newton step` goes
 along the tangent and then makes one Newton-Schulz step, the cheapest feasible update there is.
 """
 

@@ -4,7 +4,7 @@ A constrained weight is a point on a manifold, a retraction says how it moves, a
 a plain dense tensor. The most used names stand here; each package holds the rest.
 """
 
-from . import constraints, errors, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import constraints, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
 from .constraints import (
     FixedBase,
     StickyDisc,
@@ -47,6 +47,7 @@ __all__ = [
     "constraints",
     "degrees_of_freedom",
     "errors",
+    "interop",
     "linalg",
     "load_checked",
     "manifolds",

@@ -69,9 +69,10 @@ def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: M
     if options.view == "update":
         entry = update.Update(name, manifold, options.on_load)
         return lambda owner, _: update.attach(owner, entry, value)
-    free = Trivialization(manifold, value, rebase_every=options.rebase_every, on_load=options.on_load).requires_grad_(
+    free = Trivialization(manifold, value, rebase_every=options.rebase_every, on_load=options.on_load)
+    free.coordinates.requires_grad_(
         weight.requires_grad
-    )
+    )  # a parameter of the manifold, such as a curvature, has its own
     return lambda owner, leaf: reading.attach(owner, leaf, free)
 
 

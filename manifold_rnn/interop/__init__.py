@@ -1,0 +1,62 @@
+"""Other libraries' ways to use the manifolds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import UnsupportedError
+from ..manifolds import Manifold
+
+if TYPE_CHECKING:
+    from .pymanopt_adapter import PymanoptManifold
+
+__all__ = ["to_pymanopt"]
+
+
+def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None) -> PymanoptManifold:
+    r"""A manifold for pymanopt's solvers, second-order ones included.
+
+    Points are NumPy arrays of one shape; a cost is written with ``@pymanopt.function.pytorch(manifold)`` or another
+    backend. Of a cost with Euclidean gradient ``g`` and Hessian ``h = D g[u]`` the Riemannian Hessian is
+
+    .. math::
+        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D\bigl(x \mapsto \operatorname{proj}_x g(x)\bigr)[u],
+
+    by forward differentiation of the manifold's own projection.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        A group, or `Stiefel` with its Euclidean metric.
+    size : int
+        Shape of a point, ``n, n`` or ``n, p``.
+    dtype : torch.dtype, optional
+        Default: float64, or complex128 on unitary groups.
+
+    Returns
+    -------
+    pymanopt.manifolds.manifold.Manifold
+
+    Raises
+    ------
+    UnsupportedError
+        If the manifold has another metric, for which the formula does not hold, or pymanopt is not installed.
+
+    Notes
+    -----
+    Source: Absil, Mahony and Trumpf (2013) for the Hessian.
+
+    Examples
+    --------
+    >>> manifold = mr.interop.to_pymanopt(mr.Stiefel(), 5, 2)
+    >>> assert manifold.dim == 7 and manifold.random_point().shape == (5, 2)
+    """
+    try:
+        from .pymanopt_adapter import PymanoptManifold
+    except ImportError as missing:
+        raise UnsupportedError(
+            "to_pymanopt needs pymanopt.\nExpected it to be installed, got none.\nRun pip install pymanopt."
+        ) from missing
+    return PymanoptManifold(manifold, size, dtype)
