@@ -132,7 +132,7 @@ def test_inverse_refuses_what_the_map_does_not_reach(name, dtype):
 
 TALL = {
     "Cayley": lambda x, u: naive.cayley(_generator(x, u)) @ x,
-    "Exponential": lambda x, u: naive.exp(_generator(x, u)) @ x,
+    "Exponential": lambda x, u: naive.group_map("exp", _generator(x, u)) @ x,
     "Polar": lambda x, u: naive.polar(x + u),
     "QR": lambda x, u: naive.qr(x + u)[0],
 }
@@ -174,3 +174,22 @@ def test_tall_gradients_of_both_orders(retraction, generator):
         u = torch.randn(4, 2, dtype=dtype, generator=generator).requires_grad_()
         assert torch.autograd.gradcheck(lambda u, x=x: retraction.retract(x, u), u)
         assert torch.autograd.gradgradcheck(lambda u, x=x: retraction.retract(x, u), u)
+
+
+@pytest.mark.parametrize("norm", [0.01, 0.5, 5.0, 1e2, 1e4])
+@pytest.mark.parametrize("size", [(8, 8), (128, 128), (32, 8), (256, 16)], ids=str)
+@pytest.mark.parametrize("single", [torch.float32, torch.complex64], ids=str)
+def test_steps_of_any_length_agree_with_the_definition_in_double(retraction, single, size, norm, generator):
+    x = linalg.qr(torch.randn(size, dtype=single, generator=generator))[0]
+    u = torch.randn(size, dtype=single, generator=generator)
+    u = u - x @ (0.5 * (x.mH @ u + u.mH @ x))
+    u = u * (norm / torch.linalg.matrix_norm(u, 2))
+    y = naive.wide(retraction.retract(x, u))
+    point, vector = naive.polar(naive.wide(x)), naive.wide(u)  # the point that x is but for its rounding
+    if size[0] == size[1]:
+        expected = point @ naive.group_map(retraction.name, linalg.skew(point.mH @ vector))
+    else:
+        vector = vector - point @ (0.5 * (point.mH @ vector + vector.mH @ point))
+        expected = TALL[type(retraction).__name__](point, vector)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+    assert linalg.defect(y) <= 1e-5 * max(1, size[0] / 128)

@@ -22,7 +22,7 @@ def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None
     backend. Of a cost with Euclidean gradient ``g`` and Hessian ``h = D g[u]`` the Riemannian Hessian is
 
     .. math::
-        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D\bigl(x \mapsto \operatorname{proj}_x g(x)\bigr)[u],
+        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D(x \mapsto \operatorname{proj}_x g(x))[u],
 
     by forward differentiation of the manifold's own projection.
 

@@ -62,6 +62,10 @@ class MatrixGroup(OrthonormalColumns):
         """Orthogonal projection onto the Lie algebra."""
         return skew(A)
 
+    def _ambient(self, w: Tensor, u: Tensor) -> Tensor:
+        """A vector whose skew-Hermitian part is in the Lie algebra."""
+        return u
+
     def _pack(self, A: Tensor) -> Tensor:
         return pack_skew(A)
 
@@ -137,7 +141,7 @@ class MatrixGroup(OrthonormalColumns):
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "retr")
         w = self._enter(x)
-        return self._leave(self._settle(self.retraction.translate(w, self._lie(w.mH @ self._enter(u)))))
+        return self._leave(self._settle(self.retraction.retract(w, self._ambient(w, self._enter(u)))))
 
     @full_precision
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:

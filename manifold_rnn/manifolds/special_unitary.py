@@ -62,6 +62,9 @@ class SpecialUnitary(Unitary):
     def _lie(self, A: Tensor) -> Tensor:
         return _traceless(super()._lie(A))
 
+    def _ambient(self, w: Tensor, u: Tensor) -> Tensor:
+        return w @ self._lie(w.mH @ u)
+
     def _pack(self, A: Tensor) -> Tensor:
         c, n = pack_skew(A), A.shape[-1]
         return torch.cat([c[..., :-n], _reflect(c[..., -n:])[..., :-1]], -1)

@@ -79,6 +79,20 @@ class Retraction(ABC):
         """
         return x @ self.group_map(A)
 
+    def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""The point :math:`x\,\phi(\operatorname{skew}(x^H u))`.
+
+        Parameters
+        ----------
+        x, u : Tensor, shape (..., n, n)
+            A point, and any vector.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+        """
+        return self.translate(x, skew(x.mH @ u))
+
     @abstractmethod
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
         """The point that the tangent vector ``u`` leads to from ``x``, with more rows than columns.
@@ -137,7 +151,7 @@ class Retraction(ABC):
         require_matrix(x, "retract", tall=True)
         require_same(x, u, "retract")
         if x.shape[-2] == x.shape[-1]:
-            return self.translate(x, skew(x.mH @ u))
+            return self.retract_square(x, u)
         return self.retract_tall(x, u if self.projecting else tangent(x, u))
 
     @full_precision

@@ -9,11 +9,14 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
+from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device
 from ..linalg.skew import skew
 from .base import Retraction
 
-_WIDEN_ABOVE = 0.1  # entries of a tall tangent vector: the block matrix is not normal, so its exponential loses digits
+# entries of a tangent vector in single precision
+_WIDEN_SQUARE_ABOVE = 4.0  # the rounding of x and of x^H u turns the result by as many times the unit
+_WIDEN_TALL_ABOVE = 0.1  # the block matrix is not normal, so its exponential loses digits
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Exponential(Retraction):
     """
 
     name: ClassVar[str] = "exp"
+    projecting: ClassVar[bool] = True
     orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
@@ -45,12 +49,18 @@ class Exponential(Retraction):
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)
 
+    def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
+        if _above(_WIDEN_SQUARE_ABOVE, u):
+            return super().retract_square(polish(double(x)), double(u)).to(x.dtype)
+        return super().retract_square(x, u)
+
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        if x.dtype in (torch.float32, torch.complex64) and may_read_device() and host_max(u.abs()) > _WIDEN_ABOVE:
-            return self.retract_tall(double(x), double(u)).to(x.dtype)
+        if _above(_WIDEN_TALL_ABOVE, u):
+            return self.retract_tall(polish(double(x)), double(u)).to(x.dtype)
         p = x.shape[-1]
-        A = skew(x.mH @ u)
-        outside = u - x @ A
+        xu = x.mH @ u
+        A = skew(xu)
+        outside = u - x @ xu
         upper = torch.cat([A, -(outside.mH @ outside)], -1)
         lower = torch.cat([torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A), torch.zeros_like(A)], -1)
         E = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
@@ -61,3 +71,7 @@ class Exponential(Retraction):
             "The exponential retraction of matrices with more rows than columns has no closed inverse.\n"
             f"Expected square matrices, got {tuple(x.shape)}.\nUse the Cayley, QR or polar retraction."
         )
+
+
+def _above(bound: float, u: Tensor) -> bool:
+    return u.dtype in (torch.float32, torch.complex64) and may_read_device() and host_max(u.abs()) > bound
