@@ -7,6 +7,7 @@ a plain dense tensor. The most used names stand here; each package holds the res
 from . import constraints, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
 from .constraints import (
     FixedBase,
+    PhaseScaled,
     StickyDisc,
     constrain,
     constrain_matching,
@@ -34,6 +35,7 @@ __all__ = [
     "Contraction",
     "FixedBase",
     "Orthogonal",
+    "PhaseScaled",
     "SpecialOrthogonal",
     "SpecialUnitary",
     "StickyDisc",

@@ -179,6 +179,16 @@ ROWS = {
     "a structured constraint in the update view": Row(
         UnsupportedError, "structured.*'update'", lambda s: s.constrain(mr.FixedBase(s.O))
     ),
+    "phases for real weights": Row(OptionError, "complex", lambda s: mr.PhaseScaled(s.O)),
+    "rebasing under phases": Row(
+        UnsupportedError,
+        "phases",
+        lambda s: (
+            mr.constrain(nn.Linear(4, 4, dtype=torch.complex64), "weight", mr.PhaseScaled(s.U), view="trivialized")
+            .constraints["weight"]
+            .rebase()
+        ),
+    ),
     "too many signs": Row(
         OptionError, "0 to 4, got 5", lambda s: s.constrain(mr.FixedBase(s.O, negatives=5), view="trivialized")
     ),
@@ -246,6 +256,7 @@ ROWS = {
     "an input elsewhere": Row(DeviceError, "cpu, got meta", lambda s: s.rnn(torch.zeros(5, 2, 3, device="meta"))),
     "a state of another shape": Row(ShapeError, "hx", lambda s: s.rnn(torch.zeros(5, 2, 3), torch.zeros(1, 3, 4))),
     "unknown nonlinearity": Row(OptionError, "'tan'", lambda s: mr.nn.RNN(3, 4, nonlinearity="tan")),
+    "no short memory": Row(OptionError, "short_size", lambda s: mr.zoo.enrnn(1, 4, 2, short_size=4)),
     # discs, contractions, block triangles
     "a radius of zero": Row(OptionError, "positive", lambda s: manifolds.UnitDisc(0.0)),
     "a bound that is not finite": Row(OptionError, "inf", lambda s: manifolds.Contraction(float("inf"))),

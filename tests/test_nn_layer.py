@@ -254,3 +254,32 @@ def test_code_written_for_torchs_layer_runs():
     ]
     assert (ours.nonlinearity, ours.bias) == (theirs.nonlinearity, theirs.bias)
     assert "num_layers=2" in repr(ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_trained_initial_states(dtype, bidirectional):
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "nonlinearity": "modrelu", "bidirectional": bidirectional, "dtype": dtype}
+    layer = RNN(2, 3, train_initial_state=True, **options)
+    names = [name for name in layer.state_dict() if name.startswith("initial_state")]
+    assert names == [f"initial_state{suffix}" for suffix in layer._suffixes]
+    plain = RNN(2, 3, **options)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k not in names})
+    x = torch.randn(5, 4, 2, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), plain(x), atol=0, rtol=0)
+    with torch.no_grad():
+        for name in names:
+            layer.get_parameter(name).copy_(torch.randn(3, dtype=dtype))
+    start = torch.stack([layer.get_parameter(name) for name in names])
+    hx = start.unsqueeze(1).expand(-1, 4, -1)
+    torch.testing.assert_close(layer(x), plain(x, hx), atol=1e-14, rtol=0)
+    torch.testing.assert_close(layer(x, hx.conj().contiguous()), plain(x, hx.conj().contiguous()), atol=0, rtol=0)
+    torch.testing.assert_close(layer(x[:, 0]), plain(x[:, 0], start), atol=1e-14, rtol=0)
+    packed = nn.utils.rnn.pack_padded_sequence(x, [3, 5, 1, 2], enforce_sorted=False)
+    for ours, theirs in zip(layer(packed)[0][:1], plain(packed, hx)[0][:1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=0)
+    layer(x)[1].abs().sum().backward()
+    assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in names)
+    layer.reset_parameters()
+    assert not any(layer.get_parameter(name).any() for name in names)

@@ -10,7 +10,7 @@ from torch import nn
 import manifold_rnn as mr
 from manifold_rnn.linalg import unpack_skew
 from manifold_rnn.nn import init
-from manifold_rnn.zoo import exprnn, scornn
+from manifold_rnn.zoo import dtriv, enrnn, exprnn, full_urnn, scornn, scurnn
 
 WIDE = torch.float64
 COORDINATES = "constraints.weight_hh_l0.coordinates"
@@ -70,7 +70,7 @@ def networks():
     return sco, exp
 
 
-@pytest.mark.parametrize("build", [scornn, exprnn])
+@pytest.mark.parametrize("build", [scornn, exprnn, dtriv])
 @pytest.mark.parametrize(
     ("task", "n", "count"),
     [
@@ -189,3 +189,182 @@ def test_exprnn_starts_as_published():
 def test_a_number_of_negatives_out_of_range_is_named(negatives):
     with pytest.raises(mr.errors.OptionError, match=str(negatives)):
         scornn(1, 8, 10, negatives=negatives)
+
+
+@pytest.mark.parametrize(
+    ("task", "n", "scaled", "full"),
+    [
+        (PIXELS, 116, 16482, 16366),
+        (PIXELS, 250, 69010, None),
+        (PIXELS, 512, None, 274954),
+        (SPEECH, 128, 83073, 82945),
+        (SPEECH, 192, 136833, 136641),
+        (SPEECH, 258, 200853, None),
+        (SPEECH, 256, None, 198529),
+        (COPYING, 130, 22369, None),
+        (COPYING, 128, None, 21641),
+        ((2, 1), 116, 14617, None),
+    ],
+)
+def test_published_parameter_counts_of_unitary_networks(task, n, scaled, full):
+    for build, count in ((scurnn, scaled), (full_urnn, full)):
+        if count is not None:
+            assert mr.degrees_of_freedom(build(task[0], n, task[1])) == count
+
+
+@pytest.mark.parametrize(("task", "n", "short", "count"), [(COPYING, 192, 20, 22395), ((2, 1), 160, 64, 15441)])
+def test_published_parameter_counts_of_enrnn(task, n, short, count):
+    assert mr.degrees_of_freedom(enrnn(task[0], n, task[1], short_size=short)) == count
+
+
+def slopes(network, p):
+    """Central differences of the loss in every number of a parameter."""
+    flat, found = p.detach().view(-1), []
+    for i in range(p.numel()):
+        ends = []
+        for h in (1e-5, -1e-5):
+            flat[i] += h
+            ends.append(loss(network).detach())
+            flat[i] -= h
+        found.append((ends[0] - ends[1]) / 2e-5)
+    return torch.stack(found).view_as(p)
+
+
+@pytest.mark.parametrize("build", [scurnn, enrnn, full_urnn, dtriv])
+def test_gradients_of_every_parameter_equal_finite_differences(build):
+    network = build(2, 5, 3, dtype=WIDE, view="trivialized", generator=seeded())
+    with torch.no_grad():
+        for p in network.parameters():
+            real = torch.view_as_real(p) if p.is_complex() else p
+            real.add_(torch.randn(real.shape, dtype=WIDE, generator=seeded(5)), alpha=0.2)
+    loss(network).backward()
+    for name, p in network.named_parameters():
+        if not p.is_complex():
+            torch.testing.assert_close(
+                p.grad, slopes(network, p), atol=1e-7, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_scurnn_gradients_equal_the_published_formulas():
+    network = scurnn(2, 5, 3, dtype=WIDE, generator=seeded())
+    with torch.no_grad():
+        free(network).add_(torch.randn(25, dtype=WIDE, generator=seeded(3)), alpha=0.3)
+    entry = network.layer.constraints["weight_hh_l0"]
+    A = -0.5 * unpack_skew(free(network).detach(), torch.complex128)
+    theta, eye = entry.phases.detach(), torch.eye(5, dtype=torch.complex128)
+    D = torch.diag(torch.polar(torch.ones_like(theta), theta))
+    Z = torch.linalg.solve(eye + A, eye - A)
+    (W, G) = dense_gradient(network)
+    torch.testing.assert_close(W, Z @ D, atol=1e-14, rtol=0)
+    wirtinger = G.conj() / 2  # torch has dL/dRe + i dL/dIm
+    C = torch.linalg.solve((eye + A).T, wirtinger @ (D + W.T))
+    published = C.T - C.conj()
+    turned = 2 * (1j * (wirtinger.T @ Z).diagonal() * D.diagonal()).real
+    loss(network).backward()
+    ours = unpack_skew(free(network).grad, torch.complex128)  # the gradient in our A = -2 of theirs
+    torch.testing.assert_close(-2 * ours, published, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(published, -published.mH, atol=1e-13, rtol=0)
+    torch.testing.assert_close(entry.phases.grad, turned, atol=1e-12, rtol=1e-12)
+
+
+def test_scurnn_starts_as_published():
+    network = scurnn(3, 64, 10, dtype=WIDE, generator=seeded())
+    entry, layer = network.layer.constraints["weight_hh_l0"], network.layer
+    Z = entry.manifold.retr_coordinates(entry.base, entry.coordinates).detach()
+    angles = torch.linalg.eigvals(Z).angle()
+    assert angles.abs().max() <= torch.pi / 2 and not Z.imag.any()
+    assert entry.phases.min() >= 0 and entry.phases.max() > 5 and entry.phases.max() <= 2 * torch.pi
+    bound = math.sqrt(6 / (3 + 128))
+    for part in (layer.weight_ih_l0.real, layer.weight_ih_l0.imag):
+        assert 0.8 * bound < part.abs().max() <= bound
+    assert 0 < torch.view_as_real(layer.initial_state_l0.detach()).abs().max() <= 0.01
+    assert mr.linalg.defect(layer.weight_hh_l0) < 1e-12
+
+
+def test_full_urnn_starts_as_published():
+    network = full_urnn(3, 64, 10, dtype=WIDE, generator=seeded())
+    layer = network.layer
+    assert mr.linalg.defect(layer.weight_hh_l0) < 1e-12 and layer.weight_hh_l0.dtype == torch.complex128
+    start = torch.view_as_real(layer.initial_state_l0.detach())
+    assert start.abs().max() <= math.sqrt(3 / 128) and abs(start.square().sum() - 1) < 0.3
+    assert torch.linalg.eigvals(layer.weight_hh_l0.detach()).angle().std() > 1.4  # all around the circle
+
+
+def test_a_plain_riemannian_step_of_twice_the_rate_is_the_step_of_full_urnn():
+    network = full_urnn(2, 5, 3, dtype=WIDE, generator=seeded())
+    loss(network).backward()
+    W = network.layer.weight_hh_l0.detach().clone()
+    G, eye, lr = network.layer.weight_hh_l0.grad, torch.eye(5, dtype=torch.complex128), 1e-3
+    S = G @ W.mH - W @ G.mH
+    expected = torch.linalg.solve(eye + lr / 2 * S, (eye - lr / 2 * S) @ W)
+    before = loss(network).item()
+    mr.optim.RiemannianSGD([network.layer.weight_hh_l0], lr=2 * lr).step()
+    torch.testing.assert_close(network.layer.weight_hh_l0.detach(), expected, atol=1e-12, rtol=0)
+    predicted = -lr / 2 * S.abs().square().sum().item()
+    assert loss(network).item() - before == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize(("n", "short"), [(9, 4), (9, 3), (6, 1)])
+def test_enrnn_starts_with_the_published_spectrum_and_a_triangle(n, short):
+    network = enrnn(2, n, 3, short_size=short, negatives=1, dtype=WIDE, generator=seeded())
+    W, long = network.layer.weight_hh_l0.detach(), n - short
+    assert not W[long:, :long].any() and W[:long, long:].any()
+    torch.testing.assert_close(torch.det(W[:long, :long]), -torch.ones((), dtype=WIDE), atol=1e-12, rtol=0)
+    M = W[long:, long:]
+    assert mr.linalg.spectral_radius(M) < 1
+    # a product of a Cayley transform in 2 x 2 blocks with one number a block: M M^T is diagonal with equal pairs
+    gram = M @ M.T
+    torch.testing.assert_close(gram, gram.diagonal().diag(), atol=1e-14, rtol=0)
+    pairs = gram.diagonal()[: 2 * (short // 2)]
+    torch.testing.assert_close(pairs[::2], pairs[1::2])
+    assert not network.layer.constraints["weight_hh_l0"].bottom.active
+
+
+def test_enrnn_keeps_its_radius_once_it_has_left_the_disc():
+    network = enrnn(2, 8, 3, short_size=4, dtype=WIDE, generator=seeded())
+    bottom = network.layer.constraints["weight_hh_l0"].bottom
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    with torch.no_grad():
+        bottom.coordinates.mul_(0).add_(2 * torch.eye(4))
+    loss(network).backward()
+    optimizer.step()
+    assert bottom.active
+    with torch.no_grad():
+        bottom.coordinates.sub_(1.9 * torch.eye(4))
+    M = network.layer.weight_hh_l0.detach()[4:, 4:]
+    torch.testing.assert_close(torch.linalg.eigvals(M).abs().max(), torch.ones((), dtype=WIDE))
+    again = enrnn(2, 8, 3, short_size=4, dtype=WIDE)
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(loss(again), loss(network), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("short", "n"), [(0, 4), (4, 4), (-1, 4)])
+def test_enrnn_refuses_an_empty_memory(short, n):
+    with pytest.raises(mr.errors.OptionError, match="short_size"):
+        enrnn(1, n, 2, short_size=short)
+
+
+def test_static_dtriv_at_the_identity_is_exprnn_and_a_rebase_changes_nothing():
+    base = exprnn(2, 5, 3, dtype=WIDE, generator=seeded())
+    moving = dtriv(2, 5, 3, dtype=WIDE, generator=seeded(), angles=lambda A, generator: A.zero_())
+    moving.load_state_dict(base.state_dict())
+    torch.testing.assert_close(loss(moving), loss(base), atol=0, rtol=0)
+    with torch.no_grad():
+        free(moving).add_(0.1)
+    before = moving.layer.weight_hh_l0.detach().clone()
+    moving.layer.constraints["weight_hh_l0"].rebase()
+    torch.testing.assert_close(moving.layer.weight_hh_l0.detach(), before, atol=1e-14, rtol=0)
+    assert not free(moving).any()
+
+
+@pytest.mark.parametrize("every", [1, 3, None])
+def test_dtriv_moves_its_base_on_time(every):
+    network = dtriv(2, 5, 3, rebase_every=every, dtype=WIDE, generator=seeded())
+    base = network.layer.constraints["weight_hh_l0"].base.clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    for step in range(1, 5):
+        optimizer.zero_grad()
+        loss(network).backward()
+        optimizer.step()
+        assert free(network).any().item() == (every is None or step % every > 0)
+    assert torch.equal(base, network.layer.constraints["weight_hh_l0"].base) == (every is None)

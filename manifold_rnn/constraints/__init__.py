@@ -4,12 +4,13 @@ from .constrain import constrain, release, set_retraction
 from .loading import load_checked
 from .matching import constrain_matching, degrees_of_freedom
 from .scope import evaluate_once, scope
-from .structured import Constraint, FixedBase, StickyDisc
+from .structured import Constraint, FixedBase, PhaseScaled, StickyDisc
 from .trivialization import Trivialization
 
 __all__ = [
     "Constraint",
     "FixedBase",
+    "PhaseScaled",
     "StickyDisc",
     "Trivialization",
     "constrain",

@@ -45,6 +45,9 @@ class Layer(nn.Module):
         What every recurrent matrix is constrained to: a manifold or a structured constraint.
     view : "update" or "trivialized"
         How; see `manifold_rnn.constrain`.
+    train_initial_state : bool
+        Whether the state before the first step is a parameter, ``initial_state_l0`` and so on, zero at first; a second
+        part of a cell's state is ``initial_state2_l0``. A given ``hx`` takes its place.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Layer(nn.Module):
         *,
         constraint: geoopt.Manifold | Constraint | None = None,
         view: Literal["update", "trivialized"] = "update",
+        train_initial_state: bool = False,
     ) -> None:
         super().__init__()
         _require_options(input_size, hidden_size, num_layers, dropout)
@@ -91,6 +95,10 @@ class Layer(nn.Module):
             self._names = tuple(weights)
             for name, weight in weights.items():
                 self.register_parameter(name + suffix, nn.Parameter(weight))
+            if train_initial_state:
+                for part, state in enumerate(cell.bind(weights).initial_state(1), 1):
+                    self.register_parameter(_state_name(part, suffix), nn.Parameter(state[0].detach().clone()))
+        self.train_initial_state = train_initial_state
         self.reset_parameters()
         if constraint is not None:
             for suffix in self._suffixes:
@@ -114,6 +122,20 @@ class Layer(nn.Module):
             weights = self._weights(suffix).items()
             drawn = {name: torch.empty_like(w) if name + suffix in held else w for name, w in weights}
             self.cell.bind(drawn).reset()
+        for name, p in self._parameters.items():
+            if name.startswith("initial_state") and p is not None:
+                nn.init.zeros_(p)
+
+    def _start(self, cells: list[Cell], batch: int) -> list[State]:
+        """Return the state of each cell before the first step."""
+        states = [cell.initial_state(batch) for cell in cells]
+        if not self.train_initial_state:
+            return states
+        trained = [
+            [getattr(self, _state_name(part, suffix)) for part in range(1, len(state) + 1)]
+            for suffix, state in zip(self._suffixes, states, strict=True)
+        ]
+        return [tuple(p.expand_as(s) for p, s in zip(*both, strict=True)) for both in zip(trained, states, strict=True)]
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -157,7 +179,7 @@ class Layer(nn.Module):
             raise ShapeError(
                 f"A sequence needs at least one time step.\nGot input of shape {tuple(input.shape)}.\nLeave it out."
             )
-        y, h_n = self._run(cells, x, _states(cells, hx, x.shape[1] if batched else None))
+        y, h_n = self._run(cells, x, self._states(cells, hx, x.shape[1] if batched else None))
         if batched:
             return y.transpose(0, 1) if swap else y, _unwrap(h_n)
         return y.squeeze(1), _unwrap(tuple(h.squeeze(1) for h in h_n))
@@ -168,7 +190,7 @@ class Layer(nn.Module):
         x, batch_sizes, order, back = input
         self._require_input(x, 2, cells[0])
         sizes = batch_sizes.tolist()
-        states = _states(cells, hx, sizes[0])
+        states = self._states(cells, hx, sizes[0])
         if hx is not None and order is not None:
             states = [tuple(s.index_select(0, order) for s in state) for state in states]
         y, h_n = self._run(cells, x, states, sizes)
@@ -196,6 +218,17 @@ class Layer(nn.Module):
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
         return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
+    def _states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
+        """One starting state for each cell; ``batch`` is None for a single sequence, whose ``hx`` has no batch axis."""
+        states = self._start(cells, 1 if batch is None else batch)
+        if hx is None:
+            return states
+        parts = hx if isinstance(hx, tuple) else (hx,)
+        rows = () if batch is None else (batch,)
+        _require_state(parts, [(len(cells), *rows, *s.shape[1:]) for s in states[0]], states[0][0].dtype)
+        parts = parts if rows else tuple(part.unsqueeze(1) for part in parts)
+        return list(zip(*(part.unbind(0) for part in parts), strict=True))
+
     def _require_input(self, x: Tensor, dim: int, cell: Cell) -> None:
         weight = next(iter(cell.weights.values()))
         if x.dim() != dim or x.shape[-1] != self.input_size:
@@ -222,16 +255,8 @@ class Layer(nn.Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", repr(self.cell), *changed])
 
 
-def _states(cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
-    """One starting state for each cell; ``batch`` is None for a single sequence, whose ``hx`` has no batch axis."""
-    states = [cell.initial_state(1 if batch is None else batch) for cell in cells]
-    if hx is None:
-        return states
-    parts = hx if isinstance(hx, tuple) else (hx,)
-    rows = () if batch is None else (batch,)
-    _require_state(parts, [(len(cells), *rows, *s.shape[1:]) for s in states[0]], states[0][0].dtype)
-    parts = parts if rows else tuple(part.unsqueeze(1) for part in parts)
-    return list(zip(*(part.unbind(0) for part in parts), strict=True))
+def _state_name(part: int, suffix: str) -> str:
+    return f"initial_state{'' if part == 1 else part}{suffix}"
 
 
 def _unwrap(h_n: State) -> _Hidden:

@@ -40,6 +40,8 @@ class RNN(Layer):
         A manifold or a structured constraint, for each level and direction. Without one this is ``torch.nn.RNN``.
     view : "update" or "trivialized"
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
+    train_initial_state : bool
+        Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
 
     Raises
     ------
@@ -74,10 +76,20 @@ class RNN(Layer):
         *,
         constraint: geoopt.Manifold | Constraint | None = None,
         view: Literal["update", "trivialized"] = "update",
+        train_initial_state: bool = False,
     ) -> None:
         cell = Elman(nonlinearity, bias)
         sizes = input_size, hidden_size, num_layers
         super().__init__(
-            cell, *sizes, batch_first, dropout, bidirectional, device, dtype, constraint=constraint, view=view
+            cell,
+            *sizes,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            constraint=constraint,
+            view=view,
+            train_initial_state=train_initial_state,
         )
         self.nonlinearity, self.bias = nonlinearity, bias

@@ -30,9 +30,15 @@ def worst_defect(network: nn.Module) -> float | None:
     """Return the largest defect of all constrained weights, each by its manifold's measure; None if there are none."""
     found = []
     for module, name, entry in _constrained(network):
-        weight = _widened(getattr(module, name).detach())
-        found.append(float(entry.manifold.defect(weight).max()))
+        found.append(_defect(entry, _widened(getattr(module, name).detach())))
     return max(found, default=None)
+
+
+def _defect(entry: Any, weight: Tensor) -> float:
+    parts = [getattr(entry, name, None) for name in ("top", "bottom")]
+    if all(parts):  # a block triangle, whose blocks are constrained each in its way
+        return max(_defect(part, block) for part, block in zip(parts, entry.manifold.pieces(weight), strict=False))
+    return float(entry.manifold.defect(weight).max())
 
 
 def _constrained(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:

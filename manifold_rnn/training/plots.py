@@ -44,9 +44,13 @@ def plot_curves(path: Path, results: Sequence[Result], task: Task) -> None:
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    used: list[str] = []
     for result, colour in zip(results, _colours(results), strict=True):
         epochs = [record.epoch for record in result.history]
-        style = {"color": colour, "label": result.name, "linewidth": 1.8, "marker": "o" if len(epochs) < 4 else None}
+        line = ("-", "--", ":")[used.count(colour) % 3]  # a colour that comes again is another line
+        used.append(colour)
+        style = {"color": colour, "linestyle": line, "label": result.name, "linewidth": 1.8}
+        style |= {"marker": "o" if len(epochs) < 4 else None}
         left.plot(epochs, [record.train_loss for record in result.history], **style)
         right.plot(epochs, [record.val_accuracy for record in result.history], **style)
     left.axhline(task.baseline().loss, color="0.6", linestyle=":", linewidth=1.2)

@@ -43,7 +43,7 @@ class DemoSettings:
     >>> assert (settings.epochs, settings.seed) == (3, 0)
     """
 
-    epochs: int = 40
+    epochs: int = 30
     hidden_size: int = 64
     seed: int = 0
     output: str | Path = "demo-results"

@@ -1,10 +1,14 @@
 """Published networks, one a file: cell x constraint x initialisation."""
 
+from .dtriv import dtriv
+from .enrnn import enrnn
 from .exprnn import exprnn
+from .full_urnn import full_urnn
 from .network import Network
 from .scornn import scornn
+from .scurnn import scurnn
 
-__all__ = ["Network", "available", "exprnn", "scornn"]
+__all__ = ["Network", "available", "dtriv", "enrnn", "exprnn", "full_urnn", "scornn", "scurnn"]
 
 
 def available() -> list[str]:

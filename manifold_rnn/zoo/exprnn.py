@@ -80,7 +80,7 @@ def exprnn(
     >>> assert torch.isclose(torch.det(network.layer.weight_hh_l0), torch.tensor(1.0))
     """
     layer = RNN(input_size, hidden_size, nonlinearity="modrelu", batch_first=True, device=device, dtype=dtype)
-    network = Network(layer, output_size, recurrent_rate=0.1 * math.sqrt(2))
+    network = Network(layer, output_size, rates=0.1 * math.sqrt(2))
     A = angles(layer.get_parameter("weight_hh_l0").new_empty(hidden_size, hidden_size), generator=generator)
     start_at(layer, A, FixedBase(SpecialOrthogonal(retraction)), view=view)
     init.kaiming_normal_(layer.get_parameter("weight_ih_l0"), nonlinearity="relu", generator=generator)

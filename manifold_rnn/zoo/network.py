@@ -1,9 +1,11 @@
 """What the networks of the zoo share: a layer, a readout, and a rate for each of the two kinds of weights."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
 from torch.nn.utils.rnn import PackedSequence
 
 from ..constraints import FixedBase, constrain, release
@@ -24,8 +26,9 @@ class Network(nn.Module):
         In one direction, with ``batch_first``.
     output_size : int
         Outputs of the readout.
-    recurrent_rate : float
-        Learning rate of the recurrent weight, as a multiple of that of the others.
+    rates : float or mapping from str to float
+        Learning rate of the recurrent weight, as a multiple of that of the others; or such a factor for every
+        parameter whose name has the key in it, the first that fits.
 
     Attributes
     ----------
@@ -39,11 +42,11 @@ class Network(nn.Module):
     >>> assert network(torch.zeros(5, 7, 3), every_step=True).shape == (5, 7, 2)
     """
 
-    def __init__(self, layer: RNN, output_size: int, recurrent_rate: float = 1.0) -> None:
+    def __init__(self, layer: RNN, output_size: int, rates: float | Mapping[str, float] = 1.0) -> None:
         super().__init__()
         weight = layer.get_parameter("weight_ih_l0")
         self.layer = layer
-        self.recurrent_rate = recurrent_rate
+        self.rates = dict(rates) if isinstance(rates, Mapping) else {"weight_hh": rates}
         width = layer.hidden_size * (2 if weight.is_complex() else 1)
         self.readout = nn.Linear(width, output_size, device=weight.device, dtype=weight.real.dtype)
 
@@ -82,23 +85,31 @@ class Network(nn.Module):
         Returns
         -------
         list of dict
-            The recurrent weight, or its coordinates, at ``recurrent_rate * lr`` and never decayed; then all others.
+            One group for each of the `rates`, never decayed; then all others.
 
         Examples
         --------
         >>> recurrent, others = mr.zoo.exprnn(1, 8, 10).parameter_groups(1e-3)
         >>> assert recurrent["lr"] < others["lr"] == 1e-3
         """
-        recurrent = {name: p for name, p in self.named_parameters() if "weight_hh" in name}
-        others = [p for name, p in self.named_parameters() if name not in recurrent]
-        rate = self.recurrent_rate * lr
-        return [{"params": list(recurrent.values()), "lr": rate, "weight_decay": 0.0}, {"params": others, "lr": lr}]
+        others, groups = dict(self.named_parameters()), []
+        for part, factor in self.rates.items():
+            held = [others.pop(name) for name in list(others) if part in name]
+            if held:
+                groups.append({"params": held, "lr": factor * lr, "weight_decay": 0.0})
+        return [*groups, {"params": list(others.values()), "lr": lr}]
 
 
 def signs(like: Tensor, negatives: int) -> Tensor:
     """Return the diagonal of `FixedBase`'s sign matrix: ones, then that many times -1."""
     n = len(like)
     return torch.where(torch.arange(n, device=like.device) < n - negatives, 1, -1).to(like.dtype)
+
+
+def uniform_parts_(z: Tensor, bound: float, generator: torch.Generator | None = None) -> Tensor:
+    """Fill real and imaginary parts uniformly between plus and minus ``bound``."""
+    init.uniform_(torch.view_as_real(z), -bound, bound, generator=generator)
+    return z
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def scornn(
     """
     negatives = hidden_size // 2 if negatives is None else negatives
     layer = RNN(input_size, hidden_size, nonlinearity="modrelu", batch_first=True, device=device, dtype=dtype)
-    network = Network(layer, output_size, recurrent_rate=0.1 * 2 * math.sqrt(2))
+    network = Network(layer, output_size, rates=0.1 * 2 * math.sqrt(2))
     A = cayley_(layer.get_parameter("weight_hh_l0").new_empty(hidden_size, hidden_size), generator=generator)
     d = signs(A, negatives)
     start_at(layer, -2 * d[:, None] * A * d, FixedBase(Orthogonal(retraction), negatives), view=view)

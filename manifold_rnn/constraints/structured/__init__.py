@@ -3,6 +3,7 @@
 from .base import Constraint
 from .fixed_base import FixedBase
 from .forms import structured_form
+from .phase_scaled import PhaseScaled
 from .sticky_disc import StickyDisc
 
-__all__ = ["Constraint", "FixedBase", "StickyDisc", "structured_form"]
+__all__ = ["Constraint", "FixedBase", "PhaseScaled", "StickyDisc", "structured_form"]

@@ -1,0 +1,125 @@
+"""The eigenvalue-normalised network."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from ..constraints import FixedBase, StickyDisc, constrain, release
+from ..errors import OptionError
+from ..linalg import cayley, pack_skew
+from ..manifolds import BlockTriangular, Orthogonal, UnitDisc
+from ..nn import RNN
+from ..nn.init import cayley_
+from ..retractions import Retraction
+from .network import Network, signs
+
+
+def enrnn(
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    *,
+    short_size: int | None = None,
+    negatives: int | None = None,
+    retraction: str | Retraction = "cayley",
+    view: Literal["update", "trivialized"] = "trivialized",
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Network:
+    r"""ENRNN: a long memory with an orthogonal matrix, fed by a short one with eigenvalues in the unit disc.
+
+    .. math::
+        h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad
+        W = \begin{pmatrix} W^L & W^C \\ 0 & M / \rho \end{pmatrix},
+
+    :math:`W^L` a scaled Cayley transform as in `scornn`, :math:`W^C` and :math:`M` free, and :math:`\rho` the spectral
+    radius of :math:`M` from the first time on that it exceeds 1, before that 1 (`manifold_rnn.StickyDisc`).
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        ``m``, ``n`` and ``k``; n counts the units of both memories.
+    short_size : int, optional
+        Units :math:`n_S` of the short memory, the last ones; :math:`n_L = n - n_S`. The paper has 20 of 192 for the
+        copying problem and 64 of 160 for the adding problem. Default: a quarter, at least 1.
+    negatives : int, optional
+        Entries -1 in the diagonal that scales :math:`W^L`. Default: 0.3 of n_L, rounded down.
+    retraction : str or Retraction
+        Another map in the place of the Cayley transform.
+    view : "trivialized" or "update"
+        As the paper does, or with a Riemannian optimizer that moves ``W`` itself; M is then pulled back into the disc,
+        which forgets that it has left it (`manifold_rnn.UnitDisc`).
+    generator : torch.Generator, optional
+        Source of the random numbers.
+    device : torch.device, optional
+    dtype : torch.dtype, optional
+        Real.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    OptionError
+        If ``short_size`` or ``negatives`` does not fit ``hidden_size``, or ``retraction`` or ``view`` is unknown.
+
+    Notes
+    -----
+    Parameters: :math:`n_L(n_L - 1)/2 + n_S^2 + n_L n_S + n(m + 1 + k) + k`. Start: :math:`W^L` as in `scornn`; M is a
+    Cayley transform with each pair of eigenvalues shrunk by a :math:`\gamma_j \sim U(-1, 1)`; :math:`W^C` and V by
+    Glorot's rule, U in ±0.01, b and c zero.
+
+    The paper trains ``A`` of :math:`W^L` with RMSprop at a hundredth of the rate of all others (copying) or at the same
+    (adding). ``parameter_groups(lr)`` lies between, at a tenth, times the :math:`2\sqrt 2` of `scornn`. With an odd n_S
+    the released code misaligns the shrinking and the pairs; here the one that is left over stands last. Source:
+    Helfrich and Ye (2020).
+
+    Examples
+    --------
+    >>> network = mr.zoo.enrnn(10, 192, 9, short_size=20)
+    >>> assert mr.degrees_of_freedom(network) == 22395
+    """
+    short = max(1, hidden_size // 4) if short_size is None else short_size
+    if not 0 < short < hidden_size:
+        raise OptionError(
+            "enrnn divides its units into a long and a short memory.\n"
+            f"Expected short_size from 1 to {hidden_size - 1}, got {short} of hidden_size {hidden_size}.\n"
+            "Choose both so that neither memory is empty."
+        )
+    long, name = hidden_size - short, "weight_hh_l0"
+    negatives = int(0.3 * long) if negatives is None else negatives
+    layer = RNN(input_size, hidden_size, nonlinearity="modrelu", batch_first=True, device=device, dtype=dtype)
+    rate = 0.1 * 2 * math.sqrt(2)
+    rates = {"top.coordinates": rate, name: 1.0} if view == "trivialized" else {name: rate}
+    network = Network(layer, output_size, rates=rates)
+    like = layer.get_parameter(name).detach()
+    top, bottom = FixedBase(Orthogonal(retraction), negatives), StickyDisc()
+    A = cayley_(like.new_empty(long, long), generator=generator)
+    d = signs(A, negatives)
+    coupling = init.xavier_uniform_(like.new_empty(long, short), generator=generator)
+    blocks = BlockTriangular(top, bottom, split=long)
+    start = blocks.join(d.diag(), _inside_the_disc(like.new_empty(short, short), generator), coupling)
+    constrain(layer, name, blocks, view="trivialized", init=lambda _: start)
+    with torch.no_grad():
+        layer.get_parameter(f"constraints.{name}.top.coordinates").copy_(pack_skew(-2 * d[:, None] * A * d))
+    if view != "trivialized":
+        plain: Any = BlockTriangular(top.manifold, UnitDisc(), split=long)
+        constrain(release(layer, name), name, plain, view=view)
+    init.uniform_(layer.get_parameter("weight_ih_l0"), -0.01, 0.01, generator=generator)
+    init.zeros_(layer.get_parameter("bias_l0"))
+    init.xavier_uniform_(network.readout.weight, generator=generator)
+    init.zeros_(network.readout.bias)
+    return network
+
+
+def _inside_the_disc(M: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A matrix with the eigenvalues ``gamma_j exp(+-i t_j)`` of the published start."""
+    n = len(M)
+    gamma = M.new_empty((n + 1) // 2).uniform_(-1, 1, generator=generator).repeat_interleave(2)[:n]
+    with torch.no_grad():
+        return cayley(-2 * cayley_(M, generator=generator)) * gamma
