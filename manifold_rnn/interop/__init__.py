@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from ..errors import UnsupportedError
 from ..manifolds import Manifold
 
-if TYPE_CHECKING:
-    from .pymanopt_adapter import PymanoptManifold
-
 __all__ = ["to_pymanopt"]
 
 
-def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None) -> PymanoptManifold:
+def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None) -> Any:
     r"""A manifold for pymanopt's solvers, second-order ones included.
 
     Points are NumPy arrays of one shape; a cost is written with ``@pymanopt.function.pytorch(manifold)`` or another
