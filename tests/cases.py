@@ -93,7 +93,14 @@ CASES = {
     "UnitaryRealForm": _groups("UnitaryRealForm"),
     "Viewed": [
         Case("Gates", _viewed(manifolds.Orthogonal, blocks=3, which=(2, 0)), (9, 3), torch.float64),
-        Case("Wide", _viewed(manifolds.Unitary, blocks=2, which=(1,), transpose=True), (3, 6), torch.complex128),
+        Case("Wide", _viewed(manifolds.Unitary, blocks=2, which=(1,), matrix_dims=(-1, -2)), (3, 6), torch.complex128),
+        Case(
+            "Kernel",
+            _viewed(manifolds.Stiefel, blocks=2, matrix_dims=(-3, (-2, -1)), transpose=True),
+            (4, 3, 2),
+            torch.float64,
+        ),
+        Case("Batch", _viewed(manifolds.Orthogonal, which=(0,), matrix_dims=(-1, -3)), (3, 2, 3), torch.float64),
         Case("Tall", _viewed(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
     ],
     "adapt": [],

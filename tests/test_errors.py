@@ -173,8 +173,22 @@ ROWS = {
     "a weight that is not square": Row(ShapeError, "square", lambda s: s.constrain(layer=s.lstm, name="weight_hh_l0")),
     "a real weight on U": Row(DtypeError, "complex", lambda s: s.constrain(s.U)),
     "a weight that is not finite": Row(NonFiniteError, "finite", lambda s: s.constrain(init=lambda w: s.spoiled(w))),
-    "a convolution kernel": Row(
-        UnsupportedError, "convolution", lambda s: mr.constrain(nn.Conv2d(2, 2, 2), "weight", s.O)
+    "a kernel that is not square": Row(
+        ShapeError, "n, n.*matrix_dims", lambda s: mr.constrain(nn.Conv2d(2, 2, 2), "weight", s.O)
+    ),
+    "dims that are no pair": Row(OptionError, "pair", lambda s: s.constrain(matrix_dims=(0, 1, 2))),
+    "a dim that is not there": Row(OptionError, "axes from -2 to 1", lambda s: s.constrain(matrix_dims=(0, 2))),
+    "a dim twice": Row(OptionError, "each once", lambda s: s.constrain(matrix_dims=(0, (0, 1)))),
+    "dims from the front in a view": Row(
+        OptionError, "from the end", lambda s: manifolds.Viewed(s.O, matrix_dims=(0, 1))
+    ),
+    "dims for a structured constraint": Row(
+        UnsupportedError,
+        "matrix_dims",
+        lambda s: s.constrain(mr.FixedBase(s.O), view="trivialized", matrix_dims=(1, 0)),
+    ),
+    "a wrong size on the meta device": Row(
+        ShapeError, "meta", lambda s: mr.constrain(nn.Linear(3, 4, device="meta"), "weight", s.O)
     ),
     "a structured constraint in the update view": Row(
         UnsupportedError, "structured.*'update'", lambda s: s.constrain(mr.FixedBase(s.O))

@@ -39,6 +39,8 @@ NO_MAPS = {
 OF_RETRACTION = ("inverse_retr_coordinates", "retr", "retr_coordinates")
 GEOOPT = (geoopt.EuclideanStiefel, geoopt.Sphere)
 SMALL = {
+    (4, 3, 2): (2, 2, 1),
+    (3, 2, 3): (2, 1, 2),
     (4, 4): (2, 2),
     (3, 3): (2, 2),
     (9, 3): (6, 2),

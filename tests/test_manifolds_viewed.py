@@ -34,7 +34,7 @@ def normal(x, generator):
 def test_splitting_loses_nothing(view, x):
     chosen, free = view.split(x)
     assert chosen.shape == (2, len(view.which), 3, 3) and free.shape == (2, view.blocks - len(view.which), 3, 3)
-    assert torch.equal(view.join(chosen, free), x)
+    assert torch.equal(view.join(chosen, free, x.shape), x)
     for i, k in enumerate(view.which):
         assert torch.equal(chosen[:, i], x[:, 3 * k : 3 * k + 3])
 
@@ -70,7 +70,7 @@ def test_coordinates_are_one_vector_in_an_orthonormal_basis(view, x, generator):
 
 
 def test_a_transposed_view_is_the_view_of_the_transpose(view, x, generator):
-    turned = manifolds.Viewed(view.manifold, view.blocks, view.which, transpose=True)
+    turned = manifolds.Viewed(view.manifold, view.blocks, view.which, matrix_dims=(-1, -2))
     u = view.proju(x, normal(x, generator))
     assert torch.equal(turned.retr(x.mT, u.mT), view.retr(x, u).mT)
     assert torch.equal(turned.to_coordinates(x.mT, u.mT), view.to_coordinates(x, u))
@@ -80,8 +80,8 @@ def test_a_transposed_view_is_the_view_of_the_transpose(view, x, generator):
 def test_only_the_chosen_blocks_have_to_be_points(view, x):
     view.assert_check_point_on_manifold(x)
     chosen, free = view.split(x)
-    view.assert_check_point_on_manifold(view.join(chosen, 5 * free))
-    assert not view.check_point_on_manifold(view.join(2 * chosen, free))
+    view.assert_check_point_on_manifold(view.join(chosen, 5 * free, x.shape))
+    assert not view.check_point_on_manifold(view.join(2 * chosen, free, x.shape))
     with pytest.raises(errors.ShapeError, match="blocks"):
         view.require(x[:, 1:]) if view.blocks > 1 else view.require(x[0, 0])
 

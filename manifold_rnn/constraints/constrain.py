@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..retractions import Retraction, get
 from . import reading, update
-from .preparation import Options, owner_of, prepare
+from .preparation import MatrixDims, Options, owner_of, prepare
 from .registry import entry_of
 from .scope import scope, unscope_if_free
 from .structured import Constraint
@@ -29,6 +29,7 @@ def constrain(
     rebase_every: int | None = None,
     blocks: int = 1,
     which: Sequence[int] | None = None,
+    matrix_dims: MatrixDims | None = None,
     init: Init = "keep",
     on_load: Literal["raise", "project"] = "raise",
 ) -> _M:
@@ -53,9 +54,14 @@ def constrain(
     rebase_every : int, optional
         Trivialized view: move ``B`` to ``W`` after every so many steps of the optimizer that trains ``c``.
     blocks : int
-        Number of square matrices stacked in the weight: 4 gates (i, f, g, o) for LSTM, 3 (r, z, n) for GRU.
+        Number of matrices stacked in the rows: 4 gates (i, f, g, o) for LSTM, 3 (r, z, n) for GRU, three times the
+        heads for the packed projection of attention.
     which : sequence of int, optional
         The blocks that are constrained, by default all; the others stay free.
+    matrix_dims : pair of int or sequence of int, optional
+        The axes of the weight that are the rows of the matrix, and those that are its columns; all others are a batch
+        of matrices. Default: the last two axes. The kernel of a convolution, also of a transposed one, has its first
+        axis as rows, all others as columns, and one block a group.
     init : "keep", "haar" or callable
         Start from the projection of the weight found, from a random point, or from the projection of ``init(weight)``.
     on_load : "raise" or "project"
@@ -71,7 +77,7 @@ def constrain(
     OptionError
         If an option is unknown, or no free parameter has this name.
     UnsupportedError
-        If the weight is a convolution kernel, lazy or sharded, or the constraint lacks the view.
+        If the weight is lazy or sharded, or the constraint lacks the view.
     ShapeError, DtypeError, NonFiniteError
         If the weight cannot be a point. After any error the module is as before.
 
@@ -79,9 +85,10 @@ def constrain(
     -----
     State dicts keep the key ``<name>`` in the update view; in the other they have ``constraints.<name>.coordinates``
     and ``constraints.<name>.base``, with ``rebase_every`` also ``steps``. The child is called ``_constraints`` where
-    ``constraints`` is taken. Wide weights are transposed for manifolds of tall matrices. Tied weights stay tied in the
-    update view, and in both with `constrain_matching`. Averaged weights, and weights filled by ``torch.nn.init``, are
-    off the manifold: use ``manifold.projx`` on the first, and ``init`` for the second.
+    ``constraints`` is taken. Wide matrices are transposed for manifolds of tall ones. An orthogonal flattened kernel is
+    not an orthogonal convolution: it does not make the map from image to image orthogonal. Tied weights stay tied in
+    the update view, and in both with `constrain_matching`. Averaged weights, and weights filled by ``torch.nn.init``,
+    are off the manifold: use ``manifold.projx`` on the first, and ``init`` for the second.
 
     Examples
     --------
@@ -89,7 +96,7 @@ def constrain(
     >>> assert mr.linalg.defect(lstm.weight_hh_l0[6:9]) < 1e-5
     """
     owner, leaf = owner_of(module, name)
-    options = Options(view, rebase_every, blocks, which, init, on_load)
+    options = Options(view, rebase_every, blocks, which, matrix_dims, init, on_load)
     prepare(owner, leaf, constraint, options)(owner, leaf)
     if owner is not module and view == "trivialized":
         scope(module)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import geoopt
@@ -20,6 +20,7 @@ from .structured import Constraint, structured_form
 from .trivialization import Trivialization
 
 Attach = Callable[[nn.Module, str], None]
+MatrixDims = tuple[int | Sequence[int], int | Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Options:
     rebase_every: int | None = None
     blocks: int = 1
     which: Sequence[int] | None = None
+    matrix_dims: MatrixDims | None = None
     init: str | Callable[[Tensor], Tensor] = "keep"
     on_load: str = "raise"
 
@@ -58,6 +60,7 @@ def prepare(module: nn.Module, name: str, constraint: Any, options: Options) -> 
     weight = _free_parameter(module, name)
     constraint = structured_form(constraint)
     if isinstance(constraint, geoopt.Manifold):
+        options = _read_as_matrices(module, name, weight, options)
         return _on_manifold(module, name, weight, _fitted(constraint, weight, options, name), options)
     if isinstance(constraint, Constraint) and not isinstance(constraint, type):
         return _structured(weight, constraint, options)
@@ -77,10 +80,12 @@ def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: M
 
 
 def _structured(weight: nn.Parameter, constraint: Constraint, options: Options) -> Attach:
-    if options.view != "trivialized" or options.rebase_every or options.blocks != 1 or options.which is not None:
+    reading_options = options.blocks != 1 or options.which is not None or options.matrix_dims is not None
+    if options.view != "trivialized" or options.rebase_every or reading_options:
         raise UnsupportedError(
             f"{type(constraint).__name__} is a structured constraint: it builds its weight from free parameters.\n"
-            f"Expected view='trivialized' without rebase_every, blocks or which; got {options.view!r}.\n"
+            "Expected view='trivialized' without rebase_every, blocks, which or matrix_dims; "
+            f"got {options.view!r}.\n"
             "Change the options, or constrain to a manifold."
         )
     start = _start(getattr(constraint, "manifold", None), weight, options)
@@ -103,28 +108,63 @@ def _start(manifold: Manifold | None, weight: Tensor, options: Options) -> Tenso
         raise _bad_option("init", "'keep' or a callable, as this constraint knows no random point", options.init)
     random: Tensor = manifold.random(*weight.shape, dtype=weight.dtype, device=weight.device)
     if isinstance(manifold, Viewed):
-        return manifold.join(manifold.split(random)[0], manifold.split(weight)[1])
+        return manifold.join(manifold.split(random)[0], manifold.split(weight)[1], weight.shape)
     return random
 
 
 def _fitted(constraint: geoopt.Manifold, weight: Tensor, options: Options, name: str) -> Manifold:
-    manifold = adapt(constraint)
-    if options.blocks != 1 or options.which is not None:
-        manifold = Viewed(manifold, options.blocks, options.which)
-    if weight.is_meta:
-        return manifold
+    inner = adapt(constraint)
+    dims = options.matrix_dims or (-2, -1)
+    plain = options.blocks == 1 and options.which is None and options.matrix_dims is None
+    manifold = inner if plain else Viewed(inner, options.blocks, options.which, matrix_dims=dims)
     weight = weight.detach()
-    require_finite(weight, name)
+    if not weight.is_meta:
+        require_finite(weight, name)
     try:
-        manifold.require(weight, name)
+        _require(manifold, weight, name)
     except (ShapeError, ValueError):
-        if options.blocks == 1 and weight.ndim > 1 and weight.shape[-2] < weight.shape[-1]:
-            turned = Viewed(manifold, transpose=True)
-            with suppress(ShapeError, ValueError):
-                turned.require(weight, name)
-                return turned
+        if weight.ndim < 2:
+            raise
+        turned = Viewed(inner, options.blocks, options.which, matrix_dims=dims, transpose=True)
+        with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows
+            _require(turned, weight, name)
+            return turned
         raise
     return manifold
+
+
+def _require(manifold: Manifold, weight: Tensor, name: str) -> None:
+    if not weight.is_meta:
+        manifold.require(weight, name)
+        return
+    ok, reason = manifold._check_shape(tuple(weight.shape), name)
+    if not ok:
+        raise ShapeError(f"{reason}.\nThe weight is on the meta device, and only its shape is known.\nCheck its sizes.")
+
+
+def _read_as_matrices(module: nn.Module, name: str, weight: Tensor, options: Options) -> Options:
+    """Count axes from the end, and read the kernel of a convolution as one matrix a group."""
+    dims, blocks = options.matrix_dims, options.blocks
+    if dims is None and isinstance(module, _ConvNd) and weight.ndim > 2:
+        dims = (0, tuple(range(1, weight.ndim)))
+        blocks = module.groups if blocks == 1 and options.which is None else blocks
+    if dims is None:
+        return options
+    rows, columns = (_from_the_end(axes, weight.ndim, name) for axes in _two(dims))
+    return replace(options, matrix_dims=(rows, columns), blocks=blocks)
+
+
+def _two(dims: Any) -> tuple[Any, Any]:
+    if not isinstance(dims, Sequence) or len(dims) != 2:
+        raise _bad_option("matrix_dims", "a pair (axes of the rows, axes of the columns)", dims)
+    return dims[0], dims[1]
+
+
+def _from_the_end(axes: Any, ndim: int, name: str) -> tuple[int, ...]:
+    axes = (axes,) if isinstance(axes, int) else axes
+    if not isinstance(axes, Sequence) or not all(isinstance(k, int) and -ndim <= k < ndim for k in axes):
+        raise _bad_option("matrix_dims", f"axes from {-ndim} to {ndim - 1} of {name!r}", axes)
+    return tuple(k if k < 0 else k - ndim for k in axes)
 
 
 def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
@@ -140,11 +180,6 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
         raise UnsupportedError(
             f"{name!r} is lazy and has no shape yet.\nExpected a parameter with a value, got {type(weight).__name__}.\n"
             "Run one forward first."
-        )
-    if isinstance(module, _ConvNd) and weight.ndim > 2:
-        raise UnsupportedError(
-            f"{name!r} is a convolution kernel, whose last two axes are not the matrix of its map.\n"
-            f"Expected a matrix, got shape {tuple(weight.shape)}.\nConstrain a linear or recurrent layer."
         )
     return weight
 

@@ -32,7 +32,7 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
             )
         if x.dtype not in _FULL:
             return _widened(function, x.dtype, *args, **kwargs)
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(_device_type(x)):
             with without_autocast(x):
                 return function(*args, **kwargs)
         return function(*args, **kwargs)
@@ -150,7 +150,11 @@ def recording() -> bool:
 
 def without_autocast(x: Tensor) -> torch.autocast:
     """Context in which autocast leaves products alone; an adjoint needs it where ``backward`` runs under autocast."""
-    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+    return torch.autocast(_device_type(x), enabled=False)
+
+
+def _device_type(x: Tensor) -> str:
+    return "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
 
 
 _fixed = contextvars.ContextVar("manifold_rnn_fixed_iterations", default=False)

@@ -1,8 +1,9 @@
-"""A manifold seen through a reshape: some blocks of a tensor are constrained, the rest is free."""
+"""A manifold seen through a reshape: a tensor is read as matrices, some are constrained, the rest is free."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Self
 
@@ -16,10 +17,11 @@ from .base import Manifold, adapt
 
 
 class Viewed(Manifold):
-    r"""A manifold on stacked blocks of a weight, such as chosen gates of an LSTM's ``weight_hh_l0``.
+    r"""A manifold on matrices that a weight is read as, such as chosen gates of an LSTM or the kernel of a convolution.
 
-    A tensor of shape (..., blocks * n, m) is read as ``blocks`` matrices of shape (n, m). The chosen ones lie on
-    ``manifold``, the others are Euclidean; the metric is that of the product.
+    The axes in ``matrix_dims`` are flattened into the rows and columns of one matrix, of shape (blocks * n, m), whose
+    rows are cut into ``blocks`` matrices of shape (n, m). The chosen ones lie on ``manifold``, the others are
+    Euclidean; the metric is that of the product.
 
     Parameters
     ----------
@@ -29,13 +31,16 @@ class Viewed(Manifold):
         How many matrices are stacked.
     which : sequence of int, optional
         The chosen ones, counted from 0. Default: all.
+    matrix_dims : pair of int or sequence of int
+        The axes of the rows and those of the columns, counted from the end. Axes between them that are in neither are a
+        batch of matrices within one weight.
     transpose : bool
-        Read the tensor transposed: (..., m, blocks * n).
+        Whether it is the transpose (m, n) of each block that lies on ``manifold``: wide ones have orthonormal rows.
 
     Raises
     ------
     OptionError
-        If ``blocks`` or ``which`` make no sense.
+        If ``blocks``, ``which`` or ``matrix_dims`` make no sense.
 
     Notes
     -----
@@ -47,10 +52,14 @@ class Viewed(Manifold):
     >>> W = gates.projx(torch.randn(12, 3)); assert mr.linalg.defect(W[6:9]) < 1e-5
     """
 
-    ndim = 2
-
     def __init__(
-        self, manifold: geoopt.Manifold, blocks: int = 1, which: Sequence[int] | None = None, *, transpose: bool = False
+        self,
+        manifold: geoopt.Manifold,
+        blocks: int = 1,
+        which: Sequence[int] | None = None,
+        *,
+        matrix_dims: tuple[int | Sequence[int], int | Sequence[int]] = (-2, -1),
+        transpose: bool = False,
     ) -> None:
         super().__init__()
         whole = isinstance(blocks, int) and (which is None or isinstance(which, Sequence))
@@ -63,6 +72,12 @@ class Viewed(Manifold):
         self.manifold = adapt(manifold)
         self.name, self.reversible = f"Viewed({manifold.name})", manifold.reversible
         self.blocks, self.which, self.transpose = blocks, chosen, transpose
+        self.matrix_dims = _pair(matrix_dims)
+        rows, columns = self.matrix_dims
+        self.ndim = span = -min(*rows, *columns)
+        self._inner = tuple(k for k in range(-span, 0) if k not in rows + columns)  # batches within one weight
+        self._order = tuple(k + span for k in self._inner + rows + columns)
+        self._plain = self.matrix_dims == ((-2,), (-1,))
         self._free = tuple(k for k in range(blocks) if k not in chosen)
         order = chosen + self._free
         self._back = [order.index(k) for k in range(blocks)]
@@ -73,34 +88,55 @@ class Viewed(Manifold):
         return self.manifold.retraction
 
     def with_retraction(self, retraction: str | Retraction) -> Self:
-        return type(self)(self.manifold.with_retraction(retraction), self.blocks, self.which, transpose=self.transpose)
+        inner = self.manifold.with_retraction(retraction)
+        return type(self)(inner, self.blocks, self.which, matrix_dims=self.matrix_dims, transpose=self.transpose)
 
     def key(self) -> Hashable:
-        return (type(self), self.manifold.key(), self.blocks, self.which, self.transpose)
+        return (type(self), self.manifold.key(), self.blocks, self.which, self.matrix_dims, self.transpose)
 
     def extra_repr(self) -> str:
-        return f"blocks={self.blocks}, which={self.which}" + (", transpose=True" if self.transpose else "")
+        dims = "" if self._plain else f", matrix_dims={self.matrix_dims}"
+        return f"blocks={self.blocks}, which={self.which}{dims}" + (", transpose=True" if self.transpose else "")
 
     # --- blocks ---
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The chosen blocks and the free ones, of shapes (..., k, n, m)."""
-        b = (x.mT if self.transpose else x).unflatten(-2, (self.blocks, -1))
+        """The chosen blocks and the free ones, of shapes (..., k, n, m), or (..., k, m, n) with ``transpose``."""
+        b = self._read(x).unflatten(-2, (self.blocks, -1))
+        b = b.mT if self.transpose else b
         return b[..., list(self.which), :, :], b[..., list(self._free), :, :]
 
-    def join(self, chosen: Tensor, free: Tensor) -> Tensor:
-        """The tensor that has these blocks: the inverse of `split`."""
-        b = torch.cat([chosen, free], -3)[..., self._back, :, :].flatten(-3, -2)
-        return b.mT if self.transpose else b
+    def join(self, chosen: Tensor, free: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that shape that has these blocks: the inverse of `split`."""
+        b = torch.cat([chosen, free], -3)[..., self._back, :, :]
+        matrix = (b.mT if self.transpose else b).flatten(-3, -2)
+        if self._plain:
+            return matrix
+        span = self.ndim
+        lead, sizes = len(shape) - span, shape[len(shape) - span :]
+        permuted = matrix.reshape(*shape[:lead], *(sizes[k] for k in self._order))
+        back = sorted(range(span), key=self._order.__getitem__)
+        return permuted.permute(*range(lead), *(lead + k for k in back))
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The matrices (..., blocks * n, m) that the tensor is read as."""
+        if self._plain:
+            return x
+        lead, inner, rows = x.ndim - self.ndim, len(self._inner), len(self.matrix_dims[0])
+        y = x.permute(*range(lead), *(lead + k for k in self._order))
+        return y.flatten(lead + inner + rows).flatten(lead + inner, lead + inner + rows - 1)
 
     def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        rows, m = (shape[-1], shape[-2]) if self.transpose else (shape[-2], shape[-1])
-        block = (rows // self.blocks, m)
-        return (*shape[:-2], len(self.which), *block), (*shape[:-2], len(self._free), *block)
+        """Shapes of the chosen and the free blocks of a tensor of that shape."""
+        rows, columns = (math.prod(shape[k] for k in axes) for axes in self.matrix_dims)
+        block = (rows // self.blocks, columns)
+        block = block[::-1] if self.transpose else block
+        outer = (*shape[: len(shape) - self.ndim], *(shape[k] for k in self._inner))
+        return (*outer, len(self.which), *block), (*outer, len(self._free), *block)
 
     def _each(self, on_chosen: Callable[..., Tensor], on_free: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         chosen, free = zip(*map(self.split, tensors), strict=True)
-        return self.join(on_chosen(*chosen), on_free(*free))
+        return self.join(on_chosen(*chosen), on_free(*free), tensors[0].shape)
 
     # --- checks ---
 
@@ -108,13 +144,14 @@ class Viewed(Manifold):
         ok, reason = self._check_shape(tuple(x.shape), name)
         if not ok:
             raise ShapeError(
-                f"{reason}.\nThe tensor is read as {self.blocks} stacked blocks.\nCheck blocks= and the layer's sizes."
+                f"{reason}.\nThe tensor is read as matrices of {self.blocks} stacked blocks.\n"
+                "Check blocks=, matrix_dims= and the layer's sizes."
             )
         self.manifold.require(self.split(x)[0], f"the blocks {self.which} of {name}")
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        if len(shape) < 2 or shape[-1 if self.transpose else -2] % self.blocks:
-            return False, f"`{name}` needs {self.blocks} equal blocks of rows, got {tuple(shape)}"
+        if len(shape) < self.ndim or math.prod(shape[k] for k in self.matrix_dims[0]) % self.blocks:
+            return False, f"`{name}` needs {self.ndim} axes and {self.blocks} equal blocks of rows, got {tuple(shape)}"
         result: tuple[bool, str | None] = self.manifold._check_shape(self._shapes(shape)[0], name)
         return result
 
@@ -154,8 +191,9 @@ class Viewed(Manifold):
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         (xc, _), (uc, uf), (vc, vf) = self.split(x), self.split(u), self.split(u if v is None else v)
-        total = self.manifold.inner(xc, uc, vc).sum(-1) + (uf.conj() * vf).real.sum((-3, -2, -1))
-        return total[..., None, None] if keepdim else total
+        lead = x.ndim - self.ndim
+        total = self.manifold.inner(xc, uc, vc).flatten(lead).sum(-1) + (uf.conj() * vf).real.flatten(lead).sum(-1)
+        return total.reshape(*total.shape, *[1] * self.ndim) if keepdim else total
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         return self.inner(x, u, keepdim=keepdim).sqrt()
@@ -166,10 +204,10 @@ class Viewed(Manifold):
     # --- coordinates ---
 
     def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
-        batch = len(shape) - 2
+        batch = len(shape) - self.ndim
         chosen, free = (block[batch:] for block in self._shapes(shape))
         reals = 2 if dtype is not None and dtype.is_complex else 1
-        return (*shape[:-2], math.prod(self.manifold.coordinate_shape(chosen, dtype)) + math.prod(free) * reals)
+        return (*shape[:batch], math.prod(self.manifold.coordinate_shape(chosen, dtype)) + math.prod(free) * reals)
 
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
         (xc, _), (uc, uf) = self.split(x), self.split(u)
@@ -181,11 +219,11 @@ class Viewed(Manifold):
 
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         (xc, _), (cc, cf) = self.split(x), self._parts(x, c)
-        return self.join(self.manifold.from_coordinates(xc, cc), cf)
+        return self.join(self.manifold.from_coordinates(xc, cc), cf, x.shape)
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         (xc, xf), (cc, cf) = self.split(x), self._parts(x, c)
-        return self.join(self.manifold.retr_coordinates(xc, cc), xf + cf)
+        return self.join(self.manifold.retr_coordinates(xc, cc), xf + cf, x.shape)
 
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         (xc, xf), (yc, yf) = self.split(x), self.split(y)
@@ -194,24 +232,25 @@ class Viewed(Manifold):
     def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
         (xc, xf), (cc, cf) = self.split(x), self._parts(x, c)
         if carried is None:
-            return self.join(self.manifold.step_coordinates(xc, cc, None)[0], xf + cf), None
+            return self.join(self.manifold.step_coordinates(xc, cc, None)[0], xf + cf, x.shape), None
         vc, vf = self._parts(x, carried)
         y, moved = self.manifold.step_coordinates(xc, cc, vc)
-        return self.join(y, xf + cf), self._flat(x, vc if moved is None else moved, vf)
+        return self.join(y, xf + cf, x.shape), self._flat(x, vc if moved is None else moved, vf)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         cc, cf = self._parts(x, c)
         squares = self.manifold.square_coordinates(self.split(x)[0], cc, how).expand_as(cc)
-        return torch.cat([squares.flatten(x.ndim - 2), _reals(cf, x.ndim - 2).square()], -1)
+        batch = x.ndim - self.ndim
+        return torch.cat([squares.flatten(batch), _reals(cf, batch).square()], -1)
 
     def _flat(self, x: Tensor, chosen: Tensor, free: Tensor) -> Tensor:
-        batch = x.ndim - 2
+        batch = x.ndim - self.ndim
         return torch.cat([chosen.flatten(batch), _reals(free, batch)], -1)
 
     def _parts(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         chosen, free = self._shapes(tuple(x.shape))
         inner = self.manifold.coordinate_shape(chosen, x.dtype)
-        head = math.prod(inner[x.ndim - 2 :])
+        head = math.prod(inner[x.ndim - self.ndim :])
         rest = c[..., head:]
         rest = torch.complex(rest[..., ::2], rest[..., 1::2]) if x.is_complex() else rest.to(x.dtype)
         return c[..., :head].reshape(inner), rest.reshape(free)
@@ -220,7 +259,7 @@ class Viewed(Manifold):
 
     def defect(self, x: Tensor) -> Tensor:
         """The largest defect of a chosen block."""
-        return self.manifold.defect(self.split(x)[0]).amax(-1)
+        return self.manifold.defect(self.split(x)[0]).flatten(x.ndim - self.ndim).amax(-1)
 
     def polish(self, x: Tensor) -> Tensor:
         return self._each(self.manifold.polish, lambda x: x, x)
@@ -234,11 +273,25 @@ class Viewed(Manifold):
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
         chosen, free = self._shapes(shape)
         points = self.manifold.random(*chosen, **kwargs)
-        return self.join(
-            points, torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator"))
-        )
+        rest = torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator"))
+        return self.join(points, rest, shape)
 
 
 def _reals(u: Tensor, batch: int) -> Tensor:
     # not view_as_real, whose derivative needs an even offset in the storage
     return (torch.stack([u.real, u.imag], -1) if u.is_complex() else u).flatten(batch)
+
+
+def _pair(matrix_dims: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows and columns as tuples of negative axes."""
+    try:
+        rows, columns = ((k,) if isinstance(k, int) else tuple(map(operator.index, k)) for k in matrix_dims)
+    except (TypeError, ValueError):
+        rows, columns = (), ()
+    named = rows + columns
+    if not rows or not columns or len(set(named)) < len(named) or max(named) >= 0:
+        raise OptionError(
+            "matrix_dims names the axes of the rows and those of the columns, each once, counted from the end.\n"
+            f"Got {matrix_dims!r}.\nA kernel of a 2d convolution is (-4, (-3, -2, -1))."
+        )
+    return rows, columns

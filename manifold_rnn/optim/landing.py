@@ -147,7 +147,7 @@ class Landing(RiemannianOptimizer):
         if not isinstance(batch.manifold, Viewed):
             return _landed(x, m, group)
         (xc, xf), (mc, mf) = batch.manifold.split(x), batch.manifold.split(m)
-        return batch.manifold.join(_landed(xc, mc, group), xf - group["lr"] * mf)
+        return batch.manifold.join(_landed(xc, mc, group), xf - group["lr"] * mf, x.shape)
 
 
 def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
