@@ -78,6 +78,7 @@ sphinx_gallery_conf = {
     "reset_modules_order": "both",
 }
 
+measured.peers_table(HERE.parent / "benchmarks" / "results" / "peers.json", HERE / "_build" / "measured" / "peers.rst")
 rst_epilog = measured.substitutions(HERE.parent / "benchmarks" / "results" / "retractions.json")
 
 

@@ -231,9 +231,7 @@ def test_twice_is_refused_and_so_is_releasing_nothing(view):
 
 
 @VIEWS
-def test_kernels_and_lazy_weights_are_refused(view):
-    with pytest.raises(UnsupportedError, match="kernel"):
-        mr.constrain(nn.Conv2d(3, 3, 3), "weight", mr.Orthogonal(), view=view)
+def test_lazy_weights_are_refused(view):
     with pytest.raises(UnsupportedError, match="lazy"):
         mr.constrain(nn.LazyLinear(3), "weight", mr.Orthogonal(), view=view)
 

@@ -63,6 +63,17 @@ class Parent(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class Heads(nn.Module):
+    """A batch of maps, one a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4, 2))
+
+    def forward(self, x):
+        return torch.einsum("hij,bhj->bhi", self.weight, x)
+
+
 def normal(*shape, dtype=torch.float32):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
@@ -89,6 +100,15 @@ CASES = {
     "ConvTranspose2d, groups": Case(
         lambda: nn.ConvTranspose2d(4, 6, 2, groups=2), "weight", ST, (normal(2, 4, 6, 6),), grouped(2)
     ),
+    "Conv2d, depthwise": Case(lambda: nn.Conv2d(4, 4, 3, groups=4), "weight", ST, (normal(2, 4, 6, 6),), grouped(4)),
+    "Conv2d, one group": Case(
+        lambda: nn.Conv2d(4, 6, 2, groups=2), "weight", ST, (normal(2, 4, 6, 6),), lambda W: W[3:].flatten(1).mT,
+        {"which": (1,)},
+    ),
+    "Conv2d, complex": Case(
+        lambda: nn.Conv2d(2, 3, 2, dtype=torch.complex64), "weight", ST,
+        (normal(2, 2, 6, 6, dtype=torch.complex64),), flat,
+    ),
     "Conv2d, every pixel": Case(
         lambda: nn.Conv2d(4, 4, 2), "weight", SQUARE, (normal(2, 4, 6, 6),), lambda W: W.permute(2, 3, 0, 1),
         {"matrix_dims": (0, 1)},
@@ -98,6 +118,11 @@ CASES = {
         Parent, "attention.in_proj_weight", ST, (normal(2, 5, 8),), stacked(6), {"blocks": 6}
     ),
     "MultiheadAttention, output": Case(Parent, "attention.out_proj.weight", SQUARE, (normal(2, 5, 8),)),
+    "MultiheadAttention, output of heads": Case(
+        Parent, "attention.out_proj.weight", ST, (normal(2, 5, 8),), lambda W: stacked(2)(W.mT),
+        {"matrix_dims": (1, 0), "blocks": 2},
+    ),
+    "a batch of matrices": Case(Heads, "weight", ST, (normal(5, 3, 2),)),
     "RNN": Case(lambda: nn.RNN(4, 6), "weight_hh_l0", SQUARE, SEQUENCE),
     "GRU": Case(lambda: nn.GRU(4, 6), "weight_hh_l0", SQUARE, SEQUENCE, stacked(3), {"blocks": 3}),
     "LSTM": Case(lambda: nn.LSTM(4, 6), "weight_hh_l0", SQUARE, SEQUENCE, stacked(4), {"blocks": 4}),
@@ -218,6 +243,48 @@ def test_copies_and_releases(case, view):
     assert {type(m) for m in plain.modules()} == {type(m) for m in build(case).modules()}
 
 
+def test_degrees_of_freedom_are_those_of_the_matrices(case, view):
+    model, plain = constrained(case, view), mr.degrees_of_freedom(build(case))
+    M = case.matrices(weight(model, case).detach())
+    reals = M.numel() * (2 if M.is_complex() else 1)
+    expected = plain - reals + case.manifold.degrees_of_freedom(tuple(M.shape), M.dtype)
+    assert mr.degrees_of_freedom(model) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_is_the_adjoint_and_read_alike(groups, view):
+    """Where patches do not overlap, either kernel embeds small images in large ones without changing lengths."""
+    z = normal(2, 4, 3, 3)
+    for layer in (nn.Conv2d(4, 4, 2, 2, groups=groups), nn.ConvTranspose2d(4, 4, 2, 2, groups=groups)):
+        W = mr.constrain(layer, "weight", ST, view=view).weight.detach()
+        y = nn.functional.conv_transpose2d(z, W, stride=2, groups=groups)
+        torch.testing.assert_close(y.square().sum(), z.square().sum())
+        torch.testing.assert_close(nn.functional.conv2d(y, W, stride=2, groups=groups), z)
+
+
+@pytest.mark.parametrize("pattern", ["encode.weight", "decode.weight"])
+def test_a_tie_is_never_torn(pattern):
+    model = Tied()
+    with pytest.raises(mr.errors.UnsupportedError, match="tied"):
+        mr.constrain_matching(model, {pattern: SQUARE}, view="trivialized")
+    with pytest.raises(mr.errors.UnsupportedError, match=r"'decode.weight' is tied to 'encode.weight'"):
+        mr.constrain(model, "decode.weight", SQUARE, view="trivialized")
+    assert model.encode.weight is model.decode.weight and type(model.decode) is nn.Linear
+    mr.constrain(model, "decode.weight", SQUARE)
+    assert model.encode.weight is model.decode.weight and mr.linalg.defect(model.encode.weight) < 1e-5
+
+
+@pytest.mark.parametrize("names", [["0.weight"], ["2.weight"], ["*.weight"]], ids=str)
+def test_a_module_with_two_names_has_one_weight(names, view):
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    mr.constrain_matching(model, dict.fromkeys(names, SQUARE), view=view)
+    x = normal(9, 4)
+    assert torch.equal(model(x), shared(torch.tanh(shared(x)))) and mr.linalg.defect(shared.weight) < 1e-5
+    assert mr.degrees_of_freedom(model) == 6 + 4
+    assert type(mr.release(model, "2.weight")[0].weight) is nn.Parameter
+
+
 def test_tied_weights_stay_tied(view):
     model = constrained(CASES["tied"], view)
     train(model, CASES["tied"], view)
@@ -238,6 +305,31 @@ def test_modules_on_the_meta_device(case, view):
     real = model.to_empty(device="cpu")
     real.load_state_dict(constrained(case, view).state_dict())
     torch.testing.assert_close(output(real, case), output(constrained(case, view), case), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("init", ["haar", lambda w: 2 * w], ids=["haar", "callable"])
+def test_any_start_on_the_meta_device(init, view):
+    layer = mr.constrain(nn.Conv2d(2, 3, 2, device="meta"), "weight", ST, view=view, init=init)
+    assert layer.weight.is_meta
+
+
+@pytest.mark.parametrize("structured", [mr.FixedBase(SQUARE), mr.StickyDisc()], ids=lambda c: str(type(c)))
+def test_structured_constraints_on_the_meta_device(structured):
+    real, blank = (
+        mr.constrain(nn.Linear(4, 4, device=device), "weight", structured, view="trivialized", init=start)
+        for device, start in (("cpu", lambda w: 0.5 * torch.eye(4)), ("meta", "keep"))
+    )
+    blank = blank.to_empty(device="cpu")
+    blank.load_state_dict(real.state_dict())
+    torch.testing.assert_close(blank.weight, real.weight)
+
+
+def test_a_large_kernel_is_left_alone_where_it_is_a_point():
+    """Rounding grows with the columns of the matrix, not with the width of the kernel."""
+    kernel = mr.constrain(nn.Conv2d(60, 512, 3), "weight", ST, init="haar").weight.detach()
+    again = nn.Conv2d(60, 512, 3)
+    again.weight.data.copy_(kernel)
+    assert torch.equal(mr.constrain(again, "weight", ST).weight, kernel)
 
 
 def test_one_kernel_read_in_several_ways():

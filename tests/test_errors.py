@@ -37,6 +37,8 @@ class Scene:
         self.turn = torch.tensor([[-0.6, -0.8], [0.8, -0.6]])  # by more than a quarter
         self.tall = torch.linalg.qr(torch.randn(4, 2, generator=g))[0]
         self.linear = nn.Linear(4, 4)
+        self.tied = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+        self.tied["b"].weight = self.tied["a"].weight
         self.update = mr.constrain(nn.Linear(4, 4), "weight", self.O)
         self.trivial = mr.constrain(nn.Linear(4, 4), "weight", self.O, view="trivialized")
         self.fixed = mr.constrain(nn.Linear(4, 4), "weight", mr.FixedBase(self.O), view="trivialized")
@@ -177,8 +179,15 @@ ROWS = {
         ShapeError, "n, n.*matrix_dims", lambda s: mr.constrain(nn.Conv2d(2, 2, 2), "weight", s.O)
     ),
     "dims that are no pair": Row(OptionError, "pair", lambda s: s.constrain(matrix_dims=(0, 1, 2))),
-    "a dim that is not there": Row(OptionError, "axes from -2 to 1", lambda s: s.constrain(matrix_dims=(0, 2))),
+    "a dim that is not there": Row(OptionError, "axes.*from -2 to 1", lambda s: s.constrain(matrix_dims=(0, 2))),
     "a dim twice": Row(OptionError, "each once", lambda s: s.constrain(matrix_dims=(0, (0, 1)))),
+    "a dim from both ends": Row(OptionError, r"each once.*\(0, -2\)", lambda s: s.constrain(matrix_dims=(0, -2))),
+    "no dim": Row(OptionError, "pair", lambda s: s.constrain(matrix_dims=(0, ()))),
+    "rows of a kernel that do not divide": Row(
+        ShapeError,
+        "4 equal blocks.*matrix_dims",
+        lambda s: mr.constrain(nn.Conv2d(2, 6, 2), "weight", mr.Stiefel(), blocks=4),
+    ),
     "dims from the front in a view": Row(
         OptionError, "from the end", lambda s: manifolds.Viewed(s.O, matrix_dims=(0, 1))
     ),
@@ -188,7 +197,27 @@ ROWS = {
         lambda s: s.constrain(mr.FixedBase(s.O), view="trivialized", matrix_dims=(1, 0)),
     ),
     "a wrong size on the meta device": Row(
-        ShapeError, "meta", lambda s: mr.constrain(nn.Linear(3, 4, device="meta"), "weight", s.O)
+        ShapeError, "square", lambda s: mr.constrain(nn.Linear(3, 4, device="meta"), "weight", s.O)
+    ),
+    "a wrong dtype on the meta device": Row(
+        DtypeError, "complex", lambda s: mr.constrain(nn.Linear(4, 4, device="meta"), "weight", s.U)
+    ),
+    "a chart that needs numbers on the meta device": Row(
+        UnsupportedError,
+        "meta device",
+        lambda s: mr.constrain(
+            nn.Linear(4, 4, device="meta"), "weight", mr.UnitDisc(chart="schur"), view="trivialized"
+        ),
+    ),
+    "a kernel for a structured constraint": Row(
+        UnsupportedError,
+        "no kernel",
+        lambda s: mr.constrain(nn.Conv2d(4, 4, 3), "weight", mr.FixedBase(s.O), view="trivialized"),
+    ),
+    "a tie that would be torn": Row(
+        UnsupportedError,
+        "'a.weight' is tied to 'b.weight'",
+        lambda s: mr.constrain(s.tied, "a.weight", s.O, view="trivialized"),
     ),
     "a structured constraint in the update view": Row(
         UnsupportedError, "structured.*'update'", lambda s: s.constrain(mr.FixedBase(s.O))

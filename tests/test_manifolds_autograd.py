@@ -34,7 +34,7 @@ MAPS = {
 NO_MAPS = {
     *("complex_", "complex_or_form", "extra_repr", "geometry", "key", "name", "ndim", "polish_every", "require"),
     *("coordinate_shape", "degrees_of_freedom", "origin", "random", "retraction", "reversible", "with_retraction"),
-    *("join", "pieces", "rows", "split", "square_coordinates", "step_coordinates", "structured"),
+    *("join", "pieces", "rows", "shapes", "split", "square_coordinates", "step_coordinates", "structured"),
 }
 OF_RETRACTION = ("inverse_retr_coordinates", "retr", "retr_coordinates")
 GEOOPT = (geoopt.EuclideanStiefel, geoopt.Sphere)
@@ -155,6 +155,8 @@ def test_compiles_in_one_graph_with_its_gradient(case, retraction, generator):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize(("case", "retraction"), OURS, ids=ids)
 def test_every_map_compiles_with_every_retraction(case, retraction, backend, generator):
+    if (case.name, retraction, backend) == ("SpecialUnitary", "qr", "inductor"):
+        pytest.skip("inductor cannot view a complex matrix stored by columns as real numbers")
     names = MAPS if retraction == case.retractions[0] else OF_RETRACTION
     check_compiled(case, retraction, names, generator, backend=backend)
 

@@ -1,5 +1,9 @@
 """A viewed manifold is the product of its blocks; an adapted one is geoopt's."""
 
+import itertools
+import math
+import random
+
 import geoopt
 import pytest
 import torch
@@ -7,7 +11,7 @@ from tolerances import atol
 
 from manifold_rnn import errors, manifolds
 
-VIEWS = [(1, None), (3, None), (3, (1,)), (4, (3, 0)), (2, (1, 0))]
+VIEWS = [(1, None), (3, None), (3, (1,)), (4, (3, 0)), (2, (1, 0)), (5, (1, 2, 4))]
 
 
 @pytest.fixture(params=[manifolds.Orthogonal("qr"), manifolds.Unitary("exp")], ids=lambda m: m.name)
@@ -84,6 +88,32 @@ def test_only_the_chosen_blocks_have_to_be_points(view, x):
     assert not view.check_point_on_manifold(view.join(2 * chosen, free, x.shape))
     with pytest.raises(errors.ShapeError, match="blocks"):
         view.require(x[:, 1:]) if view.blocks > 1 else view.require(x[0, 0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_axes_are_rows_and_columns(seed):
+    """Entry by entry: what the flattened indices of rows and columns pick is what `split` shows."""
+    rng = random.Random(seed)
+    axes = rng.sample(range(-4, 0), 4)
+    cuts = sorted(rng.sample(range(1, 4), 2))
+    rows, columns, shape = axes[: cuts[0]], axes[cuts[0] : cuts[1]], (2, 4, 2, 6)
+    height, width = (math.prod(shape[k] for k in side) for side in (rows, columns))
+    blocks = rng.choice([b for b in (1, 2, 4) if height % b == 0])
+    which = tuple(rng.sample(range(blocks), rng.randint(1, blocks)))
+    view = manifolds.Viewed(geoopt.Euclidean(2), blocks, which, matrix_dims=(rows, columns), transpose=seed % 2 == 1)
+    x = torch.arange(math.prod(shape)).reshape(shape)
+    chosen, free = view.split(x)
+    assert torch.equal(view.join(chosen, free, shape), x)
+    assert (tuple(chosen.shape), tuple(free.shape)) == view.shapes(shape)
+    matrices = (chosen.mT if view.transpose else chosen).reshape(-1, len(which), height // blocks, width)
+    places = [range(shape[k]) if k not in (*rows, *columns) else (0,) for k in range(-4, 0)]
+    for matrix, place in zip(matrices, itertools.product(*places), strict=True):
+        for (i, k), a, b in itertools.product(enumerate(which), range(height // blocks), range(width)):
+            index = list(place)
+            for side, flat in ((rows, k * (height // blocks) + a), (columns, b)):
+                for axis in reversed(side):
+                    flat, index[axis] = divmod(flat, shape[axis])
+            assert matrix[i, a, b] == x[tuple(index)]
 
 
 def test_adapt_leaves_ours_and_wraps_theirs(generator):

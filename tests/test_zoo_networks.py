@@ -110,6 +110,13 @@ def test_trains_and_keeps_its_matrix_on_its_manifold_with_the_same_determinant(b
         torch.testing.assert_close(torch.det(after[:6, :6]), torch.det(before[:6, :6]).round(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+def test_a_thousand_steps_in_single_precision_leave_the_matrix_where_it_belongs(build, view):
+    network = build(2, 32, 3, view=view, generator=seeded())
+    losses = train(network, steps=1000, lr=1e-3)
+    assert losses[-1] < losses[0] and worst_defect(network) < 1e-5
+
+
 def test_groups_hold_every_parameter_once_and_spare_the_matrix_from_decay(build, view):
     network = build(2, 8, 3, view=view)
     *recurrent, others = network.parameter_groups(0.5)

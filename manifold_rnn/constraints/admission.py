@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError, OffManifoldError
-from ..manifolds import Manifold
+from ..manifolds import Manifold, Viewed
 
 
 def tolerance(dtype: torch.dtype, n: int) -> float:
@@ -26,10 +26,16 @@ def worst_defect(manifold: Manifold, x: Tensor) -> float:
     return float(defect.max()) if defect.numel() else 0.0
 
 
+def columns(manifold: Manifold, x: Tensor) -> int:
+    """Return the size that rounding grows with: the columns of one matrix that ``x`` is read as."""
+    shape = manifold.shapes(tuple(x.shape))[0] if isinstance(manifold, Viewed) else x.shape
+    return shape[-1]
+
+
 @torch.no_grad()
 def settled(manifold: Manifold, x: Tensor) -> Tensor:
     """Return ``x`` itself where it is on the manifold up to rounding, else its projection."""
-    if x.is_meta or worst_defect(manifold, x) <= rounding(x.dtype, x.shape[-1]):
+    if x.is_meta or worst_defect(manifold, x) <= rounding(x.dtype, columns(manifold, x)):
         return x
     y: Tensor = manifold.projx(x)
     return y
@@ -46,7 +52,7 @@ def admitted(manifold: Manifold, value: Any, like: Tensor, name: str, *, project
     require_finite(value, name)
     x = value.to(like.dtype)
     coarser = max(value.dtype, like.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    defect, bound = worst_defect(manifold, x), tolerance(coarser, x.shape[-1])
+    defect, bound = worst_defect(manifold, x), tolerance(coarser, columns(manifold, x))
     if defect <= bound:
         return value
     if project:
@@ -60,6 +66,8 @@ def admitted(manifold: Manifold, value: Any, like: Tensor, name: str, *, project
 
 def require_finite(value: Tensor, name: str) -> None:
     """Raise if an entry is NaN or infinite."""
+    if value.is_meta:
+        return
     if bad := int((~torch.isfinite(value)).sum()):
         raise NonFiniteError(
             f"{name} must have finite entries.\nGot {bad} of {value.numel()} that are NaN or infinite.\n"

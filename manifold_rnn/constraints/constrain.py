@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..retractions import Retraction, get
 from . import reading, update
-from .preparation import MatrixDims, Options, owner_of, prepare
+from .preparation import MatrixDims, Options, owner_of, prepare, refuse_torn_ties
 from .registry import entry_of
 from .scope import scope, unscope_if_free
 from .structured import Constraint
@@ -59,9 +59,10 @@ def constrain(
     which : sequence of int, optional
         The blocks that are constrained, by default all; the others stay free.
     matrix_dims : pair of int or sequence of int, optional
-        The axes of the weight that are the rows of the matrix, and those that are its columns; all others are a batch
-        of matrices. Default: the last two axes. The kernel of a convolution, also of a transposed one, has its first
-        axis as rows, all others as columns, and one block a group.
+        The axes of the weight that are flattened into the rows of the matrix, and those into its columns; all others
+        are a batch of matrices, and ``blocks`` cuts the rows. Default: the last two axes; for the kernel of a
+        convolution the first axis and all others, with one block a group unless ``blocks`` says otherwise. A
+        transposed convolution is the adjoint of the convolution with the same kernel, and its kernel is read like that.
     init : "keep", "haar" or callable
         Start from the projection of the weight found, from a random point, or from the projection of ``init(weight)``.
     on_load : "raise" or "project"
@@ -77,7 +78,7 @@ def constrain(
     OptionError
         If an option is unknown, or no free parameter has this name.
     UnsupportedError
-        If the weight is lazy or sharded, or the constraint lacks the view.
+        If the weight is lazy, sharded or tied to one that would not follow, or the constraint lacks the view.
     ShapeError, DtypeError, NonFiniteError
         If the weight cannot be a point. After any error the module is as before.
 
@@ -85,10 +86,11 @@ def constrain(
     -----
     State dicts keep the key ``<name>`` in the update view; in the other they have ``constraints.<name>.coordinates``
     and ``constraints.<name>.base``, with ``rebase_every`` also ``steps``. The child is called ``_constraints`` where
-    ``constraints`` is taken. Wide matrices are transposed for manifolds of tall ones. An orthogonal flattened kernel is
-    not an orthogonal convolution: it does not make the map from image to image orthogonal. Tied weights stay tied in
-    the update view, and in both with `constrain_matching`. Averaged weights, and weights filled by ``torch.nn.init``,
-    are off the manifold: use ``manifold.projx`` on the first, and ``init`` for the second.
+    ``constraints`` is taken. Wide matrices and blocks are transposed for manifolds of tall ones. An orthogonal kernel,
+    flattened, is no orthogonal convolution: where patches overlap, the map from image to image is not orthogonal. Tied
+    weights stay tied in the update view, and in both with `constrain_matching`. A weight on the meta device waits for
+    ``load_state_dict``. Averaged weights, and weights filled by ``torch.nn.init``, are off the manifold: use
+    ``manifold.projx`` on the first, and ``init`` for the second.
 
     Examples
     --------
@@ -97,7 +99,10 @@ def constrain(
     """
     owner, leaf = owner_of(module, name)
     options = Options(view, rebase_every, blocks, which, matrix_dims, init, on_load)
-    prepare(owner, leaf, constraint, options)(owner, leaf)
+    attach = prepare(owner, leaf, constraint, options)
+    if view == "trivialized":
+        refuse_torn_ties(module, (name,))
+    attach(owner, leaf)
     if owner is not module and view == "trivialized":
         scope(module)
     return module
@@ -125,7 +130,8 @@ def release(module: _M, name: str) -> _M:
 
     Notes
     -----
-    In the update view the parameter keeps its identity; in the trivialized view it is new, so build a new optimizer.
+    In the update view the parameter keeps its identity; in the trivialized view it is new, so build a new
+    optimizer, and tie anew what was tied.
 
     Examples
     --------

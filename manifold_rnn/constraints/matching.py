@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import OptionError
 from ..manifolds import adapt
-from .preparation import Options, owner_of, prepare
+from .preparation import Options, owner_of, prepare, refuse_torn_ties
 from .registry import Registry
 from .scope import scope
 from .structured import Constraint
@@ -39,10 +39,12 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
     ------
     OptionError
         If a pattern matches no weight, and as `constrain`; then nothing is constrained.
+    UnsupportedError
+        If in the trivialized view not all names of a tied weight match, and as `constrain`.
 
     Notes
     -----
-    Weights tied in the model stay tied in both views if all their names match.
+    Weights tied in the model stay tied in both views; in the trivialized one all their names must match.
 
     Examples
     --------
@@ -57,6 +59,8 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
         weight = owner._parameters[leaf]
         if chosen.view == "update" or id(weight) not in attached:
             attached[id(weight)] = prepare(owner, leaf, constraint, chosen)
+    if chosen.view == "trivialized":
+        refuse_torn_ties(model, matches)
     for name in matches:
         owner, leaf = owner_of(model, name)
         attached[id(owner._parameters[leaf])](owner, leaf)
@@ -75,7 +79,8 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, Any]
                 f"Names here look like {', '.join(map(repr, names[:4]))}.\nCorrect or remove the pattern."
             )
         found = dict.fromkeys(hits, constraint) | found
-    return found
+    once = {owner_of(model, name): name for name in reversed(found)}  # a module may have two names
+    return {name: found[name] for name in reversed(once.values())}
 
 
 def degrees_of_freedom(module: nn.Module) -> int:

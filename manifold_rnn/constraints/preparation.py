@@ -1,6 +1,6 @@
 """Everything that can go wrong with a constraint, found out before anything is changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from ..errors import OptionError, ShapeError, UnsupportedError
+from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
 from ..manifolds import Manifold, Viewed, adapt
 from . import reading, update
 from .admission import require_finite, settled
@@ -59,8 +59,8 @@ def prepare(module: nn.Module, name: str, constraint: Any, options: Options) -> 
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
     constraint = structured_form(constraint)
+    options = _read_as_matrices(module, name, weight, options)
     if isinstance(constraint, geoopt.Manifold):
-        options = _read_as_matrices(module, name, weight, options)
         return _on_manifold(module, name, weight, _fitted(constraint, weight, options, name), options)
     if isinstance(constraint, Constraint) and not isinstance(constraint, type):
         return _structured(weight, constraint, options)
@@ -84,13 +84,25 @@ def _structured(weight: nn.Parameter, constraint: Constraint, options: Options) 
     if options.view != "trivialized" or options.rebase_every or reading_options:
         raise UnsupportedError(
             f"{type(constraint).__name__} is a structured constraint: it builds its weight from free parameters.\n"
-            "Expected view='trivialized' without rebase_every, blocks, which or matrix_dims; "
-            f"got {options.view!r}.\n"
-            "Change the options, or constrain to a manifold."
+            "Expected view='trivialized' without rebase_every, blocks, which or matrix_dims, and no kernel of a "
+            f"convolution; got view={options.view!r}.\nChange the options, or constrain to a manifold."
         )
     start = _start(getattr(constraint, "manifold", None), weight, options)
-    entry = constraint.trivialize(start).requires_grad_(weight.requires_grad)
+    entry = _trivialized(constraint, start).requires_grad_(weight.requires_grad)
     return lambda owner, leaf: reading.attach(owner, leaf, entry)
+
+
+def _trivialized(constraint: Constraint, start: Tensor) -> nn.Module:
+    try:
+        return constraint.trivialize(start)
+    except (RuntimeError, TypeError) as error:
+        if isinstance(error, ManifoldError) or not start.is_meta:
+            raise
+        raise UnsupportedError(
+            f"{type(constraint).__name__} computes its free parameters from the numbers of a weight.\n"
+            "Expected a weight with numbers, got one on the meta device.\n"
+            'Constrain after to_empty(device="cpu"), or build the module on a device.'
+        ) from error
 
 
 def _start(manifold: Manifold | None, weight: Tensor, options: Options) -> Tensor:
@@ -118,28 +130,18 @@ def _fitted(constraint: geoopt.Manifold, weight: Tensor, options: Options, name:
     plain = options.blocks == 1 and options.which is None and options.matrix_dims is None
     manifold = inner if plain else Viewed(inner, options.blocks, options.which, matrix_dims=dims)
     weight = weight.detach()
-    if not weight.is_meta:
-        require_finite(weight, name)
+    require_finite(weight, name)
     try:
-        _require(manifold, weight, name)
+        manifold.require(weight, name)
     except (ShapeError, ValueError):
         if weight.ndim < 2:
             raise
         turned = Viewed(inner, options.blocks, options.which, matrix_dims=dims, transpose=True)
         with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows
-            _require(turned, weight, name)
+            turned.require(weight, name)
             return turned
         raise
     return manifold
-
-
-def _require(manifold: Manifold, weight: Tensor, name: str) -> None:
-    if not weight.is_meta:
-        manifold.require(weight, name)
-        return
-    ok, reason = manifold._check_shape(tuple(weight.shape), name)
-    if not ok:
-        raise ShapeError(f"{reason}.\nThe weight is on the meta device, and only its shape is known.\nCheck its sizes.")
 
 
 def _read_as_matrices(module: nn.Module, name: str, weight: Tensor, options: Options) -> Options:
@@ -147,24 +149,36 @@ def _read_as_matrices(module: nn.Module, name: str, weight: Tensor, options: Opt
     dims, blocks = options.matrix_dims, options.blocks
     if dims is None and isinstance(module, _ConvNd) and weight.ndim > 2:
         dims = (0, tuple(range(1, weight.ndim)))
-        blocks = module.groups if blocks == 1 and options.which is None else blocks
+        blocks = module.groups if blocks == 1 else blocks
     if dims is None:
         return options
-    rows, columns = (_from_the_end(axes, weight.ndim, name) for axes in _two(dims))
-    return replace(options, matrix_dims=(rows, columns), blocks=blocks)
+    return replace(options, matrix_dims=_from_the_end(dims, weight.ndim, name), blocks=blocks)
 
 
-def _two(dims: Any) -> tuple[Any, Any]:
-    if not isinstance(dims, Sequence) or len(dims) != 2:
-        raise _bad_option("matrix_dims", "a pair (axes of the rows, axes of the columns)", dims)
-    return dims[0], dims[1]
+def _from_the_end(dims: Any, ndim: int, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    sides = [(side,) if isinstance(side, int) else side for side in dims] if isinstance(dims, Sequence) else []
+    named = [k for side in sides for k in (side if isinstance(side, Sequence) and side else (None,))]
+    if len(sides) == 2 and all(isinstance(k, int) and -ndim <= k < ndim for k in named):
+        rows, columns = (tuple(k if k < 0 else k - ndim for k in side) for side in sides)
+        if len({*rows, *columns}) == len(named):
+            return rows, columns
+    expected = (
+        f"a pair (rows, columns) of axes, or of tuples of axes, from {-ndim} to {ndim - 1} of {name!r}, each once"
+    )
+    raise _bad_option("matrix_dims", expected, dims)
 
 
-def _from_the_end(axes: Any, ndim: int, name: str) -> tuple[int, ...]:
-    axes = (axes,) if isinstance(axes, int) else axes
-    if not isinstance(axes, Sequence) or not all(isinstance(k, int) and -ndim <= k < ndim for k in axes):
-        raise _bad_option("matrix_dims", f"axes from {-ndim} to {ndim - 1} of {name!r}", axes)
-    return tuple(k if k < 0 else k - ndim for k in axes)
+def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
+    """Raise if a weight in ``names`` is also known in ``model`` by a name outside: the tie would be cut."""
+    owned = {name: owner_of(model, name) for name in names}
+    chosen = {id(owner._parameters[leaf]): name for name, (owner, leaf) in owned.items()}
+    for other, p in model.named_parameters(remove_duplicate=False):
+        if id(p) in chosen and owner_of(model, other) not in owned.values():  # one module may have two names
+            raise UnsupportedError(
+                f"{chosen[id(p)]!r} is tied to {other!r}, which would stay as it is and no longer follow.\n"
+                "Expected, in the trivialized view, a weight that nobody shares, or all its names at once.\n"
+                'Call constrain_matching with patterns for all of them, or use view="update".'
+            )
 
 
 def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:

@@ -9,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 
 from .precision import (
     full_precision,
-    host_max,
+    largest_norm,
     may_read_device,
     recorded,
     recording,
@@ -69,7 +69,7 @@ def cayley_times(x: Tensor, A: Tensor) -> Tensor:
     """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``."""
     if recording() or not may_read_device():
         return x @ cayley(A)
-    unit, bound = torch.finfo(A.dtype).eps / 2, 0.5 * host_max(torch.linalg.matrix_norm(A))
+    unit, bound = torch.finfo(A.dtype).eps / 2, 0.5 * largest_norm(A)
     if not bound < 1:  # NaN included
         return x @ cayley(A)
     B = 0.5 * A
@@ -77,7 +77,7 @@ def cayley_times(x: Tensor, A: Tensor) -> Tensor:
     if bound**3 < unit:
         return multiply_add(xB, xB, B, beta=2, alpha=2).add_(x)
     B2 = B @ B
-    bound = host_max(torch.linalg.matrix_norm(B2)) ** 0.5  # |B|^2 = |B^2| for a normal B
+    bound = largest_norm(B2) ** 0.5  # |B|^2 = |B^2| for a normal B
     if bound**8 >= unit:
         return x @ cayley(A)
     odd = xB @ B.add_(B2)  # x (B^2 + B^3), the next two powers after each product with B^2
@@ -95,7 +95,7 @@ class _Cayley(torch.autograd.Function):
         eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         if not may_read_device():
             return 2 * _inverse(0.5 * A, math.inf) - (eye + 0 * A)  # NaN where A is infinite, unlike the inverse
-        size = host_max(torch.linalg.matrix_norm(A))
+        size = largest_norm(A)
         if A.dtype in _WIDER and not size <= _WIDEN_ABOVE * A.shape[-1] ** 0.5:
             return _Cayley.forward(A.to(_WIDER[A.dtype])).to(A.dtype)
         if not math.isfinite(size):
@@ -124,7 +124,7 @@ def _inverse(B: Tensor, size: float) -> Tensor:
     eye = torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     if size < 1:
         B2 = B @ B
-        bound = host_max(torch.linalg.matrix_norm(B2)) ** 0.5  # |B|^2 = |B^2| for a normal B
+        bound = largest_norm(B2) ** 0.5  # |B|^2 = |B^2| for a normal B
         unit = torch.finfo(B.dtype).eps / 2
         if bound**9 < unit:
             start, B3 = eye + B + B2, B2 @ B

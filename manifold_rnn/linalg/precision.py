@@ -23,7 +23,9 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        x: Any = args[0] if args else None
+        if not isinstance(x, Tensor):
+            x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if x is None:
             raise DtypeError(
                 f"{function.__name__} works on tensors.\n"
@@ -111,7 +113,7 @@ def require_finite(x: Tensor, name: str) -> None:
 
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
     """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
-    if may_read_device():
+    if may_read_device() and not x.is_meta:
         _OnNumbers.apply(x, check)
 
 
@@ -186,6 +188,13 @@ def may_read_device() -> bool:
 def host_max(x: Tensor) -> float:
     """Largest entry of ``x`` as a Python number, 0 for an empty tensor."""
     return float(x.detach().max()) if x.numel() else 0.0
+
+
+def largest_norm(x: Tensor) -> float:
+    """Largest Frobenius norm in a batch of matrices, as a Python number."""
+    if x.numel() == x.shape[-2] * x.shape[-1]:  # one matrix, in one kernel
+        return float(torch.linalg.vector_norm(x.detach()))
+    return host_max(torch.linalg.matrix_norm(x))
 
 
 def double(x: Tensor) -> Tensor:

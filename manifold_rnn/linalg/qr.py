@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from .defect import minus_identity
-from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
+from .precision import (
+    double,
+    full_precision,
+    host_max,
+    largest_norm,
+    may_read_device,
+    recorded,
+    require_matrix,
+    without_autocast,
+)
 from .product import multiply_add
 
 _ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
@@ -132,7 +141,7 @@ def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cholesky_rounds(x: Tensor) -> tuple[Tensor, Tensor]:
     beyond = _shift_diagonal(x.mH @ x, -1.0)
-    far = host_max(torch.linalg.matrix_norm(beyond)) if may_read_device() else 2.0
+    far = largest_norm(beyond) if may_read_device() else 2.0
     if far**2 < torch.finfo(x.dtype).eps:
         return _first_order(x, beyond)
     if not far <= 1e2:  # NaN included

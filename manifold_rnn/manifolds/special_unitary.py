@@ -110,6 +110,10 @@ class SpecialUnitary(Unitary):
                 slope = torch.where(known, (new - value) / torch.where(known, step, 1), slope)
                 angle, value = angle + step, new
                 step = -value / slope
+            h = torch.finfo(angle.dtype).eps ** (1 / 3)
+            slope = (trace(angle + h)[1] - trace(angle - h)[1]) / (
+                2 * h
+            )  # the last secant is too short for derivatives
             on_numbers(_require_settled, torch.stack([value, angle * n], -1))
         for _ in range(2):  # steps that move nothing give the angle its first and second derivative
             angle = angle - trace(angle)[1] / slope

@@ -32,8 +32,9 @@ class Viewed(Manifold):
     which : sequence of int, optional
         The chosen ones, counted from 0. Default: all.
     matrix_dims : pair of int or sequence of int
-        The axes of the rows and those of the columns, counted from the end. Axes between them that are in neither are a
-        batch of matrices within one weight.
+        The axes of the rows and those of the columns, counted from the end; several are flattened in the order given.
+        Axes in neither are a batch: of matrices within one point where they come after one that is named, else of
+        points.
     transpose : bool
         Whether it is the transpose (m, n) of each block that lies on ``manifold``: wide ones have orthonormal rows.
 
@@ -79,8 +80,9 @@ class Viewed(Manifold):
         self._order = tuple(k + span for k in self._inner + rows + columns)
         self._plain = self.matrix_dims == ((-2,), (-1,))
         self._free = tuple(k for k in range(blocks) if k not in chosen)
+        self._runs = _runs(chosen), _runs(self._free)
         order = chosen + self._free
-        self._back = [order.index(k) for k in range(blocks)]
+        self._back = _runs([order.index(k) for k in range(blocks)], len(chosen))
 
     @property
     def retraction(self) -> Retraction:  # type: ignore[override]
@@ -104,11 +106,18 @@ class Viewed(Manifold):
         """The chosen blocks and the free ones, of shapes (..., k, n, m), or (..., k, m, n) with ``transpose``."""
         b = self._read(x).unflatten(-2, (self.blocks, -1))
         b = b.mT if self.transpose else b
-        return b[..., list(self.which), :, :], b[..., list(self._free), :, :]
+        chosen, free = (_cat([b.narrow(-3, *run) for run in runs]) for runs in self._runs)
+        return chosen, free
 
     def join(self, chosen: Tensor, free: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that shape that has these blocks: the inverse of `split`."""
-        b = torch.cat([chosen, free], -3)[..., self._back, :, :]
+        taken = len(self.which)
+        b = _cat(
+            [
+                free.narrow(-3, start - taken, length) if start >= taken else chosen.narrow(-3, start, length)
+                for start, length in self._back
+            ]
+        )
         matrix = (b.mT if self.transpose else b).flatten(-3, -2)
         if self._plain:
             return matrix
@@ -126,9 +135,9 @@ class Viewed(Manifold):
         y = x.permute(*range(lead), *(lead + k for k in self._order))
         return y.flatten(lead + inner + rows).flatten(lead + inner, lead + inner + rows - 1)
 
-    def _shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the chosen and the free blocks of a tensor of that shape."""
-        rows, columns = (math.prod(shape[k] for k in axes) for axes in self.matrix_dims)
+    def shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of what `split` gives for a tensor of that shape."""
+        rows, columns = (math.prod([shape[k] for k in axes]) for axes in self.matrix_dims)
         block = (rows // self.blocks, columns)
         block = block[::-1] if self.transpose else block
         outer = (*shape[: len(shape) - self.ndim], *(shape[k] for k in self._inner))
@@ -150,9 +159,9 @@ class Viewed(Manifold):
         self.manifold.require(self.split(x)[0], f"the blocks {self.which} of {name}")
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        if len(shape) < self.ndim or math.prod(shape[k] for k in self.matrix_dims[0]) % self.blocks:
+        if len(shape) < self.ndim or math.prod([shape[k] for k in self.matrix_dims[0]]) % self.blocks:
             return False, f"`{name}` needs {self.ndim} axes and {self.blocks} equal blocks of rows, got {tuple(shape)}"
-        result: tuple[bool, str | None] = self.manifold._check_shape(self._shapes(shape)[0], name)
+        result: tuple[bool, str | None] = self.manifold._check_shape(self.shapes(shape)[0], name)
         return result
 
     def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
@@ -203,9 +212,14 @@ class Viewed(Manifold):
 
     # --- coordinates ---
 
+    def degrees_of_freedom(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
+        chosen, free = self.shapes(shape)
+        reals = 2 if dtype is not None and dtype.is_complex else 1
+        return self.manifold.degrees_of_freedom(chosen, dtype) + math.prod(free) * reals
+
     def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
         batch = len(shape) - self.ndim
-        chosen, free = (block[batch:] for block in self._shapes(shape))
+        chosen, free = (block[batch:] for block in self.shapes(shape))
         reals = 2 if dtype is not None and dtype.is_complex else 1
         return (*shape[:batch], math.prod(self.manifold.coordinate_shape(chosen, dtype)) + math.prod(free) * reals)
 
@@ -235,7 +249,8 @@ class Viewed(Manifold):
             return self.join(self.manifold.step_coordinates(xc, cc, None)[0], xf + cf, x.shape), None
         vc, vf = self._parts(x, carried)
         y, moved = self.manifold.step_coordinates(xc, cc, vc)
-        return self.join(y, xf + cf, x.shape), self._flat(x, vc if moved is None else moved, vf)
+        y = self.join(y, xf + cf, x.shape)
+        return y, carried if moved is None or moved is vc else self._flat(x, moved, vf)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         cc, cf = self._parts(x, c)
@@ -245,10 +260,11 @@ class Viewed(Manifold):
 
     def _flat(self, x: Tensor, chosen: Tensor, free: Tensor) -> Tensor:
         batch = x.ndim - self.ndim
-        return torch.cat([chosen.flatten(batch), _reals(free, batch)], -1)
+        flat = chosen.flatten(batch)
+        return torch.cat([flat, _reals(free, batch)], -1) if self._free else flat
 
     def _parts(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, free = self._shapes(tuple(x.shape))
+        chosen, free = self.shapes(tuple(x.shape))
         inner = self.manifold.coordinate_shape(chosen, x.dtype)
         head = math.prod(inner[x.ndim - self.ndim :])
         rest = c[..., head:]
@@ -271,10 +287,27 @@ class Viewed(Manifold):
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
         """Chosen blocks by the manifold's ``random``, free entries standard normal."""
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
-        chosen, free = self._shapes(shape)
+        chosen, free = self.shapes(shape)
         points = self.manifold.random(*chosen, **kwargs)
         rest = torch.randn(free, dtype=points.dtype, device=points.device, generator=kwargs.get("generator"))
         return self.join(points, rest, shape)
+
+
+def _runs(indices: Sequence[int], stop: int = 0) -> list[tuple[int, int]]:
+    """Start and length of the ascending runs of ``indices``, none across ``stop``; an empty one if there are none."""
+    runs: list[tuple[int, int]] = []
+    for k in indices:
+        start, length = runs[-1] if runs else (-1, 0)
+        if runs and k == start + length != stop:
+            runs[-1] = (start, length + 1)
+        else:
+            runs.append((k, 1))
+    return runs or [(0, 0)]
+
+
+def _cat(pieces: list[Tensor]) -> Tensor:
+    # slices of runs, not a list of indices: that would be copied to the device at each call
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -3)
 
 
 def _reals(u: Tensor, batch: int) -> Tensor:

@@ -91,8 +91,8 @@ def plot_eigenvalues(path: Path, results: Sequence[Result]) -> None:
     ...     mr.training.plot_eigenvalues(path, [mr.training.Result("exprnn", 2, 41, spectrum_start=[1j, -1j])])
     ...     assert path.read_bytes().startswith(b"\x89PNG")
     """
-    columns = max(1, min(4, len(results)))
-    rows = max(1, ceil(len(results) / columns))
+    rows = max(1, ceil(len(results) / 4))
+    columns = max(1, ceil(len(results) / rows))
     figure = Figure(figsize=(3.4 * columns, 3.7 * rows + 0.5), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, result, colour in zip(panels, results, _colours(results), strict=False):

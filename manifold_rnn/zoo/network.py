@@ -75,7 +75,7 @@ class Network(nn.Module):
         return out
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Split the parameters as the paper does, for any optimizer.
+        """Split the parameters by learning rate, for any optimizer.
 
         Parameters
         ----------
