@@ -11,6 +11,8 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
 
 import manifold_rnn as mr
+from manifold_rnn.nn import cells
+from manifold_rnn.nn.cells.accumulate import accumulate
 from manifold_rnn.nn.scan import Form, fused
 from manifold_rnn.nn.scan.fused import naive
 from manifold_rnn.nn.scan.products import OneDnnProducts, Products, add_outer, products
@@ -131,20 +133,65 @@ def pair(**options):
     return other, reference
 
 
+@pytest.mark.parametrize("lengths", [None, [7, 7, 4, 2, 1]], ids=["padded", "packed"])
 @pytest.mark.parametrize("constraint", [None, "update", "trivialized"])
 @pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(map(str, o.values())))
-def test_layers_give_the_same_with_either_backend(options, constraint, generator):
+def test_layers_give_the_same_with_either_backend(options, constraint, lengths, generator):
     if constraint is not None:
         group = mr.Unitary if "dtype" in options else mr.Orthogonal
         options = {**options, "constraint": group(), "view": constraint}
     layers = pair(**options)
     x = torch.randn(7, 5, 3, dtype=torch.float64, generator=generator)
+    x = nn.utils.rnn.pack_padded_sequence(x, lengths) if lengths and not options.get("batch_first") else x
     found = []
     for layer in layers:
         y, h = layer(x)
+        y = y.data if lengths and not options.get("batch_first") else y
         real(y.sin() + y.mean() * h.sum()).sum().backward()
         found.append([y, h, *(p.grad for p in layer.parameters())])
     torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
+
+
+MOVED = [
+    {"kind": "momentum"},
+    {"kind": "momentum", "host": cells.Elman("modrelu")},
+    {"kind": "adam", "momentum": 0.3},
+    {"kind": "rmsprop"},
+    {"kind": "restart", "period": 3},
+]
+
+
+@pytest.mark.parametrize("lengths", [None, [7, 7, 4, 2, 1]], ids=["padded", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("options", MOVED, ids=str)
+def test_momentum_is_run_ahead_of_its_host(options, dtype, lengths, generator):
+    options = {"host": cells.Elman("tanh" if dtype == torch.float64 else "modrelu"), **options}
+    layers = [
+        mr.nn.Layer(cells.Momentum(**options), 3, 4, dtype=dtype, bidirectional=True, backend=backend)
+        for backend in ("fused", "reference")
+    ]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(7, 5, 3, dtype=torch.float64 if lengths else dtype, generator=generator)  # torch packs no complex
+    start = tuple(torch.rand(2, 5, part.shape[-1], generator=generator).to(part.dtype) for part in layers[0](x)[1])
+    found = []
+    for layer in layers:
+        inputs, state = x.clone().requires_grad_(), tuple(part.clone().requires_grad_() for part in start)
+        given = nn.utils.rnn.pack_padded_sequence(inputs, lengths) if lengths else inputs
+        y, last = layer(given, state)
+        loss = sum(real(out.sin()).sum() for out in (y.data if lengths else y, *last))
+        loss.backward()
+        gradients = [p.grad for p in (*layer.parameters(), inputs, *state)]
+        found.append([y.data if lengths else y, *last, *gradients])
+    torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
+
+
+def test_sums_with_a_factor_have_every_derivative(generator):
+    a, start = (torch.randn(*shape, 2, 3, dtype=torch.float64, generator=generator) for shape in ((5,), ()))
+    factors = torch.rand(5, 2, 1, dtype=torch.float64, generator=generator)
+    for factor in (0.7, factors):
+        given = [a.clone().requires_grad_(), start.clone().requires_grad_()]
+        assert torch.autograd.gradcheck(lambda a, v, f=factor: accumulate(a, f, v), given)
+        assert torch.autograd.gradgradcheck(lambda a, v, f=factor: accumulate(a, f, v).sin(), given)
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
@@ -240,7 +287,9 @@ def test_the_choice_and_its_reason_are_logged(caplog):
     x = torch.zeros(4, 2, 3)
     assert "fused" in choice(mr.nn.RNN(3, 4), x, caplog)
     assert "form" in choice(mr.nn.RNN(3, 4, nonlinearity=torch.sin), x, caplog)
-    assert "packed" in choice(mr.nn.RNN(3, 4), nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
+    assert "fused" in choice(mr.nn.RNN(3, 4), nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
+    reverse = mr.nn.LSTM(3, 4, bidirectional=True)
+    assert "packed" in choice(reverse, nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
     assert "asked for" in choice(mr.nn.RNN(3, 4, backend="reference"), x, caplog)
     assert "library" in choice(mr.nn.LSTM(3, 4), x, caplog)
     assert "complex" in choice(mr.nn.LSTM(3, 4, dtype=torch.complex64), x, caplog)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 State: TypeAlias = tuple[Tensor, ...]
 
@@ -20,8 +21,8 @@ class Form:
     ----------
     activation : "linear", "relu", "tanh" or "modrelu"
         ``f``.
-    weight_ih : Tensor, shape (n, m)
-        ``V``.
+    weight_ih : Tensor, shape (n, m), optional
+        ``V``; without it and ``b`` the inputs of the scan are added as they are.
     bias : Tensor, shape (n,), optional
         ``b``.
     threshold : Tensor, shape (n,), real, optional
@@ -34,9 +35,13 @@ class Form:
     """
 
     activation: str
-    weight_ih: Tensor
+    weight_ih: Tensor | None = None
     bias: Tensor | None = None
     threshold: Tensor | None = None
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return ``V x + b`` for inputs (..., m), or the inputs themselves if there is no ``V``."""
+        return x if self.weight_ih is None else F.linear(x, self.weight_ih, self.bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,3 +109,7 @@ class Cell(ABC):
     def form(self) -> Form | None:
         """Return the bound cell's `Form`, or None if it has another; only the steps of such a cell can be fused."""
         return None
+
+    def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return what a fast scan of the `form` takes as its inputs, and the last state but for its first part."""
+        return x.to(self.weights["weight_ih"].dtype), ()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError
-from .base import Cell, State
+from .accumulate import accumulate
+from .base import Cell, Form, State
 from .common import require_number
 from .elman import Elman
 
@@ -143,6 +144,18 @@ class Momentum(Cell):
         y, host = self.host.step(u + (drive - g), state[:-parts], W)  # exactly u where the drive is g
         return y, (*host, *own)
 
+    def form(self) -> Form | None:
+        """Return that of the host, for inputs that momentum has moved: it does not depend on the host's states."""
+        form = self.host.form()
+        return None if form is None else dataclasses.replace(form, weight_ih=None, bias=None)
+
+    def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the moved inputs of the host for all steps at once, and the last ``v``, ``m`` or count."""
+        u = self.project(x)
+        g = u if self.offset is None else u - self.offset
+        drive, own = self._accumulated(g, state[1:])
+        return u + (drive - g), own
+
     def _move(self, g: Tensor, own: State) -> tuple[Tensor, State]:
         """The drive in the place of ``g``, and the new state of what makes it."""
         if self.kind == "restart":
@@ -157,6 +170,24 @@ class Momentum(Cell):
         m = self.decay * own[-1].real + (1 - self.decay) * (g * g.conj()).real
         moved = (m.to(g.dtype),) if self.kind == "rmsprop" else (v, m.to(g.dtype))
         return v / torch.sqrt(m + self.eps), moved
+
+    def _accumulated(self, g: Tensor, own: State) -> tuple[Tensor, State]:
+        """The same as `_move` for all steps, (T, B, n)."""
+        if self.kind == "restart":
+            v, count = own
+            steps = torch.arange(len(g) + 1, device=g.device).view(-1, 1, 1)
+            done = torch.remainder(count.detach().real + steps, self.period).to(g.dtype)
+            done[0] = count.detach()
+            v = accumulate(self.scale * g, done[:-1] / (done[:-1] + 3), v)
+            return v, (v[-1], done[-1])
+        v = self.scale * g
+        if self.kind != "rmsprop":
+            v = accumulate(v, self.momentum, own[0])
+        if self.kind == "momentum":
+            return v, (v[-1],)
+        m = accumulate((1 - self.decay) * (g * g.conj()).real, self.decay, own[-1].real)
+        last = m[-1].to(g.dtype)
+        return v / torch.sqrt(m + self.eps), ((last,) if self.kind == "rmsprop" else (v[-1], last))
 
 
 def _offset(host: Cell) -> Tensor | None:

@@ -1,23 +1,23 @@
 """Which way a cell is run over time."""
 
 import logging
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ...errors import OptionError, UnsupportedError
-from ...linalg.precision import autocast_device
-from ..cells.base import Cell, State
+from ..cells.base import Cell, Form, State
 from .associative import associative
 from .fused import fused
 from .library import cannot_call, library
+from .order import in_order
 from .reference import loop
+from .request import Request
 
 Backend = Literal["auto", "reference", "library", "associative", "fused"]
-BACKENDS = ("auto", "reference", "library", "associative", "fused")
 
 _log = logging.getLogger(__name__)
 
@@ -83,54 +83,87 @@ def run(
     >>> assert torch.equal(y, z)
     """
     require_backend(backend)
-    chosen = _choose(cell, x, W, batch_sizes, reverse, backend, diagonal)
-    packed = {"batch_sizes": batch_sizes, "reverse": reverse}
-    y: Tensor | None
-    if chosen == "library":
-        y, state = library(cell, x, state, W, **packed)  # type: ignore[arg-type]
-    elif chosen == "reference":
-        y, state = loop(cell, cell.project(x), state, W, **packed)  # type: ignore[arg-type]
-    else:
-        x = x.flip(0) if reverse else x
-        if chosen == "associative":
-            y = associative(W.diagonal(), cell.project(x), state[0])
-            state = (y[-1],)
-        else:
-            form = cell.form()
-            assert form is not None
-            x = x.to(form.weight_ih.dtype)
-            y, last = fused(form, x, state[0], W, every_step=every_step, recompute=recompute)
-            state = (last,)
-        y = y.flip(0) if reverse and y is not None else y
+    request = Request(cell, x, state, W, batch_sizes, reverse, diagonal, every_step, recompute)
+    y, state = _WAYS[_choose(request, backend)].run(request)
     return (y if every_step else None), state
 
 
-def _choose(
-    cell: Cell,
-    x: Tensor,
-    W: Tensor,
-    batch_sizes: Sequence[int] | None,
-    reverse: bool,
-    backend: Backend,
-    diagonal: bool,
-) -> str:
+class _Way(NamedTuple):
+    run: Callable[[Request], tuple[Tensor | None, State]]
+    cannot: Callable[[Request], str]  # why it can't run this, or nothing
+    hides: bool = True  # the steps, from whoever wants to look into them
+
+
+def _loop(r: Request) -> tuple[Tensor | None, State]:
+    return loop(r.cell, r.cell.project(r.x), r.state, r.W, batch_sizes=r.batch_sizes, reverse=r.reverse)
+
+
+def _library(r: Request) -> tuple[Tensor | None, State]:
+    return library(r.cell, r.x, r.state, r.W, batch_sizes=r.batch_sizes, reverse=r.reverse)
+
+
+_Formed = Callable[[Request, Form, Tensor, Tensor], tuple[Tensor | None, Tensor]]
+
+
+def _by_form(scan: _Formed, r: Request) -> tuple[Tensor | None, State]:
+    """Run a cell by its form, with a scan from inputs (T, B, m) and a state (B, n) to outputs and the last state."""
+    return in_order(partial(_stretch, scan, r), r.x, r.state, r.batch_sizes, r.reverse)
+
+
+def _stretch(scan: _Formed, r: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:
+    form = r.cell.form()
+    assert form is not None
+    inputs, rest = r.cell.prepare(x, state)
+    y, h = scan(r, form, inputs, state[0])
+    return y, (h, *rest)
+
+
+def _associative(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    y = associative(r.W.diagonal(), form.project(x), h0)
+    return y, y[-1]
+
+
+def _fused(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None, Tensor]:
+    return fused(form, x, h0, r.W, every_step=r.every_step, recompute=r.recompute)
+
+
+def _cannot_scan(r: Request) -> str:
+    form = r.cell.form()
+    if form is None or form.activation != "linear":
+        return "the cell is not linear"
+    return "" if r.diagonal else "the matrix is not diagonal"
+
+
+def _cannot_fuse(r: Request) -> str:
+    return "the steps have no form that is known" if r.cell.form() is None else ""
+
+
+# in the order of preference
+_WAYS = {
+    "library": _Way(_library, cannot_call),
+    "associative": _Way(partial(_by_form, _associative), _cannot_scan),
+    "fused": _Way(partial(_by_form, _fused), _cannot_fuse),
+    "reference": _Way(_loop, lambda _: "", hides=False),
+}
+BACKENDS = ("auto", "reference", *list(_WAYS)[:-1])
+
+
+def _choose(request: Request, backend: Backend) -> str:
     """The name of the way that is taken."""
-    reasons = dict.fromkeys(("library", "associative", "fused"), _cannot_at_all(x))
-    if not reasons["library"]:
-        reasons["library"] = cannot_call(cell, W, batch_sizes, reverse)
-        reasons["associative"] = _cannot_scan(cell, batch_sizes, diagonal)
-        reasons["fused"] = _cannot_fuse(cell, batch_sizes)
-    if backend != "auto" and (reason := reasons.get(backend)):
-        raise UnsupportedError(
-            f"The scan {backend!r} cannot run this: {reason}.\nExpected what it can run, got {type(cell).__name__}.\n"
-            'Use backend="auto".'
-        )
-    found = [name for name, reason in reasons.items() if not reason]
-    chosen = backend if backend != "auto" else found[0] if found else "reference"
-    if not torch.compiler.is_compiling():  # which has no logging
-        why = "asked for" if backend != "auto" else "; ".join(f"not {k}: {v}" for k, v in reasons.items() if v)
-        _log.debug("%s scan for %s (%s)", chosen, type(cell).__name__, why or "it fits")
-    return chosen
+    hidden = request.cannot_be_hidden()
+    reasons: dict[str, str] = {}
+    for name, way in _WAYS.items() if backend == "auto" else [(backend, _WAYS[backend])]:
+        reason = (hidden if way.hides else "") or way.cannot(request)
+        if not reason:
+            if not torch.compiler.is_compiling():  # which has no logging
+                why = "asked for" if backend != "auto" else "; ".join(f"not {k}: {v}" for k, v in reasons.items())
+                _log.debug("%s scan for %s (%s)", name, type(request.cell).__name__, why or "it fits")
+            return name
+        reasons[name] = reason
+    raise UnsupportedError(
+        f"The scan {backend!r} cannot run this: {reasons[backend]}.\nExpected what it can run, got "
+        f'{type(request.cell).__name__}.\nUse backend="auto".'
+    )
 
 
 def require_backend(backend: str) -> None:
@@ -140,31 +173,3 @@ def require_backend(backend: str) -> None:
             f"backend is a way to run a scan.\nExpected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.\n"
             'Use "auto".'
         )
-
-
-def _cannot_at_all(x: Tensor) -> str:
-    """Why only the plain loop will do, or nothing."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return "torch.compile and torch.func need steps that they can look into"
-    if torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
-        return "traces and derivatives forward need steps that torch knows"
-    if torch.is_autocast_enabled(autocast_device(x)):
-        return "autocast chooses a precision for each step"
-    return "" if x.numel() else "there are no entries"
-
-
-def _cannot_scan(cell: Cell, batch_sizes: Sequence[int] | None, diagonal: bool) -> str:
-    form = cell.form()
-    if form is None or form.activation != "linear":
-        return "the cell is not linear"
-    if not diagonal:
-        return "the matrix is not diagonal"
-    return _unpacked(batch_sizes)
-
-
-def _cannot_fuse(cell: Cell, batch_sizes: Sequence[int] | None) -> str:
-    return "the steps have no form that is known" if cell.form() is None else _unpacked(batch_sizes)
-
-
-def _unpacked(batch_sizes: Sequence[int] | None) -> str:
-    return "a packed batch changes its size" if batch_sizes is not None else ""

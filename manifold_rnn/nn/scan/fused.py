@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...linalg.precision import batched, without_autocast
 from ..cells.base import Form
@@ -29,7 +28,7 @@ def fused(
     form : Form
         ``f``, ``V`` and the biases.
     x : Tensor, shape (T, B, m), T >= 1
-        Inputs, of the dtype of the weights.
+        Inputs, of the dtype of the weights; of shape (T, B, n) if the form has no ``V``.
     h0 : Tensor, shape (B, n)
         State before the first step.
     W : Tensor, shape (n, n)
@@ -104,7 +103,9 @@ def _gradients(ctx: Any, saved: Any, gy: Tensor | None, gh: Tensor | None) -> tu
     return sums.found(d)
 
 
-def _states(f: Kernel, x: Tensor, V: Tensor, b: Tensor | None, W: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
+def _states(
+    f: Kernel, x: Tensor, V: Tensor | None, b: Tensor | None, W: Tensor, h0: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """The states from ``h0`` on, (T + 1, B, n), and what `f` was applied to where its derivative needs that."""
     T, B, n = len(x), *h0.shape
     H = h0.new_empty(T + 1, B, n)
@@ -112,7 +113,9 @@ def _states(f: Kernel, x: Tensor, V: Tensor, b: Tensor | None, W: Tensor, h0: Te
     Z = h0.new_empty(T, B, n) if f.keeps_argument else None
     first = H[1:] if Z is None else Z
     flat = first.view(T * B, n)
-    if b is None:
+    if V is None:
+        first.copy_(x)
+    elif b is None:
         torch.mm(x.reshape(T * B, -1), V.mT, out=flat)
     else:
         torch.addmm(b, x.reshape(T * B, -1), V.mT, out=flat)
@@ -181,8 +184,7 @@ class _Sums:
         if self.threshold is not None:
             self.threshold.add_(f.threshold_gradient(flat, h.reshape(-1, n), None if z is None else z.reshape(-1, n)))
         if self.needed[0]:
-            assert self.weight_ih is not None
-            self.x.append(d @ self.weight_ih.conj())
+            self.x.append(d.clone() if self.weight_ih is None else d @ self.weight_ih.conj())
 
     def found(self, gh0: Tensor) -> tuple[Tensor | None, ...]:
         gx = torch.cat(self.x[::-1]) if self.x else None
@@ -211,7 +213,7 @@ def _again(
 def naive(form: Form, x: Tensor, h0: Tensor, W: Tensor) -> Tensor:
     """All states, (T, B, n), by the loop that `fused` must equal."""
     f, h, states = kernel(form.activation, form.threshold, h0), h0, []
-    for u in F.linear(x, form.weight_ih, form.bias).unbind(0):
+    for u in form.project(x).unbind(0):
         h = f.function(u + h @ W.mT)
         states.append(h)
     return torch.stack(states)

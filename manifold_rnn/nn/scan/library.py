@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..cells import GRU, LSTM
 from ..cells.base import Cell, State
+from .request import Request
 
 _CALLS: dict[type[Cell], Callable[..., Any]] = {LSTM: torch.lstm, GRU: torch.gru}
 
@@ -67,10 +68,10 @@ def library(
     return y, tuple(s.squeeze(0) for s in last)
 
 
-def cannot_call(cell: Cell, W: Tensor, batch_sizes: Sequence[int] | None, reverse: bool) -> str:
+def cannot_call(request: Request) -> str:
     """Why torch has no kernel for this, or nothing."""
-    if type(cell) not in _CALLS:
+    if type(request.cell) not in _CALLS:
         return "torch has no kernel for this cell"
-    if W.is_complex():
+    if request.W.is_complex():
         return "torch has no kernel for complex numbers"
-    return "a packed batch is run from its end" if batch_sizes is not None and reverse else ""
+    return "a packed batch is run from its end" if request.batch_sizes is not None and request.reverse else ""

@@ -1,11 +1,13 @@
 """The naive loop over time: what every faster scan must equal."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..cells.base import Cell, State
+from .order import in_order
 
 
 def loop(
@@ -49,30 +51,14 @@ def loop(
     >>> y, (h,) = mr.nn.scan.loop(cell, torch.ones(3, 2, 1), (torch.zeros(2, 1),), torch.ones(1, 1))
     >>> assert torch.equal(y[:, 0, 0], torch.tensor([1.0, 2.0, 3.0])) and torch.equal(h, y[-1])
     """
-    # one unbind, since indexing u[t] would give each step a gradient of the size of u
-    steps = u.unbind(0) if batch_sizes is None else torch.split(u, list(batch_sizes))
-    steps = steps[::-1] if reverse else steps
-    running = _rows(state, 0, len(steps[0]))
-    ended: list[State] = []
+    y, last = in_order(partial(_steps, cell, W), u, state, batch_sizes, reverse)
+    assert y is not None
+    return y, last
+
+
+def _steps(cell: Cell, W: Tensor, u: Tensor, state: State) -> tuple[Tensor, State]:
     outputs: list[Tensor] = []
-    for u_t in steps:
-        now, before = len(u_t), len(running[0])
-        if now < before:  # forward: the shortest sequences, which are the last rows, have ended
-            ended.append(_rows(running, now, before))
-            running = _rows(running, 0, now)
-        elif now > before:  # backward: longer ones join at their own last step
-            running = _join([running, _rows(state, before, now)])
-        y, running = cell.step(u_t, running, W)
+    for u_t in u.unbind(0):  # once, since indexing u[t] would give each step a gradient of the size of u
+        y, state = cell.step(u_t, state, W)
         outputs.append(y)
-    if reverse:
-        outputs.reverse()
-    y = torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)
-    return y, _join([running, *reversed(ended)])
-
-
-def _rows(state: State, start: int, stop: int) -> State:
-    return state if (start, stop) == (0, len(state[0])) else tuple(s[start:stop] for s in state)
-
-
-def _join(states: list[State]) -> State:
-    return states[0] if len(states) == 1 else tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+    return torch.stack(outputs), state

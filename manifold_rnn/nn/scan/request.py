@@ -1,0 +1,36 @@
+"""What is asked of a scan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ...linalg.precision import autocast_device
+from ..cells.base import Cell, State
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A bound cell, its inputs, and how they are to be run; see `run`."""
+
+    cell: Cell
+    x: Tensor
+    state: State
+    W: Tensor
+    batch_sizes: Sequence[int] | None
+    reverse: bool
+    diagonal: bool
+    every_step: bool
+    recompute: bool
+
+    def cannot_be_hidden(self) -> str:
+        """Why torch has to see each step, or nothing."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return "torch.compile and torch.func need steps that they can look into"
+        if torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
+            return "traces and derivatives forward need steps that torch knows"
+        if torch.is_autocast_enabled(autocast_device(self.x)):
+            return "autocast chooses a precision for each step"
+        return "" if self.x.numel() else "there are no entries"
