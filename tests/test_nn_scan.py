@@ -416,3 +416,34 @@ def test_autocast_around_the_backward_pass_changes_nothing(generator):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = torch.autograd.grad(loss, list(given.values()))
     assert all(map(torch.equal, got, expected))
+
+
+SLOWLY = [pytest.param(cell, marks=pytest.mark.slow) for cell in (cells.LSTM(), cells.LEM(), cells.NRU())]
+
+
+@pytest.mark.parametrize("cell", [cells.Elman("relu"), *SLOWLY], ids=lambda cell: type(cell).__name__)
+def test_compiled_steps_are_the_loop(cell, generator):
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    layers = [mr.nn.Layer(cell, 3, 4, dtype=torch.float64, backend=backend) for backend in ("compile", "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(35, 2, 3, dtype=torch.float64, generator=generator)  # two chunks and three steps
+    found = []
+    for layer in layers:
+        y, h = layer(x)
+        y.sin().sum().backward()
+        found.append([y, *(h if isinstance(h, tuple) else (h,)), *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
+    layers[0](x)[0].sum().backward()
+    assert counters["unique_graphs"] == before + 2  # the first state has no gradient
+
+
+def test_what_the_compiler_cannot(monkeypatch):
+    x = torch.zeros(20, 2, 3)
+    with pytest.raises(mr.errors.UnsupportedError, match="complex"):
+        mr.nn.RNN(3, 4, dtype=torch.complex64, nonlinearity="modrelu", backend="compile")(x)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(mr.errors.UnsupportedError, match=r"no C\+\+ compiler"):
+        mr.nn.RNN(3, 4, backend="compile")(x)

@@ -41,7 +41,7 @@ class GRU(Layer):
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
-    backend : "auto", "reference" or "fused"
+    backend : "auto", "reference", "library" or "compile"
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         See `Layer`.

@@ -45,7 +45,7 @@ class LSTM(Layer):
     train_initial_state : bool
         Whether the state before the first step is trained: h as ``initial_state_l0`` and so on, c as
         ``initial_state2_l0``.
-    backend : "auto", "reference" or "fused"
+    backend : "auto", "reference", "library" or "compile"
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         See `Layer`.

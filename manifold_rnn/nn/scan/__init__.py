@@ -3,8 +3,9 @@
 from ..cells.base import Form
 from .associative import associative
 from .choice import run
+from .compiled import compiled
 from .fused import fused
 from .library import library
 from .reference import loop
 
-__all__ = ["Form", "associative", "fused", "library", "loop", "run"]
+__all__ = ["Form", "associative", "compiled", "fused", "library", "loop", "run"]

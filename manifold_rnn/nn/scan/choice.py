@@ -11,13 +11,14 @@ from torch import Tensor
 from ...errors import OptionError, UnsupportedError
 from ..cells.base import Cell, Form, State
 from .associative import associative
+from .compiled import cannot_compile, compiled
 from .fused import fused
 from .library import cannot_call, library
 from .order import in_order
 from .reference import loop
 from .request import Request
 
-Backend = Literal["auto", "reference", "library", "associative", "fused"]
+Backend = Literal["auto", "reference", "library", "associative", "fused", "compile"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ def run(
         Given if ``x`` is packed.
     reverse : bool
         From the last step to the first.
-    backend : "auto", "reference", "library", "associative" or "fused"
+    backend : "auto", "reference", "library", "associative", "fused" or "compile"
         The plain `loop`; torch's own kernels for LSTM and GRU, `library`; `associative` for a linear cell and a
-        diagonal matrix; or `fused`. "auto" takes the first of the last three that fits, else the loop, and says so in a
-        debug log.
+        diagonal matrix; `fused` for a cell with a form; the loop by torch's compiler, `compiled`. "auto" takes the
+        first of `library`, `associative` and `fused` that fits, else the loop, and says so in a debug log.
     diagonal : bool
         Whether ``W`` is known to be diagonal.
     every_step : bool
@@ -92,10 +93,19 @@ class _Way(NamedTuple):
     run: Callable[[Request], tuple[Tensor | None, State]]
     cannot: Callable[[Request], str]  # why it can't run this, or nothing
     hides: bool = True  # the steps, from whoever wants to look into them
+    auto: bool = True
 
 
 def _loop(r: Request) -> tuple[Tensor | None, State]:
     return loop(r.cell, r.cell.project(r.x), r.state, r.W, batch_sizes=r.batch_sizes, reverse=r.reverse)
+
+
+def _compiled(r: Request) -> tuple[Tensor | None, State]:
+    return in_order(partial(_compiled_stretch, r), r.x, r.state, r.batch_sizes, r.reverse)
+
+
+def _compiled_stretch(r: Request, x: Tensor, state: State) -> tuple[Tensor, State]:
+    return compiled(r.cell, r.cell.project(x), state, r.W)
 
 
 def _library(r: Request) -> tuple[Tensor | None, State]:
@@ -143,6 +153,7 @@ _WAYS = {
     "library": _Way(_library, cannot_call),
     "associative": _Way(partial(_by_form, _associative), _cannot_scan),
     "fused": _Way(partial(_by_form, _fused), _cannot_fuse),
+    "compile": _Way(_compiled, cannot_compile, auto=False),
     "reference": _Way(_loop, lambda _: "", hides=False),
 }
 BACKENDS = ("auto", "reference", *list(_WAYS)[:-1])
@@ -152,7 +163,9 @@ def _choose(request: Request, backend: Backend) -> str:
     """The name of the way that is taken."""
     hidden = request.cannot_be_hidden()
     reasons: dict[str, str] = {}
-    for name, way in _WAYS.items() if backend == "auto" else [(backend, _WAYS[backend])]:
+    for name, way in _WAYS.items():
+        if name != backend and not (backend == "auto" and way.auto):
+            continue
         reason = (hidden if way.hides else "") or way.cannot(request)
         if not reason:
             if not torch.compiler.is_compiling():  # which has no logging

@@ -51,12 +51,13 @@ def loop(
     >>> y, (h,) = mr.nn.scan.loop(cell, torch.ones(3, 2, 1), (torch.zeros(2, 1),), torch.ones(1, 1))
     >>> assert torch.equal(y[:, 0, 0], torch.tensor([1.0, 2.0, 3.0])) and torch.equal(h, y[-1])
     """
-    y, last = in_order(partial(_steps, cell, W), u, state, batch_sizes, reverse)
+    y, last = in_order(partial(steps, cell, W), u, state, batch_sizes, reverse)
     assert y is not None
     return y, last
 
 
-def _steps(cell: Cell, W: Tensor, u: Tensor, state: State) -> tuple[Tensor, State]:
+def steps(cell: Cell, W: Tensor, u: Tensor, state: State) -> tuple[Tensor, State]:
+    """Run over inputs that are not packed, from the first to the last."""
     outputs: list[Tensor] = []
     for u_t in u.unbind(0):  # once, since indexing u[t] would give each step a gradient of the size of u
         y, state = cell.step(u_t, state, W)
