@@ -15,21 +15,29 @@ if TYPE_CHECKING:
     from .module import SequenceModule, build_optimizer
     from .plots import plot_curves, plot_eigenvalues
     from .report import EpochRecord, Result, print_table, write_results
+    from .run_parts import NetworkSettings, OptimizerSettings, ScheduleSettings
+    from .run_settings import RunSettings, as_mapping, read_run
     from .settings import DemoSettings
 
 _HOME = {
     "DemoSettings": "settings",
     "EpochRecord": "report",
     "LSTMClassifier": "baseline",
+    "NetworkSettings": "run_parts",
+    "OptimizerSettings": "run_parts",
     "Result": "report",
+    "RunSettings": "run_settings",
+    "ScheduleSettings": "run_parts",
     "SequenceData": "data",
     "SequenceModule": "module",
+    "as_mapping": "run_settings",
     "build_optimizer": "module",
     "closest_hidden_size": "baseline",
     "main": "cli",
     "plot_curves": "plots",
     "plot_eigenvalues": "plots",
     "print_table": "report",
+    "read_run": "run_settings",
     "run_demo": "demo",
     "write_results": "report",
 }
@@ -38,15 +46,21 @@ __all__ = [
     "DemoSettings",
     "EpochRecord",
     "LSTMClassifier",
+    "NetworkSettings",
+    "OptimizerSettings",
     "Result",
+    "RunSettings",
+    "ScheduleSettings",
     "SequenceData",
     "SequenceModule",
+    "as_mapping",
     "build_optimizer",
     "closest_hidden_size",
     "main",
     "plot_curves",
     "plot_eigenvalues",
     "print_table",
+    "read_run",
     "run_demo",
     "write_results",
 ]
