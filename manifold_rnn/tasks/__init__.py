@@ -4,5 +4,25 @@ from .adding import Adding
 from .base import Score, Splits, Task
 from .copying import Copying
 from .digits import Digits
+from .synthetic import OneHot
 
-__all__ = ["Adding", "Copying", "Digits", "Score", "Splits", "Task"]
+__all__ = ["Adding", "Copying", "Digits", "OneHot", "Score", "Splits", "Task", "available"]
+
+
+def available() -> list[str]:
+    """Return the names of the tasks, in alphabetical order.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> assert all(issubclass(getattr(mr.tasks, name), mr.tasks.Task) for name in mr.tasks.available())
+    """
+    found = {name: globals()[name] for name in __all__}
+    return [
+        name
+        for name, value in found.items()
+        if isinstance(value, type) and issubclass(value, Task) and value is not Task
+    ]

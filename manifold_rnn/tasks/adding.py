@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from .base import Score, Splits, Task, generated, require_sizes
+from .base import Score
+from .synthetic import Synthetic, require_sizes
 
 _NEAR = 0.04
 
 
 @dataclass(frozen=True)
-class Adding(Task):
+class Adding(Synthetic):
     r"""Add the two numbers of a sequence that are marked.
 
     A step has a number, uniform in [0, 1), and a mark, which is 1 at one step of each half and else 0.
@@ -34,12 +35,14 @@ class Adding(Task):
     sizes : tuple of int
         Sequences for training, validation and test.
     seed : int
-        Of all of them.
+        Of all of them, from 0 to :math:`2^{32} - 1`.
+    fresh : bool
+        Whether to draw another training set for every epoch.
 
     Raises
     ------
     OptionError
-        If ``steps`` is below 3, a size below 1, or ``layout`` unknown.
+        If ``steps`` is below 3, a size below 1, the seed out of range, or ``layout`` unknown.
 
     Notes
     -----
@@ -55,6 +58,7 @@ class Adding(Task):
     layout: Literal["half", "early"] = "half"
     sizes: tuple[int, int, int] = (100_000, 10_000, 10_000)
     seed: int = 0
+    fresh: bool = False
 
     name: ClassVar[str] = "adding"
     metric_name: ClassVar[str] = "sums within 0.04"
@@ -62,38 +66,22 @@ class Adding(Task):
     output_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require_sizes("Adding", self.layout, ("half", "early"), self.sizes, steps=self.steps - 2)
+        require_sizes(self, ("half", "early"), self.layout, steps=self.steps - 2)
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         """Steps of a sequence."""
         return self.steps
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw sequences.
-
-        Parameters
-        ----------
-        count : int
-        generator : torch.Generator, optional
-
-        Returns
-        -------
-        inputs : Tensor, shape (count, T, 2)
-            Numbers and marks.
-        targets : Tensor, shape (count, 1)
-        """
+    def draw(self, count: int, generator: torch.Generator | None) -> TensorDataset:
+        """Return sequences of numbers and marks, and their sums, of shape (count, 1)."""
         x = torch.rand(count, self.steps, 2, generator=generator, dtype=torch.float32, device="cpu")
         x[..., 1] = 0
         half = (self.steps - (1 if self.layout == "early" else 0)) // 2
         rows = torch.arange(count, device="cpu")
         for start, stop in ((0, half), (half, self.steps)):
             x[rows, torch.randint(start, stop, (count,), generator=generator, device="cpu"), 1] = 1
-        return x, x.prod(-1).sum(-1, keepdim=True)
-
-    def splits(self) -> Splits:
-        """Return the three sets, always the same ones."""
-        return Splits(*(TensorDataset(*part) for part in generated(self.sample, self.sizes, self.seed)))
+        return TensorDataset(x, x.prod(-1).sum(-1, keepdim=True))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error of sums (B, 1)."""

@@ -1,10 +1,8 @@
 """What every task brings: three sets of sequences, a loss, a metric, and what a guesser scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -41,16 +39,24 @@ class Score(NamedTuple):
 class Task(ABC):
     """A problem for a network that reads sequences; what training and reports need to know about it.
 
+    A task is a frozen dataclass of plain values, so that flags and files of settings can be made of it. Nothing is read
+    or drawn before `splits` is called, apart from what the sizes depend on.
+
     Attributes
     ----------
     name : str
         What to call it in tables and plots.
     metric_name : str
         What ``metric`` measures.
-    input_size, output_size, length : int
-        Features of a step, outputs of the network, steps of a sequence.
+    higher_is_better : bool
+        Whether a larger metric is a better one.
     every_step : bool
         Whether the network has to answer at every step, or after the last one.
+    carried : bool
+        Whether the sequences of a set are consecutive pieces of one stream. A batch then goes on where the batch before
+        ended, row by row, and the state of the network is carried from one to the next.
+    fresh : bool
+        Whether `train_epoch` is another set for every epoch.
 
     See Also
     --------
@@ -59,19 +65,38 @@ class Task(ABC):
     Examples
     --------
     >>> task = mr.tasks.Digits()
-    >>> assert isinstance(task, mr.tasks.Task) and task.metric_name == "accuracy"
+    >>> assert isinstance(task, mr.tasks.Task) and task.metric_name == "accuracy" and not task.carried
     """
 
     name: ClassVar[str]
     metric_name: ClassVar[str]
-    input_size: ClassVar[int]
-    output_size: ClassVar[int]
-    length: ClassVar[int]
+    higher_is_better: ClassVar[bool] = True
     every_step: ClassVar[bool] = False
+    carried: ClassVar[bool] = False
+    fresh: bool = False
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Features of a step."""
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """Outputs of the network."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Steps of a sequence."""
 
     @abstractmethod
     def splits(self) -> Splits:
         """Return training, validation and test sets; equal at every call."""
+
+    def train_epoch(self, epoch: int) -> TensorDataset:
+        """Return the training set of an epoch, from 0: a function of the task and the epoch alone."""
+        return self.splits().train
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,23 +111,7 @@ class Task(ABC):
         """Return what is reached without looking at the input."""
 
 
-def generated(
-    sample: Callable[..., tuple[Tensor, Tensor]], sizes: Sequence[int], seed: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Draw sets of these sizes from one generator."""
-    generator = torch.Generator().manual_seed(seed)
-    return [sample(size, generator=generator) for size in sizes]
-
-
-def require_sizes(task: str, layout: str, layouts: tuple[str, str], sizes: tuple[int, ...], **lengths: int) -> None:
-    """Raise `OptionError` unless the layout is known and everything that is counted is at least 1."""
-    if layout not in layouts:
-        raise OptionError(
-            f"{task} has two layouts.\nExpected {layouts[0]!r} or {layouts[1]!r}, got {layout!r}.\nCheck the spelling."
-        )
-    (name, length), *_ = lengths.items()
-    if length < 1 or len(sizes) != 3 or min(sizes) < 1:
-        raise OptionError(
-            f"{task} has sequences to train, validate and test on, and room for what is to be remembered.\n"
-            f"Got sizes={sizes}, or {name} too small.\nUse three sizes from 1 up, and a larger {name}."
-        )
+def require_seed(seed: int) -> None:
+    """Raise `OptionError` unless the seed is one that numpy and torch take."""
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"The seed of a task is an integer from 0 to 2^32 - 1.\nGot {seed}.\nChoose another.")

@@ -7,15 +7,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
-from .base import Score, Splits, Task, generated, require_sizes
+from .base import Score
+from .synthetic import OneHot, Synthetic, require_sizes
 
 _SYMBOLS, _BLANK, _MARKER, _KINDS = 10, 0, 9, 8
 
 
 @dataclass(frozen=True)
-class Copying(Task):
+class Copying(Synthetic):
     r"""Read ten symbols, wait, and write them down again after a marker.
 
     The symbols are drawn uniformly from eight kinds. With ``delay`` T and 0 for a blank, the inputs are, as one-hot
@@ -41,12 +41,14 @@ class Copying(Task):
     sizes : tuple of int
         Sequences for training, validation and test.
     seed : int
-        Of all of them.
+        Of all of them, from 0 to :math:`2^{32} - 1`.
+    fresh : bool
+        Whether to draw another training set for every epoch.
 
     Raises
     ------
     OptionError
-        If ``delay`` or a size is below 1, or ``layout`` unknown.
+        If ``delay`` or a size is below 1, the seed out of range, or ``layout`` unknown.
 
     Notes
     -----
@@ -62,6 +64,7 @@ class Copying(Task):
     layout: Literal["marker", "early"] = "marker"
     sizes: tuple[int, int, int] = (20_000, 1_000, 1_000)
     seed: int = 0
+    fresh: bool = False
 
     name: ClassVar[str] = "copying"
     metric_name: ClassVar[str] = "accuracy on the symbols"
@@ -70,37 +73,21 @@ class Copying(Task):
     every_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_sizes("Copying", self.layout, ("marker", "early"), self.sizes, delay=self.delay)
+        require_sizes(self, ("marker", "early"), self.layout, delay=self.delay)
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         """Steps of a sequence, T + 20."""
         return self.delay + 2 * _SYMBOLS
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw sequences.
-
-        Parameters
-        ----------
-        count : int
-        generator : torch.Generator, optional
-
-        Returns
-        -------
-        inputs : Tensor, shape (count, T + 20, 10)
-        targets : Tensor of int64, shape (count, T + 20)
-        """
+    def draw(self, count: int, generator: torch.Generator | None) -> OneHot:
+        """Return sequences of symbols, and their targets of shape (count, T + 20)."""
         symbols = torch.randint(1, _KINDS + 1, (count, _SYMBOLS), generator=generator, device="cpu")
-        read = torch.full((count, self.length), _BLANK, device="cpu")
-        read[:, :_SYMBOLS] = symbols
+        read = torch.full((count, self.length), _BLANK, dtype=torch.uint8, device="cpu")
+        targets = read.clone()
+        read[:, :_SYMBOLS] = targets[:, -_SYMBOLS:] = symbols.to(torch.uint8)
         read[:, self.delay + _SYMBOLS - (1 if self.layout == "marker" else 0)] = _MARKER
-        targets = torch.full((count, self.length), _BLANK, device="cpu")
-        targets[:, -_SYMBOLS:] = symbols
-        return functional.one_hot(read, self.input_size).to(torch.float32), targets
-
-    def splits(self) -> Splits:
-        """Return the three sets, always the same ones."""
-        return Splits(*(TensorDataset(*part) for part in generated(self.sample, self.sizes, self.seed)))
+        return OneHot(read, targets, self.input_size)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits (B, T + 20, 9) and symbols (B, T + 20)."""

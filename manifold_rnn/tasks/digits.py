@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from ..errors import OptionError
-from .base import Score, Splits, Task
+from .base import Score, Splits, Task, require_seed
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class Digits(Task):
     length: ClassVar[int] = 64
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise OptionError(
-                f"The seed of a split is an integer from 0 to 2^32 - 1.\nGot {self.seed}.\nChoose another."
-            )
+        require_seed(self.seed)
 
     def splits(self) -> Splits:
         """Return the three sets; images are float32 of shape (64, 1), digits int64 scalars.
