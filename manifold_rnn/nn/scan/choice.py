@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import OptionError, UnsupportedError
 from ..cells.base import Cell, Form, State
 from .associative import associative
-from .compiled import cannot_compile, compiled
+from .chunks import cannot_compile, compiled
 from .fused import fused
 from .library import cannot_call, library
 from .order import in_order

@@ -1,83 +1,129 @@
-"""The plain loop, a few steps at a time, by torch's compiler."""
+"""The library of the native scan: compiled once on the machine that uses it, and found there again."""
 
+import ctypes
+import functools
+import hashlib
+import logging
 import os
 import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ..cells.base import Cell, State
-from .reference import steps
-from .request import Request
+SOURCE = Path(__file__).with_name("native.cpp")
 
-_CHUNK = 16  # steps: a longer chunk takes longer to compile, and gains little
+# by the name that torch has for what the processor can do, so that a shared folder serves unlike machines
+_VECTORS = {
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
+    "AVX2": ("-mavx2", "-mfma"),
+}
+_loaded: dict[Path, ctypes.CDLL] = {}
+_failures: dict[Path, str] = {}
+
+_log = logging.getLogger(__name__)
 
 
-def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
-    """Run a bound cell over time by ``torch.compile``, which fuses the small operations of each step.
+def build_native() -> bool:
+    """Compile the native scan, unless that was done before on this machine, and say whether it can be used.
 
-    Parameters
-    ----------
-    cell : Cell
-        Bound to its weights.
-    u : Tensor, shape (T, B, ...), T >= 1
-        Projected inputs.
-    state : tuple of Tensor, each of shape (B, ...)
-        Before the first step.
-    W : Tensor, shape (n, n), or (k n, n) for a cell of k gates
-        Recurrent matrix.
+    It takes some seconds, a C++ compiler (GCC or Clang) and ninja, which the extra ``native`` installs. The library is
+    kept in the folder of torch's extensions, ``TORCH_EXTENSIONS_DIR`` or ``~/.cache/torch_extensions``, and from then
+    on, in later processes too, ``backend="auto"`` takes it where it fits.
 
     Returns
     -------
-    y : Tensor, shape (T, B, n)
-    state : tuple of Tensor
-        After the last step.
+    bool
+        Whether there is a library. If not, ``backend="native"`` raises an error that says why.
 
     Notes
     -----
-    The first call for a cell and a shape takes torch half a minute or so; 16 steps are compiled and run again and
-    again, what is left over is run by the plain loop. There are no second derivatives.
+    Neither an import nor ``backend="auto"`` ever compiles. One library is kept for each version of the source and of
+    torch, and for each kind of processor.
 
     Examples
     --------
-    >>> cell = mr.nn.cells.Elman("relu", bias=False).bind({})
-    >>> y, (h,) = mr.nn.scan.compiled(cell, torch.ones(3, 2, 1), (torch.zeros(2, 1),), torch.ones(1, 1))
-    >>> assert torch.equal(h, torch.full((2, 1), 3.0))  # too short for the compiler
+    >>> if mr.nn.scan.build_native():
+    ...     layer = mr.nn.RNN(1, 4, backend="native")
+    ...     assert layer(torch.ones(3, 2, 1))[0].shape == (3, 2, 4)
     """
-    outputs: list[Tensor] = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The .grad attribute")  # the compiler looks at that of its inputs
-        for part in u.split(_CHUNK):
-            if len(part) == _CHUNK:
-                y, state = _chunk()(cell.bind({}), dict(cell.weights), part, state, W)
-            else:
-                y, state = steps(cell, W, part, state)
-            outputs.append(y)
-    return torch.cat(outputs), state
+    if library() is None:
+        path = _path()
+        _failures.pop(path, None)
+        try:
+            _compile(path)
+        except (ImportError, OSError, RuntimeError) as error:
+            _log.debug("The native scan was not built", exc_info=True)
+            _failures[path] = str(error).strip().partition("\n")[0][:120]
+    return library() is not None
 
 
-def cannot_compile(request: Request) -> str:
-    """Why it can't run this, or nothing."""
-    compilers = (os.environ.get("CXX"), "g++", "clang++")
-    if request.x.device.type == "cpu" and not any(map(shutil.which, filter(None, compilers))):
-        return "there is no C++ compiler on the path"
-    return "torch's compiler knows no complex numbers" if request.W.is_complex() else ""
+def library() -> ctypes.CDLL | None:
+    """Return the library if it was built, by whichever process."""
+    path = _path()
+    if path not in _loaded and path.exists():
+        try:
+            _loaded[path] = ctypes.CDLL(str(path))
+        except OSError as error:
+            _failures[path] = str(error)[:120]
+    return _loaded.get(path)
 
 
-def _unbound_steps(
-    cell: Cell, weights: Mapping[str, Tensor], u: Tensor, state: State, W: Tensor
-) -> tuple[Tensor, State]:
-    return steps(cell.bind(weights), W, u, state)  # bound in here, as the compiler guards what it is given
+def demand() -> None:
+    """Build the library for someone who has named the backend; not a second time if it failed."""
+    if library() is None and _path() not in _failures:
+        _log.warning("Compiling the native scan, once on this machine; it takes some seconds.")
+        build_native()
 
 
-_compiled: Any = None
+def cannot_load() -> str:
+    """Why there is no library, or nothing."""
+    if library() is not None:
+        return ""
+    failure = _failures.get(_path())
+    return f"it could not be built ({failure})" if failure else "it is not built; manifold_rnn.nn.scan.build_native()"
 
 
-def _chunk() -> Callable[..., tuple[Tensor, State]]:
-    global _compiled
-    if _compiled is None:
-        _compiled = torch.compile(_unbound_steps)
-    return _compiled
+def _path() -> Path:
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    return Path(root) / "manifold_rnn" / f"scan_{_key()}.so"
+
+
+@functools.cache
+def _key() -> str:
+    told = [torch.__version__, *_flags(), SOURCE.read_text(encoding="utf-8")]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _flags() -> tuple[str, ...]:
+    threads = ("-fopenmp",) if sys.platform == "linux" else ()
+    vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
+    return ("-O3", "-fno-math-errno", "-fno-trapping-math", *vectors, *threads)
+
+
+def _compile(path: Path) -> None:
+    if sys.platform == "win32":
+        raise RuntimeError("it is written for GCC and Clang, which Windows seldom has")
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise RuntimeError(f"there is no compiler {compiler}")
+    from torch.utils import cpp_extension
+
+    if not cpp_extension.is_ninja_available():
+        raise RuntimeError("there is no ninja; install manifold-rnn[native]")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a folder of its own, and a move in the end: no process waits for another's lock, or sees half a file
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cpp_extension.load(
+            path.stem,
+            [str(SOURCE)],
+            extra_cflags=list(_flags()),
+            extra_ldflags=["-fopenmp"] if "-fopenmp" in _flags() else [],
+            build_directory=folder,
+            is_python_module=False,
+        )
+        (built,) = Path(folder).glob("*.so")
+        built.replace(path)
