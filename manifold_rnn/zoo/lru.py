@@ -106,15 +106,12 @@ class _WithInput(Network):
         options: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
         self.readout = nn.Linear(old.in_features + layer.input_size, output_size, **options)
 
-    def forward(self, x: Tensor | PackedSequence, *, every_step: bool = False) -> Tensor | PackedSequence:
-        y, h_n = self.layer(x, every_step=every_step)
-        if not every_step:
-            return self._read(h_n[-1], _last(x))
-        if isinstance(x, PackedSequence):
-            return PackedSequence(self._read(y.data, x.data), *y[1:])
-        return self._read(y, x)
+    def _read_out(self, x: Tensor | PackedSequence, h: Tensor | PackedSequence) -> Tensor | PackedSequence:
+        if isinstance(h, PackedSequence):
+            return PackedSequence(self._read(h.data, x.data), *h[1:])
+        return self._read(h, x if isinstance(x, Tensor) and h.dim() == x.dim() else _last(x))
 
-    def _read(self, h: Tensor, x: Tensor) -> Tensor:
+    def _read(self, h: Tensor, x: Any) -> Tensor:
         out: Tensor = self.readout(torch.cat([real_features(h), x], -1))
         return out
 

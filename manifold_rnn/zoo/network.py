@@ -69,11 +69,49 @@ class Network(nn.Module):
         ShapeError, DtypeError, DeviceError
             If ``x`` does not fit the layer.
         """
-        y, h_n = self.layer(x, every_step=every_step)
-        if every_step and isinstance(y, PackedSequence):
-            return PackedSequence(self.readout(real_features(y.data)), *y[1:])
+        return self.carry_on(x, every_step=every_step)[0]
+
+    def carry_on(
+        self, x: Tensor | PackedSequence, state: Any = None, *, every_step: bool = False
+    ) -> tuple[Tensor | PackedSequence, Any]:
+        """Run over sequences that go on where others have ended.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, T, input_size); or PackedSequence
+        state : Tensor or tuple of Tensor, optional
+            What the call before returned. Default: the start of a sequence.
+        every_step : bool
+            As in `forward`.
+
+        Returns
+        -------
+        outputs : Tensor or PackedSequence
+            As of `forward`.
+        state : Tensor or tuple of Tensor
+            After the last step, with its graph: detach it to cut the gradient here.
+
+        Raises
+        ------
+        ShapeError, DtypeError, DeviceError
+            If ``x`` or ``state`` does not fit the layer.
+
+        Examples
+        --------
+        >>> network, x = mr.zoo.exprnn(1, 4, 2), torch.randn(3, 8, 1)
+        >>> first, state = network.carry_on(x[:, :5])
+        >>> second, _ = network.carry_on(x[:, 5:], state)
+        >>> assert torch.allclose(second, network(x), atol=1e-6)
+        """
+        y, h_n = self.layer(x, state, every_step=every_step)
         last = h_n[0] if isinstance(h_n, tuple) else h_n
-        out: Tensor = self.readout(real_features(y if every_step else last[-1]))
+        return self._read_out(x, y if every_step else last[-1]), h_n
+
+    def _read_out(self, x: Tensor | PackedSequence, h: Tensor | PackedSequence) -> Tensor | PackedSequence:
+        """The outputs for all states, packed if they are, or for the last one of each sequence."""
+        if isinstance(h, PackedSequence):
+            return PackedSequence(self.readout(real_features(h.data)), *h[1:])
+        out: Tensor = self.readout(real_features(h))
         return out
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
