@@ -21,7 +21,9 @@ def polar(x: Tensor) -> Tensor:
     .. math:: X = W H, \qquad W = X (X^H X)^{-1/2},
 
     by the Newton-Schulz iteration :math:`Y \leftarrow \tfrac{\rho}{2} Y (3I - \rho^2 Y^H Y)`, scaled by bounds of the
-    singular values; a matrix that is too ill-conditioned for it falls back on the singular value decomposition.
+    singular values. On a CPU a matrix of moderate condition that is far from orthonormal columns is factored by the
+    eigenvectors of :math:`X^H X` and one such step; one that is too ill-conditioned for either, by the singular value
+    decomposition.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def polar(x: Tensor) -> Tensor:
     >>> assert torch.allclose(W, torch.eye(3, dtype=torch.float64))
     """
     require_matrix(x, "polar", tall=True)
-    W: Tensor = recorded(_Polar, x, None)
+    W: Tensor = recorded(_Polar, x, None)[0]
     return W
 
 
@@ -58,7 +60,7 @@ def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
 
     Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
     """
-    result: Tensor = _Polar.apply(x, W.detach())
+    result: Tensor = _Polar.apply(x, W.detach())[0]
     return result
 
 
@@ -92,37 +94,46 @@ def polish(x: Tensor) -> Tensor:
     return multiply_add(x, x, gram, beta=1.5, alpha=-0.5)
 
 
+_Eigen = tuple[Tensor, Tensor]  # eigenvalues and eigenvectors of H
+
+
 class _Polar(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, known: Tensor | None) -> Tensor:
-        return _newton_schulz(x) if known is None else known.clone()
+    def forward(x: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return _factor(x) if known is None else (known.clone(), None, None)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, Tensor | None, Tensor | None]
+    ) -> None:
+        ctx.mark_non_differentiable(*(found for found in output[1:] if found is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], *output)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        x, W = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+        if g is None:
+            return None, None
+        x, W, w, V = ctx.saved_tensors
         with without_autocast(x):
             H = multiply(W.mH, x)
             H = 0.5 * (H + H.mH)
-            inside = multiply(W, lyapunov(H, 2 * skew(multiply(W.mH, g))))
+            inside = multiply(W, lyapunov(H, 2 * skew(multiply(W.mH, g)), None if w is None else (w, V)))
             if x.shape[-2] == x.shape[-1]:
                 return inside, None
             outside = g - W @ (W.mH @ g)
             return inside + torch.linalg.solve(H, outside, left=False), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> Any:
         known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
-        W: Tensor = _Polar.apply(x.movedim(in_dims[0], 0), known)
-        return W, 0
+        found = _Polar.apply(x.movedim(in_dims[0], 0), known)
+        return found, tuple(None if part is None else 0 for part in found)
 
 
-def lyapunov(H: Tensor, C: Tensor) -> Tensor:
+def lyapunov(H: Tensor, C: Tensor, eigen: _Eigen | None = None) -> Tensor:
     r"""Solve :math:`HS + SH = C`, ``H`` positive definite, differentiable also where its eigenvalues meet."""
-    S: Tensor = _Lyapunov.apply(H, C)
+    S: Tensor = _Lyapunov.apply(H, C, *(eigen or torch.linalg.eigh(H.detach())))
     return S
 
 
@@ -130,32 +141,48 @@ class _Lyapunov(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(H: Tensor, C: Tensor) -> Tensor:
-        w, V = torch.linalg.eigh(H)
+    def forward(H: Tensor, C: Tensor, w: Tensor, V: Tensor) -> Tensor:
         turned = multiply(multiply(V.mH, C), V) / (w.unsqueeze(-1) + w.unsqueeze(-2))
         return multiply(multiply(V, turned), V.mH)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        H, _, w, V = inputs
+        ctx.save_for_backward(H, output, w, V)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        H, S = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        H, S, w, V = ctx.saved_tensors
         with without_autocast(H):
-            gC = lyapunov(H, g)
-            return -(gC @ S.mH + S.mH @ gC), gC
+            gC = lyapunov(H, g, (w, V))
+            return -(gC @ S.mH + S.mH @ gC), gC, None, None
 
 
-def _newton_schulz(x: Tensor) -> Tensor:
+def _factor(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The factor, and what is known of the eigenvectors of ``H``."""
     gram = multiply(x.mH, x)
     far = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
     if may_read_device():
         largest = host_max(far)
         if largest <= 0.5:
-            return _iterate(x, gram, _iterations(largest, x.dtype))
+            return _iterate(x, gram, _iterations(largest, x.dtype)), None, None
         if not math.isfinite(largest):
-            return torch.full_like(x, math.nan)
+            return torch.full_like(x, math.nan), None, None
+        if x.device.type == "cpu" and (found := _by_eigenvectors(x, gram)) is not None:
+            return found
+    return _newton_schulz(x, gram), None, None
+
+
+def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """On a CPU as fast as a few products, and as exact while the condition is moderate."""
+    squares, V = torch.linalg.eigh(gram)
+    if not bool((squares[..., 0] > 0.02 * squares[..., -1]).all()):
+        return None
+    w = squares.sqrt()
+    return polish(multiply(multiply(x, V) / w.unsqueeze(-2), V.mH)), w, V
+
+
+def _newton_schulz(x: Tensor, gram: Tensor) -> Tensor:
     inverse = torch.linalg.inv_ex(gram).inverse
     high = torch.linalg.matrix_norm(gram, keepdim=True).sqrt()
     low = torch.linalg.matrix_norm(inverse, keepdim=True).rsqrt()
