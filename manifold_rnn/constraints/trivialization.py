@@ -108,7 +108,8 @@ class Trivialization(nn.Module):
     @torch.no_grad()
     def rebase(self) -> None:
         """Move the base to the weight, polished, and the coordinates to 0, unless the weight is not finite."""
-        weight = self.manifold.polish(self())
+        with without_autocast(self.base):
+            weight = self.manifold.polish(self.manifold.retr_coordinates(self.base, self.coordinates))
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
             self.base.copy_(weight)
             self.coordinates.zero_()
