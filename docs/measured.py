@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+PUBLISHED = Path(__file__).parent.parent / "manifold_rnn" / "tasks" / "published.toml"
 NOT_RUN = "not run yet"
 TASKS = {"copying": "copying, delay 100", "adding": "adding, 200 steps"}
 
@@ -29,7 +30,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     path = results / "learning.json"
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
-    published = tomllib.loads((networks / "published.toml").read_text())
+    published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
     pages = sorted(page.stem for page in networks.glob("*.rst") if page.stem != "index")
     for name in pages:
         rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]

@@ -4,9 +4,11 @@ from .adding import Adding
 from .base import Score, Splits, Task
 from .copying import Copying
 from .digits import Digits
+from .pixels import PixelMNIST
+from .published import Published
 from .synthetic import OneHot
 
-__all__ = ["Adding", "Copying", "Digits", "OneHot", "Score", "Splits", "Task", "available"]
+__all__ = ["Adding", "Copying", "Digits", "OneHot", "PixelMNIST", "Published", "Score", "Splits", "Task", "available"]
 
 
 def available() -> list[str]:

@@ -1,7 +1,7 @@
 """The adding problem: find two marked numbers in a long sequence."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch.utils.data import TensorDataset
 
 from .base import Score
 from .synthetic import Synthetic, require_sizes
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 _NEAR = 0.04
 
@@ -101,3 +104,13 @@ class Adding(Synthetic):
         >>> assert abs(task.loss(torch.ones_like(target), target) - task.baseline().loss) < 0.01
         """
         return Score(loss=1 / 6, metric=2 * _NEAR - _NEAR**2)
+
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
+        """Draw the numbers of a sequence, those that are marked in colour."""
+        inputs, targets = self.sample(1, generator=torch.Generator().manual_seed(self.seed))
+        steps, numbers = range(self.steps), inputs[0, :, 0]
+        marked = [step for step in steps if inputs[0, step, 1]]
+        axes.vlines(steps, 0, numbers, color="0.75", linewidth=1)
+        axes.vlines(marked, 0, numbers[marked], color="#d55e00", linewidth=2)
+        axes.plot(marked, numbers[marked], "o", color="#d55e00")
+        axes.set(title=f"{self.name}: the sum is {targets.item():.2f}", xlabel="step", ylim=(0, 1.05))

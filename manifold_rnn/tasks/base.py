@@ -1,12 +1,16 @@
 """What every task brings: three sets of sequences, a loss, a metric, and what a guesser scores."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..errors import OptionError
+from .published import Published, published
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 
 class Splits(NamedTuple):
@@ -44,8 +48,6 @@ class Task(ABC):
 
     Attributes
     ----------
-    name : str
-        What to call it in tables and plots.
     metric_name : str
         What ``metric`` measures.
     higher_is_better : bool
@@ -68,12 +70,21 @@ class Task(ABC):
     >>> assert isinstance(task, mr.tasks.Task) and task.metric_name == "accuracy" and not task.carried
     """
 
-    name: ClassVar[str]
     metric_name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     every_step: ClassVar[bool] = False
     carried: ClassVar[bool] = False
     fresh: bool = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What to call it in tables and plots."""
+
+    @property
+    def problem(self) -> str:
+        """How the descriptions of published results begin, or nothing where there are none."""
+        return ""
 
     @property
     @abstractmethod
@@ -109,6 +120,14 @@ class Task(ABC):
     @abstractmethod
     def baseline(self) -> Score:
         """Return what is reached without looking at the input."""
+
+    @abstractmethod
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
+        """Draw an example, with titles, into axes of matplotlib."""
+
+    def published(self) -> list[Published]:
+        """Return the published results on this problem that were read in a place that is named."""
+        return published(self.problem) if self.problem else []
 
 
 def require_seed(seed: int) -> None:

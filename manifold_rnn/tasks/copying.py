@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from .base import Score
 from .synthetic import OneHot, Synthetic, require_sizes
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 _SYMBOLS, _BLANK, _MARKER, _KINDS = 10, 0, 9, 8
 
@@ -67,6 +70,7 @@ class Copying(Synthetic):
     fresh: bool = False
 
     name: ClassVar[str] = "copying"
+    problem: ClassVar[str] = "copying"
     metric_name: ClassVar[str] = "accuracy on the symbols"
     input_size: ClassVar[int] = _KINDS + 2
     output_size: ClassVar[int] = _KINDS + 1
@@ -105,3 +109,12 @@ class Copying(Synthetic):
         >>> assert round(mr.tasks.Copying(delay=1000).baseline().loss, 5) == 0.02039
         """
         return Score(loss=_SYMBOLS * math.log(_KINDS) / self.length, metric=1 / _KINDS)
+
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
+        """Draw what is read and what is due, a colour for each symbol; blanks are white."""
+        read, due = self.draw(1, torch.Generator().manual_seed(self.seed)).tensors
+        both = torch.cat([read, due]).to(torch.float32)
+        shown = both.masked_fill(both == _BLANK, torch.nan)
+        axes.imshow(shown, aspect="auto", interpolation="none", cmap="tab10", vmin=0, vmax=_MARKER)
+        axes.set(title=f"{self.name}: blanks are white", xlabel="step")
+        axes.set_yticks([0, 1], ["read", "due"])

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from .base import Score, Splits, Task, require_seed
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ class Digits(Task):
         >>> assert mr.tasks.Digits().baseline().metric == 0.1
         """
         return Score(loss=math.log(self.output_size), metric=1 / self.output_size)
+
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
+        """Draw the first image of the set."""
+        images, digits = _read()
+        axes.imshow(images[0].reshape(8, 8), cmap="gray_r")
+        axes.set(title=f"{self.name}: {digits[0]}", xticks=(), yticks=())
 
 
 def _read() -> tuple[Tensor, Tensor]:

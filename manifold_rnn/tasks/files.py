@@ -1,0 +1,43 @@
+"""Where the files of a task are, and how a file that does not fit is refused."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import OptionError
+
+VARIABLE = "MANIFOLD_RNN_DATA"
+_SHOWN = 100
+
+
+def data_folder(task: str, data_dir: str | Path | None, *subfolders: str) -> Path:
+    """Return the folder of a task: that of the argument or of the environment, or a subfolder of these names in it.
+
+    Raises
+    ------
+    OptionError
+        If none is named, or it does not exist.
+    """
+    given = data_dir or os.environ.get(VARIABLE)
+    if not given:
+        raise OptionError(
+            f"{task} reads files, and downloads nothing.\n"
+            f"Expected a folder as data_dir, or in the environment variable {VARIABLE}; got neither.\nName the folder."
+        )
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise OptionError(
+            f"{task} reads files from a folder.\nGot {shown(folder)}, which is none.\nCheck data_dir, or {VARIABLE}."
+        )
+    return next((folder / name for name in subfolders if (folder / name).is_dir()), folder)
+
+
+def refuse(path: Path, rule: str, got: str, change: str) -> NoReturn:
+    """Raise `OptionError` about a file."""
+    raise OptionError(f"{rule}\nGot {got}, in {shown(path)}.\n{change}")
+
+
+def shown(path: Path) -> str:
+    """Return a path, the beginning cut off if it is long."""
+    text = str(path)
+    return f"'{text}'" if len(text) <= _SHOWN else f"'...{text[-_SHOWN:]}'"
