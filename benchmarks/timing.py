@@ -1,6 +1,7 @@
-"""What the benchmarks share: interleaved medians on one thread, and a result file."""
+"""What the benchmarks share: interleaved medians on one thread, a result file, and its picture."""
 
 import json
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,43 @@ def interleaved_medians(jobs: dict[str, Callable[[], object]], rounds: int, turn
 
 
 def write(name: str, table: object, **settings: object) -> None:
-    """Write the numbers as JSON beside the benchmarks."""
+    """Write the numbers as JSON beside the benchmarks, and as bars beside that."""
     RESULTS.mkdir(exist_ok=True)
-    settings = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads(), **settings}
-    (RESULTS / f"{name}.json").write_text(json.dumps({"settings": settings, name: table}, indent=2) + "\n")
+    about = {"machine": machine(), "torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
+    (RESULTS / f"{name}.json").write_text(json.dumps({"settings": {**about, **settings}, name: table}, indent=2) + "\n")
+    if isinstance(table, dict):
+        draw(name, table)
+
+
+def machine() -> str:
+    """Return what the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def draw(name: str, table: dict[str, float | dict[str, float]]) -> None:
+    """Draw the bars, a panel for each row of the table, if matplotlib is there."""
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return
+    rows = {k: v for k, v in table.items() if isinstance(v, dict)} or {name: table}
+    height = 0.6 * len(rows) + 0.22 * sum(map(len, rows.values()))
+    ratios = {"height_ratios": [len(row) + 1 for row in rows.values()]}
+    figure, panels = plt.subplots(
+        len(rows), figsize=(8, height), squeeze=False, layout="constrained", gridspec_kw=ratios
+    )
+    for axes, (title, row) in zip(panels.flat, rows.items(), strict=True):
+        values = [float(value) for value in row.values()]
+        bars = axes.barh(list(row), values)
+        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
+        axes.set_xscale("log" if min(values) > 0 else "linear")
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
+        axes.tick_params(labelsize=7)
+        axes.set_title(title, fontsize=8, loc="left")
+    figure.savefig(RESULTS / f"{name}.png", dpi=100)
+    plt.close(figure)
