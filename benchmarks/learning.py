@@ -18,7 +18,7 @@ from timing import RESULTS, write
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.training import build_optimizer
+from manifold_rnn.training import OptimizerSettings, build_optimizer
 
 BUDGET = {"copying": 22_000, "adding": 15_000}
 STEPS = {"copying": 1500, "adding": 3000}
@@ -51,7 +51,7 @@ def fitting_size(name: str, task: mr.tasks.Task, budget: int) -> int:
 
 def train(network: nn.Module, task: mr.tasks.Task, lr: float, marks: tuple[int, int]) -> Iterator[tuple[float, float]]:
     """Train up to the last of two marks; at each, give the loss on fresh sequences and the seconds of a step so far."""
-    optimizer = build_optimizer(network, lr)
+    optimizer = build_optimizer(network, OptimizerSettings(lr=lr))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.5 * (1 + math.cos(math.pi * s / marks[-1])))
     generator = torch.Generator().manual_seed(1)
     seconds = 0.0

@@ -45,7 +45,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path, value):
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "r.json"
     write_results(path, [], {"version": 1})
-    monkeypatch.setattr("manifold_rnn.training.report.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("manifold_rnn.training.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_results(path, [], {"version": 2})
     assert json.loads(path.read_text())["version"] == 1

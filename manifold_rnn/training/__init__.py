@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .baseline import LSTMClassifier, closest_hidden_size
+    from .building import build_network
     from .cli import main
     from .data import SequenceData
     from .demo import run_demo
-    from .module import SequenceModule, build_optimizer
+    from .module import SequenceModule
+    from .optimizers import Together, build_optimizer
     from .plots import plot_curves, plot_eigenvalues
     from .report import EpochRecord, Result, print_table, write_results
     from .run_parts import NetworkSettings, OptimizerSettings, ScheduleSettings
     from .run_settings import RunSettings, as_mapping, read_run
+    from .running import evaluate, run
+    from .schedules import build_schedule
+    from .sessions import RunRecord
     from .settings import DemoSettings
 
 _HOME = {
@@ -26,18 +31,24 @@ _HOME = {
     "NetworkSettings": "run_parts",
     "OptimizerSettings": "run_parts",
     "Result": "report",
+    "RunRecord": "sessions",
     "RunSettings": "run_settings",
     "ScheduleSettings": "run_parts",
     "SequenceData": "data",
     "SequenceModule": "module",
+    "Together": "optimizers",
     "as_mapping": "run_settings",
-    "build_optimizer": "module",
+    "build_network": "building",
+    "build_optimizer": "optimizers",
+    "build_schedule": "schedules",
     "closest_hidden_size": "baseline",
+    "evaluate": "running",
     "main": "cli",
     "plot_curves": "plots",
     "plot_eigenvalues": "plots",
     "print_table": "report",
     "read_run": "run_settings",
+    "run": "running",
     "run_demo": "demo",
     "write_results": "report",
 }
@@ -49,18 +60,24 @@ __all__ = [
     "NetworkSettings",
     "OptimizerSettings",
     "Result",
+    "RunRecord",
     "RunSettings",
     "ScheduleSettings",
     "SequenceData",
     "SequenceModule",
+    "Together",
     "as_mapping",
+    "build_network",
     "build_optimizer",
+    "build_schedule",
     "closest_hidden_size",
+    "evaluate",
     "main",
     "plot_curves",
     "plot_eigenvalues",
     "print_table",
     "read_run",
+    "run",
     "run_demo",
     "write_results",
 ]

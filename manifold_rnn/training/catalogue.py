@@ -43,9 +43,7 @@ def _concrete(kinds: dict[str, type]) -> dict[str, type]:
 CELLS: dict[str, type[cells.Cell]] = {
     name.lower(): kind for name, kind in sorted(_concrete(_classes(cells, cells.Cell)).items())
 }
-TASKS: dict[str, type[tasks.Task]] = {
-    _snake(name): kind for name, kind in sorted(_concrete(_classes(tasks, tasks.Task)).items())
-}
+TASKS: dict[str, type[tasks.Task]] = {_snake(name): getattr(tasks, name) for name in tasks.available()}
 CONSTRAINTS: dict[str, type] = {
     _snake(name): kind
     for name, kind in sorted(

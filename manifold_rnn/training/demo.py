@@ -16,11 +16,12 @@ from ..constraints import degrees_of_freedom
 from ..tasks import Digits, Task
 from .baseline import LSTMClassifier, closest_hidden_size
 from .data import SequenceData
+from .files import open_folder
 from .fitting import fit
 from .plots import plot_curves, plot_eigenvalues
 from .progress import Display, display, stop_on_interrupt
 from .report import Result, print_table, write_results
-from .settings import DemoSettings, open_folder
+from .settings import DemoSettings
 
 _VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "dtriv": {

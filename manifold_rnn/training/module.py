@@ -1,32 +1,42 @@
 """A network, a task and an optimizer as one Lightning module."""
 
-import math
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import NonFiniteError
-from ..optim import RiemannianAdam
 from ..tasks import Task
+from .optimizers import build_optimizer
+from .run_parts import OptimizerSettings, ScheduleSettings
+from .schedules import build_schedule
 
 
 class SequenceModule(LightningModule):
-    r"""Trains a network on a task with Adam; the rate warms up, then falls along a half cosine to zero.
-
-    At step :math:`s` of :math:`S` every group's rate is multiplied by :math:`s / w` during the first
-    :math:`w = 0.1\,S` steps, then by :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))`.
+    """Trains a network on a task.
 
     Parameters
     ----------
     network : nn.Module
-        Maps a batch of sequences to what the task's loss takes. If it has ``parameter_groups(lr)``, those are trained.
+        Maps a batch of sequences to what the task's loss takes. For a task that is ``carried`` it has a ``carry_on`` as
+        `manifold_rnn.zoo.Network` has; if it has ``parameter_groups(lr)``, those are trained.
     task : Task
         Gives loss and metric.
-    lr : float
-        Rate of the unconstrained weights; the network's groups derive the others from it.
+    optimizer : OptimizerSettings, optional
+    schedule : ScheduleSettings, optional
+        Stepped once a batch.
+    steps, steps_per_epoch : int
+        What the schedule is spread over.
+
+    Attributes
+    ----------
+    state : Tensor or tuple of Tensor or None
+        Of a ``carried`` task: where the stream stands, detached.
+    inside_epoch : bool
+        Whether the next epoch of the trainer is the rest of one, whose losses and stream are here already.
+    loss_sum, loss_count : Tensor
+        Of the sequences of this epoch so far, and of this process: the training loss is their quotient.
 
     Raises
     ------
@@ -35,35 +45,56 @@ class SequenceModule(LightningModule):
 
     Notes
     -----
-    Logs ``train_loss`` (mean over the epoch), ``val_loss``, ``val_metric``, ``test_loss``, ``test_metric``.
+    Logs ``val_loss``, ``val_metric``, ``test_loss``, ``test_metric``.
 
     Examples
     --------
-    >>> module = mr.training.SequenceModule(mr.training.LSTMClassifier(1, 4, 10), mr.tasks.Digits(), lr=0.01)
+    >>> module = mr.training.SequenceModule(mr.training.LSTMClassifier(1, 4, 10), mr.tasks.Digits())
     >>> assert module(torch.zeros(3, 64, 1)).shape == (3, 10)
     """
 
-    def __init__(self, network: nn.Module, task: Task, lr: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        optimizer: OptimizerSettings | None = None,
+        schedule: ScheduleSettings | None = None,
+        *,
+        steps: int = 1,
+        steps_per_epoch: int = 1,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.task = task
-        self.lr = lr
+        self.network, self.task = network, task
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.schedule_settings = schedule or ScheduleSettings()
+        self.steps, self.steps_per_epoch = steps, steps_per_epoch
+        self.state: Any = None
+        self.inside_epoch = False
+        self.loss_sum, self.loss_count = (torch.zeros((), dtype=torch.float64) for _ in range(2))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs."""
-        outputs: Tensor = self.network(inputs, every_step=True) if self.task.every_step else self.network(inputs)
+        """Return the network's outputs for sequences, or for the next pieces of a stream."""
+        every_step = {"every_step": True} if self.task.every_step else {}
+        if not self.task.carried:
+            outputs: Tensor = self.network(inputs, **every_step)
+            return outputs
+        network: Any = self.network
+        outputs, state = network.carry_on(inputs, self.state, **every_step)
+        self.state = _detached(state)
         return outputs
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch, after checking that it is a number."""
-        inputs, targets = batch
+        inputs, targets = self._converted(batch)
         loss = self.task.loss(self(inputs), targets)
-        if not loss.isfinite():
+        value = loss.detach()
+        if not value.isfinite():
             raise NonFiniteError(
                 "Training needs a finite loss.\n"
-                f"Got {loss.item()} in epoch {self.current_epoch + 1}.\nLower the learning rate."
+                f"Got {value.item()} in epoch {self.current_epoch + 1}.\nLower the learning rate."
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
+        self.loss_sum += value.cpu().double() * len(targets)
+        self.loss_count += len(targets)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -74,55 +105,53 @@ class SequenceModule(LightningModule):
         """Log loss and metric of a test batch."""
         self._log_scores("test", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the validation stream at its start."""
+        self.state = None
+
+    def on_validation_epoch_end(self) -> None:
+        """Forget it."""
+        self.state = None
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the test stream at its start."""
+        self.state = None
+
+    def train_loss(self) -> float:
+        """Return the mean loss of the epoch so far, over all processes."""
+        both = torch.stack([self.loss_sum, self.loss_count])
+        total = self.trainer.strategy.reduce(both, reduce_op="sum") if self.trainer.world_size > 1 else both
+        return float(total[0] / total[1])
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the losses of the epoch before, and its stream, unless the run goes on in the middle of one."""
+        if not self.inside_epoch:
+            self.loss_sum.zero_()
+            self.loss_count.zero_()
+            self.state = None
+        self.inside_epoch = False
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule, stepped once a batch."""
-        optimizer = build_optimizer(self.network, self.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
+        optimizer = build_optimizer(self.network, self.optimizer_settings)
+        schedule = build_schedule(optimizer, self.schedule_settings, self.steps, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        inputs, targets = batch
+        inputs, targets = self._converted(batch)
         outputs = self(inputs)
         scores = {
             f"{stage}_loss": self.task.loss(outputs, targets),
             f"{stage}_metric": self.task.metric(outputs, targets),
         }
-        self.log_dict(scores, batch_size=len(targets))
+        self.log_dict(scores, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
+
+    def _converted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The batch in the precision of the readout; symbols stay integers."""
+        dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+        inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in batch)
+        return inputs, targets
 
 
-def build_optimizer(network: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Choose Adam for a network: Riemannian if a weight is itself a point on a manifold, else torch's.
-
-    In the trivialized view every trained tensor is free, and any torch optimizer will do; in the update view the
-    optimizer has to move the weight along its manifold.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Its ``parameter_groups(lr)`` are used if it has them, else all its parameters at ``lr``.
-    lr : float
-        Rate of the unconstrained weights.
-
-    Returns
-    -------
-    torch.optim.Optimizer
-        ``RiemannianAdam`` or ``torch.optim.Adam``, defaults apart from the rates.
-
-    Examples
-    --------
-    >>> network = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
-    >>> assert isinstance(mr.training.build_optimizer(network, 0.01), mr.optim.RiemannianAdam)
-    """
-    split = getattr(network, "parameter_groups", None)
-    groups = network.parameters() if split is None else split(lr)
-    if any(hasattr(parameter, "manifold") for parameter in network.parameters()):
-        return RiemannianAdam(groups, lr=lr)
-    return torch.optim.Adam(groups, lr=lr)
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    warm = max(1, steps // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def _detached(state: Any) -> Any:
+    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

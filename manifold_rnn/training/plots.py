@@ -10,7 +10,8 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..tasks import Task
-from .report import Result, replacing
+from .files import replacing
+from .report import Result
 
 _GREY = "#8a8f98"
 # Okabe and Ito's palette: told apart by every kind of colour vision
@@ -52,7 +53,7 @@ def plot_curves(path: Path, results: Sequence[Result], task: Task) -> None:
         style = {"color": colour, "linestyle": line, "label": result.name, "linewidth": 1.8}
         style |= {"marker": "o" if len(epochs) < 4 else None}
         left.plot(epochs, [record.train_loss for record in result.history], **style)
-        right.plot(epochs, [record.val_accuracy for record in result.history], **style)
+        right.plot(epochs, [record.val_metric for record in result.history], **style)
     left.axhline(task.baseline().loss, color="0.6", linestyle=":", linewidth=1.2)
     right.axhline(task.baseline().metric, color="0.6", linestyle=":", linewidth=1.2, label="guesser")
     left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")

@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..tasks import Task
+from .files import replacing
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,14 @@ class EpochRecord:
 
     Examples
     --------
-    >>> record = mr.training.EpochRecord(epoch=1, train_loss=2.3, val_loss=2.2, val_accuracy=0.2, seconds=0.5)
+    >>> record = mr.training.EpochRecord(epoch=1, train_loss=2.3, val_loss=2.2, val_metric=0.2, seconds=0.5)
     >>> assert record.epoch == 1
     """
 
     epoch: int
     train_loss: float
     val_loss: float
-    val_accuracy: float
+    val_metric: float
     seconds: float
 
 
@@ -146,20 +145,13 @@ def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any
     ...     mr.training.write_results(path, [mr.training.Result("lstm", 8, 442)], {"seed": 0})
     ...     assert '"lstm"' in path.read_text()
     """
-    document = {**about, "results": [asdict(r) for r in results]}
+    write_json(path, {**about, "results": [asdict(r) for r in results]})
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document as JSON, atomically; what is not finite is null."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, and move it to ``path`` if the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _shown(value: float | None, spec: str) -> str:

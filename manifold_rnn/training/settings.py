@@ -1,7 +1,6 @@
 """What ``manifold-rnn demo`` can be told; imports nothing heavy, so that ``--help`` is quick."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,26 +77,6 @@ class DemoSettings:
         if self.networks == "all":
             return zoo.available()
         return [name.strip() for name in self.networks.split(",") if name.strip()]
-
-
-def open_folder(output: str | Path) -> Path:
-    """Make the output folder if it is missing, try whether files can be put there, and return its path.
-
-    Raises
-    ------
-    OptionError
-        If not.
-    """
-    folder = Path(output)
-    probe = folder / f".probe.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OptionError(f"--output needs a folder that can be written. Got '{folder}': {reason}.") from error
-    return folder
 
 
 def _require(holds: bool, flag: str, expected: str, got: object) -> None:

@@ -1,0 +1,217 @@
+"""A run that is ready to train, and what is left of it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from ..constraints import degrees_of_freedom
+from ..errors import ManifoldError, OptionError
+from .building import build_network
+from .checkpoints import BEST, LAST, load_network, read_checkpoint, require_same_run
+from .data import SequenceData
+from .files import clear_temporaries, open_folder, replacing
+from .inspection import worst_defect
+from .keeping import Keeper
+from .logs import Scalars
+from .module import SequenceModule
+from .progress import Display, StopRequested, Watcher
+from .report import EpochRecord, write_json
+from .run_settings import RunSettings, as_mapping
+from .trainer import quiet_trainer
+
+CONFIG, RESULT, LOGS = "run.yaml", "result.json", "logs"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+@dataclass
+class RunRecord:
+    """What a run led to.
+
+    Attributes
+    ----------
+    history : list of dict
+        Of every epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_metric``, and ``seconds`` of its training.
+    test_loss, test_metric : float or None
+        Of the network with the lowest validation loss.
+    parameters : int
+        Trained degrees of freedom.
+    seconds_per_step : float or None
+        Mean over all training steps.
+    defect : float or None
+        Of the network after the last step: how far its constrained weights are off; None if there are none.
+    failure : str or None
+        Why training ended early, if it did.
+    stopped : bool
+        Whether somebody asked for that.
+
+    Examples
+    --------
+    >>> assert mr.training.RunRecord(parameters=3).history == []
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    test_loss: float | None = None
+    test_metric: float | None = None
+    parameters: int = 0
+    seconds_per_step: float | None = None
+    defect: float | None = None
+    failure: str | None = None
+    stopped: bool = False
+
+
+class Session:
+    """A run that is ready to train: everything is built and checked, and the folder is open."""
+
+    def __init__(self, settings: RunSettings, folder: Path, *, resume: bool, stop: Callable[[], bool]) -> None:
+        self.settings, self.folder, self.stop = settings, folder, stop
+        rank, world = processes(settings)
+        self.content = content = _begin(settings, folder, resume) if rank == 0 or resume else None
+        where = content["position"] if content else {}
+        start = {key: where.get(key, 0) for key in ("epoch", "batch")}
+        options = {**start, "max_steps": settings.max_steps, "rank": rank, "world": world}
+        self.data = SequenceData(settings.task, settings.batch_size, settings.seed, **options)
+        self.module = build_module(settings, self.data)
+        if content:
+            load_network(folder / LAST, content, self.module.network)
+        self.history = [EpochRecord(**record) for record in content["history"]] if content else []
+        if rank == 0:
+            _open(settings, folder)
+
+    def train(self, show: Display, on_epoch: Callable[[int, dict[str, float]], None] | None) -> RunRecord:
+        """Train, test, and write the result."""
+        settings, content = self.settings, self.content
+        epochs = self.data.epochs_of(settings.epochs)
+        show.start(settings.network.zoo or settings.network.cell or "", settings.task, epochs, self.data.batches)
+        record = RunRecord(parameters=degrees_of_freedom(self.module.network))
+        left = epochs - (content["position"]["epoch"] if content else 0)
+        if left > 0 and not self._has_lost_patience():
+            watcher = Watcher(show, lambda: False, self.history, content["seconds"] if content else 0.0)
+            keeper = Keeper(self.folder, settings, watcher, self.stop, content)
+            scalars = Scalars(self.folder / LOGS, settings.log_every, keeper, watcher)
+            report = [] if on_epoch is None else [_OnEpoch(on_epoch, watcher)]
+            self._fit(record, left, [watcher, *_patience(settings), keeper, scalars, *report])
+        return self._finished(record)
+
+    def _fit(self, record: RunRecord, epochs: int, callbacks: list[Callback]) -> None:
+        options = {"gradient_clip_val": self.settings.clip, **_hardware(self.settings)}
+        try:
+            with quiet_trainer(epochs, *callbacks, **options) as trainer:
+                trainer.fit(self.module, datamodule=self.data)
+        except StopRequested:
+            record.stopped, record.failure = True, f"stopped after {len(self.history)} of {self.settings.epochs} epochs"
+        except ManifoldError as error:
+            if self.data.world > 1:
+                raise  # or the other processes would wait for this one
+            record.failure = " ".join(str(error).split())
+
+    def _has_lost_patience(self) -> bool:
+        early = self.content and self.content["early_stopping"]
+        return bool(early and self.settings.patience and early["wait_count"] >= self.settings.patience)
+
+    def _finished(self, record: RunRecord) -> RunRecord:
+        record.history = [asdict(epoch) for epoch in self.history]
+        record.defect = worst_defect(self.module.network)
+        if self.history:
+            steps = self.data.steps_of(len(self.history))
+            record.seconds_per_step = sum(epoch.seconds for epoch in self.history) / steps
+        best = self.folder / BEST
+        if self.history and not record.stopped and best.exists():
+            load_network(best, read_checkpoint(best), self.module.network)
+            scores = scores_of(self.settings, self.module, self.data, "test")
+            record.test_loss, record.test_metric = scores["test_loss"], scores["test_metric"]
+        if self.data.rank == 0:
+            write_json(self.folder / RESULT, asdict(record))
+        return record
+
+
+def processes(settings: RunSettings) -> tuple[int, int]:
+    """Return which process this is, and how many share the run.
+
+    Raises
+    ------
+    OptionError
+        If the settings ask for more, or fewer, than torchrun has started.
+    """
+    wanted, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted != started:
+        raise OptionError(
+            f"devices times nodes is the number of processes.\nExpected {started}, got {wanted}.\n"
+            "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
+        )
+    return int(os.environ.get("RANK", "0")) if wanted > 1 else 0, wanted
+
+
+class _OnEpoch(Callback):
+    def __init__(self, call: Callable[[int, dict[str, float]], None], watcher: Watcher) -> None:
+        self._call, self._watcher = call, watcher
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scores = asdict(self._watcher.history[-1])
+        self._call(scores.pop("epoch"), scores)
+
+
+def build_module(settings: RunSettings, data: SequenceData) -> SequenceModule:
+    """Return the network of a run, with its task and its optimizer."""
+    task = settings.task
+    network = build_network(settings.network, task.input_size, task.output_size, dtype=_DTYPES[settings.precision])
+    steps = data.steps_of(settings.epochs)
+    spread = {"steps": steps, "steps_per_epoch": data.batches}
+    return SequenceModule(network, task, settings.optimizer, settings.schedule, **spread)
+
+
+def scores_of(settings: RunSettings, module: SequenceModule, data: SequenceData, stage: str) -> dict[str, float]:
+    """Return loss and metric on the validation or the test set."""
+    with quiet_trainer(1, **_hardware(settings)) as trainer:
+        call = trainer.validate if stage == "validate" else trainer.test
+        return dict(call(module, datamodule=data, verbose=False)[0])
+
+
+def _hardware(settings: RunSettings) -> dict[str, Any]:
+    many = settings.devices * settings.nodes > 1
+    return {
+        "accelerator": settings.accelerator,
+        "devices": settings.devices,
+        "num_nodes": settings.nodes,
+        "strategy": "ddp" if many else settings.strategy,
+        "precision": "bf16-mixed" if settings.precision == "bfloat16" else "32-true",  # the module converts by itself
+    }
+
+
+def _patience(settings: RunSettings) -> list[Callback]:
+    if settings.patience is None:
+        return []
+    return [EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True)]
+
+
+def _begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, if there is one."""
+    last = folder / LAST
+    if not resume:
+        found = [name for name in (LAST, BEST, CONFIG) if (folder / name).exists()]
+        if found:
+            raise OptionError(
+                f"'{folder}' has a run already.\nExpected a folder without {found[0]}.\n"
+                "Go on with --resume, or choose another --output."
+            )
+        return None
+    if not last.exists():
+        return None
+    content = read_checkpoint(last)
+    require_same_run(last, content, settings)
+    return content
+
+
+def _open(settings: RunSettings, folder: Path) -> None:
+    open_folder(folder)
+    for name in (LAST, BEST, CONFIG, RESULT):
+        clear_temporaries(folder, name)
+    mapping = {**as_mapping(settings), "output": str(folder)}
+    with replacing(folder / CONFIG, durable=True) as temporary:
+        temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
