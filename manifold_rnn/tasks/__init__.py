@@ -2,13 +2,30 @@
 
 from .adding import Adding
 from .base import Score, Splits, Task
+from .characters import Characters
 from .copying import Copying
 from .digits import Digits
+from .one_hot import OneHot
 from .pixels import PixelMNIST
 from .published import Published
-from .synthetic import OneHot
+from .speech import Speech
+from .synthetic_speech import SyntheticSpeech
 
-__all__ = ["Adding", "Copying", "Digits", "OneHot", "PixelMNIST", "Published", "Score", "Splits", "Task", "available"]
+__all__ = [
+    "Adding",
+    "Characters",
+    "Copying",
+    "Digits",
+    "OneHot",
+    "PixelMNIST",
+    "Published",
+    "Score",
+    "Speech",
+    "Splits",
+    "SyntheticSpeech",
+    "Task",
+    "available",
+]
 
 
 def available() -> list[str]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from .base import Score
-from .synthetic import Synthetic, require_sizes
+from .synthetic import Synthetic, require_drawn, require_layout, require_length
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -69,7 +69,9 @@ class Adding(Synthetic):
     output_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require_sizes(self, ("half", "early"), self.layout, steps=self.steps - 2)
+        require_drawn(self)
+        require_layout(self, self.layout, ("half", "early"))
+        require_length(self, "steps", self.steps, least=3)
 
     @property
     def length(self) -> int:
@@ -108,9 +110,10 @@ class Adding(Synthetic):
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw the numbers of a sequence, those that are marked in colour."""
         inputs, targets = self.sample(1, generator=torch.Generator().manual_seed(self.seed))
-        steps, numbers = range(self.steps), inputs[0, :, 0]
+        steps, numbers = range(self.steps), inputs[0, :, 0].tolist()
         marked = [step for step in steps if inputs[0, step, 1]]
+        terms = [numbers[step] for step in marked]
         axes.vlines(steps, 0, numbers, color="0.75", linewidth=1)
-        axes.vlines(marked, 0, numbers[marked], color="#d55e00", linewidth=2)
-        axes.plot(marked, numbers[marked], "o", color="#d55e00")
+        axes.vlines(marked, 0, terms, color="#d55e00", linewidth=2)
+        axes.plot(marked, terms, "o", color="#d55e00")
         axes.set(title=f"{self.name}: the sum is {targets.item():.2f}", xlabel="step", ylim=(0, 1.05))

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .base import Score
-from .synthetic import OneHot, Synthetic, require_sizes
+from .one_hot import OneHot
+from .synthetic import Synthetic, require_drawn, require_layout, require_length
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -77,7 +78,9 @@ class Copying(Synthetic):
     every_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_sizes(self, ("marker", "early"), self.layout, delay=self.delay)
+        require_drawn(self)
+        require_layout(self, self.layout, ("marker", "early"))
+        require_length(self, "delay", self.delay, least=1)
 
     @property
     def length(self) -> int:
@@ -114,7 +117,7 @@ class Copying(Synthetic):
         """Draw what is read and what is due, a colour for each symbol; blanks are white."""
         read, due = self.draw(1, torch.Generator().manual_seed(self.seed)).tensors
         both = torch.cat([read, due]).to(torch.float32)
-        shown = both.masked_fill(both == _BLANK, torch.nan)
+        shown = both.masked_fill(both == _BLANK, torch.nan).numpy()
         axes.imshow(shown, aspect="auto", interpolation="none", cmap="tab10", vmin=0, vmax=_MARKER)
         axes.set(title=f"{self.name}: blanks are white", xlabel="step")
         axes.set_yticks([0, 1], ["read", "due"])

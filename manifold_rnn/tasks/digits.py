@@ -113,7 +113,7 @@ class Digits(Task):
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw the first image of the set."""
         images, digits = _read()
-        axes.imshow(images[0].reshape(8, 8), cmap="gray_r")
+        axes.imshow(images[0].reshape(8, 8).numpy(), cmap="gray_r")
         axes.set(title=f"{self.name}: {digits[0]}", xticks=(), yticks=())
 
 

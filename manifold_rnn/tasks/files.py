@@ -32,6 +32,26 @@ def data_folder(task: str, data_dir: str | Path | None, *subfolders: str) -> Pat
     return next((folder / name for name in subfolders if (folder / name).is_dir()), folder)
 
 
+def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolder: str) -> Path:
+    """Return a path as it is, or below the folder of the task, whichever is a file.
+
+    Raises
+    ------
+    OptionError
+        If neither is.
+    """
+    given = Path(path).expanduser()
+    base = data_dir or os.environ.get(VARIABLE)
+    places = [given] if base is None else [given, Path(base) / given, Path(base) / subfolder / given]
+    for place in places:
+        if place.is_file():
+            return place
+    where = "" if base is None else f" nor below {shown(Path(base))}"
+    raise OptionError(
+        f"{task} reads a file.\nFound none at {shown(given)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
+    )
+
+
 def refuse(path: Path, rule: str, got: str, change: str) -> NoReturn:
     """Raise `OptionError` about a file."""
     raise OptionError(f"{rule}\nGot {got}, in {shown(path)}.\n{change}")

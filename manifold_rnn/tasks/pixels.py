@@ -143,7 +143,7 @@ class PixelMNIST(Task):
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw the first test image, its pixels in the order in which they are read."""
         images, digits = self._read("t10k")
-        axes.imshow(images[0].reshape(_SIDE, _SIDE), cmap="gray_r")
+        axes.imshow(images[0].reshape(_SIDE, _SIDE).numpy(), cmap="gray_r")
         axes.set(title=f"{self.name}: {digits[0]}", xticks=(), yticks=())
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:

@@ -5,37 +5,10 @@ from abc import abstractmethod
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from ..errors import OptionError
 from .base import Splits, Task, require_seed
-
-
-class OneHot(TensorDataset):
-    """Sequences of symbols that are kept as small integers, and become one-hot vectors where they are read.
-
-    Parameters
-    ----------
-    symbols : Tensor of any integer dtype, shape (N, T)
-    targets : Tensor of any integer dtype, shape (N, ...)
-    kinds : int
-        Size of the vectors.
-
-    Examples
-    --------
-    >>> symbols = torch.tensor([[0, 2], [1, 1]], dtype=torch.uint8)
-    >>> inputs, targets = mr.tasks.OneHot(symbols, symbols, kinds=3)[0]
-    >>> assert inputs.tolist() == [[1, 0, 0], [0, 0, 1]] and targets.dtype == torch.int64
-    """
-
-    def __init__(self, symbols: Tensor, targets: Tensor, kinds: int) -> None:
-        super().__init__(symbols, targets)
-        self.kinds = kinds
-
-    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
-        symbols, targets = (tensor[index].long() for tensor in self.tensors)
-        return functional.one_hot(symbols, self.kinds).to(torch.float32), targets
 
 
 class Synthetic(Task):
@@ -80,17 +53,29 @@ class Synthetic(Task):
         return self.draw(self.sizes[0], torch.Generator().manual_seed(int(mixed >> 1)))
 
 
-def require_sizes(task: Synthetic, layouts: tuple[str, str], layout: str, **lengths: int) -> None:
-    """Raise `OptionError` unless the layout is known and everything that is counted is at least 1."""
-    name = type(task).__name__
+def require_drawn(task: Synthetic) -> None:
+    """Raise `OptionError` unless the seed is in range, and there are three sizes from 1 up."""
     require_seed(task.seed)
+    if len(task.sizes) != 3 or min(task.sizes) < 1:
+        raise OptionError(
+            f"{type(task).__name__} has sequences to train, validate and test on.\n"
+            f"Got sizes={task.sizes}.\nUse three sizes from 1 up."
+        )
+
+
+def require_layout(task: Synthetic, layout: str, layouts: tuple[str, str]) -> None:
+    """Raise `OptionError` unless the layout is known."""
     if layout not in layouts:
         raise OptionError(
-            f"{name} has two layouts.\nExpected {layouts[0]!r} or {layouts[1]!r}, got {layout!r}.\nCheck the spelling."
+            f"{type(task).__name__} has two layouts.\nExpected {layouts[0]!r} or {layouts[1]!r}, got {layout!r}.\n"
+            "Check the spelling."
         )
-    (counted, length), *_ = lengths.items()
-    if length < 1 or len(task.sizes) != 3 or min(task.sizes) < 1:
+
+
+def require_length(task: Synthetic, name: str, length: int, least: int) -> None:
+    """Raise `OptionError` if there is no room for what is to be remembered."""
+    if length < least:
         raise OptionError(
-            f"{name} has sequences to train, validate and test on, and room for what is to be remembered.\n"
-            f"Got sizes={task.sizes}, or {counted} too small.\nUse three sizes from 1 up, and a larger {counted}."
+            f"{type(task).__name__} needs room for what is to be remembered.\n"
+            f"Expected {name} of at least {least}, got {length}.\nUse a larger one."
         )

@@ -1,0 +1,70 @@
+"""Sound files: RIFF, and NIST SPHERE with plain 16-bit samples."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .files import refuse
+from .spectra import RATE
+
+_FULL_SCALE = 32_768
+_SPHERE = b"NIST_1A\n"
+
+
+def read_sound(path: Path) -> Tensor:
+    """Return the first channel at 8 kHz, from -1 to 1; sounds at 16 kHz are filtered and halved.
+
+    Raises
+    ------
+    OptionError
+        If the file is damaged, compressed, not of 16 bits, or of another rate.
+    """
+    content = path.read_bytes()
+    rate, samples = _sphere(path, content) if content.startswith(_SPHERE) else _riff(path)
+    wave = samples.astype(np.float64) / _FULL_SCALE
+    if rate == 2 * RATE:
+        from scipy.signal import resample_poly
+
+        wave = resample_poly(wave, 1, 2)
+    elif rate != RATE:
+        refuse(path, "Sounds have 16,000 or 8,000 samples a second.", f"{rate:,}", "Resample the file.")
+    return torch.as_tensor(wave, dtype=torch.float32)
+
+
+def _riff(path: Path) -> tuple[int, NDArray[np.int16]]:
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy only warns of a file that ends too early
+            rate, samples = wavfile.read(path)
+    except Exception as error:  # scipy raises what it meets: ValueError, struct.error, UnboundLocalError
+        got = (str(error) or type(error).__name__)[:80]
+        refuse(path, "A sound is a whole RIFF or NIST SPHERE file.", got, "Copy or convert the file again.")
+    if samples.dtype != np.int16:
+        refuse(path, "Sounds have samples of 16 bits.", f"{samples.dtype}", "Convert the file.")
+    return rate, samples.reshape(len(samples), -1)[:, 0]
+
+
+def _sphere(path: Path, content: bytes) -> tuple[int, NDArray[np.int16]]:
+    try:
+        size = int(content[len(_SPHERE) : 16])
+        lines = content[16:size].decode("ascii", "replace").split("end_head")[0].splitlines()
+        fields = {name: value for name, _, value in (line.split(maxsplit=2) for line in lines if line.strip())}
+        rate, count = int(fields["sample_rate"]), int(fields["sample_count"])
+        channels, width = int(fields.get("channel_count", 1)), int(fields["sample_n_bytes"])
+    except (KeyError, ValueError) as error:
+        refuse(path, "A NIST SPHERE header has sizes and rates.", f"{error}"[:80], "Copy the file again.")
+    coding, order = fields.get("sample_coding", "pcm"), fields.get("sample_byte_format", "01")
+    if coding != "pcm" or width != 2 or order not in ("01", "10"):
+        rule = "Sounds have plain samples of 16 bits."
+        refuse(path, rule, f"{width} bytes, {coding}, in the order {order}", "Convert the file, as with sph2pipe.")
+    samples = np.frombuffer(content, "<i2" if order == "01" else ">i2", (len(content) - size) // 2, size)
+    if len(samples) < count * channels:
+        rule = f"A NIST SPHERE file has as many samples as its header says.\nExpected {count * channels:,}."
+        refuse(path, rule, f"{len(samples):,}", "The file is truncated: copy it again.")
+    return rate, samples[: count * channels : channels].astype(np.int16)

@@ -1,0 +1,32 @@
+"""Sequences of symbols, one-hot only where they are read."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+
+class OneHot(TensorDataset):
+    """Sequences of symbols that are kept as small integers, and become one-hot vectors where they are read.
+
+    Parameters
+    ----------
+    symbols : Tensor of any integer dtype, shape (N, T)
+    targets : Tensor of any integer dtype, shape (N, ...)
+    kinds : int
+        Size of the vectors.
+
+    Examples
+    --------
+    >>> symbols = torch.tensor([[0, 2], [1, 1]], dtype=torch.uint8)
+    >>> inputs, targets = mr.tasks.OneHot(symbols, symbols, kinds=3)[0]
+    >>> assert inputs.tolist() == [[1, 0, 0], [0, 0, 1]] and targets.dtype == torch.int64
+    """
+
+    def __init__(self, symbols: Tensor, targets: Tensor, kinds: int) -> None:
+        super().__init__(symbols, targets)
+        self.kinds = kinds
+
+    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+        symbols, targets = (tensor[index].long() for tensor in self.tensors)
+        return functional.one_hot(symbols, self.kinds).to(torch.float32), targets
