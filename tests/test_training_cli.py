@@ -4,10 +4,13 @@ import sys
 import pytest
 
 pytest.importorskip("lightning")
-from manifold_rnn.training import cli
+from manifold_rnn.training import DemoSettings, cli, commands
 
+ADDING = ["--task.name", "adding", "--task.sizes", "[32,8,8]", "--task.steps", "5"]
+LEM = ["--network.zoo", "lem", "--network.hidden-size", "4"]
+CELL = ["--network.cell", "elman", "--network.hidden-size", "4"]
 BAD = {
-    "no subcommand": ([], "demo"),
+    "no subcommand": ([], "fit,validate,test,inspect,demo"),
     "an unknown subcommand": (["fly"], "fly"),
     "an unknown flag": (["demo", "--wings", "2"], "--wings"),
     "no epochs": (["demo", "--epochs", "0"], "--epochs needs an integer of at least 1. Got 0."),
@@ -23,6 +26,44 @@ BAD = {
     "an unknown network": (["demo", "--networks", "scornn,scronn"], "--networks needs some of"),
     "no networks": (["demo", "--networks", ","], "--networks needs names of networks"),
     "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, qr, polar"),
+    "a flag of a task misspelt": (["fit", *ADDING, "--task.stops", "9"], "Did you mean --task.steps?"),
+    "a flag misspelt": (["fit", *ADDING, "--batchsize", "9"], "Did you mean --batch-size?"),
+    "no task": (["fit", "--network.zoo", "lem"], "task.name needs one of adding,"),
+    "an unknown task": (["fit", "--task.name", "copyng"], "Did you mean 'copying'?"),
+    "a wrong value of a task": (["fit", *ADDING, "--task.steps", "x"], "--task.steps needs an integer. Got 'x'."),
+    "a task out of range": (["fit", *ADDING, "--task.layout", "late"], "needs one of half, early. Got 'late'."),
+    "no network": (["fit", *ADDING], "one of network.zoo and network.cell, got none"),
+    "two networks": (["fit", *ADDING, *LEM, "--network.cell", "gru"], "got both"),
+    "an unknown network for fit": (["fit", *ADDING, "--network.zoo", "scornnn"], "Did you mean 'scornn'?"),
+    "an unknown cell": (["fit", *ADDING, "--network.cell", "lstn"], "Did you mean 'lstm'?"),
+    "an unknown constraint": (["fit", *ADDING, *CELL, "--network.constraint", "unitry"], "Did you mean 'unitary'?"),
+    "an unknown view": (["fit", *ADDING, *CELL, "--network.view", "updat"], "one of update, trivialized, or null"),
+    "an unknown gate": (["fit", *ADDING, *CELL, "--network.gates", "[q]"], "network.gates needs one of h"),
+    "an unknown scan": (["fit", *ADDING, *LEM, "--network.backend", "fast"], "network.backend needs one of auto,"),
+    "an option of nothing": (["fit", *ADDING, *LEM, "--network.options.x", "1"], "lem takes time_step. Got 'x'"),
+    "no retraction to choose": (
+        ["fit", *ADDING, *LEM, "--network.retraction", "exp"],
+        "no meaning with network.zoo=lem",
+    ),
+    "a constraint without its view": (
+        ["fit", *ADDING, *CELL, "--network.constraint", "rotations", "--network.view", "update"],
+        "trivialized",
+    ),
+    "an unknown optimizer": (["fit", *ADDING, *LEM, "--optimizer.name", "adma"], "Did you mean 'adam'?"),
+    "a rate for constrained weights of 0": (
+        ["fit", *ADDING, *LEM, "--optimizer.constrained-lr", "0"],
+        "optimizer.constrained_lr needs a positive number. Got 0.0.",
+    ),
+    "a momentum for Adam": (["fit", *ADDING, *LEM, "--optimizer.momentum", "0.9"], "needs rmsprop or sgd. Got adam"),
+    "an unknown schedule": (["fit", *ADDING, *LEM, "--schedule.name", "cosin"], "one of constant, cosine, step"),
+    "a warm-up of more than all": (["fit", *ADDING, *LEM, "--schedule.warmup", "2"], "a fraction from 0 to below 1"),
+    "an unknown precision": (["fit", *ADDING, *LEM, "--precision", "16"], "one of float32, float64, bfloat16"),
+    "clipping to nothing": (["fit", *ADDING, *LEM, "--clip", "0"], "clip needs a positive number, or null. Got 0.0"),
+    "no patience": (["fit", *ADDING, *LEM, "--patience", "0"], "patience needs an integer of at least 1"),
+    "processes that nobody started": (["fit", *ADDING, *LEM, "--devices", "2"], "torchrun --nproc-per-node"),
+    "a config that is missing": (["fit", "--config", "no.yaml"], "Got 'no.yaml': No such file"),
+    "a checkpoint that is missing": (["inspect", "no.ckpt"], "There is no checkpoint at 'no.ckpt'"),
+    "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
 }
 
 
@@ -60,6 +101,30 @@ def test_a_missing_package_is_answered_with_what_to_install(package, monkeypatch
     assert "pip install 'manifold-rnn[train]'" in err
 
 
+CONFIGS = {
+    "no YAML": ("a: [", "which is none"),
+    "no mapping": ("- a", "needs a mapping of settings"),
+    "a key misspelt": ("task: {name: adding}\nnetwork: {zo: lem}", "network.zo is no key of network. Did you mean"),
+    "a section misspelt": ("task: {name: adding}\nnetwrk: {zoo: lem}", "netwrk is no key. Did you mean network?"),
+    "a value of another kind": ("task: {name: adding}\nnetwork: {zoo: lem}\nepochs: [3]", "epochs needs an integer"),
+    "a section that is a number": ("task: {name: adding}\nnetwork: 3", "network needs a mapping of its settings"),
+    "a task alone": ("task: adding", "task.name needs one of"),
+    "bytes": (b"\xff\xfe\x00", "which is none"),
+}
+
+
+@pytest.mark.parametrize(("content", "answer"), CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_bad_config_is_answered_with_one_line_and_nothing_is_written(content, answer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert cli.main(["fit", "--config", "run.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and len(err) <= 450
+    assert answer in err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_ctrl_c_before_training_ends_with_130(monkeypatch, capsys):
     def interrupted(settings):
         raise KeyboardInterrupt
@@ -71,11 +136,24 @@ def test_ctrl_c_before_training_ends_with_130(monkeypatch, capsys):
 
 def test_flags_reach_the_settings(monkeypatch):
     seen = []
-    monkeypatch.setitem(cli._COMMANDS, "demo", cli._COMMANDS["demo"]._replace(run=lambda s: seen.append(s) or 0))
+    monkeypatch.setattr("manifold_rnn.training.demo.run_demo", lambda s: seen.append(s) or 0)
     flags = "--epochs 2 --hidden-size 8 --seed 5 --output o --retraction polar --batch-size 7 --lr 0.5 --networks lem"
     assert cli.main(["demo", *flags.split()]) == 0
-    expected = cli.DemoSettings(2, 8, 5, "o", "polar", 7, 0.5, "lem")
+    expected = DemoSettings(2, 8, 5, "o", "polar", 7, 0.5, "lem")
     assert seen == [expected]
+
+
+def test_flags_lie_on_top_of_the_configs(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("task: {name: adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
+    (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3")
+    seen = []
+    fit = cli._COMMANDS["fit"]._replace(run=lambda values: seen.append(commands.settings_from(values)) or 0)
+    monkeypatch.setitem(cli._COMMANDS, "fit", fit)
+    configs = f"[{tmp_path}/a.yaml, {tmp_path}/b.yaml]"
+    assert cli.main(["fit", "--config", configs, "--optimizer.lr", "0.5", "--task.seed=7"]) == 0
+    (settings,) = seen
+    assert (settings.task.steps, settings.task.seed, settings.network.hidden_size) == (50, 7, 5)
+    assert (settings.epochs, settings.optimizer.lr, settings.clip) == (3, 0.5, 1.0)
 
 
 def test_every_flag_is_in_the_help_which_does_not_wait_for_lightning():

@@ -1,21 +1,35 @@
 """The command ``manifold-rnn``: parses the command line, runs a subcommand, and answers mistakes with one line."""
 
-import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import __version__
 from ..errors import ManifoldError
-from .settings import DemoSettings
+from . import commands
+from .flags import Flag, bare_parser, reworded
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-_NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "rich", "sklearn")
+_NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "rich", "sklearn", "tensorboard")
+
+
+class _Command(NamedTuple):
+    help: str
+    add: Callable[["ArgumentParser", Sequence[str]], list[Flag]]
+    run: Callable[[commands.Values], int]
+
+
+_COMMANDS = {
+    "fit": _Command("train a network, and test it", commands.add_fit, commands.fit),
+    "validate": _Command("score a checkpoint on the validation set", commands.add_evaluation, commands.validate),
+    "test": _Command("score a checkpoint on the test set", commands.add_evaluation, commands.test),
+    "inspect": _Command("say what is in a checkpoint, and how to go on", commands.add_inspect, commands.inspect),
+    "demo": _Command("compare an LSTM and the zoo's networks on handwritten digits", commands.add_demo, commands.demo),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         return _refuse(f"{', '.join(missing)} not installed; install the extra: pip install 'manifold-rnn[train]'")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser, flags = _parser(arguments)
     try:
-        parser = _parser()
-        values = parser.parse_args(arguments)
-        command = _COMMANDS[values.subcommand]
-        return command.run(command.settings(**values[values.subcommand].as_dict()))
+        values = parser.parse_args(list(arguments), defaults=False)
+        given = values[values.subcommand].as_dict()
+        return _COMMANDS[values.subcommand].run({key: value for key, value in given.items() if key != "help"})
     except ArgumentError as error:
-        return _refuse(_reworded(str(error)))
+        return _refuse(reworded(str(error), flags.get(next(iter(arguments), ""), [])))
     except (ManifoldError, OSError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
@@ -54,55 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _demo(settings: DemoSettings) -> int:
-    from .demo import run_demo  # here, because Lightning takes seconds to import
-
-    return run_demo(settings)
-
-
-class _Command(NamedTuple):
-    settings: type[DemoSettings]
-    run: Callable[[DemoSettings], int]
-    help: str
-
-
-_COMMANDS = {"demo": _Command(DemoSettings, _demo, "compare an LSTM and the zoo's networks on handwritten digits")}
-
-
-def _parser() -> "ArgumentParser":
-    from docstring_parser import parse
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog="manifold-rnn",
-        description="Recurrent networks with weights on manifolds.",
-        version=__version__,
-        exit_on_error=False,
+def _parser(arguments: Sequence[str]) -> tuple["ArgumentParser", dict[str, list[Flag]]]:
+    """The parser, and the flags of every subcommand."""
+    parser = bare_parser(
+        prog="manifold-rnn", description="Recurrent networks with weights on manifolds.", version=__version__
     )
     subcommands = parser.add_subcommands()
+    flags = {}
     for name, command in _COMMANDS.items():
-        child = ArgumentParser(description=f"{command.help[0].upper()}{command.help[1:]}.", exit_on_error=False)
-        described = {
-            parameter.arg_name: parameter.description for parameter in parse(command.settings.__doc__ or "").params
-        }
-        for field in fields(command.settings):
-            flag = (
-                f"--{field.name.replace('_', '-')}"  # by hand, because add_class_arguments spells it with underscores
-            )
-            child.add_argument(flag, type=field.type, default=field.default, help=described[field.name])
+        child = bare_parser(description=f"{command.help[0].upper()}{command.help[1:]}.")
+        flags[name] = command.add(child, arguments)
         subcommands.add_subcommand(name, child, help=command.help)
-    return parser
+    return parser, flags
 
 
 def _refuse(message: str) -> int:
     print(f"manifold-rnn: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _reworded(message: str) -> str:
-    """Turn the parser's words for a bad value into flag, expected, got."""
-    found = re.search(r'Parser key "(\w+)":\s*Expected an? <class \'(\w+)\'>\. Got value: (.*)', message, re.DOTALL)
-    if found is None:
-        return message
-    key, kind, value = found.groups()
-    return f"--{key.replace('_', '-')} needs {'an integer' if kind == 'int' else 'a number'}. Got {value!r}."

@@ -17,25 +17,31 @@ if TYPE_CHECKING:
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", dict: "a mapping", list: "a list"}
 
 
-class _Flag(typing.NamedTuple):
+class Flag(typing.NamedTuple):
+    """A key of the settings, and its flag on the command line."""
+
     key: str
     kind: Any
     default: Any
     help: str
+    switch: bool = False
 
     @property
     def flag(self) -> str:
+        """The flag: the key with dashes."""
         return f"--{self.key.replace('_', '-')}"
 
 
-def add_flags(parser: "ArgumentParser", sections: Mapping[str, type]) -> None:
-    """Give a parser a flag for every field of the dataclasses; a section's name stands before its flags."""
-    for flag in flags_of(sections):
-        parser.add_argument(flag.flag, type=flag.kind, default=flag.default, help=flag.help)
+def add_flags(parser: "ArgumentParser", flags: Sequence[Flag]) -> list[Flag]:
+    """Give flags to a parser, and return them; a switch takes no value."""
+    for flag in flags:
+        kind = {"action": "store_true"} if flag.switch else {"type": flag.kind, "default": flag.default}
+        parser.add_argument(flag.flag, help=flag.help, **kind)
+    return list(flags)
 
 
-def flags_of(sections: Mapping[str, type]) -> list[_Flag]:
-    """Return a flag for every field that is no dataclass itself; the section "" has no name."""
+def flags_of(sections: Mapping[str, type]) -> list[Flag]:
+    """Return a flag for every field that is no section itself, with the name of its own section before it."""
     from docstring_parser import parse
 
     found = []
@@ -43,11 +49,11 @@ def flags_of(sections: Mapping[str, type]) -> list[_Flag]:
         described = {p.arg_name: p.description for p in parse(kind.__doc__ or "").params}
         hints = typing.get_type_hints(kind)
         if section == "task":
-            found.append(_Flag("task.name", str, None, "Which task."))
+            found.append(Flag("task.name", str, None, "Which task."))
         for field in fields(kind):
-            if field.name not in sections and not is_dataclass(hints[field.name]):
+            if field.name != "task" and not is_dataclass(hints[field.name]):
                 key = f"{section}.{field.name}" if section else field.name
-                found.append(_Flag(key, hints[field.name], _default(field), described.get(field.name) or ""))
+                found.append(Flag(key, hints[field.name], _default(field), described.get(field.name) or ""))
     return found
 
 
@@ -66,7 +72,7 @@ def parse_mapping(mapping: Mapping[str, Any], sections: Mapping[str, type]) -> d
         if isinstance(flags[key].default, dict) and not isinstance(value, Mapping):
             raise OptionError(f"{key} needs a mapping. Got {value!r}.")
     parser = bare_parser()
-    add_flags(parser, sections)
+    add_flags(parser, flags_of(sections))
     try:
         read: Namespace = parser.parse_object(dict(mapping))
     except ArgumentError as error:
@@ -78,7 +84,7 @@ def bare_parser(**options: Any) -> "ArgumentParser":
     """Return a parser that raises instead of ending the program."""
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(exit_on_error=False, **options)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
 
 
 def unknown_key(key: str, known: Mapping[str, Any] | Sequence[str]) -> str:
@@ -88,13 +94,13 @@ def unknown_key(key: str, known: Mapping[str, Any] | Sequence[str]) -> str:
         beside = [name for name in known if name.rpartition(".")[0] == section]
     else:
         section, beside = "", list(dict.fromkeys(name.partition(".")[0] for name in known))
-    near = difflib.get_close_matches(key, list(known), n=1)
+    near = difflib.get_close_matches(key, [*beside, *known], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     names = ", ".join(name.removeprefix(f"{section}.") for name in beside)
     return f"{key} is no key{f' of {section}' if section else ''}.{hint} Keys: {names}."
 
 
-def reworded(message: str, flags: typing.Iterable[_Flag], mapping: Mapping[str, Any] | None = None) -> str:
+def reworded(message: str, flags: typing.Iterable[Flag], mapping: Mapping[str, Any] | None = None) -> str:
     """Turn the parser's words for a bad value into key, expected, got; for an unknown flag, name the nearest."""
     by_key = {flag.key: flag for flag in flags}
     if found := re.search(r'Parser key "([\w.]+)"', message):
@@ -135,7 +141,7 @@ def _default(field: "Field[Any]") -> Any:
     return field.default_factory() if field.default_factory is not MISSING else None
 
 
-def _leaves(mapping: Mapping[str, Any], flags: Mapping[str, _Flag], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(mapping: Mapping[str, Any], flags: Mapping[str, Flag], prefix: str = "") -> Iterator[tuple[str, Any]]:
     sections = {key.partition(".")[0] for key in flags if "." in key}
     for key, value in mapping.items():
         path = f"{prefix}{key}"

@@ -33,10 +33,17 @@ def spectrum(network: nn.Module) -> list[complex]:
 
 def worst_defect(network: nn.Module) -> float | None:
     """Return the largest defect of all constrained weights, each by its manifold's measure; None if there are none."""
-    found: list[float] = []
-    for module, name, entry in _constrained(network):
-        found += _defects(entry, _widened(getattr(module, name).detach()))
-    return max(found, default=None)
+    return max(defects(network).values(), default=None)
+
+
+def defects(network: nn.Module) -> dict[str, float]:
+    """Return the largest defect of every constrained weight that has a measure, by the weight's name."""
+    found: dict[str, float] = {}
+    for prefix, module, name, entry in _constrained(network):
+        parts = _defects(entry, _widened(getattr(module, name).detach()))
+        if parts:
+            found[f"{prefix}.{name}".lstrip(".")] = max(parts)
+    return found
 
 
 def _defects(entry: Any, weight: Tensor) -> list[float]:
@@ -52,10 +59,10 @@ def _defects(entry: Any, weight: Tensor) -> list[float]:
     return [] if manifold is None else [float(manifold.defect(weight).max())]
 
 
-def _constrained(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    for module in list(network.modules()):
+def _constrained(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Any]]:
+    for prefix, module in list(network.named_modules()):
         for name, entry in list((registry(module) or {}).items()):
-            yield module, name, entry
+            yield prefix, module, name, entry
 
 
 def _widened(weight: Tensor) -> Tensor:

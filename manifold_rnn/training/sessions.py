@@ -27,7 +27,6 @@ from .run_settings import RunSettings, as_mapping
 from .trainer import quiet_trainer
 
 CONFIG, RESULT, LOGS = "run.yaml", "result.json", "logs"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 @dataclass
@@ -160,10 +159,15 @@ class _OnEpoch(Callback):
 def build_module(settings: RunSettings, data: SequenceData) -> SequenceModule:
     """Return the network of a run, with its task and its optimizer."""
     task = settings.task
-    network = build_network(settings.network, task.input_size, task.output_size, dtype=_DTYPES[settings.precision])
+    network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype_of(settings))
     steps = data.steps_of(settings.epochs)
     spread = {"steps": steps, "steps_per_epoch": data.batches}
     return SequenceModule(network, task, settings.optimizer, settings.schedule, **spread)
+
+
+def dtype_of(settings: RunSettings) -> torch.dtype:
+    """Return the real dtype of the weights."""
+    return torch.float64 if settings.precision == "float64" else torch.float32
 
 
 def scores_of(settings: RunSettings, module: SequenceModule, data: SequenceData, stage: str) -> dict[str, float]:
