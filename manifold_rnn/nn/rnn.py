@@ -43,7 +43,7 @@ class RNN(Layer):
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
-    backend : "auto", "reference", "associative", "fused" or "compile"
+    backend : "auto", "reference", "associative", "native", "fused" or "compile"
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         Where only last outputs are asked for: keep few states, and compute the others twice.

@@ -2,10 +2,12 @@
 
 from ..cells.base import Form
 from .associative import associative
+from .building import build_native
 from .choice import run
 from .chunks import compiled
 from .fused import fused
 from .library import library
+from .native import native
 from .reference import loop
 
-__all__ = ["Form", "associative", "compiled", "fused", "library", "loop", "run"]
+__all__ = ["Form", "associative", "build_native", "compiled", "fused", "library", "loop", "native", "run"]

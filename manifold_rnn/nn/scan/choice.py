@@ -14,11 +14,12 @@ from .associative import associative
 from .chunks import cannot_compile, compiled
 from .fused import fused
 from .library import cannot_call, library
+from .native import cannot_run, native, should_not_run
 from .order import in_order
 from .reference import loop
 from .request import Request
 
-Backend = Literal["auto", "reference", "library", "associative", "fused", "compile"]
+Backend = Literal["auto", "reference", "library", "associative", "native", "fused", "compile"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ def run(
         Given if ``x`` is packed.
     reverse : bool
         From the last step to the first.
-    backend : "auto", "reference", "library", "associative", "fused" or "compile"
+    backend : "auto", "reference", "library", "associative", "native", "fused" or "compile"
         The plain `loop`; torch's own kernels for LSTM and GRU, `library`; `associative` for a linear cell and a
-        diagonal matrix; `fused` for a cell with a form; the loop by torch's compiler, `compiled`. "auto" takes the
-        first of `library`, `associative` and `fused` that fits, else the loop, and says so in a debug log.
+        diagonal matrix; `native`, once it is built, and `fused` for a cell with a form; the loop by torch's compiler,
+        `compiled`. "auto" takes the first of them but the last that fits, else the loop, and says so in a debug log.
     diagonal : bool
         Whether ``W`` is known to be diagonal.
     every_step : bool
@@ -94,6 +95,7 @@ class _Way(NamedTuple):
     cannot: Callable[[Request], str]  # why it can't run this, or nothing
     hides: bool = True  # the steps, from whoever wants to look into them
     auto: bool = True
+    unwanted: Callable[[Request], str] = lambda _: ""  # why "auto" leaves it alone though it can
 
 
 def _loop(r: Request) -> tuple[Tensor | None, State]:
@@ -137,6 +139,10 @@ def _fused(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None
     return fused(form, x, h0, r.W, every_step=r.every_step, recompute=r.recompute)
 
 
+def _native(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None, Tensor]:
+    return native(form, x, h0, r.W, every_step=r.every_step)
+
+
 def _cannot_scan(r: Request) -> str:
     form = r.cell.form()
     if form is None or form.activation != "linear":
@@ -152,6 +158,7 @@ def _cannot_fuse(r: Request) -> str:
 _WAYS = {
     "library": _Way(_library, cannot_call),
     "associative": _Way(partial(_by_form, _associative), _cannot_scan),
+    "native": _Way(partial(_by_form, _native), cannot_run, unwanted=should_not_run),
     "fused": _Way(partial(_by_form, _fused), _cannot_fuse),
     "compile": _Way(_compiled, cannot_compile, auto=False),
     "reference": _Way(_loop, lambda _: "", hides=False),
@@ -166,7 +173,7 @@ def _choose(request: Request, backend: Backend) -> str:
     for name, way in _WAYS.items():
         if name != backend and not (backend == "auto" and way.auto):
             continue
-        reason = (hidden if way.hides else "") or way.cannot(request)
+        reason = (hidden if way.hides else "") or (backend == "auto" and way.unwanted(request)) or way.cannot(request)
         if not reason:
             if not torch.compiler.is_compiling():  # which has no logging
                 why = "asked for" if backend != "auto" else "; ".join(f"not {k}: {v}" for k, v in reasons.items())

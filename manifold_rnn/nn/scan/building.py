@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCE = Path(__file__).with_name("cpp") / "scan.cpp"
 
 # by the name that torch has for what the processor can do, so that a shared folder serves unlike machines
 _VECTORS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
-_loaded: dict[Path, ctypes.CDLL] = {}
-_failures: dict[Path, str] = {}
+_loaded: dict[str, ctypes.CDLL] = {}
+_failures: dict[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def build_native() -> bool:
         path = _path()
         _failures.pop(path, None)
         try:
-            _compile(path)
-        except (ImportError, OSError, RuntimeError) as error:
+            _compile(Path(path))
+        except Exception as error:  # whatever is wrong with that machine
             _log.debug("The native scan was not built", exc_info=True)
             _failures[path] = str(error).strip().partition("\n")[0][:120]
     return library() is not None
@@ -63,37 +63,36 @@ def build_native() -> bool:
 def library() -> ctypes.CDLL | None:
     """Return the library if it was built, by whichever process."""
     path = _path()
-    if path not in _loaded and path.exists():
+    if path not in _loaded and os.path.exists(path):
         try:
-            _loaded[path] = ctypes.CDLL(str(path))
+            _loaded[path] = ctypes.CDLL(path)
         except OSError as error:
             _failures[path] = str(error)[:120]
     return _loaded.get(path)
 
 
-def demand() -> None:
-    """Build the library for someone who has named the backend; not a second time if it failed."""
+def cannot_load() -> str:
+    """Why there is no library, or nothing; if nobody has tried, it is built."""
     if library() is None and _path() not in _failures:
         _log.warning("Compiling the native scan, once on this machine; it takes some seconds.")
         build_native()
+    return "" if library() is not None else f"it could not be built: {_failures[_path()]}"
 
 
-def cannot_load() -> str:
-    """Why there is no library, or nothing."""
-    if library() is not None:
-        return ""
-    failure = _failures.get(_path())
-    return f"it could not be built ({failure})" if failure else "it is not built; manifold_rnn.nn.scan.build_native()"
+def _path() -> str:
+    return _path_below(os.environ.get("TORCH_EXTENSIONS_DIR"))
 
 
-def _path() -> Path:
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
-    return Path(root) / "manifold_rnn" / f"scan_{_key()}.so"
+@functools.cache
+def _path_below(root: str | None) -> str:
+    folder = Path(root) if root else Path.home() / ".cache" / "torch_extensions"
+    return str(folder / "manifold_rnn" / f"scan_{_key()}.so")
 
 
 @functools.cache
 def _key() -> str:
-    told = [torch.__version__, *_flags(), SOURCE.read_text(encoding="utf-8")]
+    sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.parent.iterdir()) if path.is_file()]
+    told = [torch.__version__, *_flags(), *sources]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,130 @@
+// Nonlinearities of a vector at a time, and their derivatives.
+
+#pragma once
+
+#include <cmath>
+
+#include "vectors.h"
+
+namespace {
+
+template <class T>
+inline Vec<T> where(Int<T> mask, Vec<T> x) {
+    return (Vec<T>)(mask & (Int<T>)x);
+}
+
+template <class T>
+inline Vec<T> magnitude(Vec<T> x) {
+    return (Vec<T>)((Int<T>)x & ~(Int<T>{} + Vector<T>::sign));
+}
+
+template <class T>
+inline Vec<T> sign_of(Vec<T> x) {
+    const Int<T> signs = (Int<T>)x & (Int<T>{} + Vector<T>::sign);
+    return where<T>((Int<T>)(x < 0) | (Int<T>)(x > 0), (Vec<T>)((Int<T>)(Vec<T>{} + T(1)) | signs));
+}
+
+template <class T>
+inline Vec<T> rectify(Vec<T> x) {  // where it is NaN, it stays so
+    return where<T>(~(Int<T>)(x <= 0), x);
+}
+
+// tanh |x| = -e / (2 + e) with e = exp(-2 |x|) - 1, which is small, and accurate, where x is.
+template <class T>
+inline Vec<T> tanh_of(Vec<T> x) {
+    using N = Vector<T>;
+    const Vec<T> size = magnitude<T>(x), limit = Vec<T>{} + N::far;
+    const Int<T> over = (Int<T>)(size > limit);
+    const Vec<T> y = T(-2) * (Vec<T>)((over & (Int<T>)limit) | (~over & (Int<T>)size));
+    const T shift = T(int64_t(3) << (N::mantissa - 1));  // what is added to it is rounded to a whole number
+    const Vec<T> moved = y * T(1.4426950408889634) + shift, whole = moved - shift;
+    const Vec<T> r = (y - whole * N::ln2_high) - whole * N::ln2_low;
+    Vec<T> p = Vec<T>{} + T(1);
+#pragma GCC unroll 16
+    for (int k = N::terms; k > 1; --k) p = T(1) + p * (r * T(1.0 / k));
+    const Int<T> bias = (Int<T>)(Vec<T>{} + T(1));
+    const Vec<T> power = (Vec<T>)(((Int<T>)moved << N::mantissa) + bias);
+    const Vec<T> e = power * (p * r) + (power - T(1));
+    const Vec<T> t = -e / (e + T(2));
+    return (Vec<T>)((Int<T>)t | ((Int<T>)x & (Int<T>{} + N::sign)));
+}
+
+template <class T>
+inline Vec<T> swapped(Vec<T> x) {  // neighbours
+    Vec<T> y;
+    for (int l = 0; l < LANES<T>; ++l) y[l] = x[l ^ 1];
+    return y;
+}
+
+// Nonlinearities: of z given the threshold b; and the gradient of z given that of h, which may add to that of b.
+struct Linear {
+    static constexpr bool keeps = false;
+    template <class T>
+    static Vec<T> apply(Vec<T> z, Vec<T>) {
+        return z;
+    }
+    template <class T>
+    static Vec<T> back(Vec<T> g, Vec<T>, Vec<T>, Vec<T>&) {
+        return g;
+    }
+};
+
+struct Relu : Linear {
+    template <class T>
+    static Vec<T> apply(Vec<T> z, Vec<T>) {
+        return rectify<T>(z);
+    }
+    template <class T>
+    static Vec<T> back(Vec<T> g, Vec<T> h, Vec<T>, Vec<T>&) {
+        return where<T>(~(Int<T>)(h <= 0), g);
+    }
+};
+
+struct Tanh : Linear {
+    template <class T>
+    static Vec<T> apply(Vec<T> z, Vec<T>) {
+        return tanh_of<T>(z);
+    }
+    template <class T>
+    static Vec<T> back(Vec<T> g, Vec<T> h, Vec<T>, Vec<T>&) {
+        return g * (T(1) - h * h);
+    }
+};
+
+struct ModRelu : Linear {
+    template <class T>
+    static Vec<T> apply(Vec<T> z, Vec<T> b) {
+        return sign_of<T>(z) * rectify<T>(magnitude<T>(z) + b);
+    }
+    template <class T>
+    static Vec<T> back(Vec<T> g, Vec<T> h, Vec<T>, Vec<T>& sum) {
+        const Vec<T> sign = sign_of<T>(h), passed = where<T>(h != 0, g);  // the sign of NaN is 0, as torch has it
+        sum += sign * passed;
+        return sign * sign * passed;
+    }
+};
+
+struct ComplexModRelu {  // pairs of real and imaginary part, with a modulus that is smoothed
+    static constexpr bool keeps = true;
+    template <class T>
+    static Vec<T> inverse_modulus(Vec<T> z) {
+        const Vec<T> square = z * z;
+        Vec<T> r = square + swapped<T>(square) + T(1e-5);
+        for (int l = 0; l < LANES<T>; ++l) r[l] = std::sqrt(r[l]);
+        return T(1) / r;
+    }
+    template <class T>
+    static Vec<T> apply(Vec<T> z, Vec<T> b) {
+        return z * rectify<T>(inverse_modulus<T>(z) * b + T(1));
+    }
+    template <class T>
+    static Vec<T> back(Vec<T> g, Vec<T> z, Vec<T> b, Vec<T>& sum) {
+        const Vec<T> inverse = inverse_modulus<T>(z), slope = b * inverse, scale = rectify<T>(slope + T(1));
+        const Vec<T> along = z * g;
+        const Vec<T> radial = where<T>(~(Int<T>)(scale <= 0), (along + swapped<T>(along)) * inverse);
+        sum += radial;
+        return g * scale - z * (radial * slope * inverse);
+    }
+};
+
+}  // namespace
