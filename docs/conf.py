@@ -12,6 +12,7 @@ import api_pages
 import cell_pictures
 import inventories
 import measured
+import task_pages
 
 import manifold_rnn
 
@@ -83,6 +84,7 @@ sphinx_gallery_conf = {
 RESULTS = HERE.parent / "benchmarks" / "results"
 cell_pictures.write(HERE / "networks" / "cells.toml", HERE / "_build" / "cells")
 measured.write_tables(RESULTS, HERE / "networks", HERE / "_build" / "measured")
+task_pages.write(HERE / "_build" / "tasks")
 rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 
 

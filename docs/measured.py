@@ -26,7 +26,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     for name, make in makers.items():
         path = results / f"{name}.json"
         missing = f"*Not measured yet: run* ``python benchmarks/{name}.py``.\n"
-        _write(into / f"{name}.rst", make(json.loads(path.read_text())[name]) if path.exists() else missing)
+        write_if_new(into / f"{name}.rst", make(json.loads(path.read_text())[name]) if path.exists() else missing)
     path = results / "learning.json"
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
@@ -35,17 +35,17 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     for name in pages:
         rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]
         head = ("task", "units", "parameters", "published", "read in", "here")
-        _write(into / "networks" / f"{name}.rst", _table(head, rows))
+        write_if_new(into / "networks" / f"{name}.rst", list_table(head, rows))
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
-    _write(into / "learning.rst", overview(learning, pages) + size)
+    write_if_new(into / "learning.rst", overview(learning, pages) + size)
 
 
 def peers(table: dict) -> str:
     """Steps of this package and of others, in products of the same size."""
     shapes = list(table)
     jobs = [name for name in table[shapes[0]] if name != "matmul" and not name.startswith(("faster", "to one"))]
-    return _table(("step", *shapes), ((job, *(_short(table[shape][job]) for shape in shapes)) for job in jobs))
+    return list_table(("step", *shapes), ((job, *(_short(table[shape][job]) for shape in shapes)) for job in jobs))
 
 
 def scan(table: dict) -> str:
@@ -56,7 +56,7 @@ def scan(table: dict) -> str:
         *shape, nonlinearity, loss = name.split()
         sizes = (part.partition("=")[2] for part in shape)
         rows.append((*sizes, nonlinearity, loss, *(f"{ratios[f'to {other}']:.2f}" for other in others)))
-    return _table(("T", "B", "n", "nonlinearity", "outputs", *(f"to {other}" for other in others)), rows)
+    return list_table(("T", "B", "n", "nonlinearity", "outputs", *(f"to {other}" for other in others)), rows)
 
 
 def constraint_cost(table: dict) -> str:
@@ -66,12 +66,12 @@ def constraint_cost(table: dict) -> str:
     rows = [(job, *(f"{100 * numbers[key + job]:.1f} %" for numbers in table.values())) for job in sorted(jobs)]
     ratios = [name for name in next(iter(table.values())) if not name.startswith(key)]
     rows += [(name, *(f"{numbers[name]:.2f}" for numbers in table.values())) for name in ratios]
-    return _table(("share of a training step", *table), rows)
+    return list_table(("share of a training step", *table), rows)
 
 
 def scaling(table: dict) -> str:
     """Exponents of the time, and memory in units of the states."""
-    return _table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
+    return list_table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:
@@ -81,7 +81,7 @@ def overview(learning: list[dict], pages: list[str]) -> str:
         found = {row["task"]: row for row in learning if row["network"] == name}
         cells = [_loss(found[task]) if task in found else (NOT_RUN, "") for task in TASKS]
         rows.append((f":doc:`{name} </networks/{name}>`", *(cell for pair in cells for cell in pair)))
-    return _table(("network", *(head for task in TASKS for head in (f"{task}: loss", "times better"))), rows)
+    return list_table(("network", *(head for task in TASKS for head in (f"{task}: loss", "times better"))), rows)
 
 
 def _published(name: str, published: dict) -> Iterable[Sequence[str]]:
@@ -103,7 +103,7 @@ def _loss(row: dict) -> tuple[str, str]:
     return f"{row['loss']:.2g}", _short(row["times better"])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def list_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
         lines += [f"   {'*' if not i else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
@@ -114,7 +114,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def _write(path: Path, text: str) -> None:
+def write_if_new(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:  # an untouched file need not be read again
         path.write_text(text)

@@ -39,9 +39,9 @@ class Characters(Task):
 
     **Loss**: mean cross-entropy of the logits, natural logarithm.
     **Metric**: bits per character, the loss divided by :math:`\log 2`; lower is better.
-    **Baseline**: the training part's frequencies :math:`p_i` as the guess at every step have there the loss
-    :math:`-\sum_i p_i \log p_i`, the entropy of single symbols; a uniform guess has :math:`\log_2` of the size of the
-    alphabet bits per character.
+    **Baseline**: guessing by the training part's frequencies :math:`p_i` has, on that part, the loss
+    :math:`-\sum_i p_i \log p_i`, the entropy of single symbols. Guessing without them takes :math:`\log_2` of the number
+    of symbols in bits.
 
     Parameters
     ----------
