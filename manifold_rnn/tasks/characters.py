@@ -40,8 +40,8 @@ class Characters(Task):
     **Loss**: mean cross-entropy of the logits, natural logarithm.
     **Metric**: bits per character, the loss divided by :math:`\log 2`; lower is better.
     **Baseline**: guessing by the training part's frequencies :math:`p_i` has, on that part, the loss
-    :math:`-\sum_i p_i \log p_i`, the entropy of single symbols. Guessing without them takes :math:`\log_2` of the number
-    of symbols in bits.
+    :math:`-\sum_i p_i \log p_i`, the entropy of single symbols. Guessing without them takes, in bits, :math:`\log_2` of
+    the number of symbols.
 
     Parameters
     ----------
