@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .baseline import LSTMClassifier, closest_hidden_size
     from .building import build_network
     from .cli import main
+    from .compare.command import run_compare
+    from .compare.grid import Grid, read_grid
+    from .compare.settings import CompareSettings
     from .data import SequenceData
     from .demo import run_demo
     from .module import SequenceModule
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     from .settings import DemoSettings
 
 _HOME = {
+    "CompareSettings": "compare.settings",
     "DemoSettings": "settings",
     "EpochRecord": "report",
+    "Grid": "compare.grid",
     "LSTMClassifier": "baseline",
     "NetworkSettings": "run_parts",
     "OptimizerSettings": "run_parts",
@@ -47,15 +52,19 @@ _HOME = {
     "plot_curves": "plots",
     "plot_eigenvalues": "plots",
     "print_table": "report",
+    "read_grid": "compare.grid",
     "read_run": "run_settings",
     "run": "running",
+    "run_compare": "compare.command",
     "run_demo": "demo",
     "write_results": "report",
 }
 
 __all__ = [
+    "CompareSettings",
     "DemoSettings",
     "EpochRecord",
+    "Grid",
     "LSTMClassifier",
     "NetworkSettings",
     "OptimizerSettings",
@@ -76,8 +85,10 @@ __all__ = [
     "plot_curves",
     "plot_eigenvalues",
     "print_table",
+    "read_grid",
     "read_run",
     "run",
+    "run_compare",
     "run_demo",
     "write_results",
 ]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import __version__
 from ..errors import ManifoldError
 from . import commands
+from .compare.arguments import add_compare, compare
 from .flags import Flag, bare_parser, reworded
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-_NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "rich", "sklearn", "tensorboard")
+_NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "optuna", "rich", "sklearn", "tensorboard")
 
 
 class _Command(NamedTuple):
@@ -27,6 +28,7 @@ _COMMANDS = {
     "fit": _Command("train a network, and test it", commands.add_fit, commands.fit),
     "validate": _Command("score a checkpoint on the validation set", commands.add_evaluation, commands.validate),
     "test": _Command("score a checkpoint on the test set", commands.add_evaluation, commands.test),
+    "compare": _Command("compare combinations of settings as one study, and report", add_compare, compare),
     "inspect": _Command("say what is in a checkpoint, and how to go on", commands.add_inspect, commands.inspect),
     "demo": _Command("compare an LSTM and the zoo's networks on handwritten digits", commands.add_demo, commands.demo),
 }

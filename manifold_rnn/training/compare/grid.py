@@ -1,0 +1,232 @@
+"""What a comparison runs, read from a file: a base, what varies, seeds; and the cases that follow."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ...errors import OptionError
+from ..flags import unknown_key
+from .naming import joined
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a comparison: a combination and a seed.
+
+    Attributes
+    ----------
+    key : str
+        Names it within its study.
+    point : str
+        Names its combination, the same for all seeds.
+    seed : int
+    choices : dict, optional
+        Values of what varies by dotted key; None until a search has drawn them.
+    """
+
+    key: str
+    point: str
+    seed: int
+    choices: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A comparison as its file states it.
+
+    Parameters
+    ----------
+    base : dict
+        A run, as a nested mapping; what varies is laid over it.
+    grid : dict
+        Lists of values by dotted key; every combination is run. A value may be a mapping of several settings.
+    search : dict
+        Instead of a grid: ranges, as ``{low, high, log}``, or ``{choices}``, by dotted key.
+    trials : int, optional
+        Combinations that a search draws.
+    seeds : list of int
+        Every combination is run once with each.
+    pruning : bool
+        Whether runs end early that are worse than the median of those before.
+
+    Raises
+    ------
+    OptionError
+        If a value is none of these.
+
+    Examples
+    --------
+    >>> axes = {"network.constraint": ["orthogonal", "unitary"]}
+    >>> grid = mr.training.Grid({"task": {"name": "digits"}, "network": {"cell": "elman"}}, axes, seeds=[0, 1])
+    >>> assert len(grid.cases()) == 4
+    """
+
+    base: dict[str, Any]
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trials: int | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    pruning: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("base", "grid", "search"):
+            _require(isinstance(getattr(self, key), Mapping), key, "a mapping", getattr(self, key))
+        seeds = isinstance(self.seeds, list) and self.seeds and all(type(seed) is int for seed in self.seeds)
+        _require(bool(seeds), "seeds", "a list of integers", self.seeds)
+        _require(len(set(self.seeds)) == len(self.seeds), "seeds", "every seed once", self.seeds)
+        _require(type(self.pruning) is bool, "pruning", "true or false", self.pruning)
+        if bool(self.grid) == bool(self.search):
+            got = "both" if self.grid else "neither"
+            raise OptionError(f"A comparison varies what grid or what search says. Expected one of them. Got {got}.")
+        for key in (*self.grid, *self.search):
+            allowed = key.partition(".")[0] not in ("seed", "output")
+            _require(allowed, "what varies", "a key of the run; seeds and the folder are given apart", key)
+        self._require_grid() if self.grid else self._require_search()
+
+    def _require_grid(self) -> None:
+        _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
+        for key, values in self.grid.items():
+            _require(isinstance(values, list) and bool(values), f"grid.{key}", "a list of values", values)
+            distinct = len({canonical(value) for value in values}) == len(values)
+            _require(distinct, f"grid.{key}", "every value once", values)
+
+    def _require_search(self) -> None:
+        trials = type(self.trials) is int and self.trials >= 1
+        _require(trials, "trials", "an integer of at least 1 for a search", self.trials)
+        for key, space in self.search.items():
+            _require_space(f"search.{key}", space)
+
+    def cases(self) -> list[Case]:
+        """Return all cases, each combination's first seed before any second one.
+
+        Examples
+        --------
+        >>> grid = mr.training.Grid({}, search={"optimizer.lr": {"low": 1e-4, "high": 1e-2}}, trials=3)
+        >>> assert [case.key for case in grid.cases()] == ["draw 1, seed 0", "draw 2, seed 0", "draw 3, seed 0"]
+        """
+        points: list[tuple[str, dict[str, Any] | None]]
+        if self.search:
+            points = [(f"draw {k + 1}", None) for k in range(self.trials or 0)]
+        else:
+            combinations = [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+            points = [(canonical(choices), choices) for choices in combinations]
+        return [Case(f"{point}, seed {seed}", point, seed, choices) for seed in self.seeds for point, choices in points]
+
+    def run_mapping(self, choices: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return the run of a case, for `read_run`.
+
+        Examples
+        --------
+        >>> grid = mr.training.Grid({"epochs": 3}, {"optimizer.lr": [0.1, 0.2]})
+        >>> assert grid.run_mapping({"optimizer.lr": 0.2}, 7) == {"epochs": 3, "optimizer": {"lr": 0.2}, "seed": 7}
+        """
+        mapping: dict[str, Any] = self.base
+        for key, value in choices.items():
+            mapping = _laid_over(mapping, _nested(key, value))
+        return mapping | {"seed": seed}
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values that `Grid` makes this grid of.
+
+        Examples
+        --------
+        >>> grid = mr.training.Grid({"epochs": 3}, {"optimizer.lr": [0.1, 0.2]})
+        >>> assert mr.training.Grid(**grid.plain()) == grid
+        """
+        return asdict(self)
+
+
+def read_grid(path: str | Path) -> Grid:
+    r"""Read a comparison from a YAML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its keys are the parameters of `Grid`.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    OptionError
+        If the file can't be read, or a key or a value is wrong.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> text = "base: {task: {name: digits}, network: {cell: elman}}\\ngrid: {network.hidden_size: [8, 16]}"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "grid.yaml")
+    ...     _ = path.write_text(text)
+    ...     assert len(mr.training.read_grid(path).cases()) == 2
+    """
+    content = _load(Path(path))
+    keys = [f.name for f in fields(Grid)]
+    if not isinstance(content, Mapping):
+        raise OptionError(f"'{path}' needs a mapping with the keys {', '.join(keys)}. Got {_short(content)}.")
+    for key in content:
+        if key not in keys:
+            raise OptionError(f"'{path}': {unknown_key(str(key), keys)}")
+    try:
+        return Grid(**{"base": {}, **content})
+    except OptionError as error:
+        raise OptionError(f"'{path}': {error}") from error
+
+
+def canonical(value: Any) -> str:
+    """Return text that is equal for equal plain values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _load(path: Path) -> Any:
+    from jsonargparse import get_loader
+
+    try:
+        return get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"'{path}' can't be read: {error.strerror or error}.") from error
+    except Exception as error:  # the loader's own kinds are not public
+        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise OptionError(f"'{path}' needs to be YAML. Got: {reason[:250]}") from error
+
+
+def _nested(key: str, value: Any) -> Any:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _laid_over(under: Any, over: Any) -> Any:
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**under, **{key: _laid_over(under.get(key), value) for key, value in over.items()}}
+
+
+def _require_space(key: str, space: Any) -> None:
+    expected = "a range {low, high, log}, or {choices}"
+    _require(isinstance(space, Mapping), key, expected, space)
+    if "choices" in space:
+        choices = isinstance(space["choices"], list) and bool(space["choices"])
+        _require(choices and len(space) == 1, key, "{choices: [...]} and nothing else", space)
+        return
+    numbers = all(type(space.get(end)) in (int, float) for end in ("low", "high"))
+    _require(numbers and set(space) <= {"low", "high", "log"}, key, expected, space)
+    low, high, log = space["low"], space["high"], space.get("log", False)
+    ordered = -math.inf < low < high < math.inf and type(log) is bool and (low > 0 or not log)
+    _require(ordered, key, "low below high, and above 0 if log is true", space)
+
+
+def _require(holds: bool, key: str, expected: str, got: object) -> None:
+    if not holds:
+        raise OptionError(f"{key} needs {expected}. Got {_short(got)}.")
+
+
+def _short(value: object) -> str:
+    text = joined(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
