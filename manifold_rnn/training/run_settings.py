@@ -1,7 +1,7 @@
 """What a training run can be told: read from a nested mapping, as a YAML file gives it, and written back as one."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +125,7 @@ def read_run(mapping: Mapping[str, Any]) -> RunSettings:
     """
     kind = task_kind(mapping)
     values = parse_mapping(mapping, {"task": kind, **PARTS, "": RunSettings})
-    task = kind(**{key: value for key, value in values.pop("task", {}).items() if key != "name"})
+    task = _task(kind, values.pop("task", {}))
     return RunSettings(task, **{key: part(**values.pop(key, {})) for key, part in PARTS.items()}, **values)
 
 
@@ -168,6 +168,14 @@ def task_kind(mapping: Mapping[str, Any]) -> type[Task]:
         raise OptionError(f"task.name needs one of {', '.join(TASKS)}. Got {task!r}.")
     require_name("task.name", task["name"], TASKS)
     return TASKS[task["name"]]
+
+
+def _task(kind: type[Task], values: dict[str, Any]) -> Task:
+    for f in fields(kind):  # type: ignore[arg-type]
+        needed = f.default is MISSING and f.default_factory is MISSING
+        if needed and values.get(f.name) is None:
+            raise OptionError(f"task.{f.name} is needed by {kind.__name__}. Got none.")
+    return kind(**{key: value for key, value in values.items() if key != "name"})
 
 
 def _plain(value: Any) -> Any:

@@ -191,7 +191,8 @@ def _hardware(settings: RunSettings) -> dict[str, Any]:
 def _patience(settings: RunSettings) -> list[Callback]:
     if settings.patience is None:
         return []
-    return [EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True)]
+    # it has to count before the checkpoint of the epoch is written
+    return [EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False)]
 
 
 def _begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:

@@ -1,0 +1,114 @@
+"""Two processes, started by torchrun, against one with the doubled batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("lightning")
+import torch
+from torch import distributed
+
+from manifold_rnn.errors import OptionError
+from manifold_rnn.training import read_run, run
+from manifold_rnn.training.progress import SilentDisplay
+from manifold_rnn.training.randomness import seeded
+from manifold_rnn.training.sessions import Session
+
+if not distributed.is_available():
+    pytest.skip("this torch has no torch.distributed", allow_module_level=True)
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+import torch
+from manifold_rnn.training import read_run
+from manifold_rnn.training.progress import SilentDisplay
+from manifold_rnn.training.randomness import seeded
+from manifold_rnn.training.sessions import Session
+
+values, folder, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
+rank, settings = os.environ.get("RANK", "0"), read_run(values)
+with seeded(settings.seed):
+    session = Session(settings, folder / "run", resume=resume, stop=lambda: False)
+    keep = lambda epoch, _: torch.save(session.module.network.state_dict(), folder / f"{rank}.pt")
+    record = session.train(SilentDisplay(), keep)
+(folder / f"{rank}.json").write_text(json.dumps(record.__dict__))
+"""
+VALUES = {
+    "task": {"name": "copying", "delay": 5, "sizes": [70, 20, 20]},
+    "optimizer": {"lr": 0.01},
+    "precision": "float64",
+    "epochs": 3,
+    "clip": 1.0,
+}
+NETWORKS = {
+    "update view": {"cell": "lstm", "constraint": "orthogonal", "hidden_size": 6},
+    "sticky flag": {"zoo": "enrnn", "hidden_size": 8},
+    "complex": {"zoo": "scurnn", "hidden_size": 6},
+}
+
+
+def start(folder, values, processes, resume=False):
+    folder.mkdir(exist_ok=True)
+    (folder / "script.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    command = [sys.executable, *launcher, str(folder / "script.py"), json.dumps(values), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "resume" if resume else "begin"], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+
+
+def train_here(folder, values):
+    settings, states = read_run(values), []
+    with seeded(settings.seed):
+        session = Session(settings, folder / "run", resume=False, stop=lambda: False)
+        session.train(
+            SilentDisplay(),
+            lambda *_: states.append({k: v.clone() for k, v in session.module.network.state_dict().items()}),
+        )
+    return states[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["sticky flag", *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n != "sticky flag")]
+)
+def test_two_processes_have_equal_replicas_and_the_result_of_one_with_the_doubled_batch(name, tmp_path):
+    values = {**VALUES, "network": NETWORKS[name]}
+    first, second = start(tmp_path / "two", {**values, "batch_size": 10, "devices": 2}, 2)
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+    alone = train_here(tmp_path / "one", {**values, "batch_size": 20})
+    for key in first:
+        torch.testing.assert_close(first[key], alone[key], rtol=1e-5, atol=1e-5)
+    two, one = (json.loads((tmp_path / kind / "run" / "result.json").read_text()) for kind in ("two", "one"))
+    for ours, theirs in zip(two["history"], one["history"], strict=True):
+        for key in ("train_loss", "val_loss", "val_metric"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
+    assert two["test_loss"] == pytest.approx(one["test_loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_two_have_ended(tmp_path):
+    values = {**VALUES, "network": NETWORKS["sticky flag"], "batch_size": 10, "devices": 2}
+    whole, _ = start(tmp_path / "whole", values, 2)
+    start(tmp_path / "parts", {**values, "epochs": 2}, 2)
+    resumed, _ = start(tmp_path / "parts", values, 2, resume=True)
+    for key in whole:
+        assert torch.equal(whole[key], resumed[key]), key
+
+
+def test_processes_that_torchrun_has_not_started_are_refused(tmp_path):
+    settings = read_run({**VALUES, "network": NETWORKS["complex"], "devices": 2})
+    with pytest.raises(OptionError, match="torchrun --nproc-per-node"):
+        run(settings, folder=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
