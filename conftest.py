@@ -1,11 +1,14 @@
 """What every docstring example finds: `torch`, `mr` and the same random numbers on each run."""
 
+import importlib.util
 from typing import Any
 
 import pytest
 import torch
 
 import manifold_rnn
+
+collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["manifold_rnn/nn/scan/triton/[a-z]*.py"]
 
 
 @pytest.fixture(autouse=True)

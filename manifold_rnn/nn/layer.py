@@ -51,7 +51,7 @@ class Layer(nn.Module):
     train_initial_state : bool
         Whether the state before the first step is a parameter, ``initial_state_l0`` and so on, zero at first; a second
         part of a cell's state is ``initial_state2_l0``. A given ``hx`` takes its place.
-    backend : "auto", "reference", "library", "associative", "native", "fused" or "compile"
+    backend : "auto", "reference", "library", "associative", "triton", "native", "fused" or "compile"
         How cells are run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         Where the outputs of all steps are not asked for: keep one in :math:`\sqrt T` states for the backward pass, and

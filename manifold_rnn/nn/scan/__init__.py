@@ -9,5 +9,6 @@ from .fused import fused
 from .library import library
 from .native import native
 from .reference import loop
+from .triton import triton
 
-__all__ = ["Form", "associative", "build_native", "compiled", "fused", "library", "loop", "native", "run"]
+__all__ = ["Form", "associative", "build_native", "compiled", "fused", "library", "loop", "native", "run", "triton"]

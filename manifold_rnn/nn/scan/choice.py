@@ -18,8 +18,9 @@ from .native import cannot_run, native, should_not_run
 from .order import in_order
 from .reference import loop
 from .request import Request
+from .triton import cannot_launch, should_not_launch, triton
 
-Backend = Literal["auto", "reference", "library", "associative", "native", "fused", "compile"]
+Backend = Literal["auto", "reference", "library", "associative", "triton", "native", "fused", "compile"]
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +54,11 @@ def run(
         Given if ``x`` is packed.
     reverse : bool
         From the last step to the first.
-    backend : "auto", "reference", "library", "associative", "native", "fused" or "compile"
+    backend : "auto", "reference", "library", "associative", "triton", "native", "fused" or "compile"
         The plain `loop`; torch's own kernels for LSTM and GRU, `library`; `associative` for a linear cell and a
-        diagonal matrix; `native`, once it is built, and `fused` for a cell with a form; the loop by torch's compiler,
-        `compiled`. "auto" takes the first of them but the last that fits, else the loop, and says so in a debug log.
+        diagonal matrix; `triton` on a GPU, `native` on a CPU once it is built, and `fused`, for a cell with a form;
+        the loop by torch's compiler, `compiled`. "auto" takes the first of them but the last that fits, else the loop,
+        and says so in a debug log.
     diagonal : bool
         Whether ``W`` is known to be diagonal.
     every_step : bool
@@ -139,6 +141,10 @@ def _fused(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None
     return fused(form, x, h0, r.W, every_step=r.every_step, recompute=r.recompute)
 
 
+def _triton(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None, Tensor]:
+    return triton(form, x, h0, r.W, every_step=r.every_step, recompute=r.recompute)
+
+
 def _native(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None, Tensor]:
     return native(form, x, h0, r.W, every_step=r.every_step)
 
@@ -158,6 +164,7 @@ def _cannot_fuse(r: Request) -> str:
 _WAYS = {
     "library": _Way(_library, cannot_call),
     "associative": _Way(partial(_by_form, _associative), _cannot_scan),
+    "triton": _Way(partial(_by_form, _triton), cannot_launch, unwanted=should_not_launch),
     "native": _Way(partial(_by_form, _native), cannot_run, unwanted=should_not_run),
     "fused": _Way(partial(_by_form, _fused), _cannot_fuse),
     "compile": _Way(_compiled, cannot_compile, auto=False),
