@@ -82,7 +82,7 @@ def test_sets_are_never_empty_and_always_the_same(task):
         assert inputs.shape[1:] == (task.length, task.input_size) and inputs.dtype == torch.float32
         first = one[0]
         assert torch.equal(first[0], inputs[0]) and torch.equal(first[1], targets[0])
-        assert torch.equal(one[:2][0], inputs[:2]) and torch.equal(one[torch.tensor([1, 0])][1], targets[[1, 0]])
+        assert torch.equal(one[:2][0], inputs[:2]) and torch.equal(one[[1, 0]][1], targets[[1, 0]])
 
 
 def test_loss_and_metric_are_numbers_and_the_loss_has_a_gradient(task):

@@ -10,8 +10,6 @@ import torch
 from manifold_rnn.errors import OptionError
 from manifold_rnn.tasks import PixelMNIST
 
-FILES = {"train": 360, "t10k": 40}
-
 
 def idx(array):
     """The bytes of an IDX file, after its published description: magic number, big-endian sizes, values."""
@@ -23,16 +21,20 @@ def write(folder, name, array):
     (folder / name).write_bytes(idx(array))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A set in the format of MNIST: every image has its digit in its first pixel, and its number in two others."""
-    for part, count in FILES.items():
+def fill(folder, **counts):
+    """Write a set in the format of MNIST: every image has its digit in its first pixel, its number in two others."""
+    for part, count in counts.items():
         digits = (np.arange(count) * 7 % 10).astype(np.uint8)
         images = np.zeros((count, 28, 28), np.uint8)
         images[:, 0, 0], images[:, 27, 26], images[:, 27, 27] = digits, np.arange(count) // 256, np.arange(count) % 256
-        write(tmp_path, f"{part}-images-idx3-ubyte", images)
-        write(tmp_path, f"{part}-labels-idx1-ubyte", digits)
-    return tmp_path
+        write(folder, f"{part}-images-idx3-ubyte", images)
+        write(folder, f"{part}-labels-idx1-ubyte", digits)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path, train=360, t10k=40)
 
 
 def numbers(part):
@@ -62,6 +64,16 @@ def test_the_stratified_split_holds_out_a_twelfth_of_every_digit(folder):
     assert validation.tensors[1].bincount().tolist() == [3] * 10
     again, other = (PixelMNIST(data_dir=folder, seed=seed).splits().validation for seed in (0, 1))
     assert numbers(again) == numbers(validation) != numbers(other)
+
+
+def test_the_papers_hold_out_the_first_5000_images_or_look_at_the_test_set(tmp_path):
+    fill(tmp_path, train=5_024, t10k=7)
+    splits = {name: PixelMNIST(split=name, data_dir=tmp_path).splits() for name in ("wisdom", "scornn", "exprnn")}
+    assert numbers(splits["wisdom"].validation) == list(range(5_000))
+    assert numbers(splits["wisdom"].train) == numbers(splits["scornn"].train) == list(range(5_000, 5_024))
+    assert numbers(splits["exprnn"].train) == list(range(5_024))
+    assert all(numbers(part.test) == list(range(7)) for part in splits.values())
+    assert all(numbers(splits[name].validation) == list(range(7)) for name in ("scornn", "exprnn"))
 
 
 def test_the_permutation_is_that_of_the_papers(folder):

@@ -27,6 +27,6 @@ class OneHot(TensorDataset):
         super().__init__(symbols, targets)
         self.kinds = kinds
 
-    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
         symbols, targets = (tensor[index].long() for tensor in self.tensors)
         return functional.one_hot(symbols, self.kinds).to(torch.float32), targets

@@ -26,7 +26,7 @@ _Split = Literal["stratified", "wisdom", "scornn", "exprnn"]
 class _Pixels(TensorDataset):
     """Images that are kept as bytes, and become numbers where they are read."""
 
-    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
         images, digits = (tensor[index] for tensor in self.tensors)
         return (images.to(torch.float32) / 255).unsqueeze(-1), digits.long()
 

@@ -57,7 +57,7 @@ class NextFrame(TensorDataset):
     def __init__(self, frames: Tensor, counts: Tensor) -> None:
         super().__init__(frames, counts)
 
-    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
         frames, counts = (tensor[index] for tensor in self.tensors)
         after = frames[..., 1:, :]
         own = torch.arange(1, frames.shape[-2]) < counts.unsqueeze(-1)
