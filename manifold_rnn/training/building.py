@@ -60,7 +60,7 @@ def _published(settings: NetworkSettings, input_size: int, output_size: int, dty
         value = getattr(settings, key)
         if value is not None:
             _require_taken(f"network.{key}", builder, key, f"network.zoo={settings.zoo}")
-            options[key] = value
+            options[key] = value or None
     if isinstance(start := options.get("angles"), str):
         require_name("network.options.angles", start, STARTS)
         options["angles"] = STARTS[start]
@@ -98,7 +98,7 @@ def _constrain(layer: Layer, settings: NetworkSettings) -> None:
     which = None if settings.gates is None else [gates.index(name) for name in settings.gates]
     view = settings.view or ("trivialized" if _trivialized_only(constraint) else "update")
     for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
-        options: dict[str, Any] = {"view": view, "rebase_every": settings.rebase_every, "blocks": len(gates)}
+        options: dict[str, Any] = {"view": view, "rebase_every": settings.rebase_every or None, "blocks": len(gates)}
         constrain(layer, name, constraint, which=which, **options)
 
 

@@ -48,7 +48,8 @@ class NetworkSettings:
         Whether an optimizer moves the weight (update) or its coordinates (trivialized). Default: update for a cell with
         a constraint that has it, the paper's for a network of the zoo.
     rebase_every : int, optional
-        Trivialized view: move the base to the weight after every so many steps. Default: the network's own, or never.
+        Trivialized view: move the base to the weight after every so many steps; 0 for never. Default: the network's
+        own, or never.
     numbers : str, optional
         Of a cell's weights, real or complex. Default: what the constraint and the cell need.
     backend : str
@@ -94,7 +95,7 @@ class NetworkSettings:
         require(self.hidden_size >= 1, "network.hidden_size", "an integer of at least 1", self.hidden_size)
         require(self.num_layers >= 1, "network.num_layers", "an integer of at least 1", self.num_layers)
         every = self.rebase_every
-        require(every is None or every >= 1, "network.rebase_every", "an integer of at least 1, or null", every)
+        require(every is None or every >= 0, "network.rebase_every", "an integer of at least 0, or null", every)
         if self.retraction is not None:
             require_name("network.retraction", self.retraction, retractions.names())
         require_name("network.backend", self.backend, BACKENDS)
