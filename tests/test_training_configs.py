@@ -1,6 +1,7 @@
 """The configurations of published rows: every one is read, says where its numbers are from, and has the right size."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_every_published_row_has_a_config_that_quotes_it(row):
     for name, result in zip(as_published(row), row.result.split(" / "), strict=True):
         text = " ".join(CONFIGS[name].read_text().replace("\n# ", " ").split())
         assert result in text, (name, result)
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern"),
+    [("README.md", r"```yaml\n(.*?)```"), ("docs/guide/runs.rst", r"code-block:: yaml\n\n(.*?)\n\n\.\.")],
+    ids=["readme", "guide"],
+)
+def test_the_settings_in_the_documentation_are_read(page, pattern, tmp_path):
+    (text,) = re.findall(pattern, (FOLDER.parent.parent / page).read_text(), flags=re.DOTALL)
+    (tmp_path / "run.yaml").write_text(textwrap.dedent(text))
+    settings = read_run(read_yaml(tmp_path / "run.yaml"))
+    assert settings.output == "runs/copying" and settings.schedule.name == "cosine"
 
 
 def test_there_are_enough_rows():
