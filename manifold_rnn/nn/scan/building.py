@@ -5,6 +5,7 @@ import functools
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -105,7 +106,7 @@ def _flags() -> tuple[str, ...]:
 def _compile(path: Path) -> None:
     if sys.platform == "win32":
         raise RuntimeError("it is written for GCC and Clang, which Windows seldom has")
-    compiler = os.environ.get("CXX", "c++")
+    compiler = (shlex.split(os.environ.get("CXX", "")) or ["c++"])[0]
     if shutil.which(compiler) is None:
         raise RuntimeError(f"there is no compiler {compiler}")
     from torch.utils import cpp_extension

@@ -38,6 +38,7 @@ inline __attribute__((always_inline)) void accumulate(Vec<T> (&acc)[M][N], const
                                                       int64_t K) {
     constexpr int THIRD = (M + 2) / 3;
     const T* q[THIRD];
+#pragma GCC unroll 4
     for (int i = 0; i < THIRD; ++i) q[i] = a + 3 * i * row;
     for (int64_t k = 0; k < K; ++k, b += 2 * LANES<T>) {
         Vec<T> w[N];
@@ -66,10 +67,16 @@ using Tile = void (*)(Left<T>, const T*, int64_t, Left<T>, const T*, int64_t, T*
 // out = a b + c d, with STEP 1 for factors in rows, or ROWS for those packed in columns.
 template <class T, int M, int N, int STEP>
 void tile(Left<T> a, const T* b, int64_t K, Left<T> c, const T* d, int64_t K2, T* out) {
-    Vec<T> acc[M][N] = {};
+    Vec<T> acc[M][N];
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+        for (int v = 0; v < N; ++v) acc[m][v] = Vec<T>{};
     accumulate<T, M, N, STEP>(acc, a.data, a.row, b, K);
     if (STEP == 1 && K2) accumulate<T, M, N, STEP>(acc, c.data, c.row, d, K2);
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
         for (int v = 0; v < N; ++v) write(out + (m * 2 + v) * LANES<T>, acc[m][v]);
 }
 
