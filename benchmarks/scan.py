@@ -2,7 +2,8 @@
 
 One thread unless --threads says otherwise, float32, input size 1, one training step a call (forward and backward, the
 constraint included), interleaved medians. The floor is one product forward and two backward for each time step, the
-gradient of the matrix as one product over all steps. Ratios are times of ours over times of the other.
+gradient of the matrix as one product over all steps. Ratios are times of ours, the fused scan, over times of the other;
+those of the native scan are given beside them where it can be compiled.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import manifold_rnn as mr
+from manifold_rnn.nn.scan.choice import Backend
 
 SHAPES = [(200, 32, 64), (1000, 20, 190), (784, 128, 170), (400, 128, 512)]
 Job = Callable[[], object]
@@ -66,7 +68,10 @@ class ParametrizedLoop(nn.Module):
 def layers(n: int, nonlinearity: str) -> dict[str, nn.Module]:
     """Return what is compared."""
     made: dict[str, nn.Module] = {}
-    for name, backend in (("ours", "auto"), ("loop", "reference")):
+    backends: dict[str, Backend] = {"ours": "fused", "native": "native", "loop": "reference"}
+    if not mr.nn.scan.build_native():
+        del backends["native"]
+    for name, backend in backends.items():
         torch.manual_seed(0)
         layer = mr.nn.RNN(
             1, n, nonlinearity=nonlinearity, constraint=mr.Orthogonal(), view="trivialized", backend=backend
@@ -98,8 +103,11 @@ def main() -> None:
                     jobs["parametrized"] = train(ParametrizedLoop(n), x, loss)
                 row = interleaved_medians({**jobs, "floor": floor(T, B, n)}, args.rounds)
                 name = f"T={T} B={B} n={n} {nonlinearity} {loss}"
-                table[name] = {f"to {other}": row["ours"] / row[other] for other in row if other != "ours"}
-                table[name]["ms"] = 1e3 * row["ours"]
+                others = [other for other in row if other not in ("ours", "native")]
+                table[name] = {f"to {other}": row["ours"] / row[other] for other in others} | {"ms": 1e3 * row["ours"]}
+                if "native" in row:
+                    table[name] |= {f"native to {other}": row["native"] / row[other] for other in others}
+                    table[name]["native ms"] = 1e3 * row["native"]
                 print(name.ljust(36), "  ".join(f"{k} {v:.2f}" for k, v in table[name].items()), flush=True)
     write("scan" if args.threads == 1 else f"scan_{args.threads}_threads", table)
 

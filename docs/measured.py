@@ -26,7 +26,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     for name, make in makers.items():
         path = results / f"{name}.json"
         missing = f"*Not measured yet: run* ``python benchmarks/{name}.py``.\n"
-        write_if_new(into / f"{name}.rst", make(json.loads(path.read_text())[name]) if path.exists() else missing)
+        result = json.loads(path.read_text()) if path.exists() else None
+        write_if_new(into / f"{name}.rst", make(result[name]) + _about(result["settings"]) if result else missing)
     path = results / "learning.json"
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
@@ -39,6 +40,12 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
+
+
+def _about(settings: dict) -> str:
+    """The line below a table: on what it was measured."""
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    return f"\n{settings.get('machine', 'A CPU')}, {threads}, torch {settings['torch']}.\n"
 
 
 def peers(table: dict) -> str:
@@ -55,8 +62,10 @@ def scan(table: dict) -> str:
     for name, ratios in table.items():
         *shape, nonlinearity, loss = name.split()
         sizes = (part.partition("=")[2] for part in shape)
-        rows.append((*sizes, nonlinearity, loss, *(f"{ratios[f'to {other}']:.2f}" for other in others)))
-    return list_table(("T", "B", "n", "nonlinearity", "outputs", *(f"to {other}" for other in others)), rows)
+        native = f"{ratios['native to torch']:.2f}" if "native to torch" in ratios else NOT_RUN
+        rows.append((*sizes, nonlinearity, loss, *(f"{ratios[f'to {other}']:.2f}" for other in others), native))
+    heads = (*(f"to {other}" for other in others), "native to torch")
+    return list_table(("T", "B", "n", "nonlinearity", "outputs", *heads), rows)
 
 
 def constraint_cost(table: dict) -> str:
