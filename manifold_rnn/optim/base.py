@@ -17,7 +17,7 @@ from torch.optim.optimizer import ParamsT
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg import fixed_iterations
 from ..linalg.precision import may_read_device
-from .batch import Batch, Plan, manifold_of
+from .batch import Batch, Plan, manifold_of, require_fixed_work
 
 OnNonFinite = Literal["raise", "skip"]
 
@@ -44,7 +44,8 @@ class RiemannianOptimizer(Optimizer):
         At NaN or infinity in a gradient: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
     capturable : bool
         Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient skips the step,
-        and polish is made at every step if at all.
+        and polish is made at every step if at all. Not for `UnitDisc` and `Contraction`, whose steps need eigenvalues
+        or singular values.
     unsupported : dict
         Keywords that are refused by name.
 
@@ -92,6 +93,9 @@ class RiemannianOptimizer(Optimizer):
             lambda v: v is None or (isinstance(v, int) and v >= 0),
             "None or a whole number of at least 0",
         )
+        if group["capturable"]:
+            for p in group["params"]:
+                require_fixed_work(manifold_of(p))
 
     @property
     def skipped(self) -> int:

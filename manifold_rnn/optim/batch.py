@@ -11,7 +11,8 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..manifolds import Manifold, adapt
+from ..errors import UnsupportedError
+from ..manifolds import Contraction, Manifold, UnitDisc, adapt
 
 State = dict[str, Any]
 
@@ -138,6 +139,16 @@ def manifold_of(p: Tensor) -> Manifold | None:
     """The manifold that a parameter carries as an attribute, however its class came about; None if it is Euclidean."""
     manifold = getattr(p, "manifold", None)
     return None if manifold is None or isinstance(manifold, geoopt.Euclidean) else adapt(manifold)
+
+
+def require_fixed_work(manifold: Manifold | None) -> None:
+    """Raise `UnsupportedError` if a step on the manifold has to wait for the device."""
+    if manifold is not None and any(isinstance(part, Contraction | UnitDisc) for part in manifold.modules()):
+        raise UnsupportedError(
+            "A step with capturable=True reads nothing from the device.\n"
+            f"Expected a manifold without eigenvalues or singular values, got {manifold}.\n"
+            "Pass capturable=False, or constrain in the trivialized view."
+        )
 
 
 def _reals(x: Tensor) -> Tensor:

@@ -143,6 +143,8 @@ class Landing(RiemannianOptimizer):
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         if batch.manifold is None:
             return super().advance(batch, x, g, steps, group)
+        if isinstance(steps, Tensor):  # made for coordinates, which may have fewer axes
+            steps = steps.reshape(-1, *[1] * (g.ndim - 1))
         m = with_momentum(batch, g, steps, group)
         if not isinstance(batch.manifold, Viewed):
             return _landed(x, m, group)

@@ -10,7 +10,7 @@ from ..errors import UnsupportedError
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
 from ..linalg.polar import polish
-from ..linalg.precision import double, host_max, may_read_device
+from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
 from .base import Retraction
 
@@ -61,6 +61,8 @@ class Exponential(Retraction):
         xu = x.mH @ u
         A = skew(xu)
         outside = u - x @ xu
+        if not may_read_device() and not recording():
+            return _along_basis(x, A, outside)  # torch's exponential waits for the device
         upper = torch.cat([A, -(outside.mH @ outside)], -1)
         lower = torch.cat([torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A), torch.zeros_like(A)], -1)
         E = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
@@ -71,6 +73,16 @@ class Exponential(Retraction):
             "The exponential retraction of matrices with more rows than columns has no closed inverse.\n"
             f"Expected square matrices, got {tuple(x.shape)}.\nUse the Cayley, QR or polar retraction."
         )
+
+
+def _along_basis(x: Tensor, A: Tensor, outside: Tensor) -> Tensor:
+    """The same in an orthonormal basis, where the block matrix is skew; no derivative where ``outside`` has no rank."""
+    Q, R = torch.linalg.qr(outside)
+    p = R.shape[-2]  # fewer than columns, if there are not as many rows outside
+    zero = torch.zeros((*A.shape[:-2], p, p), dtype=A.dtype, device=A.device)
+    block = torch.cat([torch.cat([A, -R.mH], -1), torch.cat([R, zero], -1)], -2)
+    E = expm_skew(block)[..., : A.shape[-1]]
+    return x @ E[..., : A.shape[-1], :] + Q @ E[..., A.shape[-1] :, :]
 
 
 def _above(bound: float, u: Tensor) -> bool:
