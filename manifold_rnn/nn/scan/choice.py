@@ -64,7 +64,7 @@ def run(
     every_step : bool
         Whether all outputs are wanted.
     recompute : bool
-        See `fused`; the others do not.
+        See `fused` and `triton`; the others do not.
 
     Returns
     -------
