@@ -31,9 +31,10 @@ from manifold_rnn.training.randomness import seeded
 from manifold_rnn.training.sessions import Session
 
 values, folder, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
+last, asked = int(sys.argv[4]), iter(range(10**9))
 rank, settings = os.environ.get("RANK", "0"), read_run(values)
 with seeded(settings.seed):
-    session = Session(settings, folder / "run", resume=resume, stop=lambda: False)
+    session = Session(settings, folder / "run", resume=resume, stop=lambda: next(asked) == last)
     keep = lambda epoch, _: torch.save(session.module.network.state_dict(), folder / f"{rank}.pt")
     record = session.train(SilentDisplay(), keep)
 (folder / f"{rank}.json").write_text(json.dumps(record.__dict__))
@@ -52,7 +53,7 @@ NETWORKS = {
 }
 
 
-def start(folder, values, processes, resume=False):
+def start(folder, values, processes, resume=False, stop_after=-1):
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(SCRIPT)
     with socket.socket() as free:
@@ -62,7 +63,11 @@ def start(folder, values, processes, resume=False):
     command = [sys.executable, *launcher, str(folder / "script.py"), json.dumps(values), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "resume" if resume else "begin"], capture_output=True, text=True, env=environment, timeout=300
+        [*command, "resume" if resume else "begin", str(stop_after)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
@@ -98,13 +103,24 @@ def test_two_processes_have_equal_replicas_and_the_result_of_one_with_the_double
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_two_have_ended(tmp_path):
-    values = {**VALUES, "network": NETWORKS["sticky flag"], "batch_size": 10, "devices": 2}
+@pytest.mark.parametrize("stop_after", [5, 8], ids=["inside an epoch", "between two"])
+@pytest.mark.parametrize("kind", ["symbols", "stream"])
+def test_two_processes_go_on_where_two_have_ended(kind, stop_after, tmp_path):
+    values = {**VALUES, "network": NETWORKS["sticky flag"], "batch_size": 10, "devices": 2}  # of 4 batches
+    if kind == "stream":
+        (tmp_path / "text.txt").write_text("".join("abcd"[i * i % 17 % 4] for i in range(900)))
+        values["task"] = {"name": "characters", "path": str(tmp_path / "text.txt"), "length": 10}
     whole, _ = start(tmp_path / "whole", values, 2)
-    start(tmp_path / "parts", {**values, "epochs": 2}, 2)
+    start(tmp_path / "parts", values, 2, stop_after=stop_after)
     resumed, _ = start(tmp_path / "parts", values, 2, resume=True)
     for key in whole:
         assert torch.equal(whole[key], resumed[key]), key
+    histories = [
+        json.loads((tmp_path / name / "run" / "result.json").read_text())["history"] for name in ("whole", "parts")
+    ]
+    for epochs in zip(*histories, strict=True):
+        first, second = ({k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs)
+        assert first == second
 
 
 def test_processes_that_torchrun_has_not_started_are_refused(tmp_path):

@@ -96,11 +96,9 @@ class Keeper(Callback):
             self._save(name, trainer, module, where)
 
     def _save(self, name: str, trainer: Trainer, module: SequenceModule, position: Position) -> None:
-        losses = torch.stack([module.loss_sum, module.loss_count])
-        streams = module.state
-        if trainer.world_size > 1:
-            losses = trainer.strategy.reduce(losses, reduce_op="sum")
-            streams = None if streams is None else module.all_gather(streams)
+        losses, streams = module.losses(), module.state
+        if trainer.world_size > 1 and streams is not None:
+            streams = module.all_gather(streams)
         if trainer.is_global_zero:
             write_checkpoint(self._folder / name, self._content_of(trainer, module, position, losses, streams))
         trainer.strategy.barrier()

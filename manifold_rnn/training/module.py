@@ -119,9 +119,16 @@ class SequenceModule(LightningModule):
 
     def train_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes."""
+        total, count = self.losses().tolist()
+        return float(total / count)
+
+    def losses(self) -> Tensor:
+        """Return ``loss_sum`` and ``loss_count`` of all processes together."""
         both = torch.stack([self.loss_sum, self.loss_count])
-        total = self.trainer.strategy.reduce(both, reduce_op="sum") if self.trainer.world_size > 1 else both
-        return float(total[0] / total[1])
+        if self.trainer.world_size == 1:
+            return both
+        total: Tensor = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
+        return total.cpu()
 
     def on_train_epoch_start(self) -> None:
         """Forget the losses of the epoch before, and its stream, unless the run goes on in the middle of one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -93,6 +94,7 @@ def evaluate(settings: RunSettings, *, stage: str, checkpoint: str | Path) -> di
     """
     content = read_checkpoint(Path(checkpoint))
     require_same_run(Path(checkpoint), content, settings)
+    settings = replace(settings, devices=1, nodes=1, strategy="auto")
     with seeded(settings.seed):
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
         module = build_module(settings, data)
