@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -22,10 +23,14 @@ from manifold_rnn.nn.scan.fused import naive
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 2), (130, 1, 1, 2), (7, 13, 33, 5), (9, 40, 70, 1), (3, 300, 17, 40), (150, 3, 24, 3)]
 
 
-@pytest.fixture(scope="module")
-def built():
-    if not build_native():
-        pytest.skip(building.cannot_load())
+EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")
+
+
+@pytest.fixture
+def built(monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+    if reason := building.cannot_load():  # which builds it once on a machine, and tries it once in a process
+        pytest.skip(reason)
 
 
 @pytest.fixture
