@@ -59,6 +59,10 @@ def train_slowly(mapping, *, folder, on_epoch):
     return train(mapping, folder=folder, on_epoch=on_epoch, pause=0.05)
 
 
+def train_for_long(mapping, *, folder, on_epoch):
+    return train(mapping, folder=folder, on_epoch=on_epoch, epochs=10**6, pause=0.05)
+
+
 def open_study(folder, url=None, *, axes=AXES, seeds=(0, 1), name="study", **options):
     from manifold_rnn.training.compare.grid import Grid
     from manifold_rnn.training.compare.storage import open_store

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
 JOURNAL = "study.journal"
+_BEGINS = b'{"op_code"'
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,19 @@ def _journal(path: Path) -> Store:
     from optuna.storages.journal import JournalFileBackend
 
     with _refusing(f"'{path}' can't be opened as the journal of a study"):
+        _require_journal(path)
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
     return Store(storage, FileLock(path.with_name("study.lock")), str(path))
+
+
+def _require_journal(path: Path) -> None:
+    """Raise `ValueError` if a file begins like no journal; the first line may be half, if its writer died."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        first = file.readline()
+    if not (first.startswith(_BEGINS) or _BEGINS.startswith(first)):
+        raise ValueError("it begins like no journal")
 
 
 def _sqlite(url: "URL", name: str) -> Store:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from ...errors import ManifoldError
 from .grid import canonical
 from .liveness import Heart
 from .naming import folder_name
@@ -105,10 +106,15 @@ class Worker:
             return End(_plain({"history": watch.history}), watch.history[-1]["val_metric"], pruned=True)
         except (Superseded, Stopped, OSError):
             raise
+        except SystemExit as leaving:
+            if leaving.code is None:  # so Lightning leaves a run when a batch system ends the job
+                raise Stopped from leaving
+            raise
         except Exception as error:
             _write_down(folder, error)
-            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-            return End(_plain({"history": watch.history}), failure=failure)
+            words = " ".join(str(error).split())
+            failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
+            return End(_plain({"history": watch.history}), failure=failure[:400])
         if record.get("stopped"):
             raise Stopped
         return _judged(record)
