@@ -10,8 +10,8 @@ ADDING = ["--task.name", "adding", "--task.sizes", "[32,8,8]", "--task.steps", "
 LEM = ["--network.zoo", "lem", "--network.hidden-size", "4"]
 CELL = ["--network.cell", "elman", "--network.hidden-size", "4"]
 BAD = {
-    "no subcommand": ([], "fit,validate,test,inspect,demo"),
-    "an unknown subcommand": (["fly"], "fly"),
+    "no subcommand": ([], "manifold-rnn needs one of fit, validate, test,"),
+    "an unknown subcommand": (["fits"], "Did you mean 'fit'?"),
     "an unknown flag": (["demo", "--wings", "2"], "--wings"),
     "no epochs": (["demo", "--epochs", "0"], "--epochs needs an integer of at least 1. Got 0."),
     "epochs that are no number": (["demo", "--epochs", "many"], "--epochs needs an integer. Got 'many'."),

@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ from ..errors import ManifoldError
 from . import commands
 from .compare.arguments import add_compare, compare
 from .flags import Flag, bare_parser, reworded
+from .run_parts import require_name
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -26,8 +28,10 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "fit": _Command("train a network, and test it", commands.add_fit, commands.fit),
-    "validate": _Command("score a checkpoint on the validation set", commands.add_evaluation, commands.validate),
-    "test": _Command("score a checkpoint on the test set", commands.add_evaluation, commands.test),
+    "validate": _Command(
+        "score a checkpoint on the validation set", commands.add_evaluation, partial(commands.score, "validate")
+    ),
+    "test": _Command("score a checkpoint on the test set", commands.add_evaluation, partial(commands.score, "test")),
     "compare": _Command("compare combinations of settings as one study, and report", add_compare, compare),
     "inspect": _Command("say what is in a checkpoint, and how to go on", commands.add_inspect, commands.inspect),
     "demo": _Command("compare an LSTM and the zoo's networks on handwritten digits", commands.add_demo, commands.demo),
@@ -59,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser, flags = _parser(arguments)
     try:
+        if not arguments or not arguments[0].startswith("-"):
+            require_name("manifold-rnn", arguments[0] if arguments else "no command", _COMMANDS)
         values = parser.parse_args(list(arguments), defaults=False)
         given = values[values.subcommand].as_dict()
         return _COMMANDS[values.subcommand].run({key: value for key, value in given.items() if key != "help"})

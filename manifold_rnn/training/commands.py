@@ -61,14 +61,15 @@ def add_evaluation(parser: "ArgumentParser", arguments: Sequence[str]) -> list[F
     return add_flags(parser, [*_run_flags(arguments), Flag("checkpoint", str | None, None, words)])
 
 
-def validate(values: Values) -> int:
-    """Print loss and metric on the validation set."""
-    return _evaluate(values, "validate")
+def score(stage: str, values: Values) -> int:
+    """Print loss and metric of a checkpoint on the set of a stage, "validate" or "test"."""
+    from .running import evaluate
 
-
-def test(values: Values) -> int:
-    """Print loss and metric on the test set."""
-    return _evaluate(values, "test")
+    checkpoint = values.pop("checkpoint", None)
+    settings = settings_from(values)
+    path = Path(settings.output, "best.ckpt") if checkpoint is None else checkpoint
+    print(json.dumps(evaluate(settings, stage=stage, checkpoint=path)))
+    return 0
 
 
 def add_inspect(parser: "ArgumentParser", arguments: Sequence[str]) -> list[Flag]:
@@ -123,16 +124,6 @@ def _read_configs(paths: str | list[str]) -> Values:
     for path in [paths] if isinstance(paths, str) else paths:
         mapping = _merged(mapping, read_yaml(path))
     return mapping
-
-
-def _evaluate(values: Values, stage: str) -> int:
-    from .running import evaluate
-
-    checkpoint = values.pop("checkpoint", None)
-    settings = settings_from(values)
-    path = Path(settings.output, "best.ckpt") if checkpoint is None else checkpoint
-    print(json.dumps(evaluate(settings, stage=stage, checkpoint=path)))
-    return 0
 
 
 def _run_flags(arguments: Sequence[str]) -> list[Flag]:
