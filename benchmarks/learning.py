@@ -45,7 +45,8 @@ def fitting_size(name: str, task: mr.tasks.Task, budget: int) -> int:
     for size in range(4, LARGEST + 1):
         try:
             network = build(name, task, size)
-            if mr.degrees_of_freedom(network) > 1.05 * budget or network.readout.in_features > LARGEST:
+            numbers = size * (2 if network.layer.get_parameter("weight_ih_l0").is_complex() else 1)
+            if mr.degrees_of_freedom(network) > 1.05 * budget or numbers > LARGEST:
                 break
             found = size
         except mr.errors.ManifoldError:
