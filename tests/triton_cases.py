@@ -29,7 +29,7 @@ EVERY = [
     ("linear", torch.complex64),
     ("modrelu", torch.complex64),
 ]
-SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 17, 18, 2)]  # two tiles of rows and of columns in the last
+SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 2, 18, 2)]  # more units than a tile has in the last
 
 
 @pytest.fixture(params=PATHS)
@@ -68,6 +68,16 @@ def relative(a, b):
 @pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
 @pytest.mark.usefixtures("path")
 def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, generator):
+    compare(activation, dtype, sizes, generator)
+
+
+@pytest.mark.parametrize(("activation", "dtype"), EVERY[3:], ids=str)
+def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
+    monkeypatch.setattr(launch, "choose", lambda *_: [*PATHS.values()][-1])
+    compare(activation, dtype, (3, 17, 18, 2), generator)
+
+
+def compare(activation, dtype, sizes, generator):
     given, exact = draw(activation, dtype, sizes, generator)
     weight = torch.randn(*sizes[:3], generator=generator, dtype=dtype).to(DEVICE)
     got, true = outcomes(triton, activation, given, weight), outcomes(loop, activation, exact, weight)

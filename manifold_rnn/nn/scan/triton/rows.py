@@ -6,7 +6,7 @@ import triton.language as tl
 from .functions import activate, differentiate, load, load_matrix, store
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def forward(
     U, H, M, threshold, T, B, n,
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, KEEPS: tl.constexpr, HELD: tl.constexpr,
@@ -47,7 +47,7 @@ def forward(
         u += step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def backward(
     D, S, G, LAST, SHARES, FIRST, M, threshold, T, B, n, g_step, g_row, g_column,
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, EVERY: tl.constexpr, HELD: tl.constexpr,

@@ -6,7 +6,7 @@ import triton.language as tl
 from .functions import activate, differentiate, load, load_matrix, store
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "members"])
 def forward(
     U, H, M, threshold, arrived, T, B, n, members,
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, KEEPS: tl.constexpr, SHARED: tl.constexpr,
@@ -37,7 +37,7 @@ def forward(
         h += step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "members"])
 def backward(
     D, S, G, LAST, SHARES, M, threshold, arrived, T, B, n, members, g_step, g_row, g_column,
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, EVERY: tl.constexpr, SHARED: tl.constexpr,
