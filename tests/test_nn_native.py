@@ -273,7 +273,7 @@ def test_a_machine_that_cannot_build_it(compiler, reason, nowhere, monkeypatch, 
     monkeypatch.setenv("CXX", compiler)
     layer, x = mr.nn.RNN(3, 4, backend="native"), torch.zeros(9, 2, 3)
     for _ in range(2):
-        with pytest.raises(mr.errors.UnsupportedError, match=f"could not be built: .*{reason}") as raised:
+        with pytest.raises(mr.errors.UnsupportedError, match=f"could not be built, or loaded: .*{reason}") as raised:
             layer(x)
         assert len(str(raised.value)) <= 400
     assert sum("Compiling" in record.getMessage() for record in caplog.records) == 1  # it is not tried again
@@ -291,6 +291,7 @@ def test_a_library_that_is_none(nowhere):
     with open(path, "w") as file:
         file.write("not a library")
     assert building.library() is None
+    assert "loaded" in building.cannot_load()
     assert mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))[0].shape == (9, 2, 4)
 
 

@@ -50,8 +50,9 @@ def build_native() -> bool:
     ...     layer = mr.nn.RNN(1, 4, backend="native")
     ...     assert layer(torch.ones(3, 2, 1))[0].shape == (3, 2, 4)
     """
+    path = _path()
+    _failures.pop(path, None)
     if library() is None:
-        path = _path()
         _failures.pop(path, None)
         try:
             _compile(Path(path))
@@ -64,7 +65,7 @@ def build_native() -> bool:
 def library() -> ctypes.CDLL | None:
     """Return the library if it was built, by whichever process."""
     path = _path()
-    if path not in _loaded and os.path.exists(path):
+    if path not in _loaded and path not in _failures and os.path.exists(path):
         try:
             _loaded[path] = ctypes.CDLL(path)
         except OSError as error:
@@ -77,7 +78,7 @@ def cannot_load() -> str:
     if library() is None and _path() not in _failures:
         _log.warning("Compiling the native scan, once on this machine; it takes some seconds.")
         build_native()
-    return "" if library() is not None else f"it could not be built: {_failures[_path()]}"
+    return "" if library() is not None else f"it could not be built, or loaded: {_failures[_path()]}"
 
 
 def _path() -> str:
