@@ -316,7 +316,7 @@ def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
         scores = json.loads(capsys.readouterr().out)
         assert set(scores) == {f"{key}_loss", f"{key}_metric"}
     result = json.loads((copied / "result.json").read_text())
-    assert scores == {key: result[key] for key in ("test_loss", "test_metric")}
+    assert scores == pytest.approx({key: result[key] for key in ("test_loss", "test_metric")}, rel=1e-5)
 
 
 @pytest.mark.parametrize(

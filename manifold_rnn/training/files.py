@@ -55,7 +55,7 @@ def clear_temporaries(folder: Path, name: str) -> None:
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():  # where a folder cannot be opened
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

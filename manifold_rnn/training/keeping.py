@@ -1,5 +1,6 @@
 """When checkpoints are written, and how a trainer goes on from one."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -90,7 +91,7 @@ class Keeper(Callback):
         module: Any = pl_module
         loss = self._watcher.history[-1].val_loss
         where = Position(self.position(trainer, 0).epoch + 1, 0, self.start.step + trainer.global_step)
-        better = self.best is None or loss < self.best
+        better = self.best is None or loss < self.best or math.isnan(self.best)
         self.best = loss if better else self.best
         for name in (BEST, LAST) if better else (LAST,):
             self._save(name, trainer, module, where)
@@ -132,7 +133,8 @@ class Keeper(Callback):
             early.load_state_dict({**content["early_stopping"], "patience": early.patience})
         stream = content["stream"]
         if stream is not None and trainer.world_size > 1:
-            stream = tuple(s[trainer.global_rank] for s in stream) if isinstance(stream, tuple) else stream[0]
+            rank, many = trainer.global_rank, isinstance(stream, (tuple, list))
+            stream = tuple(part[rank] for part in stream) if many else stream[rank]
         module.state = _moved(stream, module.device)
         if trainer.is_global_zero:
             module.loss_sum, module.loss_count = (part.clone() for part in content["losses"])
