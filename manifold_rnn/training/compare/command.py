@@ -49,13 +49,13 @@ def run_compare(settings: CompareSettings, objective: Objective = train, about: 
 
     Examples
     --------
-    >>> import pathlib, tempfile
+    >>> import contextlib, io, pathlib, tempfile
     >>> text = "base: {task: {name: digits}, network: {zoo: scornn, hidden_size: 4}, epochs: 1, batch_size: 512}"
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
     ...     path = pathlib.Path(folder, "small.yaml")
-    ...     _ = path.write_text(f"{text}\\ngrid: {{network.retraction: [cayley]}}")
+    ...     _ = path.write_text(f"{text}\ngrid: {{network.retraction: [cayley]}}")
     ...     assert mr.training.run_compare(mr.training.CompareSettings(str(path), output=folder)) == 0
-    ...     assert pathlib.Path(folder, "report.html").exists()
+    ...     assert pathlib.Path(folder, "report.html").exists() and "1/1" in said.getvalue()
     """
     grid = read_grid(settings.grid)
     job = Job(settings, grid, dict(about) if about is not None else describe(grid), objective)

@@ -160,7 +160,7 @@ def read_grid(path: str | Path) -> Grid:
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> text = "base: {task: {name: digits}, network: {cell: elman}}\\ngrid: {network.hidden_size: [8, 16]}"
+    >>> text = "base: {task: {name: digits}, network: {cell: elman}}\ngrid: {network.hidden_size: [8, 16]}"
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "grid.yaml")
     ...     _ = path.write_text(text)
