@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     jobs = [(name, task, args.share) for task in args.tasks for name in args.networks]
     path = RESULTS / "learning.json"
     rows = {(r["network"], r["task"]): r for r in json.loads(path.read_text())["learning"]} if path.exists() else {}

@@ -29,7 +29,7 @@ LINES = {
 
 def step(T: int, B: int, n: int, **options: bool) -> Callable[[], None]:
     """Return a forward and a backward pass."""
-    layer, x = mr.nn.RNN(1, n, nonlinearity="modrelu", **options), torch.rand(T, B, 1)
+    layer, x = mr.nn.RNN(1, n, nonlinearity="modrelu", backend="fused", **options), torch.rand(T, B, 1)
     nn.init.uniform_(layer.bias_l0, -0.01, 0)
 
     def train() -> None:
