@@ -104,10 +104,12 @@ class Together(Optimizer):
         """Do nothing: groups belong to the parts."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of all parts."""
         for part in self.parts:
             part.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Let each part take a step; a closure is evaluated once, before all of them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -119,8 +121,10 @@ class Together(Optimizer):
     step.hooked = True  # type: ignore[attr-defined]  # else hooks on all optimizers would see each step twice
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of the parts, in a list under "parts"."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give each part its own state."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
