@@ -1,6 +1,7 @@
 """Measured numbers for the pages: substitutions such as `|cayley cost 128|`, and tables to include."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,6 +41,39 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
+
+
+def write_runs(results: Path, into: Path) -> None:
+    """Write the table of the long runs, and draw their curves."""
+    path = results / "runs.json"
+    found = {row["run"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
+    listed = re.findall(r'^    "(.+)",$', (results.parent / "runs.py").read_text(), re.MULTILINE)
+    empty = (NOT_RUN, "", "", "")
+    rows = [(name, *(_run(found[name]) if name in found else empty)) for name in listed]
+    write_if_new(into / "runs.rst", list_table(("configuration", "test loss", "metric", "parameters", "minutes"), rows))
+    if found:
+        draw_runs(found, into / "runs.svg")
+
+
+def _run(row: dict) -> Sequence[str]:
+    return f"{row['test loss']:.3g}", f"{row['test metric']:.4f}", f"{row['parameters']:,}", f"{row['minutes']:.0f}"
+
+
+def draw_runs(found: dict[str, dict], path: Path) -> None:
+    """Draw the validation loss after every epoch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for name, row in found.items():
+        losses = row["validation loss"]
+        axes.plot(range(1, len(losses) + 1), losses, marker=".", label=name)
+    axes.set(xlabel="epoch", ylabel="validation loss", yscale="log")
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def _about(settings: dict) -> str:

@@ -1,0 +1,68 @@
+"""Long runs of the papers' tasks: each configuration is trained by ``manifold-rnn fit``, and its result collected.
+
+A run that was stopped goes on, one that is done is not repeated. The minutes are those of the training epochs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from timing import RESULTS, write
+
+CONFIGS = Path(__file__).parent.parent / "examples" / "configs"
+RUNS = (
+    "copying-1000-scornn-190",
+    "copying-1000-exprnn-190",
+    "copying-1000-scurnn-130",
+    "copying-1000-enrnn-192",
+    "adding-750-scornn-170",
+    "permuted-exprnn-170-quick",
+    "permuted-dtriv-170-quick",
+)
+
+
+def trained(name: str, folder: Path) -> Path:
+    """Train a configuration to its end, unless that was done, and return its result's file."""
+    result = folder / name / "result.json"
+    if not result.exists():
+        begun = (folder / name / "last.ckpt").exists()
+        command = [sys.executable, "-m", "manifold_rnn", "fit", "--config", str(CONFIGS / f"{name}.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a second thread only waits
+        subprocess.run(
+            [*command, "--output", str(folder / name), *(["--resume"] if begun else [])], check=True, env=environment
+        )
+    return result
+
+
+def collected(path: Path) -> dict[str, object]:
+    """Return what the documentation shows of a result."""
+    result = json.loads(path.read_text())
+    history = result["history"]
+    return {
+        "test loss": result["test_loss"],
+        "test metric": result["test_metric"],
+        "parameters": result["parameters"],
+        "defect": result["defect"],
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "validation loss": [epoch["val_loss"] for epoch in history],
+        "validation metric": [epoch["val_metric"] for epoch in history],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
+    parser.add_argument("--folder", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    path = RESULTS / "runs.json"
+    rows = {row["run"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
+    for name in args.runs:
+        rows[name] = {"run": name, **collected(trained(name, args.folder))}
+        write("runs", list(rows.values()), threads=1)
+
+
+if __name__ == "__main__":
+    main()
