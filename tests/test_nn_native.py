@@ -17,7 +17,7 @@ from torch._subclasses import FakeTensorMode
 
 import manifold_rnn as mr
 from manifold_rnn.nn.scan import Form, build_native, building, native
-from manifold_rnn.nn.scan.fused import naive
+from manifold_rnn.nn.scan.engine import naive
 
 # tiles have 12 rows and 32 columns at most, vectors 2 to 16 entries, and the gradients of 256 rows are summed at a time
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 2), (130, 1, 1, 2), (7, 13, 33, 5), (9, 40, 70, 1), (3, 300, 17, 40), (150, 3, 24, 3)]
@@ -46,13 +46,14 @@ def wide(given):
 
 def values(run, activation, given, weight, wanted="both"):
     """The outputs that are wanted, and the gradients of a weighted sum of them."""
-    every = {} if run is naive else {"every_step": wanted != "last step"}
+    last = wanted.startswith("last step")
+    every = {} if run is naive else {"every_step": not last, "recompute": "recomputed" in wanted}
     found = call(run, activation, given, **every)
     y, h = (found, found[-1]) if run is naive else found
-    loss = real(y * weight.to(y.dtype)).sum() if wanted != "last step" else 0
+    loss = real(y * weight.to(y.dtype)).sum() if not last else 0
     if wanted != "every step":
         loss = loss + real(h * weight[0].to(h.dtype)).sum()
-    return [h, *([] if wanted == "last step" else [y]), *torch.autograd.grad(loss, list(given.values()))]
+    return [h, *([] if last else [y]), *torch.autograd.grad(loss, list(given.values()))]
 
 
 def error(found, true):
@@ -62,7 +63,7 @@ def error(found, true):
     )
 
 
-@pytest.mark.parametrize("wanted", ["every step", "last step", "both"])
+@pytest.mark.parametrize("wanted", ["every step", "last step", "last step, recomputed", "both"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
 def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, wanted, built, generator):
@@ -242,8 +243,6 @@ def test_it_is_taken_where_it_was_built_and_pays(built, caplog):
         other = mr.nn.RNN(3, 16, nonlinearity="modrelu", dtype=dtype)
         assert choice(other, x.to(dtype), caplog).startswith("native scan")
     assert "packing" in choice(layer, x[:3, :1], caplog)
-    layer.recompute = True
-    assert "keeps all states" in choice(layer, x, caplog, every_step=False)
     with FakeTensorMode():
         assert mr.nn.RNN(3, 4)(torch.empty(5, 2, 3))[0].shape == (5, 2, 4)
     with torch.no_grad():

@@ -14,7 +14,7 @@ import manifold_rnn as mr
 from manifold_rnn.nn import cells
 from manifold_rnn.nn.cells.accumulate import accumulate
 from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.fused import naive
+from manifold_rnn.nn.scan.engine import naive
 from manifold_rnn.nn.scan.products import OneDnnProducts, Products, add_outer, products
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]

@@ -11,7 +11,7 @@ from torch import multiprocessing, nn
 
 import manifold_rnn as mr
 from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.fused import naive
+from manifold_rnn.nn.scan.engine import naive
 from manifold_rnn.nn.scan.triton import launch, tiles, triton
 from manifold_rnn.nn.scan.triton.plan import Plan
 

@@ -64,7 +64,7 @@ def run(
     every_step : bool
         Whether all outputs are wanted.
     recompute : bool
-        See `fused` and `triton`; the others do not.
+        See `fused`, `triton` and `native`; the others do not.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def _triton(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | Non
 
 
 def _native(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | None, Tensor]:
-    return native(form, x, h0, r.W, every_step=r.every_step)
+    return native(form, x, h0, r.W, every_step=r.every_step, recompute=r.recompute)
 
 
 def _cannot_scan(r: Request) -> str:

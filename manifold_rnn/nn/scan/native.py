@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from ...linalg.precision import batched, without_autocast
 from ..cells.base import Form
 from .building import cannot_load, library
-from .fused import _again
+from .engine import Engine, Gradients, run_form
 from .request import Request
 
 _ACTIVATIONS = {
@@ -36,7 +35,9 @@ class _Call(ctypes.Structure):
     )
 
 
-def native(form: Form, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = True) -> tuple[Tensor | None, Tensor]:
+def native(
+    form: Form, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = True, recompute: bool = False
+) -> tuple[Tensor | None, Tensor]:
     r"""Run a recurrence :math:`h_t = f(W h_{t-1} + V x_t + b)` as `fused` does, in a compiled library.
 
     Parameters
@@ -51,6 +52,8 @@ def native(form: Form, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = T
         Recurrent matrix.
     every_step : bool
         Whether all states are wanted, or the last one alone.
+    recompute : bool
+        As in `fused`.
 
     Returns
     -------
@@ -75,14 +78,11 @@ def native(form: Form, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = T
     ...     y, h = mr.nn.scan.native(cell.form(), torch.ones(3, 2, 1), torch.zeros(2, 1), torch.ones(1, 1))
     ...     assert torch.equal(y[:, 0, 0], torch.tensor([1.0, 2.0, 3.0])) and torch.equal(h, y[-1])
     """
-    y, h = _Scan.apply(form.activation, every_step, x, form.weight_ih, form.bias, form.threshold, W, h0)
-    return y, h
+    return run_form(_Native, form, x, h0, W, every_step, recompute)
 
 
 def cannot_run(r: Request) -> str:
     """Why the native scan cannot run this, or nothing; compiles it if nobody has."""
-    if r.recompute and not r.every_step:
-        return "it keeps all states"
     tensors = (r.x, r.W, *r.state, *r.cell.weights.values())
     if any(t.device.type != "cpu" for t in tensors):
         return "it runs on a CPU"
@@ -103,27 +103,22 @@ def should_not_run(r: Request) -> str:
     return "packing the matrix takes longer than so few products with it" if few else ""
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, activation: str, every_step: bool, *inputs: Any) -> tuple[Tensor | None, Tensor]:
-        x, *_, h0 = inputs
-        ctx.set_materialize_grads(False)
-        ctx.activation = activation
+class _Native(Engine):
+    def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
         H = h0.new_empty(len(x) + 1, *h0.shape)
         H[0] = h0
-        Z = torch.empty_like(H[1:]) if activation == "modrelu" and h0.is_complex() else None
-        _call("forward", activation, inputs, H, Z)
-        ctx.save_for_backward(*inputs, H, Z)
-        return H[1:] if every_step else None, H[-1].clone()
+        Z = torch.empty_like(H[1:]) if self.activation == "modrelu" and h0.is_complex() else None
+        _call("forward", self.activation, self._inputs(x, h0), H, Z)
+        return H, Z
 
-    @staticmethod
-    def backward(ctx: Any, gy: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, H, Z = ctx.saved_tensors  # once: a checkpoint gives them out a single time
-        needed = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or batched(gy, gh):
-            with without_autocast(H):
-                return (None, None, *_again(ctx.activation, tuple(inputs), needed, gy, gh))
-        return (None, None, *_call("backward", ctx.activation, inputs, H, Z, needed, gy, gh))
+    def gradients(
+        self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: tuple[bool, ...]
+    ) -> Gradients:
+        needed = (*needed[:5], True)
+        return tuple(_call("backward", self.activation, self._inputs(x, H[0]), H, Z, needed, gy, gh))
+
+    def _inputs(self, x: Tensor, h0: Tensor) -> tuple[Tensor | None, ...]:
+        return x, self.V, self.b, self.threshold, self.W, h0
 
 
 def _call(

@@ -1,17 +1,14 @@
 """A scan in one launch of a kernel for all time steps, on a GPU, by Triton."""
 
 import importlib.util
-import math
 import os
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....linalg.precision import batched, without_autocast
 from ...cells.base import Form
-from ..fused import _again
+from ..engine import Engine, Gradients, run_form, state_buffers
 from ..request import Request
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
@@ -66,92 +63,36 @@ def triton(
     ...     return mr.nn.scan.triton(mr.nn.scan.Form("relu", V), x, h0, W)[0][:, 0, 0].cpu()
     >>> assert not torch.cuda.is_available() or torch.equal(states("cuda"), torch.tensor([2.0, 3.0, 4.0]))
     """
-    chunk = math.isqrt(len(x) - 1) + 1 if recompute and not every_step else len(x)
-    inputs = (x, form.weight_ih, form.bias, form.threshold, W, h0)
-    y, h = _Scan.apply(form.activation, chunk, every_step, *inputs)
-    return y, h
+    return run_form(_Triton, form, x, h0, W, every_step, recompute)
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, activation: str, chunk: int, every_step: bool, *inputs: Any) -> tuple[Tensor | None, Tensor]:
-        x, V, b, threshold, W, h0 = inputs
-        ctx.set_materialize_grads(False)
-        ctx.activation, ctx.chunk = activation, chunk
-        starts, h = [], h0
-        for part in x.split(chunk):
-            starts.append(h)
-            H, Z = _states(activation, part, V, b, threshold, W, h)
-            h = H[-1].clone()
-        whole = (H, Z) if len(starts) == 1 else (None, None)
-        ctx.save_for_backward(x, V, b, threshold, W, *whole, *starts)
-        return H[1:] if every_step else None, h
+class _Triton(Engine):
+    def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
+        from .launch import fill_states
 
-    @staticmethod
-    def backward(ctx: Any, gy: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint gives them out a single time
-        with without_autocast(saved[0]):
-            return (None, None, None, *_gradients(ctx, saved, gy, gh))
+        keeps = self.activation == "modrelu" and h0.is_complex()
+        H, U = state_buffers(x, h0, self.V, self.b, keeps)
+        fill_states(self.activation, self.threshold, U, H, self.W, keeps=keeps)
+        return H, U if keeps else None
 
+    def gradients(
+        self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: tuple[bool, ...]
+    ) -> Gradients:
+        from .launch import find_gradients
 
-def _states(
-    activation: str, x: Tensor, V: Tensor | None, b: Tensor | None, threshold: Tensor | None, W: Tensor, h0: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The states from ``h0`` on, (T + 1, B, n), and the arguments where the derivative needs them."""
-    from .launch import fill_states
-
-    T, B, n = len(x), *h0.shape
-    H = h0.new_empty(T + 1, B, n)
-    H[0] = h0
-    keeps = activation == "modrelu" and H.is_complex()
-    U = h0.new_empty(T, B, n) if keeps else H[1:]
-    if V is None:
-        U.copy_(x)
-    elif b is None:
-        torch.mm(x.reshape(T * B, -1), V.mT, out=U.view(T * B, n))
-    else:
-        torch.addmm(b, x.reshape(T * B, -1), V.mT, out=U.view(T * B, n))
-    fill_states(activation, threshold, U, H, W, keeps=keeps)
-    return H, U if keeps else None
-
-
-def _gradients(ctx: Any, saved: Any, gy: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
-    from .launch import find_gradients
-
-    x, V, b, threshold, W, H, Z, *starts = saved
-    needed, inputs = ctx.needs_input_grad[3:], (x, V, b, threshold, W, starts[0])
-    if torch.is_grad_enabled() or batched(gy, gh):
-        return _again(ctx.activation, inputs, needed, gy, gh)
-    sums = [
-        torch.zeros_like(p) if p is not None and wanted else None
-        for p, wanted in zip(inputs[1:5], needed[1:5], strict=True)
-    ]
-    gx: list[Tensor] = []
-    ends = len(x)
-    for start, part in zip(reversed(starts), reversed(x.split(ctx.chunk)), strict=True):
-        if len(starts) > 1:
-            H, Z = _states(ctx.activation, part, V, b, threshold, W, start)
-        begin = ends - len(part)
-        outside = None if gy is None else gy[begin:ends]
-        D, gh, share = find_gradients(ctx.activation, threshold, H[1:] if Z is None else Z, W, outside, gh)
-        _add_up(sums, D.flatten(0, 1), part.flatten(0, 1), share, H[:-1].flatten(0, 1))
-        if needed[0]:
-            gx.append(D if V is None else D @ V.conj())
-        ends = begin
-    return (torch.cat(gx[::-1]) if gx else None), *sums, gh if needed[5] else None
-
-
-def _add_up(sums: list[Tensor | None], d: Tensor, x: Tensor, share: Tensor | None, before: Tensor) -> None:
-    """Add what the gradients ``d`` (T B, n) of arguments contribute to others."""
-    V, b, threshold, W = sums
-    if V is not None:
-        V.addmm_(d.mT, x.conj())
-    if b is not None:
-        b.add_(d.sum(0))
-    if threshold is not None and share is not None:
-        threshold.add_(share)
-    if W is not None:
-        W.addmm_(d.mT, before.conj())
+        S = H[1:] if Z is None else Z
+        D, first, threshold = find_gradients(self.activation, self.threshold, S, self.W, gy, gh)
+        d, V, b = D.flatten(0, 1), self.V, self.b
+        return (
+            (D if V is None else D @ V.conj()) if needed[0] else None,
+            d.mT @ x.flatten(0, 1).conj() if needed[1] and V is not None else None,
+            d.sum(0) if needed[2] and b is not None else None,
+            threshold.to(self.threshold.dtype)
+            if needed[3] and threshold is not None and self.threshold is not None
+            else None,
+            d.mT @ H[:-1].flatten(0, 1).conj() if needed[4] else None,
+            first,
+        )
 
 
 def cannot_launch(request: Request) -> str:
