@@ -54,6 +54,18 @@ BAD = {
         ["fit", *ADDING, *LEM, "--optimizer.constrained-lr", "0"],
         "optimizer.constrained_lr needs a positive number. Got 0.0.",
     ),
+    "a group without a rate": (
+        ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {rate: 1e-3}}"],
+        "optimizer.groups.readout needs name, lr or both. Got {'rate': 0.001}.",
+    ),
+    "a group's rate of 0": (
+        ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {lr: 0}}"],
+        "optimizer.groups.readout.lr needs a positive number. Got 0.",
+    ),
+    "a group of nothing": (
+        ["fit", *ADDING, *LEM, "--optimizer.groups", "{phases: {lr: 1e-3}}"],
+        "optimizer.groups.phases is in no weight's name. Weights: layer.",
+    ),
     "a momentum for Adam": (["fit", *ADDING, *LEM, "--optimizer.momentum", "0.9"], "needs rmsprop or sgd. Got adam"),
     "an unknown schedule": (["fit", *ADDING, *LEM, "--schedule.name", "cosin"], "one of constant, cosine, step"),
     "a warm-up of more than all": (["fit", *ADDING, *LEM, "--schedule.warmup", "2"], "a fraction from 0 to below 1"),

@@ -80,6 +80,31 @@ def test_the_constrained_rate_is_for_the_weights_that_the_network_sets_apart(nam
         assert rate == (0.125 if any(part in key for part in ZOO[name]) else 0.5)
 
 
+def test_weights_have_the_optimizer_and_the_rate_of_their_names_group():
+    groups = {"phases": {"name": "adagrad", "lr": 0.25}, "readout": {"lr": 0.0625}, "bias": {"name": "sgd"}}
+    settings = OptimizerSettings("adam", lr=0.5, constrained="rmsprop", constrained_lr=0.125, groups=groups)
+    network = mr.zoo.scurnn(1, 8, 10)
+    optimizer = build_optimizer(network, settings)
+    names = {id(p): name for name, p in network.named_parameters()}
+    held = {
+        names[id(p)]: (type(part).__name__, group["lr"])
+        for part in optimizer.parts
+        for group in part.param_groups
+        for p in group["params"]
+    }
+    assert held == {
+        "layer.weight_ih_l0": ("Adam", 0.5),
+        "layer.initial_state_l0": ("Adam", 0.5),
+        "layer.constraints.weight_hh_l0.coordinates": ("RMSprop", 0.125),
+        "layer.constraints.weight_hh_l0.phases": ("Adagrad", 0.25),
+        "layer.bias_l0": ("SGD", 0.5),
+        "readout.weight": ("Adam", 0.0625),
+        "readout.bias": ("Adam", 0.0625),
+    }
+    with pytest.raises(OptionError, match=r"groups\.phase_s is in no weight's name\. Weights: layer\.weight_ih"):
+        build_optimizer(network, OptimizerSettings(groups={"phase_s": {"lr": 0.1}}))
+
+
 def test_two_optimizers_step_as_they_would_alone_and_remember():
     def network():
         torch.manual_seed(0)

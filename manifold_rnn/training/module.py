@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from ..tasks import Task
-from .optimizers import build_optimizer
+from .optimizers import build_optimizer, require_groups
 from .run_parts import OptimizerSettings, ScheduleSettings
 from .schedules import build_schedule
 
@@ -40,6 +40,8 @@ class SequenceModule(LightningModule):
 
     Raises
     ------
+    OptionError
+        If no weight has the name of one of the optimizer's groups.
     NonFiniteError
         While training, if the loss is NaN or infinite.
 
@@ -66,6 +68,7 @@ class SequenceModule(LightningModule):
         super().__init__()
         self.network, self.task = network, task
         self.optimizer_settings = optimizer or OptimizerSettings()
+        require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
         self.steps, self.steps_per_epoch = steps, steps_per_epoch
         self.state: Any = None

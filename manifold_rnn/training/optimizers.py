@@ -1,6 +1,6 @@
 """Optimizers from settings: Riemannian where a weight lies on a manifold, torch's elsewhere, and two as one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import optim
+from ..errors import OptionError
 from .run_parts import OptimizerSettings
 
 _PLAIN: dict[str, Callable[..., Optimizer]] = {
@@ -42,23 +43,52 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     -------
     torch.optim.Optimizer
 
+    Raises
+    ------
+    OptionError
+        If no weight has the name of one of the settings' groups.
+
     Examples
     --------
     >>> network = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
     >>> optimizer = mr.training.build_optimizer(network, mr.training.OptimizerSettings("adam", lr=0.01))
     >>> assert isinstance(optimizer, mr.optim.RiemannianAdam)
     """
+    require_groups(network, settings)
     split = getattr(network, "parameter_groups", None)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}] if split is None else split(settings.lr)
     groups = [group for group in groups if group["params"]]
     constrained = [group for group in groups if group.get("lr", settings.lr) != settings.lr] or groups[:-1]
-    for group in constrained if settings.constrained_lr is not None else []:
-        group["lr"] = settings.constrained_lr
-    if settings.constrained in (None, settings.name) or not constrained:
-        return _optimizer(settings.name, groups, settings)
-    free = [group for group in groups if not any(group is other for other in constrained)]
-    assert settings.constrained is not None
-    return Together(_optimizer(settings.constrained, constrained, settings), _optimizer(settings.name, free, settings))
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        name: str = settings.name
+        lr: float | None = None
+        if any(group is other for other in constrained):
+            name, lr = settings.constrained or name, settings.constrained_lr
+        for key, part in _parts(network, group, settings.groups):
+            own = settings.groups.get(key, {})
+            if (rate := own.get("lr", lr)) is not None:
+                part["lr"] = rate
+            by_name.setdefault(own.get("name", name), []).append(part)
+    optimizers = [_optimizer(name, held, settings) for name, held in by_name.items()]
+    return optimizers[0] if len(optimizers) == 1 else Together(*optimizers)
+
+
+def require_groups(network: nn.Module, settings: OptimizerSettings) -> None:
+    """Raise `OptionError` if a group of the settings has no weight in this network."""
+    names = [name for name, _ in network.named_parameters()]
+    for key in settings.groups:
+        if not any(key in name for name in names):
+            raise OptionError(f"optimizer.groups.{key} is in no weight's name. Weights: {', '.join(names)}.")
+
+
+def _parts(network: nn.Module, group: dict[str, Any], keys: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    """A group, split by the first of the keys that is in a parameter's name."""
+    held: dict[str, list[nn.Parameter]] = {}
+    names = {id(p): name for name, p in network.named_parameters()}
+    for p in group["params"]:
+        held.setdefault(next((key for key in keys if key in names[id(p)]), ""), []).append(p)
+    return [(key, {**group, "params": params}) for key, params in held.items()]
 
 
 def _optimizer(name: str, groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:

@@ -141,6 +141,9 @@ class OptimizerSettings:
     constrained_lr : float, optional
         Rate of the constrained weights, in the package's coordinates. Default: the network's own multiple of lr, which
         is a tenth for a cell with a constraint.
+    groups : dict
+        Other optimizers and rates by a part of the weights' names, such as ``{"phases": {"name": "adagrad", "lr":
+        1e-4}}``; each may give one of the two.
     weight_decay : float
         Of the weights without constraint.
     betas : tuple of float, optional
@@ -167,6 +170,7 @@ class OptimizerSettings:
     lr: float = 1e-3
     constrained: str | None = None
     constrained_lr: float | None = None
+    groups: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     betas: tuple[float, float] | None = None
     momentum: float | None = None
@@ -177,9 +181,16 @@ class OptimizerSettings:
         require_name("optimizer.name", self.name, OPTIMIZERS)
         if self.constrained is not None:
             require_name("optimizer.constrained", self.constrained, OPTIMIZERS)
-        for key in ("lr", "constrained_lr"):
-            rate = getattr(self, key)
-            require(rate is None or 0 < rate < math.inf, f"optimizer.{key}", "a positive number", rate)
+        rates = {"lr": self.lr, "constrained_lr": self.constrained_lr}
+        for part, own in self.groups.items():
+            key = f"groups.{part}"
+            right = isinstance(own, dict) and own and own.keys() <= {"name", "lr"}
+            require(bool(right), f"optimizer.{key}", "name, lr or both", own)
+            require_name(f"optimizer.{key}.name", own.get("name", self.name), OPTIMIZERS)
+            rates[f"{key}.lr"] = own.get("lr")
+        for key, rate in rates.items():
+            positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
+            require(positive, f"optimizer.{key}", "a positive number", rate)
         for key in ("weight_decay", "initial_accumulator"):
             value = getattr(self, key)
             require(value is None or 0 <= value < math.inf, f"optimizer.{key}", "a number of at least 0", value)
@@ -187,8 +198,9 @@ class OptimizerSettings:
             value = getattr(self, key)
             inside = value is None or all(0 <= part < 1 for part in (value if key == "betas" else [value]))
             require(inside, f"optimizer.{key}", "numbers from 0 to below 1", value)
+        used = {self.name, self.constrained, *(own.get("name") for own in self.groups.values())}
         for key, takers in _TAKERS.items():
-            taken = self.name in takers or self.constrained in takers
+            taken = not used.isdisjoint(takers)
             require(getattr(self, key) is None or taken, f"optimizer.{key}", f"{' or '.join(takers)}", self.name)
 
     def options_of(self, name: str) -> dict[str, Any]:
