@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jsonargparse import get_loader
 from timing import RESULTS, write
+
+from manifold_rnn.training import read_run
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "configs"
 RUNS = (
@@ -52,6 +55,16 @@ def collected(path: Path) -> dict[str, object]:
     }
 
 
+def described(name: str) -> dict[str, object]:
+    """Return the network and the task of a configuration, and the loss of a guesser without memory."""
+    settings = read_run(get_loader("yaml")((CONFIGS / f"{name}.yaml").read_text()))
+    return {
+        "network": settings.network.zoo,
+        "task": settings.task.name,
+        "guessing": settings.task.baseline().loss,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
@@ -60,7 +73,7 @@ def main() -> None:
     path = RESULTS / "runs.json"
     rows = {row["run"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
     for name in args.runs:
-        rows[name] = {"run": name, **collected(trained(name, args.folder))}
+        rows[name] = {"run": name, **described(name), **collected(trained(name, args.folder))}
         write("runs", list(rows.values()), threads=1)
 
 

@@ -48,30 +48,36 @@ def write_runs(results: Path, into: Path) -> None:
     path = results / "runs.json"
     found = {row["run"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
     listed = re.findall(r'^    "(.+)",$', (results.parent / "runs.py").read_text(), re.MULTILINE)
-    empty = (NOT_RUN, "", "", "")
-    rows = [(name, *(_run(found[name]) if name in found else empty)) for name in listed]
-    write_if_new(into / "runs.rst", list_table(("configuration", "test loss", "metric", "parameters", "minutes"), rows))
+    rows = [(name, *(_run(found[name]) if name in found else (NOT_RUN, "", "", "", ""))) for name in listed]
+    head = ("configuration", "guessing", "test loss", "metric", "parameters", "minutes")
+    write_if_new(into / "runs.rst", list_table(head, rows))
     if found:
-        draw_runs(found, into / "runs.svg")
+        draw_runs([found[name] for name in listed if name in found], into / "runs.svg")
 
 
 def _run(row: dict) -> Sequence[str]:
-    return f"{row['test loss']:.3g}", f"{row['test metric']:.4f}", f"{row['parameters']:,}", f"{row['minutes']:.0f}"
+    losses = f"{row['guessing']:.3g}", f"{row['test loss']:.2g}"
+    return *losses, f"{row['test metric']:.4f}", f"{row['parameters']:,}", f"{row['minutes']:.0f}"
 
 
-def draw_runs(found: dict[str, dict], path: Path) -> None:
-    """Draw the validation loss after every epoch."""
+def draw_runs(rows: list[dict], path: Path) -> None:
+    """Draw the validation loss over the minutes, a panel for each task, a guesser's loss dotted."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    for name, row in found.items():
-        losses = row["validation loss"]
-        axes.plot(range(1, len(losses) + 1), losses, marker=".", label=name)
-    axes.set(xlabel="epoch", ylabel="validation loss", yscale="log")
-    axes.legend(fontsize=8)
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 3.2), layout="constrained", squeeze=False)
+    for task, axes in zip(tasks, panels[0], strict=True):
+        for row in (row for row in rows if row["task"] == task):
+            losses = row["validation loss"]
+            minutes = [row["minutes"] * epoch / len(losses) for epoch in range(1, len(losses) + 1)]
+            axes.plot(minutes, losses, marker=".", label=row["network"])
+            axes.axhline(row["guessing"], color="0.6", linestyle=":", linewidth=1.2)
+        axes.set(title=task, xlabel="minutes", yscale="log")
+        axes.legend(fontsize=8)
+    panels[0][0].set_ylabel("validation loss")
     figure.savefig(path)
     plt.close(figure)
 
