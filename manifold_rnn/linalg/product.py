@@ -23,7 +23,7 @@ def multiply(X: Tensor, Y: Tensor) -> Tensor:
 
 def multiply_add(C: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float, out: Tensor | None = None) -> Tensor:
     """``beta C + alpha X Y``, in the memory of ``out`` where it can."""
-    if out is None and X.dtype == torch.float32 and _takes_onednn(X, Y):
+    if X.dtype == torch.float32 and _takes_onednn(X, Y):
         total = multiply(X, Y)
         return torch.add(total.mul_(alpha), C, alpha=beta) if alpha != 1 else total.add_(C, alpha=beta)
     if C.ndim == X.ndim == Y.ndim == 2:
