@@ -20,6 +20,11 @@ def dtype(request):
     return request.param
 
 
+@pytest.fixture(params=[torch.float64, torch.complex128], ids=str)
+def wide(request):
+    return request.param
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)

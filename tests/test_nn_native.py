@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 import torch
-from test_nn_scan import EVERY, LAYERS, arguments, call, choice, real
+from scan_cases import EVERY, LAYERS, arguments, call, choice, real
 from torch import nn
 from torch._subclasses import FakeTensorMode
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from counting import AliveBytes
-from test_nn_scan import arguments, call, real
+from scan_cases import arguments, call, real
 from torch import multiprocessing, nn
 
 import manifold_rnn as mr

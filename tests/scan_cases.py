@@ -1,0 +1,47 @@
+"""What the tests of every scan share: inputs, layers that may be run by it, and what is logged of the choice."""
+
+import logging
+
+import torch
+
+from manifold_rnn.nn.scan import Form
+
+REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
+EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
+NAMES = ("x", "V", "b", "threshold", "W", "h0")
+
+
+def arguments(activation, dtype, sizes, generator, shift=0.0):
+    T, B, n, m = sizes
+
+    def draw(*shape):
+        return torch.randn(shape, dtype=dtype, generator=generator)
+
+    given = {"x": draw(T, B, m), "V": draw(n, m), "b": 0.1 * draw(n), "W": draw(n, n) / n, "h0": draw(B, n)}
+    if activation == "modrelu":  # of both signs, unless shifted
+        given["threshold"] = 0.1 * torch.randn(n, dtype=given["x"].real.dtype, generator=generator) + shift
+    return {name: given[name].requires_grad_() for name in NAMES if name in given}
+
+
+def call(run, activation, given, **options):
+    form = Form(activation, given["V"], given.get("b"), given.get("threshold"))
+    return run(form, given["x"], given["h0"], given["W"], **options)
+
+
+def real(z):
+    return z.real + 2 * z.imag if z.is_complex() else z
+
+
+LAYERS = [
+    {"nonlinearity": "modrelu"},
+    {"nonlinearity": "tanh", "num_layers": 2, "bidirectional": True, "batch_first": True},
+    {"nonlinearity": "relu", "bias": False, "bidirectional": True},
+    {"nonlinearity": "modrelu", "dtype": torch.complex128, "num_layers": 2, "train_initial_state": True},
+]
+
+
+def choice(layer, x, caplog, **options):
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, logger="manifold_rnn.nn.scan"):
+        layer(x, **options)
+    return caplog.records[-1].getMessage()
