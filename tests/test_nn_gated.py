@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -26,10 +27,6 @@ OPTIONS = [
     if values[0] > 1 or not values[-1]
 ]
 CELLS = [cells.LSTM(), cells.GRU(bias=False), GORU(), NRU(9, 4), NRU(8, 2, rectify=True)]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(params=FAMILIES, ids=["LSTM", "GRU"])

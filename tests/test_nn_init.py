@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 
 from manifold_rnn import linalg
 from manifold_rnn.nn import init
@@ -9,10 +10,6 @@ from manifold_rnn.nn import init
 FILLS = [getattr(init, name) for name in init.skew.__all__]
 BLOCKS = [fill for fill in FILLS if fill is not init.haar_]
 SHAPES = [(1, 1), (6, 6), (7, 7), (0, 4, 4), (2, 3, 5, 5)]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def angles(W):

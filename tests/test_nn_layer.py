@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
@@ -16,10 +17,6 @@ OPTIONS = [
     dict(zip(("num_layers", "nonlinearity", "bias", "batch_first", "bidirectional"), values, strict=True))
     for values in itertools.product([1, 2], ["tanh", "relu"], [True, False], [True, False], [True, False])
 ]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def pair(dtype=torch.float64, **options):

@@ -2,15 +2,12 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.tasks import Adding, Copying, Task
 
 TASKS = [Copying(5, sizes=(30, 20, 10)), Adding(7, sizes=(30, 20, 10))]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
@@ -29,10 +30,6 @@ VARIANTS = {
 CASES = [(name, options) for name in NAMES for options in VARIANTS[name]]
 COMPLEX = ["antisymmetric", "cornn", "lem", "lipschitz", "lru", "sbo"]
 PIXELS, SPEECH = (1, 10), (129, 129)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def entry(network):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
@@ -12,10 +13,6 @@ from manifold_rnn.zoo import goru, nru
 
 WIDE = torch.float64
 PIXELS, COPYING = (1, 10), (10, 9)  # inputs and outputs of the published tasks
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def angles(network):

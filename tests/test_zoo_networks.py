@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
@@ -26,10 +27,6 @@ def recurrent_numbers(name, n, view):
     short = n // 4 if name == "enrnn" else 0
     long = n - short
     return long * (long - 1) // 2 + short * short + long * short
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def options(name):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
@@ -14,10 +15,6 @@ WIDE = torch.float64
 BUILDERS = [urnn, eurnn, ornn, nnrnn, nonnormal]
 ORTHOGONAL = [urnn, eurnn, ornn]
 PIXELS, COPYING = (1, 10), (10, 9)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def entry(network):
