@@ -57,7 +57,7 @@ class Relu(Kernel):
         return torch.relu(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        torch.ops.aten.relu.out(z, out=h)
+        torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=out)
