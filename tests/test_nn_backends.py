@@ -39,6 +39,24 @@ def test_layers_give_the_same_with_either_backend(options, constraint, lengths, 
     torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
 
 
+class Doubled(cells.Elman):
+    """A subclass with steps of its own, whose form is still its parent's."""
+
+    def step(self, u, state, W):
+        y, _ = super().step(u, state, W)
+        return 2 * y, (2 * y,)
+
+
+@pytest.mark.parametrize("cell", [Doubled("tanh"), cells.Momentum(Doubled("tanh"))], ids=["alone", "with momentum"])
+def test_a_subclass_with_steps_of_its_own_is_not_fused(cell, generator):
+    layers = [mr.nn.Layer(cell, 3, 4, dtype=torch.float64, backend=backend) for backend in ("auto", "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(5, 2, 3, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(layers[0](x)[0], layers[1](x)[0], atol=1e-13, rtol=1e-13)
+    with pytest.raises(mr.errors.UnsupportedError, match="no form that is known"):
+        mr.nn.Layer(cell, 3, 4, dtype=torch.float64, backend="fused")(x)
+
+
 MOVED = [
     {"kind": "momentum"},
     {"kind": "momentum", "host": cells.Elman("modrelu")},

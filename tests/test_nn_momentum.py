@@ -15,6 +15,15 @@ KINDS = ["momentum", "adam", "rmsprop", "restart"]
 HOSTS = [Elman(), Elman("modrelu"), LSTM(), GRU(), LEM(), CoRNN(), Euler(gated=True), Lipschitz(), SBO(), LRU()]
 
 
+def test_momentum_around_momentum_runs_step_by_step():
+    cell = Momentum(Momentum(Elman("tanh"), momentum=0.3), momentum=0.5)
+    quick, slow = make(cell), make(cell, backend="reference")
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    (y, h), (z, k) = quick(x), slow(x)
+    assert len(h) == len(k) == 3
+    torch.testing.assert_close((y, *h), (z, *k), atol=1e-13, rtol=1e-13)
+
+
 @pytest.mark.parametrize("host", HOSTS, ids=repr)
 @pytest.mark.parametrize("options", [{"momentum": 0.0}, {"kind": "restart", "period": 1}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)

@@ -1,6 +1,7 @@
 """The fused scan against the plain loop: outputs, every gradient, memory."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.nn.cells.accumulate import accumulate
-from manifold_rnn.nn.scan import Form, fused
+from manifold_rnn.nn.scan import Form, building, fused, native
 from manifold_rnn.nn.scan.engine import naive
 from manifold_rnn.nn.scan.products import OneDnnProducts, Products, add_outer, products
 
@@ -87,6 +88,53 @@ def test_an_output_changed_in_place_is_noticed(generator):
         y[2] += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         h.sum().backward()
+
+
+EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")
+
+
+def loops_gradients(run, form, x, h0, W):
+    """All gradients of the last state by a scan and by the loop."""
+    given = [t for t in (x, form.weight_ih, form.threshold, W, h0) if t is not None]
+    return [
+        torch.autograd.grad(real(h).sum(), given)
+        for h in (run(form, x, h0, W, every_step=False)[1], naive(form, x, h0, W)[-1])
+    ]
+
+
+@pytest.fixture(params=[fused, native], ids=lambda run: run.__name__)
+def scan(request, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+    if request.param is native and (reason := building.cannot_load()):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.mark.parametrize("where", [0, 3, 69])
+@pytest.mark.parametrize("bad", ["x", "W"])
+def test_nan_reaches_the_gradients_that_it_reaches_in_the_loop(bad, where, scan, generator):
+    given = arguments("modrelu", torch.float64, (70, 3, 10, 2), generator, shift=-0.5)
+    with torch.no_grad():
+        (given["x"][where, 1] if bad == "x" else given["W"][1, 1:2]).fill_(math.nan)
+    form = Form("modrelu", given["V"], None, given["threshold"])
+    torch.testing.assert_close(*loops_gradients(scan, form, given["x"], given["h0"], given["W"]), equal_nan=True)
+
+
+def test_a_unit_that_is_switched_off_has_gradients_of_zero(scan, generator):
+    given = arguments("modrelu", torch.complex128, (5, 3, 4, 2), generator)
+    threshold = torch.tensor([-math.inf, -0.1, 0.1, 0.0], dtype=torch.float64, requires_grad=True)
+    form = Form("modrelu", given["V"], None, threshold)
+    found = loops_gradients(scan, form, given["x"], given["h0"], given["W"])
+    assert all(g.isfinite().all() for g in found[0])
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
+
+
+def test_a_batch_of_nobody(scan, generator):
+    given = arguments("tanh", torch.float64, (3, 0, 4, 2), generator)
+    y, h = call(scan, "tanh", given)
+    assert y.shape == (3, 0, 4) and h.shape == (0, 4)
+    (y.sum() + h.sum()).backward()
+    assert not given["W"].grad.any() and given["x"].grad.shape == (3, 0, 2)
 
 
 def test_sums_with_a_factor_have_every_derivative(generator):

@@ -110,6 +110,14 @@ class Cell(ABC):
         """Return the bound cell's `Form`, or None if it has another; only the steps of such a cell can be fused."""
         return None
 
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether a subclass has changed what its `form` was written for, which then no longer says what it does."""
+        ancestry = type(self).__mro__
+        written = next(i for i, kind in enumerate(ancestry) if "form" in vars(kind))
+        changed = {name for kind in ancestry[:written] for name in vars(kind)}
+        return not changed.isdisjoint(("project", "step", "prepare", "_activate"))
+
     def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Return what a fast scan of the `form` takes as its inputs, and the last state but for its first part."""
         return x.to(self.weights["weight_ih"].dtype), ()

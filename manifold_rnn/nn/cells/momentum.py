@@ -147,7 +147,8 @@ class Momentum(Cell):
     def form(self) -> Form | None:
         """Return that of the host, for inputs that momentum has moved: it does not depend on the host's states."""
         form = self.host.form()
-        return None if form is None else dataclasses.replace(form, weight_ih=None, bias=None)
+        own_inputs = self.host.has_own_steps or type(self.host).prepare is not Cell.prepare
+        return None if form is None or own_inputs else dataclasses.replace(form, weight_ih=None, bias=None)
 
     def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the moved inputs of the host for all steps at once, and the last ``v``, ``m`` or count."""

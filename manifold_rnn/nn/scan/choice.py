@@ -125,7 +125,7 @@ def _by_form(scan: _Formed, r: Request) -> tuple[Tensor | None, State]:
 
 
 def _stretch(scan: _Formed, r: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:
-    form = r.cell.form()
+    form = r.form()
     assert form is not None
     inputs, rest = r.cell.prepare(x, state)
     y, h = scan(r, form, inputs, state[0])
@@ -150,14 +150,14 @@ def _native(r: Request, form: Form, x: Tensor, h0: Tensor) -> tuple[Tensor | Non
 
 
 def _cannot_scan(r: Request) -> str:
-    form = r.cell.form()
+    form = r.form()
     if form is None or form.activation != "linear":
         return "the cell is not linear"
     return "" if r.diagonal else "the matrix is not diagonal"
 
 
 def _cannot_fuse(r: Request) -> str:
-    return "the steps have no form that is known" if r.cell.form() is None else ""
+    return "the steps have no form that is known" if r.form() is None else ""
 
 
 # in the order of preference

@@ -41,6 +41,9 @@ def run_form(
     engine: type[Engine], form: Form, x: Tensor, h0: Tensor, W: Tensor, every_step: bool, recompute: bool
 ) -> tuple[Tensor | None, Tensor]:
     """All states or None, and the last one; to recompute is to keep one in about the root of T of them."""
+    if h0.numel() == 0:  # which no buffer has to be filled for
+        y = naive(form, x, h0, W)
+        return y if every_step else None, y[-1]
     chunk = math.isqrt(len(x) - 1) + 1 if recompute and not every_step else len(x)
     inputs = (x, form.weight_ih, form.bias, form.threshold, W, h0)
     y, h = _Run.apply(engine, form.activation, chunk, every_step, *inputs)

@@ -75,6 +75,7 @@ class _Fused(Engine):
         self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: tuple[bool, ...]
     ) -> Gradients:
         sums = _Sums(needed, self)
+        self._kernel(H[0]).look_at(H[-1])
         return sums.found(_reverse(self._kernel(H[0]), sums, x, self.W, H, Z, gy, gh))
 
     def _kernel(self, like: Tensor) -> Kernel:

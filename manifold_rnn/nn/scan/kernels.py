@@ -26,6 +26,9 @@ class Kernel(ABC):
     def apply(self, z: Tensor, h: Tensor) -> None:
         """Write the value at ``z`` to ``h``, which may be ``z`` itself."""
 
+    def look_at(self, last: Tensor) -> None:  # noqa: B027 - most have nothing to learn from it
+        """Be told the last state before gradients of the steps up to it are asked for."""
+
     @abstractmethod
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         """Write to ``out``, which may be ``g`` itself, the gradient of ``z``, given that of ``h``."""
@@ -89,6 +92,7 @@ class ModRelu(Kernel):
         self.low, self.high = b.clamp(max=0), -b.clamp(max=0)
         self.scratch = torch.empty_like(like)
         self.grows = None if _none_positive(b) else b.clamp(min=0)
+        self.all_finite = False
 
     def function(self, z: Tensor) -> Tensor:
         assert self.threshold is not None
@@ -100,8 +104,14 @@ class ModRelu(Kernel):
             self.scratch.addcmul_(torch.sgn(z), self.grows, value=-1)
         torch.sub(z, self.scratch, out=h)
 
+    def look_at(self, last: Tensor) -> None:
+        self.all_finite = _can_look_at(last) and bool(torch.isfinite(last.sum()))  # what is not finite stays so
+
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
-        torch.ops.aten.hardshrink_backward.grad_input(g, h, 0, grad_input=out)  # zero where h is, by a fast kernel
+        if self.all_finite:  # zero where h is, by a fast kernel, to which NaN is one thing here and another there
+            torch.ops.aten.hardshrink_backward.grad_input(g, h, 0, grad_input=out)
+        else:
+            torch.mul(g, torch.sign(h).square_(), out=out)
 
     def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
         return torch.sign(h).mul_(d).sum(0)
@@ -109,9 +119,11 @@ class ModRelu(Kernel):
 
 def _none_positive(b: Tensor) -> bool:
     """Whether that is known without a wait for the device, or for numbers that there are none of."""
-    if b.device.type != "cpu" or not may_read_device() or torch._C._len_torch_dispatch_stack():
-        return False
-    return not bool((b > 0).any())
+    return _can_look_at(b) and not bool((b > 0).any())
+
+
+def _can_look_at(x: Tensor) -> bool:
+    return x.device.type == "cpu" and may_read_device() and not torch._C._len_torch_dispatch_stack()
 
 
 class ComplexModRelu(Kernel):
@@ -134,7 +146,7 @@ class ComplexModRelu(Kernel):
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         assert self.threshold is not None
         inverse = _inverse_modulus(z)
-        slope = self.threshold * inverse
+        slope = (self.threshold * inverse).clamp_(min=-1)  # below, where nothing passes, it might be infinite
         scale = (slope + 1).relu_()
         # only the part of g along z feels a change of the modulus
         radial = (torch.view_as_real(z) * torch.view_as_real(g)).sum(-1).mul_(inverse).mul_(scale > 0)

@@ -92,7 +92,7 @@ def cannot_run(r: Request) -> str:
     real = r.W.dtype.to_real()
     if real not in _NAMES or r.state[0].dtype != r.W.dtype or any(t.dtype.to_real() != real for t in tensors):
         return "it takes single or double precision, the same for all"
-    return "the steps have no form that is known" if r.cell.form() is None else cannot_load()
+    return "the steps have no form that is known" if r.form() is None else cannot_load()
 
 
 def should_not_run(r: Request) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ...linalg.precision import autocast_device
-from ..cells.base import Cell, State
+from ..cells.base import Cell, Form, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,10 @@ class Request:
     diagonal: bool
     every_step: bool
     recompute: bool
+
+    def form(self) -> Form | None:
+        """That of the cell, if it is still what the cell does."""
+        return None if self.cell.has_own_steps else self.cell.form()
 
     def cannot_be_hidden(self) -> str:
         """Why torch has to see each step, or nothing."""

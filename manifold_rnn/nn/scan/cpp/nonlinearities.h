@@ -121,9 +121,10 @@ struct ComplexModRelu {  // pairs of real and imaginary part, with a modulus tha
     static Vec<T> back(Vec<T> g, Vec<T> z, Vec<T> b, Vec<T>& sum) {
         const Vec<T> inverse = inverse_modulus<T>(z), slope = b * inverse, scale = rectify<T>(slope + T(1));
         const Vec<T> along = z * g;
-        const Vec<T> radial = where<T>(~(Int<T>)(scale <= 0), (along + swapped<T>(along)) * inverse);
+        const Int<T> passes = ~(Int<T>)(scale <= 0);
+        const Vec<T> radial = where<T>(passes, (along + swapped<T>(along)) * inverse);
         sum += radial;
-        return g * scale - z * (radial * slope * inverse);
+        return g * scale - z * where<T>(passes, radial * slope * inverse);  // where none passes, b may be infinite
     }
 };
 

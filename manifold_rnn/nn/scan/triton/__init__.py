@@ -108,7 +108,7 @@ def cannot_launch(request: Request) -> str:
         return "somebody looks at the operations of torch, and a kernel is none"
     if W.dtype not in _DTYPES:
         return f"there is no kernel for {W.dtype}"
-    return "the steps have no form that is known" if request.cell.form() is None else ""
+    return "the steps have no form that is known" if request.form() is None else ""
 
 
 def should_not_launch(request: Request) -> str:

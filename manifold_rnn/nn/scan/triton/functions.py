@@ -76,7 +76,7 @@ def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: 
             scale = 1 + b * inverse
             share = (s_re * g_re + s_im * g_im) * inverse * tl.where(scale > 0, 1.0, 0.0)
             scale = tl.where(scale < 0, 0.0, scale)
-            bend = share * b * inverse * inverse
+            bend = tl.where(scale > 0, share * b * inverse * inverse, 0.0)
             g_re, g_im = g_re * scale - s_re * bend, g_im * scale - s_im * bend
         else:
             g_re = tl.where(s_re == 0, 0.0, g_re)
