@@ -111,7 +111,7 @@ class ModRelu(Kernel):
         if self.all_finite:  # zero where h is, by a fast kernel, to which NaN is one thing here and another there
             torch.ops.aten.hardshrink_backward.grad_input(g, h, 0, grad_input=out)
         else:
-            torch.mul(g, torch.sign(h).square_(), out=out)
+            torch.mul(g, torch.sign(h).square_(), out=out).masked_fill_(h == 0, 0)  # the sign of NaN is 0
 
     def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
         return torch.sign(h).mul_(d).sum(0)

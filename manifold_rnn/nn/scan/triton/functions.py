@@ -79,8 +79,9 @@ def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: 
             bend = tl.where(scale > 0, share * b * inverse * inverse, 0.0)
             g_re, g_im = g_re * scale - s_re * bend, g_im * scale - s_im * bend
         else:
-            g_re = tl.where(s_re == 0, 0.0, g_re)
-            share = g_re * tl.where(s_re > 0, 1.0, tl.where(s_re < 0, -1.0, 0.0))
+            sign = tl.where(s_re > 0, 1.0, tl.where(s_re < 0, -1.0, 0.0))  # of NaN it is 0, as torch has it
+            share = tl.where(s_re == 0, 0.0, g_re) * sign
+            g_re = share * sign
     return g_re, g_im, share
 
 
