@@ -1,16 +1,19 @@
 """The folder of a run: what is refused, what is said of it, and what is written there."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lightning")
 import torch
+import yaml
 from run_cases import VALUES, train
 
 from manifold_rnn.training import cli
 from manifold_rnn.training.checkpoints import read_checkpoint, write_checkpoint
+from manifold_rnn.training.files import occupy
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,64 @@ def test_a_folder_with_a_run_is_refused_without_resume(copied, capsys):
     assert state_of(copied) == before
 
 
+def test_a_run_goes_on_where_its_folder_was_moved_to(copied, capsys):
+    where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+    assert cli.main(["fit", *map(str, where)]) == 0
+    assert "epoch 2/2" in capsys.readouterr().out
+    assert read_checkpoint(copied / "last.ckpt")["position"]["epoch"] == 2
+
+
+def test_a_run_without_its_last_checkpoint_is_not_begun_anew_over_its_best(copied, capsys):
+    (copied / "last.ckpt").unlink()
+    before = state_of(copied)
+    where = ["--config", copied / "run.yaml", "--output", copied, "--resume"]
+    assert "has lost its last.ckpt" in answers(["fit", *where], capsys)
+    assert state_of(copied) == before
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(copied, capsys):
+    release = occupy(copied, cli)
+    try:
+        before = state_of(copied)
+        where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+        assert "Another process is training in" in answers(["fit", *where], capsys)
+        assert state_of(copied) == before
+    finally:
+        release()
+    assert cli.main(["fit", *map(str, where)]) == 0
+
+
+def test_a_run_that_was_cut_inside_an_epoch_takes_no_more_steps(tmp_path, capsys):
+    train({**VALUES, "max_steps": 15, "patience": None}, tmp_path / "run")
+    where = ["--config", tmp_path / "run" / "run.yaml", "--output", tmp_path / "run", "--resume"]
+    assert "Expected max_steps=15, got 30" in answers(["fit", *where, "--max-steps", 30], capsys)
+    assert cli.main(["fit", *map(str, where)]) == 0  # it is over
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "accelerator": "gpu"}))
+    where = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "run"]
+    assert "accelerator needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, capsys):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = (copied / "last.ckpt").read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing raises
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+        assert cli.main(["fit", *map(str, where)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "File too large" in capsys.readouterr().err
+    assert (copied / "last.ckpt").read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_written_is_refused(trained, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     err = answers(["fit", "--config", trained / "run.yaml", "--output", tmp_path / "taken"], capsys)
@@ -138,7 +199,7 @@ def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
     for words in ("1 of 1 epochs are over", "10 steps", "trained degrees of freedom", "defect of layer.weight_hh_l0"):
         assert words in out
     assert "spectrum of W_hh: moduli from" in out and "name: copying" in out
-    assert f"manifold-rnn fit --config {copied / 'run.yaml'} --resume" in out
+    assert f"manifold-rnn fit --config {copied / 'run.yaml'} --output {copied} --resume" in out
 
 
 def test_validate_and_test_score_the_best_checkpoint(copied, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 import yaml
 from run_cases import VALUES, train
 
-from manifold_rnn.training import read_run, run
+from manifold_rnn.training import cli, read_run, run
 from manifold_rnn.training.checkpoints import read_checkpoint
+from manifold_rnn.training.module import SequenceModule
 from manifold_rnn.training.progress import SilentDisplay
 from manifold_rnn.training.randomness import seeded
 from manifold_rnn.training.sessions import Session
@@ -162,6 +164,22 @@ def test_a_network_that_diverges_leaves_its_best(tmp_path):
     record = run(read_run(values), folder=tmp_path)
     assert "Training needs a finite loss." in record.failure and not record.stopped
     assert json.loads((tmp_path / "result.json").read_text())["failure"] == record.failure
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_batch_system_that_ends_the_job_leaves_a_checkpoint_and_a_status(tmp_path, capsys, monkeypatch):
+    def step(self, batch, index, trained=SequenceModule.training_step):
+        if self.trainer.global_step == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trained(self, batch, index)
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "output": str(tmp_path / "run")}))
+    with monkeypatch.context() as patch:
+        patch.setattr(SequenceModule, "training_step", step)
+        assert cli.main(["fit", "--config", str(tmp_path / "run.yaml")]) == 130
+    assert "go on with: manifold-rnn fit" in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["position"] == {"epoch": 1, "batch": 4, "step": 14}
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 # ---- kill -9 ---------------------------------------------------------------------------------------------------------

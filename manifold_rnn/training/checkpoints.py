@@ -1,5 +1,6 @@
 """Files with everything that a run needs to go on as if it had never stopped; none is ever half written."""
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,8 +42,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Put a checkpoint in the place of the old one, when it is on the disk."""
+    buffer = io.BytesIO()  # torch answers a full disk by a RuntimeError about its archive, Python by an OSError
+    torch.save(dict(content), buffer)
     with replacing(path, durable=True) as temporary:
-        torch.save(dict(content), temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def require_same_run(path: Path, content: Mapping[str, Any], settings: RunSettings) -> None:

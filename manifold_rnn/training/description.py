@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from .building import build_network
 from .checkpoints import load_network, read_checkpoint
 from .inspection import defects, recurrent_matrix, spectrum
 from .run_settings import RunSettings, as_mapping, read_run
-from .sessions import dtype_of
+from .sessions import dtype_of, go_on
 
 
 def describe(path: Path) -> str:
@@ -35,7 +34,7 @@ def describe(path: Path) -> str:
         f"network: {degrees_of_freedom(network):,} trained degrees of freedom",
         *_weights(network),
         "settings:\n" + _indented(yaml.safe_dump(_changed(settings), sort_keys=False)),
-        f"go on with:\n  manifold-rnn fit --config {quote(str(path.parent / 'run.yaml'))} --resume",
+        f"go on with:\n  {go_on(path.parent)}",
     ]
     return "\n".join(parts)
 

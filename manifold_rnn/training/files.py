@@ -1,7 +1,9 @@
 """Files and folders that a run writes: tried before work begins, and replaced all at once."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +28,35 @@ def open_folder(output: str | Path) -> Path:
         reason = error.strerror or type(error).__name__
         raise OptionError(f"--output needs a folder that can be written. Got '{folder}': {reason}.") from error
     return folder
+
+
+def occupy(folder: Path, holder: object) -> Callable[[], None]:
+    """Keep other processes from writing to a folder until the returned function is called, or ``holder`` is gone.
+
+    The system ends it with the process, however that ends. Where there are no such locks, nothing is kept.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process writes there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return lambda: None
+    descriptor = os.open(folder, os.O_RDONLY)
+    release = weakref.finalize(holder, os.close, descriptor)
+    try:
+        with contextlib.suppress(NotImplementedError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        release()
+        raise BlockingIOError(
+            f"Another process is training in '{folder}'. Wait for it, or choose another --output."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return release
 
 
 @contextmanager

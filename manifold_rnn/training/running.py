@@ -62,6 +62,8 @@ def run(
     """
     with seeded(settings.seed), stop_on_interrupt(Console(stderr=True)) as stop:
         session = Session(settings, Path(folder), resume=resume, stop=stop)
+        if resume and not quiet and session.content is None:
+            print(f"There is no checkpoint in '{folder}' yet: the run begins.")
         with display(Console()) if not quiet else _silent() as show:
             return session.train(show, on_epoch)
 
