@@ -54,6 +54,22 @@ BAD = {
         ["fit", *ADDING, *LEM, "--optimizer.constrained-lr", "0"],
         "optimizer.constrained_lr needs a positive number. Got 0.0.",
     ),
+    "a rate for constrained weights of which there are none": (
+        ["fit", *ADDING, *CELL, "--optimizer.constrained-lr", "7"],
+        "optimizer.constrained_lr needs a network with constrained weights. Got 7.0.",
+    ),
+    "an optimizer for constrained weights of which there are none": (
+        ["fit", *ADDING, *LEM, "--optimizer.constrained", "sgd"],
+        "optimizer.constrained needs a network with constrained weights. Got sgd.",
+    ),
+    "a retraction without a constraint": (
+        ["fit", *ADDING, *CELL, "--network.retraction", "exp"],
+        "network.retraction needs a network.constraint. Got exp.",
+    ),
+    "more units than memory": (
+        ["fit", *ADDING, *CELL, "--network.hidden-size", "100000000"],
+        "network.hidden_size and the options need a network that fits into memory. Got 100000000.",
+    ),
     "a group without a rate": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {rate: 1e-3}}"],
         "optimizer.groups.readout needs name, lr or both. Got {'rate': 0.001}.",
@@ -61,6 +77,10 @@ BAD = {
     "a group's rate of 0": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {lr: 0}}"],
         "optimizer.groups.readout.lr needs a positive number. Got 0.",
+    ),
+    "a group by number": (
+        ["fit", *ADDING, *LEM, "--optimizer.groups", "{1: {lr: 1e-4}}"],
+        "optimizer.groups needs parts of weights' names as keys. Got 1.",
     ),
     "a group of nothing": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{phases: {lr: 1e-3}}"],
@@ -73,6 +93,7 @@ BAD = {
     "clipping to nothing": (["fit", *ADDING, *LEM, "--clip", "0"], "clip needs a positive number, or null. Got 0.0"),
     "no patience": (["fit", *ADDING, *LEM, "--patience", "0"], "patience needs an integer of at least 1"),
     "processes that nobody started": (["fit", *ADDING, *LEM, "--devices", "2"], "torchrun --nproc-per-node"),
+    "a second config that is missing": (["fit", "--config", "[", "--config", "no.yaml"], "--config needs a YAML file"),
     "a config that is missing": (["fit", "--config", "no.yaml"], "Got 'no.yaml': No such file"),
     "a checkpoint that is missing": (["inspect", "no.ckpt"], "There is no checkpoint at 'no.ckpt'"),
     "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
@@ -120,6 +141,11 @@ CONFIGS = {
     "a section misspelt": ("task: {name: adding}\nnetwrk: {zoo: lem}", "netwrk is no key. Did you mean network?"),
     "a value of another kind": ("task: {name: adding}\nnetwork: {zoo: lem}\nepochs: [3]", "epochs needs an integer"),
     "a section that is a number": ("task: {name: adding}\nnetwork: 3", "network needs a mapping of its settings"),
+    "a list of tasks": ("task: {name: [copying]}", "task.name needs one of"),
+    "a group by number": (
+        "task: {name: adding}\nnetwork: {zoo: lem}\noptimizer: {groups: {1: {lr: 1e-4}}}",
+        "optimizer.groups needs parts of weights' names as keys. Got 1.",
+    ),
     "a task alone": ("task: adding", "task.name needs one of"),
     "bytes": (b"\xff\xfe\x00", "which is none"),
 }
@@ -155,14 +181,16 @@ def test_flags_reach_the_settings(monkeypatch):
     assert seen == [expected]
 
 
-def test_flags_lie_on_top_of_the_configs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("repeated", [False, True], ids=["a list", "repeated"])
+def test_flags_lie_on_top_of_the_configs(repeated, tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("task: {name: adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
     (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3")
     seen = []
     fit = cli._COMMANDS["fit"]._replace(run=lambda values: seen.append(commands.settings_from(values)) or 0)
     monkeypatch.setitem(cli._COMMANDS, "fit", fit)
-    configs = f"[{tmp_path}/a.yaml, {tmp_path}/b.yaml]"
-    assert cli.main(["fit", "--config", configs, "--optimizer.lr", "0.5", "--task.seed=7"]) == 0
+    first, second = f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml"
+    configs = ["--config", first, f"--config={second}"] if repeated else ["--config", f"[{first}, {second}]"]
+    assert cli.main(["fit", *configs, "--optimizer.lr", "0.5", "--task.seed=7"]) == 0
     (settings,) = seen
     assert (settings.task.steps, settings.task.seed, settings.network.hidden_size) == (50, 7, 5)
     assert (settings.epochs, settings.optimizer.lr, settings.clip) == (3, 0.5, 1.0)

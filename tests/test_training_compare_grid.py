@@ -28,8 +28,17 @@ BAD = {
     "a value twice": ("grid: {epochs: [1, 1]}\n", "grid.epochs needs every value once."),
     "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "seeds needs a list of integers."),
     "a seed twice": ("grid: {epochs: [1]}\nseeds: [1, 1]\n", "seeds needs every seed once."),
+    "a seed below 0": ("grid: {epochs: [1]}\nseeds: [0, -1]\n", "seeds needs integers from 0 to 2^32 - 1. Got 0, -1."),
     "half a seed": ("grid: {epochs: [1]}\nseeds: [0.5]\n", "seeds needs a list of integers."),
     "a grid over seeds": ("grid: {seed: [1]}\n", "seeds and the folder are given apart. Got seed."),
+    "a seed in the base": (
+        "base: {seed: 7}\ngrid: {epochs: [1]}\n",
+        "base needs a key of the run; seeds and the folder",
+    ),
+    "a folder in the base": ("base: {output: a}\ngrid: {epochs: [1]}\n", "are given apart. Got output."),
+    "a number that varies": ("grid: {1: [a]}\n", "what varies needs a key of the run; seeds and the folder are given"),
+    "a number inside a value": ("grid: {network: [{1: a, zoo: lem}]}\n", "grid.network needs plain values, with texts"),
+    "a set as a value": ("grid: {epochs: [!!set {a}]}\n", "grid.epochs needs plain values"),
     "trials of a grid": ("grid: {epochs: [1]}\ntrials: 3\n", "trials needs a search; a grid runs all combinations."),
     "a search without trials": ("search: {epochs: {low: 1, high: 2}}\n", "trials needs an integer of at least 1"),
     "an open range": ("search: {epochs: {low: 1}}\ntrials: 1\n", "search.epochs needs a range {low, high, log}"),
@@ -106,6 +115,16 @@ def test_names_tell_values_apart_and_folders_tell_runs_apart():
 def test_a_typo_in_a_combination_is_refused_before_anything_runs(key):
     with pytest.raises(OptionError, match=r"(?s)orthogonl.*needs one of"):
         describe(Grid(BASE, {key: ["orthogonl"]}))
+
+
+def test_a_list_in_the_place_of_a_name_is_refused():
+    with pytest.raises(OptionError, match=r"task\.name needs one of .*Got \['digits'\]\."):
+        describe(Grid(BASE, {"task.name": [["digits"]]}))
+
+
+def test_rates_of_constrained_weights_in_the_base_leave_cells_without_constraint_comparable():
+    base = {**BASE, "optimizer": {"constrained": "rmsprop", "constrained_lr": 1e-4, "smoothing": 0.9}}
+    assert describe(Grid(base, {"network.constraint": [None, "orthogonal"]}))["metric"] == "accuracy"
 
 
 def test_what_reports_say_of_the_task_comes_from_the_task():

@@ -184,6 +184,13 @@ def test_failed_and_pruned_runs_are_rows_with_their_reason():
     assert counts["orthogonal · cayley"] == 1 and counts["orthogonal · exp"] == 0
 
 
+def test_a_pruned_run_whose_beginning_is_lost_is_remarked_by_its_epoch():
+    (lost,) = (run for run in broken(results().runs) if run.state == PRUNED)
+    lost = Run(lost.choices, 0, PRUNED, 0.5, None, {"history": lost.history[1:]})
+    (row,) = results(runs=lambda runs: [lost]).rows
+    assert row.remark == "seed 0: pruned after epoch 2"
+
+
 def test_the_table_is_the_same_in_all_forms():
     found = results(runs=broken)
     rows = list(csv.DictReader(comma_separated(found).splitlines()))

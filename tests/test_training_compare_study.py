@@ -10,7 +10,9 @@ from compare_helpers import ABOUT, BASE, attempts, open_study, record, scores, t
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.training import Grid
+from manifold_rnn.training.checkpoints import FORMAT, LAST, read_checkpoint, write_checkpoint
 from manifold_rnn.training.compare import liveness, standing, study
+from manifold_rnn.training.compare.results import gather
 from manifold_rnn.training.compare.storage import JOURNAL
 from manifold_rnn.training.compare.study import End, Superseded
 from manifold_rnn.training.compare.worker import Stopped, Worker
@@ -240,6 +242,38 @@ def test_a_worker_that_is_stopped_leaves_its_case_to_the_next(tmp_path):
     Worker(one, train, tmp_path / "runs").work()
     done = [path.read_text().split()[::2] for path in tmp_path.glob("runs/*/done.txt")]
     assert done == [["1", "2", "3", "4"]] * 4  # the stopped one too: its first epoch was not run again
+
+
+@pytest.mark.parametrize("last", ["pruned", "failed", "failed at once"])
+def test_a_case_that_goes_on_ends_with_its_whole_history(last, tmp_path, monkeypatch):
+    asked = []
+
+    def objective(mapping, *, folder, on_epoch):
+        path = folder / LAST
+        history = read_checkpoint(path)["history"] if path.exists() else []
+        if history and last == "failed at once":
+            raise RuntimeError("out of memory")
+        for epoch in range(len(history) + 1, 5):
+            history.append({"epoch": epoch, **scores(0.5, epoch)})
+            folder.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, {"format": FORMAT, "history": history})
+            asked.extend([True] * (epoch == 2))
+            if epoch == 3 and last == "failed":
+                raise RuntimeError("out of memory")
+            on_epoch(epoch, scores(0.5, epoch))
+        return record(history)
+
+    one = open_study(tmp_path, axes={"network.constraint": ["orthogonal"]}, seeds=[0])
+    with pytest.raises(Stopped):
+        Worker(one, objective, tmp_path / "runs", stop=lambda: bool(asked)).work()
+    if last == "pruned":
+        monkeypatch.setattr(one, "should_prune", lambda attempt: True)
+    Worker(one, objective, tmp_path / "runs").work()
+    (trial,) = one.ends().values()
+    epochs = {"pruned": [1, 2, 3], "failed": [1, 2, 3], "failed at once": [1, 2]}[last]
+    assert [epoch["epoch"] for epoch in trial.user_attrs["record"]["history"]] == epochs
+    (run,) = gather(one).runs
+    assert run.epochs == len(epochs) and run.seconds == pytest.approx(0.2 * len(epochs))
 
 
 def test_pruning_ends_what_is_below_the_median_and_only_where_it_is_asked_for(tmp_path):

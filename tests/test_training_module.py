@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import manifold_rnn as mr
+from manifold_rnn.constraints.registry import Registry
 from manifold_rnn.errors import NonFiniteError, OptionError
 from manifold_rnn.tasks import Digits
 from manifold_rnn.training import (
     LSTMClassifier,
+    NetworkSettings,
     OptimizerSettings,
     ScheduleSettings,
     SequenceData,
@@ -20,6 +22,7 @@ from manifold_rnn.training import (
     build_schedule,
     read_run,
 )
+from manifold_rnn.training.building import constrains
 from manifold_rnn.training.trainer import quiet_trainer
 
 
@@ -78,6 +81,33 @@ def test_the_constrained_rate_is_for_the_weights_that_the_network_sets_apart(nam
     assert sorted(held) == sorted(names.values())
     for key, rate in held.items():
         assert rate == (0.125 if any(part in key for part in ZOO[name]) else 0.5)
+
+
+@pytest.mark.parametrize("network", [{"cell": "lstm"}, {"zoo": "lem"}], ids=["a cell", "a network of the zoo"])
+def test_a_free_recurrent_matrix_is_no_constrained_weight(network):
+    built = build_network(NetworkSettings(hidden_size=4, **network), 1, 10)
+    settings = OptimizerSettings("adam", lr=0.5, constrained="sgd", constrained_lr=7, weight_decay=0.1)
+    optimizer = build_optimizer(built, settings)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    assert "zoo" in network or {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_one_constrained_gate_makes_a_recurrent_matrix_constrained(view):
+    values = {"cell": "lstm", "hidden_size": 4, "constraint": "orthogonal", "gates": ["g"], "view": view}
+    network = build_network(NetworkSettings(**values), 1, 10)
+    groups = build_optimizer(network, OptimizerSettings(lr=0.5, constrained_lr=0.125, weight_decay=0.1)).param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.125, 0.0), (0.5, 0.1)]
+
+
+@pytest.mark.parametrize("name", mr.zoo.available())
+def test_networks_of_the_zoo_without_constraint_are_known(name):
+    options = [{}, {"host": "lstm"}, {"host": "dtriv"}] if name == "momentum" else [{}]
+    for own in options:
+        settings = NetworkSettings(zoo=name, hidden_size=8, options=own)
+        network = build_network(settings, 1, 10)
+        assert constrains(settings) == any(isinstance(module, Registry) for module in network.modules())
 
 
 def test_weights_have_the_optimizer_and_the_rate_of_their_names_group():

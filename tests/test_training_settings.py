@@ -132,6 +132,24 @@ REFUSED = {
         {"cell": "elman", "constraint": "orthogonal", "view": "update", "rebase_every": 3},
         "rebase_every",
     ),
+    "a retraction of nothing": (
+        {"cell": "lstm", "retraction": "cayley"},
+        "network.retraction needs a network.constraint",
+    ),
+    "a view of nothing": ({"cell": "lstm", "view": "trivialized"}, "network.view needs a network.constraint"),
+    "a base of nothing": (
+        {"cell": "lstm", "rebase_every": 1},
+        "network.rebase_every needs a network.constraint. Got 1.",
+    ),
+    "gates for nothing": ({"cell": "lstm", "gates": ["f"]}, "network.gates needs a network.constraint. Got ['f']."),
+    "options of no constraint": (
+        {"cell": "lstm", "constraint_options": {"foo": 1}},
+        "network.constraint_options needs a",
+    ),
+    "options of no constraint of the zoo": ({"zoo": "lem", "constraint_options": {"foo": 1}}, "is for a cell"),
+    "a list of cells": ({"cell": ["lstm"]}, "network.cell needs one of"),
+    "more units than memory": ({"cell": "lstm", "hidden_size": 10**8}, "that fits into memory. Got 100000000."),
+    "more units than numbers": ({"zoo": "lem", "hidden_size": 10**20}, "an integer below 2^31. Got 1000000"),
     "an odd size": ({"cell": "elman", "constraint": "unitary_real_form", "hidden_size": 7}, "even"),
 }
 

@@ -15,6 +15,7 @@ from .run_parts import NetworkSettings, require_name
 
 _COMPLEX = {"phase_scaled", "special_unitary", "unitary", "unitary_product"}
 _CONSTRAINED_RATE = 0.1  # the ratio of rates that the literature recommends
+_FREE = ("cornn", "lem", "nonnormal", "nru")  # networks of the zoo without constraint
 _NESTED = ("manifold", "top", "bottom")  # options that are constraints themselves
 
 
@@ -47,7 +48,14 @@ def build_network(
     >>> assert network(torch.zeros(4, 5, 2)).shape == (4, 3)
     """
     build = _published if settings.zoo is not None else _from_cell
-    network = build(settings, input_size, output_size, dtype)
+    try:
+        network = build(settings, input_size, output_size, dtype)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not _is_too_large(error):
+            raise
+        raise OptionError(
+            f"network.hidden_size and the options need a network that fits into memory. Got {settings.hidden_size}."
+        ) from error
     layer: Any = network.layer
     layer.backend, layer.recompute = settings.backend, settings.recompute
     return network
@@ -87,7 +95,7 @@ def _from_cell(settings: NetworkSettings, input_size: int, output_size: int, dty
         dtype=dtype.to_complex() if complex_ else dtype,
     )
     if settings.constraint is None:
-        return Network(layer, output_size)
+        return Network(layer, output_size, rates={})
     _constrain(layer, settings)
     return Network(layer, output_size, rates=_CONSTRAINED_RATE)
 
@@ -150,6 +158,26 @@ def _trivialized_only(constraint: Any) -> bool:
 def _is_complex(settings: NetworkSettings) -> bool:
     diagonal = settings.constraint_options.get("chart") == "diagonal"
     return settings.cell == "lru" or settings.constraint in _COMPLEX or diagonal
+
+
+def constrains(settings: NetworkSettings) -> bool:
+    """Return whether the network that settings describe has constrained weights.
+
+    Examples
+    --------
+    >>> from manifold_rnn.training.building import constrains
+    >>> assert constrains(mr.training.NetworkSettings(zoo="scornn"))
+    >>> assert not constrains(mr.training.NetworkSettings(cell="lstm"))
+    """
+    if settings.zoo is None:
+        return settings.constraint is not None
+    hosted = settings.zoo == "momentum" and settings.options.get("host", "lstm") == "lstm"
+    return not hosted and settings.zoo not in _FREE
+
+
+def _is_too_large(error: Exception) -> bool:
+    said = any(word in str(error) for word in ("allocat", "Alloc", "overflow"))  # torch has no class of its own for it
+    return isinstance(error, (MemoryError, OverflowError)) or (type(error) is RuntimeError and said)
 
 
 def _require_taken(key: str, build: Callable[..., Any], option: str, of: str) -> None:

@@ -1,7 +1,6 @@
 """What the subcommands of ``manifold-rnn`` do with their arguments; imports nothing heavy before it is needed."""
 
 import json
-import shlex
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from .catalogue import TASKS
 from .flags import Flag, add_flags, flags_of
+from .run_parts import require
 from .run_settings import PARTS, RunSettings, read_run
 from .settings import DemoSettings
 
@@ -34,20 +34,25 @@ def demo(values: Values) -> int:
 def add_fit(parser: "ArgumentParser", arguments: Sequence[str]) -> list[Flag]:
     """Add the flags of a run, and ``--resume``."""
     words = "Go on from the last checkpoint in the output folder, if there is one."
-    return add_flags(parser, [*_run_flags(arguments), Flag("resume", bool, False, words, switch=True)])
+    return _add_run(parser, arguments, Flag("resume", bool, False, words, switch=True))
 
 
 def fit(values: Values) -> int:
     """Train a network, test it, and say how it went."""
+    from .building import constrains
     from .progress import shown_metric
     from .running import run
+    from .sessions import go_on
 
     resume = values.pop("resume", False)
     settings = settings_from(values)
+    for key in ("constrained", "constrained_lr") if not resume else ():  # what a comparison ignored may be there
+        given = getattr(settings.optimizer, key)
+        usable = given is None or constrains(settings.network)
+        require(usable, f"optimizer.{key}", "a network with constrained weights", given)
     record = run(settings, folder=settings.output, resume=resume, quiet=False)
     if record.failure is not None:
-        again = f"manifold-rnn fit --config {shlex.quote(f'{settings.output}/run.yaml')} --resume"
-        print(f"{record.failure}{f'; go on with: {again}' if record.stopped else ''}")
+        print(f"{record.failure}{f'; go on with: {go_on(settings.output)}' if record.stopped else ''}")
         return 130 if record.stopped else 1
     if record.test_loss is not None and record.test_metric is not None:
         print(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")
@@ -58,7 +63,7 @@ def fit(values: Values) -> int:
 def add_evaluation(parser: "ArgumentParser", arguments: Sequence[str]) -> list[Flag]:
     """Add the flags of a run, and ``--checkpoint``."""
     words = "Which one. Default: best.ckpt in the output folder."
-    return add_flags(parser, [*_run_flags(arguments), Flag("checkpoint", str | None, None, words)])
+    return _add_run(parser, arguments, Flag("checkpoint", str | None, None, words))
 
 
 def score(stage: str, values: Values) -> int:
@@ -119,34 +124,42 @@ def read_yaml(path: str | Path) -> Values:
     return dict(content)
 
 
-def _read_configs(paths: str | list[str]) -> Values:
+def _read_configs(given: Sequence[str]) -> Values:
+    """The files of all ``--config`` as one mapping; each names a file, or several as a list."""
+    from jsonargparse import get_loader
+
     mapping: Values = {}
-    for path in [paths] if isinstance(paths, str) else paths:
-        mapping = _merged(mapping, read_yaml(path))
+    for text in given:
+        try:
+            paths = get_loader("yaml")(text) if text.startswith("[") else [text]
+        except Exception as error:  # the loader's own kinds are not public
+            raise OptionError(f"--config needs a YAML file, or a list of them. Got {text!r}.") from error
+        for path in paths:
+            mapping = _merged(mapping, read_yaml(str(path)))
     return mapping
 
 
-def _run_flags(arguments: Sequence[str]) -> list[Flag]:
+def _add_run(parser: "ArgumentParser", arguments: Sequence[str], own: Flag) -> list[Flag]:
+    about = "YAML file with settings, or a list of them, of which the last holds; may be repeated."
+    parser.add_argument("--config", action="append", type=str, default=[], help=about)
     name = _task_named(arguments)
     task: dict[str, type] = {"task": TASKS[name]} if name in TASKS else {}
     words = f"One of {', '.join(TASKS)}; with it, --help shows its own flags."
     choice = [] if task else [Flag("task.name", str | None, None, words)]
-    config = Flag("config", str | list[str], [], "YAML file with settings, or a list of them, of which the last holds.")
-    return [config, *choice, *flags_of({**task, **PARTS, "": RunSettings})]
+    flags = add_flags(parser, [*choice, *flags_of({**task, **PARTS, "": RunSettings}), own])
+    return [Flag("config", str, [], about), *flags]
 
 
 def _task_named(arguments: Sequence[str]) -> str:
     """The task of the flags or the configs, if it can be found: its fields are flags too."""
-    from jsonargparse import get_loader
-
     scan = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--task.name", dest="task")
-    scan.add_argument("--config")
+    scan.add_argument("--config", action="append", default=[])
     try:
         found, _ = scan.parse_known_args([str(argument) for argument in arguments])
         if found.task:
             return str(found.task)
-        return str(_read_configs(get_loader("yaml")(found.config))["task"]["name"])
+        return str(_read_configs(found.config)["task"]["name"])
     except Exception:  # whatever is wrong is said when the arguments are read in earnest
         return ""
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import optim
+from ..constraints.registry import Registry
 from ..errors import OptionError
 from .run_parts import OptimizerSettings
 
@@ -36,7 +37,7 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     ----------
     network : nn.Module
         Its ``parameter_groups(lr)`` are used if it has them, else all its parameters at one rate. Constrained are the
-        groups to which it gives another rate; if there is none, all but the last.
+        groups to which it gives another rate; if there is none, all but the last that hold a constrained weight.
     settings : OptimizerSettings
 
     Returns
@@ -58,7 +59,10 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     split = getattr(network, "parameter_groups", None)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}] if split is None else split(settings.lr)
     groups = [group for group in groups if group["params"]]
-    constrained = [group for group in groups if group.get("lr", settings.lr) != settings.lr] or groups[:-1]
+    constrained = [group for group in groups if group.get("lr", settings.lr) != settings.lr]
+    if not constrained:
+        held = _constrained(network)
+        constrained = [group for group in groups[:-1] if any(id(p) in held for p in group["params"])]
     by_name: dict[str, list[dict[str, Any]]] = {}
     for group in groups:
         name: str = settings.name
@@ -80,6 +84,12 @@ def require_groups(network: nn.Module, settings: OptimizerSettings) -> None:
     for key in settings.groups:
         if not any(key in name for name in names):
             raise OptionError(f"optimizer.groups.{key} is in no weight's name. Weights: {', '.join(names)}.")
+
+
+def _constrained(network: nn.Module) -> set[int]:
+    """The ids of all parameters that are on a manifold, or from which a constrained weight is computed."""
+    trivialized = (p for module in network.modules() if isinstance(module, Registry) for p in module.parameters())
+    return {id(p) for p in (*trivialized, *(p for p in network.parameters() if hasattr(p, "manifold")))}
 
 
 def _parts(network: nn.Module, group: dict[str, Any], keys: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:

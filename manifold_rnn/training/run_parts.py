@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from .. import retractions, zoo
@@ -62,7 +62,8 @@ class NetworkSettings:
     Raises
     ------
     OptionError
-        If both or none of zoo and cell are given, or a name or option is unknown.
+        If both or none of zoo and cell are given, a name or option is unknown, or there is no constraint that an option
+        is for.
 
     Examples
     --------
@@ -93,6 +94,7 @@ class NetworkSettings:
                 f"{'none' if self.zoo is None else 'both'}.\nExamples: network.zoo=scornn, network.cell=elman."
             )
         require(self.hidden_size >= 1, "network.hidden_size", "an integer of at least 1", self.hidden_size)
+        require(self.hidden_size < 2**31, "network.hidden_size", "an integer below 2^31", self.hidden_size)
         require(self.num_layers >= 1, "network.num_layers", "an integer of at least 1", self.num_layers)
         every = self.rebase_every
         require(every is None or every >= 0, "network.rebase_every", "an integer of at least 0, or null", every)
@@ -106,9 +108,7 @@ class NetworkSettings:
 
     def _require_zoo(self, name: str) -> None:
         require_name("network.zoo", name, zoo.available())
-        given = ("constraint", "gates", "nonlinearity", "numbers", "num_layers")
-        changed = [key for key in given if getattr(self, key) != type(self).__dataclass_fields__[key].default]
-        if changed:
+        if changed := self._given("constraint", "constraint_options", "gates", "nonlinearity", "numbers", "num_layers"):
             raise OptionError(
                 f"network.{changed[0]} is for a cell.\nGot it with network.zoo={name}, whose paper says what it is.\n"
                 "Leave it out, or give network.cell."
@@ -124,6 +124,14 @@ class NetworkSettings:
             require_options("network.constraint_options", CONSTRAINTS[self.constraint], self.constraint_options)
         for name in self.gates or ():
             require_name("network.gates", name, CELLS[self.cell].gates)
+        if self.constraint is None:
+            for key in self._given("retraction", "view", "rebase_every", "gates", "constraint_options"):
+                require(False, f"network.{key}", "a network.constraint", getattr(self, key))
+
+    def _given(self, *keys: str) -> list[str]:
+        """Those of the keys whose values are not their defaults."""
+        default = {f.name: {} if f.default is MISSING else f.default for f in fields(self)}
+        return [key for key in keys if getattr(self, key) != default[key]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,9 @@ class OptimizerSettings:
     lr : float
         Rate of the weights without constraint.
     constrained : str, optional
-        Another optimizer for the constrained weights. Default: the same.
+        Another optimizer for the constrained weights. Default: the same. Without such weights, ``manifold-rnn fit``
+        refuses this and constrained_lr; elsewhere they have no effect, so that networks with and without constraint can
+        be compared.
     constrained_lr : float, optional
         Rate of the constrained weights, in the package's coordinates. Default: the network's own multiple of lr, which
         is a tenth for a cell with a constraint.
@@ -183,6 +193,7 @@ class OptimizerSettings:
             require_name("optimizer.constrained", self.constrained, OPTIMIZERS)
         rates = {"lr": self.lr, "constrained_lr": self.constrained_lr}
         for part, own in self.groups.items():
+            require(isinstance(part, str), "optimizer.groups", "parts of weights' names as keys", repr(part))
             key = f"groups.{part}"
             right = isinstance(own, dict) and own and own.keys() <= {"name", "lr"}
             require(bool(right), f"optimizer.{key}", "name, lr or both", own)
@@ -259,7 +270,7 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
 
 def require_name(key: str, name: str, known: Sequence[str] | dict[str, Any]) -> None:
     """Raise `OptionError`, with the right names and the nearest one, unless ``name`` is known."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise OptionError(f"{key} needs one of {', '.join(known)}. Got {name!r}.{hint}")

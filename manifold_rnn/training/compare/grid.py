@@ -77,20 +77,23 @@ class Grid:
             _require(isinstance(getattr(self, key), Mapping), key, "a mapping", getattr(self, key))
         seeds = isinstance(self.seeds, list) and self.seeds and all(type(seed) is int for seed in self.seeds)
         _require(bool(seeds), "seeds", "a list of integers", self.seeds)
+        _require(all(0 <= seed < 2**32 for seed in self.seeds), "seeds", "integers from 0 to 2^32 - 1", self.seeds)
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "every seed once", self.seeds)
         _require(type(self.pruning) is bool, "pruning", "true or false", self.pruning)
         if bool(self.grid) == bool(self.search):
             got = "both" if self.grid else "neither"
             raise OptionError(f"A comparison varies what grid or what search says. Expected one of them. Got {got}.")
-        for key in (*self.grid, *self.search):
-            allowed = key.partition(".")[0] not in ("seed", "output")
-            _require(allowed, "what varies", "a key of the run; seeds and the folder are given apart", key)
+        for where, keys in {"base": self.base, "what varies": [*self.grid, *self.search]}.items():
+            for key in keys:
+                allowed = isinstance(key, str) and key.partition(".")[0] not in ("seed", "output")
+                _require(allowed, where, "a key of the run; seeds and the folder are given apart", key)
         self._require_grid() if self.grid else self._require_search()
 
     def _require_grid(self) -> None:
         _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
         for key, values in self.grid.items():
             _require(isinstance(values, list) and bool(values), f"grid.{key}", "a list of values", values)
+            _require(_is_plain(values), f"grid.{key}", "plain values, with texts as keys", values)
             distinct = len({canonical(value) for value in values}) == len(values)
             _require(distinct, f"grid.{key}", "every value once", values)
 
@@ -210,7 +213,7 @@ def _laid_over(under: Any, over: Any) -> Any:
 
 def _require_space(key: str, space: Any) -> None:
     expected = "a range {low, high, log}, or {choices}"
-    _require(isinstance(space, Mapping), key, expected, space)
+    _require(isinstance(space, Mapping) and _is_plain(space), key, expected, space)
     if "choices" in space:
         choices = isinstance(space["choices"], list) and bool(space["choices"])
         _require(choices and len(space) == 1, key, "{choices: [...]} and nothing else", space)
@@ -220,6 +223,14 @@ def _require_space(key: str, space: Any) -> None:
     low, high, log = space["low"], space["high"], space.get("log", False)
     ordered = -math.inf < low < high < math.inf and type(log) is bool and (low > 0 or not log)
     _require(ordered, key, "low below high, and above 0 if log is true", space)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _require(holds: bool, key: str, expected: str, got: object) -> None:

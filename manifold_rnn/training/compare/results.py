@@ -47,6 +47,11 @@ class Run:
         return self.record.get("history") or []
 
     @property
+    def epochs(self) -> int:
+        """The last epoch that it has ended."""
+        return self.history[-1]["epoch"] if self.history else 0
+
+    @property
     def seconds(self) -> float:
         """Of training, validation left out."""
         return sum(epoch.get("seconds") or 0.0 for epoch in self.history)
@@ -92,7 +97,7 @@ class Row:
         """What happened to the others."""
         failures = [f"seed {run.seed}: {run.failure}" for run in self.runs if run.state == FAILED]
         pruned = [run for run in self.runs if run.state == PRUNED]
-        return "; ".join([*(f"seed {run.seed}: pruned after epoch {len(run.history)}" for run in pruned), *failures])
+        return "; ".join([*(f"seed {run.seed}: pruned after epoch {run.epochs}" for run in pruned), *failures])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from ...errors import ManifoldError
+from ..checkpoints import LAST, read_checkpoint
 from .grid import canonical
 from .liveness import Heart
 from .naming import folder_name
@@ -103,7 +104,8 @@ class Worker:
         try:
             record = self.objective(mapping, folder=folder, on_epoch=watch)
         except Pruned:
-            return End(_plain({"history": watch.history}), watch.history[-1]["val_metric"], pruned=True)
+            history = _whole(watch.history, folder)
+            return End(_plain({"history": history}), history[-1]["val_metric"], pruned=True)
         except (Superseded, Stopped, OSError):
             raise
         except SystemExit as leaving:
@@ -114,7 +116,7 @@ class Worker:
             _write_down(folder, error)
             words = " ".join(str(error).split())
             failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
-            return End(_plain({"history": watch.history}), failure=failure[:400])
+            return End(_plain({"history": _whole(watch.history, folder)}), failure=failure[:400])
         if record.get("stopped"):
             raise Stopped
         return _judged(record)
@@ -174,6 +176,15 @@ def _judged(record: Mapping[str, Any]) -> End:
     if failure is None and (value is None or not math.isfinite(value)):
         failure = f"the validation metric is {value}"
     return End(_plain(record), None if failure else value, failure)
+
+
+def _whole(history: list[dict[str, float]], folder: Path) -> list[dict[str, float]]:
+    """The epochs of this attempt after those before it went on from a checkpoint, which that still knows."""
+    first = history[0]["epoch"] if history else math.inf
+    if first > 1 and (folder / LAST).exists():
+        with suppress(ManifoldError):  # a damaged one is why the run failed
+            return [*(epoch for epoch in read_checkpoint(folder / LAST)["history"] if epoch["epoch"] < first), *history]
+    return history
 
 
 def _plain(value: Any) -> Any:
