@@ -1,5 +1,6 @@
 """The fused scan against the plain loop: outputs, every gradient, memory."""
 
+import contextlib
 import math
 import os
 
@@ -118,6 +119,41 @@ def test_nan_reaches_the_gradients_that_it_reaches_in_the_loop(bad, where, scan,
         (given["x"][where, 1] if bad == "x" else given["W"][1, 1:2]).fill_(math.nan)
     form = Form("modrelu", given["V"], None, given["threshold"])
     torch.testing.assert_close(*loops_gradients(scan, form, given["x"], given["h0"], given["W"]), equal_nan=True)
+
+
+@pytest.mark.parametrize("where", [0, 3, 69])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "modrelu"])
+def test_a_gradient_that_is_no_number_spreads_as_in_the_loop(activation, bad, where, scan, generator):
+    given = arguments(activation, torch.float64, (70, 3, 10, 2), generator, shift=-0.5)
+    del given["b"]
+    outside = torch.randn(70, 3, 10, dtype=torch.float64, generator=generator)
+    outside[where, 1, ::3] = bad  # of which some come to states at zero
+    found = [
+        torch.autograd.grad(y, list(given.values()), outside)
+        for y in (call(scan, activation, given)[0], call(naive, activation, given))
+    ]
+    torch.testing.assert_close(*found, equal_nan=True, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
+def test_where_no_number_may_be_read(activation, dtype, generator):
+    given = arguments(activation, dtype, (70, 3, 4, 2), generator)
+    found = []
+    for run, guard in ((fused, mr.linalg.fixed_iterations()), (naive, contextlib.nullcontext())):
+        with guard:
+            out = call(run, activation, given)
+            found.append(torch.autograd.grad(real(out[0] if run is fused else out).sin().sum(), list(given.values())))
+    torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_comes_out_may_be_used_by_autograd(recompute, generator):
+    given = arguments("modrelu", torch.float64, (9, 3, 4, 2), generator)
+    y, h = call(fused, "modrelu", given, every_step=not recompute, recompute=recompute)
+    (y if y is not None else h).sum().backward()
+    assert not any(t.is_inference() for t in (h, *(p.grad for p in given.values())))
+    assert y is None or not y.is_inference()
 
 
 def test_a_unit_that_is_switched_off_has_gradients_of_zero(scan, generator):

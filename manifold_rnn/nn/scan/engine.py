@@ -123,19 +123,22 @@ def naive(form: Form, x: Tensor, h0: Tensor, W: Tensor) -> Tensor:
     return torch.stack(states)
 
 
-def state_buffers(x: Tensor, h0: Tensor, V: Tensor | None, b: Tensor | None, keeps: bool) -> tuple[Tensor, Tensor]:
-    """Room for states (T + 1, B, n), ``h0`` the first, and projected inputs (T, B, n) in the place of the others.
+def state_buffers(x: Tensor, h0: Tensor, keeps: bool) -> tuple[Tensor, Tensor]:
+    """Room for states (T + 1, B, n), ``h0`` the first, and for projected inputs (T, B, n) in the place of the others.
 
     If arguments are to be kept, which will overwrite the projected inputs, those have a buffer of their own.
     """
-    T, B, n = len(x), *h0.shape
-    H = h0.new_empty(T + 1, B, n)
+    H = h0.new_empty(len(x) + 1, *h0.shape)
     H[0] = h0
-    U = h0.new_empty(T, B, n) if keeps else H[1:]
+    return H, h0.new_empty(len(x), *h0.shape) if keeps else H[1:]
+
+
+def project(x: Tensor, V: Tensor | None, b: Tensor | None, out: Tensor) -> None:
+    """Write ``V x + b`` of some steps to ``out``, (T, B, n)."""
+    rows = out.view(-1, out.shape[-1])
     if V is None:
-        U.copy_(x)
+        out.copy_(x)
     elif b is None:
-        torch.mm(x.reshape(T * B, -1), V.mT, out=U.view(T * B, n))
+        torch.mm(x.reshape(len(rows), -1), V.mT, out=rows)
     else:
-        torch.addmm(b, x.reshape(T * B, -1), V.mT, out=U.view(T * B, n))
-    return H, U
+        torch.addmm(b, x.reshape(len(rows), -1), V.mT, out=rows)

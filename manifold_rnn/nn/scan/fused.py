@@ -1,17 +1,15 @@
 """A scan with its own backward pass: one buffer of states, work in place, no graph of steps."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..cells.base import Form
-from .engine import Engine, Gradients, run_form, state_buffers
-from .kernels import Kernel, kernel
-from .products import add_outer, products
+from .engine import Engine, Gradients, project, run_form, state_buffers
+from .kernels import Kernel, can_look_at, kernel
+from .products import Products, add_outer, products
 
-_RING_BYTES = 1 << 19  # of gradients that are kept at a time: they should still be in cache when they are summed up
-_RING_STEPS = 8, 64
+_PART_BYTES = 1 << 19  # of states, or gradients, that are worked on at a time: they should stay in the cache
+_PART_STEPS = 8, 64
 
 
 def fused(
@@ -59,55 +57,98 @@ def fused(
 
 
 class _Fused(Engine):
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.f: Kernel | None = None
-
     def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
-        f = self._kernel(h0)
-        H, U = state_buffers(x, h0, self.V, self.b, f.keeps_argument)
-        states, arguments, by = H.unbind(0), U.unbind(0), products(self.W, h0.shape[0])
-        for before, z, h in zip(states, arguments if f.keeps_argument else states[1:], states[1:], strict=False):
-            f.apply(by.onward(z, before), h)
+        f, by = kernel(self.activation, self.threshold, h0), products(self.W, h0.shape[0])
+        H, U = state_buffers(x, h0, f.keeps_argument)
+        with torch.inference_mode():  # every call is a little cheaper
+            h, states = H[0], H[1:].unbind(0)
+            arguments = U.unbind(0) if f.keeps_argument else states
+            for part in _parts(H):
+                project(x[part], self.V, self.b, U[part])  # which is still in cache when the steps come to it
+                for z, after in zip(arguments[part], states[part], strict=True):
+                    f.apply(by.onward(z, h), after)
+                    h = after
         return H, U if f.keeps_argument else None
 
     def gradients(
         self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: tuple[bool, ...]
     ) -> Gradients:
-        sums = _Sums(needed, self)
-        self._kernel(H[0]).look_at(H[-1])
-        return sums.found(_reverse(self._kernel(H[0]), sums, x, self.W, H, Z, gy, gh))
+        f, sums, first = kernel(self.activation, self.threshold, H[0]), _Sums(needed, self), torch.empty_like(H[0])
+        back = _Backward(f, products(self.W, H.shape[1]), H, Z, gy, gh)
+        with torch.inference_mode():
+            for part in reversed(_parts(H)):
+                d, total = back.through(part)
+                sums.add(f, d, total, x[part], H[:-1][part], H[1:][part], None if Z is None else Z[part])
+            first.copy_(back.to_first())
+        return sums.found(first)
 
-    def _kernel(self, like: Tensor) -> Kernel:
-        if self.f is None:  # one for each pass, as it keeps sums
-            self.f = kernel(self.activation, self.threshold, like)
-        return self.f
+
+def _parts(H: Tensor) -> list[slice]:
+    """The time in parts, of so few steps that their states should stay in the cache."""
+    T, size = len(H) - 1, max(1, H[0].numel() * H.element_size())
+    R = min(T, max(_PART_STEPS[0], min(_PART_STEPS[1], _PART_BYTES // size)))
+    return [slice(start, min(start + R, T)) for start in range(0, T, R)]
 
 
-def _reverse(
-    f: Kernel, sums: "_Sums", x: Tensor, W: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, d: Tensor | None
-) -> Tensor:
-    """Run back over some steps, given the gradient ``d`` of their last state from later on; that of their first."""
-    T, B, n = len(x), *H.shape[1:]
-    size = max(1, B * n * H.element_size())
-    R = min(T, max(_RING_STEPS[0], min(_RING_STEPS[1], _RING_BYTES // size)))
-    ring, carry, by = H.new_empty(R, B, n), H.new_empty(B, n), products(W, B)
-    slots, states = ring.unbind(0), H.unbind(0)
-    arguments = states[1:] if Z is None else Z.unbind(0)
-    outside = None if gy is None else gy.unbind(0)
-    after: Tensor | None = None
-    for end in range(T, 0, -R):
-        start = max(0, end - R)
-        for t in range(end - 1, start - 1, -1):
-            slot, g = slots[t - start], None if outside is None else outside[t]
-            total = by.back(g, after, slot) if after is not None else _sum_into(slot, d, g)
-            f.backward(total, arguments[t], states[t + 1], slot)
+class _Backward:
+    """The gradients of the arguments of ``f``, in one part of the time after the other, the last one first."""
+
+    def __init__(
+        self, f: Kernel, by: Products, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None
+    ) -> None:
+        self.f, self.by, self.H, self.Z, self.gh = f, by, H, Z, gh
+        self.outside = (None,) * (len(H) - 1) if gy is None else gy.unbind(0)
+        self.ring = torch.empty_like(H[_parts(H)[0]])
+        self.slots = self.ring.unbind(0)
+        self.after: Tensor | None = None  # the gradient of the argument of the step after the part
+        self.carry = torch.empty_like(H[0])
+        has_slopes = f.has_slopes and can_look_at(H) and not bool(H[-1].isnan().any())  # a row with NaN keeps it
+        self.slopes = torch.empty_like(self.ring) if has_slopes else None
+        self.factors = self.slopes.unbind(0) if self.slopes is not None else ()
+
+    def through(self, part: slice) -> tuple[Tensor, Tensor]:
+        """The gradients of a part, (R, B, n), until the next call, and their sum over steps and rows."""
+        R = part.stop - part.start
+        d = self.ring[:R]
+        total = None
+        if self.slopes is not None:
+            self.f.slopes(self.H[1:][part], self.slopes[:R])
+            self._fill_by_slopes(part)
+            total = d.sum((0, 1))
+        if total is None or not bool(total.sum().isfinite()):  # where infinity times zero has to be zero
+            self._fill(part)
+            total = d.sum((0, 1))
+        self.after = self.carry.copy_(self.slots[0])  # whose slot may be that of the next step
+        return d, total
+
+    def _fill(self, part: slice) -> None:
+        h = self.H[1:][part].unbind(0)
+        z = h if self.Z is None else self.Z[part].unbind(0)
+        after = self.after
+        for t in reversed(range(len(h))):
+            slot = self.slots[t]
+            self.f.backward(self._onto(self.outside[part.start + t], after, slot), z[t], h[t], slot)
             after = slot
-        part = slice(start, end)
-        sums.add(f, ring[: end - start], x[part], H[part], H[start + 1 : end + 1], None if Z is None else Z[part])
-        after = carry.copy_(slots[0])  # whose slot may be that of the next step
-    assert after is not None
-    return by.back(None, after, torch.empty_like(after))
+
+    def _fill_by_slopes(self, part: slice) -> None:
+        after = self.after
+        steps = zip(self.slots, self.factors, self.outside[part], strict=False)
+        for slot, factor, g in reversed(list(steps)):
+            total = self._onto(g, after, slot)
+            if total is slot:
+                slot.mul_(factor)
+            else:
+                torch.mul(total, factor, out=slot)
+            after = slot
+
+    def _onto(self, g: Tensor | None, after: Tensor | None, slot: Tensor) -> Tensor:
+        """The gradient of a state, in ``slot`` or not: of ``g`` from outside, and of what came ``after``."""
+        return _sum_into(slot, self.gh, g) if after is None else self.by.back(g, after, slot)
+
+    def to_first(self) -> Tensor:
+        """The gradient of the state before the first step."""
+        assert self.after is not None
+        return self.by.back(None, self.after, torch.empty_like(self.after))
 
 
 def _sum_into(slot: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
@@ -130,8 +171,8 @@ class _Sums:
             for p, wanted in zip(weights, needed[1:5], strict=True)
         )
 
-    def add(self, f: Kernel, d: Tensor, x: Tensor, before: Tensor, h: Tensor, z: Tensor | None) -> None:
-        """Add what the masked gradients ``d`` of some steps contribute."""
+    def add(self, f: Kernel, d: Tensor, total: Tensor, x: Tensor, before: Tensor, h: Tensor, z: Tensor | None) -> None:
+        """Add what the gradients ``d`` of the arguments of some steps, and their sum ``total``, contribute."""
         n = d.shape[-1]
         flat = d.reshape(-1, n)
         if self.W is not None:
@@ -139,7 +180,7 @@ class _Sums:
         if self.V is not None:
             add_outer(self.V, flat, x.reshape(-1, x.shape[-1]))
         if self.b is not None:
-            self.b.add_(flat.sum(0))
+            self.b.add_(total)
         if self.threshold is not None:
             self.threshold.add_(f.threshold_gradient(flat, h.reshape(-1, n), None if z is None else z.reshape(-1, n)))
         if self.needs_x:

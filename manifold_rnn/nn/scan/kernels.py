@@ -14,6 +14,7 @@ class Kernel(ABC):
     """One nonlinearity; made for states like ``like``."""
 
     keeps_argument: ClassVar[bool] = False  # whether the derivative needs more than the result
+    has_slopes: ClassVar[bool] = False  # whether there are `slopes`
 
     def __init__(self, threshold: Tensor | None, like: Tensor) -> None:
         self.threshold = threshold
@@ -26,8 +27,9 @@ class Kernel(ABC):
     def apply(self, z: Tensor, h: Tensor) -> None:
         """Write the value at ``z`` to ``h``, which may be ``z`` itself."""
 
-    def look_at(self, last: Tensor) -> None:  # noqa: B027 - most have nothing to learn from it
-        """Be told the last state before gradients of the steps up to it are asked for."""
+    def slopes(self, h: Tensor, out: Tensor) -> None:
+        """Write the derivative, a factor for each number, at states without NaN."""
+        raise NotImplementedError
 
     @abstractmethod
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
@@ -56,11 +58,19 @@ class Linear(Kernel):
 class Relu(Kernel):
     """The rectifier."""
 
+    has_slopes: ClassVar[bool] = True
+
     def function(self, z: Tensor) -> Tensor:
         return torch.relu(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
+        if z is h:
+            z.clamp_min_(0)
+        else:
+            torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
+
+    def slopes(self, h: Tensor, out: Tensor) -> None:
+        torch.sign(h, out=out)
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=out)
@@ -69,11 +79,19 @@ class Relu(Kernel):
 class Tanh(Kernel):
     """The hyperbolic tangent."""
 
+    has_slopes: ClassVar[bool] = True
+
     def function(self, z: Tensor) -> Tensor:
         return torch.tanh(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        torch.tanh(z, out=h)
+        if z is h:
+            z.tanh_()
+        else:
+            torch.tanh(z, out=h)
+
+    def slopes(self, h: Tensor, out: Tensor) -> None:
+        torch.square(h, out=out).neg_().add_(1)
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=out)
@@ -85,6 +103,8 @@ class ModRelu(Kernel):
     Where b is not positive it is :math:`z - \operatorname{clamp}(z, b, -b)`; a positive b is added times the sign of z.
     """
 
+    has_slopes: ClassVar[bool] = True
+
     def __init__(self, threshold: Tensor | None, like: Tensor) -> None:
         super().__init__(threshold, like)
         assert threshold is not None
@@ -92,7 +112,6 @@ class ModRelu(Kernel):
         self.low, self.high = b.clamp(max=0), -b.clamp(max=0)
         self.scratch = torch.empty_like(like)
         self.grows = None if _none_positive(b) else b.clamp(min=0)
-        self.all_finite = False
 
     def function(self, z: Tensor) -> Tensor:
         assert self.threshold is not None
@@ -102,16 +121,16 @@ class ModRelu(Kernel):
         torch.clamp(z, self.low, self.high, out=self.scratch)
         if self.grows is not None:
             self.scratch.addcmul_(torch.sgn(z), self.grows, value=-1)
-        torch.sub(z, self.scratch, out=h)
+        if z is h:
+            z.sub_(self.scratch)
+        else:
+            torch.sub(z, self.scratch, out=h)
 
-    def look_at(self, last: Tensor) -> None:
-        self.all_finite = _can_look_at(last) and bool(torch.isfinite(last.sum()))  # what is not finite stays so
+    def slopes(self, h: Tensor, out: Tensor) -> None:
+        torch.sign(h, out=out).square_()
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
-        if self.all_finite:  # zero where h is, by a fast kernel, to which NaN is one thing here and another there
-            torch.ops.aten.hardshrink_backward.grad_input(g, h, 0, grad_input=out)
-        else:
-            torch.mul(g, torch.sign(h).square_(), out=out).masked_fill_(h == 0, 0)  # the sign of NaN is 0
+        torch.mul(g, torch.sign(h).square_(), out=out).masked_fill_(h == 0, 0)  # the sign of NaN is 0
 
     def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
         return torch.sign(h).mul_(d).sum(0)
@@ -119,10 +138,11 @@ class ModRelu(Kernel):
 
 def _none_positive(b: Tensor) -> bool:
     """Whether that is known without a wait for the device, or for numbers that there are none of."""
-    return _can_look_at(b) and not bool((b > 0).any())
+    return can_look_at(b) and not bool((b > 0).any())
 
 
-def _can_look_at(x: Tensor) -> bool:
+def can_look_at(x: Tensor) -> bool:
+    """Whether to read a number of ``x`` is possible, and costs next to nothing."""
     return x.device.type == "cpu" and may_read_device() and not torch._C._len_torch_dispatch_stack()
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...linalg.product import ONEDNN_FROM, has_onednn, onednn_linear
 
-_OUTER_FROM = 15 << 20  # multiplications from which oneDNN is faster for a product over many steps
+_OUTER_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
 
 
 class Products:

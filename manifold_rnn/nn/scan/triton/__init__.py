@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...cells.base import Form
-from ..engine import Engine, Gradients, run_form, state_buffers
+from ..engine import Engine, Gradients, project, run_form, state_buffers
 from ..request import Request
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
@@ -71,7 +71,8 @@ class _Triton(Engine):
         from .launch import fill_states
 
         keeps = self.activation == "modrelu" and h0.is_complex()
-        H, U = state_buffers(x, h0, self.V, self.b, keeps)
+        H, U = state_buffers(x, h0, keeps)
+        project(x, self.V, self.b, U)
         fill_states(self.activation, self.threshold, U, H, self.W, keeps=keeps)
         return H, U if keeps else None
 
