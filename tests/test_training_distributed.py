@@ -14,6 +14,7 @@ from torch import distributed
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.training import read_run, run
+from manifold_rnn.training.processes import leaving_together
 from manifold_rnn.training.progress import SilentDisplay
 from manifold_rnn.training.randomness import seeded
 from manifold_rnn.training.sessions import Session
@@ -37,6 +38,7 @@ with seeded(settings.seed):
     session = Session(settings, folder / "run", resume=resume, stop=lambda: next(asked) == last)
     keep = lambda epoch, _: torch.save(session.module.network.state_dict(), folder / f"{rank}.pt")
     record = session.train(SilentDisplay(), keep)
+assert not torch.distributed.is_initialized()
 (folder / f"{rank}.json").write_text(json.dumps(record.__dict__))
 """
 VALUES = {
@@ -121,6 +123,23 @@ def test_two_processes_go_on_where_two_have_ended(kind, stop_after, tmp_path):
     for epochs in zip(*histories, strict=True):
         first, second = ({k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs)
         assert first == second
+
+
+@pytest.mark.parametrize("made", ["before", "within"])
+def test_a_process_group_is_taken_down_where_it_was_made(made, tmp_path):
+    def make():
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+
+    try:
+        if made == "before":
+            make()
+        with leaving_together():
+            if made == "within":
+                make()
+        assert distributed.is_initialized() == (made == "before")
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def test_processes_that_torchrun_has_not_started_are_refused(tmp_path):

@@ -1,6 +1,5 @@
 """A run that is ready to train, and what is left of it."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from .inspection import worst_defect
 from .keeping import Keeper
 from .logs import Scalars
 from .module import SequenceModule
+from .processes import leaving_together, processes
 from .progress import Display, StopRequested, Watcher
 from .report import EpochRecord, write_json
 from .run_settings import RunSettings, as_mapping
@@ -96,7 +96,8 @@ class Session:
     def train(self, show: Display, on_epoch: Callable[[int, dict[str, float]], None] | None) -> RunRecord:
         """Train, test, and write the result; then the folder is free for others."""
         try:
-            return self._trained(show, on_epoch)
+            with leaving_together():
+                return self._trained(show, on_epoch)
         finally:
             if self.release is not None:
                 self.release()
@@ -149,23 +150,6 @@ class Session:
         if self.data.rank == 0:
             write_json(self.folder / RESULT, asdict(record))
         return record
-
-
-def processes(settings: RunSettings) -> tuple[int, int]:
-    """Return which process this is, and how many share the run.
-
-    Raises
-    ------
-    OptionError
-        If the settings ask for more, or fewer, than torchrun has started.
-    """
-    wanted, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
-    if wanted != started:
-        raise OptionError(
-            f"devices times nodes is the number of processes.\nExpected {started}, got {wanted}.\n"
-            "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
-        )
-    return int(os.environ.get("RANK", "0")) if wanted > 1 else 0, wanted
 
 
 class _Termination(Callback):
