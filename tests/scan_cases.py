@@ -1,13 +1,16 @@
 """What the tests of every scan share: inputs, layers that may be run by it, and what is logged of the choice."""
 
 import logging
+import os
 
 import torch
 
 from manifold_rnn.nn.scan import Form
+from manifold_rnn.nn.scan.engine import naive
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
+EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")  # before a test sets its own
 NAMES = ("x", "V", "b", "threshold", "W", "h0")
 
 
@@ -45,3 +48,26 @@ def choice(layer, x, caplog, **options):
     with caplog.at_level(logging.DEBUG, logger="manifold_rnn.nn.scan"):
         layer(x, **options)
     return caplog.records[-1].getMessage()
+
+
+def wide(given):
+    return {k: p.detach().to(torch.promote_types(p.dtype, torch.float64)).requires_grad_() for k, p in given.items()}
+
+
+def values(run, activation, given, weight, wanted="both"):
+    """The outputs that are wanted, and the gradients of a weighted sum of them."""
+    last = wanted.startswith("last step")
+    every = {} if run is naive else {"every_step": not last, "recompute": "recomputed" in wanted}
+    found = call(run, activation, given, **every)
+    y, h = (found, found[-1]) if run is naive else found
+    loss = real(y * weight.to(y.dtype)).sum() if not last else 0
+    if wanted != "every step":
+        loss = loss + real(h * weight[0].to(h.dtype)).sum()
+    return [h, *([] if last else [y]), *torch.autograd.grad(loss, list(given.values()))]
+
+
+def error(found, true):
+    """The largest error, as a part of the largest entry."""
+    return max(
+        ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(found, true, strict=True) if b.numel()
+    )

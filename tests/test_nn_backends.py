@@ -2,20 +2,21 @@
 
 import pytest
 import torch
-from scan_cases import LAYERS, choice, real
+from scan_cases import EXTENSIONS, LAYERS, choice, real
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
 
 import manifold_rnn as mr
 from manifold_rnn.nn import cells
+from manifold_rnn.nn.scan import building
 
 
-def pair(**options):
+def pair(backend="fused", **options):
     torch.manual_seed(0)
     options = {"dtype": torch.float64, **options}
     reference = mr.nn.RNN(3, 4, backend="reference", **options)
-    other = mr.nn.RNN(3, 4, backend="fused", **options)
+    other = mr.nn.RNN(3, 4, backend=backend, **options)
     other.load_state_dict(reference.state_dict())
     return other, reference
 
@@ -23,11 +24,15 @@ def pair(**options):
 @pytest.mark.parametrize("lengths", [None, [7, 7, 4, 2, 1]], ids=["padded", "packed"])
 @pytest.mark.parametrize("constraint", [None, "update", "trivialized"])
 @pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(map(str, o.values())))
-def test_layers_give_the_same_with_either_backend(options, constraint, lengths, generator):
+@pytest.mark.parametrize("backend", ["fused", "native"])
+def test_layers_give_the_same_with_either_backend(backend, options, constraint, lengths, generator, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+    if backend == "native" and (reason := building.cannot_load()):
+        pytest.skip(reason)
     if constraint is not None:
         group = mr.Unitary if "dtype" in options else mr.Orthogonal
         options = {**options, "constraint": group(), "view": constraint}
-    layers = pair(**options)
+    layers = pair(backend, **options)
     x = torch.randn(7, 5, 3, dtype=torch.float64, generator=generator)
     x = nn.utils.rnn.pack_padded_sequence(x, lengths) if lengths and not options.get("batch_first") else x
     found = []
