@@ -6,6 +6,7 @@ from scan_cases import EXTENSIONS, LAYERS, choice, real
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
+from torch.testing._internal.two_tensor import TwoTensor
 
 import manifold_rnn as mr
 from manifold_rnn.nn import cells
@@ -225,6 +226,21 @@ def test_tensors_without_numbers():
     with FakeTensorMode():
         layer = mr.nn.RNN(3, 4, nonlinearity="modrelu")
         assert layer(torch.empty(5, 2, 3))[0].shape == (5, 2, 4)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "modrelu"])
+def test_tensors_of_a_kind_of_their_own(nonlinearity, generator):
+    layers = [mr.nn.RNN(3, 4, nonlinearity=nonlinearity, backend=backend) for backend in ("auto", "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for name, p in list(layers[0].named_parameters()):
+        setattr(layers[0], name, nn.Parameter(TwoTensor(p.detach(), p.detach().clone())))
+    x = torch.randn(10, 2, 3, generator=generator)
+    outputs = [layer(x)[0] for layer in layers]
+    for y in outputs:
+        y.sum().backward()
+    torch.testing.assert_close(outputs[0].a, outputs[1])
+    gradients = [[p.grad for p in layer.parameters()] for layer in layers]
+    torch.testing.assert_close([g.b for g in gradients[0]], gradients[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,6 +8,7 @@ import torch
 from counting import AliveBytes
 from scan_cases import EVERY, arguments, call, real
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_rnn as mr
 from manifold_rnn.nn.cells.accumulate import accumulate
@@ -121,3 +122,44 @@ def test_autocast_around_the_backward_pass_changes_nothing(generator):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = torch.autograd.grad(loss, list(given.values()))
     assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes", "sign"), [(torch.float16, (128, 32, 1), -1), (torch.bfloat16, (9000, 1, 1), 1)]
+)
+def test_sums_in_half_precision_neither_overflow_nor_stall(dtype, sizes, sign):
+    V, b = torch.ones(1, 1, dtype=dtype, requires_grad=True), torch.zeros(1, dtype=dtype, requires_grad=True)
+    x, h0, W = torch.ones(sizes, dtype=dtype), torch.zeros(sizes[1:], dtype=dtype), torch.zeros(1, 1, dtype=dtype)
+    g = torch.full(sizes, 100.0, dtype=dtype)
+    g[sizes[0] // 2 :] *= sign
+    for found in torch.autograd.grad(fused(Form("linear", V, b), x, h0, W)[0], [V, b], g):
+        torch.testing.assert_close(found.flatten(), g.double().sum((0, 1)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_small_slopes_of_saturated_units(dtype, generator):
+    given = {k: p.detach().to(dtype) for k, p in arguments("tanh", torch.float64, (70, 2, 5, 5), generator).items()}
+    given["V"] = torch.diag(torch.tensor([1.0, 2.0, 4.0, 6.0, 8.0], dtype=dtype))
+    given["x"] = given["x"].sign().add(given["x"] / 10).requires_grad_()
+    given["W"].zero_()
+    given["b"].zero_()
+    found = [
+        torch.autograd.grad(y.sum(), given["x"]) for y in (call(fused, "tanh", given)[0], call(naive, "tanh", given))
+    ]
+    torch.testing.assert_close(*found, atol=0, rtol=4 * torch.finfo(dtype).eps)
+
+
+def test_inputs_of_size_zero_leave_the_recurrence():
+    form = Form("tanh", torch.zeros(3, 0))
+    given = torch.zeros(4, 2, 0), torch.ones(2, 3), torch.eye(3)
+    torch.testing.assert_close(fused(form, *given)[0], naive(form, *given))
+
+
+def test_its_operations_are_counted():
+    counts = []
+    for backend in ("fused", "reference"):
+        layer = mr.nn.RNN(3, 4, backend=backend)
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.randn(70, 2, 3))[0].sum().backward()
+        counts.append(counter.get_total_flops())
+    assert 0.95 < counts[0] / counts[1] < 1.05

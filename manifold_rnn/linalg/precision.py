@@ -162,6 +162,12 @@ def batched(*gradients: Tensor | None) -> bool:
     return any(g is not None and kind(g) for g in gradients for kind in kinds)
 
 
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether somebody looks at every operation on these: a mode, or tensors with a dispatch of their own."""
+    own = any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
+    return own or torch._C._len_torch_dispatch_stack() > 0
+
+
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Context in which autocast leaves products alone; an adjoint needs it where ``backward`` runs under autocast."""
     device = autocast_device(x)

@@ -41,7 +41,7 @@ def run_form(
     engine: type[Engine], form: Form, x: Tensor, h0: Tensor, W: Tensor, every_step: bool, recompute: bool
 ) -> tuple[Tensor | None, Tensor]:
     """All states or None, and the last one; to recompute is to keep one in about the root of T of them."""
-    if h0.numel() == 0:  # which no buffer has to be filled for
+    if h0.numel() == 0 or x.numel() == 0:  # which no buffer has to be filled for
         y = naive(form, x, h0, W)
         return y if every_step else None, y[-1]
     chunk = math.isqrt(len(x) - 1) + 1 if recompute and not every_step else len(x)
@@ -92,7 +92,7 @@ def _gradients(ctx: Any, saved: Any, gy: Tensor | None, gh: Tensor | None) -> Gr
         total = [a if a is None else a.add_(b) for a, b in zip(total, shares, strict=True)] if total else shares
         end = begin
     found = [g for g in reversed(gx) if g is not None]
-    return (torch.cat(found) if found else None), *total, gh if needed[5] else None
+    return (torch.cat(found) if len(found) > 1 else next(iter(found), None)), *total, gh if needed[5] else None
 
 
 def _again(

@@ -1,8 +1,13 @@
 """A scan with its own backward pass: one buffer of states, work in place, no graph of steps."""
 
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
+from ...linalg.precision import is_watched
 from ..cells.base import Form
 from .engine import Engine, Gradients, project, run_form, state_buffers
 from .kernels import Kernel, can_look_at, kernel
@@ -60,7 +65,7 @@ class _Fused(Engine):
     def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
         f, by = kernel(self.activation, self.threshold, h0), products(self.W, h0.shape[0])
         H, U = state_buffers(x, h0, f.keeps_argument)
-        with torch.inference_mode():  # every call is a little cheaper
+        with _cheap_calls(x, h0, self.W):
             h, states = H[0], H[1:].unbind(0)
             arguments = U.unbind(0) if f.keeps_argument else states
             for part in _parts(H):
@@ -73,14 +78,19 @@ class _Fused(Engine):
     def gradients(
         self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: tuple[bool, ...]
     ) -> Gradients:
-        f, sums, first = kernel(self.activation, self.threshold, H[0]), _Sums(needed, self), torch.empty_like(H[0])
+        f, first = kernel(self.activation, self.threshold, H[0]), torch.empty_like(H[0])
         back = _Backward(f, products(self.W, H.shape[1]), H, Z, gy, gh)
-        with torch.inference_mode():
+        sums = _Sums(f, self, x, H, needed)
+        with _cheap_calls(x, H, self.W):
             for part in reversed(_parts(H)):
-                d, total = back.through(part)
-                sums.add(f, d, total, x[part], H[:-1][part], H[1:][part], None if Z is None else Z[part])
+                sums.add(part, *back.through(part))
             first.copy_(back.to_first())
         return sums.found(first)
+
+
+def _cheap_calls(*tensors: Tensor) -> AbstractContextManager[object]:
+    """Context in which calls cost a little less. What is made in it may be neither saved nor returned."""
+    return contextlib.nullcontext() if is_watched(*tensors) else torch.inference_mode()
 
 
 def _parts(H: Tensor) -> list[slice]:
@@ -90,65 +100,64 @@ def _parts(H: Tensor) -> list[slice]:
     return [slice(start, min(start + R, T)) for start in range(0, T, R)]
 
 
+def _total_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of sums over all steps, which would overflow or stall in half precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 class _Backward:
     """The gradients of the arguments of ``f``, in one part of the time after the other, the last one first."""
 
     def __init__(
         self, f: Kernel, by: Products, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None
     ) -> None:
-        self.f, self.by, self.H, self.Z, self.gh = f, by, H, Z, gh
-        self.outside = (None,) * (len(H) - 1) if gy is None else gy.unbind(0)
+        self.f, self.by, self.h, self.z, self.gh = f, by, H[1:], H[1:] if Z is None else Z, gh
+        self.outside: Sequence[Tensor | None] = (None,) * len(self.h) if gy is None else gy.unbind(0)
         self.ring = torch.empty_like(H[_parts(H)[0]])
         self.slots = self.ring.unbind(0)
         self.after: Tensor | None = None  # the gradient of the argument of the step after the part
         self.carry = torch.empty_like(H[0])
-        has_slopes = f.has_slopes and can_look_at(H) and not bool(H[-1].isnan().any())  # a row with NaN keeps it
-        self.slopes = torch.empty_like(self.ring) if has_slopes else None
+        self.slopes = torch.empty_like(self.ring) if f.has_slopes and _is_without_nan(H) else None
         self.factors = self.slopes.unbind(0) if self.slopes is not None else ()
 
     def through(self, part: slice) -> tuple[Tensor, Tensor]:
         """The gradients of a part, (R, B, n), until the next call, and their sum over steps and rows."""
-        R = part.stop - part.start
-        d = self.ring[:R]
+        h = self.h[part]
         total = None
         if self.slopes is not None:
-            self.f.slopes(self.H[1:][part], self.slopes[:R])
-            self._fill_by_slopes(part)
-            total = d.sum((0, 1))
-        if total is None or not bool(total.sum().isfinite()):  # where infinity times zero has to be zero
-            self._fill(part)
-            total = d.sum((0, 1))
+            self.f.slopes(h, self.slopes[: len(h)])
+            total = self._fill(part, self._by_slope)
+        if total is None or not bool(total.sum().isfinite()):  # infinity times a slope of zero has to be zero
+            states, arguments = h.unbind(0), self.z[part].unbind(0)
+            total = self._fill(part, lambda g, t, slot: self.f.backward(g, arguments[t], states[t], slot))
         self.after = self.carry.copy_(self.slots[0])  # whose slot may be that of the next step
-        return d, total
+        return self.ring[: len(h)], total
 
-    def _fill(self, part: slice) -> None:
-        h = self.H[1:][part].unbind(0)
-        z = h if self.Z is None else self.Z[part].unbind(0)
-        after = self.after
-        for t in reversed(range(len(h))):
+    def _fill(self, part: slice, write: Callable[[Tensor, int, Tensor], None]) -> Tensor:
+        """Go back through a part; ``write`` makes of the gradient of a state that of its argument."""
+        after, outside = self.after, self.outside[part]
+        for t in reversed(range(len(outside))):
             slot = self.slots[t]
-            self.f.backward(self._onto(self.outside[part.start + t], after, slot), z[t], h[t], slot)
+            g = self.by.back(outside[t], after, slot) if after is not None else _sum_into(slot, self.gh, outside[t])
+            write(g, t, slot)
             after = slot
+        return self.ring[: len(outside)].sum((0, 1), dtype=_total_dtype(self.ring))
 
-    def _fill_by_slopes(self, part: slice) -> None:
-        after = self.after
-        steps = zip(self.slots, self.factors, self.outside[part], strict=False)
-        for slot, factor, g in reversed(list(steps)):
-            total = self._onto(g, after, slot)
-            if total is slot:
-                slot.mul_(factor)
-            else:
-                torch.mul(total, factor, out=slot)
-            after = slot
-
-    def _onto(self, g: Tensor | None, after: Tensor | None, slot: Tensor) -> Tensor:
-        """The gradient of a state, in ``slot`` or not: of ``g`` from outside, and of what came ``after``."""
-        return _sum_into(slot, self.gh, g) if after is None else self.by.back(g, after, slot)
+    def _by_slope(self, g: Tensor, t: int, slot: Tensor) -> None:
+        if g is slot:
+            slot.mul_(self.factors[t])
+        else:
+            torch.mul(g, self.factors[t], out=slot)
 
     def to_first(self) -> Tensor:
         """The gradient of the state before the first step."""
         assert self.after is not None
         return self.by.back(None, self.after, torch.empty_like(self.after))
+
+
+def _is_without_nan(H: Tensor) -> bool:
+    """Whether no state is known to be NaN: a row of the batch that has one passes it on, as NaN times zero is NaN."""
+    return can_look_at(H) and not bool(H[-1].isnan().any())
 
 
 def _sum_into(slot: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
@@ -160,31 +169,37 @@ def _sum_into(slot: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
 
 
 class _Sums:
-    """The gradients of everything but the states, summed up over parts of the time."""
+    """The gradients of everything but the states; those of the weights are summed up over parts of the time."""
 
-    def __init__(self, needed: tuple[bool, ...], engine: Engine) -> None:
-        self.needs_x, self.weight_ih = needed[0], engine.V
-        self.x: list[Tensor] = []
-        weights = engine.V, engine.b, engine.threshold, engine.W
+    def __init__(self, f: Kernel, engine: Engine, x: Tensor, H: Tensor, needed: tuple[bool, ...]) -> None:
+        self.f, self.x, self.H = f, x, H
+        self.weights = engine.V, engine.b, engine.threshold, engine.W
+        self.gx = H.new_empty(x.shape) if needed[0] else None
         self.V, self.b, self.threshold, self.W = (
-            torch.zeros_like(p) if p is not None and wanted else None
-            for p, wanted in zip(weights, needed[1:5], strict=True)
+            torch.zeros_like(p, dtype=_total_dtype(p)) if p is not None and wanted else None
+            for p, wanted in zip(self.weights, needed[1:5], strict=True)
         )
 
-    def add(self, f: Kernel, d: Tensor, total: Tensor, x: Tensor, before: Tensor, h: Tensor, z: Tensor | None) -> None:
-        """Add what the gradients ``d`` of the arguments of some steps, and their sum ``total``, contribute."""
-        n = d.shape[-1]
-        flat = d.reshape(-1, n)
+    def add(self, part: slice, d: Tensor, total: Tensor) -> None:
+        """Add what the gradients ``d`` of the arguments of some steps, and their sum, contribute."""
+        rows = _rows(d)
         if self.W is not None:
-            add_outer(self.W, flat, before.reshape(-1, n))
+            add_outer(self.W, rows, _rows(self.H[:-1][part]))
         if self.V is not None:
-            add_outer(self.V, flat, x.reshape(-1, x.shape[-1]))
+            add_outer(self.V, rows, _rows(self.x[part]))
         if self.b is not None:
             self.b.add_(total)
         if self.threshold is not None:
-            self.threshold.add_(f.threshold_gradient(flat, h.reshape(-1, n), None if z is None else z.reshape(-1, n)))
-        if self.needs_x:
-            self.x.append(d.clone() if self.weight_ih is None else d @ self.weight_ih.conj())
+            self.threshold.add_(self.f.threshold_gradient(rows, _rows(self.H[1:][part])))
+        if self.gx is not None:
+            V = self.weights[0]
+            self.gx[part] = d if V is None else d @ V.conj()
 
     def found(self, gh: Tensor) -> Gradients:
-        return torch.cat(self.x[::-1]) if self.x else None, self.V, self.b, self.threshold, self.W, gh
+        """All of them, in the dtypes of what they are of."""
+        sums = zip((self.V, self.b, self.threshold, self.W), self.weights, strict=True)
+        return self.gx, *(None if s is None or p is None else s.to(p.dtype) for s, p in sums), gh
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).to(_total_dtype(x))

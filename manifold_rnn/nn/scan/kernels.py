@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...linalg.precision import may_read_device
+from ...linalg.precision import is_watched, may_read_device
 from ..activations import EPS, mod_relu
 
 
@@ -35,7 +35,7 @@ class Kernel(ABC):
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         """Write to ``out``, which may be ``g`` itself, the gradient of ``z``, given that of ``h``."""
 
-    def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
+    def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
         """The gradient of the threshold, from the gradients (N, n) of the arguments."""
         raise NotImplementedError
 
@@ -91,7 +91,8 @@ class Tanh(Kernel):
             torch.tanh(z, out=h)
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
-        torch.square(h, out=out).neg_().add_(1)
+        one = h.new_ones(()).expand_as(h)
+        torch.ops.aten.tanh_backward.grad_input(one, h, grad_input=out)  # which rounds once
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=out)
@@ -130,9 +131,11 @@ class ModRelu(Kernel):
         torch.sign(h, out=out).square_()
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
-        torch.mul(g, torch.sign(h).square_(), out=out).masked_fill_(h == 0, 0)  # the sign of NaN is 0
+        assert self.threshold is not None
+        torch.mul(g, torch.sign(h).square_(), out=out)  # the sign of NaN is 0
+        out.masked_fill_((h == 0) & (self.threshold <= 0), 0)  # whatever g is
 
-    def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
+    def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
         return torch.sign(h).mul_(d).sum(0)
 
 
@@ -143,7 +146,7 @@ def _none_positive(b: Tensor) -> bool:
 
 def can_look_at(x: Tensor) -> bool:
     """Whether to read a number of ``x`` is possible, and costs next to nothing."""
-    return x.device.type == "cpu" and may_read_device() and not torch._C._len_torch_dispatch_stack()
+    return x.device.type == "cpu" and may_read_device() and not is_watched(x)
 
 
 class ComplexModRelu(Kernel):
@@ -173,7 +176,7 @@ class ComplexModRelu(Kernel):
         self.radial += radial.sum(0)
         torch.sub(g * scale, z * radial.mul_(slope).mul_(inverse), out=out)
 
-    def threshold_gradient(self, d: Tensor, h: Tensor, z: Tensor | None) -> Tensor:
+    def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
         found, self.radial = self.radial, torch.zeros_like(self.radial)
         return found
 

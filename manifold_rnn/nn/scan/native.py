@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
+from ...linalg.precision import is_watched
 from ..cells.base import Form
 from .building import cannot_load, library
 from .engine import Engine, Gradients, run_form
@@ -86,8 +87,7 @@ def cannot_run(r: Request) -> str:
     tensors = (r.x, r.W, *r.state, *r.cell.weights.values())
     if any(t.device.type != "cpu" for t in tensors):
         return "it runs on a CPU"
-    seen = any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
-    if seen or torch._C._len_torch_dispatch_stack():
+    if is_watched(*tensors):
         return "tensors without numbers, or a mode, look at every operation"
     real = r.W.dtype.to_real()
     if real not in _NAMES or r.state[0].dtype != r.W.dtype or any(t.dtype.to_real() != real for t in tensors):

@@ -21,7 +21,7 @@ class Products:
 
     def onward(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``z + h W^T``, in the place of ``z`` or not."""
-        return z.addmm_(h, self.transposed)
+        return torch.addmm(z, h, self.transposed, out=z)
 
     def back(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
         """Return ``g + d conj(W)``, in ``out`` or not."""
@@ -57,7 +57,7 @@ def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
     if _by_onednn(a, len(a) * total.numel() >= _OUTER_FROM):
         total.add_(onednn_linear()(a.mT, b.mT, None, "none", [], None))
     else:
-        total.addmm_(a.mT, b.conj())
+        torch.addmm(total, a.mT, b.conj(), out=total)
 
 
 def _by_onednn(x: Tensor, large: bool) -> bool:
