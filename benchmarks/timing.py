@@ -49,12 +49,13 @@ def draw(name: str, table: dict[str, float | dict[str, float]]) -> None:
     except ImportError:
         return
     rows = {k: v for k, v in table.items() if isinstance(v, dict)} or {name: table}
-    height = 0.6 * len(rows) + 0.22 * sum(map(len, rows.values()))
-    ratios = {"height_ratios": [len(row) + 1 for row in rows.values()]}
-    figure, panels = plt.subplots(
-        len(rows), figsize=(8, height), squeeze=False, layout="constrained", gridspec_kw=ratios
-    )
-    for axes, (title, row) in zip(panels.flat, rows.items(), strict=True):
+    columns = 1 + (len(rows) - 1) // 8
+    lines = -(-len(rows) // columns)
+    height = lines * (0.6 + 0.22 * max(map(len, rows.values())))
+    figure, panels = plt.subplots(lines, columns, figsize=(8 * columns, height), squeeze=False, layout="constrained")
+    for axes in panels.flat[len(rows) :]:
+        axes.set_axis_off()
+    for axes, (title, row) in zip(panels.flat, rows.items(), strict=False):
         values = [float(value) for value in row.values()]
         bars = axes.barh(list(row), values)
         axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)

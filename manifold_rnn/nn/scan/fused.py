@@ -126,14 +126,14 @@ class _Backward:
         total = None
         if self.slopes is not None:
             self.f.slopes(h, self.slopes[: len(h)])
-            total = self._fill(part, self._by_slope)
+            total = self._fill(part, lambda g, t, slot: torch.mul(g, self.factors[t], out=slot))
         if total is None or not bool(total.sum().isfinite()):  # infinity times a slope of zero has to be zero
             states, arguments = h.unbind(0), self.z[part].unbind(0)
             total = self._fill(part, lambda g, t, slot: self.f.backward(g, arguments[t], states[t], slot))
         self.after = self.carry.copy_(self.slots[0])  # whose slot may be that of the next step
         return self.ring[: len(h)], total
 
-    def _fill(self, part: slice, write: Callable[[Tensor, int, Tensor], None]) -> Tensor:
+    def _fill(self, part: slice, write: Callable[[Tensor, int, Tensor], object]) -> Tensor:
         """Go back through a part; ``write`` makes of the gradient of a state that of its argument."""
         after, outside = self.after, self.outside[part]
         for t in reversed(range(len(outside))):
@@ -142,12 +142,6 @@ class _Backward:
             write(g, t, slot)
             after = slot
         return self.ring[: len(outside)].sum((0, 1), dtype=_total_dtype(self.ring))
-
-    def _by_slope(self, g: Tensor, t: int, slot: Tensor) -> None:
-        if g is slot:
-            slot.mul_(self.factors[t])
-        else:
-            torch.mul(g, self.factors[t], out=slot)
 
     def to_first(self) -> Tensor:
         """The gradient of the state before the first step."""

@@ -64,10 +64,7 @@ class Relu(Kernel):
         return torch.relu(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        if z is h:
-            z.clamp_min_(0)
-        else:
-            torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
+        torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         torch.sign(h, out=out)
@@ -85,10 +82,7 @@ class Tanh(Kernel):
         return torch.tanh(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        if z is h:
-            z.tanh_()
-        else:
-            torch.tanh(z, out=h)
+        torch.tanh(z, out=h)
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         one = h.new_ones(()).expand_as(h)
@@ -122,10 +116,7 @@ class ModRelu(Kernel):
         torch.clamp(z, self.low, self.high, out=self.scratch)
         if self.grows is not None:
             self.scratch.addcmul_(torch.sgn(z), self.grows, value=-1)
-        if z is h:
-            z.sub_(self.scratch)
-        else:
-            torch.sub(z, self.scratch, out=h)
+        torch.sub(z, self.scratch, out=h)
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         torch.sign(h, out=out).square_()
