@@ -1,0 +1,284 @@
+import copy
+import itertools
+import pickle
+
+import pytest
+import torch
+from support.seeds import seeded
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
+
+from manifold_rnn.nn import RNN, Layer, ModReLU, cells, mod_relu
+
+EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
+LENGTHS = [3, 7, 1, 7]
+OPTIONS = [
+    dict(zip(("num_layers", "nonlinearity", "bias", "batch_first", "bidirectional"), values, strict=True))
+    for values in itertools.product([1, 2], ["tanh", "relu"], [True, False], [True, False], [True, False])
+]
+
+
+def pair(dtype=torch.float64, **options):
+    theirs = nn.RNN(3, 5, dtype=dtype, **options)
+    ours = RNN(3, 5, dtype=dtype, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def inputs(kind, layer, dtype):
+    """Padded, single or packed input and a starting state, with gradients."""
+    shape = (4, 7, 3) if layer.batch_first else (7, 4, 3)
+    x = torch.randn((7, 3) if kind == "single" else shape, dtype=dtype, generator=seeded(1))
+    states = layer.num_layers * (2 if layer.bidirectional else 1)
+    rows = (states, 5) if kind == "single" else (states, 4, 5)
+    h = torch.randn(rows, dtype=dtype, generator=seeded(2))
+    return x.requires_grad_(), h.requires_grad_()
+
+
+def run(kind, layer, x, h):
+    if kind in ("padded", "single"):
+        return layer(x, h)
+    lengths = sorted(LENGTHS, reverse=True) if kind == "sorted" else LENGTHS
+    packed = pack_padded_sequence(x, lengths, batch_first=layer.batch_first, enforce_sorted=kind == "sorted")
+    output, h_n = layer(packed, h)
+    assert isinstance(output, PackedSequence)
+    return pad_packed_sequence(output, batch_first=layer.batch_first)[0], h_n
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
+@pytest.mark.parametrize("kind", ["padded", "single", "sorted", "unsorted"])
+@pytest.mark.parametrize("start", ["given", "default"])
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+def test_equals_torch_in_outputs_and_every_gradient(options, kind, start, dtype):
+    found = []
+    for layer in pair(dtype, **options):
+        x, h = inputs(kind, layer, dtype)
+        y, h_n = run(kind, layer, x, h if start == "given" else None)
+        (y.square().mean() + h_n.sin().mean()).backward()
+        state = [h.grad] if start == "given" else []
+        found.append([y, h_n, x.grad, *state, *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=EXACT[dtype], rtol=EXACT[dtype])
+
+
+@pytest.mark.parametrize("kind", ["padded", "unsorted"])
+def test_drops_what_torch_drops(kind):
+    found = []
+    for layer in pair(num_layers=3, dropout=0.5, bidirectional=True):
+        torch.manual_seed(0)
+        found.append(run(kind, layer, *inputs(kind, layer, torch.float64)))
+    torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("options", OPTIONS[::3], ids=lambda o: "-".join(map(str, o.values())))
+def test_equal_seeds_give_torchs_weights_under_torchs_names(options):
+    torch.manual_seed(0)
+    theirs = nn.RNN(3, 5, **options).state_dict()
+    torch.manual_seed(0)
+    ours = RNN(3, 5, **options).state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_weights_go_back_to_torch():
+    theirs, ours = pair(num_layers=2)
+    ours.reset_parameters()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(7, 4, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("nonlinearity", "dtype"),
+    [("modrelu", torch.float64), ("modrelu", torch.complex128), ("tanh", torch.float64), (torch.sin, torch.float64)],
+)
+def test_a_packed_batch_is_its_sequences_one_by_one(nonlinearity, dtype):
+    layer = RNN(3, 5, 2, nonlinearity, bidirectional=True, dtype=dtype)
+    sequences = [torch.randn(n, 3, dtype=torch.float64, generator=seeded(n)) for n in LENGTHS]
+    packed, h_n = layer(nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False))
+    padded, lengths = pad_packed_sequence(packed)
+    assert lengths.tolist() == LENGTHS
+    for i, x in enumerate(sequences):
+        y, h = layer(x)
+        torch.testing.assert_close(padded[: len(x), i], y, atol=1e-13, rtol=0)
+        torch.testing.assert_close(h_n[:, i], h, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("nonlinearity", ["modrelu", torch.sgn])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_complex_layer_commutes_with_conjugation_up_to_the_next_level(options, nonlinearity, bias):
+    layer = RNN(3, 5, nonlinearity=nonlinearity, bias=bias, dtype=torch.complex128, **options)
+    mirror = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, p in mirror.named_parameters():
+            p.copy_(p.conj())
+            if "_ih_l1" in name and p.ndim == 2:  # takes [Re, Im]
+                p[:, p.shape[1] // 2 :] *= -1
+    x = torch.randn(7, 2, 3, dtype=torch.complex128, generator=seeded())
+    (y, h), (z, k) = layer(x), mirror(x.conj())
+    assert y.is_complex()
+    torch.testing.assert_close((z, k), (y.conj().resolve_conj(), h.conj().resolve_conj()), atol=1e-13, rtol=0)
+
+
+def test_a_real_input_of_a_complex_layer_is_a_complex_one_without_imaginary_part():
+    layer = RNN(3, 5, dtype=torch.complex64)
+    x = torch.randn(7, 2, 3)
+    torch.testing.assert_close(layer(x), layer(x.to(torch.complex64)))
+
+
+def test_modrelu_brings_its_own_bias_and_no_other():
+    real, complex_ = (RNN(3, 5, nonlinearity="modrelu", dtype=dtype) for dtype in (torch.float32, torch.complex64))
+    for layer in (real, complex_):
+        assert list(layer.state_dict()) == ["weight_ih_l0", "weight_hh_l0", "bias_l0"]
+        assert layer.bias_l0.dtype == torch.float32
+        assert layer.bias_l0.abs().max() <= 0.01
+        assert not layer(torch.zeros(3, 1, 3))[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_modrelu_layer_is_its_recurrence(dtype):
+    layer = RNN(3, 5, nonlinearity="modrelu", dtype=dtype)
+    nn.init.normal_(layer.bias_l0)
+    x, h = torch.randn(7, 2, 3, dtype=dtype, generator=seeded()), torch.zeros(2, 5, dtype=dtype)
+    y, _ = layer(x)
+    for x_t, y_t in zip(x, y, strict=True):
+        h = mod_relu(h @ layer.weight_hh_l0.mT + x_t @ layer.weight_ih_l0.mT, layer.bias_l0)
+        torch.testing.assert_close(y_t, h, atol=1e-13, rtol=0)
+
+
+def test_modrelu_without_bias_is_linear():
+    layer = RNN(3, 5, nonlinearity="modrelu", bias=False, dtype=torch.float64)
+    x = torch.randn(2, 7, 1, 3, dtype=torch.float64)
+    torch.testing.assert_close(layer(x[0] + x[1])[0], layer(x[0])[0] + layer(x[1])[0], atol=1e-13, rtol=0)
+
+
+def test_leading_zeros_leave_a_real_modrelu_state_and_its_gradient_at_zero():
+    layer = RNN(1, 5, nonlinearity="modrelu")
+    y, h_n = layer(torch.zeros(20, 1, 1))
+    h_n.sum().backward()
+    assert not y.any()
+    assert all(not p.grad.any() for p in layer.parameters())
+
+
+def test_a_module_as_nonlinearity_is_trained_and_saved():
+    layer = RNN(3, 5, nonlinearity=ModReLU(5), bias=False)
+    y, _ = layer(torch.randn(7, 2, 3))
+    y.sum().backward()
+    assert layer.nonlinearity.bias.grad.any()
+    assert "nonlinearity.bias" in layer.state_dict()
+    assert copy.deepcopy(layer).cell.nonlinearity is not layer.nonlinearity
+
+
+@pytest.mark.parametrize("name", cells.__all__)
+def test_every_cell_makes_a_layer(name):
+    if (kind := getattr(cells, name)) is cells.Cell:
+        return
+    layer = Layer(kind(), 3, 5, 2, bidirectional=True)
+    x = torch.randn(7, 2, 3)
+    y, h_n = layer(x)
+    z, k_n = layer(x[:4])
+    assert y.shape == (7, 2, 10)
+    assert z.shape == (4, 2, 10)
+    reached, h = layer(x[4:], k_n)  # only the first level's forward direction sees nothing of the future
+    assert reached.shape == (3, 2, 10)
+    first, expected = (state[0] if isinstance(state, tuple) else state for state in (h, h_n))
+    torch.testing.assert_close(first[0], expected[0])
+
+
+def test_an_empty_batch_works():
+    for theirs, ours in [pair(bidirectional=True), pair(batch_first=True, num_layers=2)]:
+        x = (
+            torch.zeros(0, 7, 3, dtype=torch.float64)
+            if theirs.batch_first
+            else torch.zeros(7, 0, 3, dtype=torch.float64)
+        )
+        assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_compute_the_same_after_a_forward(clone):
+    layer, x = RNN(3, 5, 2, "modrelu"), torch.randn(7, 2, 3)
+    layer(x)[0].sum().backward()
+    torch.testing.assert_close(clone(layer)(x), layer(x))
+
+
+def test_compiles_into_one_graph():
+    layer, x = RNN(3, 5, 2, "modrelu", bidirectional=True), torch.randn(4, 2, 3)
+    torch._dynamo.reset()  # or the compilations of other tests count
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_exports():
+    layer, x = RNN(3, 5), torch.randn(4, 2, 3)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_an_ensemble_runs_as_one():
+    models, x = [RNN(3, 5, nonlinearity="modrelu") for _ in range(3)], torch.randn(7, 2, 3)
+    params, _ = torch.func.stack_module_state(models)
+    y = torch.func.vmap(lambda p: torch.func.functional_call(models[0], p, (x,))[0])(params)
+    torch.testing.assert_close(y, torch.stack([m(x)[0] for m in models]))
+
+
+def test_checkpointing_changes_no_gradient():
+    layer, x = RNN(3, 5, 2), torch.randn(7, 2, 3)
+    layer(x)[0].square().sum().backward()
+    expected = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    checkpoint(layer, x, use_reentrant=False)[0].square().sum().backward()
+    torch.testing.assert_close([p.grad for p in layer.parameters()], expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"nonlinearity": "modrelu", "num_layers": 2}])
+def test_runs_under_autocast(options):
+    layer, x = RNN(3, 5, **options), torch.randn(7, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = layer(x)
+    torch.testing.assert_close(y.float(), layer(x)[0], atol=0.1, rtol=0)
+
+
+def test_moves_to_another_dtype():
+    layer = RNN(3, 5, 2, "modrelu").double()
+    assert layer(torch.zeros(7, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
+
+
+def test_code_written_for_torchs_layer_runs():
+    theirs, ours = pair(num_layers=2)
+    ours.flatten_parameters()
+    assert [[w.shape for w in level] for level in ours.all_weights] == [
+        [w.shape for w in level] for level in theirs.all_weights
+    ]
+    assert (ours.nonlinearity, ours.bias) == (theirs.nonlinearity, theirs.bias)
+    assert "num_layers=2" in repr(ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_trained_initial_states(dtype, bidirectional):
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "nonlinearity": "modrelu", "bidirectional": bidirectional, "dtype": dtype}
+    layer = RNN(2, 3, train_initial_state=True, **options)
+    names = [name for name in layer.state_dict() if name.startswith("initial_state")]
+    assert names == [f"initial_state{suffix}" for suffix in layer._suffixes]
+    plain = RNN(2, 3, **options)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k not in names})
+    x = torch.randn(5, 4, 2, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), plain(x), atol=0, rtol=0)
+    with torch.no_grad():
+        for name in names:
+            layer.get_parameter(name).copy_(torch.randn(3, dtype=dtype))
+    start = torch.stack([layer.get_parameter(name) for name in names])
+    hx = start.unsqueeze(1).expand(-1, 4, -1)
+    torch.testing.assert_close(layer(x), plain(x, hx), atol=1e-14, rtol=0)
+    torch.testing.assert_close(layer(x, hx.conj().contiguous()), plain(x, hx.conj().contiguous()), atol=0, rtol=0)
+    torch.testing.assert_close(layer(x[:, 0]), plain(x[:, 0], start), atol=1e-14, rtol=0)
+    packed = nn.utils.rnn.pack_padded_sequence(x, [3, 5, 1, 2], enforce_sorted=False)
+    for ours, theirs in zip(layer(packed)[0][:1], plain(packed, hx)[0][:1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=0)
+    layer(x)[1].abs().sum().backward()
+    assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in names)
+    layer.reset_parameters()
+    assert not any(layer.get_parameter(name).any() for name in names)

@@ -1,0 +1,257 @@
+"""Laws of the Triton scan; run by test_triton.py, in the interpreter or on a GPU."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from support.counting import AliveBytes
+from support.scan_cases import arguments, call, real
+from torch import multiprocessing, nn
+
+import manifold_rnn as mr
+from manifold_rnn.nn.scan import Form, fused
+from manifold_rnn.nn.scan.engine import naive
+from manifold_rnn.nn.scan.triton import launch, tiles, triton
+from manifold_rnn.nn.scan.triton.plan import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # by Triton before 3.9
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+PATHS = {"held": Plan(1, 32, 32, held=True), "streamed": Plan(1, 32, 16), "tiles": Plan(16, 16, 16)}
+if not INTERPRETED:  # one program after the other would wait forever
+    PATHS["shared"] = Plan(16, 16, 16, members=2)
+EVERY = [
+    ("linear", torch.float32),
+    ("relu", torch.float32),
+    ("tanh", torch.float32),
+    ("modrelu", torch.float32),
+    ("linear", torch.complex64),
+    ("modrelu", torch.complex64),
+]
+SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 2, 18, 2)]  # more units than a tile has in the last
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    monkeypatch.setattr(launch, "choose", lambda *_: PATHS[request.param])
+
+
+def draw(activation, dtype, sizes, generator):
+    """The same numbers for the kernel and, in double precision, for the loop."""
+    double = torch.complex128 if dtype.is_complex else torch.float64
+    exact = arguments(activation, double, sizes, generator)
+    narrow = {k: t.detach().to(DEVICE, dtype if t.dtype == double else dtype.to_real()) for k, t in exact.items()}
+    exact = {k: t.to(exact[k].dtype).requires_grad_() for k, t in narrow.items()}
+    return {k: t.requires_grad_() for k, t in narrow.items()}, exact
+
+
+def outcomes(run, activation, given, weight, **options):
+    """Outputs and every gradient."""
+    y, h = call(run, activation, given, **options)
+    weight = weight.to(h.dtype)
+    loss = real(h * weight[0]).sum() + (0 if y is None else real(y * weight).sum())
+    return [*([] if y is None else [y]), h, *torch.autograd.grad(loss, list(given.values()))]
+
+
+def loop(form, x, h0, W, every_step=True):
+    y = naive(form, x, h0, W)
+    return (y if every_step else None), y[-1]
+
+
+def relative(a, b):
+    a, b = a.detach(), b.detach()
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
+@pytest.mark.usefixtures("path")
+def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, generator):
+    compare(activation, dtype, sizes, generator)
+
+
+@pytest.mark.parametrize(("activation", "dtype"), EVERY[3:], ids=str)
+def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
+    monkeypatch.setattr(launch, "choose", lambda *_: [*PATHS.values()][-1])
+    compare(activation, dtype, (3, 17, 18, 2), generator)
+
+
+def compare(activation, dtype, sizes, generator):
+    given, exact = draw(activation, dtype, sizes, generator)
+    weight = torch.randn(*sizes[:3], generator=generator, dtype=dtype).to(DEVICE)
+    got, true = outcomes(triton, activation, given, weight), outcomes(loop, activation, exact, weight)
+    assert [t.dtype for t in got[2:]] == [t.dtype for t in given.values()]
+    for a, b in zip(got, true, strict=True):
+        assert relative(a, b) < 2e-6
+
+
+@pytest.mark.parametrize(("activation", "dtype"), EVERY[2::3], ids=str)
+@pytest.mark.usefixtures("path")
+def test_thirty_two_steps_to_the_last_output(activation, dtype, generator):
+    given, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
+    weight = torch.randn(32, 1, 9, generator=generator, dtype=dtype).to(DEVICE)
+    got = outcomes(triton, activation, given, weight, every_step=False)
+    assert len(got) == 1 + len(given)
+    for a, b in zip(got, outcomes(loop, activation, exact, weight, every_step=False), strict=True):
+        assert relative(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("activation", "dtype"), [("tanh", torch.bfloat16), ("modrelu", torch.bfloat16), ("relu", torch.float16)], ids=str
+)
+@pytest.mark.usefixtures("path")
+def test_half_precision_errs_no_more_than_the_loop(activation, dtype, generator):
+    given, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
+    weight = torch.randn(4, 3, 21, generator=generator).to(DEVICE)
+    got, plain = (outcomes(run, activation, given, weight) for run in (triton, loop))
+    # the interpreter cuts digits off for bfloat16 where others round
+    allowed = 3 if INTERPRETED and dtype == torch.bfloat16 else 1.2
+    for a, c, b in zip(got, plain, outcomes(loop, activation, exact, weight), strict=True):
+        assert a.dtype == dtype
+        assert torch.linalg.vector_norm(a - b) <= allowed * torch.linalg.vector_norm(c - b) + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.usefixtures("path")
+def test_any_strides(dtype, generator):
+    sizes = T, B, n, _ = (3, 2, 7, 2)
+    given, exact = draw("modrelu", dtype, sizes, generator)
+    given = {k: t.detach().clone() for k, t in given.items()}
+    given["x"] = given["x"].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    given["W"], given["V"] = given["W"].mT.contiguous().mT, torch.stack([given["V"]] * 2, -1)[..., 0]
+    given["h0"], given["threshold"] = given["h0"][:1].expand(B, n), given["threshold"][:1].expand(n)
+    exact = {k: given[k].detach().to(t.dtype).requires_grad_() for k, t in exact.items()}
+    given = {k: t.requires_grad_() for k, t in given.items()}
+    weights = [torch.randn(B, n, T, generator=generator, dtype=dtype).to(DEVICE).permute(2, 0, 1)]
+    weights += [weights[0].conj() * 1, weights[0][:1, :1, :1].expand(T, B, n)]
+    for weight in weights:
+        found = []
+        for run, inputs in ((triton, given), (loop, exact)):
+            y, _ = call(run, "modrelu", inputs)
+            w = weight.to(y.dtype)
+            found.append(torch.autograd.grad(y, list(inputs.values()), w.conj() if dtype.is_complex else w))
+        for a, b in zip(*found, strict=True):
+            assert relative(a, b) < 2e-6
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # of the interpreter
+@pytest.mark.parametrize(("where", "bad"), [("x", np.nan), ("W", -np.inf), ("h0", np.nan), ("x", np.inf)])
+@pytest.mark.parametrize(("activation", "dtype"), [*EVERY[1:4], EVERY[5]], ids=str)
+@pytest.mark.usefixtures("path")
+def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(activation, dtype, where, bad, generator):
+    given, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
+    spoiled = given[where].detach().clone()
+    spoiled[(1,) * spoiled.ndim] = bad
+    given[where] = spoiled.requires_grad_()
+    weight = torch.randn(2, 2, 5, generator=generator, dtype=dtype).to(DEVICE)
+    for a, b in zip(*(outcomes(run, activation, given, weight) for run in (triton, fused)), strict=True):
+        assert torch.equal(a.isfinite(), b.isfinite())  # infinite complex numbers may become NaN in products, or not
+        keep = b.isfinite() if dtype.is_complex else torch.ones_like(b, dtype=torch.bool)
+        torch.testing.assert_close(a[keep], b[keep], equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("path")
+def test_gradients_of_chosen_inputs_and_twice(generator):
+    given, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
+    all_of_them = torch.autograd.grad(call(triton, "modrelu", given)[0].sin().sum(), list(given.values()))
+    for k, name in enumerate(given):
+        alone = {other: t.detach().requires_grad_(other == name) for other, t in given.items()}
+        loss = call(triton, "modrelu", alone)[0].sin().sum()
+        for _ in range(2):
+            (got,) = torch.autograd.grad(loss, alone[name], retain_graph=True)
+            torch.testing.assert_close(got, all_of_them[k])
+
+
+@pytest.mark.parametrize(("activation", "dtype"), EVERY[2:], ids=str)
+def test_second_derivatives(activation, dtype, generator):
+    given, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
+    found = []
+    for run, inputs in ((triton, given), (loop, exact)):
+        y, _ = call(run, activation, inputs)
+        first = torch.autograd.grad(real(y.sin()).sum(), list(inputs.values()), create_graph=True)
+        loss = sum(real(g).square().sum() for g in first)
+        found.append([*first, *torch.autograd.grad(loss, list(inputs.values()))])
+    for a, b in zip(*found, strict=True):
+        assert relative(a, b) < 1e-5
+
+
+LAYERS = [
+    {"nonlinearity": "tanh", "num_layers": 2, "bidirectional": True, "batch_first": True},
+    {"nonlinearity": "modrelu", "recompute": True},
+    {"nonlinearity": "modrelu", "dtype": torch.complex64, "constraint": mr.Unitary(), "train_initial_state": True},
+]
+
+
+@pytest.mark.parametrize("lengths", [None, [7, 2, 4, 4, 1]])
+@pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(o))
+def test_layers_are_those_of_the_loop(options, lengths, generator):
+    layers = [mr.nn.RNN(3, 4, backend=backend, device=DEVICE, **options) for backend in ("triton", "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(7, 5, 3, generator=generator).to(DEVICE)
+    if lengths is not None:
+        x = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    elif options.get("batch_first"):
+        x = x.transpose(0, 1)
+    every_step, found = not options.get("recompute", False), []
+    for layer in layers:
+        y, h = layer(x, every_step=every_step)
+        y = h if y is None else y if lengths is None else y.data
+        real(y.sin() + y.mean() * h.sum()).sum().backward()
+        found.append([y, h, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+
+
+def test_momentum_is_run_too(generator):
+    cell = mr.nn.cells.Momentum(mr.nn.cells.Elman("relu"))
+    layers = [mr.nn.Layer(cell, 3, 4, backend=backend, device=DEVICE) for backend in ("triton", "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(7, 5, 3, generator=generator).to(DEVICE)
+    gradients = []
+    for layer in layers:
+        layer(x)[0].sin().sum().backward()
+        gradients.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(*gradients, atol=2e-5, rtol=1e-4)
+
+
+def test_memory_is_that_of_states_and_gradients(generator, monkeypatch):
+    monkeypatch.setattr(launch, "choose", lambda *_: PATHS["tiles"])
+    T, B, n = 50, 16, 16
+    given, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
+    given["x"] = given["x"].detach()
+    with AliveBytes() as counter:
+        _, h = call(triton, "tanh", given, every_step=False)
+        h.sum().backward()
+    assert counter.peak < 2.3 * T * B * n * 4
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the GPU runs them at once by itself")
+def test_programs_that_share_rows_wait_for_each_other(generator):
+    T, B, n, members = 6, 3, 40, 3
+    W, U = torch.randn(n, n, generator=generator) / n, torch.randn(T, B, n, generator=generator)
+    H = torch.cat([torch.randn(1, B, n, generator=generator), U])
+    form = Form("modrelu", None, None, torch.full((n,), -0.1))
+    expected = naive(form, U, H[0], W)
+    M = W.mT.contiguous()
+    shared = [t.share_memory_() for t in (H, M, form.threshold, torch.zeros(1, dtype=torch.int32))]
+    context = multiprocessing.get_context("fork")
+    programs = [context.Process(target=_program, args=(k, members, T, B, n, *shared)) for k in range(members)]
+    for program in programs:
+        program.start()
+    for program in programs:
+        program.join(30)
+    assert [program.exitcode for program in programs] == [0] * members
+    torch.testing.assert_close(H[1:], expected)
+
+
+def _program(k, members, T, B, n, H, M, threshold, arrived):
+    """Run one program of the grid in a process of its own."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    place = interpreter_builder.set_grid_idx
+    interpreter_builder.set_grid_dim(members, 1, 1)
+    interpreter_builder.set_grid_dim = lambda *_: None
+    interpreter_builder.set_grid_idx = lambda x, y, z: place(x + k, y, z)
+    options = {"ACTIVATION": "modrelu", "COMPLEX": False, "KEEPS": False, "SHARED": True, "HALF": False}
+    options |= {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16, "PRECISION": "ieee"}
+    tiles.forward[(1,)](H[1:], H, M, threshold, arrived, T, B, n, members, **options)

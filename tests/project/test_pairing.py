@@ -1,0 +1,221 @@
+"""Every cell with every constraint: forward, backward, ten steps of an optimizer. Both lists are what is exported."""
+
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from support.counting import evaluations
+from torch import nn
+
+import manifold_rnn as mr
+from manifold_rnn import constraints, manifolds, retractions
+from manifold_rnn.linalg import defect, spectral_radius
+from manifold_rnn.nn import Layer, cells, real_features
+
+N, T, B, SEEDS, STEPS = 8, 6, 5, (0, 1, 2), 10
+BOUND = 1e-5
+REAL, COMPLEX = torch.float32, torch.complex64
+
+CELLS = {name: getattr(cells, name)() for name in cells.__all__ if not inspect.isabstract(getattr(cells, name))}
+CELLS |= {f"Elman {f}": cells.Elman(f) for f in ("relu", "modrelu")}
+CELLS |= {
+    f"Momentum {kind} {type(host).__name__}": cells.Momentum(host, kind)
+    for kind in ("momentum", "adam", "rmsprop", "restart")
+    for host in (cells.Elman(), cells.LSTM(), cells.GRU())
+}
+
+
+def orthonormal(W):
+    return float(defect(W).max())
+
+
+def in_disc(W):
+    return float((spectral_radius(W) - 1).clamp(min=0).max())
+
+
+def contracting(W):
+    return float((torch.linalg.matrix_norm(W, 2) - 1).clamp(min=0).max())
+
+
+def long_and_short(W):
+    k = N // 2
+    return orthonormal(W[..., :k, :k]) + float(W[..., k:, :k].abs().max())
+
+
+def anything(W):
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A constraint in one of its views, and how far a matrix is off."""
+
+    constraint: Any
+    view: str
+    dtype: torch.dtype
+    off: Any
+
+
+def groups():
+    kinds = {
+        "Orthogonal": REAL,
+        "SpecialOrthogonal": REAL,
+        "UnitaryRealForm": REAL,
+        "Unitary": COMPLEX,
+        "SpecialUnitary": COMPLEX,
+    }
+    for name, dtype in kinds.items():
+        for retraction in retractions.names():
+            for view in ("update", "trivialized"):
+                made = getattr(manifolds, name)(retraction)
+                yield f"{name} {retraction} {view}", Pair(made, view, dtype, lambda W, m=made: float(m.defect(W).max()))
+
+
+def regions():
+    both = {
+        "UnitDisc normalized": (mr.UnitDisc(), REAL, in_disc),
+        "Contraction": (mr.Contraction(), REAL, contracting),
+        "Contraction complex": (mr.Contraction(), COMPLEX, contracting),
+        "BlockTriangular": (mr.BlockTriangular(mr.Orthogonal(), mr.UnitDisc()), REAL, long_and_short),
+    }
+    for name, (made, dtype, off) in both.items():
+        for view in ("update", "trivialized"):
+            yield f"{name} {view}", Pair(made, view, dtype, off)
+
+
+STRUCTURED = {
+    "DampedSkew": [
+        (mr.DampedSkew(), REAL, anything),
+        (mr.DampedSkew(method="exp"), REAL, contracting),
+        (mr.DampedSkew(method="cayley"), COMPLEX, contracting),
+    ],
+    "FixedBase": [
+        (mr.FixedBase(mr.Orthogonal(), 3), REAL, orthonormal),
+        (mr.FixedBase(mr.Unitary("exp")), COMPLEX, orthonormal),
+    ],
+    "IdentityPlusLowRank": [(mr.IdentityPlusLowRank(2), REAL, anything), (mr.IdentityPlusLowRank(), COMPLEX, anything)],
+    "LipschitzMixture": [(mr.LipschitzMixture(), REAL, anything), (mr.LipschitzMixture(), COMPLEX, anything)],
+    "PhaseScaled": [(mr.PhaseScaled(mr.Unitary()), COMPLEX, orthonormal)],
+    "Reflections": [(mr.Reflections(), REAL, orthonormal), (mr.Reflections(3), COMPLEX, orthonormal)],
+    "Rotations": [
+        (mr.Rotations(), REAL, orthonormal),
+        (mr.Rotations(layers=2), COMPLEX, orthonormal),
+        (mr.Rotations("fft"), REAL, orthonormal),
+        (mr.Rotations("fft"), COMPLEX, orthonormal),
+    ],
+    "SchurForm": [(mr.SchurForm(), REAL, anything), (mr.SchurForm(), COMPLEX, anything)],
+    "StickyDisc": [(mr.StickyDisc(), REAL, in_disc)],
+    "UnitaryProduct": [(mr.UnitaryProduct(), COMPLEX, orthonormal)],
+    "UnitDisc": [
+        (mr.UnitDisc(chart="schur"), REAL, in_disc),
+        (mr.UnitDisc(chart="schur", blocks="general"), REAL, in_disc),
+        (mr.UnitDisc(chart="schur"), COMPLEX, in_disc),
+        (mr.UnitDisc(chart="diagonal"), COMPLEX, in_disc),
+    ],
+}
+PAIRS = {
+    **dict(groups()),
+    **dict(regions()),
+    **{
+        f"{name} {k}": Pair(made, "trivialized", dtype, off)
+        for name, rows in STRUCTURED.items()
+        for k, (made, dtype, off) in enumerate(rows)
+    },
+    "none": Pair(None, "update", REAL, anything),
+    "none complex": Pair(None, "update", COMPLEX, anything),
+}
+EVERY = [(cell, pair) for cell in CELLS for pair in PAIRS]
+# each cell and each constraint several times, in changing company
+SOME = sorted({*(EVERY[k] for k in range(0, len(EVERY), 7)), *((c, p) for c in ("Elman", "LSTM") for p in PAIRS)})
+
+
+def made(name, pair, **options):
+    return Layer(CELLS[name], 2, N, dtype=pair.dtype, constraint=pair.constraint, view=pair.view, **options)
+
+
+def rate(cell):
+    """The learning rate that the cell's docstring names."""
+    return float(re.search(r"Learning rate:\s+([0-9.e-]+[0-9])", type(cell).__doc__)[1])
+
+
+def blocks(layer):
+    names = [name for name in layer._names if name == "weight_hh"]
+    assert names
+    return [W for suffix in layer._suffixes for W in getattr(layer, "weight_hh" + suffix).detach().split(N)]
+
+
+def train(layer, seed):
+    width = N * len(layer._directions) * (2 if layer.weight_ih_l0.is_complex() else 1)
+    readout = nn.Linear(width, 2)
+    generator = torch.Generator().manual_seed(100 + seed)
+    x, target = torch.randn(T, B, 2, generator=generator), torch.randn(B, 2, generator=generator)
+    parameters = [*layer.parameters(), *readout.parameters()]
+    optimizer = mr.optim.RiemannianAdam(parameters, lr=rate(layer.cell))
+    losses = []
+    for _ in range(STEPS + 1):
+        optimizer.zero_grad()
+        with evaluations(layer) as counts:
+            y, _ = layer(x)
+        loss = (readout(real_features(y[-1])) - target).square().mean()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+        optimizer.step()
+        losses.append(loss.item())
+        assert set(counts.values()) <= {1}
+    return losses
+
+
+def check(name, pair, **options):
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        layer = made(name, pair, **options)
+        losses = train(layer, seed)
+        assert losses[-1] < losses[0], (seed, losses)
+        assert max(map(pair.off, blocks(layer))) <= BOUND
+
+
+def test_everything_that_is_exported_is_paired():
+    structured = {
+        name for name in constraints.__all__ if callable(getattr(getattr(constraints, name), "trivialize", None))
+    }
+    assert structured - {"Constraint"} <= set(STRUCTURED)
+    assert {type(cell).__name__ for cell in CELLS.values()} == {*cells.__all__} - {"Cell"}
+    own = {
+        name
+        for name in vars(mr)
+        if isinstance(getattr(mr, name), type) and issubclass(getattr(mr, name), manifolds.Manifold)
+    }
+    assert own - {"Stiefel"} <= {name.split()[0] for name in PAIRS}
+
+
+@pytest.mark.parametrize(("name", "pair"), SOME)
+def test_learns_under_its_constraint(name, pair):
+    check(name, PAIRS[pair])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pair"), sorted(set(EVERY) - set(SOME)))
+def test_every_cell_learns_under_every_constraint(name, pair):
+    check(name, PAIRS[pair])
+
+
+TWICE = [
+    *((c, p) for c in ("Elman", "GRU") for p in PAIRS),
+    *((c, p) for c in CELLS for p in ("Orthogonal qr update", "Unitary exp trivialized")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pair"), sorted(set(TWICE)))
+def test_two_levels_in_both_directions(name, pair):
+    check(name, PAIRS[pair], num_layers=2, bidirectional=True)
+
+
+def test_what_cannot_be_says_so_at_construction():
+    with pytest.raises(mr.errors.ShapeError, match="even"):
+        Layer(cells.Elman(), 2, 7, constraint=mr.UnitaryRealForm())
+    with pytest.raises(mr.errors.OptionError, match="power of 2"):
+        Layer(cells.LSTM(), 2, 6, constraint=mr.Rotations("fft"), view="trivialized")

@@ -1,0 +1,95 @@
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from types import ModuleType
+
+import pytest
+from support import ROOT
+
+import manifold_rnn
+from manifold_rnn import errors
+
+PACKAGE = ROOT / "manifold_rnn"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _public_modules():
+    below = [m.name for m in pkgutil.iter_modules([PACKAGE]) if not m.name.startswith("_")]
+    found = [manifold_rnn, *(importlib.import_module(f"manifold_rnn.{name}") for name in below)]
+    for module in found:
+        members = (getattr(module, name) for name in module.__all__)
+        found += [m for m in members if isinstance(m, ModuleType) and m not in found]
+    return found
+
+
+MODULES = _public_modules()
+MEMBERS = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in MODULES
+    for name in module.__all__
+    if callable(getattr(module, name))
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_public_module_says_what_it_holds_and_lists_it_in_order(module):
+    assert module.__doc__
+    assert len(module.__all__) == len(set(module.__all__))
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_public_name_is_documented_with_an_example_that_asserts(name):
+    text = inspect.getdoc(MEMBERS[name]) or ""
+    assert re.search(r"^Examples\n-+\n", text, flags=re.MULTILINE), "no Examples section"
+    assert re.search(r"^(>>>|\.\.\.) .*\bassert\b", text, flags=re.MULTILINE), "the example asserts nothing"
+
+
+@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if inspect.isclass(member)])
+def test_public_method_is_documented(name):
+    lines = [vars(base) for base in MEMBERS[name].__mro__]  # an overriding method inherits its documentation
+    methods = {key for key, value in lines[0].items() if inspect.isroutine(value) or isinstance(value, property)}
+    public = {key for key in methods if not key.startswith("_")}
+    assert not {key for key in public if not any(getattr(line.get(key), "__doc__", None) for line in lines)}
+
+
+def test_every_error_of_the_package_is_exported():
+    kinds = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert kinds == set(errors.__all__)
+    assert all(issubclass(getattr(errors, name), errors.ManifoldError) for name in kinds)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_is_short_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_importing_the_package_leaves_the_training_stack_alone():
+    heavy = ["torch._dynamo", "lightning", "sklearn", "matplotlib", "jsonargparse", "manifold_rnn.training"]
+    code = f"import sys, manifold_rnn; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {manifold_rnn.__version__}\n" in citation
+    assert f"## [{manifold_rnn.__version__}]" in changes
+
+
+def test_every_dependency_has_a_tested_pin():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for group in project["optional-dependencies"].values() for d in group)]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert {re.match(r"[\w-]+", requirement)[0] for requirement in wanted} <= pinned | {"manifold-rnn"}
+
+
+def test_private_names_of_torch_have_one_room():
+    private = re.compile(r"torch\._C|ops\.mkldnn|forward_ad\._|torch\.compiler\.(disable|assume_constant_result)")
+    found = [str(path.relative_to(ROOT)) for path in SOURCES if private.search(path.read_text())]
+    assert found == ["manifold_rnn/_torch.py"]

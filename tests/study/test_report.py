@@ -1,0 +1,233 @@
+"""What a comparison leaves for a reader: tables, pictures, and a page that opens without anything else."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from statistics import mean, stdev
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+from support.study_cases import ABOUT, AXES, BASE, record, scores
+
+from manifold_rnn.training import Grid
+from manifold_rnn.training.compare.figures import draw
+from manifold_rnn.training.compare.page import page
+from manifold_rnn.training.compare.report import write_report
+from manifold_rnn.training.compare.results import COMPLETE, FAILED, PRUNED, Results, Run, _rows, shown_duration
+from manifold_rnn.training.compare.tables import comma_separated, document, markdown
+
+FILES = {"report.html", "table.md", "table.csv", "results.json", "heatmap.svg", "curves.svg", "time.svg"}
+VOID = {"meta", "link", "br", "img"}
+
+
+def run(choices, seed, top, state=COMPLETE, failure=None, epochs=8):
+    history = [{"epoch": epoch, **scores(top, epoch)} for epoch in range(1, epochs + 1)]
+    value = None if state == FAILED else history[-1]["val_metric"]
+    return Run(choices, seed, state, value, failure, record(history, test_metric=top if state == COMPLETE else None))
+
+
+def results(
+    axes=AXES, seeds=(0, 1), about=ABOUT, height=lambda place, seed: 0.9 - 0.02 * place + 0.005 * seed, **changes
+):
+    grid = Grid(BASE, axes, seeds=list(seeds)) if isinstance(axes, dict) else axes
+    cases = grid.cases()
+    points = list(dict.fromkeys(case.point for case in cases))
+    runs = [run(case.choices, case.seed, height(points.index(case.point), case.seed)) for case in cases]
+    found = Results("study", about, grid, len(cases), changes.get("runs", lambda all_runs: all_runs)(runs))
+    found.rows.extend(_rows(found))
+    return found
+
+
+def broken(runs):
+    """Of the first combination one seed failed, of the second all did, of the third one was pruned."""
+    first = Run(runs[0].choices, 0, FAILED, None, "the loss is <not> finite", {"history": []})
+    second = [Run(runs[k].choices, runs[k].seed, FAILED, None, "RuntimeError: a & b", {}) for k in (1, 7)]
+    pruned = Run(runs[2].choices, 0, PRUNED, 0.5, None, {"history": runs[2].history[:2]})
+    return [first, second[0], pruned, *runs[3:7], second[1], *runs[8:]]
+
+
+SEARCH = Grid(
+    BASE,
+    search={"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "network.retraction": {"choices": ["exp", "qr"]}},
+    trials=6,
+)
+
+
+def searched():
+    drawn = [{"optimizer.lr": 10 ** -(1 + k / 3), "network.retraction": ("exp", "qr")[k % 2]} for k in range(6)]
+    found = Results("study", ABOUT, SEARCH, 6, [run(choices, 0, 0.9 - k / 50) for k, choices in enumerate(drawn)])
+    found.rows.extend(_rows(found))
+    return found
+
+
+STATES = {
+    "complete": results,
+    "one seed": lambda: results(seeds=[0]),
+    "failures": lambda: results(runs=broken),
+    "nothing yet": lambda: results(runs=lambda runs: []),
+    "one run": lambda: results(runs=lambda runs: runs[:1]),
+    "one axis": lambda: results({"network.cell": ["elman", "lstm", "gru"]}),
+    "four axes": lambda: results({**AXES, "optimizer.lr": [0.1, 0.01], "network.view": [None, "update"]}),
+    "axes of mappings": lambda: results({"network": [{"zoo": "scornn"}, {"cell": "lstm", "hidden_size": 4}]}),
+    "many values": lambda: results({"network.hidden_size": list(range(2, 14)), "epochs": [1, 2, 3, 4, 5]}),
+    "an error as metric": lambda: results(
+        about={**ABOUT, "metric": "bits", "higher_is_better": False, "baseline": None}
+    ),
+    "a search": searched,
+    "markup": lambda: results({"network.cell": ["<b>&\"'", "</script>"]}),
+}
+
+
+def page_of(found):
+    return page(found, draw(found))
+
+
+class Page(HTMLParser):
+    """Collects a page's elements, and sees that they are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+def test_every_state_of_a_study_has_a_whole_report_that_asks_nothing_of_a_network(state, tmp_path):
+    found = state()
+    write_report(found, tmp_path)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written <= FILES | {"ranges.svg"} and {"report.html", "table.md", "table.csv", "results.json"} <= written
+    text = (tmp_path / "report.html").read_text()
+    for tag, attributes in Page(text).elements:
+        assert tag not in ("img", "iframe", "object", "base") and "src" not in attributes
+        assert attributes.get("href", "data:,").startswith(("data:,", "#"))
+        assert attributes.get("xlink:href", "#").startswith("#")
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest", text)
+    assert text.count("<h1>") == 1 and "default-src 'none'" in text
+    for path in tmp_path.glob("*.svg"):
+        assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
+        assert "var(--" not in path.read_text()
+    json.loads((tmp_path / "results.json").read_text())
+
+
+def test_pictures_on_a_page_have_names_of_their_own():
+    names = [
+        attributes["id"]
+        for _, attributes in Page(page_of(results())).elements
+        if attributes.get("id", "").startswith("p")
+    ]
+    clips = [name for name in names if not name.startswith("patch")]
+    assert clips and len(clips) == len(set(clips))
+
+
+def test_the_best_by_validation_comes_first_and_with_its_heat_map():
+    found = results(height=lambda place, seed: (0.90, 0.80, 0.95, 0.70, 0.60, 0.5)[place] + 0.001 * seed)
+    assert found.rows[0].choices == {"network.constraint": "orthogonal", "network.retraction": "polar"}
+    text = page_of(found)
+    order = [
+        text.index(part) for part in ("orthogonal · polar", "Test accuracy by", "Learning curves", "All combinations")
+    ]
+    assert order == sorted(order)
+    assert "tell it apart" not in text
+    assert "tell it apart" in page_of(results(height=lambda place, seed: 0.9 - 0.001 * place + 0.01 * seed))
+
+
+def test_rows_are_the_means_over_seeds():
+    found = results()
+    for row in found.rows:
+        tests = [r.record["test_metric"] for r in row.runs]
+        assert (row.test.mean, row.test.best) == (pytest.approx(mean(tests)), max(tests))
+        assert row.test.deviation == pytest.approx(stdev(tests))
+        assert row.seconds == pytest.approx(8 * 0.2) and row.seconds_per_step == 0.01 and row.parameters == 100
+    means = [row.validation.mean for row in found.rows]
+    assert means == sorted(means, reverse=True)
+
+
+def test_an_error_is_best_where_it_is_smallest():
+    found = STATES["an error as metric"]()
+    means = [row.validation.mean for row in found.rows]
+    assert means == sorted(means) and found.rows[0].test.best == min(
+        r.record["test_metric"] for r in found.rows[0].runs
+    )
+
+
+def test_failed_and_pruned_runs_are_rows_with_their_reason():
+    found = results(runs=broken)
+    remarks = {row.label: row.remark for row in found.rows}
+    assert remarks["orthogonal · cayley"] == "seed 0: the loss is <not> finite"
+    assert remarks["orthogonal · exp"] == "seed 0: RuntimeError: a & b; seed 1: RuntimeError: a & b"
+    assert remarks["orthogonal · polar"] == "seed 0: pruned after epoch 2"
+    assert len(found.rows) == 6 and found.rows[-1].test.mean is None
+    counts = {row.label: len(row.complete) for row in found.rows}
+    assert counts["orthogonal · cayley"] == 1 and counts["orthogonal · exp"] == 0
+
+
+def test_a_pruned_run_whose_beginning_is_lost_is_remarked_by_its_epoch():
+    (lost,) = (run for run in broken(results().runs) if run.state == PRUNED)
+    lost = Run(lost.choices, 0, PRUNED, 0.5, None, {"history": lost.history[1:]})
+    (row,) = results(runs=lambda runs: [lost]).rows
+    assert row.remark == "seed 0: pruned after epoch 2"
+
+
+def test_the_table_is_the_same_in_all_forms():
+    found = results(runs=broken)
+    rows = list(csv.DictReader(comma_separated(found).splitlines()))
+    plain = document(found)
+    lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    assert len(rows) == len(plain["rows"]) == len(lines) - 2 == 6
+    for row, entry, line in zip(rows, plain["rows"], lines[2:], strict=True):
+        assert row["network.retraction"] == entry["network.retraction"] and entry["network.retraction"] in line
+        if row["test_mean"]:
+            assert float(row["test_mean"]) == entry["test_mean"]
+            assert f"{100 * entry['test_mean']:.1f}" in line
+    assert len(plain["runs"]) == 12 and lines[2].count("**") == 2 * lines[0].count(" | ") + 2
+
+
+def test_durations_are_readable():
+    shown = {None: "-", 0.0042: "4.20 ms", 3.3: "3.30 s", 42: "42.0 s", 200: "3.33 min", 36000: "10.0 h"}
+    assert {seconds: shown_duration(seconds) for seconds in shown} == shown
+
+
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser_without_errors_and_sorts(tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    write_report(results(runs=broken), tmp_path)
+    click = (
+        "<script>const heads = document.querySelectorAll('th button'); heads[2].click();"
+        "const first = (c) => document.querySelector('tbody').rows[0].cells[c].textContent;"
+        "const low = first(2); heads[2].click(); document.title = low + ' ' + first(2);</script></body>"
+    )
+    path = tmp_path / "clicked.html"
+    path.write_text((tmp_path / "report.html").read_text().replace("</body>", click))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    shown = subprocess.run([chromium, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr
+    low, high = (float(part.split(" ")[0]) for part in re.search("<title>(.*)%</title>", shown.stdout)[1].split("% "))
+    tests = [100 * row.test.mean for row in results(runs=broken).rows if row.test.mean is not None]
+    assert (low, high) == (pytest.approx(min(tests), abs=0.06), pytest.approx(max(tests), abs=0.06))
+    assert not math.isnan(low)

@@ -1,0 +1,313 @@
+"""How a study hands out cases: in one process, step by step, against every way in which a worker can leave."""
+
+import math
+
+import pytest
+
+pytest.importorskip("optuna")
+import optuna
+from support.study_cases import ABOUT, BASE, attempts, open_study, record, scores, train
+
+from manifold_rnn.errors import OptionError
+from manifold_rnn.training import Grid
+from manifold_rnn.training.checkpoints import FORMAT, LAST, read_checkpoint, write_checkpoint
+from manifold_rnn.training.compare import liveness, standing, study
+from manifold_rnn.training.compare.results import gather
+from manifold_rnn.training.compare.storage import JOURNAL
+from manifold_rnn.training.compare.study import End, Superseded
+from manifold_rnn.training.compare.worker import Stopped, Worker
+
+SMALL = {"network.constraint": ["orthogonal", "unitary"], "network.retraction": ["cayley"]}
+SEARCH = Grid(
+    BASE,
+    search={"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "network.retraction": {"choices": ["exp", "qr"]}},
+    trials=4,
+    seeds=[0, 1],
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Let the next claims come from a machine whose processes cannot be looked at."""
+
+    def move(name="another machine"):
+        monkeypatch.setattr(liveness, "machine", lambda: name)
+
+    return move
+
+
+def end(value=0.9, **changes):
+    return End(record([{"epoch": 1, **scores(value, 1)}]), value, **changes)
+
+
+def test_no_case_is_claimed_twice_by_workers_that_live(tmp_path):
+    one, other = (open_study(tmp_path, axes=SMALL) for _ in range(2))
+    claims = [claimed.claim() for claimed in (one, other, one, other, one)]
+    assert [claim.case.key for claim in claims[:4]] == [case.key for case in one.cases]
+    assert claims[4] is None
+    assert all(one.finish(claim, end()) for claim in claims[:4])
+    assert one.claim() is None and len(other.ends()) == 4
+
+
+def test_a_case_of_a_dead_process_is_claimed_again_at_once(tmp_path, monkeypatch):
+    one = open_study(tmp_path, axes=SMALL)
+    with monkeypatch.context() as past:
+        past.setattr(study, "identity", lambda: {**liveness.identity(), "born": "before"})
+        lost = one.claim()
+    again = one.claim()
+    assert again.case == lost.case and again.earlier == 1
+    assert attempts(one)[lost.case.key] == [("FAIL", "lost"), ("RUNNING", None)]
+
+
+def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(tmp_path, elsewhere, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
+    away, here = (open_study(tmp_path, axes=SMALL, patience=60) for _ in range(2))
+    elsewhere()
+    taken = away.claim()
+    elsewhere("this machine")
+    away.report(taken, 1, 0.5)
+    for _ in range(3):
+        claim = here.claim()
+        assert claim.case != taken.case and here.finish(claim, end())
+    for count in range(1, 4):  # a heart that beats keeps the case
+        clock[0] += 50
+        assert away.beat(taken, count)
+        assert here.claim() is None
+    clock[0] += 59
+    assert here.claim() is None
+    clock[0] += 2
+    again = here.claim()
+    assert again.case == taken.case and again.earlier == 1
+    assert not away.beat(taken, 9)
+    with pytest.raises(Superseded):
+        away.report(taken, 2, 0.5)
+    assert not away.finish(taken, end(0.1))
+    assert here.finish(again, end(0.8))
+    assert here.ends()[taken.case.key].value == 0.8
+
+
+def test_a_finish_that_was_written_but_not_answered_is_no_loss(tmp_path):
+    one = open_study(tmp_path, axes=SMALL)
+    claim = one.claim()
+    assert one.finish(claim, end(0.8))
+    assert one.finish(claim, end(0.1))  # as a second try, after the answer to the first was lost
+    assert one.ends()[claim.case.key].value == 0.8
+
+
+def test_a_stopped_case_goes_on_with_what_it_has_reported(tmp_path):
+    one = open_study(tmp_path, axes=SMALL)
+    claim = one.claim()
+    one.report(claim, 1, 0.5)
+    one.release(claim)
+    again = one.claim()
+    assert again.case == claim.case
+    assert attempts(one)[claim.case.key] == [("FAIL", "stopped"), ("RUNNING", None)]
+    assert one._storage.get_trial(again.trial).intermediate_values == {1: 0.5}
+
+
+def test_a_case_that_kills_its_workers_is_given_up_after_three_and_one_that_advances_is_not(tmp_path, monkeypatch):
+    one = open_study(tmp_path, axes=SMALL)
+    monkeypatch.setattr(study, "identity", lambda: {**liveness.identity(), "born": "before"})
+    first = one.claim().case
+    for epoch in range(1, 5):  # this one ends an epoch each time
+        claim = one.claim()
+        assert claim.case == first
+        one.report(claim, epoch, 0.5)
+    for _ in range(3):
+        assert one.claim().case == first
+    assert one.claim().case != first
+    assert "died 3 times in a row" in one.ends()[first.key].user_attrs["failure"]
+
+
+def test_a_trial_without_a_case_was_left_by_a_worker_that_died_while_it_drew(tmp_path):
+    one = open_study(tmp_path, axes=SEARCH)
+    one._study.ask()
+    claim = one.claim()
+    assert claim.case.key == "draw 1, seed 0"
+    assert [trial.state.name for trial in one._trials()] == ["FAIL", "RUNNING"]
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_cut_off(tmp_path):
+    one = open_study(tmp_path, axes=SMALL)
+    claim = one.claim()
+    whole = (tmp_path / JOURNAL).read_bytes()
+    with open(tmp_path / JOURNAL, "ab") as file:
+        file.write(whole.splitlines()[-1][: len(whole.splitlines()[-1]) // 2])
+    other = open_study(tmp_path, axes=SMALL)
+    assert other.claim().case != claim.case
+    assert one.finish(claim, end())
+    assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
+    assert len(open_study(tmp_path, axes=SMALL).ends()) == 1
+
+
+def test_all_seeds_of_a_draw_have_the_same_choices_and_draws_differ(tmp_path):
+    one = open_study(tmp_path, axes=SEARCH)
+    claims = []
+    while claim := one.claim():
+        claims.append(claim)
+        one.finish(claim, end(0.9 - abs(math.log10(claim.choices["optimizer.lr"]) + 2) / 10))
+    assert len(claims) == 8
+    by_point = {point: [c.choices for c in claims if c.case.point == point] for point in {c.case.point for c in claims}}
+    assert all(first == second for first, second in by_point.values())
+    assert len({str(first) for first, _ in by_point.values()}) == 4
+    assert all(
+        1e-4 <= c.choices["optimizer.lr"] <= 1e-1 and c.choices["network.retraction"] in ("exp", "qr") for c in claims
+    )
+
+
+def test_a_search_is_the_same_again(tmp_path):
+    drawn = []
+    for name in ("a", "b"):
+        one = open_study(tmp_path, axes=SEARCH, name=name)
+        drawn.append([one.claim().choices for _ in range(4)])
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("change", ["base", "values", "seeds", "key"])
+def test_another_grid_is_refused_by_what_differs_and_changes_nothing(change, tmp_path):
+    open_study(tmp_path, axes=SMALL)
+    before = (tmp_path / JOURNAL).read_bytes()
+    base, axes, seeds, named = {
+        "base": ({**BASE, "epochs": 5}, SMALL, [0, 1], "base.epochs was 4, now 5"),
+        "values": (BASE, {**SMALL, "network.retraction": ["exp"]}, [0, 1], "retraction was cayley, now exp"),
+        "seeds": (BASE, SMALL, [0], "seeds was 0, 1, now 0"),
+        "key": (BASE, {**SMALL, "optimizer.lr": [0.1]}, [0, 1], "grid.optimizer.lr was not there, now 0.1"),
+    }[change]
+    for extend in (False, True):
+        with pytest.raises(OptionError) as refusal:
+            open_study(tmp_path, axes=Grid(base, axes, seeds=seeds), extend=extend)
+        assert named in str(refusal.value) and len(str(refusal.value)) <= 400
+    assert (tmp_path / JOURNAL).read_bytes() == before
+
+
+def test_a_study_is_extended_by_values_and_seeds_and_keeps_what_has_ended(tmp_path):
+    Worker(open_study(tmp_path, axes=SMALL, seeds=[0]), train, tmp_path / "runs").work()
+    wider = {**SMALL, "network.retraction": ["cayley", "polar"]}
+    with pytest.raises(OptionError, match="add --extend"):
+        open_study(tmp_path, axes=wider)
+    one = open_study(tmp_path, axes=wider, extend=True)
+    assert (len(one.ends()), len(one.cases)) == (2, 8)
+    Worker(one, train, tmp_path / "runs").work()
+    assert all(len(found) == 1 for found in attempts(one).values()) and len(one.ends()) == 8
+    assert len(open_study(tmp_path, axes=wider).ends()) == 8  # the wider one is the study's now
+
+
+def test_a_run_that_fails_ends_its_case_with_the_reason_and_the_others_go_on(tmp_path):
+    def objective(mapping, *, folder, on_epoch):
+        constraint = mapping["network"]["constraint"]
+        if constraint == "unitary" and mapping["seed"] == 0:
+            raise RuntimeError("out of\nmemory")
+        if constraint == "unitary":
+            return record([{"epoch": 1, **scores(math.nan, 1)}], failure=None)
+        return train(mapping, folder=folder, on_epoch=on_epoch) | {
+            "failure": "the loss is not finite" if mapping["seed"] else None
+        }
+
+    one = open_study(tmp_path, axes=SMALL)
+    Worker(one, objective, tmp_path / "runs").work()
+    failures = [one.ends()[case.key].user_attrs["failure"] for case in one.cases]
+    assert failures == [None, "RuntimeError: out of memory", "the loss is not finite", "the validation metric is nan"]
+    assert len(list(tmp_path.glob("runs/*/error.txt"))) == 1
+
+
+def test_an_error_of_the_system_is_no_failure_of_the_case(tmp_path):
+    def objective(mapping, *, folder, on_epoch):
+        raise OSError(28, "No space left on device")
+
+    one = open_study(tmp_path, axes=SMALL)
+    with pytest.raises(OSError, match="No space"):
+        Worker(one, objective, tmp_path / "runs").work()
+    assert not one.ends()
+    Worker(one, train, tmp_path / "runs").work()
+    assert len(one.ends()) == 4
+
+
+def test_a_worker_that_is_stopped_leaves_its_case_to_the_next(tmp_path):
+    asked = []
+
+    def objective(mapping, *, folder, on_epoch):
+        asked.extend([True] * (mapping["network"]["constraint"] == "unitary"))
+        return train(mapping, folder=folder, on_epoch=on_epoch)
+
+    one = open_study(tmp_path, axes=SMALL)
+    with pytest.raises(Stopped):
+        Worker(one, objective, tmp_path / "runs", stop=lambda: bool(asked)).work()
+    assert len(one.ends()) == 1
+    Worker(one, train, tmp_path / "runs").work()
+    done = [path.read_text().split()[::2] for path in tmp_path.glob("runs/*/done.txt")]
+    assert done == [["1", "2", "3", "4"]] * 4  # the stopped one too: its first epoch was not run again
+
+
+@pytest.mark.parametrize("last", ["pruned", "failed", "failed at once"])
+def test_a_case_that_goes_on_ends_with_its_whole_history(last, tmp_path, monkeypatch):
+    asked = []
+
+    def objective(mapping, *, folder, on_epoch):
+        path = folder / LAST
+        history = read_checkpoint(path)["history"] if path.exists() else []
+        if history and last == "failed at once":
+            raise RuntimeError("out of memory")
+        for epoch in range(len(history) + 1, 5):
+            history.append({"epoch": epoch, **scores(0.5, epoch)})
+            folder.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, {"format": FORMAT, "history": history})
+            asked.extend([True] * (epoch == 2))
+            if epoch == 3 and last == "failed":
+                raise RuntimeError("out of memory")
+            on_epoch(epoch, scores(0.5, epoch))
+        return record(history)
+
+    one = open_study(tmp_path, axes={"network.constraint": ["orthogonal"]}, seeds=[0])
+    with pytest.raises(Stopped):
+        Worker(one, objective, tmp_path / "runs", stop=lambda: bool(asked)).work()
+    if last == "pruned":
+        monkeypatch.setattr(one, "should_prune", lambda attempt: True)
+    Worker(one, objective, tmp_path / "runs").work()
+    (trial,) = one.ends().values()
+    epochs = {"pruned": [1, 2, 3], "failed": [1, 2, 3], "failed at once": [1, 2]}[last]
+    assert [epoch["epoch"] for epoch in trial.user_attrs["record"]["history"]] == epochs
+    (run,) = gather(one).runs
+    assert run.epochs == len(epochs) and run.seconds == pytest.approx(0.2 * len(epochs))
+
+
+def test_pruning_ends_what_is_below_the_median_and_only_where_it_is_asked_for(tmp_path):
+    def objective(mapping, *, folder, on_epoch):
+        top = 0.9 if mapping["network"]["hidden_size"] < 8 else 0.5
+        history = []
+        for epoch in range(1, 5):
+            history.append({"epoch": epoch, **scores(top, epoch)})
+            on_epoch(epoch, scores(top, epoch))
+        return record(history)
+
+    for pruning in (True, False):
+        grid = Grid(BASE, {"network.hidden_size": [2, 3, 4, 5, 6, 7, 8, 9]}, pruning=pruning)
+        one = open_study(tmp_path, axes=grid, name=f"pruning {pruning}")
+        Worker(one, objective, tmp_path / "runs").work()
+        states = [one.ends()[case.key].state.name for case in one.cases]
+        assert states == ["COMPLETE"] * 6 + ["PRUNED" if pruning else "COMPLETE"] * 2
+
+
+def test_a_study_without_metric_direction_is_told_what_is_better(tmp_path):
+    one = open_study(tmp_path, axes=SMALL)
+    assert one.about == ABOUT and one._study.direction.name == "MAXIMIZE"
+    assert not standing.running([]) and standing.ended([]) is None
+
+
+def test_a_process_that_is_gone_or_a_zombie_is_dead_and_this_one_is_not():
+    import subprocess
+    import sys
+
+    me = liveness.identity()
+    assert not liveness.known_dead(me)
+    assert liveness.known_dead({**me, "born": "another time"})
+    assert not liveness.known_dead({**me, "machine": "another", "born": "another time"})
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    while liveness._born(child.pid) is not None:
+        liveness.time.sleep(0.01)
+    child.wait()

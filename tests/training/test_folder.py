@@ -1,0 +1,230 @@
+"""The folder of a run: what is refused, what is said of it, and what is written there."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning")
+import torch
+import yaml
+from support.run_cases import VALUES, train
+
+from manifold_rnn.training import cli
+from manifold_rnn.training.checkpoints import read_checkpoint, write_checkpoint
+from manifold_rnn.training.files import occupy
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train({**VALUES, "epochs": 1}, folder / "run")
+    return folder / "run"
+
+
+def damaged(content):
+    middle = len(content) // 3
+    wrong = bytes(byte ^ 0xFF for byte in content[middle : middle + 80])  # more than a gap between two parts
+    return content[:middle] + wrong + content[middle + 80 :]
+
+
+FILES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "with wrong bytes": damaged,
+    "text": lambda content: b"epoch 3",
+}
+
+
+def answers(arguments, capsys):
+    status = cli.main([str(a) for a in arguments])
+    err = capsys.readouterr().err
+    assert status == 2
+    assert err.count("\n") == 1 and err.startswith("manifold-rnn: error: ") and len(err) <= 450
+    return err
+
+
+def state_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    import shutil
+
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_damaged_checkpoint_is_answered_with_one_line_and_left_alone(kind, copied, capsys):
+    path = copied / "last.ckpt"
+    path.write_bytes(FILES[kind](path.read_bytes()))
+    before = state_of(copied)
+    resume = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume"]
+    for command in (resume, ["inspect", path], ["test", "--config", copied / "run.yaml", "--checkpoint", path]):
+        assert "is no checkpoint of this package, or damaged" in answers(command, capsys)
+    assert state_of(copied) == before
+
+
+def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path, capsys):
+    torch.save([torch.ones(2)], tmp_path / "x.ckpt")
+    assert "another content" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
+
+
+CHANGES = {
+    "size": (["--network.hidden-size", "9"], "Expected network.hidden_size=9, got network.hidden_size=8."),
+    "network": (["--network.zoo", "scornn"], "Expected network.zoo=scornn"),
+    "task": (["--task.delay", "4"], "Expected task.delay=4"),
+    "seed": (["--seed", "4"], "Expected seed=4, got seed=0."),
+    "rate": (["--optimizer.lr", "4"], "Expected optimizer.lr=4.0, got optimizer.lr=0.03."),
+}
+
+
+@pytest.mark.parametrize(("flags", "answer"), CHANGES.values(), ids=CHANGES)
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(flags, answer, copied, capsys):
+    before = state_of(copied)
+    fit = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume", *flags]
+    assert answer in answers(fit, capsys)
+    assert answer in answers(["test", "--config", copied / "run.yaml", "--output", copied, *flags], capsys)
+    assert state_of(copied) == before
+
+
+def test_weights_that_do_not_fit_are_refused(copied, capsys):
+    content = read_checkpoint(copied / "last.ckpt")
+    content["network"]["readout.weight"] = torch.zeros(2, 2)
+    write_checkpoint(copied / "last.ckpt", content)
+    fit = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume"]
+    assert "does not fit the network" in answers(fit, capsys)
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(copied, capsys):
+    before = state_of(copied)
+    err = answers(["fit", "--config", copied / "run.yaml", "--output", copied], capsys)
+    assert "has a run already" in err and "--resume" in err
+    assert state_of(copied) == before
+
+
+def test_a_run_goes_on_where_its_folder_was_moved_to(copied, capsys):
+    where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+    assert cli.main(["fit", *map(str, where)]) == 0
+    assert "epoch 2/2" in capsys.readouterr().out
+    assert read_checkpoint(copied / "last.ckpt")["position"]["epoch"] == 2
+
+
+def test_a_run_without_its_last_checkpoint_is_not_begun_anew_over_its_best(copied, capsys):
+    (copied / "last.ckpt").unlink()
+    before = state_of(copied)
+    where = ["--config", copied / "run.yaml", "--output", copied, "--resume"]
+    assert "has lost its last.ckpt" in answers(["fit", *where], capsys)
+    assert state_of(copied) == before
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(copied, capsys):
+    release = occupy(copied, cli)
+    try:
+        before = state_of(copied)
+        where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+        assert "Another process is training in" in answers(["fit", *where], capsys)
+        assert state_of(copied) == before
+    finally:
+        release()
+    assert cli.main(["fit", *map(str, where)]) == 0
+
+
+def test_a_run_that_was_cut_inside_an_epoch_takes_no_more_steps(tmp_path, capsys):
+    train({**VALUES, "max_steps": 15, "patience": None}, tmp_path / "run")
+    where = ["--config", tmp_path / "run" / "run.yaml", "--output", tmp_path / "run", "--resume"]
+    assert "Expected max_steps=15, got 30" in answers(["fit", *where, "--max-steps", 30], capsys)
+    assert cli.main(["fit", *map(str, where)]) == 0  # it is over
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "accelerator": "gpu"}))
+    where = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "run"]
+    assert "accelerator needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, capsys):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = (copied / "last.ckpt").read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing raises
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
+        assert cli.main(["fit", *map(str, where)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "File too large" in capsys.readouterr().err
+    assert (copied / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused(trained, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    err = answers(["fit", "--config", trained / "run.yaml", "--output", tmp_path / "taken"], capsys)
+    assert "--output needs a folder that can be written" in err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_text_with_one_symbol_is_refused(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a" * 5000)
+    flags = ["--task.path", tmp_path / "text.txt", "--network.cell", "gru", "--output", tmp_path / "run"]
+    assert "two different symbols" in answers(["fit", "--task.name", "characters", *flags], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_cut_off_are_refused(tmp_path, capsys):
+    for name, axes in (("images-idx3", (40, 28, 28)), ("labels-idx1", (40,))):
+        sizes = b"".join(size.to_bytes(4, "big") for size in axes)
+        content = bytes([0, 0, 8, len(axes)]) + sizes + bytes(torch.Size(axes).numel())
+        (tmp_path / f"train-{name}-ubyte").write_bytes(content[:-5] if "images" in name else content)
+        (tmp_path / f"t10k-{name}-ubyte").write_bytes(content)
+    flags = ["--task.data-dir", tmp_path, "--network.zoo", "exprnn", "--output", tmp_path / "run"]
+    assert "train-images-idx3-ubyte" in answers(["fit", "--task.name", "pixel_mnist", *flags], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- what is said and written ----------------------------------------------------------------------------------------
+
+
+def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
+    assert cli.main(["inspect", str(copied / "best.ckpt")]) == 0
+    out = capsys.readouterr().out
+    for words in ("1 of 1 epochs are over", "10 steps", "trained degrees of freedom", "defect of layer.weight_hh_l0"):
+        assert words in out
+    assert "spectrum of W_hh: moduli from" in out and "name: copying" in out
+    assert f"manifold-rnn fit --config {copied / 'run.yaml'} --output {copied} --resume" in out
+
+
+def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
+    for stage, key in (("validate", "val"), ("test", "test")):
+        assert cli.main([stage, "--config", str(copied / "run.yaml"), "--output", str(copied)]) == 0
+        scores = json.loads(capsys.readouterr().out)
+        assert set(scores) == {f"{key}_loss", f"{key}_metric"}
+    result = json.loads((copied / "result.json").read_text())
+    assert scores == pytest.approx({key: result[key] for key in ("test_loss", "test_metric")}, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "weights"),
+    [({"zoo": "scornn", "hidden_size": 6}, "weights/defect"), ({"cell": "gru"}, "weights/spectral_radius")],
+    ids=["constrained", "free"],
+)
+def test_the_log_has_loss_metric_gradients_and_the_defect_or_the_radius(network, weights, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train({**VALUES, "network": network, "log_every": 5}, tmp_path)
+    log = EventAccumulator(str(tmp_path / "logs"))
+    log.Reload()
+    scalars = {name: [event.step for event in log.Scalars(name)] for name in log.Tags()["scalars"]}
+    steps = list(range(5, 31, 5))
+    for name in ("loss/batch", "rate/0", "gradient/layer0", "gradient/readout"):
+        assert scalars[name] == steps, name
+    for name in ("epoch/train_loss", "epoch/val_loss", "epoch/val_metric", weights):
+        assert scalars[name] == [10, 20, 30], name
