@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .._torch import uncompiled
 from ..errors import OptimizerError
 
 _tracked: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -50,7 +51,7 @@ def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
         _count(optimizer)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _count(optimizer: Optimizer) -> None:
     entries = _trivializations()
     for _, _, p in _parameters(optimizer):

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._torch import saved_tensor_hooks, transform_level
 from .registry import drop_hook, registry
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -150,7 +151,7 @@ def _pop(owner: int) -> None:
 
 def _context() -> tuple[object, ...]:
     # Checkpointed regions are told by their saved-tensor hooks, torch.func transforms by their level.
-    return torch._C._autograd._top_saved_tensors_default_hooks(True), torch._C._functorch.maybe_current_level()
+    return saved_tensor_hooks(), transform_level()
 
 
 def _forgetter(kept: _Kept) -> Callable[[Tensor], None]:

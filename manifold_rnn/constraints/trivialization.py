@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from .._torch import is_forward_mode, is_transformed
 from ..errors import OptionError
 from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, MatrixGroup, Viewed
@@ -94,7 +94,7 @@ class Trivialization(nn.Module):
             return False
         if self.base.device.type != "cpu" or not may_read_device():
             return False
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if is_transformed() or is_forward_mode():
             return False
         return float(torch.linalg.vector_norm(self.coordinates.detach())) == 0  # cheaper than any()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from .checks import require_matrix
 from .defect import shift_diagonal
 from .precision import (
     full_precision,
@@ -14,7 +15,6 @@ from .precision import (
     may_read_device,
     recorded,
     recording,
-    require_matrix,
     without_autocast,
 )
 from .product import multiply, multiply_add

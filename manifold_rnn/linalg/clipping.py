@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, ShapeError
-from .precision import full_precision, require_finite, without_autocast
+from .checks import require_finite
+from .precision import full_precision, without_autocast
 
 _SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .precision import full_precision, require_matrix
+from .checks import require_matrix
+from .precision import full_precision
 
 
 @full_precision

@@ -9,8 +9,10 @@ import torch
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
+from .._torch import constant_result
+from .checks import require_matrix
 from .polar import polish
-from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
+from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew
 
@@ -215,7 +217,7 @@ def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     return K
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_result
 def _coefficients(radius: float, eps: float) -> tuple[float, ...]:
     return _phi_polynomial(math.ceil(8 * math.log2(max(radius, 1e-9))), eps)
 

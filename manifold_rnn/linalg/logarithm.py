@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from ..errors import OffManifoldError
+from .checks import on_numbers, require_finite, require_matrix
 from .polar import polar
-from .precision import full_precision, on_numbers, require_finite, require_matrix
+from .precision import full_precision
 from .skew import skew
 
 _SIGN_STEPS = 12  # quadratic once near, halving an eigenvalue's logarithm before: real parts above about 1e-3

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import require_matrix
 from .defect import minus_identity
-from .precision import double, full_precision, host_max, may_read_device, recorded, require_matrix, without_autocast
+from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew
 

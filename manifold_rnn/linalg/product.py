@@ -1,11 +1,9 @@
 """Matrix products by the fastest call there is, and added to a matrix in one pass where torch has one."""
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from .._torch import has_onednn, onednn_linear
 from .precision import recording
 
 ONEDNN_FROM = 3 << 20  # multiplications from which oneDNN is faster than the BLAS, its call included
@@ -38,20 +36,3 @@ def _takes_onednn(X: Tensor, Y: Tensor) -> bool:
     if not one_matrix or X.numel() * Y.shape[-1] < ONEDNN_FROM or X.device.type != "cpu" or recording():
         return False
     return Y.dtype == X.dtype and has_onednn()
-
-
-def has_onednn() -> bool:
-    """Whether `onednn_linear` may be called."""
-    return torch._C._get_mkldnn_enabled() and onednn_linear() is not None
-
-
-@functools.cache
-def onednn_linear() -> Any:
-    """The call that torch's compiler makes for ``X W^T``, where this build has it and it does what is expected."""
-    try:
-        call = torch.ops.mkldnn._linear_pointwise
-        eye = torch.eye(2, dtype=torch.float32, device="cpu")
-        ok = torch.equal(call(eye, eye, None, "none", [], None), eye)
-        return call if ok and torch.equal(call.binary(eye, eye, eye, None, "add"), 2 * eye) else None
-    except (AttributeError, RuntimeError):
-        return None

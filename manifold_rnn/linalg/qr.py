@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import require_matrix
 from .defect import minus_identity, shift_diagonal
 from .precision import (
     double,
@@ -14,7 +15,6 @@ from .precision import (
     may_read_device,
     recorded,
     recording,
-    require_matrix,
     without_autocast,
 )
 from .product import multiply, multiply_add

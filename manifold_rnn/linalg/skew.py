@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
-from .precision import full_precision, require_matrix
+from .checks import require_matrix
+from .precision import full_precision
 
 
 @full_precision

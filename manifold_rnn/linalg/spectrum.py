@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import full_precision, may_read_device, require_finite, require_matrix, without_autocast
+from .checks import require_finite, require_matrix
+from .precision import full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -157,8 +158,7 @@ class _Radius(torch.autograd.Function):
 
 def _is_plain_zero(g: Tensor) -> bool:
     """Whether a gradient is zero, where that may be asked and nothing differentiates it again."""
-    transformed = torch._C._functorch.maybe_current_level() is not None
-    return may_read_device() and not (torch.is_grad_enabled() or transformed or bool(g.any()))
+    return may_read_device() and not recording() and not bool(g.any())
 
 
 class _Dominant(torch.autograd.Function):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..errors import DtypeError
 from ..linalg import expm_skew, logm_unitary, pack_skew, polish, qr, skew, unpack_skew
+from ..linalg.checks import require_matrix, require_same
 from ..linalg.polar import with_polar_adjoint
-from ..linalg.precision import full_precision, require_matrix, require_same
+from ..linalg.precision import full_precision
 from ..linalg.product import multiply
 from .orthonormal import OrthonormalColumns, frobenius
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .. import retractions
 from ..linalg import defect, polish, qr
-from ..linalg.precision import full_precision, require_finite, require_same
+from ..linalg.checks import require_finite, require_same
+from ..linalg.precision import full_precision
 from ..retractions import Retraction
 from .base import Manifold
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError
-from ..linalg.precision import full_precision, require_finite, require_same
+from ..linalg.checks import require_finite, require_same
+from ..linalg.precision import full_precision
 from .base import Manifold
 
 

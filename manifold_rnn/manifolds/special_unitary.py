@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from .._torch import uncompiled
 from ..errors import OffManifoldError
 from ..linalg import defect, logm_unitary, pack_skew, unpack_skew
-from ..linalg.precision import full_precision, on_numbers
+from ..linalg.checks import on_numbers
+from ..linalg.precision import full_precision
 from ..retractions import QR, Exponential
 from .groups import Unitary
 
@@ -126,7 +128,7 @@ class SpecialUnitary(Unitary):
         return _traceless(trace(angle)[0])
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _uncompiled(manifold: SpecialUnitary, Q: Tensor) -> Tensor:
     return manifold._solve_for_phase(Q)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .. import retractions
 from ..errors import DtypeError, OptionError, UnsupportedError
+from ..linalg.checks import require_matrix, require_same
 from ..linalg.polar import with_polar_adjoint
-from ..linalg.precision import full_precision, require_matrix, require_same
+from ..linalg.precision import full_precision
 from ..linalg.product import multiply_add
 from ..retractions import Retraction
 from ..retractions.base import tangent

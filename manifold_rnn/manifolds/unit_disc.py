@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import retractions
 from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg import qr, spectral_radius
-from ..linalg.precision import full_precision, require_matrix
+from ..linalg.checks import require_matrix
+from ..linalg.precision import full_precision
 from ..linalg.spectrum import guard, radius_slope
 from ..retractions import Retraction
 from .region import Region

@@ -11,6 +11,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from .._torch import copy_each
 from ..errors import UnsupportedError
 from ..manifolds import Contraction, Manifold, UnitDisc, adapt
 
@@ -70,7 +71,7 @@ class Batch:
 
     def write(self, y: Tensor) -> None:
         """Give the parameters new values."""
-        torch._foreach_copy_(self.params, list(y.unbind()))
+        copy_each(self.params, y.unbind())
 
     def count(self, *, on_device: bool) -> int | Tensor:
         """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..linalg.precision import full_precision, require_matrix, require_same
+from ..linalg.checks import require_matrix, require_same
+from ..linalg.precision import full_precision
 from ..linalg.product import multiply, multiply_add
 from ..linalg.skew import skew
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import OffManifoldError, OptionError
 from ...linalg import cayley, expm_skew, logm_unitary, pack_skew, skew, unpack_skew
-from ...linalg.precision import double, require_matrix, without_autocast
+from ...linalg.checks import require_matrix
+from ...linalg.precision import double, without_autocast
 from ...manifolds import Contraction, Manifold, SpecialOrthogonal, Unitary
 from ..admission import require_finite, settled, small_rotation
 from ..trivialization import require_shape

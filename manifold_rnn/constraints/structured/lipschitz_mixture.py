@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import OptionError
 from ...linalg import skew
-from ...linalg.precision import require_matrix
+from ...linalg.checks import require_matrix
 from ..admission import require_finite
 from ..trivialization import require_shape
 from .factored import Factored, require_reached

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import OptionError
-from ...linalg.precision import require_matrix, without_autocast
+from ...linalg.checks import require_matrix
+from ...linalg.precision import without_autocast
 from ..admission import require_finite
 from ..trivialization import require_shape
 from .factored import Factored, require_reached

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import OptionError
-from ...linalg.precision import double, require_matrix
+from ...linalg.checks import require_matrix
+from ...linalg.precision import double
 from ...manifolds import Orthogonal, Unitary
 from .factored import Factored
 from .reflecting import reflected, unit

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import OptionError
-from ...linalg.precision import double, require_matrix
+from ...linalg.checks import require_matrix
+from ...linalg.precision import double
 from ...manifolds import SpecialOrthogonal, Unitary
 from .factored import Factored, complex_form
 from .rotating import Plan, on_circle, rotated

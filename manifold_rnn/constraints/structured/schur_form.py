@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...linalg.precision import require_matrix, without_autocast
+from ...linalg.checks import require_matrix
+from ...linalg.precision import without_autocast
 from ...manifolds import SpecialOrthogonal, Unitary
 from ...retractions import Retraction, get
 from ..trivialization import Trivialization

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DtypeError, OffManifoldError
-from ...linalg.precision import require_matrix
+from ...linalg.checks import require_matrix
 from ...manifolds import Unitary
 from .factored import Factored
 from .reflecting import reflected, unit

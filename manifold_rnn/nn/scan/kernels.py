@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...linalg.precision import is_watched, may_read_device
+from ..._torch import is_watched
+from ...linalg.precision import may_read_device
 from ..activations import EPS, mod_relu
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import is_watched
 from ...errors import UnsupportedError
-from ...linalg.precision import is_watched
 from ..cells.base import Form
 from .building import cannot_load, library
 from .engine import Engine, Gradients, run_form

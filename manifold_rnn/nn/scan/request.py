@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from ..._torch import is_forward_mode, is_traced, is_transformed
 from ...linalg.precision import autocast_device
 from ..cells.base import Cell, Form, State
 
@@ -31,9 +31,9 @@ class Request:
 
     def cannot_be_hidden(self) -> str:
         """Why torch has to see each step, or nothing."""
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or is_transformed():
             return "torch.compile and torch.func need steps that they can look into"
-        if torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
+        if is_traced() or is_forward_mode():
             return "traces and derivatives forward need steps that torch knows"
         if torch.is_autocast_enabled(autocast_device(self.x)):
             return "autocast chooses a precision for each step"

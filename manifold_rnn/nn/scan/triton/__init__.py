@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...._torch import has_dispatch_mode
 from ...cells.base import Form
 from ..engine import Engine, Gradients, project, run_form, state_buffers
 from ..request import Request
@@ -105,7 +106,7 @@ def cannot_launch(request: Request) -> str:
         return f"the tensors are on {x.device.type}, and TRITON_INTERPRET=1 is not set"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < (8, 0):
         return "the GPU is older than compute capability 8.0"
-    if torch._C._len_torch_dispatch_stack():
+    if has_dispatch_mode():
         return "somebody looks at the operations of torch, and a kernel is none"
     if W.dtype not in _DTYPES:
         return f"there is no kernel for {W.dtype}"

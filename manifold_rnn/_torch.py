@@ -1,0 +1,139 @@
+"""Every use of a private name of torch, in one place; each function has a fallback for versions without the name.
+
+Checked with torch 2.6 to 2.14. A fallback is slower or more cautious, never wrong.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _private(path: str, fallback: Any) -> Any:
+    """The object at a dotted path below ``torch``, or the fallback."""
+    found: Any = torch
+    try:
+        for name in path.split("."):
+            found = getattr(found, name)
+    except AttributeError:
+        return fallback
+    return found
+
+
+_transforms_active = _private("_C._are_functorch_transforms_active", lambda: False)
+_current_level = _private("_C._functorch.maybe_current_level", lambda: None)
+_is_batchedtensor = _private("_C._functorch.is_batchedtensor", lambda _: True)
+_is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lambda _: False)
+_dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
+_tracing_state = _private("_C._get_tracing_state", lambda: None)
+_saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
+_onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
+_foreach_copy = _private("_foreach_copy_", None)
+
+
+# --- who looks at the operations ---
+
+
+def transform_level() -> int | None:
+    """Depth of the innermost ``torch.func`` transform, None outside all of them."""
+    level: int | None = _current_level()
+    return level
+
+
+def is_transformed() -> bool:
+    """Whether a ``torch.func`` transform is active."""
+    return bool(_transforms_active()) or transform_level() is not None
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records."""
+    return _tracing_state() is not None
+
+
+def is_forward_mode() -> bool:
+    """Whether a forward-mode derivative may be asked for."""
+    return bool(forward_ad._current_level >= 0)
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether `vmap`, of ``torch.func`` or of autograd itself, stands behind a tensor."""
+    return bool(_is_batchedtensor(x) or _is_legacy_batchedtensor(x))
+
+
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether a dispatch mode, or a tensor subclass with a dispatch of its own, sees every operation."""
+    own = any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
+    return own or has_dispatch_mode()
+
+
+def has_dispatch_mode() -> bool:
+    """Whether a dispatch mode sees every operation."""
+    return bool(_dispatch_modes() > 0)
+
+
+def saved_tensor_hooks() -> object:
+    """The innermost hooks on saved tensors, by which a checkpointed region is recognized; None where there are none."""
+    if _saved_tensor_hooks is None:
+        return None
+    try:
+        return _saved_tensor_hooks(True)  # also while tracing, since torch 2.7
+    except TypeError:
+        return _saved_tensor_hooks()
+
+
+# --- cheaper calls ---
+
+
+def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply(*args)`` without its look at the signature, which costs as much as a small product."""
+    if torch.compiler.is_compiling() or _transforms_active():
+        return function.apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy each value into the tensor at the same place, in one call where torch has one."""
+    if _foreach_copy is not None:
+        _foreach_copy(into, values)
+        return
+    for x, y in zip(into, values, strict=True):
+        x.copy_(y)
+
+
+def has_onednn() -> bool:
+    """Whether `onednn_linear` may be called."""
+    return bool(_onednn_enabled()) and onednn_linear() is not None
+
+
+@functools.cache
+def onednn_linear() -> Any:
+    """The call that torch's compiler makes for ``X W^T``, where this build has it and it does what is expected."""
+    try:
+        call = torch.ops.mkldnn._linear_pointwise
+        eye = torch.eye(2, dtype=torch.float32, device="cpu")
+        ok = torch.equal(call(eye, eye, None, "none", [], None), eye)
+        return call if ok and torch.equal(call.binary(eye, eye, eye, None, "add"), 2 * eye) else None
+    except (AttributeError, RuntimeError):
+        return None
+
+
+# --- the compiler, without importing it: `torch._dynamo` takes seconds ---
+
+
+def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`torch.compiler.disable`, whose import waits for the first call."""
+    disable = _private("_disable_dynamo", None) or torch.compiler.disable
+    disabled: Callable[_P, _R] = disable(function)
+    return disabled
+
+
+def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`torch.compiler.assume_constant_result`, which sets this mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

@@ -1,0 +1,89 @@
+"""Checks in front of matrix algebra: shapes, dtypes and devices that fit, entries that are finite."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
+from .precision import may_read_device
+
+
+def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
+    """Raise `ShapeError` unless the last two axes are a square (or, with ``tall``, tall) matrix of at least one row."""
+    n, p = x.shape[-2:] if x.ndim >= 2 else (0, 0)
+    if p < 1 or n < p or (n != p and not tall):
+        kind = "square or tall" if tall else "square"
+        raise ShapeError(
+            f"{name} needs {kind} matrices in the last two axes, of at least 1 x 1.\n"
+            f"Expected shape (..., n, {'p), n >= p >= 1' if tall else 'n), n >= 1'}; got {tuple(x.shape)}.\n"
+            "Reshape or transpose it first."
+        )
+
+
+def require_same(x: Tensor, y: Tensor, name: str) -> None:
+    """Raise unless two operands share dtype, device and matrix shape (their batch axes must broadcast)."""
+    if x.device != y.device:
+        raise DeviceError(
+            f"{name} needs both operands on one device.\n"
+            f"Expected {x.device}, got {y.device}.\nMove one with .to(device)."
+        )
+    if x.dtype != y.dtype:
+        raise DtypeError(
+            f"{name} needs both operands of one dtype.\n"
+            f"Expected {x.dtype}, got {y.dtype}.\nConvert one with .to(dtype)."
+        )
+    if x.shape[-2:] != y.shape[-2:]:
+        raise ShapeError(
+            f"{name} needs both operands of one matrix shape.\n"
+            f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\n"
+            "Check which tensor belongs to which point."
+        )
+    if any(a != b and 1 not in (a, b) for a, b in zip(x.shape[-3::-1], y.shape[-3::-1], strict=False)):
+        raise ShapeError(
+            f"{name} needs batch axes that broadcast.\nExpected those of {tuple(x.shape)}, got {tuple(y.shape)}.\n"
+            "Expand or reshape one of the two."
+        )
+
+
+def require_finite(x: Tensor, name: str) -> None:
+    """Raise `NonFiniteError` if an entry is NaN or infinite; reads one number from the device."""
+
+    def check(x: Tensor) -> None:
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            raise NonFiniteError(
+                f"{name} needs finite entries.\n"
+                f"Got NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
+                "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
+            )
+
+    on_numbers(check, x)
+
+
+def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
+    """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
+    if may_read_device() and not x.is_meta:
+        _OnNumbers.apply(x, check)
+
+
+class _OnNumbers(torch.autograd.Function):
+    """A custom function is what ``vmap`` hands the unwrapped batch to."""
+
+    @staticmethod
+    def forward(x: Tensor, check: Callable[[Tensor], None]) -> Tensor:
+        check(x)
+        return x.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, check: Callable[[Tensor], None]) -> tuple[Tensor, None]:
+        return _OnNumbers.apply(x.movedim(in_dims[0], 0), check), None
