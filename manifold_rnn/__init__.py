@@ -4,7 +4,7 @@ A constrained weight is a point on a manifold, a retraction says how it moves, a
 a plain dense tensor. The most used names stand here; each package holds the rest.
 """
 
-from . import constraints, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
 from .constraints import (
     DampedSkew,
     FixedBase,
@@ -62,6 +62,7 @@ __all__ = [
     "constrain_matching",
     "constraints",
     "degrees_of_freedom",
+    "diagnostics",
     "errors",
     "interop",
     "linalg",

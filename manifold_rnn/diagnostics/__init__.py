@@ -1,0 +1,24 @@
+"""Diagnostics: numbers that describe a network, with a table and a picture of each. They need no extra but for plots.
+
+How far each constrained weight is off its set:
+
+>>> network = mr.zoo.scornn(1, 8, 10)
+>>> assert mr.diagnostics.defects(network).largest < 1e-5
+
+The eigenvalues of the recurrent matrix:
+
+>>> spectrum = mr.diagnostics.spectrum(network)
+>>> assert abs(spectrum.radius - 1) < 1e-5
+"""
+
+from .weights import Defects, RecurrentMatrix, Spectrum, constrained_parameters, defects, recurrent_matrix, spectrum
+
+__all__ = [
+    "Defects",
+    "RecurrentMatrix",
+    "Spectrum",
+    "constrained_parameters",
+    "defects",
+    "recurrent_matrix",
+    "spectrum",
+]

@@ -1,0 +1,255 @@
+"""The recurrent matrix of a network, its spectrum, and the defects of the constrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..constraints.registry import Registry, registry
+from ..errors import OptionError
+from ..nn import Layer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
+_TORCH_LSTM = ("i", "f", "g", "o")
+
+
+class RecurrentMatrix(NamedTuple):
+    """A square recurrent matrix and its name, such as ``W_hh`` or ``W_hh of g``.
+
+    Examples
+    --------
+    >>> matrix = mr.diagnostics.recurrent_matrix(mr.zoo.scornn(1, 4, 2))
+    >>> assert matrix.name == "W_hh" and matrix.weight.shape == (4, 4)
+    """
+
+    name: str
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The eigenvalues of a matrix.
+
+    Parameters
+    ----------
+    matrix : str
+        Name of the matrix.
+    eigenvalues : tuple of complex
+
+    Examples
+    --------
+    >>> spectrum = mr.diagnostics.Spectrum("W_hh", (1j, -0.5))
+    >>> assert spectrum.radius == 1 and "0.5" in spectrum.table()
+    """
+
+    matrix: str
+    eigenvalues: tuple[complex, ...]
+
+    @property
+    def moduli(self) -> list[float]:
+        """Moduli of the eigenvalues, in ascending order."""
+        return sorted(abs(value) for value in self.eigenvalues)
+
+    @property
+    def radius(self) -> float:
+        """Largest modulus; 0 if there is no eigenvalue."""
+        return max(self.moduli, default=0.0)
+
+    def table(self) -> str:
+        """Return the range and the median of the moduli in one line."""
+        if not self.eigenvalues:
+            return f"spectrum of {self.matrix}: no finite matrix"
+        moduli = self.moduli
+        return f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}, median {median(moduli):.4g}"
+
+    def plot(self, axes: Axes) -> None:
+        """Draw the eigenvalues and the unit circle into axes of matplotlib."""
+        from matplotlib.patches import Circle
+
+        axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.75"))
+        axes.scatter([z.real for z in self.eigenvalues], [z.imag for z in self.eigenvalues], s=14)
+        reach = 1.06 * max(1.1, self.radius)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=self.matrix)
+
+
+@dataclass(frozen=True)
+class Defects:
+    """How far the constrained weights of a network are off their sets.
+
+    Parameters
+    ----------
+    by_weight : mapping from str to float
+        The largest defect of each constrained weight that has a defect, by the name of the weight.
+
+    Examples
+    --------
+    >>> defects = mr.diagnostics.Defects({"layer.weight_hh_l0": 2e-7})
+    >>> assert defects.largest == 2e-7 and "2.0e-07" in defects.table()
+    """
+
+    by_weight: Mapping[str, float]
+
+    @property
+    def largest(self) -> float | None:
+        """The largest defect; None if there is none."""
+        return max(self.by_weight.values(), default=None)
+
+    def table(self) -> str:
+        """Return one line for each weight."""
+        return "\n".join(f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items())
+
+    def plot(self, axes: Axes) -> None:
+        """Draw a bar for each weight into axes of matplotlib, on a logarithmic scale."""
+        axes.barh(list(self.by_weight), list(self.by_weight.values()))
+        axes.set(xscale="log", xlabel="defect")
+
+
+def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
+    """Return the recurrent matrix of the first level of a network.
+
+    Where the cell has several gates, it is the matrix of the gate that proposes the new state.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With a ``layer`` that has a ``weight_hh_l0``, such as `manifold_rnn.zoo.Network`.
+
+    Returns
+    -------
+    RecurrentMatrix
+        Detached from the graph.
+
+    Raises
+    ------
+    OptionError
+        If the network has no such layer.
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.LSTM(1, 4, batch_first=True), 2)
+    >>> assert mr.diagnostics.recurrent_matrix(network).name == "W_hh of g"
+    """
+    layer = getattr(network, "layer", None)
+    weight = getattr(layer, "weight_hh_l0", None)
+    if not isinstance(weight, Tensor):
+        raise OptionError(
+            f"{type(network).__name__} has no recurrent matrix.\nExpected a network whose `layer` has `weight_hh_l0`.\n"
+            "Pass a network of mr.zoo."
+        )
+    blocks = weight.detach().split(weight.shape[1])
+    if len(blocks) == 1:
+        return RecurrentMatrix("W_hh", blocks[0])
+    gates = layer.cell.gates if isinstance(layer, Layer) else _TORCH_LSTM
+    gate = next((name for name in _CANDIDATES if name in gates), gates[0])
+    return RecurrentMatrix(f"W_hh of {gate}", blocks[gates.index(gate)])
+
+
+def spectrum(network: nn.Module) -> Spectrum:
+    """Return the eigenvalues of the recurrent matrix, computed in double precision.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As for `recurrent_matrix`.
+
+    Returns
+    -------
+    Spectrum
+        Without eigenvalues if an entry of the matrix is not finite.
+
+    Raises
+    ------
+    OptionError
+        If the network has no recurrent matrix.
+
+    Examples
+    --------
+    >>> spectrum = mr.diagnostics.spectrum(mr.zoo.exprnn(1, 6, 2))
+    >>> assert len(spectrum.eigenvalues) == 6 and abs(spectrum.radius - 1) < 1e-5
+    """
+    name, weight = recurrent_matrix(network)
+    if not weight.numel() or not weight.isfinite().all():
+        return Spectrum(name, ())
+    values: list[complex] = torch.linalg.eigvals(_double(weight)).tolist()
+    return Spectrum(name, tuple(values))
+
+
+def defects(network: nn.Module) -> Defects:
+    """Measure how far each constrained weight is off its set, in double precision.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Any module.
+
+    Returns
+    -------
+    Defects
+        Without the weights whose constraint holds by construction.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert mr.diagnostics.defects(layer).by_weight["weight"] < 1e-6
+    """
+    measured = {}
+    for name, entry, weight in _entries(network):
+        of_parts = _defects_of_parts(entry, _double(weight.detach()))
+        if of_parts:
+            measured[name] = max(of_parts)
+    return Defects(measured)
+
+
+def constrained_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that lie on a manifold, or from which a constrained weight is computed.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Any module.
+
+    Returns
+    -------
+    list of Parameter
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert mr.diagnostics.constrained_parameters(layer) == [layer.weight]
+    """
+    computed = [p for module in network.modules() if isinstance(module, Registry) for p in module.parameters()]
+    on_manifold = [p for p in network.parameters() if hasattr(p, "manifold")]
+    return list({id(p): p for p in (*computed, *on_manifold)}.values())
+
+
+def _entries(network: nn.Module) -> Iterator[tuple[str, Any, Tensor]]:
+    """Name, entry of the registry, and value of each constrained weight."""
+    for path, module in list(network.named_modules()):
+        for name, entry in list((registry(module) or {}).items()):
+            yield f"{path}.{name}".lstrip("."), entry, getattr(module, name)
+
+
+def _defects_of_parts(entry: Any, weight: Tensor) -> list[float]:
+    """Defects of those parts of a weight that have one."""
+    if entries := getattr(entry, "entries", None):  # blocks, each with a constraint of its own
+        blocks = weight.unflatten(-2, (len(entries) + len(entry.free), -1)).unbind(-3)
+        return [d for key, part in entries.items() for d in _defects_of_parts(part, blocks[int(key)])]
+    parts = [getattr(entry, name, None) for name in ("top", "bottom")]
+    if all(parts):  # a block-triangular matrix
+        pieces = zip(parts, entry.manifold.pieces(weight), strict=False)
+        return [d for part, block in pieces for d in _defects_of_parts(part, block)]
+    manifold = getattr(entry, "manifold", None)
+    return [] if manifold is None else [float(manifold.defect(weight).max())]
+
+
+def _double(weight: Tensor) -> Tensor:
+    # in single precision, the rounding error of the measurement is as large as the defects that are measured
+    return weight.to(torch.complex128 if weight.is_complex() else torch.float64)

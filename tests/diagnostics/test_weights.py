@@ -1,0 +1,80 @@
+"""What `diagnostics` says of the weights of a network."""
+
+import pytest
+import torch
+from torch import nn
+
+import manifold_rnn as mr
+from manifold_rnn import diagnostics
+from manifold_rnn.errors import OptionError
+
+
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_the_defect_of_a_constrained_weight_is_rounding_and_free_weights_have_none(view):
+    model = nn.Sequential(mr.constrain(nn.Linear(6, 6), "weight", mr.Orthogonal(), view=view), nn.Linear(6, 2))
+    measured = diagnostics.defects(model)
+    assert list(measured.by_weight) == ["0.weight"] and measured.largest < 1e-5
+    assert diagnostics.defects(nn.Linear(2, 2)).largest is None
+
+
+def test_the_defect_grows_with_the_distance():
+    layer = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal())
+    with torch.no_grad():
+        layer.weight.mul_(1.1)
+    assert diagnostics.defects(layer).largest > 0.1
+
+
+def test_the_defect_of_one_gate_is_that_of_its_block():
+    lstm = mr.nn.LSTM(2, 4, constraint={"g": mr.Orthogonal()}, batch_first=True)
+    (measured,) = diagnostics.defects(lstm).by_weight.values()
+    assert measured < 1e-5
+
+
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_the_constrained_parameters_are_those_of_the_constraint(view):
+    model = nn.Sequential(mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal(), view=view), nn.Linear(4, 1))
+    held = {id(p) for p in diagnostics.constrained_parameters(model)}
+    others = {id(p) for p in (model[0].bias, *model[1].parameters())}
+    assert len(held) == 1 and held.isdisjoint(others) and held | others == set(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["scornn", "full_urnn", "exprnn"])
+def test_orthogonal_and_unitary_matrices_have_their_eigenvalues_on_the_circle(name):
+    network = getattr(mr.zoo, name)(1, 8, 2)
+    spectrum = diagnostics.spectrum(network)
+    assert spectrum.matrix == "W_hh" and spectrum.moduli == pytest.approx([1] * 8, abs=1e-5)
+    assert "moduli from 1 to 1" in spectrum.table()
+
+
+def test_torchs_lstm_has_the_matrix_of_its_candidate():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LSTM(1, 3)
+
+    model = Model()
+    name, weight = diagnostics.recurrent_matrix(model)
+    assert name == "W_hh of g" and torch.equal(weight, model.layer.weight_hh_l0[6:9])
+
+
+def test_a_matrix_that_is_not_finite_has_no_spectrum():
+    network = mr.zoo.Network(mr.nn.RNN(1, 3, batch_first=True), 2)
+    nn.init.constant_(network.layer.weight_hh_l0, torch.nan)
+    spectrum = diagnostics.spectrum(network)
+    assert spectrum.eigenvalues == () and spectrum.radius == 0 and "no finite matrix" in spectrum.table()
+
+
+def test_a_network_without_recurrent_matrix_is_refused():
+    with pytest.raises(OptionError, match="Linear has no recurrent matrix"):
+        diagnostics.recurrent_matrix(nn.Linear(2, 2))
+
+
+def test_tables_and_pictures_show_every_number():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    left, right = figure.subplots(1, 2)
+    network = mr.zoo.scornn(1, 5, 2)
+    diagnostics.spectrum(network).plot(left)
+    measured = diagnostics.defects(network)
+    measured.plot(right)
+    assert len(left.collections[0].get_offsets()) == 5 and len(right.patches) == 1
+    assert measured.table().startswith("defect of layer.weight_hh_l0: ")
