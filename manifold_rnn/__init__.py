@@ -4,6 +4,9 @@ A constrained weight is a point on a manifold, a retraction says how it moves, a
 a plain dense tensor. The most used names stand here; each package holds the rest.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
 from .constraints import (
     DampedSkew,
@@ -34,6 +37,9 @@ from .manifolds import (
     UnitaryRealForm,
     UnitDisc,
 )
+
+if TYPE_CHECKING:
+    from . import cli, study, training
 
 __version__ = "0.1.0"
 
@@ -77,3 +83,9 @@ __all__ = [
     "testing",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("cli", "study", "training"):  # which need the extra `train` and seconds to import
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -68,7 +68,9 @@ class Spectrum:
         if not self.eigenvalues:
             return f"spectrum of {self.matrix}: no finite matrix"
         moduli = self.moduli
-        return f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}, median {median(moduli):.4g}"
+        return (
+            f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}, median {median(moduli):.4g}"
+        )
 
     def plot(self, axes: Axes) -> None:
         """Draw the eigenvalues and the unit circle into axes of matplotlib."""

@@ -31,6 +31,8 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     """
 
     geometry: ClassVar[str | None] = None  # what retractions know their order on
+    is_complex: ClassVar[bool | None] = None  # None where points may be real or complex
+    is_choice: ClassVar[bool] = True  # whether settings offer it by name; each base or adapter says so for itself
     retraction: Retraction
 
     def key(self) -> Hashable:
@@ -142,6 +144,8 @@ class Adapted(Manifold):
     >>> sphere = mr.manifolds.adapt(geoopt.Sphere())
     >>> assert sphere.defect(torch.tensor([0.6, 0.8])) < 1e-6
     """
+
+    is_choice = False
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__()

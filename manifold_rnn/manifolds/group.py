@@ -44,6 +44,7 @@ class MatrixGroup(OrthonormalColumns):
     reversible = True
     geometry: ClassVar[str | None] = "group"
     complex_: ClassVar[bool]
+    is_choice = False
 
     # --- how a stored tensor is seen as a matrix of the group: the identity, but for real forms ---
 

@@ -89,6 +89,7 @@ class Unitary(MatrixGroup):
     """
 
     name = "Unitary"
+    is_complex = True
     complex_ = True
 
 

@@ -98,6 +98,7 @@ class UnitDisc(Region):
                 raise OptionError(f"{option} of UnitDisc is one of {expected}.\nGot {got!r}.\nCheck the spelling.")
         self.radius, self.chart, self.blocks = float(radius), chart, blocks
         self.retraction = retractions.get(retraction)
+        self.is_complex = chart == "diagonal" or None  # type: ignore[misc]  # of this chart
 
     def key(self) -> Hashable:
         return (type(self), self.radius, self.chart, self.blocks, self.retraction)

@@ -53,6 +53,8 @@ class Viewed(Manifold):
     >>> W = gates.projx(torch.randn(12, 3)); assert mr.linalg.defect(W[6:9]) < 1e-5
     """
 
+    is_choice = False
+
     def __init__(
         self,
         manifold: geoopt.Manifold,

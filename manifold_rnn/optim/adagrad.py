@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -59,6 +60,8 @@ class RiemannianAdagrad(RiemannianOptimizer):
     >>> layer(torch.ones(3)).sum().backward(); mr.optim.RiemannianAdagrad(layer.parameters(), lr=0.1).step()
     >>> assert mr.linalg.defect(layer.weight) < 1e-5
     """
+
+    plain = torch.optim.Adagrad
 
     def __init__(
         self,

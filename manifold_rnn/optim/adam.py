@@ -63,6 +63,7 @@ class RiemannianAdam(RiemannianOptimizer):
     """
 
     carried = ("exp_avg",)
+    plain = torch.optim.Adam
 
     def __init__(
         self,

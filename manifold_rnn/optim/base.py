@@ -57,6 +57,7 @@ class RiemannianOptimizer(Optimizer):
 
     moves_on_manifolds: ClassVar[bool] = True
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
+    plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -64,6 +65,7 @@ class RiemannianRMSprop(RiemannianOptimizer):
     """
 
     carried = ("momentum_buffer", "grad_avg")
+    plain = torch.optim.RMSprop
 
     def __init__(
         self,

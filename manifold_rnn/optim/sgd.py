@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -57,6 +58,7 @@ class RiemannianSGD(RiemannianOptimizer):
     """
 
     carried = ("momentum_buffer",)
+    plain = torch.optim.SGD
 
     def __init__(
         self,

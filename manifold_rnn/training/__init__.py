@@ -1,100 +1,80 @@
-"""Training with Lightning: the modules behind ``manifold-rnn`` (extra ``train``).
+"""Training with Lightning, from settings (extra ``train``). Everything is imported on first use.
 
-Everything is imported on first use, so that ``manifold-rnn --help`` is quick and so that the command can say which
-package is missing.
+A run from a mapping, as a YAML file holds it:
+
+>>> mapping = {"task": {"name": "Digits"}, "network": {"zoo": "scornn", "hidden_size": 16}, "epochs": 3}
+>>> settings = mr.training.read_run(mapping)  # then mr.training.run(settings, folder="runs/digits")
+
+The network alone:
+
+>>> network = mr.training.build_network(settings.network, input_size=1, output_size=10)
+
+The modules for a trainer of your own:
+
+>>> module = mr.training.SequenceModule(network, settings.task, settings.optimizer)
+>>> data = mr.training.SequenceData(settings.task, batch_size=64)
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .baseline import LSTMClassifier, closest_hidden_size
-    from .building import build_network
-    from .cli import main
-    from .compare.command import run_compare
-    from .compare.grid import Grid, read_grid
-    from .compare.settings import CompareSettings
-    from .data import SequenceData
-    from .demo import run_demo
+    from .build import build_constraint, build_network, closest_hidden_size
+    from .callbacks import SafeCheckpointIO
+    from .data import EpochSampler, ResumableLoader, SequenceData, SequenceLoader
+    from .folder import resume_command
+    from .mapping import as_mapping, read_run, read_yaml
     from .module import SequenceModule
-    from .optimizers import Together, build_optimizer
-    from .plots import plot_curves, plot_eigenvalues
-    from .report import EpochRecord, Result, print_table, write_results
-    from .run_parts import NetworkSettings, OptimizerSettings, ScheduleSettings
-    from .run_settings import RunSettings, as_mapping, read_run
-    from .running import evaluate, run
+    from .optimizers import CombinedOptimizer, build_optimizer
+    from .record import Epoch, RunRecord
+    from .runs import evaluate, run
     from .schedules import build_schedule
-    from .sessions import RunRecord
-    from .settings import DemoSettings
+    from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
 
-_HOME = {
-    "CompareSettings": "compare.settings",
-    "DemoSettings": "settings",
-    "EpochRecord": "report",
-    "Grid": "compare.grid",
-    "LSTMClassifier": "baseline",
-    "NetworkSettings": "run_parts",
-    "OptimizerSettings": "run_parts",
-    "Result": "report",
-    "RunRecord": "sessions",
-    "RunSettings": "run_settings",
-    "ScheduleSettings": "run_parts",
-    "SequenceData": "data",
-    "SequenceModule": "module",
-    "Together": "optimizers",
-    "as_mapping": "run_settings",
-    "build_network": "building",
-    "build_optimizer": "optimizers",
-    "build_schedule": "schedules",
-    "closest_hidden_size": "baseline",
-    "evaluate": "running",
-    "main": "cli",
-    "plot_curves": "plots",
-    "plot_eigenvalues": "plots",
-    "print_table": "report",
-    "read_grid": "compare.grid",
-    "read_run": "run_settings",
-    "run": "running",
-    "run_compare": "compare.command",
-    "run_demo": "demo",
-    "write_results": "report",
+_MODULES = {
+    "build": ("build_constraint", "build_network", "closest_hidden_size"),
+    "callbacks": ("SafeCheckpointIO",),
+    "data": ("EpochSampler", "ResumableLoader", "SequenceData", "SequenceLoader"),
+    "folder": ("resume_command",),
+    "mapping": ("as_mapping", "read_run", "read_yaml"),
+    "module": ("SequenceModule",),
+    "optimizers": ("CombinedOptimizer", "build_optimizer"),
+    "record": ("Epoch", "RunRecord"),
+    "runs": ("evaluate", "run"),
+    "schedules": ("build_schedule",),
+    "settings": ("NetworkSettings", "OptimizerSettings", "RunSettings", "ScheduleSettings"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "CompareSettings",
-    "DemoSettings",
-    "EpochRecord",
-    "Grid",
-    "LSTMClassifier",
+    "CombinedOptimizer",
+    "Epoch",
+    "EpochSampler",
     "NetworkSettings",
     "OptimizerSettings",
-    "Result",
+    "ResumableLoader",
     "RunRecord",
     "RunSettings",
+    "SafeCheckpointIO",
     "ScheduleSettings",
     "SequenceData",
+    "SequenceLoader",
     "SequenceModule",
-    "Together",
     "as_mapping",
+    "build_constraint",
     "build_network",
     "build_optimizer",
     "build_schedule",
     "closest_hidden_size",
     "evaluate",
-    "main",
-    "plot_curves",
-    "plot_eigenvalues",
-    "print_table",
-    "read_grid",
     "read_run",
+    "read_yaml",
+    "resume_command",
     "run",
-    "run_compare",
-    "run_demo",
-    "write_results",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,20 +1,27 @@
 """A network, a task and an optimizer as one Lightning module."""
 
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ..errors import NonFiniteError
+from ..diagnostics import defects, spectrum
+from ..errors import NonFiniteError, OptionError
 from ..tasks import Task
 from .optimizers import build_optimizer, require_groups
-from .run_parts import OptimizerSettings, ScheduleSettings
 from .schedules import build_schedule
+from .settings import OptimizerSettings, ScheduleSettings
+
+State = Tensor | tuple[Tensor, ...]
 
 
 class SequenceModule(LightningModule):
-    """Trains a network on a task.
+    """Trains a network on a task, under any `lightning.pytorch.Trainer`.
 
     Parameters
     ----------
@@ -25,18 +32,17 @@ class SequenceModule(LightningModule):
         Gives loss and metric.
     optimizer : OptimizerSettings, optional
     schedule : ScheduleSettings, optional
-        Stepped once a batch.
-    steps, steps_per_epoch : int
-        What the schedule is spread over.
+        Spans the steps that the trainer is going to take.
+    max_steps : int, optional
+        The schedule spans at most so many steps.
 
     Attributes
     ----------
     state : Tensor or tuple of Tensor or None
-        Of a ``carried`` task: where the stream stands, detached.
-    inside_epoch : bool
-        Whether the next epoch of the trainer is the rest of one, whose losses and stream are here already.
+        Of a ``carried`` task: the state of the network after the last batch, detached.
     loss_sum, loss_count : Tensor
-        Of the sequences of this epoch so far, and of this process: the training loss is their quotient.
+        Sum of the losses and number of the sequences of this epoch in this process; the training loss is their
+        quotient. They are part of a checkpoint, as the state is.
 
     Raises
     ------
@@ -47,11 +53,12 @@ class SequenceModule(LightningModule):
 
     Notes
     -----
-    Logs ``val_loss``, ``val_metric``, ``test_loss``, ``test_metric``.
+    Logs ``loss`` and ``gradient/...`` for batches, ``train_loss``, ``val_loss``, ``val_metric`` and ``weights/...`` for
+    epochs, and ``test_loss`` and ``test_metric``.
 
     Examples
     --------
-    >>> module = mr.training.SequenceModule(mr.training.LSTMClassifier(1, 4, 10), mr.tasks.Digits())
+    >>> module = mr.training.SequenceModule(mr.zoo.scornn(1, 4, 10), mr.tasks.Digits())
     >>> assert module(torch.zeros(3, 64, 1)).shape == (3, 10)
     """
 
@@ -62,17 +69,14 @@ class SequenceModule(LightningModule):
         optimizer: OptimizerSettings | None = None,
         schedule: ScheduleSettings | None = None,
         *,
-        steps: int = 1,
-        steps_per_epoch: int = 1,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.task = network, task
+        self.network, self.task, self.max_steps = network, task, max_steps
         self.optimizer_settings = optimizer or OptimizerSettings()
         require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
-        self.steps, self.steps_per_epoch = steps, steps_per_epoch
-        self.state: Any = None
-        self.inside_epoch = False
+        self.state: State | None = None
         self.loss_sum, self.loss_count = (torch.zeros((), dtype=torch.float64) for _ in range(2))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -83,11 +87,11 @@ class SequenceModule(LightningModule):
             return outputs
         network: Any = self.network
         outputs, state = network.carry_on(inputs, self.state, **every_step)
-        self.state = _detached(state)
+        self.state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
         return outputs
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch, after checking that it is a number."""
+        """Return the loss of a batch, after checking that it is finite."""
         inputs, targets = self._converted(batch)
         loss = self.task.loss(self(inputs), targets)
         value = loss.detach()
@@ -98,6 +102,7 @@ class SequenceModule(LightningModule):
             )
         self.loss_sum += value.cpu().double() * len(targets)
         self.loss_count += len(targets)
+        self.log("loss", value, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -108,44 +113,87 @@ class SequenceModule(LightningModule):
         """Log loss and metric of a test batch."""
         self._log_scores("test", batch)
 
+    def train_loss(self) -> float:
+        """Return the mean loss of the epoch so far, over all processes."""
+        total, count = self._loss_totals().tolist()
+        return float(total / count)
+
+    def on_train_epoch_start(self) -> None:
+        """Reset the losses and the stream; a resumed trainer does not call this within an epoch."""
+        self.loss_sum.zero_()
+        self.loss_count.zero_()
+        self.state = None
+
+    def on_train_start(self) -> None:
+        """Move a stream that was loaded to the device of the network."""
+        if self.state is not None:
+            many = isinstance(self.state, tuple)
+            self.state = tuple(p.to(self.device) for p in self.state) if many else self.state.to(self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training loss, and the largest defect of a weight, or the spectral radius if there is none."""
+        self.log("train_loss", self.train_loss(), rank_zero_only=True)
+        if not self.loggers:
+            return
+        largest = defects(self.network).largest
+        if largest is not None:
+            self.log("weights/defect", largest, rank_zero_only=True)
+        else:
+            self.log("weights/spectral_radius", spectrum(self.network).radius, rank_zero_only=True)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of the gradient of every layer, before it is clipped."""
+        if self.loggers and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log_dict(gradient_norms(self.network), rank_zero_only=True)
+
     def on_validation_epoch_start(self) -> None:
-        """Begin the validation stream at its start."""
+        """Start the validation stream at its beginning."""
         self.state = None
 
     def on_validation_epoch_end(self) -> None:
-        """Forget it."""
+        """Drop the validation stream."""
         self.state = None
 
     def on_test_epoch_start(self) -> None:
-        """Begin the test stream at its start."""
+        """Start the test stream at its beginning."""
         self.state = None
 
-    def train_loss(self) -> float:
-        """Return the mean loss of the epoch so far, over all processes."""
-        total, count = self.losses().tolist()
-        return float(total / count)
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and its schedule, stepped once a batch."""
+        optimizer = build_optimizer(self.network, self.optimizer_settings)
+        steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
+        if steps == math.inf:
+            raise OptionError(
+                "The schedule needs the number of steps.\nGot a trainer without max_epochs and max_steps.\nSet one of them."
+            )
+        schedule = build_schedule(optimizer, self.schedule_settings, int(steps), int(self.trainer.num_training_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def losses(self) -> Tensor:
-        """Return ``loss_sum`` and ``loss_count`` of all processes together."""
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the losses of this epoch and the stream, of all processes."""
+        state = self.state
+        if self.trainer.world_size > 1 and state is not None:
+            gathered = self.all_gather(state)
+            state = tuple(gathered) if isinstance(gathered, (list, tuple)) else gathered
+        checkpoint["sequence_module"] = {"losses": self._loss_totals(), "state": state}
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Restore the losses of this epoch and the stream."""
+        saved, rank = checkpoint["sequence_module"], self.trainer.global_rank
+        if rank == 0:  # the saved losses are those of all processes
+            self.loss_sum, self.loss_count = (part.clone() for part in saved["losses"])
+        state = saved["state"]
+        if state is not None and self.trainer.world_size > 1:
+            state = tuple(part[rank] for part in state) if isinstance(state, tuple) else state[rank]
+        self.state = state
+
+    def _loss_totals(self) -> Tensor:
+        """Sum of the losses and number of sequences, of all processes."""
         both = torch.stack([self.loss_sum, self.loss_count])
         if self.trainer.world_size == 1:
             return both
         total: Tensor = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
         return total.cpu()
-
-    def on_train_epoch_start(self) -> None:
-        """Forget the losses of the epoch before, and its stream, unless the run goes on in the middle of one."""
-        if not self.inside_epoch:
-            self.loss_sum.zero_()
-            self.loss_count.zero_()
-            self.state = None
-        self.inside_epoch = False
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimizer and its schedule, stepped once a batch."""
-        optimizer = build_optimizer(self.network, self.optimizer_settings)
-        schedule = build_schedule(optimizer, self.schedule_settings, self.steps, self.steps_per_epoch)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)
@@ -163,5 +211,20 @@ class SequenceModule(LightningModule):
         return inputs, targets
 
 
-def _detached(state: Any) -> Any:
-    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
+def gradient_norms(network: nn.Module) -> dict[str, float]:
+    """Return the norm of the gradient of each layer of a network, and of each other part.
+
+    Examples
+    --------
+    >>> from manifold_rnn.training.module import gradient_norms
+    >>> network = mr.zoo.exprnn(1, 4, 2)
+    >>> network(torch.ones(2, 3, 1)).sum().backward()
+    >>> assert sorted(gradient_norms(network)) == ["gradient/layer0", "gradient/readout"]
+    """
+    squares: dict[str, float] = {}
+    for name, p in network.named_parameters():
+        if p.grad is not None:
+            layer = re.search(r"_l(\d+)", name)
+            part = f"gradient/layer{layer[1]}" if layer else f"gradient/{name.split('.')[0]}"
+            squares[part] = squares.get(part, 0.0) + float(torch.linalg.vector_norm(p.grad)) ** 2
+    return {part: square**0.5 for part, square in squares.items()}

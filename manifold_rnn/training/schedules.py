@@ -1,26 +1,26 @@
-"""How all rates change from step to step."""
+"""Learning-rate schedules: how all learning rates change from step to step."""
 
 import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from .run_parts import ScheduleSettings
+from .settings import ScheduleSettings
 
 
 def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, steps: int, steps_per_epoch: int) -> LambdaLR:
-    r"""Multiply every group's rate by a factor, the same for all.
+    r"""Multiply the learning rate of every group by the same factor.
 
-    During the first :math:`w` steps, a fraction of all :math:`S`, the factor is :math:`(s + 1) / w` at step :math:`s`
-    from 0; after that it is 1 for "constant", :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))` for "cosine", and a
-    power of ``factor`` that grows every so many epochs for "step".
+    In the first :math:`w` of all :math:`S` steps, the factor is :math:`(s + 1) / w` at step :math:`s`, counted from 0.
+    After that it is 1 for "constant", :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))` for "cosine", and a power of
+    ``factor`` that grows every ``every`` epochs for "step".
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     settings : ScheduleSettings
     steps, steps_per_epoch : int
-        Of the whole training, and of one epoch.
+        Steps of the whole training and of one epoch.
 
     Returns
     -------

@@ -1,84 +1,311 @@
-"""What ``manifold-rnn demo`` can be told; imports nothing heavy, so that ``--help`` is quick."""
+"""Settings of a training run; each part checks its values when it is made. Imports nothing heavy."""
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
 
 from .. import retractions, zoo
-from ..errors import OptionError
+from ..nn.scan.choice import BACKENDS
+from ..tasks import Task
+from . import choices
+from .choices import require, require_choice
 
-_LARGEST_HIDDEN_SIZE = 2048
+OptionValues = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """Settings of the demo, checked when they are made.
+class NetworkSettings:
+    """Which network is trained: a published one, or any cell with any constraint.
 
     Parameters
     ----------
-    epochs : int
-        Passes over the training set, for every network.
+    zoo : str, optional
+        Name of a published network in `manifold_rnn.zoo`, such as scornn. Set either this or cell.
+    cell : str, optional
+        Name of a cell in `manifold_rnn.nn.cells`, such as Elman or LSTM.
     hidden_size : int
-        Units of the zoo's networks; the LSTM gets the size whose parameter count is closest to theirs.
-    seed : int
-        Seed of the split, the initial weights and the order of the batches.
-    output : str or Path
-        Folder for results.json and the pictures; made if missing.
+        Units of a layer.
+    budget : int, optional
+        Trained degrees of freedom. Replaces hidden_size by the size whose network comes closest to this number.
+    num_layers : int
+        Layers of a cell's network.
+    nonlinearity : str, optional
+        Nonlinearity of an Elman cell: tanh, relu or modrelu.
+    constraint : str or dict, optional
+        Constraint of the recurrent matrices of a cell: a name, such as Orthogonal, or a mapping with the name and
+        options, such as {name: UnitDisc, radius: 0.9}.
+    gates : list of str, optional
+        The gates that are constrained. Default: all.
     retraction : str, optional
-        Retraction for every network of the zoo: cayley, exp, qr or polar. Default: each network's own.
-    batch_size : int
-        Sequences in a batch.
-    lr : float
-        Peak learning rate of the unconstrained weights; the networks derive the rate of the constrained ones from it.
-    networks : str
-        Networks of the zoo that are trained beside the LSTM, with commas between; or "all".
+        Retraction of the constrained weights: cayley, exp, qr or polar. Default: that of the constraint or network.
+    view : str, optional
+        update if the optimizer moves the weight, trivialized if it moves its coordinates. Default: update where the
+        constraint of a cell has it; for a published network, that of the paper.
+    rebase_every : int, optional
+        Trivialized view: optimizer steps between two moves of the base to the weight; 0 for none. Default: that of the
+        network, or none.
+    numbers : str, optional
+        real or complex weights of a cell. Default: what the constraint and the cell need.
+    backend : str
+        Backend of the scan, see `manifold_rnn.nn.scan.run`.
+    recompute : bool
+        Whether to compute states twice instead of storing them, where only the last outputs are needed.
+    options : dict
+        Further options of the published network or of the cell, by name.
 
     Raises
     ------
     OptionError
-        If a value is out of range, or the retraction or a network unknown.
+        If both or none of zoo and cell are set, a name or option is unknown, or an option needs a constraint.
 
     Examples
     --------
-    >>> settings = mr.training.DemoSettings(epochs=3, retraction="polar")
-    >>> assert (settings.epochs, settings.seed) == (3, 0)
+    >>> settings = mr.training.NetworkSettings(cell="Elman", constraint="Orthogonal", retraction="exp")
+    >>> assert settings.hidden_size == 128
     """
 
-    epochs: int = 30
-    hidden_size: int = 64
-    seed: int = 0
-    output: str | Path = "demo-results"
+    zoo: str | None = None
+    cell: str | None = None
+    hidden_size: int = 128
+    budget: int | None = None
+    num_layers: int = 1
+    nonlinearity: str | None = None
+    constraint: str | OptionValues | None = None
+    gates: list[str] | None = None
     retraction: str | None = None
-    batch_size: int = 32
-    lr: float = 0.01
-    networks: str = "dtriv,enrnn,exprnn,full_urnn,scornn,scurnn"
+    view: Literal["update", "trivialized"] | None = None
+    rebase_every: int | None = None
+    numbers: Literal["real", "complex"] | None = None
+    backend: str = "auto"
+    recompute: bool = False
+    options: OptionValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "--epochs", "an integer of at least 1", self.epochs)
-        sizes = 2 <= self.hidden_size <= _LARGEST_HIDDEN_SIZE
-        _require(sizes, "--hidden-size", f"an integer from 2 to {_LARGEST_HIDDEN_SIZE}", self.hidden_size)
-        _require(0 <= self.seed < 2**32, "--seed", "an integer from 0 to 2^32 - 1", self.seed)
-        _require(self.batch_size >= 1, "--batch-size", "an integer of at least 1", self.batch_size)
-        _require(0 < self.lr < math.inf, "--lr", "a positive number", self.lr)
+        if (self.zoo is None) == (self.cell is None):
+            got = "neither" if self.zoo is None else "both"
+            require(False, "network", "either `network.zoo`, such as scornn, or `network.cell`, such as Elman", got)
+        require(1 <= self.hidden_size < 2**31, "network.hidden_size", "an integer from 1 to 2^31 - 1", self.hidden_size)
+        require(self.num_layers >= 1, "network.num_layers", "an integer of at least 1", self.num_layers)
+        require(self.budget is None or self.budget >= 1, "network.budget", "an integer of at least 1", self.budget)
+        every = self.rebase_every
+        require(every is None or every >= 0, "network.rebase_every", "an integer of at least 0", every)
         if self.retraction is not None:
-            retractions.get(self.retraction)
-        known = zoo.available()
-        _require(bool(self.chosen()), "--networks", 'names of networks, with commas between, or "all"', self.networks)
-        for name in self.chosen():
-            _require(name in known, "--networks", f"some of {', '.join(known)}", repr(name))
+            require_choice("network.retraction", self.retraction, retractions.names())
+        require_choice("network.backend", self.backend, BACKENDS)
+        if self.zoo is not None:
+            self._require_published(self.zoo)
+        elif self.cell is not None:
+            self._require_cell(self.cell)
 
-    def chosen(self) -> list[str]:
-        """Return the names of the networks.
+    def _require_published(self, name: str) -> None:
+        require_choice("network.zoo", name, zoo.available())
+        for key in self._changed("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
+            require(False, f"network.{key}", "a `network.cell`; a published network fixes it", f"network.zoo={name}")
+        choices.require_options("network.options", getattr(zoo, name), self.options)
 
-        Examples
-        --------
-        >>> assert mr.training.DemoSettings(networks="scornn, lem").chosen() == ["scornn", "lem"]
-        """
-        if self.networks == "all":
-            return zoo.available()
-        return [name.strip() for name in self.networks.split(",") if name.strip()]
+    def _require_cell(self, name: str) -> None:
+        require_choice("network.cell", name, choices.cells())
+        cell = choices.cells()[name]
+        choices.require_options("network.options", cell, self.options)
+        for gate in self.gates or ():
+            require_choice("network.gates", gate, cell.gates)
+        if self.constraint is not None:
+            choices.require_constraint("network.constraint", self.constraint)
+            return
+        for key in self._changed("retraction", "view", "rebase_every", "gates"):
+            require(False, f"network.{key}", "a `network.constraint`", getattr(self, key))
+
+    def _changed(self, *keys: str) -> list[str]:
+        """Those of the keys whose values are not their defaults."""
+        defaults = {f.name: {} if f.default is MISSING else f.default for f in fields(self)}
+        return [key for key in keys if getattr(self, key) != defaults[key]]
 
 
-def _require(holds: bool, flag: str, expected: str, got: object) -> None:
-    if not holds:
-        raise OptionError(f"{flag} needs {expected}. Got {got}.")
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Which optimizer trains, and its learning rates. Weights on a manifold get the Riemannian form of the optimizer.
+
+    Parameters
+    ----------
+    name : str
+        Name of the optimizer, such as Adam, RMSprop or SGD.
+    lr : float
+        Learning rate of the weights without constraint.
+    constrained : str, optional
+        Name of the optimizer of the constrained weights. Default: the same. ``manifold-rnn fit`` refuses this and
+        constrained_lr if the network has no constrained weight; a comparison ignores them there.
+    constrained_lr : float, optional
+        Learning rate of the constrained weights, in the package's coordinates. Default: the network's own multiple of
+        lr, which is a tenth for a cell with a constraint.
+    groups : dict
+        Optimizer and learning rate by a part of the weights' names, such as {phases: {name: Adagrad, lr: 1e-4}}; each
+        group sets one or both.
+    weight_decay : float
+        Weight decay of the weights without constraint.
+    options : dict
+        Further options of the optimizers, such as betas, momentum or alpha; each goes to the optimizers that have it.
+
+    Raises
+    ------
+    OptionError
+        If a name or option is unknown or a value out of range.
+
+    Examples
+    --------
+    >>> settings = mr.training.OptimizerSettings("Adam", lr=2e-3, constrained="RMSprop", options={"alpha": 0.9})
+    >>> assert settings.constrained_lr is None
+    """
+
+    name: str = "Adam"
+    lr: float = 1e-3
+    constrained: str | None = None
+    constrained_lr: float | None = None
+    groups: dict[str, OptionValues] = field(default_factory=dict)
+    weight_decay: float = 0.0
+    options: OptionValues = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = choices.optimizers()
+        require_choice("optimizer.name", self.name, known)
+        if self.constrained is not None:
+            require_choice("optimizer.constrained", self.constrained, known)
+        rates: dict[str, float | None] = {"lr": self.lr, "constrained_lr": self.constrained_lr}
+        for part, group in self.groups.items():
+            key = f"optimizer.groups.{part}"
+            require(isinstance(part, str), "optimizer.groups", "parts of weights' names as keys", repr(part))
+            valid = isinstance(group, dict) and group and group.keys() <= {"name", "lr"}
+            require(bool(valid), key, "a mapping with name, lr or both", group)
+            require_choice(f"{key}.name", group.get("name", self.name), known)
+            rates[f"groups.{part}.lr"] = group.get("lr")
+        for key, rate in rates.items():
+            positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
+            require(positive, f"optimizer.{key}", "a positive number", rate)
+        require(
+            0 <= self.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0", self.weight_decay
+        )
+        used = {self.name, self.constrained or self.name, *(g.get("name", self.name) for g in self.groups.values())}
+        options = {option for name in used for option in known[name].options()}
+        for option in self.options:
+            require_choice("optimizer.options", option, sorted(options))
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How all learning rates change during training.
+
+    Parameters
+    ----------
+    name : str
+        constant; cosine, half a cosine down to zero; or step, multiplied by factor every so many epochs.
+    warmup : float
+        Fraction of all steps in which the learning rate first rises from near zero.
+    every : int
+        Schedule step: epochs between two changes.
+    factor : float
+        Schedule step: what the learning rate is multiplied by.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> assert mr.training.ScheduleSettings("step", every=10, factor=0.1).warmup == 0
+    """
+
+    name: Literal["constant", "cosine", "step"] = "constant"
+    warmup: float = 0.0
+    every: int = 1
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_choice("schedule.name", self.name, ("constant", "cosine", "step"))
+        require(0 <= self.warmup < 1, "schedule.warmup", "a fraction from 0 to below 1", self.warmup)
+        require(self.every >= 1, "schedule.every", "an integer of at least 1", self.every)
+        require(0 < self.factor < math.inf, "schedule.factor", "a positive number", self.factor)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that a training run depends on.
+
+    Parameters
+    ----------
+    task : Task
+        What the network learns.
+    network : NetworkSettings
+        Which network is trained.
+    optimizer : OptimizerSettings
+        Which optimizer trains it.
+    schedule : ScheduleSettings
+        How the learning rates change.
+    epochs : int
+        Passes over the training set.
+    max_steps : int, optional
+        Largest number of steps; training stops there if the epochs are not over before.
+    batch_size : int
+        Sequences in a training batch of each process.
+    clip : float, optional
+        Largest norm of the gradient of all weights; a longer gradient is scaled down to it.
+    patience : int, optional
+        Epochs without a lower validation loss after which training stops.
+    precision : str
+        float32, float64, or bfloat16 for automatic mixed precision; constraints are computed in float32 there.
+    accelerator : str
+        cpu, gpu or auto.
+    devices : int
+        Processes on this machine, each with a replica of the network; start several with torchrun.
+    nodes : int
+        Machines.
+    strategy : str
+        auto or ddp.
+    seed : int
+        Seed of the initial weights and of the order of the batches.
+    output : str
+        Folder for checkpoints, logs and results.
+    checkpoint_every : float, optional
+        Seconds between two checkpoints within an epoch; null for one at the end of each epoch only.
+    log_every : int
+        Steps between two entries of the log.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> network = mr.training.NetworkSettings(zoo="scornn", hidden_size=16)
+    >>> settings = mr.training.RunSettings(mr.tasks.Digits(), network, epochs=3)
+    >>> assert settings.optimizer.name == "Adam"
+    """
+
+    task: Task
+    network: NetworkSettings
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    epochs: int = 10
+    max_steps: int | None = None
+    batch_size: int = 32
+    clip: float | None = None
+    patience: int | None = None
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    seed: int = 0
+    output: str = "runs/run"
+    checkpoint_every: float | None = 60.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "devices", "nodes", "log_every", "max_steps", "patience"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, "an integer of at least 1", value)
+        for key in ("clip", "checkpoint_every"):
+            value = getattr(self, key)
+            require(value is None or 0 < value < math.inf, key, "a positive number", value)
+        require_choice("precision", self.precision, ("float32", "float64", "bfloat16"))
+        require(0 <= self.seed < 2**32, "seed", "an integer from 0 to 2^32 - 1", self.seed)

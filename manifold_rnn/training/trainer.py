@@ -1,20 +1,75 @@
-"""A Lightning trainer that keeps to itself."""
+"""The Lightning trainer of a run: its hardware, its processes, and its silence."""
 
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import distributed
+
+from ..errors import OptionError
+from .callbacks import SafeCheckpointIO
+from .settings import RunSettings
+
+
+def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+    """Return the trainer that settings describe; without callbacks it writes nothing."""
+    many = settings.devices * settings.nodes > 1
+    has_bar = any(isinstance(callback, RichProgressBar) for callback in callbacks)
+    return Trainer(
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy="ddp" if many else settings.strategy,
+        precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",  # the module converts by itself
+        plugins=[SafeCheckpointIO()],
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=has_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"logger": False, **options},
+    )
+
+
+def process_rank(settings: RunSettings) -> int:
+    """Return the number of this process.
+
+    Raises
+    ------
+    OptionError
+        Unless torchrun has started as many processes as the settings ask for.
+    """
+    expected, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
+    if expected != started:
+        raise OptionError(
+            f"`devices` times `nodes` needs to be the number of processes.\nExpected {started}, got {expected}.\n"
+            "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
+        )
+    return int(os.environ.get("RANK", "0")) if expected > 1 else 0
+
+
+def require_hardware(settings: RunSettings) -> None:
+    """Raise `OptionError` if the accelerator is not there."""
+    try:
+        build_trainer(settings)
+    except (MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OptionError(
+            f"`accelerator` needs one that this machine has. Got {settings.accelerator}: {reason}"
+        ) from error
 
 
 @contextmanager
-def quiet_trainer(epochs: int, *callbacks: Callback, **options: Any) -> Iterator[Trainer]:
-    """Yield a trainer that writes no file and prints nothing; Lightning's notes and warnings are silenced meanwhile.
-
-    Training data is asked for anew at each epoch.
-    """
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes and warnings, which repeat what the settings say."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -22,18 +77,23 @@ def quiet_trainer(epochs: int, *callbacks: Callback, **options: Any) -> Iterator
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            yield Trainer(
-                max_epochs=epochs,
-                callbacks=list(callbacks),
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                reload_dataloaders_every_n_epochs=1,
-                use_distributed_sampler=False,
-                **{"accelerator": "cpu", "devices": 1, **options},
-            )
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def own_process_group() -> Iterator[None]:
+    """Take down the process group that was made within, after the slowest process has come to the end.
+
+    One that is left to the end of the program may abort it: its threads still read from a process that has gone.
+    """
+    had_one = distributed.is_available() and distributed.is_initialized()
+    try:
+        yield
+        if distributed.is_available() and distributed.is_initialized() and not had_one:
+            distributed.barrier()
+    finally:
+        if distributed.is_available() and distributed.is_initialized() and not had_one:
+            distributed.destroy_process_group()

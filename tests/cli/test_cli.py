@@ -1,100 +1,111 @@
+import builtins
+import importlib.util
 import subprocess
 import sys
 
 import pytest
 
 pytest.importorskip("lightning")
-from manifold_rnn.training import DemoSettings, cli, commands
+from manifold_rnn.cli import demo, fit, main
+from manifold_rnn.training import read_run
 
-ADDING = ["--task.name", "adding", "--task.sizes", "[32,8,8]", "--task.steps", "5"]
-LEM = ["--network.zoo", "lem", "--network.hidden-size", "4"]
-CELL = ["--network.cell", "elman", "--network.hidden-size", "4"]
+ADDING = ["--task", "Adding", "--task.sizes", "[32,8,8]", "--task.steps", "5"]
+LEM = ["--network.zoo", "lem", "--network.hidden_size", "4"]
+CELL = ["--network.cell", "Elman", "--network.hidden_size", "4"]
 BAD = {
-    "no subcommand": ([], "manifold-rnn needs one of fit, validate, test,"),
-    "an unknown subcommand": (["fits"], "Did you mean 'fit'?"),
-    "an unknown flag": (["demo", "--wings", "2"], "--wings"),
-    "no epochs": (["demo", "--epochs", "0"], "--epochs needs an integer of at least 1. Got 0."),
-    "epochs that are no number": (["demo", "--epochs", "many"], "--epochs needs an integer. Got 'many'."),
-    "half an epoch": (["demo", "--epochs", "1.5"], "--epochs needs an integer. Got '1.5'."),
-    "a hidden size of 1": (["demo", "--hidden-size", "1"], "--hidden-size needs an integer from 2 to 2048. Got 1."),
-    "a huge hidden size": (["demo", "--hidden-size", "99999"], "--hidden-size needs"),
-    "a negative seed": (["demo", "--seed", "-1"], "--seed needs an integer from 0"),
-    "an empty batch": (["demo", "--batch-size", "0"], "--batch-size needs"),
-    "a rate of 0": (["demo", "--lr", "0"], "--lr needs a positive number. Got 0.0."),
-    "an infinite rate": (["demo", "--lr", "inf"], "--lr needs"),
-    "a rate that is no number": (["demo", "--lr", "nan"], "--lr needs"),
-    "an unknown network": (["demo", "--networks", "scornn,scronn"], "--networks needs some of"),
-    "no networks": (["demo", "--networks", ","], "--networks needs names of networks"),
+    "no subcommand": ([], "`manifold-rnn` needs one of fit, validate, test,"),
+    "an unknown subcommand": (["fits"], "Did you mean `fit`?"),
+    "an unknown flag": (["demo", "--wings", "2"], "Unknown flag `--wings`."),
+    "no epochs": (["demo", "--epochs", "0"], "`epochs` needs an integer of at least 1. Got 0."),
+    "epochs that are no number": (["demo", "--epochs", "many"], "`epochs` needs an integer. Got 'many'."),
+    "half an epoch": (["demo", "--epochs", "1.5"], "`epochs` needs an integer. Got 1.5."),
+    "a hidden size of 1": (["demo", "--hidden_size", "1"], "`hidden_size` needs an integer from 2 to 2048. Got 1."),
+    "a huge hidden size": (["demo", "--hidden_size", "99999"], "`hidden_size` needs"),
+    "a negative seed": (["demo", "--seed", "-1"], "`seed` needs an integer from 0"),
+    "an empty batch": (["demo", "--batch_size", "0"], "`batch_size` needs"),
+    "a rate of 0": (["demo", "--lr", "0"], "`lr` needs a positive number. Got 0.0."),
+    "an infinite rate": (["demo", "--lr", "inf"], "`lr` needs"),
+    "a rate that is no number": (["demo", "--lr", "nan"], "`lr` needs"),
+    "an unknown network": (["demo", "--networks", "scornn,scronn"], "`networks` needs one of antisymmetric,"),
+    "no networks": (["demo", "--networks", ","], "`networks` needs names of networks"),
     "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, qr, polar"),
-    "a flag of a task misspelt": (["fit", *ADDING, "--task.stops", "9"], "Did you mean --task.steps?"),
-    "a flag misspelt": (["fit", *ADDING, "--batchsize", "9"], "Did you mean --batch-size?"),
-    "no task": (["fit", "--network.zoo", "lem"], "task.name needs one of adding,"),
-    "an unknown task": (["fit", "--task.name", "copyng"], "Did you mean 'copying'?"),
-    "a wrong value of a task": (["fit", *ADDING, "--task.steps", "x"], "--task.steps needs an integer. Got 'x'."),
+    "a flag of a task misspelt": (["fit", *ADDING, "--task.stops", "9"], "Did you mean `--task.steps`?"),
+    "a flag misspelt": (["fit", *ADDING, "--batchsize", "9"], "Did you mean `--batch_size`?"),
+    "a flag of a section misspelt": (["fit", *ADDING, "--network.hiden_size", "9"], "`--network.hidden_size`?"),
+    "a flag with a dash": (["fit", *ADDING, "--batch-size", "9"], "Did you mean `--batch_size`?"),
+    "a word without a flag": (["fit", *ADDING, *LEM, "more"], "more"),
+    "no task": (["fit", "--network.zoo", "lem"], "`task` needs the name of a task"),
+    "an unknown task": (["fit", "--task", "Copyng"], "Did you mean `Copying`?"),
+    "a wrong value of a task": (["fit", *ADDING, "--task.steps", "x"], "`task.steps` needs an integer. Got 'x'."),
     "a task out of range": (["fit", *ADDING, "--task.layout", "late"], "needs one of half, early. Got 'late'."),
-    "no network": (["fit", *ADDING], "one of network.zoo and network.cell, got none"),
-    "two networks": (["fit", *ADDING, *LEM, "--network.cell", "gru"], "got both"),
-    "an unknown network for fit": (["fit", *ADDING, "--network.zoo", "scornnn"], "Did you mean 'scornn'?"),
-    "an unknown cell": (["fit", *ADDING, "--network.cell", "lstn"], "Did you mean 'lstm'?"),
-    "an unknown constraint": (["fit", *ADDING, *CELL, "--network.constraint", "unitry"], "Did you mean 'unitary'?"),
+    "no network": (
+        ["fit", *ADDING],
+        "either `network.zoo`, such as scornn, or `network.cell`, such as Elman. Got neither",
+    ),
+    "two networks": (["fit", *ADDING, *LEM, "--network.cell", "GRU"], "Got both"),
+    "an unknown network for fit": (["fit", *ADDING, "--network.zoo", "scornnn"], "Did you mean `scornn`?"),
+    "an unknown cell": (["fit", *ADDING, "--network.cell", "LSTN"], "Did you mean `LSTM`?"),
+    "an unknown constraint": (["fit", *ADDING, *CELL, "--network.constraint", "Unitry"], "Did you mean `Unitary`?"),
     "an unknown view": (["fit", *ADDING, *CELL, "--network.view", "updat"], "one of update, trivialized, or null"),
-    "an unknown gate": (["fit", *ADDING, *CELL, "--network.gates", "[q]"], "network.gates needs one of h"),
-    "an unknown scan": (["fit", *ADDING, *LEM, "--network.backend", "fast"], "network.backend needs one of auto,"),
-    "an option of nothing": (["fit", *ADDING, *LEM, "--network.options.x", "1"], "lem takes time_step. Got 'x'"),
+    "an unknown gate": (["fit", *ADDING, *CELL, "--network.gates", "[q]"], "`network.gates` needs one of h"),
+    "an unknown scan": (["fit", *ADDING, *LEM, "--network.backend", "fast"], "`network.backend` needs one of auto,"),
+    "an option of nothing": (["fit", *ADDING, *LEM, "--network.options.x", "1"], "lem takes time_step."),
     "no retraction to choose": (
-        ["fit", *ADDING, *LEM, "--network.retraction", "exp"],
-        "no meaning with network.zoo=lem",
+        ["fit", *ADDING, *LEM, "--network.retraction", "exp", "--output", "x"],
+        "which `network.zoo=lem` has not",
     ),
     "a constraint without its view": (
-        ["fit", *ADDING, *CELL, "--network.constraint", "rotations", "--network.view", "update"],
+        ["fit", *ADDING, *CELL, "--network.constraint", "Rotations", "--network.view", "update"],
         "trivialized",
     ),
-    "an unknown optimizer": (["fit", *ADDING, *LEM, "--optimizer.name", "adma"], "Did you mean 'adam'?"),
+    "an unknown optimizer": (["fit", *ADDING, *LEM, "--optimizer.name", "adma"], "Did you mean `Adam`?"),
     "a rate for constrained weights of 0": (
-        ["fit", *ADDING, *LEM, "--optimizer.constrained-lr", "0"],
-        "optimizer.constrained_lr needs a positive number. Got 0.0.",
+        ["fit", *ADDING, *LEM, "--optimizer.constrained_lr", "0"],
+        "`optimizer.constrained_lr` needs a positive number. Got 0.0.",
     ),
     "a rate for constrained weights of which there are none": (
-        ["fit", *ADDING, *CELL, "--optimizer.constrained-lr", "7"],
-        "optimizer.constrained_lr needs a network with constrained weights. Got 7.0.",
+        ["fit", *ADDING, *CELL, "--optimizer.constrained_lr", "7"],
+        "`optimizer.constrained_lr` needs a network with constrained weights. Got 7.0.",
     ),
     "an optimizer for constrained weights of which there are none": (
-        ["fit", *ADDING, *LEM, "--optimizer.constrained", "sgd"],
-        "optimizer.constrained needs a network with constrained weights. Got sgd.",
+        ["fit", *ADDING, *LEM, "--optimizer.constrained", "SGD"],
+        "`optimizer.constrained` needs a network with constrained weights. Got SGD.",
     ),
     "a retraction without a constraint": (
         ["fit", *ADDING, *CELL, "--network.retraction", "exp"],
-        "network.retraction needs a network.constraint. Got exp.",
+        "`network.retraction` needs a `network.constraint`. Got exp.",
     ),
     "more units than memory": (
-        ["fit", *ADDING, *CELL, "--network.hidden-size", "100000000"],
-        "network.hidden_size and the options need a network that fits into memory. Got 100000000.",
+        ["fit", *ADDING, *CELL, "--network.hidden_size", "100000000"],
+        "`network.hidden_size` needs a network that fits into memory. Got 100000000.",
     ),
     "a group without a rate": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {rate: 1e-3}}"],
-        "optimizer.groups.readout needs name, lr or both. Got {'rate': 0.001}.",
+        "`optimizer.groups.readout` needs a mapping with name, lr or both. Got {'rate': 0.001}.",
     ),
     "a group's rate of 0": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{readout: {lr: 0}}"],
-        "optimizer.groups.readout.lr needs a positive number. Got 0.",
+        "`optimizer.groups.readout.lr` needs a positive number. Got 0.",
     ),
     "a group by number": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{1: {lr: 1e-4}}"],
-        "optimizer.groups needs parts of weights' names as keys. Got 1.",
+        "`optimizer.groups` needs parts of weights' names as keys. Got 1.",
     ),
     "a group of nothing": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{phases: {lr: 1e-3}}"],
-        "optimizer.groups.phases is in no weight's name. Weights: layer.",
+        "`optimizer.groups.phases` matches no weight. Weights: layer.",
     ),
-    "a momentum for Adam": (["fit", *ADDING, *LEM, "--optimizer.momentum", "0.9"], "needs rmsprop or sgd. Got adam"),
+    "a momentum for Adam": (["fit", *ADDING, *LEM, "--optimizer.options.momentum", "0.9"], "`optimizer.options` needs"),
     "an unknown schedule": (["fit", *ADDING, *LEM, "--schedule.name", "cosin"], "one of constant, cosine, step"),
     "a warm-up of more than all": (["fit", *ADDING, *LEM, "--schedule.warmup", "2"], "a fraction from 0 to below 1"),
     "an unknown precision": (["fit", *ADDING, *LEM, "--precision", "16"], "one of float32, float64, bfloat16"),
-    "clipping to nothing": (["fit", *ADDING, *LEM, "--clip", "0"], "clip needs a positive number, or null. Got 0.0"),
-    "no patience": (["fit", *ADDING, *LEM, "--patience", "0"], "patience needs an integer of at least 1"),
+    "clipping to nothing": (["fit", *ADDING, *LEM, "--clip", "0"], "`clip` needs a positive number. Got 0.0"),
+    "no patience": (["fit", *ADDING, *LEM, "--patience", "0"], "`patience` needs an integer of at least 1"),
     "processes that nobody started": (["fit", *ADDING, *LEM, "--devices", "2"], "torchrun --nproc-per-node"),
-    "a second config that is missing": (["fit", "--config", "[", "--config", "no.yaml"], "--config needs a YAML file"),
-    "a config that is missing": (["fit", "--config", "no.yaml"], "Got 'no.yaml': No such file"),
+    "a second config that is missing": (["fit", "--config", "[", "--config", "no.yaml"], "'[' cannot be read"),
+    "a config that is missing": (["fit", "--config", "no.yaml"], "'no.yaml' cannot be read: No such file"),
+    "a config without a name": (["fit", "--config"], "cannot be read"),
+    "no checkpoint": (["inspect"], "checkpoint"),
     "a checkpoint that is missing": (["inspect", "no.ckpt"], "There is no checkpoint at 'no.ckpt'"),
     "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
 }
@@ -103,7 +114,7 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "answer"), BAD.values(), ids=BAD.keys())
 def test_a_bad_value_is_answered_with_one_line_and_nothing_is_written(arguments, answer, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert not out
     assert err.count("\n") == 1
@@ -116,38 +127,48 @@ def test_a_bad_value_is_answered_with_one_line_and_nothing_is_written(arguments,
 def test_a_folder_that_cannot_be_written_is_answered_with_one_line(inside, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     folder = tmp_path / "taken" / "runs" if inside else tmp_path / "taken"
-    assert cli.main(["demo", "--output", str(folder)]) == 2
+    assert main(["demo", "--output", str(folder)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "--output needs a folder" in err
+    assert "`output` needs a folder" in err
     assert (tmp_path / "taken").read_text() == "mine"
 
 
 @pytest.mark.parametrize("package", ["lightning", "jsonargparse", "sklearn"])
 def test_a_missing_package_is_answered_with_what_to_install(package, monkeypatch, capsys):
-    real = cli.find_spec
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == package else real(name))
-    assert cli.main(["demo"]) == 2
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        sys.modules["manifold_rnn.cli.main"], "find_spec", lambda name: None if name == package else real(name)
+    )
+    assert main(["demo"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert package in err
-    assert "pip install 'manifold-rnn[train]'" in err
+    assert package in err and "pip install 'manifold-rnn[train]'" in err
 
 
 CONFIGS = {
-    "no YAML": ("a: [", "which is none"),
-    "no mapping": ("- a", "needs a mapping of settings"),
-    "a key misspelt": ("task: {name: adding}\nnetwork: {zo: lem}", "network.zo is no key of network. Did you mean"),
-    "a section misspelt": ("task: {name: adding}\nnetwrk: {zoo: lem}", "netwrk is no key. Did you mean network?"),
-    "a value of another kind": ("task: {name: adding}\nnetwork: {zoo: lem}\nepochs: [3]", "epochs needs an integer"),
-    "a section that is a number": ("task: {name: adding}\nnetwork: 3", "network needs a mapping of its settings"),
-    "a list of tasks": ("task: {name: [copying]}", "task.name needs one of"),
-    "a group by number": (
-        "task: {name: adding}\nnetwork: {zoo: lem}\noptimizer: {groups: {1: {lr: 1e-4}}}",
-        "optimizer.groups needs parts of weights' names as keys. Got 1.",
+    "no YAML": ("a: [", "'run.yaml' needs to be a YAML file."),
+    "no mapping": ("- a", "'run.yaml' needs to hold a mapping."),
+    "a key misspelt": (
+        "task: {name: Adding}\nnetwork: {hiden_size: 3}",
+        "Unknown key `network.hiden_size`. Did you mean `network.hidden_size`?",
     ),
-    "a task alone": ("task: adding", "task.name needs one of"),
-    "bytes": (b"\xff\xfe\x00", "which is none"),
+    "a section misspelt": ("task: {name: Adding}\nnetwrk: {zoo: lem}", "Unknown key `netwrk`. Did you mean `network`?"),
+    "a value of another kind": ("task: {name: Adding}\nepochs: [3]", "`epochs` needs an integer. Got [3]."),
+    "a section that is a number": ("task: {name: Adding}\nnetwork: 3", "`network` needs a mapping of its settings"),
+    "a list of tasks": ("task: {name: [Copying]}", "`task.name` needs one of"),
+    "a task misspelt": ("task: {name: Copyng}", "Did you mean `Copying`?"),
+    "an option of a task misspelt": ("task: {name: Copying, dely: 3}", "Did you mean `task.delay`?"),
+    "an option of a task of another kind": (
+        "task: {name: Copying, delay: x}",
+        "`task.delay` needs an integer. Got 'x'.",
+    ),
+    "a group by number": (
+        "task: {name: Adding}\nnetwork: {zoo: lem}\noptimizer: {groups: {1: {lr: 1e-4}}}",
+        "`optimizer.groups` needs parts of weights' names as keys. Got 1.",
+    ),
+    "a task without a network": ("task: Adding", "Got neither"),
+    "bytes": (b"\xff\xfe\x00", "'run.yaml' needs to be a YAML file."),
 }
 
 
@@ -156,7 +177,7 @@ def test_a_bad_config_is_answered_with_one_line_and_nothing_is_written(content, 
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "run.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert cli.main(["fit", "--config", "run.yaml"]) == 2
+    assert main(["fit", "--config", "run.yaml"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and len(err) <= 450
     assert answer in err
@@ -164,57 +185,70 @@ def test_a_bad_config_is_answered_with_one_line_and_nothing_is_written(content, 
 
 
 def test_ctrl_c_before_training_ends_with_130(monkeypatch, capsys):
-    def interrupted(settings):
+    def interrupted(command, values):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli._COMMANDS, "demo", cli._COMMANDS["demo"]._replace(run=interrupted))
-    assert cli.main(["demo"]) == 130
+    monkeypatch.setattr(demo, "execute", interrupted)
+    assert main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_flags_reach_the_settings(monkeypatch):
+def test_flags_override_the_configs_and_later_configs_the_earlier(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("task: {name: Adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
+    (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3\noptimizer: {groups: {readout: {lr: 1e-4}}}")
     seen = []
-    monkeypatch.setattr("manifold_rnn.training.demo.run_demo", lambda s: seen.append(s) or 0)
-    flags = "--epochs 2 --hidden-size 8 --seed 5 --output o --retraction polar --batch-size 7 --lr 0.5 --networks lem"
-    assert cli.main(["demo", *flags.split()]) == 0
-    expected = DemoSettings(2, 8, 5, "o", "polar", 7, 0.5, "lem")
-    assert seen == [expected]
-
-
-@pytest.mark.parametrize("repeated", [False, True], ids=["a list", "repeated"])
-def test_flags_lie_on_top_of_the_configs(repeated, tmp_path, monkeypatch):
-    (tmp_path / "a.yaml").write_text("task: {name: adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
-    (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3")
-    seen = []
-    fit = cli._COMMANDS["fit"]._replace(run=lambda values: seen.append(commands.settings_from(values)) or 0)
-    monkeypatch.setitem(cli._COMMANDS, "fit", fit)
-    first, second = f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml"
-    configs = ["--config", first, f"--config={second}"] if repeated else ["--config", f"[{first}, {second}]"]
-    assert cli.main(["fit", *configs, "--optimizer.lr", "0.5", "--task.seed=7"]) == 0
+    monkeypatch.setattr(fit, "execute", lambda command, values: seen.append(read_run(values)) or 0)
+    configs = ["--config", f"{tmp_path}/a.yaml", f"--config={tmp_path}/b.yaml"]
+    assert main(["fit", *configs, "--optimizer.lr", "0.5", "--task.seed=7", "--network.options.time_step", "0.1"]) == 0
     (settings,) = seen
     assert (settings.task.steps, settings.task.seed, settings.network.hidden_size) == (50, 7, 5)
     assert (settings.epochs, settings.optimizer.lr, settings.clip) == (3, 0.5, 1.0)
+    assert settings.network.options == {"time_step": 0.1} and settings.optimizer.groups == {"readout": {"lr": 1e-4}}
 
 
-def test_every_flag_is_in_the_help_which_does_not_wait_for_lightning():
+def test_a_config_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("task: {name: Adding}\nnetwork: {zoo: lem}")
+    opened, real = [], builtins.open
+    monkeypatch.setattr(fit, "execute", lambda command, values: 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+        assert main(["fit", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert opened.count(str(tmp_path / "a.yaml")) == 1
+
+
+COMMANDS = {
+    "fit": ["--config", "--task", "--network.zoo", "--optimizer.lr", "--schedule.name", "--max_steps", "--resume"],
+    "test": ["--config", "--checkpoint"],
+    "validate": ["--config", "--checkpoint"],
+    "inspect": ["checkpoint", "--diagnostics"],
+    "compare": ["grid", "--workers", "--storage", "--extend"],
+    "demo": ["--epochs", "--hidden_size", "--seed", "--output", "--retraction", "--batch_size", "--lr", "--networks"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_in_the_help(command, capsys):
+    assert main(["--help"]) == 0
+    assert command in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and all(flag in out for flag in COMMANDS[command])
+    if command == "fit":
+        assert "RMSprop" in out and "Orthogonal" in out and "scornn" in out and "LSTM" in out and "Copying" in out
+
+
+def test_help_and_inspect_do_not_wait_for_lightning_or_matplotlib():
     script = (
-        "import sys, manifold_rnn.training.cli as cli\n"
-        "try: cli.main(['demo', '--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "assert 'lightning' not in sys.modules and 'matplotlib' not in sys.modules\n"
+        "import sys\nfrom manifold_rnn.cli import main\n"
+        "for arguments in (['--help'], ['fit', '--help'], ['demo', '--help'], ['compare', '--help']):\n"
+        "    try: assert main(arguments) == 0\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "assert main(['inspect', 'no.ckpt']) == 2\n"
+        "heavy = {'lightning', 'matplotlib', 'optuna', 'sklearn', 'tensorboard'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    for flag in (
-        "--epochs",
-        "--hidden-size",
-        "--seed",
-        "--output",
-        "--retraction",
-        "--batch-size",
-        "--lr",
-        "--networks",
-    ):
-        assert flag in shown
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
 def test_the_package_runs_as_a_module():

@@ -6,11 +6,10 @@ import textwrap
 import pytest
 from support import ROOT
 
-pytest.importorskip("lightning")
+pytest.importorskip("jsonargparse")
 import manifold_rnn as mr
 from manifold_rnn.constraints import degrees_of_freedom
-from manifold_rnn.training import as_mapping, build_network, build_optimizer, read_run
-from manifold_rnn.training.commands import read_yaml
+from manifold_rnn.training import as_mapping, build_network, build_optimizer, read_run, read_yaml
 
 FOLDER = ROOT / "examples" / "configs"
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}

@@ -16,14 +16,15 @@ pytest.importorskip("optuna")
 from support import ROOT
 from support.study_cases import ABOUT, attempts, postgresql, train, train_slowly
 
-from manifold_rnn.training import CompareSettings, cli, read_grid, run_compare
-from manifold_rnn.training.compare.storage import JOURNAL, open_store
-from manifold_rnn.training.compare.study import Study
+from manifold_rnn.cli import main
+from manifold_rnn.study import CompareSettings, compare, read_grid
+from manifold_rnn.study.claim import Study
+from manifold_rnn.study.store import JOURNAL, open_store
 
 GRID = """
-base: {task: {name: digits}, network: {cell: elman, hidden_size: 4}, epochs: 2, batch_size: 512}
+base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 4}, epochs: 2, batch_size: 512}
 grid:
-  network.constraint: [orthogonal, unitary]
+  network.constraint: [Orthogonal, Unitary]
   network.retraction: [cayley, polar]
 """
 WIDER = GRID.replace("[cayley, polar]", "[cayley, polar, qr]")
@@ -37,7 +38,8 @@ def grid(tmp_path):
 
 
 def compared(path, output, objective=train, **options):
-    return run_compare(CompareSettings(str(path), output=str(output), **options), objective, ABOUT)
+    settings = CompareSettings(str(path), output=str(output), **options)
+    return compare(settings, objective=objective, about=ABOUT)
 
 
 def contents(folder):
@@ -46,7 +48,7 @@ def contents(folder):
 
 def refused(capsys, *arguments):
     """The one line that answers the arguments."""
-    assert cli.main(["compare", *map(str, arguments)]) == 2
+    assert main(["compare", *map(str, arguments)]) == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and err.startswith("manifold-rnn: error: ")
     return err
@@ -59,16 +61,19 @@ def unused_port():
 
 
 BAD = {
-    "no such flag": (["--wrokers", "2"], "--wrokers is no flag. Did you mean --workers?"),
-    "workers by name": (["--workers", "many"], "--workers needs an integer. Got 'many'."),
-    "workers below none": (["--workers", "-1"], "--workers needs an integer of at least 0. Got -1."),
-    "no patience": (["--patience", "0"], "--patience needs a number of at least 1. Got 0.0."),
+    "no such flag": (["--wrokers", "2"], "Unknown flag `--wrokers`. Did you mean `--workers`?"),
+    "workers by name": (["--workers", "many"], "`workers` needs an integer. Got 'many'."),
+    "workers below none": (["--workers", "-1"], "`workers` needs an integer of at least 0. Got -1."),
+    "no patience": (["--patience", "0"], "`patience` needs a number of at least 1. Got 0.0."),
     "a storage of another kind": (["--storage", "mysql://u:secret@h/d"], "Got mysql://..."),
-    "a storage that is no URL": (["--storage", "secret"], "--storage needs sqlite:///FILE or postgresql://"),
+    "a storage that is no URL": (["--storage", "secret"], "`storage` needs sqlite:///FILE or postgresql://"),
     "SQLite in memory": (["--storage", "sqlite://"], "which names no file"),
-    "SQLite in no folder": (["--storage", "sqlite:////none/such/a.db"], "--storage sqlite:////none/such/a.db can't be"),
-    "nobody at the port": (["--storage", "postgresql://u:secret@127.0.0.1:{port}/d"], "can't be opened: connection"),
-    "an unknown driver": (["--storage", "postgresql+secret://u@h/d"], "can't be opened"),
+    "SQLite in no folder": (
+        ["--storage", "sqlite:////none/such/a.db"],
+        "`storage` sqlite:////none/such/a.db cannot be",
+    ),
+    "nobody at the port": (["--storage", "postgresql://u:secret@127.0.0.1:{port}/d"], "cannot be opened: connection"),
+    "an unknown driver": (["--storage", "postgresql+secret://u@h/d"], "cannot be opened"),
 }
 
 
@@ -82,11 +87,11 @@ def test_a_bad_argument_is_answered_with_one_line_and_nothing_is_written(argumen
 
 
 @pytest.mark.parametrize(("old", "new", "answer"), [
-    ("grid:", "grids:", "grids is no key. Did you mean grid?"),
-    ("polar", "poler", "poler: network.retraction needs one of cayley, exp, qr, polar. Got 'poler'. Did you mean"),
-    ("epochs: 2", "epoch: 2", "epoch is no key. Did you mean epochs?"),
-    ("network.constraint:", "network.constrain:", "network.constrain is no key of network. Did you mean network.con"),
-    ("epochs: 2", "epochs: two", "epochs needs an integer. Got 'two'."),
+    ("grid:", "grids:", "Unknown key `grids`. Did you mean `grid`?"),
+    ("polar", "poler", "poler: `network.retraction` needs one of cayley, exp, qr, polar. Got 'poler'. Did you mean"),
+    ("epochs: 2", "epoch: 2", "Unknown key `epoch`. Did you mean `epochs`?"),
+    ("network.constraint:", "network.constrain:", "Unknown key `network.constrain`. Did you mean `network.constraint`?"),
+    ("epochs: 2", "epochs: two", "`epochs` needs an integer. Got 'two'."),
 ])  # fmt: skip
 def test_a_typo_in_the_file_is_answered_with_the_right_word(old, new, answer, grid, tmp_path, capsys):
     grid.write_text(GRID.replace(old, new))
@@ -96,14 +101,14 @@ def test_a_typo_in_the_file_is_answered_with_the_right_word(old, new, answer, gr
 
 def test_data_that_is_missing_is_said_before_anything_runs(grid, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MANIFOLD_RNN_DATA", raising=False)
-    grid.write_text(GRID.replace("{name: digits}", "{name: pixel_mnist}"))
+    grid.write_text(GRID.replace("{name: Digits}", "{name: PixelMNIST}"))
     assert "MANIFOLD_RNN_DATA" in refused(capsys, grid, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_left_alone(grid, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
-    assert "--output needs a folder that can be written" in refused(capsys, grid, "--output", tmp_path / "taken")
+    assert "`output` needs a folder that can be written" in refused(capsys, grid, "--output", tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
 
@@ -139,26 +144,26 @@ def test_a_changed_grid_is_refused_by_name_and_extended_on_demand(grid, tmp_path
 
 def test_the_command_trains_reports_and_has_nothing_to_do_the_second_time(grid, tmp_path, capsys):
     arguments = ["compare", str(grid), "--output", str(tmp_path / "out"), "--study", "tiny"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "4/4" in out and "Best by validation: " in out and "report.html" in out
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["study"] == "tiny" and len(document["rows"]) == 4
     for run in document["runs"]:
-        assert run["state"] == "complete" and [epoch["epoch"] for epoch in run["record"]["history"]] == [1, 2]
-        assert 0 <= run["record"]["test_metric"] <= 1 and run["record"]["parameters"] > 0
+        assert run["state"] == "complete" and [epoch["epoch"] for epoch in run["history"]] == [1, 2]
+        assert 0 <= run["test_metric"] <= 1 and run["parameters"] > 0
     before = contents(tmp_path / "out" / "runs")
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     assert "of which 4 have ended before" in capsys.readouterr().out
     assert contents(tmp_path / "out" / "runs") == before
 
 
 def test_a_loss_that_is_not_finite_is_a_row_with_its_reason(tmp_path, capsys):
     path = tmp_path / "wild.yaml"
-    rates = "[orthogonal]\n  optimizer.lr: [1e-3, 1e38]"
-    wild = GRID.replace("[orthogonal, unitary]", rates).replace("epochs: 2", "epochs: 2, optimizer: {name: sgd}")
+    rates = "[Orthogonal]\n  optimizer.lr: [1e-3, 1e38]"
+    wild = GRID.replace("[Orthogonal, Unitary]", rates).replace("epochs: 2", "epochs: 2, optimizer: {name: SGD}")
     path.write_text(wild)
-    assert cli.main(["compare", str(path), "--output", str(tmp_path / "out")]) == 1
+    assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 1
     runs = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert len(runs) == 4
     for run in runs:
@@ -168,11 +173,11 @@ def test_a_loss_that_is_not_finite_is_a_row_with_its_reason(tmp_path, capsys):
 
 
 def test_a_combination_that_cannot_be_is_a_row_with_its_reason(grid, tmp_path):
-    grid.write_text(GRID.replace("[orthogonal, unitary]", "[orthogonal, contraction]"))
-    assert cli.main(["compare", str(grid), "--output", str(tmp_path / "out")]) == 1
+    grid.write_text(GRID.replace("[Orthogonal, Unitary]", "[Orthogonal, Contraction]"))
+    assert main(["compare", str(grid), "--output", str(tmp_path / "out")]) == 1
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["complete"] for row in rows] == [1, 1, 0, 0]
-    assert all("network.retraction has no meaning" in row["remark"] for row in rows[2:])
+    assert all("`network.retraction` needs a network that has it" in row["remark"] for row in rows[2:])
 
 
 def test_a_report_of_what_there_is_needs_no_worker(grid, tmp_path):
@@ -180,12 +185,16 @@ def test_a_report_of_what_there_is_needs_no_worker(grid, tmp_path):
     assert "No run is complete yet" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_many_workers_of_one_command_share_the_work(grid, tmp_path, capfd):
+def test_many_workers_of_one_command_end_every_case_once(grid, tmp_path, capfd):
     assert compared(grid, tmp_path / "out", train_slowly, workers=2) == 0
-    lines = (tmp_path / "out").glob("runs/*/done.txt")
-    workers = {line.split()[1] for path in lines for line in path.read_text().splitlines()}
-    assert len(workers) == 2 and str(os.getpid()) not in workers
-    assert "4/4" in capfd.readouterr().out
+    runs = [path.read_text().splitlines() for path in (tmp_path / "out").glob("runs/*/done.txt")]
+    assert len(runs) == 4
+    for lines in runs:  # each by one worker, whichever it was, and none of them this process
+        assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
+        assert len({line.split()[1] for line in lines}) == 1 and str(os.getpid()) not in lines[0].split()
+    study = Study(open_store(None, tmp_path / "out", "grid"), "grid", read_grid(grid), ABOUT)
+    assert list(attempts(study).values()) == [[("COMPLETE", "own")]] * 4
+    assert capfd.readouterr().out.count("/4  ") == 4
 
 
 def interrupted(command, folder, number, begun, count):
@@ -214,9 +223,9 @@ def interrupted(command, folder, number, begun, count):
 def test_an_interrupted_study_reports_and_goes_on_where_it_was(workers, number, grid, tmp_path):
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from support import study_cases as c\n"
-        "from manifold_rnn.training import CompareSettings, run_compare\n"
+        "from manifold_rnn.study import CompareSettings, compare\n"
         f"settings = CompareSettings('grid.yaml', output='out', workers={workers})\n"
-        "sys.exit(run_compare(settings, c.train_for_long, c.ABOUT))"
+        "sys.exit(compare(settings, objective=c.train_for_long, about=c.ABOUT))"
     )
     interrupted([sys.executable, "-c", script], tmp_path, number, "out/runs/*/done.txt", workers)
     assert compared(grid, tmp_path / "out") == 0

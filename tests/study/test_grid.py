@@ -6,46 +6,61 @@ pytest.importorskip("jsonargparse")
 from support.study_cases import AXES, BASE
 
 from manifold_rnn.errors import OptionError
-from manifold_rnn.training import Grid, read_grid
-from manifold_rnn.training.compare.naming import folder_name, headings, joined, label
-from manifold_rnn.training.compare.objective import describe
+from manifold_rnn.study import Grid, read_grid
+from manifold_rnn.study.case_names import folder_name, headings, label, shown_value
+from manifold_rnn.study.objective import describe
 
 TEXT = """
-base: {task: {name: digits}, network: {cell: elman, hidden_size: 8}, optimizer: {lr: 1e-3}}
+base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 8}, optimizer: {lr: 1e-3}}
 grid:
-  network.constraint: [orthogonal, unitary]
+  network.constraint: [Orthogonal, Unitary]
   optimizer.lr: [1e-3, 1e-2]
 seeds: [3, 4]
 """
 BAD = {
-    "a typo": ("sedes: [0]\n", "'grid.yaml': sedes is no key. Did you mean seeds?"),
-    "no YAML": ("grid: [1\n", "'grid.yaml' needs to be YAML."),
-    "a list": ("[1, 2]\n", "'grid.yaml' needs a mapping with the keys base, grid, search"),
-    "nothing": ("", "'grid.yaml' needs a mapping"),
-    "nothing that varies": ("base: {}\n", "Expected one of them. Got neither."),
-    "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "Expected one of them. Got both."),
-    "a value for a list": ("grid: {network.cell: elman}\n", "grid.network.cell needs a list of values. Got elman."),
-    "a value twice": ("grid: {epochs: [1, 1]}\n", "grid.epochs needs every value once."),
-    "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "seeds needs a list of integers."),
-    "a seed twice": ("grid: {epochs: [1]}\nseeds: [1, 1]\n", "seeds needs every seed once."),
-    "a seed below 0": ("grid: {epochs: [1]}\nseeds: [0, -1]\n", "seeds needs integers from 0 to 2^32 - 1. Got 0, -1."),
-    "half a seed": ("grid: {epochs: [1]}\nseeds: [0.5]\n", "seeds needs a list of integers."),
-    "a grid over seeds": ("grid: {seed: [1]}\n", "seeds and the folder are given apart. Got seed."),
+    "a typo": ("sedes: [0]\n", "'grid.yaml': Unknown key `sedes`. Did you mean `seeds`?"),
+    "no YAML": ("grid: [1\n", "'grid.yaml' needs to be a YAML file."),
+    "a list": ("[1, 2]\n", "'grid.yaml' needs to hold a mapping. Got [1, 2]."),
+    "nothing": ("", "'grid.yaml' needs to hold a mapping. Got None."),
+    "nothing that varies": (
+        "base: {}\n",
+        "A comparison needs either `grid` or `search`, which say what varies. Got neither.",
+    ),
+    "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "which say what varies. Got both."),
+    "a value for a list": ("grid: {network.cell: elman}\n", "`grid.network.cell` needs a list of values. Got elman."),
+    "a value twice": ("grid: {epochs: [1, 1]}\n", "`grid.epochs` needs every value once."),
+    "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "`seeds` needs a list of integers."),
+    "a seed twice": ("grid: {epochs: [1]}\nseeds: [1, 1]\n", "`seeds` needs every seed once."),
+    "a seed below 0": (
+        "grid: {epochs: [1]}\nseeds: [0, -1]\n",
+        "`seeds` needs integers from 0 to 2^32 - 1. Got 0, -1.",
+    ),
+    "half a seed": ("grid: {epochs: [1]}\nseeds: [0.5]\n", "`seeds` needs a list of integers."),
+    "a grid over seeds": ("grid: {seed: [1]}\n", "keys of a run other than seed and output. Got seed."),
     "a seed in the base": (
         "base: {seed: 7}\ngrid: {epochs: [1]}\n",
-        "base needs a key of the run; seeds and the folder",
+        "`base` needs keys of a run other than seed and output. Got seed.",
     ),
-    "a folder in the base": ("base: {output: a}\ngrid: {epochs: [1]}\n", "are given apart. Got output."),
-    "a number that varies": ("grid: {1: [a]}\n", "what varies needs a key of the run; seeds and the folder are given"),
-    "a number inside a value": ("grid: {network: [{1: a, zoo: lem}]}\n", "grid.network needs plain values, with texts"),
-    "a set as a value": ("grid: {epochs: [!!set {a}]}\n", "grid.epochs needs plain values"),
-    "trials of a grid": ("grid: {epochs: [1]}\ntrials: 3\n", "trials needs a search; a grid runs all combinations."),
-    "a search without trials": ("search: {epochs: {low: 1, high: 2}}\n", "trials needs an integer of at least 1"),
-    "an open range": ("search: {epochs: {low: 1}}\ntrials: 1\n", "search.epochs needs a range {low, high, log}"),
-    "a range upside down": ("search: {a: {low: 2, high: 1}}\ntrials: 1\n", "search.a needs low below high"),
+    "a folder in the base": (
+        "base: {output: a}\ngrid: {epochs: [1]}\n",
+        "keys of a run other than seed and output. Got output.",
+    ),
+    "a number that varies": (
+        "grid: {1: [a]}\n",
+        "`what varies` needs keys of a run other than seed and output. Got 1.",
+    ),
+    "a number inside a value": (
+        "grid: {network: [{1: a, zoo: lem}]}\n",
+        "`grid.network` needs plain values, with texts",
+    ),
+    "a set as a value": ("grid: {epochs: [!!set {a}]}\n", "`grid.epochs` needs plain values"),
+    "trials of a grid": ("grid: {epochs: [1]}\ntrials: 3\n", "`trials` needs a search; a grid runs all combinations."),
+    "a search without trials": ("search: {epochs: {low: 1, high: 2}}\n", "`trials` needs an integer of at least 1"),
+    "an open range": ("search: {epochs: {low: 1}}\ntrials: 1\n", "`search.epochs` needs a range {low, high, log}"),
+    "a range upside down": ("search: {a: {low: 2, high: 1}}\ntrials: 1\n", "`search.a` needs low below high"),
     "a logarithm of 0": ("search: {a: {low: 0, high: 1, log: true}}\ntrials: 1\n", "above 0 if log is true"),
     "a mixture": ("search: {a: {low: 1, high: 2, choices: [1]}}\ntrials: 1\n", "{choices: [...]} and nothing else"),
-    "pruning by number": ("grid: {epochs: [1]}\npruning: 3\n", "pruning needs true or false. Got 3."),
+    "pruning by number": ("grid: {epochs: [1]}\npruning: 3\n", "`pruning` needs true or false. Got 3."),
 }
 
 
@@ -76,7 +91,7 @@ def test_every_combination_is_run_with_every_seed_and_the_first_seed_first(tmp_p
     assert len({case.key for case in cases}) == len(cases) == 8
     assert [case.seed for case in cases] == [3] * 4 + [4] * 4
     assert {tuple(case.choices.values()) for case in cases} == {
-        (constraint, lr) for constraint in ("orthogonal", "unitary") for lr in (1e-3, 1e-2)
+        (constraint, lr) for constraint in ("Orthogonal", "Unitary") for lr in (1e-3, 1e-2)
     }
     assert Grid(**grid.plain()) == grid
 
@@ -84,28 +99,28 @@ def test_every_combination_is_run_with_every_seed_and_the_first_seed_first(tmp_p
 def test_choices_are_laid_over_the_base_and_leave_it_as_it_was(tmp_path):
     grid = read_grid(written(tmp_path, TEXT))
     before = grid.plain()
-    run = grid.run_mapping({"network.constraint": "unitary", "optimizer.lr": 0.01}, 4)
-    assert run["network"] == {"cell": "elman", "hidden_size": 8, "constraint": "unitary"}
+    run = grid.run_mapping({"network.constraint": "Unitary", "optimizer.lr": 0.01}, 4)
+    assert run["network"] == {"cell": "Elman", "hidden_size": 8, "constraint": "Unitary"}
     assert run["optimizer"] == {"lr": 0.01} and run["seed"] == 4
     assert grid.plain() == before
 
 
 def test_a_choice_may_be_several_settings():
-    grid = Grid({"network": {"hidden_size": 8}}, {"network": [{"zoo": "scornn"}, {"cell": "lstm", "hidden_size": 4}]})
+    grid = Grid({"network": {"hidden_size": 8}}, {"network": [{"zoo": "scornn"}, {"cell": "LSTM", "hidden_size": 4}]})
     runs = [grid.run_mapping(case.choices, 0)["network"] for case in grid.cases()]
-    assert runs == [{"hidden_size": 8, "zoo": "scornn"}, {"hidden_size": 4, "cell": "lstm"}]
-    assert [label(case.choices) for case in grid.cases()] == ["scornn", "lstm, 4"]
+    assert runs == [{"hidden_size": 8, "zoo": "scornn"}, {"hidden_size": 4, "cell": "LSTM"}]
+    assert [label(case.choices) for case in grid.cases()] == ["scornn", "LSTM, hidden size 4"]
 
 
 def test_names_tell_values_apart_and_folders_tell_runs_apart():
-    choices = {"network.constraint": "orthogonal", "optimizer.lr": 0.001, "network.view": None}
-    assert label(choices) == "orthogonal · lr 0.001 · view none"
+    choices = {"network.constraint": "Orthogonal", "optimizer.lr": 0.001, "network.view": None}
+    assert label(choices) == "Orthogonal · lr 0.001 · view none"
     assert headings(["a.name", "b.name", "c.lr_of_all"]) == {
         "a.name": "a.name",
         "b.name": "b.name",
         "c.lr_of_all": "lr of all",
     }
-    assert joined([True, None, {"a": 1e-5}]) == "true, none, 1e-05"
+    assert shown_value([True, None, {"a_b": 1e-5, "c": "d"}]) == "true, none, a b 1e-05, d"
     one, other = (folder_name(choices, 0, run) for run in ("a", "b"))
     assert one != other
     assert one.startswith("orthogonal-lr-0.001-view-none-seed-0-") and "/" not in folder_name({"k": "../x"}, 0, "")
@@ -118,13 +133,13 @@ def test_a_typo_in_a_combination_is_refused_before_anything_runs(key):
 
 
 def test_a_list_in_the_place_of_a_name_is_refused():
-    with pytest.raises(OptionError, match=r"task\.name needs one of .*Got \['digits'\]\."):
-        describe(Grid(BASE, {"task.name": [["digits"]]}))
+    with pytest.raises(OptionError, match=r"`task\.name` needs one of .*Got \['Digits'\]\."):
+        describe(Grid(BASE, {"task.name": [["Digits"]]}))
 
 
 def test_rates_of_constrained_weights_in_the_base_leave_cells_without_constraint_comparable():
-    base = {**BASE, "optimizer": {"constrained": "rmsprop", "constrained_lr": 1e-4, "smoothing": 0.9}}
-    assert describe(Grid(base, {"network.constraint": [None, "orthogonal"]}))["metric"] == "accuracy"
+    base = {**BASE, "optimizer": {"constrained": "RMSprop", "constrained_lr": 1e-4, "options": {"alpha": 0.9}}}
+    assert describe(Grid(base, {"network.constraint": [None, "Orthogonal"]}))["metric"] == "accuracy"
 
 
 def test_what_reports_say_of_the_task_comes_from_the_task():
@@ -138,8 +153,8 @@ def test_what_reports_say_of_the_task_comes_from_the_task():
 
 
 def test_a_comparison_has_one_metric():
-    base = {"network": {"cell": "lstm", "hidden_size": 4}}
-    tasks = [{"name": "digits"}, {"name": "adding", "sizes": [8, 8, 8]}]
+    base = {"network": {"cell": "LSTM", "hidden_size": 4}}
+    tasks = [{"name": "Digits"}, {"name": "Adding", "sizes": [8, 8, 8]}]
     with pytest.raises(OptionError, match="needs one metric"):
         describe(Grid(base, {"task": tasks}))
 
@@ -147,4 +162,4 @@ def test_a_comparison_has_one_metric():
 def test_a_search_is_tried_at_its_ends_and_choices():
     search = {"optimizer.lr": {"low": 0.1, "high": 1.0}, "network.retraction": {"choices": ["cayley", "caley"]}}
     with pytest.raises(OptionError, match=r"caley.*needs one of"):
-        describe(Grid({**BASE, "network": {"cell": "elman", "constraint": "orthogonal"}}, search=search, trials=3))
+        describe(Grid({**BASE, "network": {"cell": "Elman", "constraint": "Orthogonal"}}, search=search, trials=3))

@@ -1,6 +1,7 @@
 """What a comparison leaves for a reader: tables, pictures, and a page that opens without anything else."""
 
 import csv
+import io
 import json
 import math
 import re
@@ -14,23 +15,27 @@ import pytest
 
 pytest.importorskip("optuna")
 pytest.importorskip("matplotlib")
-from support.study_cases import ABOUT, AXES, BASE, record, scores
+from rich.console import Console
+from support.study_cases import ABOUT, AXES, BASE, epoch_scores, record
 
-from manifold_rnn.training import Grid
-from manifold_rnn.training.compare.figures import draw
-from manifold_rnn.training.compare.page import page
-from manifold_rnn.training.compare.report import write_report
-from manifold_rnn.training.compare.results import COMPLETE, FAILED, PRUNED, Results, Run, _rows, shown_duration
-from manifold_rnn.training.compare.tables import comma_separated, document, markdown
+from manifold_rnn.study import Grid
+from manifold_rnn.study.report import print_table, write_report
+from manifold_rnn.study.report.figures import draw
+from manifold_rnn.study.report.page import page
+from manifold_rnn.study.report.tables import comma_separated, document, markdown
+from manifold_rnn.study.results import Results, shown_duration
+from manifold_rnn.training import RunRecord
 
-FILES = {"report.html", "table.md", "table.csv", "results.json", "heatmap.svg", "curves.svg", "time.svg"}
+FILES = {"report.html", "table.md", "table.csv", "results.json"}
+FILES |= {f"{name}.svg" for name in ("heatmap", "curves", "time", "eigenvalues", "ranges")}
 VOID = {"meta", "link", "br", "img"}
 
 
-def run(choices, seed, top, state=COMPLETE, failure=None, epochs=8):
-    history = [{"epoch": epoch, **scores(top, epoch)} for epoch in range(1, epochs + 1)]
-    value = None if state == FAILED else history[-1]["val_metric"]
-    return Run(choices, seed, state, value, failure, record(history, test_metric=top if state == COMPLETE else None))
+def run(choices, seed, top, epochs=8, **changes):
+    history = [epoch_scores(top, epoch) for epoch in range(1, epochs + 1)]
+    spectrum = {"spectrum_start": [[0.0, 1.0], [1.0, 0.0]], "spectrum_end": [[0.5, 0.5], [0.1, 0.0]], "matrix": "W_hh"}
+    values = {"choices": choices, "seed": seed, "test_metric": top, "defect": 1e-7, **spectrum}
+    return record(history, **{**values, **changes})
 
 
 def results(
@@ -40,16 +45,14 @@ def results(
     cases = grid.cases()
     points = list(dict.fromkeys(case.point for case in cases))
     runs = [run(case.choices, case.seed, height(points.index(case.point), case.seed)) for case in cases]
-    found = Results("study", about, grid, len(cases), changes.get("runs", lambda all_runs: all_runs)(runs))
-    found.rows.extend(_rows(found))
-    return found
+    return Results("study", about, grid, len(cases), changes.get("runs", lambda all_runs: all_runs)(runs))
 
 
 def broken(runs):
     """Of the first combination one seed failed, of the second all did, of the third one was pruned."""
-    first = Run(runs[0].choices, 0, FAILED, None, "the loss is <not> finite", {"history": []})
-    second = [Run(runs[k].choices, runs[k].seed, FAILED, None, "RuntimeError: a & b", {}) for k in (1, 7)]
-    pruned = Run(runs[2].choices, 0, PRUNED, 0.5, None, {"history": runs[2].history[:2]})
+    first = RunRecord(failure="the loss is <not> finite", choices=runs[0].choices, seed=0)
+    second = [RunRecord(failure="RuntimeError: a & b", choices=runs[k].choices, seed=runs[k].seed) for k in (1, 7)]
+    pruned = RunRecord(runs[2].history[:2], pruned=True, choices=runs[2].choices, seed=0)
     return [first, second[0], pruned, *runs[3:7], second[1], *runs[8:]]
 
 
@@ -62,9 +65,7 @@ SEARCH = Grid(
 
 def searched():
     drawn = [{"optimizer.lr": 10 ** -(1 + k / 3), "network.retraction": ("exp", "qr")[k % 2]} for k in range(6)]
-    found = Results("study", ABOUT, SEARCH, 6, [run(choices, 0, 0.9 - k / 50) for k, choices in enumerate(drawn)])
-    found.rows.extend(_rows(found))
-    return found
+    return Results("study", ABOUT, SEARCH, 6, [run(choices, 0, 0.9 - k / 50) for k, choices in enumerate(drawn)])
 
 
 STATES = {
@@ -73,9 +74,9 @@ STATES = {
     "failures": lambda: results(runs=broken),
     "nothing yet": lambda: results(runs=lambda runs: []),
     "one run": lambda: results(runs=lambda runs: runs[:1]),
-    "one axis": lambda: results({"network.cell": ["elman", "lstm", "gru"]}),
+    "one axis": lambda: results({"network.cell": ["Elman", "LSTM", "GRU"]}),
     "four axes": lambda: results({**AXES, "optimizer.lr": [0.1, 0.01], "network.view": [None, "update"]}),
-    "axes of mappings": lambda: results({"network": [{"zoo": "scornn"}, {"cell": "lstm", "hidden_size": 4}]}),
+    "axes of mappings": lambda: results({"network": [{"zoo": "scornn"}, {"cell": "LSTM", "hidden_size": 4}]}),
     "many values": lambda: results({"network.hidden_size": list(range(2, 14)), "epochs": [1, 2, 3, 4, 5]}),
     "an error as metric": lambda: results(
         about={**ABOUT, "metric": "bits", "higher_is_better": False, "baseline": None}
@@ -118,7 +119,7 @@ def test_every_state_of_a_study_has_a_whole_report_that_asks_nothing_of_a_networ
     found = state()
     write_report(found, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
-    assert written <= FILES | {"ranges.svg"} and {"report.html", "table.md", "table.csv", "results.json"} <= written
+    assert written <= FILES and {"report.html", "table.md", "table.csv", "results.json"} <= written
     text = (tmp_path / "report.html").read_text()
     for tag, attributes in Page(text).elements:
         assert tag not in ("img", "iframe", "object", "base") and "src" not in attributes
@@ -144,10 +145,10 @@ def test_pictures_on_a_page_have_names_of_their_own():
 
 def test_the_best_by_validation_comes_first_and_with_its_heat_map():
     found = results(height=lambda place, seed: (0.90, 0.80, 0.95, 0.70, 0.60, 0.5)[place] + 0.001 * seed)
-    assert found.rows[0].choices == {"network.constraint": "orthogonal", "network.retraction": "polar"}
+    assert found.rows[0].choices == {"network.constraint": "Orthogonal", "network.retraction": "polar"}
     text = page_of(found)
     order = [
-        text.index(part) for part in ("orthogonal · polar", "Test accuracy by", "Learning curves", "All combinations")
+        text.index(part) for part in ("Orthogonal · polar", "Test accuracy by", "Learning curves", "All combinations")
     ]
     assert order == sorted(order)
     assert "tell it apart" not in text
@@ -157,7 +158,7 @@ def test_the_best_by_validation_comes_first_and_with_its_heat_map():
 def test_rows_are_the_means_over_seeds():
     found = results()
     for row in found.rows:
-        tests = [r.record["test_metric"] for r in row.runs]
+        tests = [r.test_metric for r in row.runs]
         assert (row.test.mean, row.test.best) == (pytest.approx(mean(tests)), max(tests))
         assert row.test.deviation == pytest.approx(stdev(tests))
         assert row.seconds == pytest.approx(8 * 0.2) and row.seconds_per_step == 0.01 and row.parameters == 100
@@ -168,25 +169,23 @@ def test_rows_are_the_means_over_seeds():
 def test_an_error_is_best_where_it_is_smallest():
     found = STATES["an error as metric"]()
     means = [row.validation.mean for row in found.rows]
-    assert means == sorted(means) and found.rows[0].test.best == min(
-        r.record["test_metric"] for r in found.rows[0].runs
-    )
+    assert means == sorted(means) and found.rows[0].test.best == min(r.test_metric for r in found.rows[0].runs)
 
 
 def test_failed_and_pruned_runs_are_rows_with_their_reason():
     found = results(runs=broken)
     remarks = {row.label: row.remark for row in found.rows}
-    assert remarks["orthogonal · cayley"] == "seed 0: the loss is <not> finite"
-    assert remarks["orthogonal · exp"] == "seed 0: RuntimeError: a & b; seed 1: RuntimeError: a & b"
-    assert remarks["orthogonal · polar"] == "seed 0: pruned after epoch 2"
+    assert remarks["Orthogonal · cayley"] == "seed 0: the loss is <not> finite"
+    assert remarks["Orthogonal · exp"] == "seed 0: RuntimeError: a & b; seed 1: RuntimeError: a & b"
+    assert remarks["Orthogonal · polar"] == "seed 0: pruned after epoch 2"
     assert len(found.rows) == 6 and found.rows[-1].test.mean is None
     counts = {row.label: len(row.complete) for row in found.rows}
-    assert counts["orthogonal · cayley"] == 1 and counts["orthogonal · exp"] == 0
+    assert counts["Orthogonal · cayley"] == 1 and counts["Orthogonal · exp"] == 0
 
 
 def test_a_pruned_run_whose_beginning_is_lost_is_remarked_by_its_epoch():
-    (lost,) = (run for run in broken(results().runs) if run.state == PRUNED)
-    lost = Run(lost.choices, 0, PRUNED, 0.5, None, {"history": lost.history[1:]})
+    (lost,) = (run for run in broken(results().runs) if run.state == "pruned")
+    lost = RunRecord(lost.history[1:], pruned=True, choices=lost.choices)
     (row,) = results(runs=lambda runs: [lost]).rows
     assert row.remark == "seed 0: pruned after epoch 2"
 
@@ -203,6 +202,31 @@ def test_the_table_is_the_same_in_all_forms():
             assert float(row["test_mean"]) == entry["test_mean"]
             assert f"{100 * entry['test_mean']:.1f}" in line
     assert len(plain["runs"]) == 12 and lines[2].count("**") == 2 * lines[0].count(" | ") + 2
+
+
+def test_the_printed_table_has_a_row_for_each_combination_and_cuts_nothing_at_80_columns():
+    found = results(
+        runs=broken, axes={"network.constraint": ["Orthogonal", "Unitary", "Rotations"]}, seeds=[0, 1, 2, 3]
+    )
+    stream = io.StringIO()
+    print_table(found, Console(file=stream, width=80))
+    text = stream.getvalue()
+    assert "…" not in text and "baseline: 10.0%" in text and all(len(line) <= 80 for line in text.splitlines())
+    assert any("Rotations" in line and "1e-07" in line for line in text.splitlines())
+    assert "Orthogonal: seed 0: the loss is <not> finite" in text
+
+
+def test_a_record_survives_json():
+    kept = run({"network.cell": "LSTM"}, 3, 0.5, failure="why")
+    assert RunRecord.from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
+
+
+def test_pictures_leave_no_global_state():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    assert "eigenvalues" in draw(results())
+    assert plt.get_fignums() == before
 
 
 def test_durations_are_readable():

@@ -1,23 +1,27 @@
 """How a study hands out cases: in one process, step by step, against every way in which a worker can leave."""
 
+import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("optuna")
 import optuna
-from support.study_cases import ABOUT, BASE, attempts, open_study, record, scores, train
+from support.study_cases import ABOUT, BASE, attempts, epoch_scores, open_study, record, train
 
 from manifold_rnn.errors import OptionError
-from manifold_rnn.training import Grid
-from manifold_rnn.training.checkpoints import FORMAT, LAST, read_checkpoint, write_checkpoint
-from manifold_rnn.training.compare import liveness, standing, study
-from manifold_rnn.training.compare.results import gather
-from manifold_rnn.training.compare.storage import JOURNAL
-from manifold_rnn.training.compare.study import End, Superseded
-from manifold_rnn.training.compare.worker import Stopped, Worker
+from manifold_rnn.study import Grid, claim, liveness, trial_state
+from manifold_rnn.study.claim import Superseded
+from manifold_rnn.study.results import gather
+from manifold_rnn.study.store import JOURNAL
+from manifold_rnn.study.worker import Worker
+from manifold_rnn.training.checkpoint import LAST, RUN, read_checkpoint, write_checkpoint
+from manifold_rnn.training.signals import StopRequested, StopSignal
 
-SMALL = {"network.constraint": ["orthogonal", "unitary"], "network.retraction": ["cayley"]}
+SMALL = {"network.constraint": ["Orthogonal", "Unitary"], "network.retraction": ["cayley"]}
 SEARCH = Grid(
     BASE,
     search={"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "network.retraction": {"choices": ["exp", "qr"]}},
@@ -41,23 +45,23 @@ def elsewhere(monkeypatch):
     return move
 
 
-def end(value=0.9, **changes):
-    return End(record([{"epoch": 1, **scores(value, 1)}]), value, **changes)
+def end(value=0.9):
+    return record([{**epoch_scores(value, 1), "val_metric": value}])
 
 
 def test_no_case_is_claimed_twice_by_workers_that_live(tmp_path):
     one, other = (open_study(tmp_path, axes=SMALL) for _ in range(2))
-    claims = [claimed.claim() for claimed in (one, other, one, other, one)]
-    assert [claim.case.key for claim in claims[:4]] == [case.key for case in one.cases]
+    claims = [study.claim() for study in (one, other, one, other, one)]
+    assert [attempt.case.key for attempt in claims[:4]] == [case.key for case in one.cases]
     assert claims[4] is None
-    assert all(one.finish(claim, end()) for claim in claims[:4])
+    assert all(one.finish(attempt, end()) for attempt in claims[:4])
     assert one.claim() is None and len(other.ends()) == 4
 
 
 def test_a_case_of_a_dead_process_is_claimed_again_at_once(tmp_path, monkeypatch):
     one = open_study(tmp_path, axes=SMALL)
     with monkeypatch.context() as past:
-        past.setattr(study, "identity", lambda: {**liveness.identity(), "born": "before"})
+        past.setattr(claim, "identity", lambda: {**liveness.identity(), "started": "before"})
         lost = one.claim()
     again = one.claim()
     assert again.case == lost.case and again.earlier == 1
@@ -73,8 +77,8 @@ def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(t
     elsewhere("this machine")
     away.report(taken, 1, 0.5)
     for _ in range(3):
-        claim = here.claim()
-        assert claim.case != taken.case and here.finish(claim, end())
+        attempt = here.claim()
+        assert attempt.case != taken.case and here.finish(attempt, end())
     for count in range(1, 4):  # a heart that beats keeps the case
         clock[0] += 50
         assert away.beat(taken, count)
@@ -94,31 +98,31 @@ def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(t
 
 def test_a_finish_that_was_written_but_not_answered_is_no_loss(tmp_path):
     one = open_study(tmp_path, axes=SMALL)
-    claim = one.claim()
-    assert one.finish(claim, end(0.8))
-    assert one.finish(claim, end(0.1))  # as a second try, after the answer to the first was lost
-    assert one.ends()[claim.case.key].value == 0.8
+    attempt = one.claim()
+    assert one.finish(attempt, end(0.8))
+    assert one.finish(attempt, end(0.1))  # as a second try, after the answer to the first was lost
+    assert one.ends()[attempt.case.key].value == 0.8
 
 
 def test_a_stopped_case_goes_on_with_what_it_has_reported(tmp_path):
     one = open_study(tmp_path, axes=SMALL)
-    claim = one.claim()
-    one.report(claim, 1, 0.5)
-    one.release(claim)
+    attempt = one.claim()
+    one.report(attempt, 1, 0.5)
+    one.release(attempt)
     again = one.claim()
-    assert again.case == claim.case
-    assert attempts(one)[claim.case.key] == [("FAIL", "stopped"), ("RUNNING", None)]
-    assert one._storage.get_trial(again.trial).intermediate_values == {1: 0.5}
+    assert again.case == attempt.case
+    assert attempts(one)[attempt.case.key] == [("FAIL", "stopped"), ("RUNNING", None)]
+    assert one.attempts()[again.case.key][-1].intermediate_values == {1: 0.5}
 
 
 def test_a_case_that_kills_its_workers_is_given_up_after_three_and_one_that_advances_is_not(tmp_path, monkeypatch):
     one = open_study(tmp_path, axes=SMALL)
-    monkeypatch.setattr(study, "identity", lambda: {**liveness.identity(), "born": "before"})
+    monkeypatch.setattr(claim, "identity", lambda: {**liveness.identity(), "started": "before"})
     first = one.claim().case
     for epoch in range(1, 5):  # this one ends an epoch each time
-        claim = one.claim()
-        assert claim.case == first
-        one.report(claim, epoch, 0.5)
+        attempt = one.claim()
+        assert attempt.case == first
+        one.report(attempt, epoch, 0.5)
     for _ in range(3):
         assert one.claim().case == first
     assert one.claim().case != first
@@ -127,21 +131,23 @@ def test_a_case_that_kills_its_workers_is_given_up_after_three_and_one_that_adva
 
 def test_a_trial_without_a_case_was_left_by_a_worker_that_died_while_it_drew(tmp_path):
     one = open_study(tmp_path, axes=SEARCH)
-    one._study.ask()
-    claim = one.claim()
-    assert claim.case.key == "draw 1, seed 0"
-    assert [trial.state.name for trial in one._trials()] == ["FAIL", "RUNNING"]
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
+    other = optuna.load_study(study_name="study", storage=storage)
+    other.ask()
+    attempt = one.claim()
+    assert attempt.case.key == "draw 1, seed 0"
+    assert [trial.state.name for trial in other.get_trials()] == ["FAIL", "RUNNING"]
 
 
 def test_half_a_line_at_the_end_of_the_journal_is_cut_off(tmp_path):
     one = open_study(tmp_path, axes=SMALL)
-    claim = one.claim()
+    attempt = one.claim()
     whole = (tmp_path / JOURNAL).read_bytes()
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(whole.splitlines()[-1][: len(whole.splitlines()[-1]) // 2])
     other = open_study(tmp_path, axes=SMALL)
-    assert other.claim().case != claim.case
-    assert one.finish(claim, end())
+    assert other.claim().case != attempt.case
+    assert one.finish(attempt, end())
     assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
     assert len(open_study(tmp_path, axes=SMALL).ends()) == 1
 
@@ -149,9 +155,9 @@ def test_half_a_line_at_the_end_of_the_journal_is_cut_off(tmp_path):
 def test_all_seeds_of_a_draw_have_the_same_choices_and_draws_differ(tmp_path):
     one = open_study(tmp_path, axes=SEARCH)
     claims = []
-    while claim := one.claim():
-        claims.append(claim)
-        one.finish(claim, end(0.9 - abs(math.log10(claim.choices["optimizer.lr"]) + 2) / 10))
+    while attempt := one.claim():
+        claims.append(attempt)
+        one.finish(attempt, end(0.9 - abs(math.log10(attempt.choices["optimizer.lr"]) + 2) / 10))
     assert len(claims) == 8
     by_point = {point: [c.choices for c in claims if c.case.point == point] for point in {c.case.point for c in claims}}
     assert all(first == second for first, second in by_point.values())
@@ -199,25 +205,25 @@ def test_a_study_is_extended_by_values_and_seeds_and_keeps_what_has_ended(tmp_pa
 
 
 def test_a_run_that_fails_ends_its_case_with_the_reason_and_the_others_go_on(tmp_path):
-    def objective(mapping, *, folder, on_epoch):
+    def objective(mapping, *, folder, on_epoch, stop):
         constraint = mapping["network"]["constraint"]
-        if constraint == "unitary" and mapping["seed"] == 0:
+        if constraint == "Unitary" and mapping["seed"] == 0:
             raise RuntimeError("out of\nmemory")
-        if constraint == "unitary":
-            return record([{"epoch": 1, **scores(math.nan, 1)}], failure=None)
-        return train(mapping, folder=folder, on_epoch=on_epoch) | {
-            "failure": "the loss is not finite" if mapping["seed"] else None
-        }
+        if constraint == "Unitary":
+            return record([{**epoch_scores(0.5, 1), "val_metric": math.nan}])
+        reached = train(mapping, folder=folder, on_epoch=on_epoch, stop=stop)
+        return dataclasses.replace(reached, failure="the loss is not finite" if mapping["seed"] else None)
 
     one = open_study(tmp_path, axes=SMALL)
     Worker(one, objective, tmp_path / "runs").work()
     failures = [one.ends()[case.key].user_attrs["failure"] for case in one.cases]
     assert failures == [None, "RuntimeError: out of memory", "the loss is not finite", "the validation metric is nan"]
     assert len(list(tmp_path.glob("runs/*/error.txt"))) == 1
+    assert [run.failure for run in gather(one).runs] == failures
 
 
 def test_an_error_of_the_system_is_no_failure_of_the_case(tmp_path):
-    def objective(mapping, *, folder, on_epoch):
+    def objective(mapping, *, folder, on_epoch, stop):
         raise OSError(28, "No space left on device")
 
     one = open_study(tmp_path, axes=SMALL)
@@ -229,15 +235,15 @@ def test_an_error_of_the_system_is_no_failure_of_the_case(tmp_path):
 
 
 def test_a_worker_that_is_stopped_leaves_its_case_to_the_next(tmp_path):
-    asked = []
+    requests = []
 
-    def objective(mapping, *, folder, on_epoch):
-        asked.extend([True] * (mapping["network"]["constraint"] == "unitary"))
-        return train(mapping, folder=folder, on_epoch=on_epoch)
+    def objective(mapping, **options):
+        requests.extend([True] * (mapping["network"]["constraint"] == "Unitary"))
+        return train(mapping, **options)
 
     one = open_study(tmp_path, axes=SMALL)
-    with pytest.raises(Stopped):
-        Worker(one, objective, tmp_path / "runs", stop=lambda: bool(asked)).work()
+    with pytest.raises(StopRequested):
+        Worker(one, objective, tmp_path / "runs", StopSignal(lambda: bool(requests))).work()
     assert len(one.ends()) == 1
     Worker(one, train, tmp_path / "runs").work()
     done = [path.read_text().split()[::2] for path in tmp_path.glob("runs/*/done.txt")]
@@ -245,27 +251,29 @@ def test_a_worker_that_is_stopped_leaves_its_case_to_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("last", ["pruned", "failed", "failed at once"])
-def test_a_case_that_goes_on_ends_with_its_whole_history(last, tmp_path, monkeypatch):
-    asked = []
+def test_a_resumed_case_ends_with_its_whole_history(last, tmp_path, monkeypatch):
+    requests = []
 
-    def objective(mapping, *, folder, on_epoch):
+    def objective(mapping, *, folder, on_epoch, stop):
         path = folder / LAST
-        history = read_checkpoint(path)["history"] if path.exists() else []
+        history = read_checkpoint(path)[RUN]["history"] if path.exists() else []
         if history and last == "failed at once":
             raise RuntimeError("out of memory")
         for epoch in range(len(history) + 1, 5):
-            history.append({"epoch": epoch, **scores(0.5, epoch)})
+            history.append(epoch_scores(0.5, epoch))
             folder.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(path, {"format": FORMAT, "history": history})
-            asked.extend([True] * (epoch == 2))
+            write_checkpoint(path, {RUN: {"format": 2, "history": history}})
             if epoch == 3 and last == "failed":
                 raise RuntimeError("out of memory")
-            on_epoch(epoch, scores(0.5, epoch))
+            on_epoch(history[-1])
+            requests.extend([True] * (epoch == 2))
+            if stop.requested:
+                return record(history, stopped=True)
         return record(history)
 
-    one = open_study(tmp_path, axes={"network.constraint": ["orthogonal"]}, seeds=[0])
-    with pytest.raises(Stopped):
-        Worker(one, objective, tmp_path / "runs", stop=lambda: bool(asked)).work()
+    one = open_study(tmp_path, axes={"network.constraint": ["Orthogonal"]}, seeds=[0])
+    with pytest.raises(StopRequested):
+        Worker(one, objective, tmp_path / "runs", StopSignal(lambda: bool(requests))).work()
     if last == "pruned":
         monkeypatch.setattr(one, "should_prune", lambda attempt: True)
     Worker(one, objective, tmp_path / "runs").work()
@@ -277,12 +285,12 @@ def test_a_case_that_goes_on_ends_with_its_whole_history(last, tmp_path, monkeyp
 
 
 def test_pruning_ends_what_is_below_the_median_and_only_where_it_is_asked_for(tmp_path):
-    def objective(mapping, *, folder, on_epoch):
+    def objective(mapping, *, folder, on_epoch, stop):
         top = 0.9 if mapping["network"]["hidden_size"] < 8 else 0.5
         history = []
         for epoch in range(1, 5):
-            history.append({"epoch": epoch, **scores(top, epoch)})
-            on_epoch(epoch, scores(top, epoch))
+            history.append(epoch_scores(top, epoch))
+            on_epoch(history[-1])
         return record(history)
 
     for pruning in (True, False):
@@ -293,21 +301,21 @@ def test_pruning_ends_what_is_below_the_median_and_only_where_it_is_asked_for(tm
         assert states == ["COMPLETE"] * 6 + ["PRUNED" if pruning else "COMPLETE"] * 2
 
 
-def test_a_study_without_metric_direction_is_told_what_is_better(tmp_path):
-    one = open_study(tmp_path, axes=SMALL)
-    assert one.about == ABOUT and one._study.direction.name == "MAXIMIZE"
-    assert not standing.running([]) and standing.ended([]) is None
+def test_a_study_keeps_what_reports_say_of_the_task(tmp_path):
+    assert open_study(tmp_path, axes=SMALL).about == ABOUT
+    assert not trial_state.is_running([]) and trial_state.final_attempt([]) is None
 
 
 def test_a_process_that_is_gone_or_a_zombie_is_dead_and_this_one_is_not():
-    import subprocess
-    import sys
-
     me = liveness.identity()
-    assert not liveness.known_dead(me)
-    assert liveness.known_dead({**me, "born": "another time"})
-    assert not liveness.known_dead({**me, "machine": "another", "born": "another time"})
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    while liveness._born(child.pid) is not None:
-        liveness.time.sleep(0.01)
+    assert not liveness.is_known_dead(me)
+    assert liveness.is_known_dead({**me, "started": "another time"})
+    assert not liveness.is_known_dead({**me, "machine": "another", "started": "another time"})
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    other = {**me, "process": child.pid, "started": liveness.start_time(child.pid)}
+    assert not liveness.is_known_dead(other)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+    assert liveness.is_known_dead(other)
     child.wait()
+    assert liveness.is_known_dead(other)

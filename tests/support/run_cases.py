@@ -1,20 +1,20 @@
-"""A short run, and its training, which may be stopped at any step."""
+"""A short run, its training, which may be stopped after any step, and what makes two ends equal."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 pytest.importorskip("lightning")
+import torch
 
-from manifold_rnn.training import read_run
-from manifold_rnn.training.progress import SilentDisplay
-from manifold_rnn.training.randomness import seeded
-from manifold_rnn.training.sessions import Session
+from manifold_rnn.training import SequenceModule, read_run, run
+from manifold_rnn.training.signals import StopSignal
 
 VALUES = {
-    "task": {"name": "copying", "delay": 3, "sizes": [100, 20, 20], "fresh": True},
+    "task": {"name": "Copying", "delay": 3, "sizes": [100, 20, 20], "fresh": True},
     "network": {"zoo": "enrnn", "hidden_size": 8},  # which has a sticky flag
-    "optimizer": {"lr": 0.03, "constrained": "rmsprop", "constrained_lr": 0.01},
+    "optimizer": {"lr": 0.03, "constrained": "RMSprop", "constrained_lr": 0.01},
     "schedule": {"name": "cosine", "warmup": 0.1},
     "batch_size": 10,
     "epochs": 3,
@@ -23,9 +23,32 @@ VALUES = {
 }
 
 
-def train(values, folder, stop_after=None, resume=False, on_epoch=None):
-    asked = iter(range(10**9))
-    settings = read_run(values)
-    with seeded(settings.seed):
-        stop = lambda: stop_after is not None and next(asked) >= stop_after  # noqa: E731
-        return Session(settings, Path(folder), resume=resume, stop=stop).train(SilentDisplay(), on_epoch)
+def train(values, folder, stop_after=None, resume=False, on_epoch=None, during=None):
+    """Run; request a stop after so many steps of this process, and call ``during(module, loss)`` in each step."""
+    steps = 0
+    stop = StopSignal(lambda: steps == stop_after)
+
+    def training_step(module, batch, batch_idx, step=SequenceModule.training_step):
+        nonlocal steps
+        steps += 1
+        loss = step(module, batch, batch_idx)
+        return loss if during is None else during(module, loss)
+
+    with patch.object(SequenceModule, "training_step", training_step):
+        return run(read_run(values), folder=Path(folder), resume=resume, stop=stop, on_epoch=on_epoch)
+
+
+def require_equal(a, b, at=""):
+    """Assert that two nested values are equal to the last bit, times and the output folder left out."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), at
+        for key in a:
+            require_equal(a[key], b[key], f"{at}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), at
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            require_equal(*pair, f"{at}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), at
+    else:
+        assert a == b or "seconds" in at or at.endswith(".output"), (at, a, b)

@@ -16,28 +16,31 @@ from pathlib import Path
 
 import pytest
 
+from manifold_rnn.training.record import RunRecord
+
 ABOUT = {
     "task": "UCI digits",
     "metric": "accuracy",
     "higher_is_better": True,
     "baseline": {"loss": 2.303, "metric": 0.1},
 }
-BASE = {"task": {"name": "digits"}, "network": {"cell": "elman", "hidden_size": 8}, "epochs": 4}
-AXES = {"network.constraint": ["orthogonal", "unitary"], "network.retraction": ["cayley", "exp", "polar"]}
+BASE = {"task": {"name": "Digits"}, "network": {"cell": "Elman", "hidden_size": 8}, "epochs": 4}
+AXES = {"network.constraint": ["Orthogonal", "Unitary"], "network.retraction": ["cayley", "exp", "polar"]}
 
 
-def scores(top, epoch):
+def epoch_scores(top, epoch):
     value = top * (1 - 0.5**epoch)
-    return {"train_loss": 1.1 - value, "val_loss": 1.2 - value, "val_metric": value, "seconds": 0.2}
+    scores = {"train_loss": 1.1 - value, "val_loss": 1.2 - value, "val_metric": value, "seconds": 0.2}
+    return {"epoch": epoch, **scores}
 
 
 def record(history, **changes):
-    values = {"parameters": 100, "seconds_per_step": 0.01, "test_loss": 0.3, "failure": None, "stopped": False}
     metric = history[-1]["val_metric"] if history else None
-    return {"history": history, "test_metric": metric, **values, **changes}
+    values = {"parameters": 100, "hidden_size": 8, "seconds_per_step": 0.01, "test_loss": 0.3, "test_metric": metric}
+    return RunRecord(history, **{**values, **changes})
 
 
-def train(mapping, *, folder, on_epoch, epochs=4, pause=0.0):
+def train(mapping, *, folder, on_epoch, stop, epochs=4, pause=0.0):
     """Reach a height that depends on what is trained, and remember the epochs in the folder, as checkpoints do."""
     network = mapping["network"]
     top = 0.9 + 0.01 * len(network["constraint"]) - 0.01 * len(network["retraction"]) - 0.001 * mapping["seed"]
@@ -48,25 +51,27 @@ def train(mapping, *, folder, on_epoch, epochs=4, pause=0.0):
         time.sleep(pause)
         with open(folder / "done.txt", "a") as file:
             file.write(f"{epoch} {os.getpid()}\n")
-        history.append({"epoch": epoch, **scores(top, epoch)})
+        history.append(epoch_scores(top, epoch))
         kept.with_suffix(".new").write_text(json.dumps(history))
         kept.with_suffix(".new").replace(kept)
-        on_epoch(epoch, scores(top, epoch))
+        on_epoch(history[-1])
+        if stop.requested:
+            return record(history, stopped=True)
     return record(history)
 
 
-def train_slowly(mapping, *, folder, on_epoch):
-    return train(mapping, folder=folder, on_epoch=on_epoch, pause=0.05)
+def train_slowly(mapping, **options):
+    return train(mapping, pause=0.05, **options)
 
 
-def train_for_long(mapping, *, folder, on_epoch):
-    return train(mapping, folder=folder, on_epoch=on_epoch, epochs=10**6, pause=0.05)
+def train_for_long(mapping, **options):
+    return train(mapping, epochs=10**6, pause=0.05, **options)
 
 
 def open_study(folder, url=None, *, axes=AXES, seeds=(0, 1), name="study", **options):
-    from manifold_rnn.training.compare.grid import Grid
-    from manifold_rnn.training.compare.storage import open_store
-    from manifold_rnn.training.compare.study import Study
+    from manifold_rnn.study.claim import Study
+    from manifold_rnn.study.grid import Grid
+    from manifold_rnn.study.store import open_store
 
     grid = Grid(BASE, axes, seeds=list(seeds)) if isinstance(axes, dict) else axes
     return Study(open_store(url, Path(folder), name), name, grid, ABOUT, **options)
@@ -74,10 +79,10 @@ def open_study(folder, url=None, *, axes=AXES, seeds=(0, 1), name="study", **opt
 
 def attempts(study):
     """The attempts at every case, and how each ended."""
-    from manifold_rnn.training.compare import standing
-
-    found = standing.by_case(study._trials())
-    return {key: [(trial.state.name, trial.user_attrs.get("end")) for trial in found[key]] for key in found}
+    return {
+        key: [(trial.state.name, trial.user_attrs.get("end")) for trial in trials]
+        for key, trials in study.attempts().items()
+    }
 
 
 def fork_workers(folder, url, count):
@@ -89,7 +94,7 @@ def fork_workers(folder, url, count):
 def _main(folder, url, count):
     import optuna
 
-    from manifold_rnn.training.compare.worker import Worker
+    from manifold_rnn.study.worker import Worker
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     workers = []

@@ -10,14 +10,13 @@ import pytest
 
 pytest.importorskip("lightning")
 import torch
+from support.run_cases import require_equal
 from torch import distributed
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.training import read_run, run
-from manifold_rnn.training.processes import leaving_together
-from manifold_rnn.training.progress import SilentDisplay
-from manifold_rnn.training.randomness import seeded
-from manifold_rnn.training.sessions import Session
+from manifold_rnn.training.checkpoint import read_checkpoint
+from manifold_rnn.training.trainer import own_process_group
 
 if not distributed.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)
@@ -26,30 +25,36 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
-from manifold_rnn.training import read_run
-from manifold_rnn.training.progress import SilentDisplay
-from manifold_rnn.training.randomness import seeded
-from manifold_rnn.training.sessions import Session
+from manifold_rnn.training import read_run, run
+from manifold_rnn.training.module import SequenceModule
+from manifold_rnn.training.signals import StopSignal
 
-values, folder, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
-last, asked = int(sys.argv[4]), iter(range(10**9))
-rank, settings = os.environ.get("RANK", "0"), read_run(values)
-with seeded(settings.seed):
-    session = Session(settings, folder / "run", resume=resume, stop=lambda: next(asked) == last)
-    keep = lambda epoch, _: torch.save(session.module.network.state_dict(), folder / f"{rank}.pt")
-    record = session.train(SilentDisplay(), keep)
+values, folder, resume, last = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume", int(sys.argv[4])
+rank, steps, states = os.environ.get("RANK", "0"), 0, []
+step = SequenceModule.training_step
+
+def training_step(self, batch, batch_idx):
+    global steps
+    steps += 1
+    states[:] = [self.network]
+    return step(self, batch, batch_idx)
+
+SequenceModule.training_step = training_step
+stop = StopSignal(lambda: rank == "1" and steps == last)  # one process hears of it, and all stop
+keep = lambda epoch: torch.save(states[0].state_dict(), folder / f"{rank}.pt")
+record = run(read_run(values), folder=folder / "run", resume=resume, stop=stop, on_epoch=keep)
 assert not torch.distributed.is_initialized()
-(folder / f"{rank}.json").write_text(json.dumps(record.__dict__))
+(folder / f"{rank}.json").write_text(json.dumps([record.stopped, record.test_loss]))
 """
 VALUES = {
-    "task": {"name": "copying", "delay": 5, "sizes": [70, 20, 20]},
+    "task": {"name": "Copying", "delay": 5, "sizes": [70, 20, 20]},
     "optimizer": {"lr": 0.01},
     "precision": "float64",
     "epochs": 3,
     "clip": 1.0,
 }
 NETWORKS = {
-    "update view": {"cell": "lstm", "constraint": "orthogonal", "hidden_size": 6},
+    "update view": {"cell": "LSTM", "constraint": "Orthogonal", "hidden_size": 6},
     "sticky flag": {"zoo": "enrnn", "hidden_size": 8},
     "complex": {"zoo": "scurnn", "hidden_size": 6},
 }
@@ -72,18 +77,11 @@ def start(folder, values, processes, resume=False, stop_after=-1):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
-def train_here(folder, values):
-    settings, states = read_run(values), []
-    with seeded(settings.seed):
-        session = Session(settings, folder / "run", resume=False, stop=lambda: False)
-        session.train(
-            SilentDisplay(),
-            lambda *_: states.append({k: v.clone() for k, v in session.module.network.state_dict().items()}),
-        )
-    return states[-1]
+def state_of(folder):
+    return read_checkpoint(folder / "run" / "last.ckpt")["state_dict"]
 
 
 @pytest.mark.parametrize(
@@ -92,11 +90,13 @@ def train_here(folder, values):
 def test_two_processes_have_equal_replicas_and_the_result_of_one_with_the_doubled_batch(name, tmp_path):
     values = {**VALUES, "network": NETWORKS[name]}
     first, second = start(tmp_path / "two", {**values, "batch_size": 10, "devices": 2}, 2)
-    for key in first:
-        assert torch.equal(first[key], second[key]), key
-    alone = train_here(tmp_path / "one", {**values, "batch_size": 20})
-    for key in first:
-        torch.testing.assert_close(first[key], alone[key], rtol=1e-5, atol=1e-5)
+    assert first == second
+    replicas = [torch.load(tmp_path / "two" / f"{rank}.pt") for rank in range(2)]
+    require_equal(*replicas)
+    run(read_run({**values, "batch_size": 20}), folder=tmp_path / "one" / "run")
+    states = [state_of(tmp_path / kind) for kind in ("two", "one")]
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-5, atol=1e-5)
     two, one = (json.loads((tmp_path / kind / "run" / "result.json").read_text()) for kind in ("two", "one"))
     for ours, theirs in zip(two["history"], one["history"], strict=True):
         for key in ("train_loss", "val_loss", "val_metric"):
@@ -107,22 +107,16 @@ def test_two_processes_have_equal_replicas_and_the_result_of_one_with_the_double
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [5, 8], ids=["inside an epoch", "between two"])
 @pytest.mark.parametrize("kind", ["symbols", "stream"])
-def test_two_processes_go_on_where_two_have_ended(kind, stop_after, tmp_path):
+def test_two_processes_resume_to_the_last_bit_after_one_of_them_was_asked_to_stop(kind, stop_after, tmp_path):
     values = {**VALUES, "network": NETWORKS["sticky flag"], "batch_size": 10, "devices": 2}  # of 4 batches
     if kind == "stream":
         (tmp_path / "text.txt").write_text("".join("abcd"[i * i % 17 % 4] for i in range(900)))
-        values["task"] = {"name": "characters", "path": str(tmp_path / "text.txt"), "length": 10}
-    whole, _ = start(tmp_path / "whole", values, 2)
-    start(tmp_path / "parts", values, 2, stop_after=stop_after)
-    resumed, _ = start(tmp_path / "parts", values, 2, resume=True)
-    for key in whole:
-        assert torch.equal(whole[key], resumed[key]), key
-    histories = [
-        json.loads((tmp_path / name / "run" / "result.json").read_text())["history"] for name in ("whole", "parts")
-    ]
-    for epochs in zip(*histories, strict=True):
-        first, second = ({k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs)
-        assert first == second
+        values["task"] = {"name": "Characters", "path": str(tmp_path / "text.txt"), "length": 10}
+    whole = start(tmp_path / "whole", values, 2)
+    assert start(tmp_path / "parts", values, 2, stop_after=stop_after) == [[True, None]] * 2
+    assert start(tmp_path / "parts", values, 2, resume=True) == whole
+    for name in ("last.ckpt", "best.ckpt"):
+        require_equal(*(read_checkpoint(tmp_path / kind / "run" / name) for kind in ("whole", "parts")))
 
 
 @pytest.mark.parametrize("made", ["before", "within"])
@@ -133,7 +127,7 @@ def test_a_process_group_is_taken_down_where_it_was_made(made, tmp_path):
     try:
         if made == "before":
             make()
-        with leaving_together():
+        with own_process_group():
             if made == "within":
                 make()
         assert distributed.is_initialized() == (made == "before")

@@ -11,9 +11,10 @@ import torch
 import yaml
 from support.run_cases import VALUES, train
 
-from manifold_rnn.training import cli
-from manifold_rnn.training.checkpoints import read_checkpoint, write_checkpoint
-from manifold_rnn.training.files import occupy
+from manifold_rnn.cli import main
+from manifold_rnn.training.checkpoint import RUN, read_checkpoint, write_checkpoint
+from manifold_rnn.training.folder import lock_folder, replacing
+from manifold_rnn.training.record import write_json
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ FILES = {
 
 
 def answers(arguments, capsys):
-    status = cli.main([str(a) for a in arguments])
+    status = main([str(a) for a in arguments])
     err = capsys.readouterr().err
     assert status == 2
     assert err.count("\n") == 1 and err.startswith("manifold-rnn: error: ") and len(err) <= 450
@@ -65,17 +66,19 @@ def test_a_damaged_checkpoint_is_answered_with_one_line_and_left_alone(kind, cop
     before = state_of(copied)
     resume = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume"]
     for command in (resume, ["inspect", path], ["test", "--config", copied / "run.yaml", "--checkpoint", path]):
-        assert "is no checkpoint of this package, or damaged" in answers(command, capsys)
+        assert "is damaged or no checkpoint of this package" in answers(command, capsys)
     assert state_of(copied) == before
 
 
 def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path, capsys):
     torch.save([torch.ones(2)], tmp_path / "x.ckpt")
-    assert "another content" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
+    assert "the digest of the file does not hold" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
+    write_checkpoint(tmp_path / "x.ckpt", {"x": torch.ones(2)})
+    assert "it has another content" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
 
 
 CHANGES = {
-    "size": (["--network.hidden-size", "9"], "Expected network.hidden_size=9, got network.hidden_size=8."),
+    "size": (["--network.hidden_size", "9"], "Expected network.hidden_size=9, got network.hidden_size=8."),
     "network": (["--network.zoo", "scornn"], "Expected network.zoo=scornn"),
     "task": (["--task.delay", "4"], "Expected task.delay=4"),
     "seed": (["--seed", "4"], "Expected seed=4, got seed=0."),
@@ -94,7 +97,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(flags, answer, co
 
 def test_weights_that_do_not_fit_are_refused(copied, capsys):
     content = read_checkpoint(copied / "last.ckpt")
-    content["network"]["readout.weight"] = torch.zeros(2, 2)
+    content["state_dict"]["network.readout.weight"] = torch.zeros(2, 2)
     write_checkpoint(copied / "last.ckpt", content)
     fit = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume"]
     assert "does not fit the network" in answers(fit, capsys)
@@ -109,43 +112,43 @@ def test_a_folder_with_a_run_is_refused_without_resume(copied, capsys):
 
 def test_a_run_goes_on_where_its_folder_was_moved_to(copied, capsys):
     where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
-    assert cli.main(["fit", *map(str, where)]) == 0
+    assert main(["fit", *map(str, where)]) == 0
     assert "epoch 2/2" in capsys.readouterr().out
-    assert read_checkpoint(copied / "last.ckpt")["position"]["epoch"] == 2
+    assert len(read_checkpoint(copied / "last.ckpt")[RUN]["history"]) == 2
 
 
 def test_a_run_without_its_last_checkpoint_is_not_begun_anew_over_its_best(copied, capsys):
     (copied / "last.ckpt").unlink()
     before = state_of(copied)
     where = ["--config", copied / "run.yaml", "--output", copied, "--resume"]
-    assert "has lost its last.ckpt" in answers(["fit", *where], capsys)
+    assert "has no last.ckpt" in answers(["fit", *where], capsys)
     assert state_of(copied) == before
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(copied, capsys):
-    release = occupy(copied, cli)
+    lock = lock_folder(copied)
     try:
         before = state_of(copied)
         where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
         assert "Another process is training in" in answers(["fit", *where], capsys)
         assert state_of(copied) == before
     finally:
-        release()
-    assert cli.main(["fit", *map(str, where)]) == 0
+        lock.release()
+    assert main(["fit", *map(str, where)]) == 0
 
 
 def test_a_run_that_was_cut_inside_an_epoch_takes_no_more_steps(tmp_path, capsys):
     train({**VALUES, "max_steps": 15, "patience": None}, tmp_path / "run")
     where = ["--config", tmp_path / "run" / "run.yaml", "--output", tmp_path / "run", "--resume"]
-    assert "Expected max_steps=15, got 30" in answers(["fit", *where, "--max-steps", 30], capsys)
-    assert cli.main(["fit", *map(str, where)]) == 0  # it is over
+    assert "Expected max_steps=15, got 30" in answers(["fit", *where, "--max_steps", 30], capsys)
+    assert main(["fit", *map(str, where)]) == 0  # it is over
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "accelerator": "gpu"}))
     where = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "run"]
-    assert "accelerator needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
+    assert "`accelerator` needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -157,7 +160,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, c
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
         where = ["--config", copied / "run.yaml", "--output", copied, "--resume", "--epochs", 2]
-        assert cli.main(["fit", *map(str, where)]) == 2
+        assert main(["fit", *map(str, where)]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -168,14 +171,14 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, c
 def test_a_folder_that_cannot_be_written_is_refused(trained, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     err = answers(["fit", "--config", trained / "run.yaml", "--output", tmp_path / "taken"], capsys)
-    assert "--output needs a folder that can be written" in err
+    assert "`output` needs a folder that can be written" in err
     assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_a_text_with_one_symbol_is_refused(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("a" * 5000)
-    flags = ["--task.path", tmp_path / "text.txt", "--network.cell", "gru", "--output", tmp_path / "run"]
-    assert "two different symbols" in answers(["fit", "--task.name", "characters", *flags], capsys)
+    flags = ["--task.path", tmp_path / "text.txt", "--network.cell", "GRU", "--output", tmp_path / "run"]
+    assert "two different symbols" in answers(["fit", "--task", "Characters", *flags], capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -185,8 +188,8 @@ def test_images_that_are_cut_off_are_refused(tmp_path, capsys):
         content = bytes([0, 0, 8, len(axes)]) + sizes + bytes(torch.Size(axes).numel())
         (tmp_path / f"train-{name}-ubyte").write_bytes(content[:-5] if "images" in name else content)
         (tmp_path / f"t10k-{name}-ubyte").write_bytes(content)
-    flags = ["--task.data-dir", tmp_path, "--network.zoo", "exprnn", "--output", tmp_path / "run"]
-    assert "train-images-idx3-ubyte" in answers(["fit", "--task.name", "pixel_mnist", *flags], capsys)
+    flags = ["--task.data_dir", tmp_path, "--network.zoo", "exprnn", "--output", tmp_path / "run"]
+    assert "train-images-idx3-ubyte" in answers(["fit", "--task", "PixelMNIST", *flags], capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -194,17 +197,17 @@ def test_images_that_are_cut_off_are_refused(tmp_path, capsys):
 
 
 def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
-    assert cli.main(["inspect", str(copied / "best.ckpt")]) == 0
+    assert main(["inspect", str(copied / "best.ckpt")]) == 0
     out = capsys.readouterr().out
     for words in ("1 of 1 epochs are over", "10 steps", "trained degrees of freedom", "defect of layer.weight_hh_l0"):
         assert words in out
-    assert "spectrum of W_hh: moduli from" in out and "name: copying" in out
+    assert "spectrum of W_hh: moduli from" in out and "name: Copying" in out
     assert f"manifold-rnn fit --config {copied / 'run.yaml'} --output {copied} --resume" in out
 
 
 def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
     for stage, key in (("validate", "val"), ("test", "test")):
-        assert cli.main([stage, "--config", str(copied / "run.yaml"), "--output", str(copied)]) == 0
+        assert main([stage, "--config", str(copied / "run.yaml"), "--output", str(copied)]) == 0
         scores = json.loads(capsys.readouterr().out)
         assert set(scores) == {f"{key}_loss", f"{key}_metric"}
     result = json.loads((copied / "result.json").read_text())
@@ -213,7 +216,7 @@ def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
 
 @pytest.mark.parametrize(
     ("network", "weights"),
-    [({"zoo": "scornn", "hidden_size": 6}, "weights/defect"), ({"cell": "gru"}, "weights/spectral_radius")],
+    [({"zoo": "scornn", "hidden_size": 6}, "weights/defect"), ({"cell": "GRU"}, "weights/spectral_radius")],
     ids=["constrained", "free"],
 )
 def test_the_log_has_loss_metric_gradients_and_the_defect_or_the_radius(network, weights, tmp_path):
@@ -223,8 +226,62 @@ def test_the_log_has_loss_metric_gradients_and_the_defect_or_the_radius(network,
     log = EventAccumulator(str(tmp_path / "logs"))
     log.Reload()
     scalars = {name: [event.step for event in log.Scalars(name)] for name in log.Tags()["scalars"]}
-    steps = list(range(5, 31, 5))
-    for name in ("loss/batch", "rate/0", "gradient/layer0", "gradient/readout"):
-        assert scalars[name] == steps, name
-    for name in ("epoch/train_loss", "epoch/val_loss", "epoch/val_metric", weights):
-        assert scalars[name] == [10, 20, 30], name
+    steps = list(range(4, 30, 5))
+    for name in ("loss", "lr-CombinedOptimizer/pg1", "gradient/layer0", "gradient/readout"):
+        assert scalars.get(name, scalars.get("lr-Adam", [])) == steps, name
+    for name in ("train_loss", "val_loss", "val_metric", weights):
+        assert scalars[name] == [9, 19, 29], name
+
+
+@pytest.mark.parametrize("stop_after", [10, 14])
+def test_the_log_of_a_resumed_run_has_every_step_once(stop_after, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = {**VALUES, "log_every": 1, "checkpoint_every": None}
+    train(values, tmp_path, stop_after)
+    train(values, tmp_path, resume=True)
+    log = EventAccumulator(str(tmp_path / "logs"))
+    log.Reload()
+    assert [event.step for event in log.Scalars("loss")] == list(range(30))
+    for name in ("train_loss", "val_loss"):
+        assert [event.step for event in log.Scalars(name)] == [9, 19, 29]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"version": 1})
+    with pytest.raises(OSError, match="full"), replacing(path, durable=True) as temporary:
+        temporary.write_text("half")
+        raise OSError("full")
+    assert json.loads(path.read_text())["version"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_does_not_have_become_null(tmp_path, value):
+    write_json(tmp_path / "r.json", {"scores": [value, 1.0]})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"scores": [None, 1.0]}
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.6, 0.999])
+def test_one_wrong_byte_anywhere_is_found(place, copied):
+    from manifold_rnn.errors import OptionError
+
+    data = bytearray((copied / "last.ckpt").read_bytes())
+    data[int(place * len(data))] ^= 1
+    (copied / "last.ckpt").write_bytes(data)
+    with pytest.raises(OptionError, match="digest"):
+        read_checkpoint(copied / "last.ckpt")
+
+
+def test_torch_reads_a_checkpoint_without_the_package(copied):
+    content = torch.load(copied / "last.ckpt", weights_only=True)
+    assert "network.readout.weight" in content["state_dict"]
+
+
+def test_a_checkpoint_that_would_execute_something_is_refused(tmp_path):
+    from manifold_rnn.errors import OptionError
+
+    write_checkpoint(tmp_path / "x.ckpt", {"manifold_rnn": {"format": 2}, "call": Path("x").exists})
+    with pytest.raises(OptionError, match="UnpicklingError"):
+        read_checkpoint(tmp_path / "x.ckpt")

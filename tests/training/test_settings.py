@@ -1,174 +1,153 @@
-"""What settings can say, and the networks that are built from them."""
+"""What settings accept: every exported name, every value that comes back, and mistakes that are answered by key."""
+
+import dataclasses
 
 import pytest
-
-pytest.importorskip("lightning")
 import torch
 
 import manifold_rnn as mr
-from manifold_rnn.errors import ManifoldError, OptionError
-from manifold_rnn.training import NetworkSettings, as_mapping, build_network, read_run
-from manifold_rnn.training.catalogue import CELLS, CONSTRAINTS, TASKS, options_of
-from manifold_rnn.training.inspection import worst_defect
+from manifold_rnn.errors import OptionError
+from manifold_rnn.training import as_mapping, choices, read_run
 
-INSIDE = {
-    "fixed_base": {"manifold": "orthogonal", "negatives": 3},
-    "phase_scaled": {"manifold": "unitary"},
-    "block_triangular": {"top": "orthogonal", "bottom": "sticky_disc"},
-}
-NEEDED = {"characters": {"path": "text.txt", "validation_path": "v.txt", "test_path": "t.txt"}}
+NEEDED = {"Characters": {"path": "text.txt", "validation_path": "v.txt", "test_path": "t.txt"}}
+LEM = {"zoo": "lem", "hidden_size": 4}
 
 
-def outputs(settings, **options):
-    torch.manual_seed(0)
-    network = build_network(settings, 2, 3, **options)
-    x = torch.randn(4, 5, 2, dtype=options.get("dtype", torch.float32))
-    y = network(x)
-    y.square().sum().backward()
-    assert y.shape == (4, 3) and y.dtype == x.dtype
-    return network
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("view", [None, "trivialized"])
-@pytest.mark.parametrize("name", CONSTRAINTS)
-def test_every_constraint_can_be_named(name, view, dtype):
-    options = {"constraint": name, "constraint_options": INSIDE.get(name, {}), "view": view}
-    network = outputs(NetworkSettings(cell="elman", hidden_size=8, nonlinearity="modrelu", **options), dtype=dtype)
-    assert all(p.grad is not None for p in network.parameters())
-    defect = worst_defect(network)
-    assert defect is None or defect < 1e-4
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_every_cell_can_be_named(name):
-    diagonal = {"constraint": "unit_disc", "constraint_options": {"chart": "diagonal"}, "view": "trivialized"}
-    outputs(NetworkSettings(cell=name, hidden_size=8, num_layers=2, **(diagonal if name == "lru" else {})))
-
-
-@pytest.mark.parametrize("name", mr.zoo.available())
-def test_every_network_of_the_zoo_can_be_named(name):
-    network = outputs(NetworkSettings(zoo=name, hidden_size=8), dtype=torch.float64)
-    torch.manual_seed(0)
-    same = getattr(mr.zoo, name)(2, 8, 3, dtype=torch.float64)
-    for (key, value), (_, wanted) in zip(network.state_dict().items(), same.state_dict().items(), strict=True):
-        assert torch.equal(value, wanted), key
-
-
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mr.tasks.available())
 def test_every_task_can_be_named_and_every_option_comes_back(name):
-    mapping = {"task": {"name": name, **NEEDED.get(name, {})}, "network": {"zoo": "lem"}}
-    settings = read_run(mapping)
-    assert type(settings.task) is TASKS[name]
+    settings = read_run({"task": {"name": name, **NEEDED.get(name, {})}, "network": LEM})
+    assert type(settings.task) is getattr(mr.tasks, name)
     written = as_mapping(settings)
     assert read_run(written) == settings and as_mapping(read_run(written)) == written
 
 
+def test_a_task_may_be_a_name_alone():
+    assert read_run({"task": "Digits", "network": LEM}).task == mr.tasks.Digits()
+
+
 def test_a_field_that_a_task_needs_is_asked_for():
-    with pytest.raises(OptionError, match=r"task.path is needed by Characters"):
-        read_run({"task": {"name": "characters"}, "network": {"zoo": "lem"}})
+    with pytest.raises(OptionError, match=r"`task.path` needs a value for Characters"):
+        read_run({"task": {"name": "Characters"}, "network": LEM})
 
 
-def test_retraction_view_gates_and_base_reach_the_weights():
-    options = {"constraint": "special_orthogonal", "retraction": "exp", "gates": ["g", "o"]}
-    network = build_network(NetworkSettings(cell="lstm", hidden_size=4, view="trivialized", **options), 2, 3)
-    blocks = network.layer.weight_hh_l0.detach().view(4, 4, 4)
-    defects = mr.linalg.defect(blocks)
-    assert defects[2:].max() < 1e-5 < 1e-2 < defects[:2].min()
-    options = {"constraint": "orthogonal", "retraction": "polar", "rebase_every": 3}
-    network = build_network(NetworkSettings(cell="elman", view="trivialized", **options), 2, 3)
-    entry = network.layer.constraints["weight_hh_l0"]
-    assert entry.rebase_every == 3 and entry.manifold.retraction.name == "polar"
-    network = build_network(NetworkSettings(zoo="dtriv", rebase_every=0), 2, 3)
-    assert network.layer.constraints["weight_hh_l0"].rebase_every is None
+def test_a_task_of_another_package_has_its_full_name():
+    settings = read_run({"task": {"name": f"{__name__}.Halved", "steps": 20}, "network": LEM})
+    assert settings.task == Halved(steps=20)
+    assert as_mapping(settings)["task"]["name"] == f"{__name__}.Halved"
+    for name in ("collections.OrderedDict", "no_such_module.Task", f"{__name__}.Missing"):
+        with pytest.raises(OptionError, match=r"`task.name` needs a"):
+            read_run({"task": {"name": name}, "network": LEM})
 
 
-def test_blocks_inside_a_constraint_get_the_retraction():
-    options = {"constraint": "block_triangular", "constraint_options": INSIDE["block_triangular"], "retraction": "exp"}
-    network = build_network(NetworkSettings(cell="elman", hidden_size=6, **options), 2, 3)
-    assert network.layer.constraints["weight_hh_l0"].top.manifold.retraction.name == "exp"
-
-
-@pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_the_scan_is_the_one_asked_for(backend):
-    for settings in (
-        NetworkSettings(zoo="exprnn", hidden_size=4, backend=backend, recompute=True),
-        NetworkSettings(cell="elman", hidden_size=4, backend=backend, recompute=True),
-    ):
-        layer = outputs(settings).layer
-        assert layer.backend == backend and layer.recompute
-
-
-def test_starts_have_names():
-    torch.manual_seed(0)
-    network = build_network(NetworkSettings(zoo="exprnn", hidden_size=6, options={"angles": "henaff"}), 2, 3)
-    torch.manual_seed(0)
-    same = mr.zoo.exprnn(2, 6, 3, angles=mr.nn.init.henaff_)
-    assert torch.equal(network.layer.weight_hh_l0, same.layer.weight_hh_l0)
-
-
-REFUSED = {
-    "an option of the zoo of another kind": (
-        {"zoo": "scornn", "options": {"negatives": "many"}},
-        "scornn cannot be made with negatives='many'",
+WRONG = {
+    "a key": ({"network": {**LEM, "hiden_size": 3}}, "`network.hiden_size`. Did you mean `network.hidden_size`?"),
+    "a section": ({"netwrk": LEM}, "Unknown key `netwrk`. Did you mean `network`?"),
+    "a key without its section": ({"zoo": "lem"}, "Unknown key `zoo`."),
+    "a key of a task": ({"task": {"name": "Adding", "stps": 3}}, "Unknown key `task.stps`. Did you mean `task.steps`?"),
+    "a value": ({"epochs": "many"}, "`epochs` needs an integer. Got 'many'."),
+    "half a number": ({"epochs": 1.5}, "`epochs` needs an integer. Got 1.5."),
+    "a value of a section": (
+        {"network": {**LEM, "view": 3}},
+        "`network.view` needs one of update, trivialized, or null",
     ),
-    "an unknown start": ({"zoo": "exprnn", "options": {"angles": "hennaf"}}, "Did you mean 'henaff'"),
-    "a constraint that needs another": ({"cell": "elman", "constraint": "fixed_base"}, "manifold"),
-    "an unknown constraint inside another": (
-        {"cell": "elman", "constraint": "fixed_base", "constraint_options": {"manifold": "ortogonal"}},
-        "Did you mean 'orthogonal'",
+    "a number for a section": ({"network": 3}, "`network` needs a mapping of its settings. Got 3."),
+    "a number for a mapping": ({"network": {**LEM, "options": 3}}, "`network.options` needs a mapping. Got 3."),
+    "a list for a number": ({"epochs": [3]}, "`epochs` needs an integer. Got [3]."),
+    "a list of tasks": ({"task": {"name": ["Copying"]}}, "`task.name` needs one of Adding,"),
+    "a task without a name": ({"task": {"delay": 3}}, "`task` needs a mapping with the name of a task"),
+    "an option of a task": (
+        {"task": {"name": "Adding", "sizes": [1, 2]}},
+        "`task.sizes` needs a list of 3, each an in",
     ),
-    "real numbers for a complex constraint": (
-        {"cell": "elman", "constraint": "unitary", "numbers": "real"},
-        "complex64 or complex128",
-    ),
-    "an option of a constraint that it does not have": (
-        {"cell": "elman", "constraint": "unit_disc", "constraint_options": {"radios": 1}},
-        "takes radius, chart, blocks. Got 'radios'",
-    ),
-    "a constraint for a network of the zoo": ({"zoo": "lem", "constraint": "orthogonal"}, "is for a cell"),
-    "levels for a network of the zoo": ({"zoo": "lem", "num_layers": 2}, "is for a cell"),
-    "a base that does not move": (
-        {"cell": "elman", "constraint": "orthogonal", "view": "update", "rebase_every": 3},
-        "rebase_every",
-    ),
-    "a retraction of nothing": (
-        {"cell": "lstm", "retraction": "cayley"},
-        "network.retraction needs a network.constraint",
-    ),
-    "a view of nothing": ({"cell": "lstm", "view": "trivialized"}, "network.view needs a network.constraint"),
-    "a base of nothing": (
-        {"cell": "lstm", "rebase_every": 1},
-        "network.rebase_every needs a network.constraint. Got 1.",
-    ),
-    "gates for nothing": ({"cell": "lstm", "gates": ["f"]}, "network.gates needs a network.constraint. Got ['f']."),
-    "options of no constraint": (
-        {"cell": "lstm", "constraint_options": {"foo": 1}},
-        "network.constraint_options needs a",
-    ),
-    "options of no constraint of the zoo": ({"zoo": "lem", "constraint_options": {"foo": 1}}, "is for a cell"),
-    "a list of cells": ({"cell": ["lstm"]}, "network.cell needs one of"),
-    "more units than memory": ({"cell": "lstm", "hidden_size": 10**8}, "that fits into memory. Got 100000000."),
-    "more units than numbers": ({"zoo": "lem", "hidden_size": 10**20}, "an integer below 2^31. Got 1000000"),
-    "an odd size": ({"cell": "elman", "constraint": "unitary_real_form", "hidden_size": 7}, "even"),
+    "an option of no optimizer": ({"optimizer": {"options": {"momentum": 0.9}}}, "`optimizer.options` needs one of"),
+    "a group without a rate": ({"optimizer": {"groups": {"bias": {"rate": 1}}}}, "`optimizer.groups.bias` needs a map"),
 }
 
 
-@pytest.mark.parametrize(("network", "answer"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused_in_few_words(network, answer):
-    with pytest.raises(ManifoldError) as caught:
-        build_network(NetworkSettings(**network), 2, 3)
-    assert answer in " ".join(str(caught.value).split())
-    assert len(str(caught.value)) <= 400
+@pytest.mark.parametrize(("changes", "answer"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_answered_by_its_key(changes, answer):
+    with pytest.raises(OptionError) as refusal:
+        read_run({"task": {"name": "Digits"}, "network": LEM, **changes})
+    assert answer in str(refusal.value) and len(str(refusal.value)) <= 400
 
 
 def test_every_list_of_names_fits_into_a_message():
-    for key, network in {
-        "network.zoo": {"zoo": "?"},
-        "network.cell": {"cell": "?"},
-        "network.constraint": {"cell": "elman", "constraint": "?"},
-    }.items():
-        with pytest.raises(OptionError, match=key) as caught:
-            read_run({"task": {"name": "digits"}, "network": network})
-        assert len(str(caught.value)) <= 400
-    assert options_of(mr.zoo.lem) == ["time_step"]
+    wrong = {"task.name": {"task": {"name": "?"}}, "optimizer.name": {"optimizer": {"name": "?"}}}
+    wrong |= {
+        f"network.{key}": {"network": {"cell": "Elman", key: "?"}} for key in ("cell", "constraint", "retraction")
+    }
+    for key, changes in {**wrong, "network.zoo": {"network": {"zoo": "?"}}}.items():
+        with pytest.raises(OptionError, match=f"`{key}` needs one of") as refusal:
+            read_run({"task": {"name": "Digits"}, "network": LEM, **changes})
+        assert len(str(refusal.value)) <= 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved(mr.tasks.Adding):
+    """The adding problem, as another package could define it."""
+
+
+class Halving(mr.optim.RiemannianSGD):
+    """An optimizer that takes half of each step."""
+
+    plain = None
+
+    def __init__(self, params, lr=1e-3, weight_decay=0.0, *, parts=2):
+        super().__init__(params, lr / parts, weight_decay=weight_decay)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plain(mr.nn.cells.Elman):
+    """The Elman cell by another name."""
+
+
+class Rotation(mr.Orthogonal):
+    """The orthogonal group by another name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    value: float
+
+    def table(self):
+        return f"mean weight: {self.value:.3g}"
+
+
+def mean_weight(network: torch.nn.Module) -> Mean:
+    """Return the mean of all weights."""
+    return Mean(float(torch.cat([p.detach().flatten() for p in network.parameters()]).mean()))
+
+
+NEW = {
+    "Halved": (mr.tasks, Halved),
+    "Halving": (mr.optim, Halving),
+    "Plain": (mr.nn.cells, Plain),
+    "Rotation": (mr.manifolds, Rotation),
+    "mean_weight": (mr.diagnostics, mean_weight),
+}
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """Export one new thing of each kind, by one name in its package."""
+    for name, (package, thing) in NEW.items():
+        monkeypatch.setattr(package, name, thing, raising=False)
+        monkeypatch.setattr(package, "__all__", [*package.__all__, name])
+
+
+@pytest.mark.usefixtures("exported")
+def test_what_a_package_exports_can_be_chosen():
+    network = {"cell": "Plain", "hidden_size": 4, "constraint": "Rotation"}
+    settings = read_run(
+        {
+            "task": {"name": "Halved", "steps": 9},
+            "network": network,
+            "optimizer": {"name": "Halving", "options": {"parts": 4}},
+        }
+    )
+    built = mr.training.build_network(settings.network, 2, 1)
+    assert isinstance(settings.task, Halved) and isinstance(built.layer.cell, Plain)
+    assert isinstance(built.layer.weight_hh_l0.manifold, Rotation)
+    optimizer = mr.training.build_optimizer(built, settings.optimizer)
+    assert isinstance(optimizer, Halving) and optimizer.defaults["lr"] == settings.optimizer.lr / 4
+    assert choices.diagnostics()["mean_weight"](built).table().startswith("mean weight")

@@ -1,7 +1,7 @@
 """A unitary matrix as a retraction times a diagonal of trained phases."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class PhaseScaled:
     torch.Size([3, 3])
     >>> assert mr.linalg.defect(layer.weight) < 1e-5 and mr.degrees_of_freedom(layer.constraints) == 9 + 3
     """
+
+    is_complex: ClassVar[bool | None] = True
 
     manifold: Manifold
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class UnitaryProduct:
     >>> rnn = mr.nn.RNN(2, 8, constraint=mr.UnitaryProduct(), **options)
     >>> assert mr.linalg.defect(rnn.weight_hh_l0) < 1e-5 and mr.degrees_of_freedom(rnn.constraints) == 7 * 8
     """
+
+    is_complex: ClassVar[bool | None] = True
 
     def trivialize(self, like: Tensor) -> "ProductTrivialization":
         """Return the module that gives ``W``, drawn at random; ``like`` gives shape and dtype."""

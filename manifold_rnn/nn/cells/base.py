@@ -72,6 +72,7 @@ class Cell(ABC):
     """
 
     gates: ClassVar[tuple[str, ...]] = ("h",)
+    is_complex: ClassVar[bool | None] = None  # None where weights may be real or complex
 
     weights: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True, repr=False)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class LRU(Cell):
     >>> layer = mr.nn.Layer(cell, 2, 64, dtype=complex64, constraint=disc, view="trivialized")
     >>> assert 0.89 < layer.weight_hh_l0.diagonal().abs().min() and not layer.weight_hh_l0.triu(1).any()
     """
+
+    is_complex: ClassVar[bool | None] = True  # by default: real weights run as well
 
     r_min: float = 0.0
     r_max: float = 1.0

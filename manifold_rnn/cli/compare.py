@@ -1,0 +1,20 @@
+"""``manifold-rnn compare``: run a comparison from its file."""
+
+from ..study.settings import CompareSettings
+from .parsing import CommandParser, Values
+
+
+def build_parser(command: str, description: str) -> CommandParser:
+    """Return the parser of the command."""
+    parser = CommandParser(description, CompareSettings, skip=frozenset({"grid", "extend"}))
+    parser.parser.add_argument("grid", type=str, help="YAML file of the comparison.")
+    parser.add_flag("extend", bool, "Add to an existing study: values to a grid, seeds, or trials to a search.")
+    return parser
+
+
+def execute(command: str, values: Values) -> int:
+    """Run the comparison and return the exit status."""
+    settings = CompareSettings(**values)
+    from ..study.comparison import compare  # here, because Optuna and Lightning take seconds to import
+
+    return compare(settings)

@@ -1,0 +1,66 @@
+"""``manifold-rnn fit``, ``validate`` and ``test``: train a network, or score a checkpoint of one."""
+
+import json
+from pathlib import Path
+
+from .. import zoo
+from ..training import choices
+from ..training.checkpoint import BEST
+from ..training.folder import resume_command
+from ..training.mapping import read_run
+from ..training.settings import RunSettings
+from .parsing import CommandParser, Values
+
+
+def build_parser(command: str, description: str) -> CommandParser:
+    """Return the parser of ``fit``, or of one of the two that score a checkpoint."""
+    parser = CommandParser(description, RunSettings, files=True, epilog=_names())
+    if command == "fit":
+        parser.add_flag("resume", bool, "Resume from the last checkpoint in the output folder, if there is one.")
+    else:
+        parser.add_flag("checkpoint", str | None, f"The checkpoint. Default: {BEST} in the output folder.")
+    return parser
+
+
+def execute(command: str, values: Values) -> int:
+    """Run the command and return its exit status."""
+    return _fit(values) if command == "fit" else _score(command, values)
+
+
+def _fit(values: Values) -> int:
+    from ..training.callbacks import shown_metric
+    from ..training.runs import run
+
+    resume = values.pop("resume", False)
+    settings = read_run(values)
+    record = run(settings, folder=settings.output, resume=resume, quiet=False, require_constrained=not resume)
+    if record.stopped:
+        print(f"{record.failure}; resume with: {resume_command(settings.output)}")
+        return 130
+    if record.failure is not None:
+        print(record.failure)
+        return 1
+    if record.test_loss is not None and record.test_metric is not None:
+        print(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")
+    print(f"Written to {settings.output}")
+    return 0
+
+
+def _score(command: str, values: Values) -> int:
+    from ..training.runs import evaluate
+
+    checkpoint = values.pop("checkpoint", None)
+    settings = read_run(values)
+    path = Path(settings.output, BEST) if checkpoint is None else checkpoint
+    print(json.dumps(evaluate(settings, stage=command, checkpoint=path)))
+    return 0
+
+
+def _names() -> str:
+    names = {
+        "network.zoo": zoo.available(),
+        "network.cell": choices.cells(),
+        "network.constraint": choices.constraint_classes(),
+        "optimizer.name": choices.optimizers(),
+    }
+    return "Names: " + "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items()) + "."

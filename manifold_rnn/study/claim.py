@@ -1,0 +1,286 @@
+"""A study that any number of workers share: each claims a case, and every case ends exactly once.
+
+Every change of the state of a case happens under one lock, and the state is read from the trials each time: there is no
+queue that could disagree with them. A worker that dies at any moment leaves a running trial, which another one marks as
+lost before it starts the next attempt. Finished trials cannot be changed, so a worker that was only thought dead finds
+its attempt closed.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ..errors import OptionError
+from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
+from . import trial_state
+from .grid import Case, Choices, Grid, differences
+from .liveness import HeartbeatMonitor, identity, is_known_dead
+from .store import Store, StudyLost, reaching
+
+_PAUSES = (1, 2, 5, 10, 20, 30, 0)  # seconds after the tries to write how a trial has ended
+_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+
+
+class Superseded(Exception):
+    """Another worker has taken over this case."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A case that this worker has claimed: the storage's number for it, the case, and the number of earlier attempts."""
+
+    trial: int
+    case: Case
+    choices: Choices
+    earlier: int
+
+
+class Study:
+    """A study in an open storage.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+    grid : Grid
+        What the study runs.
+    about : mapping
+        What reports say of the task, ``higher_is_better`` at least; stored with the study.
+    extend : bool
+        Whether the grid may have more cases than that of an existing study.
+    patience : float
+        Seconds without a heartbeat after which a worker on another machine counts as dead.
+
+    Raises
+    ------
+    OptionError
+        If the study exists and has another grid.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        grid: Grid,
+        about: Mapping[str, Any],
+        *,
+        extend: bool = False,
+        patience: float = 60.0,
+    ) -> None:
+        self.name, self.grid, self.cases = name, grid, grid.cases()
+        self._store, self._storage, self._monitor = store, store.storage, HeartbeatMonitor(patience)
+        self.heartbeat_interval = patience / 6
+        with reaching(store), store.lock:
+            self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
+            stored = self._study.user_attrs.get("grid")
+            if stored is not None:
+                _require_same(name, stored, grid, extend)
+            if stored is None or differences(stored, grid.plain()):
+                self._study.set_user_attr("about", dict(about))
+                self._study.set_user_attr("grid", grid.plain())
+            self._id = self._storage.get_study_id_from_name(name)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What reports say of the task."""
+        return dict(self._study.user_attrs["about"])
+
+    def attempts(self) -> dict[str, list[FrozenTrial]]:
+        """Return the attempts at each case, by the case's key."""
+        with reaching(self._store):
+            return trial_state.by_case(self._trials())
+
+    def ends(self) -> dict[str, FrozenTrial]:
+        """Return the trial that each case has ended with, by the case's key."""
+        attempts = self.attempts()
+        final = {case.key: trial_state.final_attempt(attempts.get(case.key, [])) for case in self.cases}
+        return {key: trial for key, trial in final.items() if trial is not None}
+
+    def claim(self) -> Attempt | None:
+        """Start an attempt at the first case that has not ended and that nobody runs; None if there is none."""
+        with reaching(self._store), self._store.lock:
+            self._close_lost()
+            trials = self._trials()
+            attempts = trial_state.by_case(trials)
+            for case in self.cases:
+                own = attempts.get(case.key, [])
+                if trial_state.final_attempt(own) or trial_state.is_running(own):
+                    continue
+                if trial_state.kills_its_workers(own):
+                    self._give_up(case, own)
+                else:
+                    return self._start(case, own, trials)
+        return None
+
+    def beat(self, attempt: Attempt, count: int) -> bool:
+        """Store the heartbeat of an attempt's worker; false if nobody waits for it any more."""
+        try:
+            with reaching(self._store):
+                self._storage.set_trial_user_attr(attempt.trial, "beat", count)
+        except UpdateFinishedTrialError:
+            return False
+        except OSError:  # out of reach for a while; only the end of a trial insists
+            return True
+        return True
+
+    def report(self, attempt: Attempt, epoch: int, value: float) -> None:
+        """Store the metric of an epoch.
+
+        Raises
+        ------
+        Superseded
+            If the attempt was closed by another worker.
+        """
+        try:
+            with reaching(self._store):
+                self._storage.set_trial_intermediate_value(attempt.trial, epoch, value)
+        except UpdateFinishedTrialError as error:
+            raise Superseded from error
+        except OSError:
+            return
+
+    def should_prune(self, attempt: Attempt) -> bool:
+        """Return whether an attempt is worse so far than the median of those before it."""
+        if not self.grid.pruning:
+            return False
+        try:
+            with reaching(self._store):
+                return self._study.pruner.prune(self._study, self._storage.get_trial(attempt.trial))
+        except OSError:
+            return False
+
+    def finish(self, attempt: Attempt, record: RunRecord) -> bool:
+        """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
+        attributes = {"record": record.as_dict(), "failure": record.failure, "end": trial_state.OWN}
+        for pause in _PAUSES:
+            try:
+                return self._close(attempt.trial, attributes, _STATES[record.state], record.validation)
+            except StudyLost:
+                if not pause:
+                    raise
+                time.sleep(pause)
+        return False
+
+    def release(self, attempt: Attempt) -> None:
+        """Leave a case to whoever claims it next."""
+        self._close(attempt.trial, {"end": trial_state.STOPPED}, TrialState.FAIL, None)
+
+    def close(self) -> None:
+        """Close the storage's connections."""
+        self._store.close()
+
+    def _close(self, trial: int, attributes: Mapping[str, Any], state: TrialState, value: float | None) -> bool:
+        with reaching(self._store), self._store.lock:
+            stored = self._storage.get_trial(trial)
+            if stored.state.is_finished():  # by another, or by the try before, whose answer did not arrive
+                return trial_state.is_final(stored)
+            self._set(trial, attributes)
+            return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
+
+    def _close_lost(self) -> None:
+        for trial in self._trials():
+            if trial.state is not TrialState.RUNNING:
+                continue
+            silent = self._monitor.is_silent(trial.number, trial.user_attrs.get("beat"))
+            unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it had the lock
+            if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
+                number = self._number(trial)
+                self._set(number, {"end": trial_state.LOST})
+                self._storage.set_trial_state_values(number, TrialState.FAIL)
+
+    def _start(self, case: Case, earlier: Sequence[FrozenTrial], trials: Iterable[FrozenTrial]) -> Attempt:
+        drawn = next((trial for trial in trials if trial.user_attrs.get("point") == case.point), None)
+        if case.choices is None and drawn is None:
+            return self._draw(case)
+        choices = case.choices if case.choices is not None else drawn.user_attrs["choices"] if drawn else {}
+        reported = earlier[-1].intermediate_values if earlier else {}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=drawn.params if drawn else None,
+            distributions=drawn.distributions if drawn else None,
+            user_attrs=_claimed(case, choices, max(reported, default=0)),
+            intermediate_values=reported,
+        )
+        return Attempt(self._storage.create_new_trial(self._id, template), case, choices, len(earlier))
+
+    def _draw(self, case: Case) -> Attempt:
+        search = self.grid.search
+        self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
+        trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
+        choices = {key: _drawn_value(search[key], drawn) for key, drawn in trial.params.items()}
+        number = self._number(trial)
+        attributes = _claimed(case, choices, 0)
+        name = attributes.pop("case")
+        self._set(number, {**attributes, "case": name})  # the name last: it says that the rest is there
+        return Attempt(number, case, choices, 0)
+
+    def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
+        choices = earlier[-1].user_attrs["choices"]
+        failure = f"the worker died {trial_state.MAX_DEATHS} times in a row before another epoch had ended"
+        record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_dict()
+        attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": trial_state.OWN}
+        self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
+
+    def _number(self, trial: FrozenTrial | optuna.Trial) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+
+    def _set(self, trial: int, attributes: Mapping[str, Any]) -> None:
+        for key, content in attributes.items():
+            self._storage.set_trial_user_attr(trial, key, content)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+
+def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study:
+    epochs = grid.base.get("epochs", 10)
+    warmup = epochs // 5 if isinstance(epochs, int) else 0
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
+    if name in optuna.get_all_study_names(store.storage):
+        return optuna.load_study(study_name=name, storage=store.storage, pruner=pruner)
+    direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+    return optuna.create_study(study_name=name, storage=store.storage, pruner=pruner, direction=direction)
+
+
+def _require_same(name: str, stored: Mapping[str, Any], grid: Grid, extend: bool) -> None:
+    """Raise `OptionError`, with what differs, unless the grids are equal or the new one extends the stored one."""
+    changed = "; ".join(differences(stored, grid.plain()))
+    if not changed or (extend and grid.extends(Grid(**stored))):
+        return
+    changed = changed if len(changed) <= 180 else f"{changed[:177]}..."
+    hint = "Choose another `study` or `output`, or add --extend if the old cases are all in the new grid."
+    if extend:
+        hint = "--extend only adds values to a grid, seeds, or trials to a search. Choose another `study` or `output`."
+    raise OptionError(f"The study '{name}' has another grid: {changed}. {hint}")
+
+
+def _claimed(case: Case, choices: Choices, from_epoch: int) -> dict[str, Any]:
+    own = {"case": case.key, "point": case.point, "seed": case.seed, "choices": dict(choices)}
+    return {**own, "worker": identity(), "from_epoch": from_epoch}
+
+
+def _distribution(space: Mapping[str, Any]) -> BaseDistribution:
+    """The distribution of a range, of integers if both of its ends are, or of choices."""
+    if "choices" in space:
+        return CategoricalDistribution([_category(value) for value in space["choices"]])
+    low, high, log = space["low"], space["high"], space.get("log", False)
+    integers = isinstance(low, int) and isinstance(high, int)
+    return IntDistribution(low, high, log=log) if integers else FloatDistribution(low, high, log=log)
+
+
+def _drawn_value(space: Mapping[str, Any], drawn: Any) -> Any:
+    if "choices" not in space:
+        return drawn
+    return space["choices"][[_category(entry) for entry in space["choices"]].index(drawn)]
+
+
+def _category(entry: Any) -> Any:
+    return json.dumps(entry, sort_keys=True) if isinstance(entry, (Mapping, list)) else entry

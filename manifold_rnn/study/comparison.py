@@ -1,0 +1,152 @@
+"""``compare``: opens the study of a comparison, works on it, and writes the report."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from ..training.folder import open_folder
+from ..training.record import FAILED, RunRecord
+from ..training.signals import StopRequested, StopSignal, stop_on_signals
+from .claim import Attempt, Study
+from .grid import Grid, read_grid
+from .objective import Objective, describe, train
+from .report import REPORT, print_table, require_own, write_report
+from .results import Results, gather, shown_duration
+from .settings import CompareSettings
+from .store import open_store
+from .worker import Worker
+from .worker_processes import work_in_processes
+
+
+def compare(
+    settings: CompareSettings,
+    *,
+    grid: Grid | None = None,
+    objective: Objective = train,
+    about: Mapping[str, Any] | None = None,
+) -> int:
+    r"""Work on a study until every case has ended, print the table, and write the report.
+
+    The same command on any number of machines works on the same study, if they share its storage. After an interruption
+    it resumes the study. The output folder gets ``report.html``, the table as ``table.md`` and ``table.csv``, every run
+    with its history in ``results.json``, the pictures as SVG, and a folder for each run.
+
+    Parameters
+    ----------
+    settings : CompareSettings
+    grid : Grid, optional
+        Replaces that of the file in the settings.
+    objective : Objective
+        What trains; by default `manifold_rnn.training.run`.
+    about : mapping, optional
+        What the report says of another objective: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
+
+    Returns
+    -------
+    int
+        Exit status: 0; 1 if a run failed, or some have not ended; 130 if interrupted.
+
+    Raises
+    ------
+    OptionError
+        If the file is wrong, the folder cannot be written, the storage cannot be reached, or the study has another
+        grid. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> import contextlib, io, pathlib, tempfile
+    >>> text = "base: {task: {name: Digits}, network: {zoo: scornn, hidden_size: 4}, epochs: 1, batch_size: 512}"
+    >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as printed:
+    ...     path = pathlib.Path(folder, "small.yaml")
+    ...     _ = path.write_text(f"{text}\ngrid: {{network.retraction: [cayley]}}")
+    ...     assert mr.study.compare(mr.study.CompareSettings(str(path), output=folder)) == 0
+    ...     assert pathlib.Path(folder, "report.html").exists() and "1/1" in printed.getvalue()
+    """
+    grid = grid or read_grid(settings.grid)
+    comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
+    with _quiet_optuna(), closing(comparison.open()) as study:
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"{settings.name}: {len(study.cases)} runs, of which {len(study.ends())} have ended before")
+        stopped = _work(comparison, study)
+        results = gather(study)
+        write_report(results, settings.folder)
+        print_table(results, console)
+        _print_summary(results, settings.folder, console)
+    if stopped:
+        return 130
+    return int(len(results.runs) < results.cases or any(run.state == FAILED for run in results.runs))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a process needs to join the work."""
+
+    settings: CompareSettings
+    grid: Grid
+    about: dict[str, Any]
+    objective: Objective
+
+    def open(self) -> Study:
+        """Open the folder, the storage and the study; each is refused before the next is touched."""
+        settings, folder = self.settings, self.settings.folder
+        store = open_store(settings.storage, folder, settings.name) if settings.storage else None
+        open_folder(folder)
+        require_own(folder, settings.name)
+        store = store or open_store(None, folder, settings.name)
+        return Study(store, settings.name, self.grid, self.about, extend=settings.extend, patience=settings.patience)
+
+    def worker(self, study: Study, stop: StopSignal) -> Worker:
+        """Return a worker that prints a line for every run that has ended."""
+        return Worker(study, self.objective, self.settings.folder / "runs", stop, _CasePrinter(study, self.about))
+
+
+def _work(comparison: Comparison, study: Study) -> bool:
+    """Work, here or in processes, and return whether that was interrupted."""
+    with stop_on_signals() as stop:
+        if comparison.settings.workers > 1:
+            work_in_processes(comparison, stop)
+        elif comparison.settings.workers == 1:
+            try:
+                comparison.worker(study, stop).work()
+            except StopRequested:
+                return True
+        return stop.requested
+
+
+@dataclass(frozen=True)
+class _CasePrinter:
+    study: Study
+    about: Mapping[str, Any]
+
+    def __call__(self, attempt: Attempt, record: RunRecord, seconds: float) -> None:
+        ended, cases = len(self.study.ends()), len(self.study.cases)
+        results = Results("", self.about, self.study.grid, cases, [])
+        score = f"{self.about['metric']} {results.shown(record.validation)}"
+        outcome = f"failed: {record.failure}" if record.failure else f"{score}{', pruned' if record.pruned else ''}"
+        name = f"{results.label(attempt.choices)}, seed {attempt.case.seed}"
+        print(f"{ended:>{len(str(cases))}}/{cases}  {name}   {outcome}   {shown_duration(seconds)}", flush=True)
+
+
+def _print_summary(results: Results, folder: Path, console: Console) -> None:
+    for row in [row for row in results.rows if row.complete][:1]:
+        metric = results.about["metric"]
+        console.print(f"Best by validation: {row.label}, test {metric} {results.shown_spread(row.test)}", style="bold")
+    failed = sum(run.state == FAILED for run in results.runs)
+    left = results.cases - len(results.runs)
+    notes = [f"{failed} failed"] * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)
+    console.print(f"Report: {folder / REPORT}" + (f" ({', '.join(notes)})" if notes else ""))
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

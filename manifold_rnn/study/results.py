@@ -1,0 +1,183 @@
+"""The results of a study so far: its runs, and a row for every combination."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
+from .case_names import headings, label
+from .claim import Study
+from .grid import Choices, Grid, canonical
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation of a sample, and best of some numbers; None where there are too few."""
+
+    mean: float | None = None
+    deviation: float | None = None
+    best: float | None = None
+
+    @classmethod
+    def of(cls, numbers: Sequence[float | None], higher_is_better: bool = True) -> "Spread":
+        """Measure the numbers that are not None."""
+        known = [number for number in numbers if number is not None]
+        if not known:
+            return cls()
+        best = max(known) if higher_is_better else min(known)
+        return cls(mean(known), stdev(known) if len(known) > 1 else None, best)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A combination with all its runs; numbers are over those that are complete."""
+
+    label: str
+    choices: Choices
+    runs: list[RunRecord]
+    test: Spread
+    validation: Spread
+
+    @property
+    def complete(self) -> list[RunRecord]:
+        """The runs that are complete."""
+        return [run for run in self.runs if run.state == COMPLETE]
+
+    @property
+    def parameters(self) -> int | None:
+        """Trained degrees of freedom."""
+        return next((run.parameters for run in self.runs if run.parameters), None)
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Units of a layer."""
+        return next((run.hidden_size for run in self.runs if run.hidden_size), None)
+
+    @property
+    def defect(self) -> float | None:
+        """Largest defect over the runs."""
+        return max((run.defect for run in self.runs if run.defect is not None), default=None)
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Mean time of a step."""
+        return Spread.of([run.seconds_per_step for run in self.complete]).mean
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time of training."""
+        return Spread.of([run.seconds for run in self.complete]).mean
+
+    @property
+    def remark(self) -> str:
+        """How the runs that are not complete ended."""
+        pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in self.runs if run.state == PRUNED]
+        failed = [f"seed {run.seed}: {run.failure}" for run in self.runs if run.state == FAILED]
+        return "; ".join([*pruned, *failed])
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that reports show.
+
+    Attributes
+    ----------
+    study : str
+    about : dict
+        The task: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
+    grid : Grid
+    cases : int
+        Number of runs of the whole study.
+    runs : list of RunRecord
+        Those that have ended.
+    rows : list of Row
+        The best first, by the mean validation metric.
+    """
+
+    study: str
+    about: Mapping[str, Any]
+    grid: Grid
+    cases: int
+    runs: list[RunRecord]
+    rows: list[Row] = field(init=False)
+
+    def __post_init__(self) -> None:
+        groups: dict[str, list[RunRecord]] = {}
+        for run in self.runs:
+            groups.setdefault(canonical(run.choices), []).append(run)
+        sign = -1 if self.higher_is_better else 1
+        rows = sorted(
+            (self._row(runs) for runs in groups.values()),
+            key=lambda row: (row.validation.mean is None, sign * (row.validation.mean or 0.0)),
+        )
+        object.__setattr__(self, "rows", rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """What varies: the dotted keys with more than one value."""
+        return [key for key in (*self.grid.grid, *self.grid.search) if self._varies(key)]
+
+    @property
+    def listed(self) -> list[str]:
+        """Those of them whose values are a list, and no range."""
+        return [key for key in self.keys if len(self.values(key)) > 1]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """A heading for each of them."""
+        return headings(self.keys)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is a better one."""
+        return bool(self.about["higher_is_better"])
+
+    def values(self, key: str) -> list[Any]:
+        """Return the values that a key takes, in the order of the file."""
+        space = self.grid.search.get(key)
+        return list(space.get("choices", ())) if space else list(self.grid.grid.get(key, ()))
+
+    def label(self, choices: Choices) -> str:
+        """Return a name that tells a combination from the others."""
+        return label({key: value for key, value in choices.items() if self._varies(key)} or choices)
+
+    def shown(self, value: float | None) -> str:
+        """Return the metric as text: an accuracy as a percentage, an error as it is."""
+        if value is None:
+            return "-"
+        return f"{100 * value:.1f}%" if self.higher_is_better else f"{value:.3g}"
+
+    def shown_spread(self, spread: Spread) -> str:
+        """Return mean ± deviation."""
+        if spread.mean is None or spread.deviation is None:
+            return self.shown(spread.mean)
+        if self.higher_is_better:
+            return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}%"
+        return f"{spread.mean:.3g} ± {spread.deviation:.1g}"
+
+    def _varies(self, key: str) -> bool:
+        return len(self.values(key)) != 1
+
+    def _row(self, runs: list[RunRecord]) -> Row:
+        complete = [run for run in runs if run.state == COMPLETE]
+        test = Spread.of([run.test_metric for run in complete], self.higher_is_better)
+        validation = Spread.of([run.validation for run in complete], self.higher_is_better)
+        return Row(self.label(runs[0].choices), runs[0].choices, runs, test, validation)
+
+
+def gather(study: Study) -> Results:
+    """Read the results of a study so far."""
+    ends = study.ends()
+    runs = [RunRecord.from_dict(ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
+    return Results(study.name, study.about, study.grid, len(study.cases), runs)
+
+
+def shown_duration(seconds: float | None) -> str:
+    """Return a duration as text."""
+    if seconds is None:
+        return "-"
+    for unit, size, below in (("ms", 1e-3, 1.0), ("s", 1.0, 100.0), ("min", 60.0, 6000.0), ("h", 3600.0, float("inf"))):
+        if seconds < below:
+            return f"{seconds / size:.{1 if seconds / size >= 10 else 2}f} {unit}"
+    return "-"

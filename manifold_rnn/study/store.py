@@ -1,0 +1,218 @@
+"""Where a study is kept: a journal or SQLite beside the results, or PostgreSQL; and the locks of its workers."""
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from optuna.storages.journal import JournalFileOpenLock
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, RDBStorage
+    from sqlalchemy import URL, Engine
+
+JOURNAL = "study.journal"
+_FIRST_BYTES = b'{"op_code"'
+_EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+_POLL = 0.01  # seconds between two tries to get a lock
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open storage, the lock of a study in it, and its name without a password.
+
+    The system releases a lock when its holder dies, so no worker ever breaks one.
+    """
+
+    storage: "BaseStorage"
+    lock: AbstractContextManager[object]
+    name: str
+    engines: tuple["Engine", ...] = ()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.storage.remove_session()
+        for engine in self.engines:
+            engine.dispose()
+
+
+class StudyLost(ConnectionError):
+    """The storage cannot be reached any more."""
+
+
+class DatabaseLock:
+    """An advisory lock of PostgreSQL, among all who are connected to the database.
+
+    It belongs to a transaction, and so ends with the connection. The server is asked to look after a silent connection
+    soon, because that of a machine that has lost power says nothing for hours otherwise.
+    """
+
+    def __init__(self, engine: "Engine", name: str) -> None:
+        self._engine, self._key = engine, zlib.crc32(name.encode())
+
+    def __enter__(self) -> None:
+        from sqlalchemy import text
+
+        self._transaction = self._engine.begin()
+        connection = self._transaction.__enter__()
+        for setting, value in {"idle": 10, "interval": 5, "count": 3}.items():
+            connection.execute(text(f"SET LOCAL tcp_keepalives_{setting} = {value}"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._key})
+
+    def __exit__(self, *error: object) -> None:
+        self._transaction.__exit__(*error)  # type: ignore[arg-type]
+
+
+class JournalLock(JournalFileOpenLock):
+    """The journal's own lock, by the kernel instead of a file that a dead worker leaves behind.
+
+    Whoever gets it cuts off half a line at the end of the journal, which a worker leaves that dies while it writes.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._journal, self._lock = journal, FileLock(f"{journal}.lock", poll_interval=_POLL)
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._lock.acquire()
+        if self._journal.exists():
+            with open(self._journal, "rb+") as file:
+                end = file.seek(0, os.SEEK_END)
+                while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+                    end -= 1
+                file.truncate(end)
+        return True
+
+    def release(self) -> None:
+        """Release it."""
+        self._lock.release()
+
+
+def open_store(url: str | None, folder: Path, study: str) -> Store:
+    """Open a storage, and make it if it is not there yet.
+
+    Parameters
+    ----------
+    url : str, optional
+        ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. Default: a journal in the folder.
+    folder : Path
+        Of the results.
+    study : str
+        The study that is locked.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    OptionError
+        If it is none of these, cannot be reached or written, or its driver is missing.
+    """
+    if url is None:
+        return _journal(folder / JOURNAL)
+    parsed = _parsed(url)
+    name = parsed.render_as_string(hide_password=True)
+    with _refusing(f"`storage` {name} cannot be opened"):
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed, name)
+        return _postgresql(parsed, name, study)
+
+
+@contextmanager
+def reaching(store: Store) -> Iterator[None]:
+    """Turn what goes wrong with a storage while it is used into `StudyLost`, in one line."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise StudyLost(f"The study at {store.name} cannot be reached: {_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause of an error, in one line and without what SQLAlchemy adds."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    words = re.sub(r"\[SQL:.*|\(Background on this error.*|Multiple connection attempts failed.*", "", words)
+    return words[:200].strip(" .") or type(error).__name__
+
+
+def _journal(path: Path) -> Store:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with _refusing(f"'{path}' cannot be opened as the journal of a study"):
+        first = b""
+        if path.exists():
+            with open(path, "rb") as file:
+                first = file.readline()
+        if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # half a line, if its writer died
+            raise ValueError("it begins like no journal")
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+    return Store(storage, FileLock(path.with_name("study.lock"), poll_interval=_POLL), str(path))
+
+
+def _sqlite(url: "URL", name: str) -> Store:
+    if not url.database or url.database == ":memory:":
+        raise OptionError(f"`storage` needs sqlite:///FILE. Got {name}, which names no file.")
+    if not Path(url.database).absolute().parent.is_dir():  # a lock would make the folder
+        raise FileNotFoundError("its folder does not exist")
+    lock = FileLock(f"{url.database}.lock", poll_interval=_POLL)
+    storage = _database(url, lock, {"timeout": 60})
+    return Store(storage, lock, name, (storage.engine,))
+
+
+def _postgresql(url: "URL", name: str, study: str) -> Store:
+    from sqlalchemy import create_engine
+
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    options = {"connect_timeout": 10} if "connect_timeout" not in url.query else {}
+    engine = create_engine(url, connect_args=options, pool_pre_ping=True)
+    storage = _database(url, DatabaseLock(engine, "manifold-rnn"), options)
+    return Store(storage, DatabaseLock(engine, f"manifold-rnn {study}"), name, (storage.engine, engine))
+
+
+def _database(url: "URL", lock: AbstractContextManager[object], connect: dict[str, int]) -> "RDBStorage":
+    from optuna.storages import RDBStorage
+
+    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
+    with lock:  # two workers must not both make the tables
+        return RDBStorage(text, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+
+
+def _parsed(url: str) -> "URL":
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
+    if parsed.drivername.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
+    return parsed
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong in opening a storage into `OptionError`; drivers raise errors of many kinds."""
+    try:
+        yield
+    except OptionError:
+        raise
+    except ImportError as error:
+        raise OptionError(f"{what}: {_reason(error)}. Install it: pip install 'manifold-rnn[postgresql]'.") from error
+    except Exception as error:
+        raise OptionError(f"{what}: {_reason(error)}.") from error

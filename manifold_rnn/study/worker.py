@@ -1,0 +1,123 @@
+"""A worker of a study: it claims a case, runs it, stores how it ended, and repeats this until no case is left."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import ManifoldError
+from ..training.checkpoint import LAST, RUN, read_checkpoint
+from ..training.record import Epoch, RunRecord
+from ..training.signals import StopRequested, StopSignal
+from .case_names import folder_name
+from .claim import Attempt, Study, Superseded
+from .grid import canonical
+from .liveness import Heartbeat
+from .objective import Objective
+
+_PAUSE = 2.0  # seconds between two looks for a case
+
+
+class Pruned(Exception):
+    """A run is worse than the median of those before it."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Works on a study until every case has ended.
+
+    Parameters
+    ----------
+    study : Study
+    objective : Objective
+    folder : Path
+        Each run gets a folder in it.
+    stop : StopSignal
+    after_case : callable
+        Called with every attempt that ended, its record, and its seconds.
+    """
+
+    study: Study
+    objective: Objective
+    folder: Path
+    stop: StopSignal = field(default_factory=StopSignal)
+    after_case: Callable[[Attempt, RunRecord, float], None] = lambda attempt, record, seconds: None
+
+    def work(self) -> None:
+        """Run case after case; wait for those of others, which this worker takes over if they die.
+
+        Raises
+        ------
+        StopRequested
+            If it was stopped within a run; the case is left to whoever comes next.
+        """
+        while not self.stop.requested:
+            attempt = self.study.claim()
+            if attempt is not None:
+                self._run(attempt)
+            elif len(self.study.ends()) == len(self.study.cases):
+                return
+            else:
+                until = time.monotonic() + min(_PAUSE, self.study.heartbeat_interval)
+                while time.monotonic() < until and not self.stop.requested:
+                    time.sleep(0.05)
+
+    def _run(self, attempt: Attempt) -> None:
+        began = time.monotonic()
+        try:
+            with Heartbeat(lambda count: self.study.beat(attempt, count), self.study.heartbeat_interval):
+                record = self._record(attempt)
+        except Superseded:
+            return
+        except (StopRequested, OSError):  # a full disk is not the case's fault
+            with suppress(OSError):
+                self.study.release(attempt)
+            raise
+        if self.study.finish(attempt, record):
+            self.after_case(attempt, record, time.monotonic() - began)
+
+    def _record(self, attempt: Attempt) -> RunRecord:
+        mapping = self.study.grid.run_mapping(attempt.choices, attempt.case.seed)
+        folder = self.folder / folder_name(attempt.choices, attempt.case.seed, canonical(mapping))
+        history: list[Epoch] = []
+
+        def on_epoch(epoch: Epoch) -> None:
+            history.append(epoch)
+            self.study.report(attempt, epoch["epoch"], epoch["val_metric"])
+            if self.study.should_prune(attempt):
+                raise Pruned
+
+        try:
+            record = self.objective(mapping, folder=folder, on_epoch=on_epoch, stop=self.stop)
+        except Pruned:
+            record = RunRecord(_whole(history, folder), pruned=True)
+        except (Superseded, StopRequested, OSError):
+            raise
+        except Exception as error:
+            _write_traceback(folder, error)
+            words = " ".join(str(error).split())
+            failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
+            record = RunRecord(_whole(history, folder), failure=failure[:400])
+        if record.stopped:
+            raise StopRequested
+        if record.failure is None and (record.validation is None or not math.isfinite(record.validation)):
+            record = replace(record, failure=f"the validation metric is {record.validation}")
+        return replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
+
+
+def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
+    """The epochs of this attempt, after those before it resumed from a checkpoint."""
+    first = history[0]["epoch"] if history else math.inf
+    if first > 1 and (folder / LAST).exists():
+        with suppress(ManifoldError):  # a damaged checkpoint is why the run failed
+            return [*(e for e in read_checkpoint(folder / LAST)[RUN]["history"] if e["epoch"] < first), *history]
+    return history
+
+
+def _write_traceback(folder: Path, error: Exception) -> None:
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -1,0 +1,247 @@
+"""Networks and constraints from settings."""
+
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import geoopt
+import torch
+
+from .. import zoo
+from ..constraints import Constraint, constrain, degrees_of_freedom
+from ..errors import ManifoldError, OptionError
+from ..nn import Layer, init
+from ..nn.cells import Cell
+from ..zoo import Network
+from .choices import cells, constraint_classes, named, require, require_choice, require_options, takes
+from .settings import NetworkSettings
+
+_CONSTRAINED_RATE = 0.1  # the ratio of learning rates that the literature recommends
+
+
+def build_network(
+    settings: NetworkSettings, input_size: int, output_size: int, *, dtype: torch.dtype = torch.float32
+) -> Network:
+    """Build the network that settings describe.
+
+    Parameters
+    ----------
+    settings : NetworkSettings
+    input_size, output_size : int
+        Features of a time step, and outputs of the readout.
+    dtype : torch.dtype
+        Real; complex weights have the complex dtype of the same precision.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ManifoldError
+        If the settings do not fit each other or the sizes.
+
+    Examples
+    --------
+    >>> settings = mr.training.NetworkSettings(cell="LSTM", hidden_size=8, constraint="Orthogonal", gates=["g"])
+    >>> network = mr.training.build_network(settings, 2, 3)
+    >>> assert network(torch.zeros(4, 5, 2)).shape == (4, 3)
+    """
+    build = _published if settings.zoo is not None else _from_cell
+
+    def of_size(hidden_size: int) -> Network:
+        return build(settings, input_size, hidden_size, output_size, dtype)
+
+    try:
+        if settings.budget is None:
+            network = of_size(settings.hidden_size)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                size = closest_hidden_size(of_size, settings.budget, guess=settings.hidden_size)
+            network = of_size(size)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OptionError(
+            f"`network.hidden_size` needs a network that fits into memory. Got {settings.hidden_size}."
+        ) from error
+    network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
+    return network
+
+
+def build_constraint(value: str | Mapping[str, object], retraction: str | None = None) -> Any:
+    """Build a manifold or a structured constraint.
+
+    Parameters
+    ----------
+    value : str or mapping
+        A name, or a mapping with the name and options. A constraint inside, such as ``top`` of ``BlockTriangular``, is
+        written in the same way.
+    retraction : str, optional
+        For the constraint, or for those inside it that have one.
+
+    Returns
+    -------
+    geoopt.Manifold or Constraint
+
+    Raises
+    ------
+    OptionError
+        If a name or option is unknown, or the constraint has no retraction.
+
+    Examples
+    --------
+    >>> value = {"name": "BlockTriangular", "top": "Orthogonal", "bottom": "StickyDisc"}
+    >>> assert mr.training.build_constraint(value, "exp").top.retraction.name == "exp"
+    """
+    name, options = named("network.constraint", value)
+    require_choice("network.constraint", name, constraint_classes())
+    kind = constraint_classes()[name]
+    require_options("network.constraint", kind, options)
+    members = [key for key in options if _is_member(kind, key)]
+    for key in members:
+        member, _ = named(f"network.constraint.{key}", options[key])
+        own = retraction if takes(constraint_classes().get(member, object), "retraction") else None
+        options[key] = build_constraint(options[key], own)
+    if retraction is not None and not members:
+        _require_taken("network.retraction", kind, "retraction", f"network.constraint={name}")
+        options["retraction"] = retraction
+    return _called(kind, **options)
+
+
+def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int, guess: int = 2) -> int:
+    """Find the hidden size at which a network comes closest to a number of trained degrees of freedom.
+
+    An orthogonal n x n weight counts n (n - 1) / 2, however it is stored.
+
+    Parameters
+    ----------
+    build : callable
+        Returns the network of a given hidden size; its degrees of freedom must grow with the size.
+    budget : int
+        Degrees of freedom.
+    guess : int
+        The size to look at first; returned at once if it has exactly this number.
+
+    Returns
+    -------
+    int
+        A hidden size of at least 2 for which the network can be built; of two equally close ones, the smaller.
+
+    Raises
+    ------
+    OptionError
+        If ``budget`` is below 1.
+
+    Examples
+    --------
+    >>> build = lambda size: torch.nn.LSTM(1, size)
+    >>> assert mr.training.closest_hidden_size(build, budget=4 * 7 * (1 + 7 + 2)) == 7
+    """
+    require(budget >= 1, "budget", "an integer of at least 1", budget)
+    if _next_possible(build, guess) == (guess, budget):
+        return guess
+    low, high = 2, 4
+    while _next_possible(build, high)[1] < budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _next_possible(build, middle)[1] < budget else (low, middle)
+    return min((_next_possible(build, size) for size in (low, high)), key=lambda pair: abs(pair[1] - budget))[0]
+
+
+def _next_possible(build: Callable[[int], torch.nn.Module], size: int) -> tuple[int, int]:
+    """The next size for which the network can be built, such as a power of 2, and its degrees of freedom there."""
+    for candidate in range(size, 2 * size):
+        try:
+            return candidate, degrees_of_freedom(build(candidate))
+        except ManifoldError:
+            continue
+    return size, degrees_of_freedom(build(size))  # raises and says what is wrong
+
+
+def _published(
+    settings: NetworkSettings, input_size: int, hidden_size: int, output_size: int, dtype: torch.dtype
+) -> Network:
+    builder: Callable[..., Network] = getattr(zoo, settings.zoo or "")
+    options = _resolved(builder, settings.options)
+    for key in ("retraction", "view", "rebase_every"):
+        value = getattr(settings, key)
+        if value is not None:
+            _require_taken(f"network.{key}", builder, key, f"network.zoo={settings.zoo}")
+            options[key] = value or None
+    return _called(builder, input_size, hidden_size, output_size, dtype=dtype, **options)
+
+
+def _from_cell(
+    settings: NetworkSettings, input_size: int, hidden_size: int, output_size: int, dtype: torch.dtype
+) -> Network:
+    kind = cells()[settings.cell or ""]
+    options = _resolved(kind, settings.options)
+    if settings.nonlinearity is not None:
+        _require_taken("network.nonlinearity", kind, "nonlinearity", f"network.cell={settings.cell}")
+        options["nonlinearity"] = settings.nonlinearity
+    cell: Cell = _called(kind, **options)
+    constraint = None if settings.constraint is None else build_constraint(settings.constraint, settings.retraction)
+    needs_complex = True in (cell.is_complex, getattr(constraint, "is_complex", None))  # geoopt's own do not say
+    is_complex = needs_complex if settings.numbers is None else settings.numbers == "complex"
+    weight_dtype = dtype.to_complex() if is_complex else dtype
+    layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
+    if constraint is None:
+        return Network(layer, output_size, rates={})
+    _constrain(layer, constraint, settings)
+    return Network(layer, output_size, rates=_CONSTRAINED_RATE)
+
+
+def _constrain(layer: Layer, constraint: Any, settings: NetworkSettings) -> None:
+    gates = layer.cell.gates
+    which = None if settings.gates is None else [gates.index(name) for name in settings.gates]
+    view = settings.view or ("trivialized" if _is_trivialized_only(constraint) else "update")
+    options: dict[str, Any] = {"view": view, "rebase_every": settings.rebase_every or None, "blocks": len(gates)}
+    for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
+        constrain(layer, name, constraint, which=which, **options)
+
+
+def _is_trivialized_only(constraint: Any) -> bool:
+    return isinstance(constraint, Constraint) or bool(getattr(constraint, "structured", False))
+
+
+def _resolved(build: Callable[..., object], options: Mapping[str, object]) -> dict[str, Any]:
+    """Options in which cells and initializations are given by name."""
+    resolved: dict[str, Any] = dict(options)
+    hints = typing.get_type_hints(build)
+    for key, value in options.items():
+        hint = hints.get(key)
+        if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, Cell):
+            require_choice(f"network.options.{key}", value, cells())
+            resolved[key] = cells()[value]()
+        elif isinstance(value, str) and typing.get_origin(hint) is Callable:
+            starts = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
+            require_choice(f"network.options.{key}", value, starts)
+            resolved[key] = starts[value]
+    return resolved
+
+
+def _is_member(kind: type, option: str) -> bool:
+    """Whether an option of a constraint is a constraint itself."""
+    hint = typing.get_type_hints(kind.__init__).get(option)
+    return hint is Any or (isinstance(hint, type) and issubclass(hint, (geoopt.Manifold, Constraint)))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    mentions_memory = any(word in str(error) for word in ("allocat", "Alloc", "overflow"))  # torch has no class for it
+    return isinstance(error, (MemoryError, OverflowError)) or (type(error) is RuntimeError and mentions_memory)
+
+
+def _require_taken(key: str, build: Callable[..., object], option: str, owner: str) -> None:
+    require(takes(build, option), key, f"a network that has it, which `{owner}` has not", "a value; leave it out")
+
+
+def _called(build: Callable[..., Any], *arguments: object, **options: object) -> Any:
+    """Call a builder, and turn its complaint about an option into `OptionError`."""
+    try:
+        return build(*arguments, **options)
+    except (TypeError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "dtype")
+        name = getattr(build, "__name__", "it")
+        raise OptionError(f"{name} cannot be built with {given or 'no options'}: {error}.") from error

@@ -1,0 +1,135 @@
+"""The record of a run: what training, comparisons and reports know of it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+from .folder import replacing
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+
+class Epoch(TypedDict):
+    """Scores of one epoch; ``seconds`` is the time of its training batches, without validation.
+
+    Examples
+    --------
+    >>> epoch = mr.training.Epoch(epoch=1, train_loss=2.3, val_loss=2.2, val_metric=0.2, seconds=0.5)
+    >>> assert epoch["epoch"] == 1
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_metric: float
+    seconds: float
+
+
+@dataclass
+class RunRecord:
+    """The result of a run.
+
+    Attributes
+    ----------
+    history : list of Epoch
+        One entry for each finished epoch.
+    test_loss, test_metric : float or None
+        Scores of the network with the lowest validation loss.
+    hidden_size, parameters : int or None
+        Units of a layer, and trained degrees of freedom.
+    seconds_per_step : float or None
+        Mean over all training steps.
+    defect : float or None
+        Largest defect of a constrained weight after the last step; None if there is none.
+    matrix : str
+        Name of the matrix whose eigenvalues are given.
+    spectrum_start, spectrum_end : list of pairs of float
+        Real and imaginary parts of its eigenvalues before the first and after the last step.
+    failure : str or None
+        Why training ended early, if it did.
+    stopped : bool
+        Whether the user, or a batch system, stopped the run.
+    pruned : bool
+        Whether a comparison ended the run because it was worse than the median of those before it.
+    choices : dict
+        In a comparison: the values of what varies, by dotted key.
+    seed : int
+        Seed of the run.
+
+    Examples
+    --------
+    >>> record = mr.training.RunRecord(parameters=3, failure="the loss is not finite")
+    >>> assert record.history == [] and record.state == "failed"
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    test_loss: float | None = None
+    test_metric: float | None = None
+    hidden_size: int | None = None
+    parameters: int | None = None
+    seconds_per_step: float | None = None
+    defect: float | None = None
+    matrix: str = ""
+    spectrum_start: list[list[float]] = field(default_factory=list)
+    spectrum_end: list[list[float]] = field(default_factory=list)
+    failure: str | None = None
+    stopped: bool = False
+    pruned: bool = False
+    choices: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def state(self) -> str:
+        """How the run ended: "complete", "pruned" or "failed"."""
+        return FAILED if self.failure is not None else PRUNED if self.pruned else COMPLETE
+
+    @property
+    def epochs(self) -> int:
+        """The number of the last finished epoch."""
+        return self.history[-1]["epoch"] if self.history else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time of all training batches."""
+        return sum(epoch["seconds"] or 0.0 for epoch in self.history)
+
+    @property
+    def validation(self) -> float | None:
+        """Validation metric at the lowest validation loss, or of the last epoch of a pruned run; None if it failed."""
+        if self.failure is not None or not self.history:
+            return None
+        if self.pruned:
+            return self.history[-1]["val_metric"]
+        finite = [epoch for epoch in self.history if epoch["val_loss"] is not None and epoch["val_loss"] < math.inf]
+        return min(finite, key=lambda epoch: epoch["val_loss"])["val_metric"] if finite else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, in which a number that is not finite is null."""
+        plain: dict[str, Any] = plain_values(asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the record that `as_dict` made these values of."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document as JSON, atomically; a number that is not finite becomes null."""
+    with replacing(path) as temporary:
+        text = json.dumps(plain_values(document), indent=2, allow_nan=False)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+
+
+def plain_values(value: Any) -> Any:
+    """Return a nested value of what JSON has: texts as keys, lists, and null for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
