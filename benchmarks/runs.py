@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jsonargparse import get_loader
 from timing import RESULTS, write
 
 from manifold_rnn.training import read_run
@@ -57,7 +56,7 @@ def collected(path: Path) -> dict[str, object]:
 
 def described(name: str) -> dict[str, object]:
     """Return the network and the task of a configuration, and the loss of a guesser without memory."""
-    settings = read_run(get_loader("yaml")((CONFIGS / f"{name}.yaml").read_text()))
+    settings = read_run(CONFIGS / f"{name}.yaml")
     return {
         "network": settings.network.zoo,
         "task": settings.task.name,

@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
 
 doctest_global_setup = """
 import torch
-import manifold_rnn as mr, manifold_rnn.training
+import manifold_rnn as mr
 torch.manual_seed(0)
 torch.set_num_threads(1)
 """

@@ -39,7 +39,9 @@ from .manifolds import (
 )
 
 if TYPE_CHECKING:
-    from . import cli, study, training
+    from . import cli as cli
+    from . import study as study
+    from . import training as training
 
 __version__ = "0.1.0"
 

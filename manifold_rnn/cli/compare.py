@@ -1,12 +1,13 @@
 """``manifold-rnn compare``: run a comparison from its file."""
 
 from ..study.settings import CompareSettings
-from .parsing import CommandParser, Values
+from ..training.values import Values
+from .parsing import CommandParser
 
 
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
-    parser = CommandParser(description, CompareSettings, skip=frozenset({"grid", "extend"}))
+    parser = CommandParser(description, CompareSettings, skip=("grid", "extend"))
     parser.parser.add_argument("grid", type=str, help="YAML file of the comparison.")
     parser.add_flag("extend", bool, "Add to an existing study: values to a grid, seeds, or trials to a search.")
     return parser

@@ -1,11 +1,8 @@
 """``manifold-rnn demo``: a shipped comparison of an LSTM and published networks, on handwritten digits."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import torch
 
@@ -13,14 +10,12 @@ from .. import retractions, zoo
 from ..constraints import degrees_of_freedom
 from ..study.grid import Grid
 from ..study.settings import CompareSettings
+from ..tasks import Digits
 from ..training.build import build_network
 from ..training.choices import require, require_choice, takes
-from ..training.mapping import load_yaml, merged
-from ..training.settings import NetworkSettings, RunSettings
-from ..tasks import Digits
-from .parsing import CommandParser, Values
-
-_LARGEST_HIDDEN_SIZE = 2048
+from ..training.settings import NetworkSettings
+from ..training.values import Values, load_yaml, merged
+from .parsing import CommandParser
 
 
 @dataclass(frozen=True)
@@ -60,17 +55,13 @@ class DemoSettings:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        sizes = 2 <= self.hidden_size <= _LARGEST_HIDDEN_SIZE
-        require(sizes, "hidden_size", f"an integer from 2 to {_LARGEST_HIDDEN_SIZE}", self.hidden_size)
+        require(2 <= self.hidden_size <= 2048, "hidden_size", "an integer from 2 to 2048", self.hidden_size)
         require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
         if self.retraction is not None:
             require_choice("retraction", self.retraction, retractions.names())
         require(bool(self.chosen()), "networks", 'names of networks, with commas between, or "all"', self.networks)
         for name in self.chosen():
             require_choice("networks", name, zoo.available())
-        run = {key: asdict(self)[key] for key in ("epochs", "seed", "batch_size")}
-        RunSettings(Digits(), NetworkSettings(cell="LSTM"), **run)  # which checks these
-        require(0 < self.lr < float("inf"), "lr", "a positive number", self.lr)
 
     def chosen(self) -> list[str]:
         """Return the names of the published networks."""
@@ -90,21 +81,22 @@ def execute(command: str, values: Values) -> int:
     from ..study.comparison import compare  # here, because Optuna and Lightning take seconds to import
 
     workers = settings.workers or min(os.cpu_count() or 1, len(grid.cases()))
-    with _one_thread():
-        return compare(CompareSettings("demo.yaml", output=settings.output, study="demo", workers=workers), grid=grid)
+    return compare(CompareSettings("demo.yaml", output=settings.output, workers=workers), grid=grid)
 
 
 def demo_grid(settings: DemoSettings) -> Grid:
     """Return the shipped comparison with these settings."""
-    content = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
-    networks: list[dict[str, Any]] = [entry for entry in content["grid"]["network"] if "zoo" not in entry]
+    shipped = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    networks: list[Values] = [entry for entry in shipped["grid"]["network"] if "zoo" not in entry]
     for name in settings.chosen():
-        networks += [entry for entry in content["grid"]["network"] if entry.get("zoo") == name] or [{"zoo": name}]
-    for entry in networks:
-        if settings.retraction is not None and "zoo" in entry and takes(getattr(zoo, entry["zoo"]), "retraction"):
+        networks += [entry for entry in shipped["grid"]["network"] if entry.get("zoo") == name] or [{"zoo": name}]
+    published = [entry for entry in networks if "zoo" in entry]
+    for entry in published:
+        if settings.retraction is not None and takes(getattr(zoo, entry["zoo"]), "retraction"):
             entry["retraction"] = settings.retraction
-    first = next(entry for entry in networks if "zoo" in entry)
-    budget = _degrees_of_freedom(NetworkSettings(**{**first, "hidden_size": settings.hidden_size}))
+    first = NetworkSettings(**{**published[0], "hidden_size": settings.hidden_size})
+    with torch.random.fork_rng(devices=[]):
+        budget = degrees_of_freedom(build_network(first, Digits().input_size, Digits().output_size))
     override = {
         "task": {"seed": settings.seed},
         "network": {"hidden_size": settings.hidden_size, "budget": budget},
@@ -112,20 +104,4 @@ def demo_grid(settings: DemoSettings) -> Grid:
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
     }
-    return Grid(merged(content["base"], override), {"network": networks}, seeds=[settings.seed])
-
-
-def _degrees_of_freedom(network: NetworkSettings) -> int:
-    task = Digits()
-    with torch.random.fork_rng(devices=[]):
-        return degrees_of_freedom(build_network(network, task.input_size, task.output_size))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits, for long if the machine is busy
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return Grid(merged(shipped["base"], override), {"network": networks}, seeds=[settings.seed])

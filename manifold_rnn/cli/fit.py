@@ -8,13 +8,18 @@ from ..training import choices
 from ..training.checkpoint import BEST
 from ..training.folder import resume_command
 from ..training.mapping import read_run
+from ..training.record import shown_metric
 from ..training.settings import RunSettings
-from .parsing import CommandParser, Values
+from ..training.values import Values
+from .parsing import CommandParser
 
 
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of ``fit``, or of one of the two that score a checkpoint."""
-    parser = CommandParser(description, RunSettings, files=True, epilog=_names())
+    names = {"network.zoo": zoo.available(), "network.cell": choices.cells()}
+    names |= {"network.constraint": choices.constraint_classes(), "optimizer.name": choices.optimizers()}
+    epilog = "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items())
+    parser = CommandParser(description, RunSettings, files=True, epilog=f"Names: {epilog}.")
     if command == "fit":
         parser.add_flag("resume", bool, "Resume from the last checkpoint in the output folder, if there is one.")
     else:
@@ -24,43 +29,20 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Run the command and return its exit status."""
-    return _fit(values) if command == "fit" else _score(command, values)
+    from ..training.runs import evaluate, run  # here, because Lightning takes seconds to import
 
-
-def _fit(values: Values) -> int:
-    from ..training.callbacks import shown_metric
-    from ..training.runs import run
-
-    resume = values.pop("resume", False)
+    resume, checkpoint = values.pop("resume", False), values.pop("checkpoint", None)
     settings = read_run(values)
+    if command != "fit":
+        path = Path(settings.output, BEST) if checkpoint is None else checkpoint
+        print(json.dumps(evaluate(settings, stage=command, checkpoint=path)))
+        return 0
     record = run(settings, folder=settings.output, resume=resume, quiet=False, require_constrained=not resume)
-    if record.stopped:
-        print(f"{record.failure}; resume with: {resume_command(settings.output)}")
-        return 130
     if record.failure is not None:
-        print(record.failure)
-        return 1
+        hint = f"; resume with: {resume_command(settings.output)}" if record.stopped else ""
+        print(f"{record.failure}{hint}")
+        return 130 if record.stopped else 1
     if record.test_loss is not None and record.test_metric is not None:
         print(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")
     print(f"Written to {settings.output}")
     return 0
-
-
-def _score(command: str, values: Values) -> int:
-    from ..training.runs import evaluate
-
-    checkpoint = values.pop("checkpoint", None)
-    settings = read_run(values)
-    path = Path(settings.output, BEST) if checkpoint is None else checkpoint
-    print(json.dumps(evaluate(settings, stage=command, checkpoint=path)))
-    return 0
-
-
-def _names() -> str:
-    names = {
-        "network.zoo": zoo.available(),
-        "network.cell": choices.cells(),
-        "network.constraint": choices.constraint_classes(),
-        "optimizer.name": choices.optimizers(),
-    }
-    return "Names: " + "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items()) + "."

@@ -1,8 +1,9 @@
-"""Command lines and YAML files of settings, parsed by jsonargparse; mistakes are answered with the nearest right key."""
+"""Command lines and YAML files of settings, parsed by jsonargparse; mistakes are answered with the nearest key."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any, NoReturn, get_origin, get_type_hints
+from dataclasses import is_dataclass
+from itertools import zip_longest
+from typing import NoReturn, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_loader
 from yaml import YAMLError  # type: ignore[import-untyped]
@@ -10,77 +11,60 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from ..errors import OptionError
 from ..tasks import Task
 from ..training.choices import did_you_mean, task_class
-from ..training.mapping import check_keys, checked, keys_of, load_yaml, merged, read_yaml
+from ..training.mapping import Hint, check_keys, checked, hints_by_key
+from ..training.values import Value, Values, load_yaml, merged, read_yaml
 
-Values = dict[str, Any]
 _MODE = "manifold_rnn"
 
 
-@dataclass
 class CommandParser:
     """The parser of one subcommand.
 
-    Parameters
-    ----------
-    description : str
-        What the subcommand does.
-    settings : type
-        A dataclass whose fields, and those of the dataclasses in it, are flags and keys of the configuration files.
-    files : bool
-        Whether ``--config`` reads settings from YAML files.
-    skip : set of str
-        Fields that are no flags.
-    epilog : str
-        Shown at the end of the help.
+    The fields of the dataclass ``settings``, and those of the dataclasses in it, are flags, and keys of the files that
+    ``--config`` reads if ``files`` is set. Fields in ``skip`` are left out.
     """
 
-    description: str
-    settings: type
-    files: bool = False
-    skip: frozenset[str] = frozenset()
-    epilog: str = ""
-    parser: ArgumentParser = field(init=False)
-    known: dict[str, Any] = field(init=False)  # type hints by dotted key
-
-    def __post_init__(self) -> None:
-        options: Values = {"description": self.description, "epilog": self.epilog, "exit_on_error": False}
-        self.parser = ArgumentParser(allow_abbrev=False, parser_mode=_MODE, print_config=None, **options)
-        self.known = {key: hint for key, hint in keys_of(self.settings).items() if key not in self.skip}
-        if self.files:
+    def __init__(
+        self, description: str, settings: type, *, files: bool = False, skip: Sequence[str] = (), epilog: str = ""
+    ) -> None:
+        options: Values = {"description": description, "epilog": epilog, "exit_on_error": False, "allow_abbrev": False}
+        self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
+        self.settings = settings
+        self.known = {key: hint for key, hint in hints_by_key(settings).items() if key not in skip}
+        hints = get_type_hints(settings)
+        parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
+        if files:
             self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
-        hints = get_type_hints(self.settings)
-        parts = {key: hint for key, hint in hints.items() if is_dataclass(hint) and key not in self.skip}
         if "task" in hints:
             self.parser.add_argument("--task", type=Task, help="What the network learns; --task.KEY sets its options.")
-            parts.pop("task", None)
         for key, hint in parts.items():
             self.parser.add_class_arguments(hint, key)
-        self.parser.add_class_arguments(self.settings, skip={*self.skip, "task", *parts})
+        self.parser.add_class_arguments(settings, skip={*skip, "task", *parts})
 
-    def add_flag(self, name: str, hint: Any, help_text: str) -> None:
+    def add_flag(self, name: str, hint: Hint, help_text: str) -> None:
         """Add a flag that is no field of the settings; without a value if it is a bool."""
         kind: Values = {"action": "store_true"} if hint is bool else {"type": hint}
         self.parser.add_argument(f"--{name}", help=help_text, **kind)
         self.known[name] = hint
 
-    def values(self, namespace: Any) -> Values:
-        """Return what was parsed as a nested mapping, with a task as files write it."""
+    def parse(self, arguments: Sequence[str]) -> Values:
+        """Return what was given as a nested mapping, with a task as files write it."""
+        namespace = self.parser.parse_args(list(arguments), defaults=False)
         values: Values = {key: value for key, value in namespace.as_dict().items() if key not in ("config", "help")}
-        if "task" in values:
-            task = values["task"]
+        if task := values.get("task"):
             values["task"] = {"name": task["class_path"], **task.get("init_args", {})}
         return values
 
     def explain(self, error: Exception, arguments: Sequence[str]) -> NoReturn:
         """Raise `OptionError` that names the key or the flag which the parser could not accept."""
         flags = _pairs(arguments)
-        mapping: Mapping[str, Any] = {}
+        mapping: Values = {}
         for path in [value for flag, value in flags if flag == "--config"]:
             mapping = merged(mapping, read_yaml(path))
             check_keys(self.settings, mapping)
         task = next((value for flag, value in flags if flag == "--task"), mapping.get("task"))
         name = task["name"] if isinstance(task, Mapping) else task
-        known = self.known if name is None or "task" not in self.known else self.known | _task_keys(name)
+        known = {**self.known, **(_task_keys(name) if name and "task" in self.known else {})}
         for flag, value in flags:
             key = flag.removeprefix("--")
             above = {".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 1)}
@@ -93,22 +77,21 @@ class CommandParser:
         raise OptionError(" ".join(str(error).split())[:400])
 
 
-def _task_keys(name: str) -> dict[str, Any]:
-    return {f"task.{key}": hint for key, hint in keys_of(task_class(name)).items()}
+def _task_keys(name: str) -> dict[str, Hint]:
+    return {f"task.{key}": hint for key, hint in hints_by_key(task_class(name)).items()}
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Every flag and its value, which follows it or an equals sign; a flag without a value has none."""
     pairs = []
-    for place, argument in enumerate(arguments):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")
-            following = arguments[place + 1] if place + 1 < len(arguments) else ""
             pairs.append((flag, value if equals else "" if following.startswith("--") else following))
     return pairs
 
 
-def _load_settings(text: str) -> Any:
+def _load_settings(text: str) -> Value:
     """Load YAML, and write a task as jsonargparse expects an object of a subclass."""
     content = load_yaml(text)
     if isinstance(content, dict) and isinstance(task := content.get("task"), dict) and "name" in task:

@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from ..training.values import Value
 
 
-def shown_value(value: Any) -> str:
+def shown_value(value: Value) -> str:
     """Return a value as a reader would write it; of a mapping, its texts, and its other values with their keys."""
     if value is None:
         return "none"
@@ -28,18 +29,18 @@ def headings(keys: Iterable[str]) -> dict[str, str]:
     }
 
 
-def label(choices: Mapping[str, Any]) -> str:
+def label(choices: Mapping[str, Value]) -> str:
     """Return what tells a combination from others, in one line; numbers with their heading, names without."""
     titles = headings(choices)
     return " · ".join(shown_entry(titles[key], value) for key, value in choices.items())
 
 
-def shown_entry(title: str, value: Any) -> str:
+def shown_entry(title: str, value: Value) -> str:
     """Return a value that needs no title, such as a name, alone, and any other with its title."""
     return shown_value(value) if isinstance(value, (str, Mapping)) else f"{title} {shown_value(value)}"
 
 
-def folder_name(choices: Mapping[str, Any], seed: int, run: str) -> str:
+def folder_name(choices: Mapping[str, Value], seed: int, run: str) -> str:
     """Return a name for a case's folder: what it is for a reader, and a hash of its whole run."""
     words = re.sub(r"[^a-z0-9.]+", "-", f"{label(choices)} seed {seed}".lower()).strip("-")
     return f"{words[:80]}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"

@@ -4,13 +4,17 @@ Every change of the state of a case happens under one lock, and the state is rea
 queue that could disagree with them. A worker that dies at any moment leaves a running trial, which another one marks as
 lost before it starts the next attempt. Finished trials cannot be changed, so a worker that was only thought dead finds
 its attempt closed.
+
+Every trial is one attempt at a case. A case ends with the first attempt that ends by itself: complete, pruned, or
+failed for a reason of its own. Attempts whose worker died or was stopped do not count; the next one resumes from their
+checkpoint.
 """
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -20,11 +24,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..errors import OptionError
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
-from . import trial_state
-from .grid import Case, Choices, Grid, differences
+from ..training.values import Value, Values
+from .grid import Case, Grid, differences
 from .liveness import HeartbeatMonitor, identity, is_known_dead
 from .store import Store, StudyLost, reaching
 
+STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
+_MAX_DEATHS = 3
 _PAUSES = (1, 2, 5, 10, 20, 30, 0)  # seconds after the tries to write how a trial has ended
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
@@ -35,34 +41,20 @@ class Superseded(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A case that this worker has claimed: the storage's number for it, the case, and the number of earlier attempts."""
+    """A case that this worker has claimed: its trial's number in the storage, and how many attempts were earlier."""
 
     trial: int
     case: Case
-    choices: Choices
+    choices: Values
     earlier: int
 
 
 class Study:
     """A study in an open storage.
 
-    Parameters
-    ----------
-    store : Store
-    name : str
-    grid : Grid
-        What the study runs.
-    about : mapping
-        What reports say of the task, ``higher_is_better`` at least; stored with the study.
-    extend : bool
-        Whether the grid may have more cases than that of an existing study.
-    patience : float
-        Seconds without a heartbeat after which a worker on another machine counts as dead.
-
-    Raises
-    ------
-    OptionError
-        If the study exists and has another grid.
+    ``grid`` is what it runs, and may have more cases than the stored one if ``extend`` is set; else `OptionError` is
+    raised. ``about`` is what reports say of the task, ``higher_is_better`` at least. A worker on another machine counts
+    as dead after ``patience`` seconds without a heartbeat.
     """
 
     def __init__(
@@ -70,7 +62,7 @@ class Study:
         store: Store,
         name: str,
         grid: Grid,
-        about: Mapping[str, Any],
+        about: Mapping[str, Value],
         *,
         extend: bool = False,
         patience: float = 60.0,
@@ -89,19 +81,19 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Values:
         """What reports say of the task."""
         return dict(self._study.user_attrs["about"])
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
         """Return the attempts at each case, by the case's key."""
         with reaching(self._store):
-            return trial_state.by_case(self._trials())
+            return _by_case(self._trials())
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the trial that each case has ended with, by the case's key."""
         attempts = self.attempts()
-        final = {case.key: trial_state.final_attempt(attempts.get(case.key, [])) for case in self.cases}
+        final = {case.key: _final_attempt(attempts.get(case.key, [])) for case in self.cases}
         return {key: trial for key, trial in final.items() if trial is not None}
 
     def claim(self) -> Attempt | None:
@@ -109,12 +101,12 @@ class Study:
         with reaching(self._store), self._store.lock:
             self._close_lost()
             trials = self._trials()
-            attempts = trial_state.by_case(trials)
+            attempts = _by_case(trials)
             for case in self.cases:
                 own = attempts.get(case.key, [])
-                if trial_state.final_attempt(own) or trial_state.is_running(own):
+                if _final_attempt(own) or any(trial.state is TrialState.RUNNING for trial in own):
                     continue
-                if trial_state.kills_its_workers(own):
+                if _kills_its_workers(own):
                     self._give_up(case, own)
                 else:
                     return self._start(case, own, trials)
@@ -159,7 +151,7 @@ class Study:
 
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
-        attributes = {"record": record.as_dict(), "failure": record.failure, "end": trial_state.OWN}
+        attributes = {"record": record.as_dict(), "failure": record.failure, "end": OWN}
         for pause in _PAUSES:
             try:
                 return self._close(attempt.trial, attributes, _STATES[record.state], record.validation)
@@ -171,17 +163,17 @@ class Study:
 
     def release(self, attempt: Attempt) -> None:
         """Leave a case to whoever claims it next."""
-        self._close(attempt.trial, {"end": trial_state.STOPPED}, TrialState.FAIL, None)
+        self._close(attempt.trial, {"end": STOPPED}, TrialState.FAIL, None)
 
     def close(self) -> None:
         """Close the storage's connections."""
         self._store.close()
 
-    def _close(self, trial: int, attributes: Mapping[str, Any], state: TrialState, value: float | None) -> bool:
+    def _close(self, trial: int, attributes: Mapping[str, Value], state: TrialState, value: float | None) -> bool:
         with reaching(self._store), self._store.lock:
             stored = self._storage.get_trial(trial)
             if stored.state.is_finished():  # by another, or by the try before, whose answer did not arrive
-                return trial_state.is_final(stored)
+                return _is_final(stored)
             self._set(trial, attributes)
             return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
 
@@ -193,7 +185,7 @@ class Study:
             unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it had the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
                 number = self._number(trial)
-                self._set(number, {"end": trial_state.LOST})
+                self._set(number, {"end": LOST})
                 self._storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _start(self, case: Case, earlier: Sequence[FrozenTrial], trials: Iterable[FrozenTrial]) -> Attempt:
@@ -224,20 +216,44 @@ class Study:
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
-        failure = f"the worker died {trial_state.MAX_DEATHS} times in a row before another epoch had ended"
+        failure = f"the worker died {_MAX_DEATHS} times in a row before another epoch had ended"
         record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_dict()
-        attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": trial_state.OWN}
+        attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": OWN}
         self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
 
     def _number(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
 
-    def _set(self, trial: int, attributes: Mapping[str, Any]) -> None:
+    def _set(self, trial: int, attributes: Mapping[str, Value]) -> None:
         for key, content in attributes.items():
             self._storage.set_trial_user_attr(trial, key, content)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+
+def _by_case(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    """The attempts at each case, by its key, in their order."""
+    attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if "case" in trial.user_attrs:
+            attempts[trial.user_attrs["case"]].append(trial)
+    return attempts
+
+
+def _is_final(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and trial.user_attrs.get("end") not in (STOPPED, LOST)
+
+
+def _final_attempt(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    return next((trial for trial in attempts if _is_final(trial)), None)
+
+
+def _kills_its_workers(attempts: Sequence[FrozenTrial]) -> bool:
+    """Whether the last workers all died before they had finished one more epoch."""
+    last = attempts[-_MAX_DEATHS:]
+    lost = [t.user_attrs.get("end") == LOST and (t.last_step or 0) <= t.user_attrs["from_epoch"] for t in last]
+    return len(lost) == _MAX_DEATHS and all(lost)
 
 
 def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study:
@@ -250,7 +266,7 @@ def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study
     return optuna.create_study(study_name=name, storage=store.storage, pruner=pruner, direction=direction)
 
 
-def _require_same(name: str, stored: Mapping[str, Any], grid: Grid, extend: bool) -> None:
+def _require_same(name: str, stored: Mapping[str, Value], grid: Grid, extend: bool) -> None:
     """Raise `OptionError`, with what differs, unless the grids are equal or the new one extends the stored one."""
     changed = "; ".join(differences(stored, grid.plain()))
     if not changed or (extend and grid.extends(Grid(**stored))):
@@ -262,12 +278,12 @@ def _require_same(name: str, stored: Mapping[str, Any], grid: Grid, extend: bool
     raise OptionError(f"The study '{name}' has another grid: {changed}. {hint}")
 
 
-def _claimed(case: Case, choices: Choices, from_epoch: int) -> dict[str, Any]:
+def _claimed(case: Case, choices: Values, from_epoch: int) -> Values:
     own = {"case": case.key, "point": case.point, "seed": case.seed, "choices": dict(choices)}
     return {**own, "worker": identity(), "from_epoch": from_epoch}
 
 
-def _distribution(space: Mapping[str, Any]) -> BaseDistribution:
+def _distribution(space: Mapping[str, Value]) -> BaseDistribution:
     """The distribution of a range, of integers if both of its ends are, or of choices."""
     if "choices" in space:
         return CategoricalDistribution([_category(value) for value in space["choices"]])
@@ -276,11 +292,11 @@ def _distribution(space: Mapping[str, Any]) -> BaseDistribution:
     return IntDistribution(low, high, log=log) if integers else FloatDistribution(low, high, log=log)
 
 
-def _drawn_value(space: Mapping[str, Any], drawn: Any) -> Any:
+def _drawn_value(space: Mapping[str, Value], drawn: Value) -> Value:
     if "choices" not in space:
         return drawn
     return space["choices"][[_category(entry) for entry in space["choices"]].index(drawn)]
 
 
-def _category(entry: Any) -> Any:
+def _category(entry: Value) -> Value:
     return json.dumps(entry, sort_keys=True) if isinstance(entry, (Mapping, list)) else entry

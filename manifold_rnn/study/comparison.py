@@ -4,22 +4,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from rich.console import Console
 
+from ..errors import ManifoldError, OptionError
+from ..tasks import Task
 from ..training.folder import open_folder
+from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal, stop_on_signals
+from ..training.values import Value, Values
+from .case_names import label
 from .claim import Attempt, Study
 from .grid import Grid, read_grid
-from .objective import Objective, describe, train
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
 from .settings import CompareSettings
 from .store import open_store
-from .worker import Worker
+from .worker import Objective, Worker, train
 from .worker_processes import work_in_processes
 
 
@@ -28,7 +31,7 @@ def compare(
     *,
     grid: Grid | None = None,
     objective: Objective = train,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, Value] | None = None,
 ) -> int:
     r"""Work on a study until every case has ended, print the table, and write the report.
 
@@ -88,7 +91,7 @@ class Comparison:
 
     settings: CompareSettings
     grid: Grid
-    about: dict[str, Any]
+    about: Values
     objective: Objective
 
     def open(self) -> Study:
@@ -121,7 +124,7 @@ def _work(comparison: Comparison, study: Study) -> bool:
 @dataclass(frozen=True)
 class _CasePrinter:
     study: Study
-    about: Mapping[str, Any]
+    about: Mapping[str, Value]
 
     def __call__(self, attempt: Attempt, record: RunRecord, seconds: float) -> None:
         ended, cases = len(self.study.ends()), len(self.study.cases)
@@ -150,3 +153,46 @@ def _quiet_optuna() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def describe(grid: Grid) -> Values:
+    """Return what reports say of the task, after reading the settings of every combination.
+
+    Raises `OptionError` if a combination is no run, the data is not there, or they are measured in different ways.
+    """
+    tasks: dict[str, Task] = {}
+    for choices in _samples(grid):
+        try:
+            task = read_run(grid.run_mapping(choices, grid.seeds[0])).task
+        except OptionError as error:
+            raise OptionError(f"{label(choices)}: {error}"[:400]) from error
+        if task not in tasks.values():
+            task.splits()  # else the first run would say what is missing, and then all others
+            tasks.setdefault(task.metric_name, task)
+    if len(tasks) > 1:
+        raise OptionError(
+            f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write a file for each."
+        )
+    (task,) = tasks.values()
+    return {
+        "task": task.name,
+        "metric": task.metric_name,
+        "higher_is_better": task.higher_is_better,
+        "baseline": _baseline(task),
+    }
+
+
+def _samples(grid: Grid) -> list[Values]:
+    """All combinations of a grid; of a search, every choice and every end of a range with the first of the others."""
+    if grid.grid:
+        return [case.choices or {} for case in grid.cases() if case.seed == grid.seeds[0]]
+    ends = {key: space.get("choices") or [space["low"], space["high"]] for key, space in grid.search.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    return [{**first, key: value} for key, values in ends.items() for value in values]
+
+
+def _baseline(task: Task) -> Mapping[str, float] | None:
+    try:
+        return task.baseline()._asdict()
+    except ManifoldError:
+        return None

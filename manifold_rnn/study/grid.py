@@ -3,38 +3,28 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from ..errors import OptionError
-from ..training.choices import require, unknown_key
-from ..training.mapping import flat, merged, read_yaml
+from ..training.choices import require
+from ..training.mapping import check_keys
+from ..training.values import Value, Values, flat, merged, read_yaml
 from .case_names import shown_value
-
-Choices = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run of a comparison: a combination and a seed.
+    """One run of a comparison: a combination, named ``point``, and a seed.
 
-    Attributes
-    ----------
-    key : str
-        Name within its study.
-    point : str
-        Name of its combination, the same for all seeds.
-    seed : int
-    choices : dict, optional
-        Values of what varies, by dotted key; None until a search has drawn them.
+    ``choices`` are the values of what varies, by dotted key; None until a search has drawn them.
     """
 
     key: str
     point: str
     seed: int
-    choices: Choices | None
+    choices: Values | None
 
 
 @dataclass(frozen=True)
@@ -68,21 +58,17 @@ class Grid:
     >>> assert len(grid.cases()) == 4
     """
 
-    base: dict[str, Any]
-    grid: dict[str, list[Any]] = field(default_factory=dict)
-    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    base: Values
+    grid: dict[str, Value] = field(default_factory=dict)
+    search: dict[str, Values] = field(default_factory=dict)
     trials: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     pruning: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("base", "grid", "search"):
-            _require(isinstance(getattr(self, key), Mapping), key, "a mapping", getattr(self, key))
-        seeds = isinstance(self.seeds, list) and self.seeds and all(type(seed) is int for seed in self.seeds)
-        _require(bool(seeds), "seeds", "a list of integers", self.seeds)
+        _require(bool(self.seeds), "seeds", "a list of at least one integer", "none")
         _require(all(0 <= seed < 2**32 for seed in self.seeds), "seeds", "integers from 0 to 2^32 - 1", self.seeds)
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "every seed once", self.seeds)
-        _require(type(self.pruning) is bool, "pruning", "true or false", self.pruning)
         if bool(self.grid) == bool(self.search):
             got = "both" if self.grid else "neither"
             raise OptionError(f"A comparison needs either `grid` or `search`, which say what varies. Got {got}.")
@@ -90,31 +76,21 @@ class Grid:
             for key in keys:
                 allowed = isinstance(key, str) and key.partition(".")[0] not in ("seed", "output")
                 _require(allowed, place, "keys of a run other than seed and output", key)
-        self._require_grid() if self.grid else self._require_search()
-
-    def _require_grid(self) -> None:
-        _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
+        if self.grid:
+            _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
+        else:
+            _require((self.trials or 0) >= 1, "trials", "an integer of at least 1 for a search", self.trials)
         for key, values in self.grid.items():
             _require(isinstance(values, list) and bool(values), f"grid.{key}", "a list of values", values)
             _require(_is_plain(values), f"grid.{key}", "plain values, with texts as keys", values)
             distinct = len({canonical(value) for value in values}) == len(values)
             _require(distinct, f"grid.{key}", "every value once", values)
-
-    def _require_search(self) -> None:
-        trials = type(self.trials) is int and self.trials >= 1
-        _require(trials, "trials", "an integer of at least 1 for a search", self.trials)
         for key, space in self.search.items():
             _require_space(f"search.{key}", space)
 
     def cases(self) -> list[Case]:
-        """Return all cases, each combination's first seed before any second one.
-
-        Examples
-        --------
-        >>> grid = mr.study.Grid({}, search={"optimizer.lr": {"low": 1e-4, "high": 1e-2}}, trials=3)
-        >>> assert [case.key for case in grid.cases()] == ["draw 1, seed 0", "draw 2, seed 0", "draw 3, seed 0"]
-        """
-        points: list[tuple[str, Choices | None]]
+        """Return all cases, each combination's first seed before any second one."""
+        points: list[tuple[str, Values | None]]
         if self.search:
             points = [(f"draw {k + 1}", None) for k in range(self.trials or 0)]
         else:
@@ -122,29 +98,17 @@ class Grid:
             points = [(canonical(choices), choices) for choices in combinations]
         return [Case(f"{point}, seed {seed}", point, seed, choices) for seed in self.seeds for point, choices in points]
 
-    def run_mapping(self, choices: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return the settings of a case, for `manifold_rnn.training.read_run`.
-
-        Examples
-        --------
-        >>> grid = mr.study.Grid({"epochs": 3}, {"optimizer.lr": [0.1, 0.2]})
-        >>> assert grid.run_mapping({"optimizer.lr": 0.2}, 7) == {"epochs": 3, "optimizer": {"lr": 0.2}, "seed": 7}
-        """
-        mapping: dict[str, Any] = self.base
+    def run_mapping(self, choices: Mapping[str, Value], seed: int) -> Values:
+        """Return the settings of a case, for `manifold_rnn.training.read_run`."""
+        mapping: Values = self.base
         for key, value in choices.items():
             for part in reversed(key.split(".")):
                 value = {part: value}
             mapping = merged(mapping, value)
         return mapping | {"seed": seed}
 
-    def plain(self) -> dict[str, Any]:
-        """Return plain values that `Grid` makes this grid of.
-
-        Examples
-        --------
-        >>> grid = mr.study.Grid({"epochs": 3}, {"optimizer.lr": [0.1, 0.2]})
-        >>> assert mr.study.Grid(**grid.plain()) == grid
-        """
+    def plain(self) -> Values:
+        """Return plain values that `Grid` makes this grid of."""
         return asdict(self)
 
     def extends(self, old: "Grid") -> bool:
@@ -180,17 +144,13 @@ def read_grid(path: str | Path) -> Grid:
     ...     assert len(mr.study.read_grid(path).cases()) == 2
     """
     content = read_yaml(path)
-    keys = [f.name for f in fields(Grid)]
     try:
-        for key in content:
-            if key not in keys:
-                raise unknown_key(str(key), keys)
-        return Grid(**{"base": {}, **content})
+        return Grid(**{"base": {}, **check_keys(Grid, content)})
     except OptionError as error:
         raise OptionError(f"'{path}': {error}") from error
 
 
-def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Value], current: Mapping[str, Value]) -> list[str]:
     """Return what differs between two grids of plain values, one text for each dotted key."""
     old, new = flat(stored), flat(current)
     changed = [key for key in sorted({**old, **new}) if key not in old or key not in new or old[key] != new[key]]
@@ -198,12 +158,12 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
     return [f"{key} was {before}, now {after}" for key, (before, after) in zip(changed, texts, strict=True)]
 
 
-def canonical(value: Any) -> str:
+def canonical(value: Value) -> str:
     """Return text that is equal for equal plain values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _require_space(key: str, space: Any) -> None:
+def _require_space(key: str, space: Value) -> None:
     expected = "a range {low, high, log}, or {choices}"
     _require(isinstance(space, Mapping) and _is_plain(space), key, expected, space)
     if "choices" in space:
@@ -217,7 +177,7 @@ def _require_space(key: str, space: Any) -> None:
     _require(ordered, key, "low below high, and above 0 if log is true", space)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Value) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
     if isinstance(value, (list, tuple)):

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from ..training.values import Value, Values
 
 
 @cache
@@ -26,12 +27,12 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def identity() -> dict[str, Any]:
+def identity() -> Values:
     """Return what identifies this process, as it is stored with a trial."""
     return {"machine": machine(), "process": os.getpid(), "started": start_time(os.getpid())}
 
 
-def is_known_dead(worker: Mapping[str, Any]) -> bool:
+def is_known_dead(worker: Mapping[str, Value]) -> bool:
     """Return whether a worker ran on this machine, and its process has ended."""
     if worker.get("machine") != machine() or worker.get("started") is None:
         return False
@@ -43,9 +44,9 @@ class HeartbeatMonitor:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._last: dict[int, tuple[Any, float]] = {}
+        self._last: dict[int, tuple[object, float]] = {}
 
-    def is_silent(self, trial: int, beat: Any) -> bool:
+    def is_silent(self, trial: int, beat: object) -> bool:
         """Return whether a trial's heartbeat has been the same for longer than the patience."""
         now = time.monotonic()
         last, since = self._last.get(trial, (None, now))

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Any
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
+from ..training.values import Value, Values
 from .case_names import headings, label
 from .claim import Study
-from .grid import Choices, Grid, canonical
+from .grid import Grid, canonical
 
 
 @dataclass(frozen=True)
@@ -31,72 +31,28 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """A combination with all its runs; numbers are over those that are complete."""
+    """A combination with all its runs; scores and times are over those that are complete."""
 
     label: str
-    choices: Choices
+    choices: Values
     runs: list[RunRecord]
+    complete: list[RunRecord]
     test: Spread
     validation: Spread
-
-    @property
-    def complete(self) -> list[RunRecord]:
-        """The runs that are complete."""
-        return [run for run in self.runs if run.state == COMPLETE]
-
-    @property
-    def parameters(self) -> int | None:
-        """Trained degrees of freedom."""
-        return next((run.parameters for run in self.runs if run.parameters), None)
-
-    @property
-    def hidden_size(self) -> int | None:
-        """Units of a layer."""
-        return next((run.hidden_size for run in self.runs if run.hidden_size), None)
-
-    @property
-    def defect(self) -> float | None:
-        """Largest defect over the runs."""
-        return max((run.defect for run in self.runs if run.defect is not None), default=None)
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Mean time of a step."""
-        return Spread.of([run.seconds_per_step for run in self.complete]).mean
-
-    @property
-    def seconds(self) -> float | None:
-        """Mean time of training."""
-        return Spread.of([run.seconds for run in self.complete]).mean
-
-    @property
-    def remark(self) -> str:
-        """How the runs that are not complete ended."""
-        pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in self.runs if run.state == PRUNED]
-        failed = [f"seed {run.seed}: {run.failure}" for run in self.runs if run.state == FAILED]
-        return "; ".join([*pruned, *failed])
+    seconds_per_step: float | None
+    seconds: float | None
+    parameters: int | None
+    hidden_size: int | None
+    defect: float | None
+    remark: str  # how the runs that are not complete ended
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that reports show.
-
-    Attributes
-    ----------
-    study : str
-    about : dict
-        The task: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
-    grid : Grid
-    cases : int
-        Number of runs of the whole study.
-    runs : list of RunRecord
-        Those that have ended.
-    rows : list of Row
-        The best first, by the mean validation metric.
-    """
+    """Everything that reports show: the runs that have ended, of so many ``cases``, and the rows, the best first."""
 
     study: str
-    about: Mapping[str, Any]
+    about: Mapping[str, Value]
     grid: Grid
     cases: int
     runs: list[RunRecord]
@@ -106,17 +62,14 @@ class Results:
         groups: dict[str, list[RunRecord]] = {}
         for run in self.runs:
             groups.setdefault(canonical(run.choices), []).append(run)
-        sign = -1 if self.higher_is_better else 1
-        rows = sorted(
-            (self._row(runs) for runs in groups.values()),
-            key=lambda row: (row.validation.mean is None, sign * (row.validation.mean or 0.0)),
-        )
+        rows, sign = [self._row(runs) for runs in groups.values()], -1 if self.higher_is_better else 1
+        rows.sort(key=lambda row: (row.validation.mean is None, sign * (row.validation.mean or 0.0)))
         object.__setattr__(self, "rows", rows)
 
     @property
     def keys(self) -> list[str]:
         """What varies: the dotted keys with more than one value."""
-        return [key for key in (*self.grid.grid, *self.grid.search) if self._varies(key)]
+        return [key for key in (*self.grid.grid, *self.grid.search) if len(self.values(key)) != 1]
 
     @property
     def listed(self) -> list[str]:
@@ -133,14 +86,14 @@ class Results:
         """Whether a larger metric is a better one."""
         return bool(self.about["higher_is_better"])
 
-    def values(self, key: str) -> list[Any]:
+    def values(self, key: str) -> list[Value]:
         """Return the values that a key takes, in the order of the file."""
         space = self.grid.search.get(key)
         return list(space.get("choices", ())) if space else list(self.grid.grid.get(key, ()))
 
-    def label(self, choices: Choices) -> str:
+    def label(self, choices: Values) -> str:
         """Return a name that tells a combination from the others."""
-        return label({key: value for key, value in choices.items() if self._varies(key)} or choices)
+        return label({key: value for key, value in choices.items() if len(self.values(key)) != 1} or choices)
 
     def shown(self, value: float | None) -> str:
         """Return the metric as text: an accuracy as a percentage, an error as it is."""
@@ -156,14 +109,24 @@ class Results:
             return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}%"
         return f"{spread.mean:.3g} ± {spread.deviation:.1g}"
 
-    def _varies(self, key: str) -> bool:
-        return len(self.values(key)) != 1
-
     def _row(self, runs: list[RunRecord]) -> Row:
         complete = [run for run in runs if run.state == COMPLETE]
-        test = Spread.of([run.test_metric for run in complete], self.higher_is_better)
-        validation = Spread.of([run.validation for run in complete], self.higher_is_better)
-        return Row(self.label(runs[0].choices), runs[0].choices, runs, test, validation)
+        pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in runs if run.state == PRUNED]
+        failed = [f"seed {run.seed}: {run.failure}" for run in runs if run.state == FAILED]
+        return Row(
+            label=self.label(runs[0].choices),
+            choices=runs[0].choices,
+            runs=runs,
+            complete=complete,
+            test=Spread.of([run.test_metric for run in complete], self.higher_is_better),
+            validation=Spread.of([run.validation for run in complete], self.higher_is_better),
+            seconds_per_step=Spread.of([run.seconds_per_step for run in complete]).mean,
+            seconds=Spread.of([run.seconds for run in complete]).mean,
+            parameters=next((run.parameters for run in runs if run.parameters), None),
+            hidden_size=next((run.hidden_size for run in runs if run.hidden_size), None),
+            defect=max((run.defect for run in runs if run.defect is not None), default=None),
+            remark="; ".join([*pruned, *failed]),
+        )
 
 
 def gather(study: Study) -> Results:

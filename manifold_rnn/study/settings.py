@@ -54,20 +54,10 @@ class CompareSettings:
 
     @property
     def name(self) -> str:
-        """Name of the study.
-
-        Examples
-        --------
-        >>> assert mr.study.CompareSettings("digits.yaml", study="a").name == "a"
-        """
+        """Name of the study."""
         return self.study or Path(self.grid).stem
 
     @property
     def folder(self) -> Path:
-        """Output folder.
-
-        Examples
-        --------
-        >>> assert mr.study.CompareSettings("digits.yaml", output="here").folder.name == "here"
-        """
-        return Path(self.output) if self.output else Path("runs") / self.name
+        """Output folder."""
+        return Path(self.output or f"runs/{self.name}")

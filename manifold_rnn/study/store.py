@@ -97,25 +97,9 @@ class JournalLock(JournalFileOpenLock):
 
 
 def open_store(url: str | None, folder: Path, study: str) -> Store:
-    """Open a storage, and make it if it is not there yet.
+    """Open a storage, ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or a journal in the folder.
 
-    Parameters
-    ----------
-    url : str, optional
-        ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``. Default: a journal in the folder.
-    folder : Path
-        Of the results.
-    study : str
-        The study that is locked.
-
-    Returns
-    -------
-    Store
-
-    Raises
-    ------
-    OptionError
-        If it is none of these, cannot be reached or written, or its driver is missing.
+    It is made if it is not there yet. Raises `OptionError` if the URL is none of these, or it cannot be opened.
     """
     if url is None:
         return _journal(folder / JOURNAL)

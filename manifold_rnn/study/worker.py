@@ -7,18 +7,39 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import ManifoldError
 from ..training.checkpoint import LAST, RUN, read_checkpoint
+from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
 from ..training.signals import StopRequested, StopSignal
+from ..training.values import Values
 from .case_names import folder_name
 from .claim import Attempt, Study, Superseded
 from .grid import canonical
 from .liveness import Heartbeat
-from .objective import Objective
 
 _PAUSE = 2.0  # seconds between two looks for a case
+
+
+class Objective(Protocol):
+    """What trains: called with the settings of a run, a folder to keep it in and to resume from, and two callbacks.
+
+    ``on_epoch`` is called with every finished epoch, and ``stop`` holds a request to stop.
+    """
+
+    def __call__(
+        self, mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal
+    ) -> RunRecord:
+        """Train."""
+
+
+def train(mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal) -> RunRecord:
+    """Run, or resume what a worker before has left in the folder."""
+    from ..training.runs import run  # here, because Lightning takes seconds to import
+
+    return run(read_run(mapping), folder=folder, resume=True, on_epoch=on_epoch, stop=stop)
 
 
 class Pruned(Exception):
@@ -27,17 +48,9 @@ class Pruned(Exception):
 
 @dataclass(frozen=True)
 class Worker:
-    """Works on a study until every case has ended.
+    """Works on a study until every case has ended; each run gets a folder in ``folder``.
 
-    Parameters
-    ----------
-    study : Study
-    objective : Objective
-    folder : Path
-        Each run gets a folder in it.
-    stop : StopSignal
-    after_case : callable
-        Called with every attempt that ended, its record, and its seconds.
+    ``after_case`` is called with every attempt that ended, its record, and its seconds.
     """
 
     study: Study
@@ -49,10 +62,7 @@ class Worker:
     def work(self) -> None:
         """Run case after case; wait for those of others, which this worker takes over if they die.
 
-        Raises
-        ------
-        StopRequested
-            If it was stopped within a run; the case is left to whoever comes next.
+        Raises `StopRequested` if it was stopped within a run; the case is left to whoever comes next.
         """
         while not self.stop.requested:
             attempt = self.study.claim()

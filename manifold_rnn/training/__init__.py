@@ -19,57 +19,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .build import build_constraint, build_network, closest_hidden_size
-    from .callbacks import SafeCheckpointIO
-    from .data import EpochSampler, ResumableLoader, SequenceData, SequenceLoader
-    from .folder import resume_command
-    from .mapping import as_mapping, read_run, read_yaml
+    from .build import build_network
+    from .data import SequenceData
+    from .mapping import as_mapping, read_run
     from .module import SequenceModule
-    from .optimizers import CombinedOptimizer, build_optimizer
-    from .record import Epoch, RunRecord
+    from .optimizers import build_optimizer
+    from .record import RunRecord
     from .runs import evaluate, run
-    from .schedules import build_schedule
     from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
 
-_MODULES = {
-    "build": ("build_constraint", "build_network", "closest_hidden_size"),
-    "callbacks": ("SafeCheckpointIO",),
-    "data": ("EpochSampler", "ResumableLoader", "SequenceData", "SequenceLoader"),
-    "folder": ("resume_command",),
-    "mapping": ("as_mapping", "read_run", "read_yaml"),
-    "module": ("SequenceModule",),
-    "optimizers": ("CombinedOptimizer", "build_optimizer"),
-    "record": ("Epoch", "RunRecord"),
-    "runs": ("evaluate", "run"),
-    "schedules": ("build_schedule",),
-    "settings": ("NetworkSettings", "OptimizerSettings", "RunSettings", "ScheduleSettings"),
+_MODULE_OF = {
+    "NetworkSettings": "settings",
+    "OptimizerSettings": "settings",
+    "RunRecord": "record",
+    "RunSettings": "settings",
+    "ScheduleSettings": "settings",
+    "SequenceData": "data",
+    "SequenceModule": "module",
+    "as_mapping": "mapping",
+    "build_network": "build",
+    "build_optimizer": "optimizers",
+    "evaluate": "runs",
+    "read_run": "mapping",
+    "run": "runs",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "CombinedOptimizer",
-    "Epoch",
-    "EpochSampler",
     "NetworkSettings",
     "OptimizerSettings",
-    "ResumableLoader",
     "RunRecord",
     "RunSettings",
-    "SafeCheckpointIO",
     "ScheduleSettings",
     "SequenceData",
-    "SequenceLoader",
     "SequenceModule",
     "as_mapping",
-    "build_constraint",
     "build_network",
     "build_optimizer",
-    "build_schedule",
-    "closest_hidden_size",
     "evaluate",
     "read_run",
-    "read_yaml",
-    "resume_command",
     "run",
 ]
 

@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Literal
 
 import geoopt
 import torch
@@ -13,8 +13,9 @@ from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
 from ..nn.cells import Cell
 from ..zoo import Network
-from .choices import cells, constraint_classes, named, require, require_choice, require_options, takes
+from .choices import Builder, cells, constraint_classes, named, require, require_choice, require_options, takes
 from .settings import NetworkSettings
+from .values import Value, Values
 
 _CONSTRAINED_RATE = 0.1  # the ratio of learning rates that the literature recommends
 
@@ -48,51 +49,29 @@ def build_network(
     >>> assert network(torch.zeros(4, 5, 2)).shape == (4, 3)
     """
     build = _published if settings.zoo is not None else _from_cell
+    size = settings.hidden_size
 
     def of_size(hidden_size: int) -> Network:
-        return build(settings, input_size, hidden_size, output_size, dtype)
+        return build(settings, (input_size, hidden_size, output_size), dtype)
 
     try:
-        if settings.budget is None:
-            network = of_size(settings.hidden_size)
-        else:
+        if settings.budget is not None:
             with torch.random.fork_rng(devices=[]):
-                size = closest_hidden_size(of_size, settings.budget, guess=settings.hidden_size)
-            network = of_size(size)
+                size = closest_hidden_size(of_size, settings.budget, guess=size)
+        network = of_size(size)
     except (RuntimeError, MemoryError, OverflowError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise OptionError(
-            f"`network.hidden_size` needs a network that fits into memory. Got {settings.hidden_size}."
-        ) from error
-    network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
+        raise OptionError(f"`network.hidden_size` needs a network that fits into memory. Got {size}.") from error
+    network.layer.backend, network.layer.recompute = settings.backend, settings.recompute  # type: ignore[assignment]
     return network
 
 
-def build_constraint(value: str | Mapping[str, object], retraction: str | None = None) -> Any:
-    """Build a manifold or a structured constraint.
+def build_constraint(value: str | Values, retraction: str | None = None) -> Value:
+    """Return a manifold or a structured constraint from its name, or from a mapping with the name and options.
 
-    Parameters
-    ----------
-    value : str or mapping
-        A name, or a mapping with the name and options. A constraint inside, such as ``top`` of ``BlockTriangular``, is
-        written in the same way.
-    retraction : str, optional
-        For the constraint, or for those inside it that have one.
-
-    Returns
-    -------
-    geoopt.Manifold or Constraint
-
-    Raises
-    ------
-    OptionError
-        If a name or option is unknown, or the constraint has no retraction.
-
-    Examples
-    --------
-    >>> value = {"name": "BlockTriangular", "top": "Orthogonal", "bottom": "StickyDisc"}
-    >>> assert mr.training.build_constraint(value, "exp").top.retraction.name == "exp"
+    A constraint inside, such as ``top`` of ``BlockTriangular``, is written in the same way. The retraction is for the
+    constraint, or for those inside it that have one.
     """
     name, options = named("network.constraint", value)
     require_choice("network.constraint", name, constraint_classes())
@@ -110,33 +89,10 @@ def build_constraint(value: str | Mapping[str, object], retraction: str | None =
 
 
 def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int, guess: int = 2) -> int:
-    """Find the hidden size at which a network comes closest to a number of trained degrees of freedom.
+    """Return the hidden size at which a network comes closest to a number of trained degrees of freedom.
 
-    An orthogonal n x n weight counts n (n - 1) / 2, however it is stored.
-
-    Parameters
-    ----------
-    build : callable
-        Returns the network of a given hidden size; its degrees of freedom must grow with the size.
-    budget : int
-        Degrees of freedom.
-    guess : int
-        The size to look at first; returned at once if it has exactly this number.
-
-    Returns
-    -------
-    int
-        A hidden size of at least 2 for which the network can be built; of two equally close ones, the smaller.
-
-    Raises
-    ------
-    OptionError
-        If ``budget`` is below 1.
-
-    Examples
-    --------
-    >>> build = lambda size: torch.nn.LSTM(1, size)
-    >>> assert mr.training.closest_hidden_size(build, budget=4 * 7 * (1 + 7 + 2)) == 7
+    ``build`` returns the network of a given size, whose degrees of freedom must grow with it. ``guess`` is looked at
+    first, and returned at once if it has exactly this number. Of two equally close sizes, the smaller is returned.
     """
     require(budget >= 1, "budget", "an integer of at least 1", budget)
     if _next_possible(build, guess) == (guess, budget):
@@ -160,9 +116,7 @@ def _next_possible(build: Callable[[int], torch.nn.Module], size: int) -> tuple[
     return size, degrees_of_freedom(build(size))  # raises and says what is wrong
 
 
-def _published(
-    settings: NetworkSettings, input_size: int, hidden_size: int, output_size: int, dtype: torch.dtype
-) -> Network:
+def _published(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: torch.dtype) -> Network:
     builder: Callable[..., Network] = getattr(zoo, settings.zoo or "")
     options = _resolved(builder, settings.options)
     for key in ("retraction", "view", "rebase_every"):
@@ -170,13 +124,11 @@ def _published(
         if value is not None:
             _require_taken(f"network.{key}", builder, key, f"network.zoo={settings.zoo}")
             options[key] = value or None
-    return _called(builder, input_size, hidden_size, output_size, dtype=dtype, **options)
+    return _called(builder, *sizes, dtype=dtype, **options)
 
 
-def _from_cell(
-    settings: NetworkSettings, input_size: int, hidden_size: int, output_size: int, dtype: torch.dtype
-) -> Network:
-    kind = cells()[settings.cell or ""]
+def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: torch.dtype) -> Network:
+    kind, (input_size, hidden_size, output_size) = cells()[settings.cell or ""], sizes
     options = _resolved(kind, settings.options)
     if settings.nonlinearity is not None:
         _require_taken("network.nonlinearity", kind, "nonlinearity", f"network.cell={settings.cell}")
@@ -189,26 +141,18 @@ def _from_cell(
     layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
     if constraint is None:
         return Network(layer, output_size, rates={})
-    _constrain(layer, constraint, settings)
+    structured = isinstance(constraint, Constraint) or bool(getattr(constraint, "structured", False))
+    view: Literal["update", "trivialized"] = settings.view or ("trivialized" if structured else "update")
+    which = None if settings.gates is None else [cell.gates.index(name) for name in settings.gates]
+    for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
+        moving: Values = {"view": view, "rebase_every": settings.rebase_every or None}
+        constrain(layer, name, constraint, blocks=len(cell.gates), which=which, **moving)
     return Network(layer, output_size, rates=_CONSTRAINED_RATE)
 
 
-def _constrain(layer: Layer, constraint: Any, settings: NetworkSettings) -> None:
-    gates = layer.cell.gates
-    which = None if settings.gates is None else [gates.index(name) for name in settings.gates]
-    view = settings.view or ("trivialized" if _is_trivialized_only(constraint) else "update")
-    options: dict[str, Any] = {"view": view, "rebase_every": settings.rebase_every or None, "blocks": len(gates)}
-    for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
-        constrain(layer, name, constraint, which=which, **options)
-
-
-def _is_trivialized_only(constraint: Any) -> bool:
-    return isinstance(constraint, Constraint) or bool(getattr(constraint, "structured", False))
-
-
-def _resolved(build: Callable[..., object], options: Mapping[str, object]) -> dict[str, Any]:
+def _resolved(build: Builder, options: Mapping[str, Value]) -> Values:
     """Options in which cells and initializations are given by name."""
-    resolved: dict[str, Any] = dict(options)
+    resolved: Values = dict(options)
     hints = typing.get_type_hints(build)
     for key, value in options.items():
         hint = hints.get(key)
@@ -224,8 +168,8 @@ def _resolved(build: Callable[..., object], options: Mapping[str, object]) -> di
 
 def _is_member(kind: type, option: str) -> bool:
     """Whether an option of a constraint is a constraint itself."""
-    hint = typing.get_type_hints(kind.__init__).get(option)
-    return hint is Any or (isinstance(hint, type) and issubclass(hint, (geoopt.Manifold, Constraint)))
+    hint = typing.get_type_hints(kind.__init__).get(option)  # type: ignore[misc]  # of this very class
+    return hint is Value or (isinstance(hint, type) and issubclass(hint, (geoopt.Manifold, Constraint)))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -233,11 +177,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, OverflowError)) or (type(error) is RuntimeError and mentions_memory)
 
 
-def _require_taken(key: str, build: Callable[..., object], option: str, owner: str) -> None:
+def _require_taken(key: str, build: Builder, option: str, owner: str) -> None:
     require(takes(build, option), key, f"a network that has it, which `{owner}` has not", "a value; leave it out")
 
 
-def _called(build: Callable[..., Any], *arguments: object, **options: object) -> Any:
+def _called(build: Builder, *arguments: object, **options: object) -> Value:
     """Call a builder, and turn its complaint about an option into `OptionError`."""
     try:
         return build(*arguments, **options)

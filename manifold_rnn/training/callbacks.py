@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,59 +11,36 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..diagnostics import spectrum
-from ..tasks import Task
 from .checkpoint import BEST, LAST, RUN, read_checkpoint, run_entry, write_checkpoint
 from .module import SequenceModule
 from .random_state import random_state, set_random_state
-from .record import Epoch
+from .record import Epoch, shown_metric
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
+from .values import Value, Values
 
+Module = LightningModule
 _LARGEST_SPECTRUM = 512
 
 
 class SafeCheckpointIO(CheckpointIO):
-    """Lightning's plugin for checkpoint files, with files that are never half written and always checked.
+    """Lightning's plugin for checkpoint files, with files that are never half written and always checked."""
 
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "x.ckpt")
-    ...     mr.training.SafeCheckpointIO().save_checkpoint({"epoch": 1}, path)
-    ...     try: mr.training.SafeCheckpointIO().load_checkpoint(path)
-    ...     except mr.errors.OptionError as error: assert "another content" in str(error)
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint."""
+    def save_checkpoint(self, checkpoint: Values, path: str | Path, storage_options: object = None) -> None:
         write_checkpoint(Path(path), checkpoint)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        """Read a checkpoint, onto the CPU; nothing in it is executed."""
+    def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> Values:
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
 class RunHistory(Callback):
     """Keeps the history of a run and all sources of random numbers in its checkpoints, and ends it after max_steps.
 
-    Parameters
-    ----------
-    settings : RunSettings
-
-    Attributes
-    ----------
-    epochs : list of Epoch
-    seconds : float
-        Time of the training batches of the epoch that is under way.
-    batch : int
-        Its batches so far.
-    spectrum_start : list of pairs of float
-        Eigenvalues before the first step.
+    ``epochs`` are those that are over. ``seconds`` is the time of the training batches of the next one, of which
+    ``batch`` are over. ``spectrum_start`` has the eigenvalues before the first step.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -73,24 +49,20 @@ class RunHistory(Callback):
         self.seconds, self.batch = 0.0, 0
         self.spectrum_start: list[list[float]] = []
         self._started_at = 0.0
-        self._random_state: dict[str, Any] | None = None
+        self._random_state: Values | None = None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the settings, the history and the random state."""
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: Values) -> None:
         state = {"history": list(self.epochs), "seconds": self.seconds, "batch": self.batch}
         state |= {"spectrum_start": self.spectrum_start, "random": random_state()}
         checkpoint[RUN] = run_entry(self.settings, state)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the history, and remember the random state until training starts."""
-        if trainer.state.fn == TrainerFn.FITTING:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: Values) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # and not when the best network is tested
             state = checkpoint[RUN]
             self.epochs, self.seconds, self.batch = list(state["history"]), state["seconds"], state["batch"]
             self.spectrum_start, self._random_state = state["spectrum_start"], state["random"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random state that was loaded, and end a run that is over."""
-        assert isinstance(pl_module, SequenceModule)
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         if trainer.global_step == 0:
             self.spectrum_start = eigenvalues(pl_module)
         self._started_at = time.perf_counter() - self.seconds
@@ -98,51 +70,43 @@ class RunHistory(Callback):
         if isinstance(early, EarlyStopping) and self.settings.patience is not None:
             early.patience = self.settings.patience  # which may have changed since the checkpoint
             trainer.should_stop = early.wait_count >= early.patience
-        trainer.should_stop |= self._reached_max_steps(trainer)
+        trainer.should_stop |= self._has_all_steps(trainer)
         if self._random_state is not None:
             set_random_state(self._random_state)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         self._started_at = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Module, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Read the clock, and stop after ``max_steps``: the epoch is then validated and ends."""
         self.seconds, self.batch = time.perf_counter() - self._started_at, batch_idx + 1
-        trainer.should_stop |= self._reached_max_steps(trainer)
+        trainer.should_stop |= self._has_all_steps(trainer)  # the epoch is then validated and ends
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch to the history."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         assert isinstance(pl_module, SequenceModule)
         loss, metric = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_metric"))
-        scores = {"train_loss": pl_module.train_loss(), "val_loss": loss, "val_metric": metric}
-        self.epochs.append({"epoch": len(self.epochs) + 1, **scores, "seconds": self.seconds})  # type: ignore[typeddict-item]
+        number, train_loss, seconds = len(self.epochs) + 1, pl_module.train_loss(), self.seconds
+        self.epochs.append(
+            Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
+        )
         self.seconds, self.batch = 0.0, 0
 
-    def _reached_max_steps(self, trainer: Trainer) -> bool:
+    def _has_all_steps(self, trainer: Trainer) -> bool:
         return self.settings.max_steps is not None and trainer.global_step >= self.settings.max_steps
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint with the lowest validation loss.
-
-    Parameters
-    ----------
-    folder : Path
-        Its place may change between two processes of a run.
-    """
+    """Keeps the checkpoint with the lowest validation loss, in a folder that may be moved between two processes."""
 
     def __init__(self, folder: Path) -> None:
-        name = Path(BEST).stem
-        options: dict[str, Any] = {"monitor": "val_loss", "save_on_train_epoch_end": True}
-        super().__init__(folder, name, enable_version_counter=False, **options)
+        options: Values = {"monitor": "val_loss", "save_on_train_epoch_end": True, "enable_version_counter": False}
+        super().__init__(folder, Path(BEST).stem, **options)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Values:
         return {"best": self.best_model_score}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Values) -> None:
         best, path = state_dict["best"], str(Path(str(self.dirpath), BEST))
         if best is not None:
             self.best_model_score = self.kth_value = best
@@ -151,20 +115,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint: of each epoch's end, of a time interval, and before a stop.
+    """Keeps the newest checkpoint, and stops the run on request, in training once a checkpoint is written.
 
-    No checkpoint is written between the last batch of an epoch and the end of its validation, because Lightning does
-    not return to the validation of an epoch. A stop in validation therefore takes effect at the end of it.
-
-    Parameters
-    ----------
-    folder : Path
-    every : float, optional
-        Seconds between two checkpoints within an epoch.
-    stop : StopSignal
-    after_epoch : callable
-        Called with every epoch once its checkpoint is written; what it raises ends the run.
-    history : RunHistory
+    A checkpoint is written at each epoch's end, after ``every`` seconds within an epoch, and before a stop, but never
+    between the last batch of an epoch and the end of its validation, because Lightning does not return to the
+    validation of an epoch. A stop in validation therefore takes effect at the end of it. ``after_epoch`` is called with
+    every epoch once its checkpoint is written; what it raises ends the run.
     """
 
     def __init__(
@@ -176,117 +132,81 @@ class LastCheckpoint(ModelCheckpoint):
         after_epoch: Callable[[Epoch], None],
     ) -> None:
         interval = None if every is None else timedelta(seconds=every)
-        options: dict[str, Any] = {"train_time_interval": interval, "save_on_train_epoch_end": True}
-        super().__init__(folder, Path(LAST).stem, enable_version_counter=False, **options)
+        super().__init__(folder, Path(LAST).stem, train_time_interval=interval, enable_version_counter=False)
         self._path, self._stop, self._history, self._after_epoch = str(folder / LAST), stop, history, after_epoch
         self._stops = False
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Values:
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: the file is replaced whatever it was."""
+    def load_state_dict(self, state_dict: Values) -> None:
+        pass  # the file is replaced whatever it was
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._stop.install()  # again, because Lightning's handler of SIGTERM would end the program with status 0
+        self._decide_to_stop(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
+        self._stop_if_decided()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: object, batch_idx: int) -> None:
+        self._stop_if_decided()  # here, where the log of the last batch is complete
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Module, outputs: Value, batch: object, batch_idx: int
     ) -> None:
-        """Save if the interval is over, or if a stop was requested."""
         if trainer.is_last_batch or trainer.should_stop:  # validation follows
             return
-        if self._decide_to_stop(trainer):
+        self._decide_to_stop(trainer)
+        if self._stops:
             self._save_checkpoint(trainer, self._path)
         else:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and report the epoch."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         self._save_checkpoint(trainer, self._path)
         self._after_epoch(self._history.epochs[-1])
         self._decide_to_stop(trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop, now that the log of the last batch is complete."""
-        if self._stops:
-            raise StopRequested
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop, now that the log of the last epoch is complete."""
-        if self._stops:
-            raise StopRequested
-
-    def _decide_to_stop(self, trainer: Trainer) -> bool:
-        self._stops = trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False)
-        return self._stops
-
-
-class Interruption(Callback):
-    """Stops a run before its first batch and in the final test; `LastCheckpoint` stops it in between.
-
-    Parameters
-    ----------
-    stop : StopSignal
-    """
-
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop = stop
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop here, or handle signals again: Lightning's handler of SIGTERM would end the program with status 0."""
-        self._stop.install()
-        self._raise_if_requested(trainer)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle signals again."""
+    def on_test_start(self, trainer: Trainer, pl_module: Module) -> None:
         self._stop.install()
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: Module, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop here."""
-        self._raise_if_requested(trainer)
+        self._decide_to_stop(trainer)
+        self._stop_if_decided()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop here."""
-        self._raise_if_requested(trainer)
+    def on_test_end(self, trainer: Trainer, pl_module: Module) -> None:
+        self._decide_to_stop(trainer)
+        self._stop_if_decided()
 
-    def _raise_if_requested(self, trainer: Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False):
+    def _decide_to_stop(self, trainer: Trainer) -> None:
+        self._stops = trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False)
+
+    def _stop_if_decided(self) -> None:
+        if self._stops:
             raise StopRequested
 
 
 class EpochLines(Callback):
-    """Prints one line for each epoch, for logs and pipes.
+    """Prints one line for each epoch, for logs and pipes."""
 
-    Parameters
-    ----------
-    name : str
-        Of the network.
-    task : Task
-    epochs : int
-    history : RunHistory
-    """
+    def __init__(self, settings: RunSettings, history: RunHistory) -> None:
+        self._settings, self._history = settings, history
 
-    def __init__(self, name: str, task: Task, epochs: int, history: RunHistory) -> None:
-        self._name, self._task, self._epochs, self._history = name, task, epochs, history
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         if trainer.is_global_zero:
-            epoch = self._history.epochs[-1]
-            number = f"{epoch['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
-            metric = shown_metric(self._task, epoch["val_metric"])
-            line = f"{self._name:<10} epoch {number}   loss {epoch['train_loss']:.4g}   val {metric}"
-            print(f"{line}   {epoch['seconds']:.2f} s", flush=True)
+            settings, epoch = self._settings, self._history.epochs[-1]
+            name = settings.network.zoo or settings.network.cell or ""
+            number = f"{epoch['epoch']:>{len(str(settings.epochs))}}/{settings.epochs}"
+            scores = f"loss {epoch['train_loss']:.4g}   val {shown_metric(settings.task, epoch['val_metric'])}"
+            print(f"{name:<10} epoch {number}   {scores}   {epoch['seconds']:.2f} s", flush=True)
 
 
-def shown_metric(task: Task, value: float) -> str:
-    """Return the metric's name and a value: an accuracy as a percentage, an error as it is."""
-    return f"{task.metric_name} {value:.1%}" if task.higher_is_better else f"{task.metric_name} {value:.4g}"
-
-
-def eigenvalues(module: SequenceModule) -> list[list[float]]:
+def eigenvalues(module: Value) -> list[list[float]]:
     """Return the eigenvalues of the recurrent matrix as pairs; none of a matrix that takes long."""
-    layer: Any = module.network.layer
-    if layer.hidden_size > _LARGEST_SPECTRUM:
+    if module.network.layer.hidden_size > _LARGEST_SPECTRUM:
         return []
     return [[round(z.real, 6), round(z.imag, 6)] for z in spectrum(module.network).eigenvalues]

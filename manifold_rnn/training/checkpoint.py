@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,49 +11,30 @@ from .. import __version__
 from ..constraints import load_checked
 from ..errors import OptionError
 from .folder import replacing
-from .mapping import as_mapping, flat, read_run
+from .mapping import as_mapping, read_run
 from .settings import RunSettings
+from .values import Values, flat
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 RUN = "manifold_rnn"  # the key of what the package adds to Lightning's checkpoint
 _DIGEST = b"manifold_rnn sha256 "  # stands after the archive of torch, before the digest of all bytes up to here
 _FORMAT = 2
 _MAY_CHANGE = ("output", "epochs", "max_steps", "patience", "checkpoint_every", "log_every", "accelerator")
+_MAPPINGS = ("optimizer.groups", "optimizer.options", "network.options", "network.constraint")
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a checkpoint by a new one, once the new one is on the disk.
-
-    Parameters
-    ----------
-    path : Path
-    content : mapping
-        Plain values and tensors.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written; the old one is left as it is.
-    """
+def write_checkpoint(path: Path, content: Values) -> None:
+    """Replace a checkpoint by a new one, once the new one is on the disk; at an `OSError` the old one is kept."""
     buffer = io.BytesIO()  # a full disk makes torch raise a RuntimeError about its archive, and Python an OSError
-    torch.save(dict(content), buffer)
+    torch.save(content, buffer)
     buffer.write(_DIGEST)
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     with replacing(path, durable=True) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    dict
-        Lightning's checkpoint; the entry "manifold_rnn" holds the settings and the history of the run.
+def read_checkpoint(path: Path) -> Values:
+    """Read a checkpoint of Lightning, whose entry "manifold_rnn" holds the settings and the history of the run.
 
     Raises
     ------
@@ -78,15 +57,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def run_entry(settings: RunSettings, state: Mapping[str, Any]) -> dict[str, Any]:
+def run_entry(settings: RunSettings, state: Values) -> Values:
     """Return the entry "manifold_rnn" of a checkpoint: the settings of the run, and the state of its record."""
     return {"format": _FORMAT, "version": __version__, "settings": as_mapping(settings), **state}
 
 
-def require_same_run(path: Path, content: Mapping[str, Any], settings: RunSettings) -> None:
+def require_same_run(path: Path, content: Values, settings: RunSettings) -> None:
     """Raise `OptionError`, with the first difference, unless a checkpoint is from a run with these settings."""
-    keep = ("optimizer.groups", "network.options", "optimizer.options", "network.constraint")
-    saved, current = (flat(as_mapping(s), keep) for s in (read_run(content[RUN]["settings"]), settings))
+    saved, current = (flat(as_mapping(s), _MAPPINGS) for s in (read_run(content[RUN]["settings"]), settings))
     for key in [key for key in {**saved, **current} if key not in _MAY_CHANGE]:
         if saved.get(key) != current.get(key):
             raise OptionError(
@@ -96,7 +74,7 @@ def require_same_run(path: Path, content: Mapping[str, Any], settings: RunSettin
             )
 
 
-def load_weights(path: Path, content: Mapping[str, Any], module: nn.Module) -> None:
+def load_weights(path: Path, content: Values, module: nn.Module) -> None:
     """Load the weights of a checkpoint, or raise `OptionError` and leave the module as it is."""
     try:
         load_checked(module, content["state_dict"])

@@ -7,125 +7,94 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any, TypeVar
 
 from torch.optim import Optimizer
 
 from .. import constraints, manifolds, optim, tasks
 from .. import diagnostics as diagnostic_package
+from .. import nn as nn_package
 from ..errors import OptionError
-from ..manifolds import Manifold
-from ..nn import cells as cell_package
-from ..nn.cells import Cell
-from ..optim import RiemannianOptimizer
-from ..tasks import Task
+from .values import Value, Values
 
-T = TypeVar("T")
+Builder = Callable[..., Value]
 _SET_ELSEWHERE = {  # by settings of their own, by the task, or by the layer
     *("input_size", "hidden_size", "output_size", "nonlinearity", "retraction", "view", "rebase_every"),
     *("weights", "offset", "generator", "device", "dtype"),
+    *("params", "lr", "weight_decay", "unsupported"),
 }
-_OPTIMIZER_SET_ELSEWHERE = {"params", "lr", "weight_decay", "unsupported"}
 
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """An optimizer of `manifold_rnn.optim` and the one of `torch.optim` that does the same without manifolds.
+    """An optimizer of `manifold_rnn.optim` and the one of `torch.optim` that does the same without manifolds."""
 
-    Attributes
-    ----------
-    riemannian : type
-    plain : type or None
-    """
-
-    riemannian: type[RiemannianOptimizer]
+    riemannian: type[optim.RiemannianOptimizer]
     plain: type[Optimizer] | None
 
-    def options(self) -> list[str]:
-        """Return the options that can be set, the learning rate and the weight decay left out."""
-        return [name for name in inspect.signature(self.riemannian).parameters if name not in _OPTIMIZER_SET_ELSEWHERE]
 
-
-def cells() -> dict[str, type[Cell]]:
+def cells() -> dict[str, type[nn_package.cells.Cell]]:
     """Return the cells by name."""
-    return _exported(cell_package, Cell)
+    return _exported(nn_package.cells, nn_package.cells.Cell)
 
 
 def constraint_classes() -> dict[str, type]:
     """Return the manifolds and structured constraints of a square matrix by name."""
-    kinds: dict[str, type] = {**_exported(manifolds, Manifold), **_exported(constraints, constraints.Constraint)}
+    kinds = {**_exported(manifolds, manifolds.Manifold), **_exported(constraints, constraints.Constraint)}
     return {name: kind for name, kind in sorted(kinds.items()) if vars(kind).get("is_choice", True)}
 
 
 def optimizers() -> dict[str, OptimizerChoice]:
     """Return the optimizers, by the name in `torch.optim` where there is one."""
-    found = {}
-    for kind in _exported(optim, RiemannianOptimizer).values():
-        plain = kind.plain
-        found[plain.__name__ if plain else kind.__name__] = OptimizerChoice(kind, plain)
-    return found
+    kinds = _exported(optim, optim.RiemannianOptimizer).values()
+    return {kind.plain.__name__ if kind.plain else kind.__name__: OptimizerChoice(kind, kind.plain) for kind in kinds}
 
 
-def diagnostics() -> dict[str, Callable[..., Any]]:
+def diagnostics() -> dict[str, Builder]:
     """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
     results = {name: typing.get_type_hints(f).get("return") for name, f in functions.items() if inspect.isfunction(f)}
     return {name: functions[name] for name, result in results.items() if callable(getattr(result, "table", None))}
 
 
-def task_class(name: object) -> type[Task]:
-    """Return a task by the name in `manifold_rnn.tasks`, or by its full name in any other module.
-
-    Raises
-    ------
-    OptionError
-        If there is no such task.
-    """
-    known = _exported(tasks, Task)
+def task_class(name: object) -> type[tasks.Task]:
+    """Return a task by the name in `manifold_rnn.tasks`, or by its full name in any other module."""
+    known = _exported(tasks, tasks.Task)
     if isinstance(name, str) and name not in known and "." in name:
         module, _, own = name.rpartition(".")
         try:
             kind = getattr(import_module(module), own)
         except (ImportError, AttributeError) as error:
             raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {error}.") from error
-        require(isinstance(kind, type) and issubclass(kind, Task), "task.name", "a subclass of Task", repr(name))
-        return kind  # type: ignore[no-any-return]  # what was just required
+        require(isinstance(kind, type) and issubclass(kind, tasks.Task), "task.name", "a subclass of Task", repr(name))
+        return kind
     require_choice("task.name", name, known)
     return known[str(name)]
 
 
-def task_name(kind: type[Task]) -> str:
+def task_name(kind: type[tasks.Task]) -> str:
     """Return the name by which `task_class` finds a task."""
-    exported = _exported(tasks, Task).get(kind.__name__) is kind
-    return kind.__name__ if exported else f"{kind.__module__}.{kind.__qualname__}"
+    is_exported = _exported(tasks, tasks.Task).get(kind.__name__) is kind
+    return kind.__name__ if is_exported else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def option_names(build: Callable[..., object]) -> list[str]:
-    """Return the names of the options that a builder or a class takes in an ``options`` mapping.
-
-    Examples
-    --------
-    >>> from manifold_rnn.training.choices import option_names
-    >>> assert option_names(mr.zoo.scornn) == ["negatives"] and option_names(mr.Contraction) == ["bound"]
-    """
+def option_names(build: Builder) -> list[str]:
+    """Return the names of the options that a builder or a class takes in an ``options`` mapping."""
     return [name for name in inspect.signature(build).parameters if name not in _SET_ELSEWHERE]
 
 
-def takes(build: Callable[..., object], option: str) -> bool:
+def takes(build: Builder, option: str) -> bool:
     """Return whether a builder or a class has an option of this name."""
     return option in inspect.signature(build).parameters
 
 
-def require_options(key: str, build: Callable[..., object], options: Mapping[str, object]) -> None:
+def require_options(key: str, build: Builder, options: Mapping[str, object]) -> None:
     """Raise `OptionError`, with the nearest name, unless ``build`` takes all of the options."""
     known = option_names(build)
     for name in options:
         if name not in known:
-            name_of = getattr(build, "__name__", "it")
-            raise OptionError(
-                f"Unknown key `{key}.{name}`.{did_you_mean(str(name), known, f'{key}.')} "
-                f"{name_of} takes {', '.join(known) or 'no options'}."
-            )
+            hint = did_you_mean(str(name), known, f"{key}.")
+            takes = f"{getattr(build, '__name__', 'It')} takes {', '.join(known) or 'no options'}."
+            raise OptionError(f"Unknown key `{key}.{name}`.{hint} {takes}")
 
 
 def require_constraint(key: str, value: object) -> None:
@@ -135,20 +104,12 @@ def require_constraint(key: str, value: object) -> None:
     require_options(key, constraint_classes()[name], options)
 
 
-def named(key: str, value: object) -> tuple[str, dict[str, Any]]:
-    """Split a value of the form ``name`` or ``{name: ..., option: ...}`` into the name and the options.
-
-    Raises
-    ------
-    OptionError
-        If it is neither.
-    """
-    if isinstance(value, str):
-        return value, {}
-    valid = isinstance(value, Mapping) and isinstance(value.get("name"), str)
+def named(key: str, value: Value) -> tuple[str, Values]:
+    """Split a value of the form ``name`` or ``{name: ..., option: ...}`` into the name and the options."""
+    mapping = {"name": value} if isinstance(value, str) else value
+    valid = isinstance(mapping, Mapping) and isinstance(mapping.get("name"), str)
     require(valid, key, "a name, or a mapping with the key name", repr(value))
-    assert isinstance(value, Mapping)
-    return value["name"], {option: content for option, content in value.items() if option != "name"}
+    return mapping["name"], {option: content for option, content in mapping.items() if option != "name"}
 
 
 def require(holds: bool, key: str, expected: str, got: object) -> None:
@@ -168,9 +129,9 @@ def unknown_key(key: str, known: Collection[str]) -> OptionError:
     """Return the error for a key that is not known, with the nearest key and those of its section."""
     section = key.rpartition(".")[0]
     beside = [name for name in known if name.rpartition(".")[0] == section]
-    hint = did_you_mean(key, [*beside, *known])
     names = ", ".join(name.rpartition(".")[2] for name in beside)
-    return OptionError(f"Unknown key `{key}`.{hint}{f' Keys of `{section}`: {names}.' if section else ''}")
+    rest = f" Keys of `{section}`: {names}." if section else ""
+    return OptionError(f"Unknown key `{key}`.{did_you_mean(key, [*beside, *known])}{rest}")
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
@@ -180,11 +141,8 @@ def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
     return f" Did you mean `{prefix}{lower[near[0]]}`?" if near else ""
 
 
-def _exported(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
+def _exported(package: ModuleType, base: Value) -> dict[str, Value]:
     """The concrete subclasses of ``base`` that a package exports."""
-    members = {name: getattr(package, name) for name in package.__all__}
-    return {
-        name: kind
-        for name, kind in members.items()
-        if isinstance(kind, type) and issubclass(kind, base) and kind is not base and not inspect.isabstract(kind)
-    }
+    kinds = {name: getattr(package, name) for name in package.__all__ if isinstance(getattr(package, name), type)}
+    subclasses = {name: kind for name, kind in kinds.items() if issubclass(kind, base) and kind is not base}
+    return {name: kind for name, kind in subclasses.items() if not inspect.isabstract(kind)}

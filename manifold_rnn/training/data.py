@@ -1,103 +1,46 @@
 """Batches of a task for Lightning, in an order that is a function of seed and epoch, and resumable at any batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Sampler, TensorDataset
+from torch.utils.data import TensorDataset
 
 from ..errors import OptionError
 from ..tasks import Task
 
-Batch = tuple[Tensor, ...]
 _LARGEST_EVALUATION = 512
 
 
-class EpochSampler(Sampler[list[int]]):
-    """The batches of indices of one epoch, or the part of them that one process trains on.
+class EvaluationLoader:
+    """The batches of a data set. It is no ``DataLoader``, so that a trainer does not replace how processes share it."""
 
-    Parameters
-    ----------
-    batches : callable
-        Returns the batches of all processes together in an epoch, counted from 0.
-    rank, world : int
-        Number of this process, and the number of processes that share each batch in equal parts. The last few indices
-        of a batch that do not divide evenly are left out.
+    def __init__(self, dataset: TensorDataset, batches: Sequence[list[int]]) -> None:
+        self._dataset, self._batches = dataset, batches
 
-    Examples
-    --------
-    >>> sampler = mr.training.EpochSampler(lambda epoch: torch.arange(6).roll(epoch).split(4), rank=1, world=2)
-    >>> sampler.set_epoch(1)
-    >>> assert list(sampler) == [[1, 2], [4]] and len(sampler) == 2
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for indices in self._batches:
+            yield self._dataset[indices]
+
+
+class TrainingLoader:
+    """The training batches of an epoch, whose position is part of a checkpoint.
+
+    ``dataset`` and ``batches`` are functions of the epoch, which Lightning sets on the ``sampler``.
     """
 
-    def __init__(self, batches: Callable[[int], Sequence[Tensor]], rank: int = 0, world: int = 1) -> None:
-        self.batches, self.rank, self.world = batches, rank, world
-        self.epoch = 0
-        self._length = sum(len(batch) >= world for batch in batches(0))
+    def __init__(self, dataset: Callable[[int], TensorDataset], batches: Callable[[int], Sequence[list[int]]]) -> None:
+        self._dataset, self._batches, self._length = dataset, batches, len(batches(0))
+        self.sampler, self._next_epoch = self, 0
+        self._epoch, self._batch = 0, 0  # the epoch of the last iteration, and its batches so far
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; Lightning calls this before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.batches(self.epoch):
-            share = len(batch) // self.world
-            if share:
-                yield batch[self.rank * share : (self.rank + 1) * share].tolist()
-
-
-class SequenceLoader:
-    """An iterable over the batches of a data set.
-
-    It is no ``DataLoader``, so that a trainer does not replace its sampler, which shares batches among processes.
-
-    Parameters
-    ----------
-    dataset : callable
-        Returns the data set of an epoch, which takes a list of indices.
-    sampler : EpochSampler
-
-    Examples
-    --------
-    >>> data = torch.utils.data.TensorDataset(torch.arange(4))
-    >>> loader = mr.training.SequenceLoader(lambda epoch: data, mr.training.EpochSampler(lambda _: torch.eye(4).long()))
-    >>> assert len(list(loader)) == len(loader) == 4
-    """
-
-    def __init__(self, dataset: Callable[[int], TensorDataset], sampler: EpochSampler) -> None:
-        self._dataset, self._indices = dataset, sampler
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[Batch]:
-        dataset = self._dataset(self._indices.epoch)
-        for indices in self._indices:
-            yield dataset[indices]
-
-
-class ResumableLoader(SequenceLoader):
-    """A loader of training batches whose position is part of a checkpoint.
-
-    Examples
-    --------
-    >>> loader = mr.training.SequenceData(mr.tasks.Digits(), 500).train_dataloader()
-    >>> batches = iter(loader); first = next(batches); state = loader.state_dict()
-    >>> second = next(batches)
-    >>> loader.load_state_dict(state)
-    >>> assert torch.equal(next(iter(loader))[0], second[0])
-    """
-
-    def __init__(self, dataset: Callable[[int], TensorDataset], sampler: EpochSampler) -> None:
-        super().__init__(dataset, sampler)
-        self.sampler = sampler  # where the trainer sets the epoch
-        self._epoch, self._batch = 0, 0  # the epoch of the last iteration, and its batches so far
+        self._next_epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches that are over."""
@@ -107,12 +50,15 @@ class ResumableLoader(SequenceLoader):
         """Skip the batches that are over when this epoch is iterated next; another epoch starts at its first batch."""
         self._epoch, self._batch = state_dict["epoch"], state_dict["batch"]
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self.sampler.epoch  # read at the first batch, so after the trainer has set it
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        epoch = self._next_epoch  # read at the first batch, so after the trainer has set it
         first = self._batch if self._epoch == epoch else 0
         self._epoch, self._batch = epoch, first
         dataset = self._dataset(epoch)
-        for number, indices in enumerate(self.sampler):
+        for number, indices in enumerate(self._batches(epoch)):
             if number >= first:
                 self._batch = number + 1
                 yield dataset[indices]
@@ -151,8 +97,8 @@ class SequenceData(LightningDataModule):
             raise OptionError(f"A batch needs at least 1 sequence.\nGot batch size {batch_size}.\nChoose a larger one.")
         self.task, self.batch_size, self.seed = task, batch_size, seed
         self.splits = task.splits()
-        self._position: dict[str, int] = {}
-        self._loader: ResumableLoader | None = None
+        self._position: Mapping[str, int] = {"epoch": 0, "batch": 0}
+        self._loader: TrainingLoader | None = None
 
     def require_sequences(self, world: int) -> None:
         """Raise `OptionError` unless each of so many processes has a sequence of each set."""
@@ -163,51 +109,45 @@ class SequenceData(LightningDataModule):
                 f"Got sets of {', '.join(map(str, sizes))} for {world} processes.\nUse fewer processes."
             )
 
-    def batches_per_epoch(self, world: int) -> int:
-        """Return the training batches of an epoch for so many processes."""
-        return len(EpochSampler(lambda epoch: self._training_batches(epoch, world), 0, world))
+    def training_batches(self, epoch: int, rank: int, world: int) -> list[list[int]]:
+        """Return the indices of the training batches of one of several processes."""
+        size, count = self.batch_size * world, len(self.splits.train)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(count, generator=generator).split(size)
+        return _shares(_rows(count, size) if self.task.carried else order, rank, world)
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> TrainingLoader:
         """Return the training batches."""
+        task, train = self.task, self.splits.train
         rank, world = self._rank_and_world()
-        sampler = EpochSampler(lambda epoch: self._training_batches(epoch, world), rank, world)
-        self._loader = ResumableLoader(self._training_set, sampler)
-        self._loader.load_state_dict({**self._loader.state_dict(), **self._position})
+        dataset = task.train_epoch if task.fresh else lambda epoch: train
+        self._loader = TrainingLoader(dataset, lambda epoch: self.training_batches(epoch, rank, world))
+        self._loader.load_state_dict(self._position)
         return self._loader
 
-    def state_dict(self) -> dict[str, Any]:
+    def val_dataloader(self) -> EvaluationLoader:
+        """Return the validation set, in order."""
+        return self._evaluation_loader(self.splits.validation)
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Return the test set, in order."""
+        return self._evaluation_loader(self.splits.test)
+
+    def state_dict(self) -> dict[str, int]:
         """Return the position of the training loader for a checkpoint."""
         # a trainer saves it too, but does not load it if the module asks for the number of steps before
         return {} if self._loader is None else self._loader.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Start the next training loader at this position."""
         self._position = state_dict
 
-    def val_dataloader(self) -> SequenceLoader:
-        """Return the validation set, in order."""
-        return self._evaluation_loader(self.splits.validation)
-
-    def test_dataloader(self) -> SequenceLoader:
-        """Return the test set, in order."""
-        return self._evaluation_loader(self.splits.test)
-
-    def _training_set(self, epoch: int) -> TensorDataset:
-        return self.task.train_epoch(epoch) if self.task.fresh else self.splits.train
-
-    def _training_batches(self, epoch: int, world: int) -> Sequence[Tensor]:
-        count = len(self.splits.train)
-        if self.task.carried:
-            return _rows(count, self.batch_size * world)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(count, generator=generator).split(self.batch_size * world)
-
-    def _evaluation_loader(self, dataset: TensorDataset) -> SequenceLoader:
+    def _evaluation_loader(self, dataset: TensorDataset) -> EvaluationLoader:
         rank, world = self._rank_and_world()
-        carried, size = self.task.carried, self.batch_size if self.task.carried else _LARGEST_EVALUATION
-        count = len(dataset)
-        batches = _rows(count, size * world) if carried else torch.arange(count).split(size * world)
-        return SequenceLoader(lambda epoch: dataset, EpochSampler(lambda epoch: batches, rank, world))
+        count, carried = len(dataset), self.task.carried
+        size = (self.batch_size if carried else _LARGEST_EVALUATION) * world
+        batches = _rows(count, size) if carried else torch.arange(count).split(size)
+        return EvaluationLoader(dataset, _shares(batches, rank, world))
 
     def _rank_and_world(self) -> tuple[int, int]:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -219,3 +159,10 @@ def _rows(count: int, rows: int) -> Sequence[Tensor]:
     """Batch k has piece k of every row."""
     rows = min(rows, count)
     return torch.arange(count // rows * rows).view(rows, -1).unbind(1)
+
+
+def _shares(batches: Sequence[Tensor], rank: int, world: int) -> list[list[int]]:
+    """The equal part of each batch that belongs to one process; what does not divide evenly is left out."""
+    sizes = [len(batch) // world for batch in batches]
+    shares = [batch[rank * size : (rank + 1) * size].tolist() for batch, size in zip(batches, sizes, strict=True)]
+    return [share for share in shares if share]

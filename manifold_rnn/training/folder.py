@@ -11,17 +11,10 @@ from filelock import FileLock, Timeout
 from ..errors import OptionError
 
 CONFIG = "run.yaml"
-_LOCK = ".lock"
 
 
 def open_folder(output: str | Path) -> Path:
-    """Make the output folder if it is missing, test whether files can be written there, and return its path.
-
-    Raises
-    ------
-    OptionError
-        If they cannot.
-    """
+    """Return the path of the output folder, which is made if it is missing; `OptionError` if it cannot be written."""
     folder = Path(output)
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
@@ -35,14 +28,8 @@ def open_folder(output: str | Path) -> Path:
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Keep other processes from training in a folder until the returned lock is released, or this process ends.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process trains there.
-    """
-    lock = FileLock(folder / _LOCK, blocking=False)
+    """Keep other processes from training in a folder until the returned lock is released, or this process ends."""
+    lock = FileLock(folder / ".lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -50,6 +37,11 @@ def lock_folder(folder: Path) -> FileLock:
             f"Another process is training in '{folder}'. Wait for it, or choose another `output`."
         ) from None
     return lock
+
+
+def resume_command(folder: str | Path) -> str:
+    """Return the command that resumes a run, wherever its folder was moved to."""
+    return f"manifold-rnn fit --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))} --resume"
 
 
 @contextmanager
@@ -64,7 +56,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             _sync(temporary)
         os.replace(temporary, path)
-        if durable:
+        if durable and os.name != "nt":  # where a folder cannot be opened
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -76,19 +68,7 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def resume_command(folder: str | Path) -> str:
-    """Return the command that resumes a run, wherever its folder was moved to.
-
-    Examples
-    --------
-    >>> assert mr.training.resume_command("runs/a").endswith("--output runs/a --resume")
-    """
-    return f"manifold-rnn fit --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))} --resume"
-
-
 def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # where a folder cannot be opened
-        return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,11 +11,9 @@ from torch.optim import Optimizer
 from ..diagnostics import defects, spectrum
 from ..errors import NonFiniteError, OptionError
 from ..tasks import Task
-from .optimizers import build_optimizer, require_groups
-from .schedules import build_schedule
+from .optimizers import build_optimizer, build_schedule, require_groups
 from .settings import OptimizerSettings, ScheduleSettings
-
-State = Tensor | tuple[Tensor, ...]
+from .values import Value, Values
 
 
 class SequenceModule(LightningModule):
@@ -40,7 +36,7 @@ class SequenceModule(LightningModule):
     ----------
     state : Tensor or tuple of Tensor or None
         Of a ``carried`` task: the state of the network after the last batch, detached.
-    loss_sum, loss_count : Tensor
+    totals : Tensor
         Sum of the losses and number of the sequences of this epoch in this process; the training loss is their
         quotient. They are part of a checkpoint, as the state is.
 
@@ -76,8 +72,8 @@ class SequenceModule(LightningModule):
         self.optimizer_settings = optimizer or OptimizerSettings()
         require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
-        self.state: State | None = None
-        self.loss_sum, self.loss_count = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+        self.state: Tensor | tuple[Tensor, ...] | None = None
+        self.totals = torch.zeros(2, dtype=torch.float64)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's outputs for sequences, or for the next pieces of a stream."""
@@ -85,7 +81,7 @@ class SequenceModule(LightningModule):
         if not self.task.carried:
             outputs: Tensor = self.network(inputs, **every_step)
             return outputs
-        network: Any = self.network
+        network: Value = self.network
         outputs, state = network.carry_on(inputs, self.state, **every_step)
         self.state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
         return outputs
@@ -100,8 +96,7 @@ class SequenceModule(LightningModule):
                 "Training needs a finite loss.\n"
                 f"Got {value.item()} in epoch {self.current_epoch + 1}.\nLower the learning rate."
             )
-        self.loss_sum += value.cpu().double() * len(targets)
-        self.loss_count += len(targets)
+        self.totals += torch.stack([value.cpu().double() * len(targets), torch.tensor(len(targets))])
         self.log("loss", value, prog_bar=True)
         return loss
 
@@ -115,20 +110,20 @@ class SequenceModule(LightningModule):
 
     def train_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes."""
-        total, count = self._loss_totals().tolist()
-        return float(total / count)
+        loss, count = self._totals_of_all().tolist()
+        return float(loss / count)
 
     def on_train_epoch_start(self) -> None:
         """Reset the losses and the stream; a resumed trainer does not call this within an epoch."""
-        self.loss_sum.zero_()
-        self.loss_count.zero_()
+        self.totals.zero_()
         self.state = None
 
     def on_train_start(self) -> None:
         """Move a stream that was loaded to the device of the network."""
-        if self.state is not None:
-            many = isinstance(self.state, tuple)
-            self.state = tuple(p.to(self.device) for p in self.state) if many else self.state.to(self.device)
+        if isinstance(self.state, tuple):
+            self.state = tuple(part.to(self.device) for part in self.state)
+        elif self.state is not None:
+            self.state = self.state.to(self.device)
 
     def on_train_epoch_end(self) -> None:
         """Log the training loss, and the largest defect of a weight, or the spectral radius if there is none."""
@@ -143,7 +138,8 @@ class SequenceModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient of every layer, before it is clipped."""
-        if self.loggers and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning does not declare
+        if self.loggers and (self.global_step + 1) % every == 0:
             self.log_dict(gradient_norms(self.network), rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
@@ -158,41 +154,40 @@ class SequenceModule(LightningModule):
         """Start the test stream at its beginning."""
         self.state = None
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Value:
         """Return the optimizer and its schedule, stepped once a batch."""
         optimizer = build_optimizer(self.network, self.optimizer_settings)
         steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
         if steps == math.inf:
             raise OptionError(
-                "The schedule needs the number of steps.\nGot a trainer without max_epochs and max_steps.\nSet one of them."
+                "The schedule needs a number of steps.\nGot a trainer without max_epochs and max_steps.\nSet one."
             )
         schedule = build_schedule(optimizer, self.schedule_settings, int(steps), int(self.trainer.num_training_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: Values) -> None:
         """Add the losses of this epoch and the stream, of all processes."""
-        state = self.state
+        state: Value = self.state
         if self.trainer.world_size > 1 and state is not None:
             gathered = self.all_gather(state)
-            state = tuple(gathered) if isinstance(gathered, (list, tuple)) else gathered
-        checkpoint["sequence_module"] = {"losses": self._loss_totals(), "state": state}
+            state = gathered if isinstance(gathered, Tensor) else tuple(gathered)
+        checkpoint["sequence_module"] = {"totals": self._totals_of_all(), "state": state}
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Values) -> None:
         """Restore the losses of this epoch and the stream."""
         saved, rank = checkpoint["sequence_module"], self.trainer.global_rank
         if rank == 0:  # the saved losses are those of all processes
-            self.loss_sum, self.loss_count = (part.clone() for part in saved["losses"])
+            self.totals = saved["totals"].clone()
         state = saved["state"]
         if state is not None and self.trainer.world_size > 1:
             state = tuple(part[rank] for part in state) if isinstance(state, tuple) else state[rank]
         self.state = state
 
-    def _loss_totals(self) -> Tensor:
-        """Sum of the losses and number of sequences, of all processes."""
-        both = torch.stack([self.loss_sum, self.loss_count])
+    def _totals_of_all(self) -> Tensor:
+        """Sum of the losses and number of sequences, over all processes."""
         if self.trainer.world_size == 1:
-            return both
-        total: Tensor = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
+            return self.totals.clone()
+        total: Tensor = self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
         return total.cpu()
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
@@ -212,15 +207,7 @@ class SequenceModule(LightningModule):
 
 
 def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """Return the norm of the gradient of each layer of a network, and of each other part.
-
-    Examples
-    --------
-    >>> from manifold_rnn.training.module import gradient_norms
-    >>> network = mr.zoo.exprnn(1, 4, 2)
-    >>> network(torch.ones(2, 3, 1)).sum().backward()
-    >>> assert sorted(gradient_norms(network)) == ["gradient/layer0", "gradient/readout"]
-    """
+    """Return the norm of the gradient of each layer of a network, and of each other part, by the name in the log."""
     squares: dict[str, float] = {}
     for name, p in network.named_parameters():
         if p.grad is not None:

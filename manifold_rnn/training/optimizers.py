@@ -1,19 +1,18 @@
-"""Optimizers from settings: Riemannian where a weight lies on a manifold, torch's elsewhere, and several as one."""
+"""Optimizers and schedules from settings: Riemannian where a weight lies on a manifold, torch's elsewhere."""
 
-import inspect
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..diagnostics import constrained_parameters
 from ..errors import OptionError
-from .choices import optimizers
-from .settings import OptimizerSettings
-
-Group = dict[str, Any]
+from .choices import optimizers, option_names, takes
+from .settings import OptimizerSettings, ScheduleSettings
+from .values import Value, Values
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
@@ -47,10 +46,10 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     """
     require_groups(network, settings)
     split = getattr(network, "parameter_groups", None)
-    groups: list[Group] = [{"params": list(network.parameters())}] if split is None else split(settings.lr)
+    groups: list[Values] = [{"params": list(network.parameters())}] if split is None else split(settings.lr)
     groups = [group for group in groups if group["params"]]
     constrained = _constrained_groups(network, groups, settings.lr)
-    by_name: dict[str, list[Group]] = {}
+    by_name: dict[str, list[Values]] = {}
     for group in groups:
         name: str = settings.name
         lr: float | None = None
@@ -73,7 +72,7 @@ def require_groups(network: nn.Module, settings: OptimizerSettings) -> None:
             raise OptionError(f"`optimizer.groups.{key}` matches no weight. Weights: {', '.join(names)}."[:400])
 
 
-def _constrained_groups(network: nn.Module, groups: list[Group], lr: float) -> list[Group]:
+def _constrained_groups(network: nn.Module, groups: list[Values], lr: float) -> list[Values]:
     set_apart = [group for group in groups if group.get("lr", lr) != lr]
     if set_apart:
         return set_apart
@@ -81,7 +80,7 @@ def _constrained_groups(network: nn.Module, groups: list[Group], lr: float) -> l
     return [group for group in groups[:-1] if any(id(p) in ids for p in group["params"])]
 
 
-def _split_by_name(network: nn.Module, group: Group, keys: Iterable[str]) -> list[tuple[str, Group]]:
+def _split_by_name(network: nn.Module, group: Values, keys: Iterable[str]) -> list[tuple[str, Values]]:
     """A group, split by the first of the keys that is in a parameter's name."""
     split: dict[str, list[nn.Parameter]] = {}
     names = {id(p): name for name, p in network.named_parameters()}
@@ -90,17 +89,13 @@ def _split_by_name(network: nn.Module, group: Group, keys: Iterable[str]) -> lis
     return [(key, {**group, "params": params}) for key, params in split.items()]
 
 
-def _build(name: str, groups: list[Group], settings: OptimizerSettings) -> Optimizer:
-    choice = optimizers()[name]
-    options = {key: value for key, value in settings.options.items() if key in choice.options()}
+def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Optimizer:
+    choice, on_manifold = optimizers()[name], any(hasattr(p, "manifold") for g in groups for p in g["params"])
+    known = option_names(choice.riemannian)
+    options = {key: value for key, value in settings.options.items() if key in known}
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     kind: Callable[..., Optimizer] = choice.riemannian
-    on_manifold = any(hasattr(p, "manifold") for group in groups for p in group["params"])
-    if (
-        choice.plain is not None
-        and not on_manifold
-        and options.keys() <= inspect.signature(choice.plain).parameters.keys()
-    ):
+    if choice.plain is not None and not on_manifold and all(takes(choice.plain, option) for option in options):
         kind = choice.plain
     try:
         return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, **options)
@@ -109,20 +104,7 @@ def _build(name: str, groups: list[Group], settings: OptimizerSettings) -> Optim
 
 
 class CombinedOptimizer(Optimizer):
-    """Several optimizers as one, for a trainer and a schedule that take one.
-
-    Parameters
-    ----------
-    *parts : torch.optim.Optimizer
-        Each with parameters of its own.
-
-    Examples
-    --------
-    >>> a, b = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    >>> both = mr.training.CombinedOptimizer(torch.optim.SGD([a], lr=0.5), torch.optim.Adam([b], lr=0.1))
-    >>> (a + b).sum().backward(); both.step()
-    >>> assert a == 0.5 and abs(b - 0.9) < 1e-6 and len(both.param_groups) == 2
-    """
+    """Several optimizers as one, for a trainer and a schedule that take one; each has parameters of its own."""
 
     moves_on_manifolds = True
 
@@ -131,15 +113,15 @@ class CombinedOptimizer(Optimizer):
         super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
 
     @property  # a part replaces its groups when it loads a state, so they are looked up each time
-    def param_groups(self) -> list[Group]:
+    def param_groups(self) -> list[Values]:
         """The groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
 
     @param_groups.setter
-    def param_groups(self, groups: list[Group]) -> None:
+    def param_groups(self, groups: list[Values]) -> None:
         pass
 
-    def add_param_group(self, param_group: Group) -> None:
+    def add_param_group(self, param_group: Values) -> None:
         """Do nothing: groups belong to the parts."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -147,7 +129,7 @@ class CombinedOptimizer(Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Value] | None = None) -> Value:
         """Let each part take a step; a closure is evaluated once, before all of them."""
         loss = None
         if closure is not None:
@@ -159,11 +141,32 @@ class CombinedOptimizer(Optimizer):
 
     step.hooked = True  # type: ignore[attr-defined]  # else hooks on all optimizers would see each step twice
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Values:
         """Return the states of the parts, in a list under "parts"."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Values) -> None:
         """Load the state of each part."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
+
+
+def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, steps: int, steps_per_epoch: int) -> LambdaLR:
+    r"""Return a schedule, to be stepped once a batch, that multiplies every learning rate by the same factor.
+
+    In the first :math:`w` of all :math:`S` steps, the factor is :math:`(s + 1) / w` at step :math:`s`, counted from 0.
+    After that it is 1 for "constant", :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))` for "cosine", and a power of
+    ``factor`` that grows every ``every`` epochs for "step".
+    """
+    warm = math.ceil(settings.warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        if settings.name == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        if settings.name == "step":
+            return settings.factor ** (step // (settings.every * steps_per_epoch))
+        return 1.0
+
+    return LambdaLR(optimizer, factor)

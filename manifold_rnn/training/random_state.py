@@ -1,15 +1,16 @@
 """All sources of random numbers: their states, and a seed for a while."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from .values import Values
 
-def random_state() -> dict[str, Any]:
+
+def random_state() -> Values:
     """Return the states of all sources of random numbers, as plain values and tensors."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the state that everybody shares
     version, words, gauss = random.getstate()
@@ -21,7 +22,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: Values) -> None:
     """Set all sources of random numbers to states that `random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

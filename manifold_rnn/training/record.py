@@ -5,21 +5,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Self, TypedDict
 
+from ..tasks import Task
 from .folder import replacing
+from .values import Value, Values, plain
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
 
 class Epoch(TypedDict):
-    """Scores of one epoch; ``seconds`` is the time of its training batches, without validation.
-
-    Examples
-    --------
-    >>> epoch = mr.training.Epoch(epoch=1, train_loss=2.3, val_loss=2.2, val_metric=0.2, seconds=0.5)
-    >>> assert epoch["epoch"] == 1
-    """
+    """Scores of one epoch, counted from 1; ``seconds`` is the time of its training batches, without validation."""
 
     epoch: int
     train_loss: float
@@ -34,8 +30,8 @@ class RunRecord:
 
     Attributes
     ----------
-    history : list of Epoch
-        One entry for each finished epoch.
+    history : list of dict
+        For each finished epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_metric``, ``seconds`` of training.
     test_loss, test_metric : float or None
         Scores of the network with the lowest validation loss.
     hidden_size, parameters : int or None
@@ -78,7 +74,7 @@ class RunRecord:
     failure: str | None = None
     stopped: bool = False
     pruned: bool = False
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: Values = field(default_factory=dict)
     seed: int = 0
 
     @property
@@ -103,33 +99,26 @@ class RunRecord:
             return None
         if self.pruned:
             return self.history[-1]["val_metric"]
-        finite = [epoch for epoch in self.history if epoch["val_loss"] is not None and epoch["val_loss"] < math.inf]
+        finite = [epoch for epoch in self.history if epoch["val_loss"] is not None and math.isfinite(epoch["val_loss"])]
         return min(finite, key=lambda epoch: epoch["val_loss"])["val_metric"] if finite else None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Values:
         """Return plain values for JSON, in which a number that is not finite is null."""
-        plain: dict[str, Any] = plain_values(asdict(self))
-        return plain
+        values: Values = plain(asdict(self))
+        return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Value]) -> Self:
         """Return the record that `as_dict` made these values of."""
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
+def shown_metric(task: Task, value: float) -> str:
+    """Return the metric's name and a value: an accuracy as a percentage, an error as it is."""
+    return f"{task.metric_name} {value:.1%}" if task.higher_is_better else f"{task.metric_name} {value:.4g}"
+
+
+def write_json(path: Path, document: Values) -> None:
     """Write a document as JSON, atomically; a number that is not finite becomes null."""
     with replacing(path) as temporary:
-        text = json.dumps(plain_values(document), indent=2, allow_nan=False)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-
-
-def plain_values(value: Any) -> Any:
-    """Return a nested value of what JSON has: texts as keys, lists, and null for a number that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): plain_values(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+        temporary.write_text(f"{json.dumps(plain(document), indent=2, allow_nan=False)}\n", encoding="utf-8")

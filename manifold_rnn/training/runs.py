@@ -5,19 +5,18 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..constraints import degrees_of_freedom
 from ..diagnostics import constrained_parameters, defects, recurrent_matrix
 from ..errors import ManifoldError, OptionError
+from ..zoo import Network
 from .build import build_network
-from .callbacks import BestCheckpoint, EpochLines, Interruption, LastCheckpoint, RunHistory, eigenvalues
+from .callbacks import BestCheckpoint, EpochLines, LastCheckpoint, RunHistory, eigenvalues
 from .checkpoint import BEST, LAST, RUN, load_weights, read_checkpoint, require_same_run
 from .choices import require
 from .data import SequenceData
@@ -29,6 +28,7 @@ from .record import Epoch, RunRecord, write_json
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal, stop_on_signals
 from .trainer import build_trainer, own_process_group, process_rank, quiet_lightning, require_hardware
+from .values import Values
 
 RESULT, LOGS = "result.json", "logs"
 
@@ -158,7 +158,7 @@ def evaluate(settings: RunSettings, *, stage: str, checkpoint: str | Path) -> di
 def _train_and_test(
     settings: RunSettings,
     folder: Path,
-    content: dict[str, Any] | None,
+    content: Values | None,
     data: SequenceData,
     module: SequenceModule,
     stop: StopSignal,
@@ -167,19 +167,17 @@ def _train_and_test(
 ) -> RunRecord:
     history = RunHistory(settings)
     last = LastCheckpoint(folder, settings.checkpoint_every, stop, history, on_epoch or (lambda epoch: None))
-    callbacks = [Interruption(stop), history, LearningRateMonitor("step"), BestCheckpoint(folder), last]
+    callbacks = [history, LearningRateMonitor("step"), BestCheckpoint(folder), last]
     if settings.patience is not None:  # it counts before the checkpoint of the epoch is written
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False))
     if not quiet:
-        name = settings.network.zoo or settings.network.cell or ""
-        lines = EpochLines(name, settings.task, settings.epochs, history)
-        callbacks.append(RichProgressBar() if sys.stdout.isatty() else lines)
+        callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines(settings, history))
     purge = content["global_step"] if content else None
     logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
     trainer = build_trainer(settings, callbacks=callbacks, logger=logger, log_every_n_steps=settings.log_every)
-    network = module.network
-    record = RunRecord(parameters=degrees_of_freedom(network), seed=settings.seed)
-    record.hidden_size = network.layer.hidden_size  # type: ignore[union-attr,assignment]  # of a Network
+    network: Network = module.network  # type: ignore[assignment]  # as `_build_module` made it
+    size, parameters = network.layer.hidden_size, degrees_of_freedom(network)
+    record = RunRecord(hidden_size=size, parameters=parameters, seed=settings.seed)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if content is None else str(folder / LAST))
         record.defect = defects(network).largest
@@ -215,7 +213,7 @@ def _require_constrained(settings: RunSettings, module: SequenceModule) -> None:
         require(usable, f"optimizer.{key}", "a network with constrained weights", value)
 
 
-def _checkpoint_to_resume(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:
+def _checkpoint_to_resume(settings: RunSettings, folder: Path, resume: bool) -> Values | None:
     """The content of ``last.ckpt``; None if the run starts."""
     last = folder / LAST
     if not resume:
@@ -239,10 +237,10 @@ def _checkpoint_to_resume(settings: RunSettings, folder: Path, resume: bool) -> 
     return content
 
 
-def _require_more_steps(path: Path, content: dict[str, Any], settings: RunSettings, data: SequenceData) -> None:
+def _require_more_steps(path: Path, content: Values, settings: RunSettings, data: SequenceData) -> None:
     """Raise `OptionError` if more steps are asked for than those after which a run ended within an epoch."""
     steps, state = content["global_step"], content[RUN]
-    per_epoch = data.batches_per_epoch(settings.devices * settings.nodes)
+    per_epoch = len(data.training_batches(0, 0, settings.devices * settings.nodes))
     ended_within = steps < len(state["history"]) * per_epoch + state["batch"]
     if ended_within and (settings.max_steps is None or settings.max_steps > steps):
         raise OptionError(

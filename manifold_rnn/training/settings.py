@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from .. import retractions, zoo
 from ..nn.scan.choice import BACKENDS
 from ..tasks import Task
 from . import choices
 from .choices import require, require_choice
-
-OptionValues = dict[str, Any]
+from .values import Values
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class NetworkSettings:
     budget: int | None = None
     num_layers: int = 1
     nonlinearity: str | None = None
-    constraint: str | OptionValues | None = None
+    constraint: str | Values | None = None
     gates: list[str] | None = None
     retraction: str | None = None
     view: Literal["update", "trivialized"] | None = None
@@ -78,7 +77,7 @@ class NetworkSettings:
     numbers: Literal["real", "complex"] | None = None
     backend: str = "auto"
     recompute: bool = False
-    options: OptionValues = field(default_factory=dict)
+    options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.zoo is None) == (self.cell is None):
@@ -160,9 +159,9 @@ class OptimizerSettings:
     lr: float = 1e-3
     constrained: str | None = None
     constrained_lr: float | None = None
-    groups: dict[str, OptionValues] = field(default_factory=dict)
+    groups: dict[str, Values] = field(default_factory=dict)
     weight_decay: float = 0.0
-    options: OptionValues = field(default_factory=dict)
+    options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = choices.optimizers()
@@ -184,7 +183,7 @@ class OptimizerSettings:
             0 <= self.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0", self.weight_decay
         )
         used = {self.name, self.constrained or self.name, *(g.get("name", self.name) for g in self.groups.values())}
-        options = {option for name in used for option in known[name].options()}
+        options = {option for name in used for option in choices.option_names(known[name].riemannian)}
         for option in self.options:
             require_choice("optimizer.options", option, sorted(options))
 

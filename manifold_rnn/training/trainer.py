@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -15,12 +14,12 @@ from torch import distributed
 from ..errors import OptionError
 from .callbacks import SafeCheckpointIO
 from .settings import RunSettings
+from .values import Value
 
 
-def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
+def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **options: Value) -> Trainer:
     """Return the trainer that settings describe; without callbacks it writes nothing."""
     many = settings.devices * settings.nodes > 1
-    has_bar = any(isinstance(callback, RichProgressBar) for callback in callbacks)
     return Trainer(
         max_epochs=settings.epochs,
         gradient_clip_val=settings.clip,
@@ -32,28 +31,11 @@ def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **o
         plugins=[SafeCheckpointIO()],
         callbacks=list(callbacks),
         enable_checkpointing=bool(callbacks),
-        enable_progress_bar=has_bar,
+        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         **{"logger": False, **options},
     )
-
-
-def process_rank(settings: RunSettings) -> int:
-    """Return the number of this process.
-
-    Raises
-    ------
-    OptionError
-        Unless torchrun has started as many processes as the settings ask for.
-    """
-    expected, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
-    if expected != started:
-        raise OptionError(
-            f"`devices` times `nodes` needs to be the number of processes.\nExpected {started}, got {expected}.\n"
-            "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
-        )
-    return int(os.environ.get("RANK", "0")) if expected > 1 else 0
 
 
 def require_hardware(settings: RunSettings) -> None:
@@ -61,10 +43,19 @@ def require_hardware(settings: RunSettings) -> None:
     try:
         build_trainer(settings)
     except (MisconfigurationException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        got = f"{settings.accelerator}: {' '.join(str(error).split())[:200]}"
+        raise OptionError(f"`accelerator` needs one that this machine has. Got {got}") from error
+
+
+def process_rank(settings: RunSettings) -> int:
+    """Return the number of this process; `OptionError` unless torchrun has started as many as the settings ask for."""
+    expected, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
+    if expected != started:
         raise OptionError(
-            f"`accelerator` needs one that this machine has. Got {settings.accelerator}: {reason}"
-        ) from error
+            f"`devices` times `nodes` needs to be the number of processes.\nExpected {started}, got {expected}.\n"
+            "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
+        )
+    return int(os.environ.get("RANK", "0")) if expected > 1 else 0
 
 
 @contextmanager
@@ -89,11 +80,15 @@ def own_process_group() -> Iterator[None]:
 
     One that is left to the end of the program may abort it: its threads still read from a process that has gone.
     """
-    had_one = distributed.is_available() and distributed.is_initialized()
+    had_one = _has_process_group()
     try:
         yield
-        if distributed.is_available() and distributed.is_initialized() and not had_one:
+        if _has_process_group() and not had_one:
             distributed.barrier()
     finally:
-        if distributed.is_available() and distributed.is_initialized() and not had_one:
+        if _has_process_group() and not had_one:
             distributed.destroy_process_group()
+
+
+def _has_process_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

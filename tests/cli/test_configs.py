@@ -9,11 +9,11 @@ from support import ROOT
 pytest.importorskip("jsonargparse")
 import manifold_rnn as mr
 from manifold_rnn.constraints import degrees_of_freedom
-from manifold_rnn.training import as_mapping, build_network, build_optimizer, read_run, read_yaml
+from manifold_rnn.training import as_mapping, build_network, build_optimizer, read_run
 
 FOLDER = ROOT / "examples" / "configs"
 CONFIGS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-RUNS = {name: read_run(read_yaml(path)) for name, path in CONFIGS.items()}
+RUNS = {name: read_run(path) for name, path in CONFIGS.items()}
 ROWS = [
     row
     for task in (mr.tasks.PixelMNIST(), mr.tasks.PixelMNIST(permuted=True), mr.tasks.Characters("any"))
@@ -73,7 +73,7 @@ def test_every_published_row_has_a_config_that_quotes_it(row):
 def test_the_settings_in_the_documentation_are_read(page, pattern, tmp_path):
     (text,) = re.findall(pattern, (FOLDER.parent.parent / page).read_text(), flags=re.DOTALL)
     (tmp_path / "run.yaml").write_text(textwrap.dedent(text))
-    settings = read_run(read_yaml(tmp_path / "run.yaml"))
+    settings = read_run(tmp_path / "run.yaml")
     assert settings.output == "runs/copying" and settings.schedule.name == "cosine"
 
 

@@ -11,38 +11,30 @@ import pytest
 
 pytest.importorskip("lightning")
 import torch
+from support import ROOT
 
 import manifold_rnn as mr
 from manifold_rnn import retractions
 from manifold_rnn.cli import main
 from manifold_rnn.cli.demo import DemoSettings, demo_grid
 from manifold_rnn.errors import NonFiniteError
+from manifold_rnn.study import read_grid
 from manifold_rnn.training import SequenceModule, read_run
 
-LABELS = [
-    "LSTM",
-    *(f"dtriv, rebase every {k}" for k in (1, 100, 0)),
-    "enrnn",
-    "exprnn",
-    "full_urnn",
-    "scornn",
-    "scurnn",
-]
 FILES = {"report.html", "results.json", "table.md", "table.csv", "curves.svg", "eigenvalues.svg", "time.svg"}
 SMALL = {"epochs": 2, "hidden_size": 6, "batch_size": 256, "workers": 1}
 
 
-def run(folder, capsys=None, **changes):
-    """A small demo: its exit status, what it printed, what it wrote."""
-    flags = [text for key, value in {**SMALL, "output": folder, **changes}.items() for text in (f"--{key}", str(value))]
-    status = main(["demo", *flags])
-    document = json.loads((folder / "results.json").read_text())
-    return (
-        status,
-        capsys.readouterr().out if capsys else "",
-        {row["choices"]["network"].get("zoo", "LSTM"): row for row in document["runs"]},
-        document,
-    )
+def flags(folder, **changes):
+    return [text for k, v in {**SMALL, "output": folder, **changes}.items() for text in (f"--{k}", str(v))]
+
+
+def run(folder, **changes):
+    """A small demo: its exit status, and its runs by network."""
+    status = main(["demo", *flags(folder, **changes)])
+    runs = json.loads((folder / "results.json").read_text())["runs"]
+    names = [" ".join(map(str, row["choices"]["network"].values())) for row in runs]
+    return status, {name.removesuffix(" qr"): row for name, row in zip(names, runs, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -52,64 +44,52 @@ def small(tmp_path_factory):
 
 
 def test_every_network_is_trained_and_reported_once(small, capsys):
-    folder, status, _, _, document = small
-    assert status == 0 and len(document["runs"]) == len(LABELS)
-    for row in document["runs"]:
+    folder, status, runs = small
+    names = ["LSTM", "dtriv 1", "dtriv 100", "dtriv 0", "enrnn", "exprnn", "full_urnn", "scornn", "scurnn"]
+    assert status == 0 and list(runs) == names
+    for row in runs.values():
         assert len(row["history"]) == 2 and row["failure"] is None and row["seconds_per_step"] > 0
-        assert 0 <= row["test_metric"] <= 1
-    assert run(folder, capsys)[0] == 0  # a second time there is nothing to do, and the table is printed again
-    text = capsys.readouterr().out
-    assert FILES <= {entry.name for entry in folder.iterdir()}
-
-
-def test_the_table_has_every_network(small, capsys):
-    folder, *_, document = small
-    assert main(["demo", *[t for k, v in {**SMALL, "output": folder}.items() for t in (f"--{k}", str(v))]]) == 0
+    assert main(["demo", *flags(folder)]) == 0  # a second time there is nothing to do, and the table is printed again
     text = capsys.readouterr().out
     assert "of which 9 have ended before" in text and "Report: " in text
-    for row in document["rows"]:
-        assert f"{row['test_mean']:.1%}" in text and str(row["hidden_size"]) in text
+    for row in runs.values():
+        assert f"{row['test_metric']:.1%}" in text and str(row["hidden_size"]) in text
+    assert {entry.name for entry in folder.iterdir()} >= FILES
 
 
 def test_any_published_networks_may_be_chosen(tmp_path):
-    status, _, rows, _ = run(tmp_path, epochs=1, networks="lem, goru,cornn", retraction="qr")
-    assert status == 0 and list(rows) == ["LSTM", "lem", "goru", "cornn"]
-    assert rows["goru"]["hidden_size"] in (4, 8, 16)
+    status, runs = run(tmp_path, epochs=1, networks="lem, goru,cornn", retraction="qr")
+    assert status == 0 and list(runs) == ["LSTM", "lem", "goru", "cornn"]
+    assert runs["goru"]["hidden_size"] in (4, 8, 16)
 
 
 def test_budgets_are_equal_and_the_first_network_has_the_size_asked_for(small):
-    *_, document = small
-    lstm, first, *others = document["runs"]
-    assert first["hidden_size"] == 6
-    for row in (lstm, *others):
-        assert abs(row["parameters"] - first["parameters"]) <= 0.3 * first["parameters"]
+    *_, runs = small
+    assert runs["dtriv 1"]["hidden_size"] == 6
+    for row in runs.values():
+        assert abs(row["parameters"] - runs["dtriv 1"]["parameters"]) <= 0.3 * runs["dtriv 1"]["parameters"]
 
 
 def test_constrained_networks_stay_orthogonal_with_eigenvalues_on_the_circle(small):
-    *_, document = small
-    lstm, *others = document["runs"]
-    assert lstm["defect"] is None
-    for row in others:
-        assert row["defect"] < 1e-5
-        for spectrum in (row["spectrum_start"], row["spectrum_end"]):
+    *_, runs = small
+    assert runs["LSTM"]["defect"] is None
+    for name in [name for name in runs if name != "LSTM"]:
+        assert runs[name]["defect"] < 1e-5
+        for spectrum in (runs[name]["spectrum_start"], runs[name]["spectrum_end"]):
             moduli = [abs(complex(*value)) for value in spectrum]
-            if row["choices"]["network"]["zoo"] == "enrnn":  # which has some in the disc
+            if name == "enrnn":  # which has some in the disc
                 assert max(moduli) <= 1 + 1e-5 and min(moduli) < 1
             else:
                 assert moduli == pytest.approx([1] * len(moduli), abs=1e-5)
 
 
 def test_equal_seeds_give_equal_results_and_others_do_not(small, tmp_path):
-    def timeless(rows):
-        return [
-            [row["test_loss"], row["spectrum_end"], [epoch["val_loss"] for epoch in row["history"]]] for row in rows
-        ]
+    def timeless(row):
+        return [row["test_loss"], row["spectrum_end"], [epoch["val_loss"] for epoch in row["history"]]]
 
-    first = timeless(small[-1]["runs"])
-    networks = {"networks": "exprnn"}
-    again = timeless(run(tmp_path / "same", **networks)[-1]["runs"])
-    assert again[1] == first[5]
-    assert timeless(run(tmp_path / "other", seed=1, **networks)[-1]["runs"])[1] != again[1]
+    first = timeless(small[-1]["exprnn"])
+    assert timeless(run(tmp_path / "same", networks="exprnn")[-1]["exprnn"]) == first
+    assert timeless(run(tmp_path / "other", networks="exprnn", seed=1)[-1]["exprnn"]) != first
 
 
 @pytest.mark.parametrize("name", retractions.names())
@@ -129,17 +109,15 @@ def test_every_setting_overrides_that_of_the_shipped_comparison():
 
 
 def test_the_defaults_are_the_shipped_comparison():
-    assert demo_grid(DemoSettings(networks="all")).base == demo_grid(DemoSettings()).base | {}
-    assert [list(entry.values()) for entry in demo_grid(DemoSettings()).grid["network"]][0] == ["LSTM"]
-    assert demo_grid(DemoSettings()).base["network"]["budget"] == 2794  # as the file says
+    shipped = read_grid(ROOT / "manifold_rnn" / "study" / "demo.yaml")
+    assert demo_grid(DemoSettings()) == shipped  # so the budget in the file is right
     assert len(demo_grid(DemoSettings(networks="all")).cases()) == 3 + len(mr.zoo.available())
 
 
-def test_torchs_random_state_and_threads_are_left_alone(tmp_path):
-    before = torch.random.get_rng_state(), torch.get_num_threads()
+def test_torchs_random_state_is_left_alone(tmp_path):
+    before = torch.random.get_rng_state()
     run(tmp_path, epochs=1, networks="scornn")
-    assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert torch.get_num_threads() == before[1]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_network_that_diverges_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -151,10 +129,10 @@ def test_a_network_that_diverges_is_reported_and_the_others_go_on(tmp_path, monk
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(SequenceModule, "training_step", diverging)
-    status, text, rows, _ = run(tmp_path, capsys, epochs=1, networks="scornn,lem")
+    status, runs = run(tmp_path, epochs=1, networks="scornn,lem")
     assert status == 1
-    assert "LSTM: seed 0: Training needs a finite loss. Got nan in epoch 1." in text
-    assert rows["LSTM"]["test_metric"] is None and rows["lem"]["test_metric"] is not None
+    assert "LSTM: seed 0: Training needs a finite loss. Got nan in epoch 1." in capsys.readouterr().out
+    assert runs["LSTM"]["test_metric"] is None and runs["lem"]["test_metric"] is not None
 
 
 def test_the_demo_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
@@ -166,8 +144,8 @@ def test_the_demo_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
 
 
 def test_ctrl_c_leaves_what_is_done_and_the_same_command_resumes(tmp_path):
-    flags = {**SMALL, "epochs": 3, "networks": "scornn,lem", "output": tmp_path}
-    command = [sys.executable, "-m", "manifold_rnn", "demo", *(t for k, v in flags.items() for t in (f"--{k}", str(v)))]
+    arguments = ["demo", *flags(tmp_path, epochs=3, networks="scornn,lem")]
+    command = [sys.executable, "-m", "manifold_rnn", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     for line in process.stdout:
@@ -178,7 +156,7 @@ def test_ctrl_c_leaves_what_is_done_and_the_same_command_resumes(tmp_path):
     document = json.loads((tmp_path / "results.json").read_text())
     assert process.returncode == 130 and "Traceback" not in errors
     assert 1 <= len(document["runs"]) < 3 and "repeat the command to resume" in rest and "LSTM" in rest
-    assert main([str(word) for word in command[3:]]) == 0
+    assert main(arguments) == 0
 
 
 @pytest.mark.slow

@@ -69,7 +69,15 @@ def test_file_is_short_enough_to_read(path):
 
 
 def test_importing_the_package_leaves_the_training_stack_alone():
-    heavy = ["torch._dynamo", "lightning", "sklearn", "matplotlib", "jsonargparse", "manifold_rnn.training"]
+    heavy = [
+        "torch._dynamo",
+        "lightning",
+        "sklearn",
+        "matplotlib",
+        "jsonargparse",
+        "manifold_rnn.training",
+        "manifold_rnn.study",
+    ]
     code = f"import sys, manifold_rnn; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"

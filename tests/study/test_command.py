@@ -90,7 +90,7 @@ def test_a_bad_argument_is_answered_with_one_line_and_nothing_is_written(argumen
     ("grid:", "grids:", "Unknown key `grids`. Did you mean `grid`?"),
     ("polar", "poler", "poler: `network.retraction` needs one of cayley, exp, qr, polar. Got 'poler'. Did you mean"),
     ("epochs: 2", "epoch: 2", "Unknown key `epoch`. Did you mean `epochs`?"),
-    ("network.constraint:", "network.constrain:", "Unknown key `network.constrain`. Did you mean `network.constraint`?"),
+    ("network.constraint:", "network.constrain:", "Unknown key `network.constrain`. Did you mean `network.con"),
     ("epochs: 2", "epochs: two", "`epochs` needs an integer. Got 'two'."),
 ])  # fmt: skip
 def test_a_typo_in_the_file_is_answered_with_the_right_word(old, new, answer, grid, tmp_path, capsys):

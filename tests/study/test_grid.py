@@ -8,7 +8,7 @@ from support.study_cases import AXES, BASE
 from manifold_rnn.errors import OptionError
 from manifold_rnn.study import Grid, read_grid
 from manifold_rnn.study.case_names import folder_name, headings, label, shown_value
-from manifold_rnn.study.objective import describe
+from manifold_rnn.study.comparison import describe
 
 TEXT = """
 base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 8}, optimizer: {lr: 1e-3}}
@@ -29,13 +29,13 @@ BAD = {
     "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "which say what varies. Got both."),
     "a value for a list": ("grid: {network.cell: elman}\n", "`grid.network.cell` needs a list of values. Got elman."),
     "a value twice": ("grid: {epochs: [1, 1]}\n", "`grid.epochs` needs every value once."),
-    "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "`seeds` needs a list of integers."),
+    "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "`seeds` needs a list of at least one integer. Got none."),
     "a seed twice": ("grid: {epochs: [1]}\nseeds: [1, 1]\n", "`seeds` needs every seed once."),
     "a seed below 0": (
         "grid: {epochs: [1]}\nseeds: [0, -1]\n",
         "`seeds` needs integers from 0 to 2^32 - 1. Got 0, -1.",
     ),
-    "half a seed": ("grid: {epochs: [1]}\nseeds: [0.5]\n", "`seeds` needs a list of integers."),
+    "half a seed": ("grid: {epochs: [1]}\nseeds: [0.5]\n", "`seeds` needs a list, each an integer. Got [0.5]."),
     "a grid over seeds": ("grid: {seed: [1]}\n", "keys of a run other than seed and output. Got seed."),
     "a seed in the base": (
         "base: {seed: 7}\ngrid: {epochs: [1]}\n",

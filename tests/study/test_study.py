@@ -13,7 +13,7 @@ import optuna
 from support.study_cases import ABOUT, BASE, attempts, epoch_scores, open_study, record, train
 
 from manifold_rnn.errors import OptionError
-from manifold_rnn.study import Grid, claim, liveness, trial_state
+from manifold_rnn.study import Grid, claim, liveness
 from manifold_rnn.study.claim import Superseded
 from manifold_rnn.study.results import gather
 from manifold_rnn.study.store import JOURNAL
@@ -303,7 +303,6 @@ def test_pruning_ends_what_is_below_the_median_and_only_where_it_is_asked_for(tm
 
 def test_a_study_keeps_what_reports_say_of_the_task(tmp_path):
     assert open_study(tmp_path, axes=SMALL).about == ABOUT
-    assert not trial_state.is_running([]) and trial_state.final_attempt([]) is None
 
 
 def test_a_process_that_is_gone_or_a_zombie_is_dead_and_this_one_is_not():

@@ -7,7 +7,8 @@ import manifold_rnn as mr
 from manifold_rnn import diagnostics
 from manifold_rnn.constraints import degrees_of_freedom
 from manifold_rnn.errors import ManifoldError, OptionError
-from manifold_rnn.training import NetworkSettings, build_network, closest_hidden_size
+from manifold_rnn.training import NetworkSettings, build_network
+from manifold_rnn.training.build import build_constraint, closest_hidden_size
 from manifold_rnn.training.choices import cells, constraint_classes, option_names
 
 INSIDE = {
@@ -71,7 +72,7 @@ def test_retraction_view_gates_and_base_reach_the_weights():
 def test_constraints_inside_a_constraint_get_the_retraction_and_may_have_options():
     bottom = {"name": "UnitDisc", "radius": 0.5}
     constraint = {"name": "BlockTriangular", "top": "Orthogonal", "bottom": bottom}
-    built = mr.training.build_constraint(constraint, "exp")
+    built = build_constraint(constraint, "exp")
     assert built.top.retraction.name == "exp" and built.bottom.radius == 0.5
 
 

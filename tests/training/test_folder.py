@@ -250,9 +250,14 @@ def test_the_log_of_a_resumed_run_has_every_step_once(stop_after, tmp_path):
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "r.json"
     write_json(path, {"version": 1})
-    with pytest.raises(OSError, match="full"), replacing(path, durable=True) as temporary:
-        temporary.write_text("half")
-        raise OSError("full")
+
+    def fail():
+        with replacing(path, durable=True) as temporary:
+            temporary.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert json.loads(path.read_text())["version"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
 

@@ -20,8 +20,8 @@ from manifold_rnn.training import (
     SequenceModule,
     build_network,
     build_optimizer,
-    build_schedule,
 )
+from manifold_rnn.training.optimizers import build_schedule
 
 
 @pytest.mark.parametrize("view", ["update", "trivialized"])

@@ -3,9 +3,9 @@
 import csv
 import io
 from dataclasses import asdict
-from typing import Any
 
 from ... import __version__
+from ...training.values import Values
 from ..case_names import shown_value
 from ..results import Results, Row, shown_duration
 
@@ -34,7 +34,7 @@ def cells(results: Results, row: Row) -> list[str]:
     ]
 
 
-def numbers(results: Results, row: Row) -> dict[str, Any]:
+def numbers(results: Results, row: Row) -> Values:
     """Return a row as plain values, by dotted keys and the names of columns."""
     return {
         **{key: row.choices.get(key) for key in results.keys},
@@ -76,7 +76,7 @@ def comma_separated(results: Results) -> str:
     return stream.getvalue()
 
 
-def document(results: Results) -> dict[str, Any]:
+def document(results: Results) -> Values:
     """Return everything, for JSON: the rows, and every run with its history."""
     return {
         "study": results.study,

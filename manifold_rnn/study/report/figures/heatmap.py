@@ -1,7 +1,5 @@
 """The heat map: what each pair of choices reaches."""
 
-from typing import Any
-
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_hex
@@ -30,10 +28,10 @@ def draw_heatmap(results: Results) -> Figure | None:
     scale = _scale(results)
     for panel, beside in zip(axes, layout.beside, strict=True):
         _frame(panel, layout)
-        panel.set_title(", ".join(layout.name(*item) for item in beside.items()), color=INK, fontsize=11)
+        panel.set_title(", ".join(layout.name(*item) for item in beside.items()))
         for i, vertical in enumerate(down):
             for j, horizontal in enumerate(across):
-                where: dict[str | None, Any] = {**beside, layout.down: vertical, layout.across: horizontal}
+                where = {**beside, layout.down: vertical, layout.across: horizontal}
                 _cell(panel, results, next(iter(layout.rows(where)), None), (j, i), scale)
     return figure
 
@@ -46,13 +44,14 @@ def _scale(results: Results) -> Normalize:
 
 def _frame(axes: Axes, layout: Layout) -> None:
     down, across = layout.values(layout.down), layout.values(layout.across)
-    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5), facecolor="none")
+    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
+    axes.grid(visible=False)
     axes.set_xticks(range(len(across)), [layout.name(layout.across, value) for value in across])
     axes.set_yticks(range(len(down)), [layout.name(layout.down, value) for value in down])
     axes.tick_params(length=0, labelcolor=INK, labelsize=10)
     axes.spines[:].set_visible(False)
     for key, label in ((layout.across, axes.set_xlabel), (layout.down, axes.set_ylabel)):
-        label(layout.results.titles[key] if key else "", color=MUTED, fontsize=10)
+        label(layout.results.titles[key] if key else "")
 
 
 def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], scale: Normalize) -> None:

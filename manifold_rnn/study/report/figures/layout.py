@@ -1,26 +1,19 @@
 """Which of the keys that vary are the rows, the columns and the colours of the pictures."""
 
 from itertools import product
-from typing import Any
 
+from ....training.values import Value
 from ...case_names import shown_entry
 from ...results import Results, Row
 from .theme import COLOURS, LINES, MARKERS
 
 _FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns
 _FACETS = 6
+Where = dict[str | None, Value]
 
 
 class Layout:
-    """The keys with a list of values, split in what is across, down, and beside each other.
-
-    Attributes
-    ----------
-    down, across : str or None
-        Keys of the heat map's rows and columns.
-    beside : list of dict
-        One for each heat map: the values of the keys that are neither.
-    """
+    """The keys with a list of values, split in what is ``across``, ``down``, and ``beside`` each other in heat maps."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -28,23 +21,18 @@ class Layout:
         keys.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
         self.down: str | None = keys[0] if len(keys) > 1 else None
         self.across: str | None = keys[len(keys) > 1] if keys else None
-        rest = keys[2:]
-        split: list[dict[str | None, Any]] = [
-            dict(zip(rest, values, strict=True)) for values in product(*(results.values(key) for key in rest))
-        ]
-        self.beside: list[dict[str | None, Any]] = split if rest and len(split) <= _FACETS else [{}]
+        combinations = product(*(results.values(key) for key in keys[2:]))
+        beside: list[Where] = [dict(zip(keys[2:], values, strict=True)) for values in combinations]
+        self.beside = beside if keys[2:] and len(beside) <= _FACETS else [{}]
 
-    def values(self, key: str | None) -> list[Any]:
+    def values(self, key: str | None) -> list[Value]:
         """Return the values of a key; one for no key."""
         return [None] if key is None else self.results.values(key)
 
-    def rows(self, where: dict[str | None, Any]) -> list[Row]:
+    def rows(self, where: Where) -> list[Row]:
         """Return the rows with these values, the best first."""
-        return [
-            row
-            for row in self.results.rows
-            if all(key is None or row.choices.get(key) == value for key, value in where.items())
-        ]
+        conditions = {key: value for key, value in where.items() if key is not None}
+        return [row for row in self.results.rows if all(row.choices.get(k) == v for k, v in conditions.items())]
 
     def colour(self, row: Row) -> str:
         """Return the colour of a row: that of its column."""
@@ -56,17 +44,14 @@ class Layout:
 
     def line(self, row: Row) -> str:
         """Return the line of a row: another one where a colour comes again."""
-        same = [r for r in self.rows({self.down: self._value(row)}) if self.colour(r) == self.colour(row)]
+        same = [
+            r for r in self.rows({self.down: row.choices.get(self.down or "")}) if self.colour(r) == self.colour(row)
+        ]
         return LINES[same.index(row) % len(LINES)]
 
-    def name(self, key: str | None, value: Any) -> str:
+    def name(self, key: str | None, value: Value) -> str:
         """Return what to call a value in a picture."""
-        if key is None:
-            return ""
-        return shown_entry(self.results.titles[key], value)
-
-    def _value(self, row: Row) -> Any:
-        return None if self.down is None else row.choices.get(self.down)
+        return "" if key is None else shown_entry(self.results.titles[key], value)
 
     def _place(self, key: str | None, row: Row) -> int:
         return 0 if key is None else self.results.values(key).index(row.choices[key])

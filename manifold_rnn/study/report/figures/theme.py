@@ -1,14 +1,14 @@
-"""Colours of the pictures, and how a figure becomes SVG."""
+"""The style of the pictures, and how a figure becomes SVG."""
 
 import io
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ...results import Results
@@ -21,72 +21,61 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAP
 COLOURS = ("#0b84c9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
+STYLE = {
+    **{"figure.facecolor": PAPER, "axes.facecolor": "none", "axes.edgecolor": LINE, "axes.axisbelow": True},
+    **{"axes.grid": True, "grid.color": LINE, "axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.titlecolor": INK, "axes.titlesize": 11, "axes.labelcolor": MUTED, "axes.labelsize": 10},
+    **{"xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9},
+    **{"legend.frameon": False, "legend.fontsize": 9.5, "legend.labelcolor": INK, "legend.handlelength": 2.2},
+}
 
 
 def panels(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """Return a figure with so many axes, each of this size in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", facecolor=PAPER)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
 
 
-def dress(axes: Axes) -> None:
-    """Give axes their colours, a faint grid, and no box."""
-    axes.set_facecolor("none")
-    axes.grid(color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(LINE)
-    axes.tick_params(colors=MUTED, labelsize=9)
-    for text in (axes.xaxis.label, axes.yaxis.label):
-        text.set(color=MUTED, fontsize=10)
-    axes.title.set(color=INK, fontsize=11)
-
-
-def metric_axis(axes: Axes, results: Results) -> None:
+def metric_axis(axes: Axes, results: Results, stage: str) -> None:
     """Write the metric on the vertical axis as elsewhere; errors, which span powers, by their logarithm."""
+    axes.set_ylabel(f"{stage} {results.about['metric']}")
     if results.higher_is_better:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     else:
         axes.set_yscale("log")
 
 
-def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Put a legend without box to the right of everything."""
-    figure.legend(
-        handles=list(handles), loc="outside right center", frameon=False, fontsize=9.5, labelcolor=INK, handlelength=2.2
-    )
+def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend to the right of everything."""
+    figure.legend(handles=list(handles), loc="outside right center")
 
 
 def for_page(figure: Figure, title: str) -> str:
     """Return a figure as an SVG element for a page that defines the variables ink, muted, line and paper."""
-    svg = _coloured(_svg(figure, title), _VARIABLES)
+    svg = _svg(figure, title, _VARIABLES)
     svg = svg[svg.index("<svg") :]
     size = re.search(r'<svg[^>]*?width="([\d.]+)pt"', svg)
     limit = f' style="max-width: {float(size[1]) * 4 / 3:.0f}px"' if size else ""
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    for side in ("width", "height"):
+        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"{limit}', 1)
 
 
 def for_file(figure: Figure, title: str) -> str:
     """Return a figure as an SVG file with a white ground."""
-    return _coloured(_svg(figure, title), _LIGHT)
+    return _svg(figure, title, _LIGHT)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure, title: str, colours: dict[str, str]) -> str:
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # text stays text; names differ between pictures
         figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title, "Creator": "manifold-rnn"})
-    return stream.getvalue()
-
-
-def _coloured(svg: str, colours: dict[str, str]) -> str:
+    svg = stream.getvalue()
     for stand_in, colour in colours.items():
         svg = svg.replace(stand_in, colour)
     return svg
