@@ -24,17 +24,13 @@ if TYPE_CHECKING:
     from .grid import Grid, read_grid
     from .settings import CompareSettings
 
-_MODULE_OF = {
-    "CompareSettings": "settings",
-    "Grid": "grid",
-    "compare": "comparison",
-    "read_grid": "grid",
-}
+_SEARCHED = ("settings", "grid", "comparison")  # the light ones first
 
 __all__ = ["CompareSettings", "Grid", "compare", "read_grid"]
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULE_OF:
-        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    for module in _SEARCHED if name in __all__ else ():
+        if value := vars(import_module(f".{module}", __name__)).get(name):
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,9 @@ checkpoint.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -26,27 +27,23 @@ from ..errors import OptionError
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, differences
-from .liveness import HeartbeatMonitor, identity, is_known_dead
+from .liveness import HeartbeatMonitor, Superseded, identity, is_known_dead
 from .store import Store, StudyLost, reaching
 
+T = TypeVar("T")
 STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
 _MAX_DEATHS = 3
 _PAUSES = (1, 2, 5, 10, 20, 30, 0)  # seconds after the tries to write how a trial has ended
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
-class Superseded(Exception):
-    """Another worker has taken over this case."""
-
-
 @dataclass(frozen=True)
 class Attempt:
-    """A case that this worker has claimed: its trial's number in the storage, and how many attempts were earlier."""
+    """A case that this worker has claimed, and its trial's number in the storage."""
 
     trial: int
     case: Case
     choices: Values
-    earlier: int
 
 
 class Study:
@@ -70,7 +67,7 @@ class Study:
         self.name, self.grid, self.cases = name, grid, grid.cases()
         self._store, self._storage, self._monitor = store, store.storage, HeartbeatMonitor(patience)
         self.heartbeat_interval = patience / 6
-        with reaching(store), store.lock:
+        with reaching(store), store.lock():
             self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
             stored = self._study.user_attrs.get("grid")
             if stored is not None:
@@ -98,7 +95,7 @@ class Study:
 
     def claim(self) -> Attempt | None:
         """Start an attempt at the first case that has not ended and that nobody runs; None if there is none."""
-        with reaching(self._store), self._store.lock:
+        with reaching(self._store), self._store.lock():
             self._close_lost()
             trials = self._trials()
             attempts = _by_case(trials)
@@ -112,42 +109,20 @@ class Study:
                     return self._start(case, own, trials)
         return None
 
-    def beat(self, attempt: Attempt, count: int) -> bool:
-        """Store the heartbeat of an attempt's worker; false if nobody waits for it any more."""
-        try:
-            with reaching(self._store):
-                self._storage.set_trial_user_attr(attempt.trial, "beat", count)
-        except UpdateFinishedTrialError:
-            return False
-        except OSError:  # out of reach for a while; only the end of a trial insists
-            return True
-        return True
+    def beat(self, attempt: Attempt, count: int) -> None:
+        """Store the heartbeat of an attempt's worker; `Superseded` if the attempt was closed by another worker."""
+        self._if_reachable(lambda: self._storage.set_trial_user_attr(attempt.trial, "beat", count))
 
-    def report(self, attempt: Attempt, epoch: int, value: float) -> None:
-        """Store the metric of an epoch.
+    def report(self, attempt: Attempt, epoch: int, value: float) -> bool:
+        """Store the metric of an epoch, and return whether it is worse than the median of the attempts before.
 
-        Raises
-        ------
-        Superseded
-            If the attempt was closed by another worker.
+        Raises `Superseded` if the attempt was closed by another worker.
         """
-        try:
-            with reaching(self._store):
-                self._storage.set_trial_intermediate_value(attempt.trial, epoch, value)
-        except UpdateFinishedTrialError as error:
-            raise Superseded from error
-        except OSError:
-            return
-
-    def should_prune(self, attempt: Attempt) -> bool:
-        """Return whether an attempt is worse so far than the median of those before it."""
+        self._if_reachable(lambda: self._storage.set_trial_intermediate_value(attempt.trial, epoch, value))
         if not self.grid.pruning:
             return False
-        try:
-            with reaching(self._store):
-                return self._study.pruner.prune(self._study, self._storage.get_trial(attempt.trial))
-        except OSError:
-            return False
+        prune = self._study.pruner.prune
+        return bool(self._if_reachable(lambda: prune(self._study, self._storage.get_trial(attempt.trial))))
 
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
@@ -169,11 +144,21 @@ class Study:
         """Close the storage's connections."""
         self._store.close()
 
+    def _if_reachable(self, call: Callable[[], T]) -> T | None:
+        """Call the storage; None if it is out of reach for a while: only the end of a trial insists."""
+        try:
+            with reaching(self._store):
+                return call()
+        except UpdateFinishedTrialError as error:
+            raise Superseded from error
+        except OSError:
+            return None
+
     def _close(self, trial: int, attributes: Mapping[str, Value], state: TrialState, value: float | None) -> bool:
-        with reaching(self._store), self._store.lock:
+        with reaching(self._store), self._store.lock():
             stored = self._storage.get_trial(trial)
             if stored.state.is_finished():  # by another, or by the try before, whose answer did not arrive
-                return _is_final(stored)
+                return stored.user_attrs.get("end") not in (STOPPED, LOST)
             self._set(trial, attributes)
             return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
 
@@ -201,18 +186,18 @@ class Study:
             user_attrs=_claimed(case, choices, max(reported, default=0)),
             intermediate_values=reported,
         )
-        return Attempt(self._storage.create_new_trial(self._id, template), case, choices, len(earlier))
+        return Attempt(self._storage.create_new_trial(self._id, template), case, choices)
 
     def _draw(self, case: Case) -> Attempt:
         search = self.grid.search
         self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
         trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
-        choices = {key: _drawn_value(search[key], drawn) for key, drawn in trial.params.items()}
+        choices = {k: json.loads(drawn) if "choices" in search[k] else drawn for k, drawn in trial.params.items()}
         number = self._number(trial)
         attributes = _claimed(case, choices, 0)
         name = attributes.pop("case")
         self._set(number, {**attributes, "case": name})  # the name last: it says that the rest is there
-        return Attempt(number, case, choices, 0)
+        return Attempt(number, case, choices)
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
@@ -241,12 +226,9 @@ def _by_case(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
     return attempts
 
 
-def _is_final(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and trial.user_attrs.get("end") not in (STOPPED, LOST)
-
-
 def _final_attempt(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    return next((trial for trial in attempts if _is_final(trial)), None)
+    ended = (trial for trial in attempts if trial.state.is_finished())
+    return next((trial for trial in ended if trial.user_attrs.get("end") not in (STOPPED, LOST)), None)
 
 
 def _kills_its_workers(attempts: Sequence[FrozenTrial]) -> bool:
@@ -283,20 +265,10 @@ def _claimed(case: Case, choices: Values, from_epoch: int) -> Values:
     return {**own, "worker": identity(), "from_epoch": from_epoch}
 
 
-def _distribution(space: Mapping[str, Value]) -> BaseDistribution:
-    """The distribution of a range, of integers if both of its ends are, or of choices."""
+def _distribution(space: Values) -> BaseDistribution:
+    """The distribution of a range, of integers if both of its ends are, or of choices as JSON."""
     if "choices" in space:
-        return CategoricalDistribution([_category(value) for value in space["choices"]])
+        return CategoricalDistribution([json.dumps(value, sort_keys=True) for value in space["choices"]])
     low, high, log = space["low"], space["high"], space.get("log", False)
     integers = isinstance(low, int) and isinstance(high, int)
     return IntDistribution(low, high, log=log) if integers else FloatDistribution(low, high, log=log)
-
-
-def _drawn_value(space: Mapping[str, Value], drawn: Value) -> Value:
-    if "choices" not in space:
-        return drawn
-    return space["choices"][[_category(entry) for entry in space["choices"]].index(drawn)]
-
-
-def _category(entry: Value) -> Value:
-    return json.dumps(entry, sort_keys=True) if isinstance(entry, (Mapping, list)) else entry

@@ -1,7 +1,7 @@
 """``compare``: opens the study of a comparison, works on it, and writes the report."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,13 @@ from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal, stop_on_signals
 from ..training.values import Value, Values
-from .case_names import label
 from .claim import Attempt, Study
-from .grid import Grid, read_grid
+from .grid import Grid, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
 from .settings import CompareSettings
 from .store import open_store
-from .worker import Objective, Worker, train
-from .worker_processes import work_in_processes
+from .worker import Objective, Worker, train, work_in_processes
 
 
 def compare(
@@ -72,7 +70,8 @@ def compare(
     """
     grid = grid or read_grid(settings.grid)
     comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
-    with _quiet_optuna(), closing(comparison.open()) as study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with closing(comparison.open()) as study:
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"{settings.name}: {len(study.cases)} runs, of which {len(study.ends())} have ended before")
         stopped = _work(comparison, study)
@@ -105,7 +104,16 @@ class Comparison:
 
     def worker(self, study: Study, stop: StopSignal) -> Worker:
         """Return a worker that prints a line for every run that has ended."""
-        return Worker(study, self.objective, self.settings.folder / "runs", stop, _CasePrinter(study, self.about))
+        results, cases = Results("", self.about, self.grid, 0, []), len(study.cases)
+
+        def print_case(attempt: Attempt, record: RunRecord, seconds: float) -> None:
+            score = f"{self.about['metric']} {results.shown(record.validation)}{', pruned' if record.pruned else ''}"
+            outcome = score if record.failure is None else f"failed: {record.failure}"
+            number = f"{len(study.ends()):>{len(str(cases))}}/{cases}"
+            name = f"{results.label(attempt.choices)}, seed {attempt.case.seed}"
+            print(f"{number}  {name}   {outcome}   {shown_duration(seconds)}", flush=True)
+
+        return Worker(study, self.objective, self.settings.folder / "runs", stop, print_case)
 
 
 def _work(comparison: Comparison, study: Study) -> bool:
@@ -121,20 +129,6 @@ def _work(comparison: Comparison, study: Study) -> bool:
         return stop.requested
 
 
-@dataclass(frozen=True)
-class _CasePrinter:
-    study: Study
-    about: Mapping[str, Value]
-
-    def __call__(self, attempt: Attempt, record: RunRecord, seconds: float) -> None:
-        ended, cases = len(self.study.ends()), len(self.study.cases)
-        results = Results("", self.about, self.study.grid, cases, [])
-        score = f"{self.about['metric']} {results.shown(record.validation)}"
-        outcome = f"failed: {record.failure}" if record.failure else f"{score}{', pruned' if record.pruned else ''}"
-        name = f"{results.label(attempt.choices)}, seed {attempt.case.seed}"
-        print(f"{ended:>{len(str(cases))}}/{cases}  {name}   {outcome}   {shown_duration(seconds)}", flush=True)
-
-
 def _print_summary(results: Results, folder: Path, console: Console) -> None:
     for row in [row for row in results.rows if row.complete][:1]:
         metric = results.about["metric"]
@@ -143,16 +137,6 @@ def _print_summary(results: Results, folder: Path, console: Console) -> None:
     left = results.cases - len(results.runs)
     notes = [f"{failed} failed"] * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)
     console.print(f"Report: {folder / REPORT}" + (f" ({', '.join(notes)})" if notes else ""))
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def describe(grid: Grid) -> Values:

@@ -1,30 +1,30 @@
 """Whether the worker of a trial is alive: by its process on the same machine, by its heartbeat from any other."""
 
+import itertools
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from ..training.values import Value, Values
 
 
+class Superseded(Exception):
+    """Another worker has taken over this case."""
+
+
 @cache
 def machine() -> str:
     """Return what tells this machine, since it was started, from all others; process ids mean something only here."""
-    parts = [socket.gethostname()]
-    sources = (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    )
-    for source in sources:
-        try:
-            parts.append(source())
-        except OSError:
-            parts.append("unknown")
-    return " ".join(parts)
+    boot = namespace = "unknown"
+    with suppress(OSError):  # on a system without /proc
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {namespace}"
 
 
 def identity() -> Values:
@@ -57,9 +57,9 @@ class HeartbeatMonitor:
 
 
 class Heartbeat:
-    """A thread that calls ``beat`` with 1, 2, 3... while its block runs, until the call returns false."""
+    """A thread that calls ``beat`` with 1, 2, 3... while its block runs, until the call raises `Superseded`."""
 
-    def __init__(self, beat: Callable[[int], bool], interval: float) -> None:
+    def __init__(self, beat: Callable[[int], None], interval: float) -> None:
         self._beat, self._interval = beat, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -72,9 +72,11 @@ class Heartbeat:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        count = 1
-        while not self._stop.wait(self._interval) and self._beat(count):
-            count += 1
+        with suppress(Superseded):
+            for count in itertools.count(1):
+                if self._stop.wait(self._interval):
+                    return
+                self._beat(count)
 
 
 def start_time(process: int) -> str | None:

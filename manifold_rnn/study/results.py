@@ -6,9 +6,8 @@ from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
-from .case_names import headings, label
 from .claim import Study
-from .grid import Grid, canonical
+from .grid import Grid, canonical, headings, label
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
     from sqlalchemy import URL, Engine
 
+Lock = Callable[[], AbstractContextManager[object]]
 JOURNAL = "study.journal"
 _FIRST_BYTES = b'{"op_code"'
 _EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
@@ -32,7 +34,7 @@ class Store:
     """
 
     storage: "BaseStorage"
-    lock: AbstractContextManager[object]
+    lock: Lock
     name: str
     engines: tuple["Engine", ...] = ()
 
@@ -47,27 +49,20 @@ class StudyLost(ConnectionError):
     """The storage cannot be reached any more."""
 
 
-class DatabaseLock:
-    """An advisory lock of PostgreSQL, among all who are connected to the database.
+@contextmanager
+def database_lock(engine: "Engine", name: str) -> Iterator[None]:
+    """Hold an advisory lock of PostgreSQL, among all who are connected to the database.
 
     It belongs to a transaction, and so ends with the connection. The server is asked to look after a silent connection
     soon, because that of a machine that has lost power says nothing for hours otherwise.
     """
+    from sqlalchemy import text
 
-    def __init__(self, engine: "Engine", name: str) -> None:
-        self._engine, self._key = engine, zlib.crc32(name.encode())
-
-    def __enter__(self) -> None:
-        from sqlalchemy import text
-
-        self._transaction = self._engine.begin()
-        connection = self._transaction.__enter__()
+    with engine.begin() as connection:
         for setting, value in {"idle": 10, "interval": 5, "count": 3}.items():
             connection.execute(text(f"SET LOCAL tcp_keepalives_{setting} = {value}"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._key})
-
-    def __exit__(self, *error: object) -> None:
-        self._transaction.__exit__(*error)  # type: ignore[arg-type]
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(name.encode())})
+        yield
 
 
 class JournalLock(JournalFileOpenLock):
@@ -144,7 +139,7 @@ def _journal(path: Path) -> Store:
         if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # half a line, if its writer died
             raise ValueError("it begins like no journal")
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-    return Store(storage, FileLock(path.with_name("study.lock"), poll_interval=_POLL), str(path))
+    return Store(storage, FileLock(path.with_name("study.lock"), poll_interval=_POLL).acquire, str(path))
 
 
 def _sqlite(url: "URL", name: str) -> Store:
@@ -152,7 +147,7 @@ def _sqlite(url: "URL", name: str) -> Store:
         raise OptionError(f"`storage` needs sqlite:///FILE. Got {name}, which names no file.")
     if not Path(url.database).absolute().parent.is_dir():  # a lock would make the folder
         raise FileNotFoundError("its folder does not exist")
-    lock = FileLock(f"{url.database}.lock", poll_interval=_POLL)
+    lock = FileLock(f"{url.database}.lock", poll_interval=_POLL).acquire
     storage = _database(url, lock, {"timeout": 60})
     return Store(storage, lock, name, (storage.engine,))
 
@@ -164,15 +159,16 @@ def _postgresql(url: "URL", name: str, study: str) -> Store:
         url = url.set(drivername="postgresql+psycopg")
     options = {"connect_timeout": 10} if "connect_timeout" not in url.query else {}
     engine = create_engine(url, connect_args=options, pool_pre_ping=True)
-    storage = _database(url, DatabaseLock(engine, "manifold-rnn"), options)
-    return Store(storage, DatabaseLock(engine, f"manifold-rnn {study}"), name, (storage.engine, engine))
+    storage = _database(url, partial(database_lock, engine, "manifold-rnn"), options)
+    lock = partial(database_lock, engine, f"manifold-rnn {study}")
+    return Store(storage, lock, name, (storage.engine, engine))
 
 
-def _database(url: "URL", lock: AbstractContextManager[object], connect: dict[str, int]) -> "RDBStorage":
+def _database(url: "URL", lock: Lock, connect: dict[str, int]) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
-    with lock:  # two workers must not both make the tables
+    with lock():  # two workers must not both make the tables
         return RDBStorage(text, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
 
 

@@ -1,24 +1,34 @@
-"""A worker of a study: it claims a case, runs it, stores how it ended, and repeats this until no case is left."""
+"""Workers of a study, in this process or in several: each claims a case, runs it, and stores how it ended."""
 
 import math
+import os
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import optuna
 
 from ..errors import ManifoldError
 from ..training.checkpoint import LAST, RUN, read_checkpoint
 from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
-from ..training.signals import StopRequested, StopSignal
+from ..training.signals import StopRequested, StopSignal, stop_on_signals
 from ..training.values import Values
-from .case_names import folder_name
-from .claim import Attempt, Study, Superseded
-from .grid import canonical
-from .liveness import Heartbeat
+from .claim import Attempt, Study
+from .grid import canonical, folder_name
+from .liveness import Heartbeat, Superseded
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 _PAUSE = 2.0  # seconds between two looks for a case
 
@@ -96,8 +106,7 @@ class Worker:
 
         def on_epoch(epoch: Epoch) -> None:
             history.append(epoch)
-            self.study.report(attempt, epoch["epoch"], epoch["val_metric"])
-            if self.study.should_prune(attempt):
+            if self.study.report(attempt, epoch["epoch"], epoch["val_metric"]):
                 raise Pruned
 
         try:
@@ -131,3 +140,42 @@ def _write_traceback(folder: Path, error: Exception) -> None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+
+
+def work_in_processes(comparison: "Comparison", stop: StopSignal) -> None:
+    """Start the workers and wait for them; when a stop is requested, pass the request on once."""
+    context = get_context("spawn")  # a fork would share open connections
+    started: list[tuple[BaseProcess, Connection]] = []
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they have their own handlers
+    try:
+        for _ in range(comparison.settings.workers):
+            receiver, sender = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(target=_work, args=(comparison, receiver))
+            process.start()
+            receiver.close()
+            started.append((process, sender))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    while any(process.is_alive() for process, _ in started):
+        for process, sender in started:
+            if stop.requested and not sender.closed:
+                sender.close()
+            process.join(timeout=0.1)
+
+
+def _work(comparison: "Comparison", pipe: Connection) -> None:
+    import torch
+
+    os.setpgrp()  # or the terminal's Ctrl-C would come here too, beside the parent's
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comparison.settings.workers))
+    with stop_on_signals(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
+        try:
+            with closing(comparison.open()) as study:
+                comparison.worker(study, stop).work()
+        except StopRequested:
+            sys.exit(130)
+        except (ManifoldError, OSError) as error:
+            print(f"manifold-rnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)

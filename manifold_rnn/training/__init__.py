@@ -28,21 +28,7 @@ if TYPE_CHECKING:
     from .runs import evaluate, run
     from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
 
-_MODULE_OF = {
-    "NetworkSettings": "settings",
-    "OptimizerSettings": "settings",
-    "RunRecord": "record",
-    "RunSettings": "settings",
-    "ScheduleSettings": "settings",
-    "SequenceData": "data",
-    "SequenceModule": "module",
-    "as_mapping": "mapping",
-    "build_network": "build",
-    "build_optimizer": "optimizers",
-    "evaluate": "runs",
-    "read_run": "mapping",
-    "run": "runs",
-}
+_SEARCHED = ("settings", "mapping", "build", "optimizers", "record", "data", "module", "runs")  # the light ones first
 
 __all__ = [
     "NetworkSettings",
@@ -62,6 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULE_OF:
-        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    for module in _SEARCHED if name in __all__ else ():
+        if value := vars(import_module(f".{module}", __name__)).get(name):
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

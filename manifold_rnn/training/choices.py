@@ -4,11 +4,8 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-
-from torch.optim import Optimizer
 
 from .. import constraints, manifolds, optim, tasks
 from .. import diagnostics as diagnostic_package
@@ -24,14 +21,6 @@ _SET_ELSEWHERE = {  # by settings of their own, by the task, or by the layer
 }
 
 
-@dataclass(frozen=True)
-class OptimizerChoice:
-    """An optimizer of `manifold_rnn.optim` and the one of `torch.optim` that does the same without manifolds."""
-
-    riemannian: type[optim.RiemannianOptimizer]
-    plain: type[Optimizer] | None
-
-
 def cells() -> dict[str, type[nn_package.cells.Cell]]:
     """Return the cells by name."""
     return _exported(nn_package.cells, nn_package.cells.Cell)
@@ -43,10 +32,10 @@ def constraint_classes() -> dict[str, type]:
     return {name: kind for name, kind in sorted(kinds.items()) if vars(kind).get("is_choice", True)}
 
 
-def optimizers() -> dict[str, OptimizerChoice]:
+def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
     """Return the optimizers, by the name in `torch.optim` where there is one."""
     kinds = _exported(optim, optim.RiemannianOptimizer).values()
-    return {kind.plain.__name__ if kind.plain else kind.__name__: OptimizerChoice(kind, kind.plain) for kind in kinds}
+    return {(kind.plain or kind).__name__: kind for kind in kinds}
 
 
 def diagnostics() -> dict[str, Builder]:

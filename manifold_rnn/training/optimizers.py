@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..diagnostics import constrained_parameters
 from ..errors import OptionError
-from .choices import optimizers, option_names, takes
+from .choices import Builder, optimizers, option_names, takes
 from .settings import OptimizerSettings, ScheduleSettings
 from .values import Value, Values
 
@@ -90,13 +90,12 @@ def _split_by_name(network: nn.Module, group: Values, keys: Iterable[str]) -> li
 
 
 def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Optimizer:
-    choice, on_manifold = optimizers()[name], any(hasattr(p, "manifold") for g in groups for p in g["params"])
-    known = option_names(choice.riemannian)
+    riemannian, on_manifold = optimizers()[name], any(hasattr(p, "manifold") for g in groups for p in g["params"])
+    known, plain = option_names(riemannian), riemannian.plain
     options = {key: value for key, value in settings.options.items() if key in known}
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    kind: Callable[..., Optimizer] = choice.riemannian
-    if choice.plain is not None and not on_manifold and all(takes(choice.plain, option) for option in options):
-        kind = choice.plain
+    use_plain = plain is not None and not on_manifold and all(takes(plain, option) for option in options)
+    kind: Builder = plain if plain is not None and use_plain else riemannian
     try:
         return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, **options)
     except (TypeError, ValueError) as error:

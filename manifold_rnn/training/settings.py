@@ -41,8 +41,7 @@ class NetworkSettings:
         update if the optimizer moves the weight, trivialized if it moves its coordinates. Default: update where the
         constraint of a cell has it; for a published network, that of the paper.
     rebase_every : int, optional
-        Trivialized view: optimizer steps between two moves of the base to the weight; 0 for none. Default: that of the
-        network, or none.
+        Optimizer steps between two moves of the base to the weight; 0 for none. Default: that of the network, or none.
     numbers : str, optional
         real or complex weights of a cell. Default: what the constraint and the cell need.
     backend : str
@@ -80,27 +79,24 @@ class NetworkSettings:
     options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.zoo is None) == (self.cell is None):
-            got = "neither" if self.zoo is None else "both"
-            require(False, "network", "either `network.zoo`, such as scornn, or `network.cell`, such as Elman", got)
+        got = "neither" if self.zoo is None else "both"
+        one = "either `network.zoo`, such as scornn, or `network.cell`, such as Elman"
+        require((self.zoo is None) != (self.cell is None), "network", one, got)
         require(1 <= self.hidden_size < 2**31, "network.hidden_size", "an integer from 1 to 2^31 - 1", self.hidden_size)
-        require(self.num_layers >= 1, "network.num_layers", "an integer of at least 1", self.num_layers)
-        require(self.budget is None or self.budget >= 1, "network.budget", "an integer of at least 1", self.budget)
-        every = self.rebase_every
-        require(every is None or every >= 0, "network.rebase_every", "an integer of at least 0", every)
+        for key, least in {"num_layers": 1, "budget": 1, "rebase_every": 0}.items():
+            value = getattr(self, key)
+            require(value is None or value >= least, f"network.{key}", f"an integer of at least {least}", value)
         if self.retraction is not None:
             require_choice("network.retraction", self.retraction, retractions.names())
         require_choice("network.backend", self.backend, BACKENDS)
         if self.zoo is not None:
-            self._require_published(self.zoo)
+            require_choice("network.zoo", self.zoo, zoo.available())
+            for key in self._changed("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
+                expected = "a `network.cell`; a published network fixes it"
+                require(False, f"network.{key}", expected, f"network.zoo={self.zoo}")
+            choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
         elif self.cell is not None:
             self._require_cell(self.cell)
-
-    def _require_published(self, name: str) -> None:
-        require_choice("network.zoo", name, zoo.available())
-        for key in self._changed("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
-            require(False, f"network.{key}", "a `network.cell`; a published network fixes it", f"network.zoo={name}")
-        choices.require_options("network.options", getattr(zoo, name), self.options)
 
     def _require_cell(self, name: str) -> None:
         require_choice("network.cell", name, choices.cells())
@@ -110,8 +106,7 @@ class NetworkSettings:
             require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
             choices.require_constraint("network.constraint", self.constraint)
-            return
-        for key in self._changed("retraction", "view", "rebase_every", "gates"):
+        for key in self._changed("retraction", "view", "rebase_every", "gates") if self.constraint is None else ():
             require(False, f"network.{key}", "a `network.constraint`", getattr(self, key))
 
     def _changed(self, *keys: str) -> list[str]:
@@ -165,25 +160,23 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         known = choices.optimizers()
-        require_choice("optimizer.name", self.name, known)
-        if self.constrained is not None:
-            require_choice("optimizer.constrained", self.constrained, known)
+        names = {"name": self.name, "constrained": self.constrained or self.name}
         rates: dict[str, float | None] = {"lr": self.lr, "constrained_lr": self.constrained_lr}
         for part, group in self.groups.items():
-            key = f"optimizer.groups.{part}"
             require(isinstance(part, str), "optimizer.groups", "parts of weights' names as keys", repr(part))
             valid = isinstance(group, dict) and group and group.keys() <= {"name", "lr"}
-            require(bool(valid), key, "a mapping with name, lr or both", group)
-            require_choice(f"{key}.name", group.get("name", self.name), known)
+            require(bool(valid), f"optimizer.groups.{part}", "a mapping with name, lr or both", group)
+            names[f"groups.{part}.name"] = group.get("name", self.name)
             rates[f"groups.{part}.lr"] = group.get("lr")
+        for key, name in names.items():
+            require_choice(f"optimizer.{key}", name, known)
         for key, rate in rates.items():
             positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
             require(positive, f"optimizer.{key}", "a positive number", rate)
         require(
             0 <= self.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0", self.weight_decay
         )
-        used = {self.name, self.constrained or self.name, *(g.get("name", self.name) for g in self.groups.values())}
-        options = {option for name in used for option in choices.option_names(known[name].riemannian)}
+        options = {option for name in names.values() for option in choices.option_names(known[name])}
         for option in self.options:
             require_choice("optimizer.options", option, sorted(options))
 
@@ -234,11 +227,8 @@ class RunSettings:
     task : Task
         What the network learns.
     network : NetworkSettings
-        Which network is trained.
     optimizer : OptimizerSettings
-        Which optimizer trains it.
     schedule : ScheduleSettings
-        How the learning rates change.
     epochs : int
         Passes over the training set.
     max_steps : int, optional

@@ -7,8 +7,8 @@ from support.study_cases import AXES, BASE
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.study import Grid, read_grid
-from manifold_rnn.study.case_names import folder_name, headings, label, shown_value
 from manifold_rnn.study.comparison import describe
+from manifold_rnn.study.grid import folder_name, headings, label, shown_value
 
 TEXT = """
 base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 8}, optimizer: {lr: 1e-3}}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ... import __version__
 from ...training.record import FAILED
 from ...training.values import Value, Values
-from ..case_names import shown_value
+from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 from .figures import for_page
 from .tables import cells, headers, numbers

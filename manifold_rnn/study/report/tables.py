@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ... import __version__
 from ...training.values import Values
-from ..case_names import shown_value
+from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
 

@@ -3,7 +3,7 @@
 from itertools import product
 
 from ....training.values import Value
-from ...case_names import shown_entry
+from ...grid import shown_entry
 from ...results import Results, Row
 from .theme import COLOURS, LINES, MARKERS
 
