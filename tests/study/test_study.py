@@ -15,7 +15,6 @@ from support.study_cases import ABOUT, BASE, attempts, epoch_scores, open_study,
 from manifold_rnn.errors import OptionError
 from manifold_rnn.study import Grid, claim, liveness
 from manifold_rnn.study.liveness import Superseded
-from manifold_rnn.study.liveness import Superseded
 from manifold_rnn.study.results import gather
 from manifold_rnn.study.store import JOURNAL
 from manifold_rnn.study.worker import Worker

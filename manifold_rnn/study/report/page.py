@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 
 from ... import __version__
 from ...training.record import FAILED
-from ...training.values import Value, Values
-from ..grid import shown_value
+from ...training.values import Values
 from ..results import Results, Row, shown_duration
 from .figures import for_page
-from .tables import cells, headers, numbers
+from .tables import cells, headers, sort_keys
 
 _CAPTIONS = {
     "heatmap": "Mean ± standard deviation over the seeds, of the network with the lowest validation loss of each run. "
@@ -23,7 +22,6 @@ _CAPTIONS = {
     "time": "Left: until the end of training, at the mark. Right: a bar is a standard deviation over the seeds.",
     "eigenvalues": "Of the recurrent matrix: hollow before the first step, filled after the last one.",
 }
-_SORTED_BY = ("test_mean", "test_best", "validation_mean", "seconds_per_step", "seconds", "parameters", "hidden_size")
 
 
 def page(results: Results, figures: Mapping[str, Figure]) -> str:
@@ -36,6 +34,7 @@ def page(results: Results, figures: Mapping[str, Figure]) -> str:
         "time": f"{metric[:1].upper()}{metric[1:]} against time",
         "eigenvalues": "Eigenvalues",
     }
+    stated = {key: value for key, value in results.grid.plain().items() if value not in ({}, None)}
     near = [row.label for row in complete[1:] if _is_near(complete[0], row)]
     values: Values = {
         "results": results,
@@ -49,11 +48,11 @@ def page(results: Results, figures: Mapping[str, Figure]) -> str:
             (titles[name], for_page(figure, titles[name]), _CAPTIONS[name]) for name, figure in figures.items()
         ],
         "headers": headers(results),
-        "kinds": [' class="text"'] * len(results.keys) + [""] * (len(_SORTED_BY) + 2),
-        "rows": [(row, cells(results, row), _sort_keys(results, row)) for row in results.rows],
+        "kinds": [' class="text"' if place < len(results.keys) else "" for place in range(len(headers(results)))],
+        "rows": [(row, cells(results, row), sort_keys(results, row)) for row in results.rows],
         "remarks": [row for row in results.rows if row.remark],
         "failed": any(run.state == FAILED for run in results.runs),
-        "stated": yaml.safe_dump(_stated(results), sort_keys=False, allow_unicode=True),
+        "stated": yaml.safe_dump(stated, sort_keys=False, allow_unicode=True),
         "version": __version__,
         "series": _series,
         **{key: _file(name) for key, name in (("style", "page.css"), ("script", "page.js"))},
@@ -76,17 +75,6 @@ def _tiles(results: Results, complete: list[Row]) -> Iterator[tuple[str, str]]:
         yield "parameters", "-" if best.parameters is None else f"{best.parameters:,}"
     yield "runs ended", f"{len(results.runs)} of {results.cases}"
     yield "training, all runs", shown_duration(sum(run.seconds for run in results.runs))
-
-
-def _sort_keys(results: Results, row: Row) -> list[str]:
-    values = numbers(results, row)
-    keys: list[Value] = [shown_value(values[key]) for key in results.keys]
-    keys += [values[key] for key in (*_SORTED_BY, "defect", "complete")]
-    return ["" if key is None else str(key) for key in keys]
-
-
-def _stated(results: Results) -> Values:
-    return {key: value for key, value in results.grid.plain().items() if value not in ({}, None)}
 
 
 def _series(names: Iterable[str]) -> str:

@@ -2,49 +2,53 @@
 
 import csv
 import io
-from dataclasses import asdict
+from collections.abc import Callable
 
 from ... import __version__
-from ...training.values import Values
+from ...training.values import Value, Values
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
+
+# The heading of each column, its key in files, and what it shows; the columns of what varies come first.
+_COLUMNS: list[tuple[str, str, Callable[[Results, Row], str]]] = [
+    ("test {metric}", "test_mean", lambda results, row: results.shown_spread(row.test)),
+    ("best seed", "test_best", lambda results, row: results.shown(row.test.best)),
+    ("validation {metric}", "validation_mean", lambda results, row: results.shown_spread(row.validation)),
+    ("time per step", "seconds_per_step", lambda results, row: shown_duration(row.seconds_per_step)),
+    ("training", "seconds", lambda results, row: shown_duration(row.seconds)),
+    ("parameters", "parameters", lambda results, row: "-" if row.parameters is None else f"{row.parameters:,}"),
+    ("units", "hidden_size", lambda results, row: "-" if row.hidden_size is None else str(row.hidden_size)),
+    ("defect", "defect", lambda results, row: "-" if row.defect is None else f"{row.defect:.0e}"),
+    ("runs", "complete", lambda results, row: f"{len(row.complete)} of {len(results.grid.seeds)}"),
+]
 
 
 def headers(results: Results) -> list[str]:
     """Return the headings of the table's columns."""
-    metric = results.about["metric"]
-    scores = [f"test {metric}", "best seed", f"validation {metric}"]
-    measured = ["time per step", "training", "parameters", "units", "defect", "runs"]
-    return [*results.titles.values(), *scores, *measured]
+    return [*results.titles.values(), *(name.format(metric=results.about["metric"]) for name, _, _ in _COLUMNS)]
 
 
 def cells(results: Results, row: Row) -> list[str]:
     """Return the texts of a row."""
-    return [
-        *(shown_value(row.choices.get(key)) for key in results.keys),
-        results.shown_spread(row.test),
-        results.shown(row.test.best),
-        results.shown_spread(row.validation),
-        shown_duration(row.seconds_per_step),
-        shown_duration(row.seconds),
-        "-" if row.parameters is None else f"{row.parameters:,}",
-        "-" if row.hidden_size is None else str(row.hidden_size),
-        "-" if row.defect is None else f"{row.defect:.0e}",
-        f"{len(row.complete)} of {len(results.grid.seeds)}",
-    ]
+    varying = [shown_value(row.choices.get(key)) for key in results.keys]
+    return [*varying, *(show(results, row) for _, _, show in _COLUMNS)]
+
+
+def sort_keys(results: Results, row: Row) -> list[str]:
+    """Return the values by which a reader may sort the columns, as texts."""
+    values = numbers(results, row)
+    varying = [shown_value(values[key]) for key in results.keys]
+    return [*varying, *("" if values[key] is None else str(values[key]) for _, key, _ in _COLUMNS)]
 
 
 def numbers(results: Results, row: Row) -> Values:
     """Return a row as plain values, by dotted keys and the names of columns."""
+    spreads = {"test": row.test, "validation": row.validation}
+    measured = ("seconds_per_step", "seconds", "parameters", "hidden_size", "defect")
     return {
         **{key: row.choices.get(key) for key in results.keys},
-        **{f"test_{key}": value for key, value in asdict(row.test).items()},
-        **{f"validation_{key}": value for key, value in asdict(row.validation).items()},
-        "seconds_per_step": row.seconds_per_step,
-        "seconds": row.seconds,
-        "parameters": row.parameters,
-        "hidden_size": row.hidden_size,
-        "defect": row.defect,
+        **{f"{stage}_{key}": value for stage, spread in spreads.items() for key, value in vars(spread).items()},
+        **{key: getattr(row, key) for key in measured},
         "complete": len(row.complete),
         "runs": len(row.runs),
         "remark": row.remark,
@@ -71,19 +75,19 @@ def comma_separated(results: Results) -> str:
     if rows:
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
-        for row in rows:
-            writer.writerow({k: shown_value(v) if isinstance(v, (dict, list)) else v for k, v in row.items()})
+        writer.writerows({k: _in_csv(value) for k, value in row.items()} for row in rows)
     return stream.getvalue()
 
 
 def document(results: Results) -> Values:
     """Return everything, for JSON: the rows, and every run with its history."""
     return {
-        "study": results.study,
-        "about": results.about,
-        "grid": results.grid.plain(),
-        "cases": results.cases,
+        **{"study": results.study, "about": results.about, "grid": results.grid.plain(), "cases": results.cases},
         "version": __version__,
         "rows": [numbers(results, row) for row in results.rows],
         "runs": [{"state": run.state, "validation": run.validation, **run.as_dict()} for run in results.runs],
     }
+
+
+def _in_csv(value: Value) -> Value:
+    return shown_value(value) if isinstance(value, (dict, list)) else value
