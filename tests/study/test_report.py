@@ -86,8 +86,8 @@ STATES = {
 }
 
 
-def page_of(found):
-    return page(found, draw(found))
+def page_of(report):
+    return page(report, draw(report))
 
 
 class Page(HTMLParser):
@@ -116,8 +116,8 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
 def test_every_state_of_a_study_has_a_whole_report_that_asks_nothing_of_a_network(state, tmp_path):
-    found = state()
-    write_report(found, tmp_path)
+    report = state()
+    write_report(report, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
     assert written <= FILES and {"report.html", "table.md", "table.csv", "results.json"} <= written
     text = (tmp_path / "report.html").read_text()
@@ -144,9 +144,9 @@ def test_pictures_on_a_page_have_names_of_their_own():
 
 
 def test_the_best_by_validation_comes_first_and_with_its_heat_map():
-    found = results(height=lambda place, seed: (0.90, 0.80, 0.95, 0.70, 0.60, 0.5)[place] + 0.001 * seed)
-    assert found.rows[0].choices == {"network.constraint": "Orthogonal", "network.retraction": "polar"}
-    text = page_of(found)
+    report = results(height=lambda place, seed: (0.90, 0.80, 0.95, 0.70, 0.60, 0.5)[place] + 0.001 * seed)
+    assert report.rows[0].choices == {"network.constraint": "Orthogonal", "network.retraction": "polar"}
+    text = page_of(report)
     order = [
         text.index(part) for part in ("Orthogonal · polar", "Test accuracy by", "Learning curves", "All combinations")
     ]
@@ -156,30 +156,30 @@ def test_the_best_by_validation_comes_first_and_with_its_heat_map():
 
 
 def test_rows_are_the_means_over_seeds():
-    found = results()
-    for row in found.rows:
+    report = results()
+    for row in report.rows:
         tests = [r.test_metric for r in row.runs]
         assert (row.test.mean, row.test.best) == (pytest.approx(mean(tests)), max(tests))
         assert row.test.deviation == pytest.approx(stdev(tests))
         assert row.seconds == pytest.approx(8 * 0.2) and row.seconds_per_step == 0.01 and row.parameters == 100
-    means = [row.validation.mean for row in found.rows]
+    means = [row.validation.mean for row in report.rows]
     assert means == sorted(means, reverse=True)
 
 
 def test_an_error_is_best_where_it_is_smallest():
-    found = STATES["an error as metric"]()
-    means = [row.validation.mean for row in found.rows]
-    assert means == sorted(means) and found.rows[0].test.best == min(r.test_metric for r in found.rows[0].runs)
+    report = STATES["an error as metric"]()
+    means = [row.validation.mean for row in report.rows]
+    assert means == sorted(means) and report.rows[0].test.best == min(r.test_metric for r in report.rows[0].runs)
 
 
 def test_failed_and_pruned_runs_are_rows_with_their_reason():
-    found = results(runs=broken)
-    remarks = {row.label: row.remark for row in found.rows}
+    report = results(runs=broken)
+    remarks = {row.label: row.remark for row in report.rows}
     assert remarks["Orthogonal · cayley"] == "seed 0: the loss is <not> finite"
     assert remarks["Orthogonal · exp"] == "seed 0: RuntimeError: a & b; seed 1: RuntimeError: a & b"
     assert remarks["Orthogonal · polar"] == "seed 0: pruned after epoch 2"
-    assert len(found.rows) == 6 and found.rows[-1].test.mean is None
-    counts = {row.label: len(row.complete) for row in found.rows}
+    assert len(report.rows) == 6 and report.rows[-1].test.mean is None
+    counts = {row.label: len(row.complete) for row in report.rows}
     assert counts["Orthogonal · cayley"] == 1 and counts["Orthogonal · exp"] == 0
 
 
@@ -191,10 +191,10 @@ def test_a_pruned_run_whose_beginning_is_lost_is_remarked_by_its_epoch():
 
 
 def test_the_table_is_the_same_in_all_forms():
-    found = results(runs=broken)
-    rows = list(csv.DictReader(comma_separated(found).splitlines()))
-    plain = document(found)
-    lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    report = results(runs=broken)
+    rows = list(csv.DictReader(comma_separated(report).splitlines()))
+    plain = document(report)
+    lines = [line for line in markdown(report).splitlines() if line.startswith("|")]
     assert len(rows) == len(plain["rows"]) == len(lines) - 2 == 6
     for row, entry, line in zip(rows, plain["rows"], lines[2:], strict=True):
         assert row["network.retraction"] == entry["network.retraction"] and entry["network.retraction"] in line
@@ -205,11 +205,11 @@ def test_the_table_is_the_same_in_all_forms():
 
 
 def test_the_printed_table_has_a_row_for_each_combination_and_cuts_nothing_at_80_columns():
-    found = results(
+    report = results(
         runs=broken, axes={"network.constraint": ["Orthogonal", "Unitary", "Rotations"]}, seeds=[0, 1, 2, 3]
     )
     stream = io.StringIO()
-    print_table(found, Console(file=stream, width=80))
+    print_table(report, Console(file=stream, width=80))
     text = stream.getvalue()
     assert "…" not in text and "baseline: 10.0%" in text and all(len(line) <= 80 for line in text.splitlines())
     assert any("Rotations" in line and "1e-07" in line for line in text.splitlines())
@@ -219,6 +219,16 @@ def test_the_printed_table_has_a_row_for_each_combination_and_cuts_nothing_at_80
 def test_a_record_survives_json():
     kept = run({"network.cell": "LSTM"}, 3, 0.5, failure="why")
     assert RunRecord.from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
+
+
+def test_a_combination_has_the_same_line_in_every_panel_and_in_the_legend():
+    axes = {**AXES, "optimizer.lr": [0.1, 0.01]}
+    report = results(axes, height=lambda place, seed: 0.5 + 0.04 * (7 * place % 11))
+    curves = draw(report)["curves"]
+    legend = {(line.get_color(), line.get_linestyle()) for line in curves.legends[0].get_lines()}
+    for panel in curves.axes:
+        assert {(line.get_color(), line.get_linestyle()) for line in panel.get_lines()} == legend
+    assert len(legend) == len(curves.legends[0].get_lines()) == 6
 
 
 def test_pictures_leave_no_global_state():

@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ...errors import OptionError
 from ...training.folder import replacing
@@ -13,7 +11,7 @@ from ...training.record import write_json
 from ..results import Results
 from .figures import draw, for_file
 from .page import page
-from .tables import cells, comma_separated, document, headers, markdown
+from .tables import comma_separated, document, markdown, printed_table
 
 REPORT, RESULTS = "report.html", "results.json"
 
@@ -31,24 +29,8 @@ def write_report(results: Results, folder: Path) -> None:
 
 def print_table(results: Results, console: Console) -> None:
     """Print the main columns of the table, the best combination in bold, and why runs failed."""
-    baseline = results.about["baseline"]
-    caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
-    table = Table(title=results.about["task"], caption=caption, box=box.SIMPLE_HEAD)
-    names, varying = headers(results), len(results.keys)
-    left_out = {
-        "best seed",
-        "training",
-        f"validation {results.about['metric']}",
-        *(["runs"] if len(results.grid.seeds) == 1 else []),
-    }
-    columns = [place for place, name in enumerate(names) if place < varying or name not in left_out]
-    for place in columns:
-        table.add_column(names[place], justify="left" if place < varying else "right", overflow="fold")
-    for number, row in enumerate(results.rows):
-        texts = cells(results, row)
-        table.add_row(*(texts[k] for k in columns), style="bold" if number == 0 and row.complete else "")
     if results.rows:
-        console.print(table, soft_wrap=False)
+        console.print(printed_table(results), soft_wrap=False)
     for row in [row for row in results.rows if row.remark]:
         console.print(f"{row.label}: {row.remark}", style="yellow")
 

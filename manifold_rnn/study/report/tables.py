@@ -4,6 +4,9 @@ import csv
 import io
 from collections.abc import Callable
 
+from rich import box
+from rich.table import Table
+
 from ... import __version__
 from ...training.values import Value, Values
 from ..grid import shown_value
@@ -21,6 +24,8 @@ _COLUMNS: list[tuple[str, str, Callable[[Results, Row], str]]] = [
     ("defect", "defect", lambda results, row: "-" if row.defect is None else f"{row.defect:.0e}"),
     ("runs", "complete", lambda results, row: f"{len(row.complete)} of {len(results.grid.seeds)}"),
 ]
+
+_DETAILS = ("test_best", "validation_mean", "seconds")
 
 
 def headers(results: Results) -> list[str]:
@@ -53,6 +58,21 @@ def numbers(results: Results, row: Row) -> Values:
         "runs": len(row.runs),
         "remark": row.remark,
     }
+
+
+def printed_table(results: Results) -> Table:
+    """Return the main columns of the table for a terminal: the best combination in bold."""
+    baseline = results.about["baseline"]
+    caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
+    table = Table(title=results.about["task"], caption=caption, box=box.SIMPLE_HEAD)
+    varying, left_out = len(results.keys), _DETAILS if len(results.grid.seeds) > 1 else (*_DETAILS, "complete")
+    shown = [*range(varying), *(varying + k for k, (_, key, _) in enumerate(_COLUMNS) if key not in left_out)]
+    for place in shown:
+        table.add_column(headers(results)[place], justify="left" if place < varying else "right", overflow="fold")
+    for row in results.rows:
+        texts, is_best = cells(results, row), row is results.rows[0] and bool(row.complete)
+        table.add_row(*(texts[place] for place in shown), style="bold" if is_best else "")
+    return table
 
 
 def markdown(results: Results) -> str:

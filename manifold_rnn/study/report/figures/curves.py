@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from ....training.values import Values
 from ...results import Results, Row
 from .layout import Layout
-from .theme import legend, metric_axis, panels
+from .theme import metric_axis, panels
 
 _SHOWN = 8  # lines of a search
 
@@ -22,20 +22,19 @@ def draw_curves(results: Results) -> Figure | None:
         return None
     layout = Layout(results)
     groups = _groups(layout)
-    figure, axes = panels(len(groups), 3.7 if len(groups) > 1 else 6.0, 3.0)
-    handles: dict[tuple[int, ...], Line2D] = {}
+    figure, axes = panels(len(groups), 3.7 if len(groups) > 1 else 6.0, 3.0, share=True)
+    handles: dict[tuple[int, int], Line2D] = {}
     for panel, (title, rows) in zip(axes, groups, strict=True):
         for row in rows:
-            place, name = _place_and_name(layout, row)
-            if _draw(panel, row, layout.colour(row), layout.line(row)):
-                style: Values = {"color": layout.colour(row), "linestyle": layout.line(row)}
-                handles[place] = Line2D([], [], label=name, **style)
+            style: Values = {"color": layout.colour(row), "linestyle": layout.line(row)}
+            if _draw(panel, row, style):
+                handles[layout.place(row)] = Line2D([], [], label=_name(layout, row), **style)
         panel.set(title=title, xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         metric_axis(panel, results, "validation")
     _share_limits(axes, results)
     if len(handles) > 1:
-        legend(figure, [handles[place] for place in sorted(handles)])
+        figure.legend(handles=[handles[place] for place in sorted(handles)], loc="outside right center")
     return figure
 
 
@@ -59,35 +58,27 @@ def _groups(layout: Layout) -> list[tuple[str, Sequence[Row]]]:
     return [(title, rows) for title, rows in groups if rows]
 
 
-def _place_and_name(layout: Layout, row: Row) -> tuple[tuple[int, ...], str]:
-    """Where a line stands in the legend, by the place of its values in the file, and its name."""
-    results = layout.results
-    keys = [key for key in results.keys if key != layout.down or results.grid.search]
-    name = ", ".join(layout.name(key, row.choices[key]) for key in keys) or row.label
-    listed = sorted((key for key in keys if results.values(key)), key=lambda key: key != layout.across)
-    place = [results.values(key).index(row.choices[key]) for key in listed]
-    return (*place, results.rows.index(row) if results.grid.search else 0), name
+def _name(layout: Layout, row: Row) -> str:
+    """What tells a line from the others of its panel."""
+    keys = [key for key in layout.results.keys if key != layout.down or layout.results.grid.search]
+    return ", ".join(layout.name(key, row.choices[key]) for key in keys) or row.label
 
 
-def _draw(axes: Axes, row: Row, colour: str, style: str) -> bool:
+def _draw(axes: Axes, row: Row, style: Values) -> bool:
     epochs, low, middle, high = band(row)
     if low != high:
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
-    marker = "o" if len(epochs) < 4 else None
-    axes.plot(epochs, middle, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=4)
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
     return bool(epochs)
 
 
 def _share_limits(axes: Sequence[Axes], results: Results) -> None:
-    """Give all panels the same axis, which begins where all are after a third of their epochs: the rest is steep."""
-    limits = [panel.get_ylim() for panel in axes]
-    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    """Let the axis of all panels begin where all are after a third of their epochs: the rest is steep."""
+    low, _ = axes[0].get_ylim()
     means = [middle for row in results.rows for _, _, middle, _ in [band(row)] if len(middle) >= 6]
     late = [value for middle in means for value in middle[len(middle) // 3 :]]
     if late and results.higher_is_better:
-        low = max(low, min(late) - 0.15 * (max(late) - min(late)))
-    for place, panel in enumerate(axes):
-        panel.set_ylim(low, high)
-        if place % 3:
+        axes[0].set_ylim(bottom=max(low, min(late) - 0.15 * (max(late) - min(late))))
+    for panel in axes:
+        if not panel.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # it is one of several
             panel.set_ylabel("")
-            panel.tick_params(labelleft=False)

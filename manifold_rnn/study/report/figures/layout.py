@@ -1,6 +1,6 @@
 """Which of the keys that vary are the rows, the columns and the colours of the pictures."""
 
-from itertools import product
+from itertools import islice, product
 
 from ....training.values import Value
 from ...grid import shown_entry
@@ -21,9 +21,10 @@ class Layout:
         keys.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
         self.down: str | None = keys[0] if len(keys) > 1 else None
         self.across: str | None = keys[len(keys) > 1] if keys else None
-        combinations = product(*(results.values(key) for key in keys[2:]))
-        beside: list[Where] = [dict(zip(keys[2:], values, strict=True)) for values in combinations]
-        self.beside = beside if keys[2:] and len(beside) <= _FACETS else [{}]
+        most = None if results.grid.grid else _FACETS + 1  # a search may have more combinations than memory
+        combinations = islice(product(*(results.values(key) for key in keys[2:])), most)
+        self._others: list[Where] = [dict(zip(keys[2:], values, strict=True)) for values in combinations]
+        self.beside = self._others if len(self._others) <= _FACETS else [{}]
 
     def values(self, key: str | None) -> list[Value]:
         """Return the values of a key; one for no key."""
@@ -36,22 +37,24 @@ class Layout:
 
     def colour(self, row: Row) -> str:
         """Return the colour of a row: that of its column."""
-        return COLOURS[self._place(self.across, row) % len(COLOURS)]
+        return COLOURS[self.place(row)[0] % len(COLOURS)]
 
     def marker(self, row: Row) -> str:
         """Return the mark of a row."""
-        return MARKERS[self._place(self.down, row) % len(MARKERS)]
+        return MARKERS[self.values(self.down).index(row.choices.get(self.down or "")) % len(MARKERS)]
 
     def line(self, row: Row) -> str:
         """Return the line of a row: another one where a colour comes again."""
-        same = [
-            r for r in self.rows({self.down: row.choices.get(self.down or "")}) if self.colour(r) == self.colour(row)
-        ]
-        return LINES[same.index(row) % len(LINES)]
+        return LINES[self.place(row)[1] % len(LINES)]
+
+    def place(self, row: Row) -> tuple[int, int]:
+        """Return the number of a row's column, and that of its other values; in a search, its rank in the column."""
+        across = self.values(self.across).index(row.choices.get(self.across or ""))
+        if self.results.grid.search:
+            same = self.rows({self.across: row.choices.get(self.across or "")})
+            return across, same.index(row)
+        return across, next(k for k, where in enumerate(self._others) if row in self.rows(where))
 
     def name(self, key: str | None, value: Value) -> str:
         """Return what to call a value in a picture."""
         return "" if key is None else shown_entry(self.results.titles[key], value)
-
-    def _place(self, key: str | None, row: Row) -> int:
-        return 0 if key is None else self.results.values(key).index(row.choices[key])

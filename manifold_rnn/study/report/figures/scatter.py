@@ -8,7 +8,7 @@ from ....training.values import Values
 from ...results import Results
 from .curves import band
 from .layout import Layout
-from .theme import INK, LINE, MUTED, legend, metric_axis, panels
+from .theme import INK, LINE, MUTED, metric_axis, panels
 
 _SPECTRA = 12
 
@@ -35,7 +35,7 @@ def draw_time(results: Results) -> Figure | None:
     right.set(title="Against the time of a step", xlabel="milliseconds a step", xlim=(0, None))
     metric_axis(left, results, "validation")
     metric_axis(right, results, "test")
-    legend(figure, _handles(layout))
+    figure.legend(handles=_handles(layout), loc="outside right center")
     return figure
 
 

@@ -1,14 +1,11 @@
 """The style of the pictures, and how a figure becomes SVG."""
 
 import io
-import re
-from collections.abc import Sequence
 from html import escape
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ...results import Results
@@ -30,12 +27,12 @@ STYLE = {
 }
 
 
-def panels(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many axes, each of this size in inches."""
+def panels(count: int, width: float, height: float, columns: int = 3, share: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many axes, each of this size in inches, which may ``share`` their vertical axis."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share).flat)
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
@@ -50,20 +47,10 @@ def metric_axis(axes: Axes, results: Results, stage: str) -> None:
         axes.set_yscale("log")
 
 
-def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put a legend to the right of everything."""
-    figure.legend(handles=list(handles), loc="outside right center")
-
-
 def for_page(figure: Figure, title: str) -> str:
     """Return a figure as an SVG element for a page that defines the variables ink, muted, line and paper."""
-    svg = _svg(figure, title, _VARIABLES)
-    svg = svg[svg.index("<svg") :]
-    size = re.search(r'<svg[^>]*?width="([\d.]+)pt"', svg)
-    limit = f' style="max-width: {float(size[1]) * 4 / 3:.0f}px"' if size else ""
-    for side in ("width", "height"):
-        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"{limit}', 1)
+    _, start, rest = _svg(figure, title, _VARIABLES).partition("<svg")
+    return f'{start} role="img" aria-label="{escape(title)}"{rest}'
 
 
 def for_file(figure: Figure, title: str) -> str:
