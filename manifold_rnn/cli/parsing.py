@@ -48,7 +48,7 @@ class CommandParser:
         self.known[name] = hint
 
     def parse(self, arguments: Sequence[str]) -> Values:
-        """Return what was given as a nested mapping, with a task as files write it."""
+        """Return the flags and files as one nested mapping, with a task as files write it."""
         namespace = self.parser.parse_args(list(arguments), defaults=False)
         values: Values = {key: value for key, value in namespace.as_dict().items() if key not in ("config", "help")}
         if task := values.get("task"):

@@ -64,7 +64,7 @@ class Study:
         extend: bool = False,
         patience: float = 60.0,
     ) -> None:
-        self.name, self.grid, self.cases = name, grid, grid.cases()
+        self.name, self.grid, self.cases, self.about = name, grid, grid.cases(), dict(about)
         self._store, self._storage, self._monitor = store, store.storage, HeartbeatMonitor(patience)
         self.heartbeat_interval = patience / 6
         with reaching(store), store.lock():
@@ -73,14 +73,8 @@ class Study:
             if stored is not None:
                 _require_same(name, stored, grid, extend)
             if stored is None or differences(stored, grid.plain()):
-                self._study.set_user_attr("about", dict(about))
                 self._study.set_user_attr("grid", grid.plain())
             self._id = self._storage.get_study_id_from_name(name)
-
-    @property
-    def about(self) -> Values:
-        """What reports say of the task."""
-        return dict(self._study.user_attrs["about"])
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
         """Return the attempts at each case, by the case's key."""

@@ -42,8 +42,9 @@ def compare(
     settings : CompareSettings
     grid : Grid, optional
         Replaces that of the file in the settings.
-    objective : Objective
-        What trains; by default `manifold_rnn.training.run`.
+    objective : callable
+        What trains, by default `manifold_rnn.training.run`: called with the settings as a mapping, and by name with the
+        ``folder`` of the run, ``on_epoch`` and ``stop``; returns a `manifold_rnn.training.RunRecord`.
     about : mapping, optional
         What the report says of another objective: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
 

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -33,16 +33,9 @@ if TYPE_CHECKING:
 _PAUSE = 2.0  # seconds between two looks for a case
 
 
-class Objective(Protocol):
-    """What trains: called with the settings of a run, a folder to keep it in and to resume from, and two callbacks.
-
-    ``on_epoch`` is called with every finished epoch, and ``stop`` holds a request to stop.
-    """
-
-    def __call__(
-        self, mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal
-    ) -> RunRecord:
-        """Train."""
+# What trains: called with the settings of a run and ``folder``, where it keeps the run and resumes from; ``on_epoch``,
+# to be called with every finished epoch; and ``stop``, which holds a request to stop.
+Objective = Callable[..., RunRecord]
 
 
 def train(mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal) -> RunRecord:

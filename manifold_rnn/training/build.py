@@ -91,7 +91,7 @@ def build_constraint(value: str | Values, retraction: str | None = None) -> Valu
 def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int, guess: int = 2) -> int:
     """Return the hidden size at which a network comes closest to a number of trained degrees of freedom.
 
-    ``build`` returns the network of a given size, whose degrees of freedom must grow with it. ``guess`` is looked at
+    ``build`` returns the network of a hidden size, whose degrees of freedom must grow with it. ``guess`` is looked at
     first, and returned at once if it has exactly this number. Of two equally close sizes, the smaller is returned.
     """
     require(budget >= 1, "budget", "an integer of at least 1", budget)
@@ -151,7 +151,7 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
 
 
 def _resolved(build: Builder, options: Mapping[str, Value]) -> Values:
-    """Options in which cells and initializations are given by name."""
+    """The options, with the cell or the initialization in place of its name."""
     resolved: Values = dict(options)
     hints = typing.get_type_hints(build)
     for key, value in options.items():
@@ -186,6 +186,6 @@ def _called(build: Builder, *arguments: object, **options: object) -> Value:
     try:
         return build(*arguments, **options)
     except (TypeError, AttributeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "dtype")
+        shown = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "dtype")
         name = getattr(build, "__name__", "it")
-        raise OptionError(f"{name} cannot be built with {given or 'no options'}: {error}.") from error
+        raise OptionError(f"{name} cannot be built with {shown or 'no options'}: {error}.") from error

@@ -130,9 +130,8 @@ class SequenceModule(LightningModule):
         self.log("train_loss", self.train_loss(), rank_zero_only=True)
         if not self.loggers:
             return
-        largest = defects(self.network).largest
-        if largest is not None:
-            self.log("weights/defect", largest, rank_zero_only=True)
+        if (defect := defects(self.network).largest) is not None:
+            self.log("weights/defect", defect, rank_zero_only=True)
         else:
             self.log("weights/spectral_radius", spectrum(self.network).radius, rank_zero_only=True)
 
@@ -143,16 +142,10 @@ class SequenceModule(LightningModule):
             self.log_dict(gradient_norms(self.network), rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Start the validation stream at its beginning."""
+        """Start a stream at its beginning, before and after the validation and before the test."""
         self.state = None
 
-    def on_validation_epoch_end(self) -> None:
-        """Drop the validation stream."""
-        self.state = None
-
-    def on_test_epoch_start(self) -> None:
-        """Start the test stream at its beginning."""
-        self.state = None
+    on_validation_epoch_end = on_test_epoch_start = on_validation_epoch_start
 
     def configure_optimizers(self) -> Value:
         """Return the optimizer and its schedule, stepped once a batch."""
@@ -193,11 +186,9 @@ class SequenceModule(LightningModule):
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)
         outputs = self(inputs)
-        scores = {
-            f"{stage}_loss": self.task.loss(outputs, targets),
-            f"{stage}_metric": self.task.metric(outputs, targets),
-        }
-        self.log_dict(scores, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
+        for score in ("loss", "metric"):
+            value = getattr(self.task, score)(outputs, targets)
+            self.log(f"{stage}_{score}", value, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
 
     def _converted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The batch in the precision of the readout; symbols stay integers."""

@@ -41,7 +41,7 @@ class RunRecord:
     defect : float or None
         Largest defect of a constrained weight after the last step; None if there is none.
     matrix : str
-        Name of the matrix whose eigenvalues are given.
+        Name of the matrix that has the eigenvalues.
     spectrum_start, spectrum_end : list of pairs of float
         Real and imaginary parts of its eigenvalues before the first and after the last step.
     failure : str or None

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class StopRequested(Exception):
-    """Raised at a safe point after a request to stop; unlike at KeyboardInterrupt, Lightning lets the caller go on."""
+    """Raised at a safe point after a request to stop. After a KeyboardInterrupt, Lightning ends the program itself."""
 
 
 class StopSignal:

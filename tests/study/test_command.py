@@ -1,4 +1,4 @@
-"""``manifold-rnn compare`` as a user meets it: one line for every mistake, Ctrl-C, and going on."""
+"""``manifold-rnn compare`` as a user meets it: one line for every mistake, Ctrl-C, and resuming."""
 
 import json
 import os

@@ -115,7 +115,7 @@ def test_a_stopped_case_goes_on_with_what_it_has_reported(tmp_path):
     assert one.attempts()[again.case.key][-1].intermediate_values == {1: 0.5}
 
 
-def test_a_case_that_kills_its_workers_is_given_up_after_three_and_one_that_advances_is_not(tmp_path, monkeypatch):
+def test_a_case_that_kills_its_workers_fails_after_three_and_one_that_advances_is_not(tmp_path, monkeypatch):
     one = open_study(tmp_path, axes=SMALL)
     monkeypatch.setattr(claim, "identity", lambda: {**liveness.identity(), "started": "before"})
     first = one.claim().case
@@ -200,7 +200,7 @@ def test_a_study_is_extended_by_values_and_seeds_and_keeps_what_has_ended(tmp_pa
     one = open_study(tmp_path, axes=wider, extend=True)
     assert (len(one.ends()), len(one.cases)) == (2, 8)
     Worker(one, train, tmp_path / "runs").work()
-    assert all(len(found) == 1 for found in attempts(one).values()) and len(one.ends()) == 8
+    assert all(len(tries) == 1 for tries in attempts(one).values()) and len(one.ends()) == 8
     assert len(open_study(tmp_path, axes=wider).ends()) == 8  # the wider one is the study's now
 
 

@@ -54,10 +54,10 @@ def test_three_workers_run_every_case_exactly_once_though_one_is_killed(url, tmp
     workers.stdout.close()
 
     with closing(open_study(tmp_path, url)) as study:
-        found = attempts(study)
-        assert len(study.ends()) == len(found) == CASES
-    assert all(ends[-1] == ("COMPLETE", "own") for ends in found.values())
-    earlier = [end for ends in found.values() for end in ends[:-1]]
+        by_case = attempts(study)
+        assert len(study.ends()) == len(by_case) == CASES
+    assert all(ends[-1] == ("COMPLETE", "own") for ends in by_case.values())
+    earlier = [end for ends in by_case.values() for end in ends[:-1]]
     assert earlier == [("FAIL", "lost")]
     runs = epochs(tmp_path)
     assert len(runs) == CASES

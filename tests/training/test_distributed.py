@@ -40,7 +40,7 @@ def training_step(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 
 SequenceModule.training_step = training_step
-stop = StopSignal(lambda: rank == "1" and steps == last)  # one process hears of it, and all stop
+stop = StopSignal(lambda: rank == "1" and steps == last)  # one process is asked to, and all stop
 keep = lambda epoch: torch.save(states[0].state_dict(), folder / f"{rank}.pt")
 record = run(read_run(values), folder=folder / "run", resume=resume, stop=stop, on_epoch=keep)
 assert not torch.distributed.is_initialized()

@@ -269,7 +269,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path, value):
 
 
 @pytest.mark.parametrize("place", [0, 0.3, 0.6, 0.999])
-def test_one_wrong_byte_anywhere_is_found(place, copied):
+def test_one_wrong_byte_anywhere_is_detected(place, copied):
     from manifold_rnn.errors import OptionError
 
     data = bytearray((copied / "last.ckpt").read_bytes())

@@ -14,7 +14,7 @@ from ...results import Results
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 _LIGHT = {INK: "#1d2530", MUTED: "#5d6878", LINE: "#dfe3e8", PAPER: "#ffffff"}
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
-# Okabe and Ito's palette, told apart by every kind of colour vision; the darkest blue is lifted for dark pages.
+# Okabe and Ito's palette, distinct for every kind of colour vision; the darkest blue is lifted for dark pages.
 COLOURS = ("#0b84c9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
