@@ -1,7 +1,5 @@
 """The recurrent matrix of a network, its spectrum, and the defects of the constrained weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -15,7 +13,7 @@ from ..errors import OptionError
 from ..nn import Layer
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import matplotlib.axes
 
 _CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
 _TORCH_LSTM = ("i", "f", "g", "o")
@@ -72,7 +70,7 @@ class Spectrum:
             f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}, median {median(moduli):.4g}"
         )
 
-    def plot(self, axes: Axes) -> None:
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw the eigenvalues and the unit circle into axes of matplotlib."""
         from matplotlib.patches import Circle
 
@@ -108,7 +106,7 @@ class Defects:
         """Return one line for each weight."""
         return "\n".join(f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items())
 
-    def plot(self, axes: Axes) -> None:
+    def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw a bar for each weight into axes of matplotlib, on a logarithmic scale."""
         axes.barh(list(self.by_weight), list(self.by_weight.values()))
         axes.set(xscale="log", xlabel="defect")

@@ -79,7 +79,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """How the run ended: "complete", "pruned" or "failed"."""
+        """The end of the run, which is "complete", "pruned" or "failed"."""
         return FAILED if self.failure is not None else PRUNED if self.pruned else COMPLETE
 
     @property
