@@ -27,7 +27,7 @@ from ..errors import OptionError
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, differences
-from .liveness import HeartbeatMonitor, Superseded, identity, is_known_dead
+from .liveness import HeartbeatMonitor, Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyLost, reaching
 
 T = TypeVar("T")
@@ -154,7 +154,9 @@ class Study:
             if stored.state.is_finished():  # by another, or by the try before, whose answer did not arrive
                 return stored.user_attrs.get("end") not in (STOPPED, LOST)
             self._set(trial, attributes)
-            return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
+            closed = self._storage.set_trial_state_values(trial, state, None if value is None else [value])
+            remove_identity()
+            return closed
 
     def _close_lost(self) -> None:
         for trial in self._trials():

@@ -1,42 +1,48 @@
-"""Whether the worker of a trial is alive: by its process on the same machine, by its heartbeat from any other."""
+"""Whether the worker of a trial is alive: by the lock it holds on the same machine, by its heartbeat from any other."""
 
 import itertools
 import os
-import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ..training.values import Value, Values
+from filelock import FileLock
 
 
 class Superseded(Exception):
     """Another worker has taken over this case."""
 
 
-@cache
-def machine() -> str:
-    """Return what tells this machine, since it was started, from all others; process ids mean something only here."""
-    boot = namespace = "unknown"
-    with suppress(OSError):  # on a system without /proc
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {boot} {namespace}"
+def identity() -> str:
+    """Return the path of a file that this process keeps locked; the system releases the lock when the process ends."""
+    return _own_lock(os.getpid()).lock_file
 
 
-def identity() -> Values:
-    """Return what identifies this process, as it is stored with a trial."""
-    return {"machine": machine(), "process": os.getpid(), "started": start_time(os.getpid())}
+def remove_identity() -> None:
+    """Remove the file of `identity`, after the end of an attempt."""
+    _own_lock(os.getpid()).release()
+    Path(identity()).unlink(missing_ok=True)
+    _own_lock.cache_clear()
 
 
-def is_known_dead(worker: Mapping[str, Value]) -> bool:
+def is_known_dead(worker: str) -> bool:
     """Return whether a worker ran on this machine, and its process has ended."""
-    if worker.get("machine") != machine() or worker.get("started") is None:
-        return False
-    return start_time(int(worker["process"])) != worker["started"]
+    if Path(worker).exists():
+        with suppress(OSError), FileLock(worker, blocking=False):  # else it is held, or another user's
+            return True
+    return False
+
+
+@cache
+def _own_lock(process: int) -> FileLock:
+    lock = FileLock(Path(tempfile.gettempdir(), f"manifold-rnn-{uuid.uuid4().hex}.lock"), thread_local=False)
+    lock.acquire()
+    return lock
 
 
 class HeartbeatMonitor:
@@ -77,13 +83,3 @@ class Heartbeat:
                 if self._stop.wait(self._interval):
                     return
                 self._beat(count)
-
-
-def start_time(process: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks; None if there is none, or the system does not say."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return None
-    words = text.rpartition(")")[2].split()  # the name before it may have spaces
-    return None if words[0] in "ZX" else words[19]

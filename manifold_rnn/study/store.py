@@ -1,7 +1,6 @@
 """Where a study is kept: a journal or SQLite beside the results, or PostgreSQL; and the locks of its workers."""
 
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -73,7 +72,8 @@ class JournalLock(JournalFileOpenLock):
 
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
-        self._journal, self._lock = journal, FileLock(f"{journal}.lock", poll_interval=_POLL)
+        # not the name of Optuna's own lock, which its tools break when it looks old
+        self._journal, self._lock = journal, FileLock(f"{journal}.append", poll_interval=_POLL)
 
     def acquire(self) -> bool:
         """Wait for the lock."""
@@ -119,12 +119,10 @@ def reaching(store: Store) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first cause of an error, in one line and without what SQLAlchemy adds."""
+    """The first line of an error's first cause."""
     while error.__cause__ is not None:
         error = error.__cause__
-    words = " ".join(str(getattr(error, "orig", None) or error).split())
-    words = re.sub(r"\[SQL:.*|\(Background on this error.*|Multiple connection attempts failed.*", "", words)
-    return words[:200].strip(" .") or type(error).__name__
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200].rstrip(".")
 
 
 def _journal(path: Path) -> Store:

@@ -35,14 +35,10 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """Let the next claims come from a machine whose processes cannot be looked at."""
-
-    def move(name="another machine"):
-        monkeypatch.setattr(liveness, "machine", lambda: name)
-
-    return move
+def released(folder):
+    """What a process leaves of its identity when it dies: a file that nobody locks."""
+    (folder / "worker.lock").touch()
+    return str(folder / "worker.lock")
 
 
 def end(value=0.9):
@@ -61,20 +57,18 @@ def test_no_case_is_claimed_twice_by_workers_that_live(tmp_path):
 def test_a_case_of_a_dead_process_is_claimed_again_at_once(tmp_path, monkeypatch):
     one = open_study(tmp_path, axes=SMALL)
     with monkeypatch.context() as past:
-        past.setattr(claim, "identity", lambda: {**liveness.identity(), "started": "before"})
+        past.setattr(claim, "identity", lambda: released(tmp_path))
         lost = one.claim()
     again = one.claim()
     assert again.case == lost.case
     assert attempts(one)[lost.case.key] == [("FAIL", "lost"), ("RUNNING", None)]
 
 
-def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(tmp_path, elsewhere, monkeypatch):
+def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
     away, here = (open_study(tmp_path, axes=SMALL, patience=60) for _ in range(2))
-    elsewhere()
     taken = away.claim()
-    elsewhere("this machine")
     away.report(taken, 1, 0.5)
     for _ in range(3):
         attempt = here.claim()
@@ -117,7 +111,7 @@ def test_a_stopped_case_goes_on_with_what_it_has_reported(tmp_path):
 
 def test_a_case_that_kills_its_workers_fails_after_three_and_one_that_advances_is_not(tmp_path, monkeypatch):
     one = open_study(tmp_path, axes=SMALL)
-    monkeypatch.setattr(claim, "identity", lambda: {**liveness.identity(), "started": "before"})
+    monkeypatch.setattr(claim, "identity", lambda: released(tmp_path))
     first = one.claim().case
     for epoch in range(1, 5):  # this one ends an epoch each time
         attempt = one.claim()
@@ -306,15 +300,18 @@ def test_a_study_keeps_what_reports_say_of_the_task(tmp_path):
 
 
 def test_a_process_that_is_gone_or_a_zombie_is_dead_and_this_one_is_not():
+    script = "from manifold_rnn.study import liveness; print(liveness.identity(), flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        other = child.stdout.readline().strip()
+        assert not liveness.is_known_dead(other)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+        assert liveness.is_known_dead(other)
+    assert liveness.is_known_dead(other)
     me = liveness.identity()
     assert not liveness.is_known_dead(me)
-    assert liveness.is_known_dead({**me, "started": "another time"})
-    assert not liveness.is_known_dead({**me, "machine": "another", "started": "another time"})
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    other = {**me, "process": child.pid, "started": liveness.start_time(child.pid)}
-    assert not liveness.is_known_dead(other)
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
-    assert liveness.is_known_dead(other)
-    child.wait()
-    assert liveness.is_known_dead(other)
+    liveness.remove_identity()
+    assert liveness.identity() != me and not liveness.is_known_dead(me)  # as that of another machine
+    liveness.remove_identity()
+    os.unlink(other)
