@@ -1,12 +1,12 @@
 """``manifold-rnn demo``: a shipped comparison of an LSTM and published networks, on handwritten digits."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.resources import files
 
 import torch
 
-from .. import retractions, zoo
+from .. import zoo
 from ..constraints import degrees_of_freedom
 from ..study.grid import Grid
 from ..study.settings import CompareSettings
@@ -14,94 +14,63 @@ from ..tasks import Digits
 from ..training.build import build_network
 from ..training.choices import require, require_choice, takes
 from ..training.settings import NetworkSettings
-from ..training.values import Values, load_yaml, merged
+from ..training.values import Value, Values, flat, load_yaml, overridden
 from .parsing import CommandParser
 
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """Settings of the demo; they override those of the shipped comparison.
-
-    Parameters
-    ----------
-    epochs : int
-        Passes over the training set, for every network.
-    hidden_size : int
-        Units of the first published network. All others, the LSTM included, get as many degrees of freedom.
-    seed : int
-        Seed of the split, the initial weights and the order of the batches.
-    output : str
-        Folder for the report; made if missing.
-    retraction : str, optional
-        Retraction of every published network that has one. Default: each network's own.
-    batch_size : int
-        Sequences in a batch.
-    lr : float
-        Peak learning rate of the unconstrained weights.
-    networks : str
-        Published networks, with commas between, or all.
-    workers : int
-        Processes; 0 for one for each processor.
-    """
-
-    epochs: int = 30
-    hidden_size: int = 64
-    seed: int = 0
-    output: str = "demo-results"
-    retraction: str | None = None
-    batch_size: int = 32
-    lr: float = 0.01
-    networks: str = "dtriv,enrnn,exprnn,full_urnn,scornn,scurnn"
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        require(2 <= self.hidden_size <= 2048, "hidden_size", "an integer from 2 to 2048", self.hidden_size)
-        require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
-        if self.retraction is not None:
-            require_choice("retraction", self.retraction, retractions.names())
-        require(bool(self.chosen()), "networks", 'names of networks, with commas between, or "all"', self.networks)
-        for name in self.chosen():
-            require_choice("networks", name, zoo.available())
-
-    def chosen(self) -> list[str]:
-        """Return the names of the published networks."""
-        names = [name.strip() for name in self.networks.split(",") if name.strip()]
-        return zoo.available() if names == ["all"] else names
+_RUN_FLAGS = {  # the key of a run that each flag overrides, its type, and what it is
+    "epochs": ("epochs", int, "Passes over the training set, for every network."),
+    "batch_size": ("batch_size", int, "Sequences in a batch."),
+    "lr": ("optimizer.lr", float, "Peak learning rate of the unconstrained weights."),
+    "hidden_size": ("network.hidden_size", int, "Units of the first published network; the others get equal budgets."),
+    "seed": ("task.seed", int, "Seed of the split, the initial weights and the order of the batches."),
+}
 
 
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
-    return CommandParser(description, DemoSettings)
+    parser, defaults = CommandParser(description), flat(_shipped()["base"])
+    for name, (key, hint, about) in _RUN_FLAGS.items():
+        parser.add_flag(name, hint, f"{about} Default: {defaults[key]}.")
+    parser.add_flag("networks", str, "Published networks, with commas between, or all.")
+    parser.add_flag("retraction", str, "Retraction of every published network that has one. Default: its own.")
+    parser.add_flag("output", str, "Folder for the report; made if missing. Default: demo-results.")
+    parser.add_flag("workers", int, "Processes. Default: one for each processor.")
+    return parser
 
 
 def execute(command: str, values: Values) -> int:
     """Run the comparison and return the exit status."""
-    settings = DemoSettings(**values)
-    grid = demo_grid(settings)
+    grid = demo_grid(values)
     from ..study.comparison import compare  # here, because Optuna and Lightning take seconds to import
 
-    workers = settings.workers or min(os.cpu_count() or 1, len(grid.cases()))
-    return compare(CompareSettings("demo.yaml", output=settings.output, workers=workers), grid=grid)
+    workers = values.get("workers", min(os.cpu_count() or 1, len(grid.cases())))
+    return compare(CompareSettings("demo.yaml", values.get("output", "demo-results"), workers=workers), grid=grid)
 
 
-def demo_grid(settings: DemoSettings) -> Grid:
-    """Return the shipped comparison with these settings."""
-    shipped = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
-    networks: list[Values] = [entry for entry in shipped["grid"]["network"] if "zoo" not in entry]
-    for name in settings.chosen():
-        networks += [entry for entry in shipped["grid"]["network"] if entry.get("zoo") == name] or [{"zoo": name}]
-    published = [entry for entry in networks if "zoo" in entry]
-    for entry in published:
-        if settings.retraction is not None and takes(getattr(zoo, entry["zoo"]), "retraction"):
-            entry["retraction"] = settings.retraction
-    first = NetworkSettings(**{**published[0], "hidden_size": settings.hidden_size})
+def demo_grid(values: Mapping[str, Value]) -> Grid:
+    """Return the shipped comparison with the values of these flags."""
+    shipped = _shipped()
+    networks: list[Values] = shipped["grid"]["network"]
+    if "networks" in values:
+        names = [name.strip() for name in values["networks"].split(",") if name.strip()]
+        require(bool(names), "networks", 'names of networks, with commas between, or "all"', values["networks"])
+        networks = [entry for entry in networks if "zoo" not in entry]
+        for name in zoo.available() if names == ["all"] else names:
+            require_choice("networks", name, zoo.available())
+            networks += [entry for entry in shipped["grid"]["network"] if entry.get("zoo") == name] or [{"zoo": name}]
+    for entry in networks:
+        if "retraction" in values and "zoo" in entry and takes(getattr(zoo, entry["zoo"]), "retraction"):
+            entry["retraction"] = values["retraction"]
+    changes = {key: values[flag] for flag, (key, *_) in _RUN_FLAGS.items() if flag in values}
+    base = overridden(shipped["base"], changes)
+    size = base["network"]["hidden_size"]
+    require(2 <= size <= 2048, "hidden_size", "an integer from 2 to 2048", size)
+    first = NetworkSettings(**{**next(entry for entry in networks if "zoo" in entry), "hidden_size": size})
     with torch.random.fork_rng(devices=[]):
-        budget = degrees_of_freedom(build_network(first, Digits().input_size, Digits().output_size))
-    override = {
-        "task": {"seed": settings.seed},
-        "network": {"hidden_size": settings.hidden_size, "budget": budget},
-        "optimizer": {"lr": settings.lr},
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-    }
-    return Grid(merged(shipped["base"], override), {"network": networks}, seeds=[settings.seed])
+        base["network"]["budget"] = degrees_of_freedom(build_network(first, Digits().input_size, Digits().output_size))
+    return Grid(base, {"network": networks}, seeds=[base["task"]["seed"]])
+
+
+def _shipped() -> Values:
+    content: Values = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    return content

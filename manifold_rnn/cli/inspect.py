@@ -1,6 +1,5 @@
 """``manifold-rnn inspect``: describe a checkpoint; imports neither Lightning nor matplotlib."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,35 +16,22 @@ from ..training.values import Values
 from .parsing import CommandParser
 
 
-@dataclass(frozen=True)
-class InspectSettings:
-    """Settings of the command.
-
-    Parameters
-    ----------
-    checkpoint : str
-        The file, such as runs/a/last.ckpt.
-    diagnostics : list of str, optional
-        Names of functions in `manifold_rnn.diagnostics`. Default: all that describe a network.
-    """
-
-    checkpoint: str
-    diagnostics: list[str] | None = None
-
-
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
-    epilog = f"Diagnostics: {', '.join(choices.diagnostics())}."
-    parser = CommandParser(description, InspectSettings, skip=("checkpoint",), epilog=epilog)
+    parser = CommandParser(description)
     parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/last.ckpt.")
+    known = ", ".join(choices.diagnostics())
+    parser.add_flag(
+        "diagnostics", list[str] | None, f"A list of functions in manifold_rnn.diagnostics. Default: {known}."
+    )
     return parser
 
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
-    inspected = InspectSettings(**values)
-    path, known = Path(inspected.checkpoint), choices.diagnostics()
-    for name in inspected.diagnostics or ():
+    path, known = Path(values["checkpoint"]), choices.diagnostics()
+    chosen = values.get("diagnostics") or [*known]
+    for name in chosen:
         choices.require_choice("diagnostics", name, known)
     content = read_checkpoint(path)
     settings = read_run(content[RUN]["settings"])
@@ -56,7 +42,7 @@ def execute(command: str, values: Values) -> int:
     load_weights(path, content, torch.nn.ModuleDict({"network": network}))
     print(_progress(content, settings))
     print(f"network: {degrees_of_freedom(network):,} trained degrees of freedom")
-    for name in known if inspected.diagnostics is None else inspected.diagnostics:
+    for name in chosen:
         if table := known[name](network).table():
             print(table)
     text = yaml.safe_dump(_non_empty(as_mapping(settings)), sort_keys=False)

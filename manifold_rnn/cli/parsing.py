@@ -20,21 +20,28 @@ _MODE = "manifold_rnn"
 class CommandParser:
     """The parser of one subcommand.
 
-    The fields of the dataclass ``settings``, and those of the dataclasses in it, are flags, and keys of the files that
-    ``--config`` reads if ``files`` is set. Fields in ``skip`` are left out.
+    The fields of the dataclass ``settings``, if there is one, and those of the dataclasses in it, are flags, and keys
+    of the files that ``--config`` reads if ``files`` is set. Fields in ``skip`` are left out.
     """
 
     def __init__(
-        self, description: str, settings: type, *, files: bool = False, skip: Sequence[str] = (), epilog: str = ""
+        self,
+        description: str,
+        settings: type | None = None,
+        *,
+        files: bool = False,
+        skip: Sequence[str] = (),
+        epilog: str = "",
     ) -> None:
         options: Values = {"description": description, "epilog": epilog, "exit_on_error": False, "allow_abbrev": False}
         self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
-        self.settings = settings
-        self.known = {key: hint for key, hint in hints_by_key(settings).items() if key not in skip}
-        hints = get_type_hints(settings)
-        parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
+        self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}
         if files:
             self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
+        if settings is None:
+            return
+        hints = get_type_hints(settings)
+        parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
         if "task" in hints:
             self.parser.add_argument("--task", type=Task, help="What the network learns; --task.KEY sets its options.")
         for key, hint in parts.items():

@@ -132,8 +132,8 @@ def _work(comparison: Comparison, study: Study) -> bool:
 
 def _print_summary(results: Results, folder: Path, console: Console) -> None:
     for row in [row for row in results.rows if row.complete][:1]:
-        metric = results.about["metric"]
-        console.print(f"Best by validation: {row.label}, test {metric} {results.shown_spread(row.test)}", style="bold")
+        test = results.shown_spread(row.test_mean, row.test_deviation)
+        console.print(f"Best by validation: {row.label}, test {results.about['metric']} {test}", style="bold")
     failed = sum(run.state == FAILED for run in results.runs)
     left = results.cases - len(results.runs)
     notes = [f"{failed} failed"] * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)

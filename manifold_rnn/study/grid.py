@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import OptionError
 from ..training.choices import require
 from ..training.mapping import check_keys
-from ..training.values import Value, Values, flat, merged, read_yaml
+from ..training.values import Value, Values, flat, overridden, read_yaml
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,7 @@ class Grid:
 
     def run_mapping(self, choices: Mapping[str, Value], seed: int) -> Values:
         """Return the settings of a case, for `manifold_rnn.training.read_run`."""
-        mapping: Values = self.base
-        for key, value in choices.items():
-            for part in reversed(key.split(".")):
-                value = {part: value}
-            mapping = merged(mapping, value)
-        return mapping | {"seed": seed}
+        return overridden(self.base, choices) | {"seed": seed}
 
     def plain(self) -> Values:
         """Return plain values that `Grid` makes this grid of."""
@@ -179,11 +174,10 @@ def _require_space(key: str, space: Value) -> None:
 
 
 def _is_plain(value: Value) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float))
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False
 
 
 def _require(holds: bool, key: str, expected: str, got: object) -> None:

@@ -11,33 +11,19 @@ from .grid import Grid, canonical, headings, label
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean, standard deviation of a sample, and best of some numbers; None where there are too few."""
-
-    mean: float | None = None
-    deviation: float | None = None
-    best: float | None = None
-
-    @classmethod
-    def of(cls, numbers: Sequence[float | None], higher_is_better: bool = True) -> "Spread":
-        """Measure the numbers that are not None."""
-        known = [number for number in numbers if number is not None]
-        if not known:
-            return cls()
-        best = max(known) if higher_is_better else min(known)
-        return cls(mean(known), stdev(known) if len(known) > 1 else None, best)
-
-
-@dataclass(frozen=True)
 class Row:
-    """A combination with all its runs; scores and times are over those that are complete."""
+    """A combination with all its runs; numbers are over those that are complete, and None where there are too few."""
 
     label: str
     choices: Values
     runs: list[RunRecord]
     complete: list[RunRecord]
-    test: Spread
-    validation: Spread
+    test_mean: float | None
+    test_deviation: float | None
+    test_best: float | None
+    validation_mean: float | None
+    validation_deviation: float | None
+    validation_best: float | None
     seconds_per_step: float | None
     seconds: float | None
     parameters: int | None
@@ -62,7 +48,7 @@ class Results:
         for run in self.runs:
             groups.setdefault(canonical(run.choices), []).append(run)
         rows, sign = [self._row(runs) for runs in groups.values()], -1 if self.higher_is_better else 1
-        rows.sort(key=lambda row: (row.validation.mean is None, sign * (row.validation.mean or 0.0)))
+        rows.sort(key=lambda row: (row.validation_mean is None, sign * (row.validation_mean or 0.0)))
         object.__setattr__(self, "rows", rows)
 
     @property
@@ -100,32 +86,38 @@ class Results:
             return "-"
         return f"{100 * value:.1f}%" if self.higher_is_better else f"{value:.3g}"
 
-    def shown_spread(self, spread: Spread) -> str:
-        """Return mean ± deviation."""
-        if spread.mean is None or spread.deviation is None:
-            return self.shown(spread.mean)
+    def shown_spread(self, mean: float | None, deviation: float | None) -> str:
+        """Return mean ± deviation of the metric."""
+        if mean is None or deviation is None:
+            return self.shown(mean)
         if self.higher_is_better:
-            return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}%"
-        return f"{spread.mean:.3g} ± {spread.deviation:.1g}"
+            return f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
+        return f"{mean:.3g} ± {deviation:.1g}"
 
     def _row(self, runs: list[RunRecord]) -> Row:
         complete = [run for run in runs if run.state == COMPLETE]
         pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in runs if run.state == PRUNED]
         failed = [f"seed {run.seed}: {run.failure}" for run in runs if run.state == FAILED]
         return Row(
-            label=self.label(runs[0].choices),
-            choices=runs[0].choices,
-            runs=runs,
-            complete=complete,
-            test=Spread.of([run.test_metric for run in complete], self.higher_is_better),
-            validation=Spread.of([run.validation for run in complete], self.higher_is_better),
-            seconds_per_step=Spread.of([run.seconds_per_step for run in complete]).mean,
-            seconds=Spread.of([run.seconds for run in complete]).mean,
+            self.label(runs[0].choices),
+            runs[0].choices,
+            runs,
+            complete,
+            *self._spread([run.test_metric for run in complete]),
+            *self._spread([run.validation for run in complete]),
+            seconds_per_step=self._spread([run.seconds_per_step for run in complete])[0],
+            seconds=self._spread([run.seconds for run in complete])[0],
             parameters=next((run.parameters for run in runs if run.parameters), None),
             hidden_size=next((run.hidden_size for run in runs if run.hidden_size), None),
             defect=max((run.defect for run in runs if run.defect is not None), default=None),
             remark="; ".join([*pruned, *failed]),
         )
+
+    def _spread(self, numbers: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
+        """Mean, standard deviation of a sample, and best of the numbers that are not None."""
+        known = [number for number in numbers if number is not None]
+        best = (max if self.higher_is_better else min)(known, default=None)
+        return mean(known) if known else None, stdev(known) if len(known) > 1 else None, best
 
 
 def gather(study: Study) -> Results:

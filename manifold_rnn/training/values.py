@@ -18,6 +18,15 @@ def merged(below: Mapping[str, Value], above: Mapping[str, Value]) -> Values:
     return {**below, **above, **nested}
 
 
+def overridden(mapping: Mapping[str, Value], choices: Mapping[str, Value]) -> Values:
+    """Return a nested mapping in which the values of these dotted keys override its own."""
+    for key, value in choices.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        mapping = merged(mapping, value)
+    return dict(mapping)
+
+
 def flat(mapping: Mapping[str, Value], keep: Collection[str] = (), prefix: str = "") -> Values:
     """Return a nested mapping with dotted keys; what is below a key in ``keep`` stays a mapping."""
     leaves: Values = {}

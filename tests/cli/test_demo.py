@@ -16,7 +16,7 @@ from support import ROOT
 import manifold_rnn as mr
 from manifold_rnn import retractions
 from manifold_rnn.cli import main
-from manifold_rnn.cli.demo import DemoSettings, demo_grid
+from manifold_rnn.cli.demo import demo_grid
 from manifold_rnn.errors import NonFiniteError
 from manifold_rnn.study import read_grid
 from manifold_rnn.training import SequenceModule, read_run
@@ -94,14 +94,16 @@ def test_equal_seeds_give_equal_results_and_others_do_not(small, tmp_path):
 
 @pytest.mark.parametrize("name", retractions.names())
 def test_any_retraction_can_be_asked_for(name):
-    grid = demo_grid(DemoSettings(hidden_size=4, retraction=name))
+    grid = demo_grid({"hidden_size": 4, "retraction": name})
     networks = [read_run(grid.run_mapping(case.choices, 0)).network for case in grid.cases()]
     built = [mr.training.build_network(network, 1, 10) for network in networks]
     assert len(built) == 9 and [network.retraction for network in networks] == [None, *[name] * 8]
 
 
 def test_every_setting_overrides_that_of_the_shipped_comparison():
-    grid = demo_grid(DemoSettings(2, 8, 5, "o", "polar", 7, 0.5, "lem"))
+    grid = demo_grid(
+        {"epochs": 2, "hidden_size": 8, "seed": 5, "retraction": "polar", "batch_size": 7, "lr": 0.5, "networks": "lem"}
+    )
     settings = read_run(grid.run_mapping(grid.cases()[1].choices, grid.seeds[0]))
     assert (settings.epochs, settings.seed, settings.task.seed, settings.batch_size) == (2, 5, 5, 7)
     assert settings.optimizer.lr == 0.5 and settings.network.zoo == "lem" and settings.network.retraction is None
@@ -110,8 +112,8 @@ def test_every_setting_overrides_that_of_the_shipped_comparison():
 
 def test_the_defaults_are_the_shipped_comparison():
     shipped = read_grid(ROOT / "manifold_rnn" / "study" / "demo.yaml")
-    assert demo_grid(DemoSettings()) == shipped  # so the budget in the file is right
-    assert len(demo_grid(DemoSettings(networks="all")).cases()) == 3 + len(mr.zoo.available())
+    assert demo_grid({}) == shipped  # so the budget in the file is right
+    assert len(demo_grid({"networks": "all"}).cases()) == 3 + len(mr.zoo.available())
 
 
 def test_torchs_random_state_is_left_alone(tmp_path):

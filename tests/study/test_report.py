@@ -19,8 +19,7 @@ from rich.console import Console
 from support.study_cases import ABOUT, AXES, BASE, epoch_scores, record
 
 from manifold_rnn.study import Grid
-from manifold_rnn.study.report import print_table, write_report
-from manifold_rnn.study.report.figures import draw
+from manifold_rnn.study.report import draw, print_table, write_report
 from manifold_rnn.study.report.page import page
 from manifold_rnn.study.report.tables import comma_separated, document, markdown
 from manifold_rnn.study.results import Results, shown_duration
@@ -159,17 +158,17 @@ def test_rows_are_the_means_over_seeds():
     report = results()
     for row in report.rows:
         tests = [r.test_metric for r in row.runs]
-        assert (row.test.mean, row.test.best) == (pytest.approx(mean(tests)), max(tests))
-        assert row.test.deviation == pytest.approx(stdev(tests))
+        assert (row.test_mean, row.test_best) == (pytest.approx(mean(tests)), max(tests))
+        assert row.test_deviation == pytest.approx(stdev(tests))
         assert row.seconds == pytest.approx(8 * 0.2) and row.seconds_per_step == 0.01 and row.parameters == 100
-    means = [row.validation.mean for row in report.rows]
+    means = [row.validation_mean for row in report.rows]
     assert means == sorted(means, reverse=True)
 
 
 def test_an_error_is_best_where_it_is_smallest():
     report = STATES["an error as metric"]()
-    means = [row.validation.mean for row in report.rows]
-    assert means == sorted(means) and report.rows[0].test.best == min(r.test_metric for r in report.rows[0].runs)
+    means = [row.validation_mean for row in report.rows]
+    assert means == sorted(means) and report.rows[0].test_best == min(r.test_metric for r in report.rows[0].runs)
 
 
 def test_failed_and_pruned_runs_are_rows_with_their_reason():
@@ -178,7 +177,7 @@ def test_failed_and_pruned_runs_are_rows_with_their_reason():
     assert remarks["Orthogonal · cayley"] == "seed 0: the loss is <not> finite"
     assert remarks["Orthogonal · exp"] == "seed 0: RuntimeError: a & b; seed 1: RuntimeError: a & b"
     assert remarks["Orthogonal · polar"] == "seed 0: pruned after epoch 2"
-    assert len(report.rows) == 6 and report.rows[-1].test.mean is None
+    assert len(report.rows) == 6 and report.rows[-1].test_mean is None
     counts = {row.label: len(row.complete) for row in report.rows}
     assert counts["Orthogonal · cayley"] == 1 and counts["Orthogonal · exp"] == 0
 
@@ -262,6 +261,6 @@ def test_the_page_opens_in_a_browser_without_errors_and_sorts(tmp_path):
     shown = subprocess.run([chromium, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in shown.stderr
     low, high = (float(part.split(" ")[0]) for part in re.search("<title>(.*)%</title>", shown.stdout)[1].split("% "))
-    tests = [100 * row.test.mean for row in results(runs=broken).rows if row.test.mean is not None]
+    tests = [100 * row.test_mean for row in results(runs=broken).rows if row.test_mean is not None]
     assert (low, high) == (pytest.approx(min(tests), abs=0.06), pytest.approx(max(tests), abs=0.06))
     assert not math.isnan(low)

@@ -3,17 +3,24 @@
 import json
 from pathlib import Path
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.record import write_json
 from ..results import Results
-from .figures import draw, for_file
+from .curves import draw_curves
+from .heatmap import draw_heatmap
 from .page import page
+from .scatter import draw_eigenvalues, draw_ranges, draw_time
 from .tables import comma_separated, document, markdown, printed_table
+from .theme import STYLE, for_file
 
 REPORT, RESULTS = "report.html", "results.json"
+_DRAW = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
+_DRAW["eigenvalues"] = draw_eigenvalues
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -25,6 +32,13 @@ def write_report(results: Results, folder: Path) -> None:
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     write_json(folder / RESULTS, document(results))
+
+
+def draw(results: Results) -> dict[str, Figure]:
+    """Draw all pictures for which there is something to show."""
+    with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
+        figures = {name: make(results) for name, make in _DRAW.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def print_table(results: Results, console: Console) -> None:

@@ -11,8 +11,8 @@ from ... import __version__
 from ...training.record import FAILED
 from ...training.values import Values
 from ..results import Results, Row, shown_duration
-from .figures import for_page
 from .tables import cells, headers, sort_keys
+from .theme import for_page
 
 
 def page(results: Results, figures: Mapping[str, Figure]) -> str:
@@ -41,9 +41,9 @@ def page(results: Results, figures: Mapping[str, Figure]) -> str:
 
 def _is_near(best: Row, row: Row) -> bool:
     """Whether two means differ by less than the deviations of both together."""
-    if best.validation.mean is None or row.validation.mean is None:
+    if best.validation_mean is None or row.validation_mean is None:
         return False
-    return abs(best.validation.mean - row.validation.mean) <= sum(r.validation.deviation or 0.0 for r in (best, row))
+    return abs(best.validation_mean - row.validation_mean) <= sum(r.validation_deviation or 0.0 for r in (best, row))
 
 
 def _file(name: str) -> str:

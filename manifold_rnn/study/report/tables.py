@@ -14,13 +14,17 @@ from ..results import Results, Row, shown_duration
 
 # The heading of each column, its key in files, and what it shows; the columns of what varies come first.
 _COLUMNS: list[tuple[str, str, Callable[[Results, Row], str]]] = [
-    ("test {metric}", "test_mean", lambda results, row: results.shown_spread(row.test)),
-    ("best seed", "test_best", lambda results, row: results.shown(row.test.best)),
-    ("validation {metric}", "validation_mean", lambda results, row: results.shown_spread(row.validation)),
+    ("test {metric}", "test_mean", lambda results, row: results.shown_spread(row.test_mean, row.test_deviation)),
+    ("best seed", "test_best", lambda results, row: results.shown(row.test_best)),
+    (
+        "validation {metric}",
+        "validation_mean",
+        lambda results, row: results.shown_spread(row.validation_mean, row.validation_deviation),
+    ),
     ("time per step", "seconds_per_step", lambda results, row: shown_duration(row.seconds_per_step)),
     ("training", "seconds", lambda results, row: shown_duration(row.seconds)),
     ("parameters", "parameters", lambda results, row: "-" if row.parameters is None else f"{row.parameters:,}"),
-    ("units", "hidden_size", lambda results, row: "-" if row.hidden_size is None else str(row.hidden_size)),
+    ("units", "hidden_size", lambda results, row: str(row.hidden_size or "-")),
     ("defect", "defect", lambda results, row: "-" if row.defect is None else f"{row.defect:.0e}"),
     ("runs", "complete", lambda results, row: f"{len(row.complete)} of {len(results.grid.seeds)}"),
 ]
@@ -48,16 +52,9 @@ def sort_keys(results: Results, row: Row) -> list[str]:
 
 def numbers(results: Results, row: Row) -> Values:
     """Return a row as plain values, by dotted keys and the names of columns."""
-    spreads = {"test": row.test, "validation": row.validation}
-    measured = ("seconds_per_step", "seconds", "parameters", "hidden_size", "defect")
-    return {
-        **{key: row.choices.get(key) for key in results.keys},
-        **{f"{stage}_{key}": value for stage, spread in spreads.items() for key, value in vars(spread).items()},
-        **{key: getattr(row, key) for key in measured},
-        "complete": len(row.complete),
-        "runs": len(row.runs),
-        "remark": row.remark,
-    }
+    measured = {key: value for key, value in vars(row).items() if key not in ("label", "choices")}
+    counts = {"complete": len(row.complete), "runs": len(row.runs)}
+    return {key: row.choices.get(key) for key in results.keys} | measured | counts
 
 
 def printed_table(results: Results) -> Table:

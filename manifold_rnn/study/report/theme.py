@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ...results import Results
+from ..results import Results
 
 # Stand-ins, which no palette has: on a page they become variables of its style, in a file what they are in the light.
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"

@@ -4,8 +4,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from ....training.values import Values
-from ...results import Results
+from ...training.values import Values
+from ..results import Results
 from .curves import band
 from .layout import Layout
 from .theme import INK, LINE, MUTED, metric_axis, panels
@@ -27,9 +27,9 @@ def draw_time(results: Results) -> Figure | None:
         seconds = [epoch * each for epoch in epochs]
         left.plot(seconds, middle, color=colour, linewidth=1.3, alpha=0.85)
         left.plot(seconds[-1:], middle[-1:], color=colour, marker=marker, markersize=6)
-        if row.seconds_per_step is not None and row.test.mean is not None:
+        if row.seconds_per_step is not None and row.test_mean is not None:
             edge: Values = {"markeredgecolor": INK if is_best else "none", "markeredgewidth": 1.6}
-            at, error = (1000 * row.seconds_per_step, row.test.mean), row.test.deviation
+            at, error = (1000 * row.seconds_per_step, row.test_mean), row.test_deviation
             right.errorbar(*at, yerr=error, color=colour, marker=marker, markersize=9 if is_best else 7, **edge)
     left.set(title="Over the time of training", xlabel="seconds of training")
     right.set(title="Against the time of a step", xlabel="milliseconds a step", xlim=(0, None))

@@ -2,9 +2,9 @@
 
 from itertools import islice, product
 
-from ....training.values import Value
-from ...grid import shown_entry
-from ...results import Results, Row
+from ...training.values import Value
+from ..grid import shown_entry
+from ..results import Results, Row
 from .theme import COLOURS, LINES, MARKERS
 
 _FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns

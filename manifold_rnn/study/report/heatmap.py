@@ -6,8 +6,8 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ....training.values import Values
-from ...results import Results, Row
+from ...training.values import Values
+from ..results import Results, Row
 from .layout import Layout
 from .theme import INK, LINE, MUTED, panels
 
@@ -26,7 +26,7 @@ def draw_heatmap(results: Results) -> Figure | None:
     down, across = layout.values(layout.down), layout.values(layout.across)
     width, height = 1.35 * len(across) + 1.9, 0.72 * len(down) + 1.0
     figure, axes = panels(len(layout.beside), width, height, columns=max(1, int(12 // width)))
-    means = [row.test.mean for row in results.rows if row.test.mean is not None]
+    means = [row.test_mean for row in results.rows if row.test_mean is not None]
     scale = Normalize(min(means, default=0.0), max(means, default=1.0))
     for panel, beside in zip(axes, layout.beside, strict=True):
         _frame(panel, layout)
@@ -53,7 +53,7 @@ def _frame(axes: Axes, layout: Layout) -> None:
 def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], scale: Normalize) -> None:
     look: Values
     style: Values
-    mean = row.test.mean if row else None
+    mean = row.test_mean if row else None
     if row is None or mean is None:
         text = "failed" if row and not row.complete and row.runs[0].failure else "pruned" if row else "not run"
         look, style = {"facecolor": "none", "edgecolor": LINE, "hatch": "////"}, {"color": MUTED}
@@ -61,7 +61,7 @@ def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], sc
         share = float(scale(mean))
         colour = _MAP(0.08 + 0.9 * (share if results.higher_is_better else 1 - share))
         is_best = row is results.rows[0]
-        text = results.shown_spread(row.test).replace(" ± ", "\n± ")
+        text = results.shown_spread(row.test_mean, row.test_deviation).replace(" ± ", "\n± ")
         look = {"facecolor": to_hex(colour), "edgecolor": INK if is_best else "none"}
         is_dark = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.55
         style = {"color": "#ffffff" if is_dark else "#10151c", "weight": "bold" if is_best else "normal"}

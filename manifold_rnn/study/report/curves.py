@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ....training.values import Values
-from ...results import Results, Row
+from ...training.values import Values
+from ..results import Results, Row
 from .layout import Layout
 from .theme import metric_axis, panels
 
