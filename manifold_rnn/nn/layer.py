@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ..constraints import Constraint, constrain
-from ..constraints.registry import registry
+from ..constraints.registry import entries
 from ..errors import DeviceError, DtypeError, OptionError, ShapeError
 from ..linalg.precision import autocast_device
 from . import scan
@@ -129,7 +129,7 @@ class Layer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew; a constrained one keeps its value, since a draw would take it off its manifold."""
-        held = registry(self) or ()
+        held = entries(self)
         for suffix in self._suffixes:
             weights = self._weights(suffix).items()
             drawn = {name: torch.empty_like(w) if name + suffix in held else w for name, w in weights}
@@ -224,7 +224,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor | None, State]:
         """Run all levels over time-major or packed inputs."""
         runs = iter(zip(cells, states, strict=True))
-        held = registry(self)
+        held = entries(self)
         finals = []
         y: Tensor | None = None
         for level in range(self.num_layers):
@@ -236,7 +236,6 @@ class Layer(nn.Module):
             for direction in self._directions:
                 cell, state = next(runs)
                 name = f"weight_hh_l{level}{direction}"
-                entry = held[name] if held is not None and name in held else None
                 out, final = scan.run(
                     cell,
                     x,
@@ -245,7 +244,7 @@ class Layer(nn.Module):
                     batch_sizes=batch_sizes,
                     reverse=direction == "_reverse",
                     backend=self.backend,
-                    diagonal=getattr(entry, "gives_diagonal", False),
+                    diagonal=name in held and held[name].is_diagonal,
                     every_step=every_step or level < self.num_layers - 1,
                     recompute=self.recompute,
                 )

@@ -17,7 +17,8 @@ from torch.optim.optimizer import ParamsT
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg import fixed_iterations
 from ..linalg.precision import may_read_device
-from .batch import Batch, Plan, manifold_of, require_fixed_work
+from ..manifolds import manifold_of
+from .batch import Batch, Batches, require_fixed_work
 
 OnNonFinite = Literal["raise", "skip"]
 
@@ -74,7 +75,7 @@ class RiemannianOptimizer(Optimizer):
                 f"Expected {', '.join([*defaults, 'polish_every', 'on_nonfinite', 'capturable'])}.\nLeave it out."
             )
         shared = {"polish_every": polish_every, "on_nonfinite": on_nonfinite, "capturable": capturable}
-        self._plans: list[Plan] = []
+        self._groups: list[Batches] = []
         self._skipped: int | Tensor = 0
         super().__init__(params, {**defaults, **shared})
 
@@ -119,7 +120,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans, self._skipped = [], 0
+        self._groups, self._skipped = [], 0
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -149,7 +150,7 @@ class RiemannianOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [
-            (group, batch) for group, plan in self._planned() for batch in plan.batches(group["params"], self.state)
+            (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
         ]
         gradients = [batch.gradient() for _, batch in work]
         capturable = any(group["capturable"] for group in self.param_groups)
@@ -165,9 +166,10 @@ class RiemannianOptimizer(Optimizer):
             self._count_skipped(finite)
         return loss
 
-    def _planned(self) -> Iterator[tuple[dict[str, Any], Plan]]:
-        self._plans += [Plan() for _ in self.param_groups[len(self._plans) :]]
-        return zip(self.param_groups, self._plans, strict=True)
+    def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
+        """Each parameter group, and what keeps its batches."""
+        self._groups += [Batches() for _ in self.param_groups[len(self._groups) :]]
+        return zip(self.param_groups, self._groups, strict=True)
 
     def _step(self, batch: Batch, g: Tensor, group: dict[str, Any], finite: Tensor | None) -> None:
         x = batch.point()

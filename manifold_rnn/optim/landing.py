@@ -10,12 +10,10 @@ from torch.optim.optimizer import ParamsT
 
 from ..errors import UnsupportedError
 from ..linalg.defect import minus_identity
-from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Stiefel, Unitary, Viewed
+from ..manifolds import Manifold, manifold_of
 from .base import OnNonFinite, RiemannianOptimizer, require
-from .batch import Batch, manifold_of
+from .batch import Batch
 from .sgd import require_momentum, with_momentum
-
-_MANIFOLDS = (Orthogonal, SpecialOrthogonal, Stiefel, Unitary)  # exactly these: a subclass asks for more
 
 
 class Landing(RiemannianOptimizer):
@@ -39,8 +37,8 @@ class Landing(RiemannianOptimizer):
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
-        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, blocks of a `Viewed` weight, or Euclidean; those
-        are stepped as by `torch.optim.SGD`.
+        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, or assembled from such parts and free ones; or
+        Euclidean, which are stepped as by `torch.optim.SGD`.
     lr : float
     momentum, dampening : float
         As in `torch.optim.SGD`.
@@ -125,7 +123,7 @@ class Landing(RiemannianOptimizer):
     @property
     def distance(self) -> float:
         r"""The largest :math:`\|x^H x - I\|_F` of a parameter now."""
-        return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m).flatten()), default=0.0)
+        return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m)), default=0.0)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -146,13 +144,19 @@ class Landing(RiemannianOptimizer):
         if isinstance(steps, Tensor):  # made for coordinates, which may have fewer axes
             steps = steps.reshape(-1, *[1] * (g.ndim - 1))
         m = with_momentum(batch, g, steps, group)
-        if not isinstance(batch.manifold, Viewed):
-            return _landed(x, m, group)
-        (xc, xf), (mc, mf) = batch.manifold.split(x), batch.manifold.split(m)
-        return batch.manifold.join(_landed(xc, mc, group), xf - group["lr"] * mf, x.shape)
+        return _landed(batch.manifold, x, m, group)
 
 
-def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
+def _landed(manifold: Manifold, x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
+    """The step, part by part where a point is assembled from parts; a free part takes a plain one."""
+    layout = manifold.layout
+    if layout is not None:
+        parts = zip(manifold.members, layout.split(x), layout.split(m), strict=True)
+        return layout.join([_landed(*part, group) for part in parts], tuple(x.shape))
+    return _fallen(x, m, group) if manifold.is_orthonormal else x - group["lr"] * m
+
+
+def _fallen(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
     gram = x.mH @ x
     beyond, attraction = minus_identity(gram), group["attraction"]
     # skew(m x^H) x by p x p products
@@ -166,15 +170,25 @@ def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _distances(x: Tensor, manifold: Manifold) -> Tensor:
-    x = manifold.split(x)[0] if isinstance(manifold, Viewed) else x
-    return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+    """The distances of all matrices that have to be orthonormal, flattened."""
+    if manifold.layout is not None:
+        pairs = zip(manifold.layout.split(x), manifold.members, strict=True)
+        return torch.cat([_distances(part, member) for part, member in pairs])
+    if not manifold.is_orthonormal:
+        return x.real.new_zeros(0)
+    return torch.linalg.matrix_norm(minus_identity(x.mH @ x)).flatten()
 
 
 def _require_known(manifold: Manifold | None) -> None:
-    inner = manifold.manifold if isinstance(manifold, Viewed) else manifold
-    if inner is not None and type(inner) not in _MANIFOLDS:
+    if manifold is not None and not _lands(manifold):
         raise UnsupportedError(
             "Landing falls towards matrices with orthonormal columns and knows no other manifold.\n"
-            f"Expected {', '.join(m.__name__ for m in _MANIFOLDS)}, got {manifold}.\n"
+            f"Expected Orthogonal, SpecialOrthogonal, Stiefel or Unitary, got {manifold}.\n"
             "Use RiemannianSGD for it, in a group or an optimizer of its own."
         )
+
+
+def _lands(manifold: Manifold) -> bool:
+    if manifold.layout is not None:
+        return all(map(_lands, manifold.members))
+    return manifold.is_orthonormal or manifold.is_flat

@@ -200,7 +200,7 @@ class Retraction(ABC):
         UnsupportedError
             If the manifold's geometry is not one that this retraction has an order for.
         """
-        geometry = getattr(manifold, "geometry", None)
+        geometry = getattr(manifold, "geometry", None)  # geoopt's manifolds have none
         if geometry not in self.orders:
             raise UnsupportedError(
                 f"The {self.name} retraction has a known order on geometries {', '.join(self.orders)}.\n"

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from .. import zoo
-from ..constraints import Constraint, constrain
+from ..constraints import Constraint, block_triangular, constrain
 from ..errors import OptionError
+from ..manifolds import BlockTriangular
 from ..nn import Layer, cells
 from ..zoo import Network
 from .catalogue import CELLS, CONSTRAINTS, STARTS, takes
 from .run_parts import NetworkSettings, require_name
 
-_COMPLEX = {"phase_scaled", "special_unitary", "unitary", "unitary_product"}
 _CONSTRAINED_RATE = 0.1  # the ratio of rates that the literature recommends
 _FREE = ("cornn", "lem", "nonnormal", "nru")  # networks of the zoo without constraint
 _NESTED = ("manifold", "top", "bottom")  # options that are constraints themselves
@@ -148,16 +148,16 @@ def build_constraint(name: str, options: dict[str, Any], retraction: str | None 
     if retraction is not None and not inside:
         _require_taken("network.retraction", kind, "retraction", f"network.constraint={name}")
         options["retraction"] = retraction
-    return _called(kind, **options)
+    return _called(block_triangular if kind is BlockTriangular else kind, **options)
 
 
 def _trivialized_only(constraint: Any) -> bool:
-    return isinstance(constraint, Constraint) or bool(getattr(constraint, "structured", False))
+    return isinstance(constraint, Constraint)
 
 
 def _is_complex(settings: NetworkSettings) -> bool:
-    diagonal = settings.constraint_options.get("chart") == "diagonal"
-    return settings.cell == "lru" or settings.constraint in _COMPLEX or diagonal
+    constraint: Any = CONSTRAINTS.get(settings.constraint or "")
+    return settings.cell == "lru" or bool(constraint is not None and constraint.is_complex)
 
 
 def constrains(settings: NetworkSettings) -> bool:

@@ -24,7 +24,7 @@ _ELSEWHERE = {  # settings of their own, or given by the task
     "device",
     "dtype",
 }
-_LEFT_OUT = {"Adapted", "Constraint", "MatrixGroup", "Stiefel", "Viewed"}  # bases, adapters, and tall matrices
+_LEFT_OUT = {"Adapted", "Assembled", "Blocks", "Euclidean", "Stiefel"}  # bases, adapters, and tall matrices
 
 
 def _snake(name: str) -> str:

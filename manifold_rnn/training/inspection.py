@@ -1,12 +1,11 @@
 """What reports ask of a network: its recurrent matrix, the eigenvalues, how far constrained weights are off."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..constraints.registry import registry
+from ..constraints import parametrizations
 from ..nn import Layer
 
 
@@ -39,30 +38,11 @@ def worst_defect(network: nn.Module) -> float | None:
 def defects(network: nn.Module) -> dict[str, float]:
     """Return the largest defect of every constrained weight that has a measure, by the weight's name."""
     found: dict[str, float] = {}
-    for prefix, module, name, entry in _constrained(network):
-        parts = _defects(entry, _widened(getattr(module, name).detach()))
-        if parts:
-            found[f"{prefix}.{name}".lstrip(".")] = max(parts)
+    for name, entry in parametrizations(network):
+        defect = entry.defect()
+        if defect is not None:
+            found[name] = float(defect)
     return found
-
-
-def _defects(entry: Any, weight: Tensor) -> list[float]:
-    """Those of the parts that have a measure."""
-    if entries := getattr(entry, "entries", None):  # gates, each under its own constraint
-        blocks = weight.unflatten(-2, (len(entries) + len(entry.free), -1)).unbind(-3)
-        return [d for key, part in entries.items() for d in _defects(part, blocks[int(key)])]
-    parts = [getattr(entry, name, None) for name in ("top", "bottom")]
-    if all(parts):  # a block triangle
-        pieces = zip(parts, entry.manifold.pieces(weight), strict=False)
-        return [d for part, block in pieces for d in _defects(part, block)]
-    manifold = getattr(entry, "manifold", None)
-    return [] if manifold is None else [float(manifold.defect(weight).max())]
-
-
-def _constrained(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Any]]:
-    for prefix, module in list(network.named_modules()):
-        for name, entry in list((registry(module) or {}).items()):
-            yield prefix, module, name, entry
 
 
 def _widened(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from manifold_rnn.nn.cells import LRU, Elman
 from manifold_rnn.nn.scan import associative
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 100, 1025]
-DISC = mr.UnitDisc(chart="diagonal")
+DISC = mr.DiagonalDisc()
 
 
 def loop(diag, u, h0):

@@ -135,7 +135,7 @@ def test_torchs_kernels_are_the_loop(kind, options, lengths, generator):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_diagonal_linear_layer_is_scanned_in_parallel(bidirectional, caplog, generator):
-    disc = {"constraint": mr.UnitDisc(chart="diagonal"), "view": "trivialized", "bidirectional": bidirectional}
+    disc = {"constraint": mr.DiagonalDisc(), "view": "trivialized", "bidirectional": bidirectional}
     x = torch.randn(9, 3, 2, dtype=torch.float64, generator=generator)
     layer = mr.nn.Layer(mr.nn.cells.LRU(), 2, 5, dtype=torch.complex128, **disc)
     found = []

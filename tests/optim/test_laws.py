@@ -287,7 +287,7 @@ def test_polish_removes_what_is_off(name, every):
 
 
 def test_viewed_blocks_and_free_entries_move_together():
-    gates = manifolds.Viewed(manifolds.Orthogonal(), blocks=2, which=(1,))
+    gates = manifolds.Blocks(manifolds.Orthogonal(), blocks=2, which=(1,))
     W = gates.projx(torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     p, q = geoopt.ManifoldParameter(W, manifold=gates), torch.nn.Parameter(W[:4].clone())
     block = geoopt.ManifoldParameter(W[4:].clone(), manifold=manifolds.Orthogonal())

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_rnn.constraints import Trivialization
-from manifold_rnn.manifolds import MatrixGroup, Viewed
+from manifold_rnn.manifolds import MatrixGroup, Parts
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def map_calls() -> Iterator[Counter]:
         return call
 
     with contextlib.ExitStack() as stack:
-        for kind in (MatrixGroup, Viewed):
+        for kind in (MatrixGroup, Parts):
             for name in ("retr", "expmap", "projx", "polish", "retr_coordinates"):
                 stack.enter_context(mock.patch.object(kind, name, counted(getattr(kind, name), name)))
         yield counts

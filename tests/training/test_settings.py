@@ -42,7 +42,7 @@ def test_every_constraint_can_be_named(name, view, dtype):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_can_be_named(name):
-    diagonal = {"constraint": "unit_disc", "constraint_options": {"chart": "diagonal"}, "view": "trivialized"}
+    diagonal = {"constraint": "diagonal_disc", "view": "trivialized"}
     outputs(NetworkSettings(cell=name, hidden_size=8, num_layers=2, **(diagonal if name == "lru" else {})))
 
 
@@ -86,7 +86,7 @@ def test_retraction_view_gates_and_base_reach_the_weights():
 def test_blocks_inside_a_constraint_get_the_retraction():
     options = {"constraint": "block_triangular", "constraint_options": INSIDE["block_triangular"], "retraction": "exp"}
     network = build_network(NetworkSettings(cell="elman", hidden_size=6, **options), 2, 3)
-    assert network.layer.constraints["weight_hh_l0"].top.manifold.retraction.name == "exp"
+    assert network.layer.constraints["weight_hh_l0"].members.top.manifold.retraction.name == "exp"
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
@@ -124,7 +124,7 @@ REFUSED = {
     ),
     "an option of a constraint that it does not have": (
         {"cell": "elman", "constraint": "unit_disc", "constraint_options": {"radios": 1}},
-        "takes radius, chart, blocks. Got 'radios'",
+        "takes radius. Got 'radios'",
     ),
     "a constraint for a network of the zoo": ({"zoo": "lem", "constraint": "orthogonal"}, "is for a cell"),
     "levels for a network of the zoo": ({"zoo": "lem", "num_layers": 2}, "is for a cell"),

@@ -37,7 +37,7 @@ class LRU(Cell):
 
     Notes
     -----
-    Complex weights with ``constraint=UnitDisc(chart="diagonal")`` are the network of the paper; the constraint keeps
+    Complex weights with ``constraint=DiagonalDisc()`` are the network of the paper; the constraint keeps
     the matrix diagonal, and with any other the cell is a linear network. Without a constraint or with real weights it
     runs as well; real eigenvalues start as :math:`\pm|\lambda|`, with the sign of the real part. For long memories
     start with ``r_min`` near 1 and a small ``max_phase``.
@@ -48,7 +48,7 @@ class LRU(Cell):
 
     Examples
     --------
-    >>> disc = mr.UnitDisc(chart="diagonal")
+    >>> disc = mr.DiagonalDisc()
     >>> cell, complex64 = mr.nn.cells.LRU(r_min=0.9), torch.complex64
     >>> layer = mr.nn.Layer(cell, 2, 64, dtype=complex64, constraint=disc, view="trivialized")
     >>> assert 0.89 < layer.weight_hh_l0.diagonal().abs().min() and not layer.weight_hh_l0.triu(1).any()
