@@ -85,20 +85,21 @@ class Update(Parametrization):
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
         self.refresh()
-        self.watched.manifold = self.manifold  # type: ignore[attr-defined]
+        point: geoopt.ManifoldParameter = self.watched
+        point.manifold = self.manifold
 
     def refresh(self) -> None:
         """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        parameter = self.watched
-        kind = type(parameter)
+        point: geoopt.ManifoldParameter = self.watched
+        kind = type(point)
         if kind is geoopt.ManifoldParameter:
             return
         if kind is nn.Parameter:  # a wider test would catch the stand-ins of torch.export
-            parameter.__class__ = geoopt.ManifoldParameter
-            parameter.manifold = self.manifold  # type: ignore[attr-defined]
+            point.__class__ = geoopt.ManifoldParameter
+            point.manifold = self.manifold
             optimizer_hooks.forget()
         else:
-            refuse_sharded(parameter, self.name)
+            refuse_sharded(point, self.name)
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         project = self.on_load == "project"
@@ -119,10 +120,9 @@ def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
 def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Undo `attach`; the value stays."""
     entry.refresh()
-    parameter = module._parameters[name]
-    assert parameter is not None
-    parameter.__class__ = nn.Parameter
-    del parameter.manifold  # type: ignore[attr-defined]
+    point: geoopt.ManifoldParameter = module._parameters[name]
+    point.__class__ = nn.Parameter
+    del point.manifold
     unregister(module, name)
     if not any(other.is_stored_by_module for other in entries(module).values()):
         drop_hook(module._forward_pre_hooks, _refresh)
