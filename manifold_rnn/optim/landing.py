@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch.optim.optimizer import ParamsT
 from ..errors import UnsupportedError
 from ..linalg.defect import minus_identity
 from ..manifolds import Manifold, manifold_of
-from .base import OnNonFinite, RiemannianOptimizer, require
+from .base import RiemannianOptimizer, require
 from .batch import Batch
+from .options import StepOptions
 from .sgd import require_momentum, with_momentum
 
 
@@ -50,12 +51,8 @@ class Landing(RiemannianOptimizer):
         :math:`\lambda`.
     epsilon : float
         The distance that is never exceeded, below 1. A weight that starts farther away comes nearer at every step.
-    maximize : bool
-        Ascend instead.
-    on_nonfinite : {"raise", "skip"}
-        What to do at NaN or infinity in a gradient; `skipped` counts.
-    capturable : bool
-        Read nothing from the device, for CUDA graphs.
+    **options
+        ``maximize``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
@@ -77,6 +74,8 @@ class Landing(RiemannianOptimizer):
     >>> assert optimizer.distance < 0.5
     """
 
+    shared = StepOptions
+
     def __init__(
         self,
         params: ParamsT,
@@ -88,10 +87,7 @@ class Landing(RiemannianOptimizer):
         *,
         attraction: float = 1.0,
         epsilon: float = 0.5,
-        maximize: bool = False,
-        on_nonfinite: OnNonFinite = "raise",
-        capturable: bool = False,
-        **unsupported: object,
+        **options: Unpack[StepOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -101,16 +97,8 @@ class Landing(RiemannianOptimizer):
             "nesterov": nesterov,
             "attraction": attraction,
             "epsilon": epsilon,
-            "maximize": maximize,
         }
-        super().__init__(
-            params,
-            defaults,
-            polish_every=0,
-            on_nonfinite=on_nonfinite,
-            capturable=capturable,
-            unsupported=unsupported,
-        )
+        super().__init__(params, defaults, **options)
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)
