@@ -1,4 +1,23 @@
-"""Retractions as values: how a point moves along a tangent vector."""
+"""Retractions: maps from tangent vectors to points. Each one is a frozen value, equal by content.
+
+A manifold takes a retraction by name or as an object:
+
+>>> assert mr.Orthogonal("cayley").retraction == mr.Orthogonal(mr.retractions.Cayley()).retraction
+>>> assert mr.retractions.names() == ["cayley", "exp", "qr", "polar"]
+
+On a group, `Retraction.group_map` maps a skew-symmetric matrix to the group:
+
+>>> A = mr.linalg.skew(torch.randn(4, 4, dtype=torch.float64))
+>>> assert torch.allclose(mr.retractions.get("exp").group_map(A), torch.linalg.matrix_exp(A))
+
+`Retraction.retract` moves a point with orthonormal columns along a tangent vector. `Retraction.inverse` returns that
+vector:
+
+>>> x = mr.Stiefel().random(5, 2, dtype=torch.float64)
+>>> u = mr.Stiefel().proju(x, torch.randn(5, 2, dtype=torch.float64))
+>>> qr = mr.retractions.QR()
+>>> assert torch.allclose(qr.inverse(x, qr.retract(x, u)), u)
+"""
 
 from ..errors import OptionError
 from .base import Retraction
