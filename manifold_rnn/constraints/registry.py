@@ -24,10 +24,9 @@ class Registry(nn.ModuleDict):
         assert isinstance(entry, Parametrization)
         return entry
 
-    def entries(self) -> Iterator[tuple[str, Parametrization]]:
+    def entries(self) -> dict[str, Parametrization]:
         """Each weight's name and parametrization."""
-        for name in self:
-            yield name, self[name]
+        return {name: entry for name, entry in self._modules.items() if isinstance(entry, Parametrization)}
 
 
 def registry(module: nn.Module) -> Registry | None:
@@ -41,7 +40,7 @@ def registry(module: nn.Module) -> Registry | None:
 def entries(module: nn.Module) -> dict[str, Parametrization]:
     """Return the parametrizations of the weights that a module owns, by the weight's name."""
     held = registry(module)
-    return {} if held is None else dict(held.entries())
+    return {} if held is None else held.entries()
 
 
 def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
@@ -70,7 +69,7 @@ def check_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: obje
     """Check what is about to be loaded into a module, before any of it is: the load pre-hook of either view."""
     for child_name, child in module.named_children():
         if isinstance(child, Registry):
-            for name, entry in child.entries():
+            for name, entry in child.entries().items():
                 path = prefix if entry.is_stored_by_module else f"{prefix}{child_name}.{name}."
                 own = [prefix + name] if entry.is_stored_by_module else [k for k in state if k.startswith(path)]
                 loaded: dict[str, Tensor] = {k.removeprefix(path): state[k] for k in own if k in state}

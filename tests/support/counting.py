@@ -1,9 +1,10 @@
-"""Counts how often constrained weights are computed, and how many bytes are alive."""
+"""Counts how often constrained weights are computed, how many functions are called, and how many bytes are alive."""
 
 import contextlib
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -47,6 +48,23 @@ def map_calls() -> Iterator[Counter]:
             for name in ("retr", "expmap", "projx", "polish", "retr_coordinates"):
                 stack.enter_context(mock.patch.object(kind, name, counted(getattr(kind, name), name)))
         yield counts
+
+
+def python_calls(function: Callable[[], object]) -> int:
+    """Count the Python functions that a call of ``function`` runs: its overhead, whatever the load of the machine."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    previous = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(previous)
+    return count
 
 
 class AliveBytes(TorchDispatchMode):
