@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan.choice import Backend
+from manifold_rnn.nn.scan.run import Backend
 
 _TURN = 3 << 20  # numbers in the states of the steps of a turn
 SHAPES = [(200, 32, 64), (1000, 20, 190), (784, 128, 170), (400, 128, 512)]

@@ -9,7 +9,7 @@ import torch
 from ..constraints import Constraint
 from . import cells
 from .layer import Layer
-from .scan.choice import Backend
+from .scan.run import Backend
 
 
 class GRU(Layer):

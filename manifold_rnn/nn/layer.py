@@ -18,7 +18,7 @@ from .activations import real_features
 from .cells import Cell
 from .cells.base import State
 from .requirements import require_options, require_state
-from .scan.choice import Backend, require_backend
+from .scan.run import Backend, require_backend
 
 _Hidden = Tensor | tuple[Tensor, ...]
 

@@ -10,7 +10,7 @@ from ..constraints import Constraint
 from ..errors import UnsupportedError
 from . import cells
 from .layer import Layer
-from .scan.choice import Backend
+from .scan.run import Backend
 
 
 class LSTM(Layer):

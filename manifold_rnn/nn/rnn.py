@@ -10,7 +10,7 @@ from torch import Tensor
 from ..constraints import Constraint
 from .cells import Elman
 from .layer import Layer
-from .scan.choice import Backend
+from .scan.run import Backend
 
 
 class RNN(Layer):

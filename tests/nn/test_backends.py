@@ -10,7 +10,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import manifold_rnn as mr
 from manifold_rnn.nn import cells
-from manifold_rnn.nn.scan import building
+from manifold_rnn.nn.scan.elman.native import building
 
 
 def pair(backend="fused", **options):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.scan_cases import EVERY, EXTENSIONS, arguments, call, error, real, values, wide
 
-from manifold_rnn.nn.scan import Form, building, fused, native
-from manifold_rnn.nn.scan.engine import naive
+from manifold_rnn.nn.scan import Form, fused, native
+from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan.elman.native import building
 
 # The fused scan works on 64 steps at a time, at most. The native one has tiles of 12 rows and 32 columns at most,
 # vectors of 2 to 16 entries, and sums the gradients of 256 rows at a time.

@@ -14,7 +14,8 @@ from support.scan_cases import EXTENSIONS, arguments, choice, error, values
 from torch._subclasses import FakeTensorMode
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan import Form, build_native, building, native
+from manifold_rnn.nn.scan import Form, build_native, native
+from manifold_rnn.nn.scan.elman.native import building
 
 
 @pytest.fixture
@@ -124,7 +125,8 @@ def test_a_library_is_built_once_and_found_by_other_processes(built, nowhere, ca
     (path,) = (nowhere / "manifold_rnn").iterdir()
     made = path.stat().st_mtime_ns
     code = (
-        "import torch, manifold_rnn as mr; assert mr.nn.scan.building.library(); mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))"
+        "import torch, manifold_rnn as mr; from manifold_rnn.nn.scan.elman.native.building import library\n"
+        "assert library(); mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert build_native() and path.stat().st_mtime_ns == made

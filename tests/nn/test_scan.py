@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import manifold_rnn as mr
 from manifold_rnn.nn.cells.accumulate import accumulate
 from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.engine import naive
-from manifold_rnn.nn.scan.products import OneDnnProducts, Products, add_outer, products
+from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan.elman.products import OneDnnProducts, Products, add_outer, products
 
 
 @pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan.triton.plan import choose
+from manifold_rnn.nn.scan.elman.triton.tiling import choose
 
 CASES = Path(__file__).with_name("triton_cases.py")
 installed = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -41,7 +41,7 @@ def test_the_package_itself_does_not_load_the_kernels():
     run(
         "-c",
         "import sys, manifold_rnn as mr, torch; mr.nn.RNN(2, 3)(torch.zeros(2, 1, 2))\n"
-        "assert not any(m.startswith('manifold_rnn.nn.scan.triton.') for m in sys.modules)",
+        "assert not any(m.startswith('manifold_rnn.nn.scan.elman.triton.') for m in sys.modules)",
     )
 
 
@@ -71,7 +71,7 @@ def test_plans_hold_small_matrices_and_share_the_rows_of_small_batches():
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes tensors on the CPU")
 def test_a_processor_alone_is_refused_by_name(monkeypatch):
     layer, x = mr.nn.RNN(3, 4, backend="triton"), torch.zeros(4, 2, 3)
-    from manifold_rnn.nn.scan.choice import cannot_launch
+    from manifold_rnn.nn.scan.run import cannot_launch
 
     monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
     with pytest.raises(mr.errors.UnsupportedError, match="on cpu, and TRITON_INTERPRET=1 is not set"):
@@ -87,7 +87,7 @@ def test_a_processor_alone_is_refused_by_name(monkeypatch):
     ids=["function", "double"],
 )
 def test_cells_without_a_kernel_are_refused_by_name(options, reason, monkeypatch):
-    from manifold_rnn.nn.scan.choice import cannot_launch
+    from manifold_rnn.nn.scan.run import cannot_launch
 
     monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -120,7 +120,7 @@ def test_kernels_compile_for_a_gpu(shape, parts, back, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from manifold_rnn.nn.scan.triton import rows, tiles
+    from manifold_rnn.nn.scan.elman.triton import rows, tiles
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernels = tiles if shape == "shared" else rows

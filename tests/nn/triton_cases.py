@@ -11,9 +11,9 @@ from torch import multiprocessing, nn
 
 import manifold_rnn as mr
 from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.engine import naive
-from manifold_rnn.nn.scan.triton import launch, tiles, triton
-from manifold_rnn.nn.scan.triton.plan import Plan
+from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan.elman.triton import launch, tiles, triton
+from manifold_rnn.nn.scan.elman.triton.tiling import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # by Triton before 3.9
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

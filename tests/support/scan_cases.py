@@ -6,7 +6,7 @@ import os
 import torch
 
 from manifold_rnn.nn.scan import Form
-from manifold_rnn.nn.scan.engine import naive
+from manifold_rnn.nn.scan.elman.engine import naive
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]

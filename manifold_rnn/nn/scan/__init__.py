@@ -2,13 +2,13 @@
 
 from ..cells.base import Form
 from .associative import associative
-from .building import build_native
-from .choice import run
-from .chunks import compiled
-from .fused import fused
-from .library import library
-from .native import native
+from .compiled import compiled
+from .elman.fused import fused
+from .elman.native import native
+from .elman.native.building import build_native
+from .elman.triton import triton
 from .reference import loop
-from .triton import triton
+from .run import run
+from .torch_kernel import library
 
 __all__ = ["Form", "associative", "build_native", "compiled", "fused", "library", "loop", "native", "run", "triton"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import Cell, State
-from .order import in_order
+from .sequences import in_order
 
 
 def loop(

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from ..._torch import is_watched
-from ..cells.base import Form
+from ...._torch import is_watched
+from ...cells.base import Form
 from .engine import Engine, Gradients, project, run_form, state_buffers
 from .kernels import Kernel, can_look_at, kernel
 from .products import Products, add_outer, products

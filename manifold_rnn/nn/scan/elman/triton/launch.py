@@ -7,7 +7,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from . import rows, tiles
-from .plan import Plan, choose
+from .tiling import Plan, choose
 
 _PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 _INTERPRETED = not isinstance(tiles.forward, JITFunction)

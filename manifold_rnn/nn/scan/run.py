@@ -11,14 +11,14 @@ from torch import Tensor
 from ...errors import OptionError, UnsupportedError
 from ..cells.base import Cell, Form, State
 from .associative import associative
-from .chunks import cannot_compile, compiled
-from .fused import fused
-from .library import cannot_call, library
-from .native import cannot_run, native, should_not_run
-from .order import in_order
+from .base import Request
+from .compiled import cannot_compile, compiled
+from .elman.fused import fused
+from .elman.native import cannot_run, native, should_not_run
+from .elman.triton import cannot_launch, should_not_launch, triton
 from .reference import loop
-from .request import Request
-from .triton import cannot_launch, should_not_launch, triton
+from .sequences import in_order
+from .torch_kernel import cannot_call, library
 
 Backend = Literal["auto", "reference", "library", "associative", "triton", "native", "fused", "compile"]
 

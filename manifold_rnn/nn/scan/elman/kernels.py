@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..._torch import is_watched
-from ...linalg.precision import may_read_device
-from ..activations import EPS, mod_relu
+from ...._torch import is_watched
+from ....linalg.precision import may_read_device
+from ...activations import EPS, mod_relu
 
 
 class Kernel(ABC):

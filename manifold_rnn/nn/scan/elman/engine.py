@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...linalg.precision import batched, without_autocast
-from ..cells.base import Form
+from ....linalg.precision import batched, without_autocast
+from ...cells.base import Form
 from .kernels import kernel
 
 Gradients = tuple[Tensor | None, ...]  # of inputs, V, b, threshold, W, and of the state before the first step

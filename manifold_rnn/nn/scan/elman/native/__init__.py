@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import is_watched
-from ...errors import UnsupportedError
-from ..cells.base import Form
+from ....._torch import is_watched
+from .....errors import UnsupportedError
+from ....cells.base import Form
+from ...base import Request
+from ..engine import Engine, Gradients, run_form
 from .building import cannot_load, library
-from .engine import Engine, Gradients, run_form
-from .request import Request
 
 _ACTIVATIONS = {
     **{(name, False): k for k, name in enumerate(("linear", "relu", "tanh", "modrelu"))},

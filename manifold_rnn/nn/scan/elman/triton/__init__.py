@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...._torch import has_dispatch_mode
-from ...cells.base import Form
+from ....._torch import has_dispatch_mode
+from ....cells.base import Form
+from ...base import Request
 from ..engine import Engine, Gradients, project, run_form, state_buffers
-from ..request import Request
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 _LARGEST = 1024  # real rows of a matrix for which "auto" takes this

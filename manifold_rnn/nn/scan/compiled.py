@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..cells.base import Cell, State
+from .base import Request
 from .reference import steps
-from .request import Request
 
 _CHUNK = 16  # steps: a longer chunk takes longer to compile, and gains little
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cells import GRU, LSTM
 from ..cells.base import Cell, State
-from .request import Request
+from .base import Request
 
 _CALLS: dict[type[Cell], Callable[..., Any]] = {LSTM: torch.lstm, GRU: torch.gru}
 
