@@ -9,7 +9,7 @@ import torch
 from ..constraints import Constraint
 from . import cells
 from .layer import Layer
-from .scan.run import Backend
+from .scan.backends import BackendName
 
 
 class GRU(Layer):
@@ -41,7 +41,7 @@ class GRU(Layer):
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
-    backend : "auto", "reference", "library" or "compile"
+    backend : str
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         See `Layer`.
@@ -79,7 +79,7 @@ class GRU(Layer):
         constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
         view: Literal["update", "trivialized"] = "update",
         train_initial_state: bool = False,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         recompute: bool = False,
     ) -> None:
         super().__init__(

@@ -18,7 +18,7 @@ from .activations import real_features
 from .cells import Cell
 from .cells.base import State
 from .requirements import require_options, require_state
-from .scan.run import Backend, require_backend
+from .scan.backends import BackendName, require_backend
 
 _Hidden = Tensor | tuple[Tensor, ...]
 
@@ -51,7 +51,7 @@ class Layer(nn.Module):
     train_initial_state : bool
         Whether the state before the first step is a parameter, ``initial_state_l0`` and so on, zero at first; a second
         part of a cell's state is ``initial_state2_l0``. A given ``hx`` takes its place.
-    backend : "auto", "reference", "library", "associative", "triton", "native", "fused" or "compile"
+    backend : str
         How cells are run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         Where the outputs of all steps are not asked for: keep one in :math:`\sqrt T` states for the backward pass, and
@@ -87,7 +87,7 @@ class Layer(nn.Module):
         constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
         view: Literal["update", "trivialized"] = "update",
         train_initial_state: bool = False,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -99,9 +99,9 @@ class Layer(nn.Module):
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         for name, module in _modules(cell):
             self.add_module(name, module)
-        width = hidden_size * len(self._directions) * (2 if dtype is not None and dtype.is_complex else 1)
-        for k, suffix in enumerate(self._suffixes):
-            size = input_size if k < len(self._directions) else width
+        width = hidden_size * len(self.directions) * (2 if dtype is not None and dtype.is_complex else 1)
+        for k, suffix in enumerate(self.suffixes):
+            size = input_size if k < len(self.directions) else width
             weights = cell.allocate(size, hidden_size, device=device, dtype=dtype)
             self._names = tuple(weights)
             for name, weight in weights.items():
@@ -113,25 +113,28 @@ class Layer(nn.Module):
         self.reset_parameters()
         if constraint is not None:
             by_block = _by_block(constraint, cell.gates)
-            for suffix in self._suffixes:
+            for suffix in self.suffixes:
                 constrain(self, "weight_hh" + suffix, by_block, view=view, blocks=len(cell.gates))
 
     @property
-    def _directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[str, ...]:
+        """Suffixes of the directions."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
     @property
-    def _suffixes(self) -> list[str]:
-        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in self._directions]
+    def suffixes(self) -> list[str]:
+        """Suffixes of the parameters, one for each level and direction."""
+        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in self.directions]
 
-    def _weights(self, suffix: str) -> dict[str, Tensor]:
+    def weights(self, suffix: str) -> dict[str, Tensor]:
+        """Return the weights of one level and direction."""
         return {name: getattr(self, name + suffix) for name in self._names}
 
     def reset_parameters(self) -> None:
         """Draw the weights anew; a constrained one keeps its value, since a draw would take it off its manifold."""
         held = registry(self) or ()
-        for suffix in self._suffixes:
-            weights = self._weights(suffix).items()
+        for suffix in self.suffixes:
+            weights = self.weights(suffix).items()
             drawn = {name: torch.empty_like(w) if name + suffix in held else w for name, w in weights}
             self.cell.bind(drawn).reset()
         for name, p in self._parameters.items():
@@ -145,14 +148,14 @@ class Layer(nn.Module):
             return states
         trained = [
             [getattr(self, _state_name(part, suffix)) for part in range(1, len(state) + 1)]
-            for suffix, state in zip(self._suffixes, states, strict=True)
+            for suffix, state in zip(self.suffixes, states, strict=True)
         ]
         return [tuple(p.expand_as(s) for p, s in zip(*both, strict=True)) for both in zip(trained, states, strict=True)]
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The weights of each level and direction, as in ``torch.nn.RNN``."""
-        return [list(self._weights(suffix).values()) for suffix in self._suffixes]
+        return [list(self.weights(suffix).values()) for suffix in self.suffixes]
 
     def flatten_parameters(self) -> None:
         """Do nothing; here for code that calls it on torch's layers, whose weights need a layout in memory."""
@@ -182,7 +185,7 @@ class Layer(nn.Module):
         ShapeError, DtypeError, DeviceError
             If ``input`` or ``hx`` does not fit the layer, or has no time steps.
         """
-        cells = [self.cell.bind(self._weights(suffix)) for suffix in self._suffixes]  # reads every weight, once
+        cells = [self.cell.bind(self.weights(suffix)) for suffix in self.suffixes]  # reads every weight, once
         if isinstance(input, PackedSequence):
             return self._forward_packed(cells, input, hx, every_step)
         batched = input.dim() == 3
@@ -233,7 +236,7 @@ class Layer(nn.Module):
                 x = real_features(y)
                 x = F.dropout(x, self.dropout, self.training) if self.dropout else x
             outputs = []
-            for direction in self._directions:
+            for direction in self.directions:
                 cell, state = next(runs)
                 name = f"weight_hh_l{level}{direction}"
                 entry = held[name] if held is not None and name in held else None

@@ -10,7 +10,7 @@ from ..constraints import Constraint
 from ..errors import UnsupportedError
 from . import cells
 from .layer import Layer
-from .scan.run import Backend
+from .scan.backends import BackendName
 
 
 class LSTM(Layer):
@@ -45,7 +45,7 @@ class LSTM(Layer):
     train_initial_state : bool
         Whether the state before the first step is trained: h as ``initial_state_l0`` and so on, c as
         ``initial_state2_l0``.
-    backend : "auto", "reference", "library" or "compile"
+    backend : str
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         See `Layer`.
@@ -86,7 +86,7 @@ class LSTM(Layer):
         constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
         view: Literal["update", "trivialized"] = "update",
         train_initial_state: bool = False,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         recompute: bool = False,
     ) -> None:
         if proj_size:

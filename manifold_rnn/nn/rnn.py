@@ -10,7 +10,7 @@ from torch import Tensor
 from ..constraints import Constraint
 from .cells import Elman
 from .layer import Layer
-from .scan.run import Backend
+from .scan.backends import BackendName
 
 
 class RNN(Layer):
@@ -43,7 +43,7 @@ class RNN(Layer):
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
-    backend : "auto", "reference", "associative", "native", "fused" or "compile"
+    backend : str
         How the cell is run over time; see `manifold_rnn.nn.scan.run`.
     recompute : bool
         Where only last outputs are asked for: keep few states, and compute the others twice.
@@ -82,7 +82,7 @@ class RNN(Layer):
         constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
         view: Literal["update", "trivialized"] = "update",
         train_initial_state: bool = False,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         recompute: bool = False,
     ) -> None:
         cell = Elman(nonlinearity, bias)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.scan_cases import EVERY, EXTENSIONS, arguments, call, error, real, values, wide
 
-from manifold_rnn.nn.scan import Form, fused, native
-from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan import ElmanForm, fused, native
+from manifold_rnn.nn.scan.elman.engine import plain_states
 from manifold_rnn.nn.scan.elman.native import building
 
 # The fused scan works on 64 steps at a time, at most. The native one has tiles of 12 rows and 32 columns at most,
@@ -19,7 +19,7 @@ SIZES += [(150, 3, 24, 3)]
 @pytest.fixture(params=[fused, native], ids=lambda run: run.__name__)
 def scan(request, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if request.param is native and (reason := building.cannot_load()):
+    if request.param is native and (reason := building.load_or_build(build=True)):
         pytest.skip(reason)
     return request.param
 
@@ -30,7 +30,7 @@ def scan(request, monkeypatch):
 def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, wanted, scan, generator):
     given = arguments(activation, dtype, sizes, generator)
     weight = torch.randn(sizes[0], *given["h0"].shape, dtype=dtype, generator=generator)
-    found, true = (values(run, activation, given, weight, wanted) for run in (scan, naive))
+    found, true = (values(run, activation, given, weight, wanted) for run in (scan, plain_states))
     assert error(found, true) < 1e-12
 
 
@@ -40,12 +40,12 @@ def test_single_precision(activation, dtype, sizes, scan, generator):
     given = wide(arguments(activation, dtype, sizes, generator))
     given["W"] = torch.linalg.qr(given["W"].detach())[0].requires_grad_()
     weight = torch.randn(sizes[0], *given["h0"].shape, dtype=dtype, generator=generator) / 32
-    true = values(naive, activation, given, weight)
+    true = values(plain_states, activation, given, weight)
     single = {k: p.detach().to(torch.complex64 if p.is_complex() else torch.float32) for k, p in given.items()}
     single = {k: p.requires_grad_() for k, p in single.items()}
     found = values(scan, activation, single, weight)
     assert all(p.dtype == q.dtype for p, q in zip(found[2:], single.values(), strict=True))
-    own = error(values(naive, activation, single, weight), true)
+    own = error(values(plain_states, activation, single, weight), true)
     assert error(found, true) < max(1e-5, 2 * own)  # a positive bias makes complex modReLU steep at the origin
 
 
@@ -54,8 +54,8 @@ def test_a_long_run_is_as_accurate_as_the_loop(activation, scan, generator):
     given = arguments(activation, torch.float32, (1000, 8, 48, 1), generator, shift=-0.01)
     given["W"] = torch.linalg.qr(given["W"].detach())[0].contiguous().requires_grad_()
     weight = torch.randn(1000, 8, 48, generator=generator)
-    true = values(naive, activation, wide(given), weight)
-    errors = [error(values(run, activation, given, weight), true) for run in (scan, naive)]
+    true = values(plain_states, activation, wide(given), weight)
+    errors = [error(values(run, activation, given, weight), true) for run in (scan, plain_states)]
     assert errors[0] <= 2 * errors[1]
 
 
@@ -69,7 +69,7 @@ def test_what_is_not_finite_goes_where_it_goes_in_the_loop(activation, dtype, ba
         with torch.no_grad():
             given[name].view(-1)[given[name].numel() // 2] = bad
         weight = torch.randn(4, *given["h0"].shape, dtype=dtype, generator=generator)
-        found, true = (values(run, activation, given, weight) for run in (scan, naive))
+        found, true = (values(run, activation, given, weight) for run in (scan, plain_states))
         known = 2 if name == "threshold" else None  # a unit whose threshold is none has no gradient worth a name
         for a, b in zip(found[:known], true[:known], strict=True):
             assert torch.equal(a.isfinite(), b.isfinite()), name
@@ -82,7 +82,7 @@ def loops_gradients(run, form, x, h0, W):
     given = [t for t in (x, form.weight_ih, form.threshold, W, h0) if t is not None]
     return [
         torch.autograd.grad(real(h).sum(), given)
-        for h in (run(form, x, h0, W, every_step=False)[1], naive(form, x, h0, W)[-1])
+        for h in (run(form, x, h0, W, every_step=False)[1], plain_states(form, x, h0, W)[-1])
     ]
 
 
@@ -92,7 +92,7 @@ def test_nan_reaches_the_gradients_that_it_reaches_in_the_loop(bad, where, scan,
     given = arguments("modrelu", torch.float64, (70, 3, 10, 2), generator, shift=-0.5)
     with torch.no_grad():
         (given["x"][where, 1] if bad == "x" else given["W"][1, 1:2]).fill_(math.nan)
-    form = Form("modrelu", given["V"], None, given["threshold"])
+    form = ElmanForm("modrelu", given["V"], None, given["threshold"])
     torch.testing.assert_close(*loops_gradients(scan, form, given["x"], given["h0"], given["W"]), equal_nan=True)
 
 
@@ -108,7 +108,7 @@ def test_a_gradient_that_is_no_number_spreads_as_in_the_loop(activation, bad, wh
         given["h0"][:, 0] = given["V"][0] = given["W"][0] = 0  # one unit is there all the time
     found = [
         torch.autograd.grad(y, list(given.values()), outside)
-        for y in (call(scan, activation, given)[0], call(naive, activation, given))
+        for y in (call(scan, activation, given)[0], call(plain_states, activation, given))
     ]
     torch.testing.assert_close(*found, equal_nan=True, atol=1e-11, rtol=1e-11)
 
@@ -121,14 +121,14 @@ def test_thresholds_of_one_sign_and_states_of_zeros(shift, dtype, scan, generato
     with torch.no_grad():
         given["h0"].zero_()
         given["x"][:3] = given["V"][1] = given["W"][1] = 0
-    found, true = (values(run, "modrelu", given, weight) for run in (scan, naive))
+    found, true = (values(run, "modrelu", given, weight) for run in (scan, plain_states))
     assert error(found, true) < 1e-12
 
 
 def test_a_unit_that_is_switched_off_has_gradients_of_zero(scan, generator):
     given = arguments("modrelu", torch.complex128, (5, 3, 4, 2), generator)
     threshold = torch.tensor([-math.inf, -0.1, 0.1, 0.0], dtype=torch.float64, requires_grad=True)
-    form = Form("modrelu", given["V"], None, threshold)
+    form = ElmanForm("modrelu", given["V"], None, threshold)
     found = loops_gradients(scan, form, given["x"], given["h0"], given["W"])
     assert all(g.isfinite().all() for g in found[0])
     torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
@@ -157,7 +157,7 @@ def test_second_derivatives(activation, dtype, scan, generator):
 def test_gradients_of_chosen_inputs_and_twice(dtype, scan, generator):
     given = arguments("modrelu", dtype, (6, 2, 3, 2), generator)
     weight = torch.randn(6, 2, 3, dtype=dtype, generator=generator)
-    true = values(naive, "modrelu", given, weight)[2:]
+    true = values(plain_states, "modrelu", given, weight)[2:]
     for name, expected in zip(given, true, strict=True):
         alone = {other: t.detach().requires_grad_(other == name) for other, t in given.items()}
         y, h = call(scan, "modrelu", alone)
@@ -175,11 +175,11 @@ def test_tensors_laid_out_otherwise(scan, generator):
     inputs = [draw(4, 5, 3).transpose(0, 1), draw(3, 5, 4).permute(1, 2, 0), draw(5, 1, 3).expand(5, 4, 3)]
     for x in (*inputs, draw(5, 4, 3).to(torch.complex128).conj().imag):
         found = []
-        for run in (scan, naive):
+        for run in (scan, plain_states):
             given = [p.clone(memory_format=torch.preserve_format).requires_grad_() for p in (W, V, b)]
             start, entered = h0.detach().requires_grad_(), x.detach().requires_grad_()
-            y = run(Form("tanh", given[1], given[2]), entered, start, given[0])
-            y = y if run is naive else y[0]
+            y = run(ElmanForm("tanh", given[1], given[2]), entered, start, given[0])
+            y = y if run is plain_states else y[0]
             loss = y.transpose(0, 1).sum() + y[..., 2].square().sum()  # gradients that are expanded, and in part zero
             found.append([y, *torch.autograd.grad(y.sum(), start, retain_graph=True)])
             found[-1] += torch.autograd.grad(loss, [*given, start, entered])
@@ -190,9 +190,9 @@ def test_inputs_that_are_not_mapped(scan, generator):
     u, h0 = (torch.randn(*s, 2, 19, dtype=torch.float64, generator=generator).requires_grad_() for s in ((6,), ()))
     W = (torch.randn(19, 19, dtype=torch.float64, generator=generator) / 9).requires_grad_()
     found = []
-    for run in (scan, naive):
-        y = run(Form("relu"), u, h0, W)
-        found.append([*torch.autograd.grad((y if run is naive else y[0]).sin().sum(), [u, h0, W])])
+    for run in (scan, plain_states):
+        y = run(ElmanForm("relu"), u, h0, W)
+        found.append([*torch.autograd.grad((y if run is plain_states else y[0]).sin().sum(), [u, h0, W])])
     assert error(*found) < 1e-12
 
 

@@ -14,7 +14,7 @@ import manifold_rnn as mr
 from manifold_rnn.errors import OptionError, UnsupportedError
 from manifold_rnn.nn import GRU, LSTM, Layer, cells, gate, mod_relu, mod_tanh, split_relu
 from manifold_rnn.nn.cells import GORU, NRU
-from manifold_rnn.nn.cells.nru import _unit
+from manifold_rnn.nn.cells.nru import normalize_rows
 
 EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
 WIDE = [torch.float64, torch.complex128]
@@ -292,7 +292,7 @@ def test_directions_have_norm_one_at_any_size_and_rows_of_zeros_stay(dtype, size
     rows = size * torch.randn(3, 4, 16, dtype=dtype, generator=seeded())
     rows[0, 1] = 0
     rows.requires_grad_()
-    unit = _unit(rows)
+    unit = normalize_rows(rows)
     norms = torch.linalg.vector_norm(unit, 5, -1)
     assert norms[0, 1] == 0 and (norms[norms > 0] - 1).abs().max() < 10 * torch.finfo(dtype).eps
     (unit.abs() * torch.arange(16)).sum().backward()

@@ -262,7 +262,7 @@ def test_trained_initial_states(dtype, bidirectional):
     options = {"num_layers": 2, "nonlinearity": "modrelu", "bidirectional": bidirectional, "dtype": dtype}
     layer = RNN(2, 3, train_initial_state=True, **options)
     names = [name for name in layer.state_dict() if name.startswith("initial_state")]
-    assert names == [f"initial_state{suffix}" for suffix in layer._suffixes]
+    assert names == [f"initial_state{suffix}" for suffix in layer.suffixes]
     plain = RNN(2, 3, **options)
     plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k not in names})
     x = torch.randn(5, 4, 2, dtype=torch.float64)

@@ -55,7 +55,7 @@ def drives(kind, g, **options):
     """What the host is given in the place of ``g``, (T, n)."""
     n = g.shape[-1]
     cell = Momentum(Elman(lambda z: z, bias=False), kind, **options).bind({"weight_ih": torch.eye(n, dtype=g.dtype)})
-    y, _ = mr.nn.scan.loop(cell, g.unsqueeze(1), cell.initial_state(1), torch.zeros(n, n, dtype=g.dtype))
+    y, _ = mr.nn.scan.reference(cell, g.unsqueeze(1), cell.initial_state(1), torch.zeros(n, n, dtype=g.dtype))
     return y.squeeze(1)
 
 

@@ -14,14 +14,14 @@ from support.scan_cases import EXTENSIONS, arguments, choice, error, values
 from torch._subclasses import FakeTensorMode
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan import Form, build_native, native
+from manifold_rnn.nn.scan import ElmanForm, build_native, native
 from manifold_rnn.nn.scan.elman.native import building
 
 
 @pytest.fixture
 def built(monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if reason := building.cannot_load():  # which builds it once on a machine, and tries it once in a process
+    if reason := building.load_or_build(build=True):  # builds once on a machine, and tries once in a process
         pytest.skip(reason)
 
 
@@ -37,7 +37,9 @@ def test_tanh_is_accurate_and_keeps_what_is_not_finite(dtype, built):
     z = torch.cat([torch.linspace(-25, 25, 20_000, dtype=torch.float64), torch.logspace(-30, 0, 5_000).double()])
     special = torch.tensor([math.nan, math.inf, -math.inf, 1e30, -1e30])
     z = torch.cat([z, special.double()]).to(dtype)
-    y, _ = native(Form("tanh"), z.view(1, 5, -1), torch.zeros(5, 5001, dtype=dtype), torch.zeros(5001, 5001).to(dtype))
+    y, _ = native(
+        ElmanForm("tanh"), z.view(1, 5, -1), torch.zeros(5, 5001, dtype=dtype), torch.zeros(5001, 5001).to(dtype)
+    )
     torch.testing.assert_close(y.flatten(), z.tanh(), atol=0, rtol=4 * torch.finfo(dtype).eps, equal_nan=True)
     assert (y.flatten().signbit() == z.signbit())[:-5].all()
 
@@ -74,7 +76,7 @@ def test_it_is_taken_where_it_was_built_and_pays(built, caplog):
 @pytest.mark.parametrize(("options", "reason"), [
     ({"dtype": torch.float16}, "single or double"),
     ({"device": "meta"}, "on a CPU"),
-    ({"nonlinearity": torch.sin}, "no form"),
+    ({"nonlinearity": torch.sin}, "no Elman form"),
 ])  # fmt: skip
 def test_what_it_cannot_run(options, reason, built):
     layer = mr.nn.RNN(3, 4, backend="native", **options)
@@ -93,12 +95,12 @@ def test_a_machine_that_cannot_build_it(compiler, reason, nowhere, monkeypatch, 
     monkeypatch.setenv("CXX", compiler)
     layer, x = mr.nn.RNN(3, 4, backend="native"), torch.zeros(9, 2, 3)
     for _ in range(2):
-        with pytest.raises(mr.errors.UnsupportedError, match=f"could not be built, or loaded: .*{reason}") as raised:
+        with pytest.raises(mr.errors.UnsupportedError, match=f"could not be built or loaded .*{reason}") as raised:
             layer(x)
         assert len(str(raised.value)) <= 400
     assert sum("Compiling" in record.getMessage() for record in caplog.records) == 1  # it is not tried again
     assert not build_native()
-    form = layer.cell.bind({"weight_ih": layer.weight_ih_l0}).form()
+    form = layer.cell.bind({"weight_ih": layer.weight_ih_l0}).elman_form()
     with pytest.raises(mr.errors.UnsupportedError, match=reason):
         native(form, x, torch.zeros(2, 4), torch.eye(4))
     layer.backend = "auto"
@@ -106,12 +108,12 @@ def test_a_machine_that_cannot_build_it(compiler, reason, nowhere, monkeypatch, 
 
 
 def test_a_library_that_is_none(nowhere):
-    path = building._path()
+    path = building.library_path()
     (nowhere / "manifold_rnn").mkdir()
     with open(path, "w") as file:
         file.write("not a library")
-    assert building.library() is None
-    assert "loaded" in building.cannot_load()
+    assert building.load_library() is None
+    assert "loaded" in building.load_or_build(build=True)
     assert mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))[0].shape == (9, 2, 4)
 
 
@@ -125,8 +127,8 @@ def test_a_library_is_built_once_and_found_by_other_processes(built, nowhere, ca
     (path,) = (nowhere / "manifold_rnn").iterdir()
     made = path.stat().st_mtime_ns
     code = (
-        "import torch, manifold_rnn as mr; from manifold_rnn.nn.scan.elman.native.building import library\n"
-        "assert library(); mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))"
+        "import torch, manifold_rnn as mr\nfrom manifold_rnn.nn.scan.elman.native.building import load_library\n"
+        "assert load_library(); mr.nn.RNN(3, 4)(torch.zeros(9, 2, 3))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert build_native() and path.stat().st_mtime_ns == made
@@ -138,6 +140,6 @@ def test_every_file_of_the_source_is_in_the_package_and_in_the_name_of_the_libra
     assert included | {"scan.cpp"} == {file.name for file in folder.iterdir()}
     copy = shutil.copytree(folder, tmp_path / "cpp")
     monkeypatch.setattr(building, "SOURCE", copy / "scan.cpp")
-    before = building._key.__wrapped__()
+    before = building.source_digest.__wrapped__()
     (copy / "sums.h").write_text("changed")
-    assert building._key.__wrapped__() != before == building._key()
+    assert building.source_digest.__wrapped__() != before == building.source_digest()

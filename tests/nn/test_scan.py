@@ -12,16 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_rnn as mr
 from manifold_rnn.nn.cells.accumulate import accumulate
-from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.elman.engine import naive
-from manifold_rnn.nn.scan.elman.products import OneDnnProducts, Products, add_outer, products
+from manifold_rnn.nn.scan import ElmanForm, fused
+from manifold_rnn.nn.scan.elman.engine import plain_states
+from manifold_rnn.nn.scan.elman.products import OneDnnProducts, Products, add_outer, products_with
 
 
 @pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
 def test_where_no_number_may_be_read(activation, dtype, generator):
     given = arguments(activation, dtype, (70, 3, 4, 2), generator)
     found = []
-    for run, guard in ((fused, mr.linalg.fixed_iterations()), (naive, contextlib.nullcontext())):
+    for run, guard in ((fused, mr.linalg.fixed_iterations()), (plain_states, contextlib.nullcontext())):
         with guard:
             out = call(run, activation, given)
             found.append(torch.autograd.grad(real(out[0] if run is fused else out).sin().sum(), list(given.values())))
@@ -77,14 +77,14 @@ def test_ten_thousand_steps_neither_overflow_nor_lose_the_gradient(recompute):
 def test_products_by_onednn_are_those_of_the_blas(given, generator):
     n, B = 200, 128
     W, h, z, g = (torch.randn(s, n, generator=generator) for s in (n, B, B, B))
-    by = products(W, B)
+    by = products_with(W, B)
     if not isinstance(by, OneDnnProducts):
         pytest.skip("this build of torch has no such call")
-    assert type(products(W, 2)) is Products and type(products(W.double(), B)) is Products
+    assert type(products_with(W, 2)) is Products and type(products_with(W.double(), B)) is Products
     g = g if given else None
     plain, scale = Products(W), math.sqrt(n)
-    torch.testing.assert_close(by.onward(z.clone(), h) / scale, plain.onward(z.clone(), h) / scale, atol=1e-5, rtol=0)
-    out = [p.back(g, h, torch.empty_like(h)) / scale for p in (by, plain)]
+    torch.testing.assert_close(by.forward(z.clone(), h) / scale, plain.forward(z.clone(), h) / scale, atol=1e-5, rtol=0)
+    out = [p.backward(g, h, torch.empty_like(h)) / scale for p in (by, plain)]
     torch.testing.assert_close(*out, atol=1e-5, rtol=0)
     rows = torch.randn(1000, n, generator=generator)
     total = torch.zeros(n, n)
@@ -97,7 +97,7 @@ def test_a_large_batch_has_a_short_ring(T, generator):
     given = arguments("tanh", torch.float64, (T, 3000, 40, 1), generator)
     gradients = [
         torch.autograd.grad(y.sin().sum(), [given["W"], given["V"]])
-        for y in (call(fused, "tanh", given)[0], call(naive, "tanh", given))
+        for y in (call(fused, "tanh", given)[0], call(plain_states, "tanh", given))
     ]
     torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-9)
 
@@ -109,10 +109,10 @@ def test_thresholds_of_both_signs_near_zero_and_in_half_precision(dtype):
         torch.zeros(1, 3, dtype=dtype),
         torch.zeros(3, 3, dtype=dtype),
     )
-    form = Form("modrelu", torch.eye(3, dtype=dtype), None, b)
+    form = ElmanForm("modrelu", torch.eye(3, dtype=dtype), None, b)
     for row in ([0.0, 0.1, 1.0], [1e-7, -1e-7, 2.0], [-0.0, -1.0, 6e-8], [math.nan, math.inf, -math.inf]):
         z = torch.tensor([[row]], dtype=dtype)
-        torch.testing.assert_close(fused(form, z, h0, W)[0], naive(form, z, h0, W), equal_nan=True)
+        torch.testing.assert_close(fused(form, z, h0, W)[0], plain_states(form, z, h0, W), equal_nan=True)
 
 
 def test_autocast_around_the_backward_pass_changes_nothing(generator):
@@ -132,7 +132,7 @@ def test_sums_in_half_precision_neither_overflow_nor_stall(dtype, sizes, sign):
     x, h0, W = torch.ones(sizes, dtype=dtype), torch.zeros(sizes[1:], dtype=dtype), torch.zeros(1, 1, dtype=dtype)
     g = torch.full(sizes, 100.0, dtype=dtype)
     g[sizes[0] // 2 :] *= sign
-    for found in torch.autograd.grad(fused(Form("linear", V, b), x, h0, W)[0], [V, b], g):
+    for found in torch.autograd.grad(fused(ElmanForm("linear", V, b), x, h0, W)[0], [V, b], g):
         torch.testing.assert_close(found.flatten(), g.double().sum((0, 1)).to(dtype))
 
 
@@ -144,15 +144,16 @@ def test_the_small_slopes_of_saturated_units(dtype, generator):
     given["W"].zero_()
     given["b"].zero_()
     found = [
-        torch.autograd.grad(y.sum(), given["x"]) for y in (call(fused, "tanh", given)[0], call(naive, "tanh", given))
+        torch.autograd.grad(y.sum(), given["x"])
+        for y in (call(fused, "tanh", given)[0], call(plain_states, "tanh", given))
     ]
     torch.testing.assert_close(*found, atol=0, rtol=4 * torch.finfo(dtype).eps)
 
 
 def test_inputs_of_size_zero_leave_the_recurrence():
-    form = Form("tanh", torch.zeros(3, 0))
+    form = ElmanForm("tanh", torch.zeros(3, 0))
     given = torch.zeros(4, 2, 0), torch.ones(2, 3), torch.eye(3)
-    torch.testing.assert_close(fused(form, *given)[0], naive(form, *given))
+    torch.testing.assert_close(fused(form, *given)[0], plain_states(form, *given))
 
 
 def test_its_operations_are_counted():

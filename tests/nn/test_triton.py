@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan.elman.triton.tiling import choose
+from manifold_rnn.nn.scan.elman import triton as triton_backend
+from manifold_rnn.nn.scan.elman.triton.tiling import choose_tiling
 
 CASES = Path(__file__).with_name("triton_cases.py")
 installed = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -51,7 +52,7 @@ def test_the_package_itself_does_not_load_the_kernels():
 def test_plans_cover_the_work_with_programs_that_fit(processors, parts, itemsize):
     for B in (1, 20, 128, 3000):
         for n in (1, 64, 128, 170, 512, 1500):
-            plan = choose(B, n, parts, itemsize, processors)
+            plan = choose_tiling(B, n, parts, itemsize, processors)
             if plan.rows == 1:
                 assert plan.members == 1 and plan.columns >= n
                 assert not plan.held or 4 * parts * plan.columns**2 <= 128 << 10
@@ -62,34 +63,30 @@ def test_plans_cover_the_work_with_programs_that_fit(processors, parts, itemsize
 
 
 def test_plans_hold_small_matrices_and_share_the_rows_of_small_batches():
-    assert choose(128, 128, 1, 4, 132).held and choose(20, 128, 2, 4, 132).held
-    assert not choose(128, 190, 1, 4, 132).held and choose(128, 190, 1, 4, 132).rows == 1
-    assert choose(20, 512, 1, 4, 132).members > 8
-    assert choose(20, 512, 1, 4, 1).members == 1
+    assert choose_tiling(128, 128, 1, 4, 132).held and choose_tiling(20, 128, 2, 4, 132).held
+    assert not choose_tiling(128, 190, 1, 4, 132).held and choose_tiling(128, 190, 1, 4, 132).rows == 1
+    assert choose_tiling(20, 512, 1, 4, 132).members > 8
+    assert choose_tiling(20, 512, 1, 4, 1).members == 1
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes tensors on the CPU")
 def test_a_processor_alone_is_refused_by_name(monkeypatch):
     layer, x = mr.nn.RNN(3, 4, backend="triton"), torch.zeros(4, 2, 3)
-    from manifold_rnn.nn.scan.run import cannot_launch
-
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: True)
     with pytest.raises(mr.errors.UnsupportedError, match="on cpu, and TRITON_INTERPRET=1 is not set"):
         layer(x)
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: False)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: False)
     with pytest.raises(mr.errors.UnsupportedError, match="not installed"):
         layer(x)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"nonlinearity": torch.sin}, "no form"), ({"dtype": torch.float64}, "no kernel for torch.float64")],
+    [({"nonlinearity": torch.sin}, "no Elman form"), ({"dtype": torch.float64}, "no kernel for torch.float64")],
     ids=["function", "double"],
 )
 def test_cells_without_a_kernel_are_refused_by_name(options, reason, monkeypatch):
-    from manifold_rnn.nn.scan.run import cannot_launch
-
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(mr.errors.UnsupportedError, match=reason):
         mr.nn.RNN(3, 4, backend="triton", **options)(torch.zeros(4, 2, 3, dtype=options.get("dtype")))

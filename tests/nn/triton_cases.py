@@ -10,17 +10,17 @@ from support.scan_cases import arguments, call, real
 from torch import multiprocessing, nn
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan import ElmanForm, fused
+from manifold_rnn.nn.scan.elman.engine import plain_states
 from manifold_rnn.nn.scan.elman.triton import launch, tiles, triton
-from manifold_rnn.nn.scan.elman.triton.tiling import Plan
+from manifold_rnn.nn.scan.elman.triton.tiling import Tiling
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # by Triton before 3.9
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-PATHS = {"held": Plan(1, 32, 32, held=True), "streamed": Plan(1, 32, 16), "tiles": Plan(16, 16, 16)}
+PATHS = {"held": Tiling(1, 32, 32, held=True), "streamed": Tiling(1, 32, 16), "tiles": Tiling(16, 16, 16)}
 if not INTERPRETED:  # one program after the other would wait forever
-    PATHS["shared"] = Plan(16, 16, 16, members=2)
+    PATHS["shared"] = Tiling(16, 16, 16, members=2)
 EVERY = [
     ("linear", torch.float32),
     ("relu", torch.float32),
@@ -34,7 +34,7 @@ SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 2, 18, 2)]  # more units than a tile h
 
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: PATHS[request.param])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS[request.param])
 
 
 def draw(activation, dtype, sizes, generator):
@@ -55,7 +55,7 @@ def outcomes(run, activation, given, weight, **options):
 
 
 def loop(form, x, h0, W, every_step=True):
-    y = naive(form, x, h0, W)
+    y = plain_states(form, x, h0, W)
     return (y if every_step else None), y[-1]
 
 
@@ -73,7 +73,7 @@ def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes,
 
 @pytest.mark.parametrize(("activation", "dtype"), EVERY[3:], ids=str)
 def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: [*PATHS.values()][-1])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: [*PATHS.values()][-1])
     compare(activation, dtype, (3, 17, 18, 2), generator)
 
 
@@ -215,7 +215,7 @@ def test_momentum_is_run_too(generator):
 
 
 def test_memory_is_that_of_states_and_gradients(generator, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: PATHS["tiles"])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS["tiles"])
     T, B, n = 50, 16, 16
     given, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
     given["x"] = given["x"].detach()
@@ -230,8 +230,8 @@ def test_programs_that_share_rows_wait_for_each_other(generator):
     T, B, n, members = 6, 3, 40, 3
     W, U = torch.randn(n, n, generator=generator) / n, torch.randn(T, B, n, generator=generator)
     H = torch.cat([torch.randn(1, B, n, generator=generator), U])
-    form = Form("modrelu", None, None, torch.full((n,), -0.1))
-    expected = naive(form, U, H[0], W)
+    form = ElmanForm("modrelu", None, None, torch.full((n,), -0.1))
+    expected = plain_states(form, U, H[0], W)
     M = W.mT.contiguous()
     shared = [t.share_memory_() for t in (H, M, form.threshold, torch.zeros(1, dtype=torch.int32))]
     context = multiprocessing.get_context("fork")

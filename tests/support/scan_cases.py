@@ -5,8 +5,8 @@ import os
 
 import torch
 
-from manifold_rnn.nn.scan import Form
-from manifold_rnn.nn.scan.elman.engine import naive
+from manifold_rnn.nn.scan import ElmanForm
+from manifold_rnn.nn.scan.elman.engine import plain_states
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
@@ -27,7 +27,7 @@ def arguments(activation, dtype, sizes, generator, shift=0.0):
 
 
 def call(run, activation, given, **options):
-    form = Form(activation, given["V"], given.get("b"), given.get("threshold"))
+    form = ElmanForm(activation, given["V"], given.get("b"), given.get("threshold"))
     return run(form, given["x"], given["h0"], given["W"], **options)
 
 
@@ -57,9 +57,9 @@ def wide(given):
 def values(run, activation, given, weight, wanted="both"):
     """The outputs that are wanted, and the gradients of a weighted sum of them."""
     last = wanted.startswith("last step")
-    every = {} if run is naive else {"every_step": not last, "recompute": "recomputed" in wanted}
+    every = {} if run is plain_states else {"every_step": not last, "recompute": "recomputed" in wanted}
     found = call(run, activation, given, **every)
-    y, h = (found, found[-1]) if run is naive else found
+    y, h = (found, found[-1]) if run is plain_states else found
     loss = real(y * weight.to(y.dtype)).sum() if not last else 0
     if wanted != "every step":
         loss = loss + real(h * weight[0].to(h.dtype)).sum()
