@@ -1,8 +1,8 @@
-"""Layers under each backend against the plain loop, and how a backend is chosen."""
+"""Layers under each backend against the reference, and what torch may do around a scan."""
 
 import pytest
 import torch
-from support.scan_cases import EXTENSIONS, LAYERS, choice, real
+from support.scan_cases import LAYERS, choice, real, require_native
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
@@ -10,7 +10,6 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import manifold_rnn as mr
 from manifold_rnn.nn import cells
-from manifold_rnn.nn.scan.elman.native import building
 
 
 def pair(backend="fused", **options):
@@ -27,9 +26,8 @@ def pair(backend="fused", **options):
 @pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("backend", ["fused", "native"])
 def test_layers_give_the_same_with_either_backend(backend, options, constraint, lengths, generator, monkeypatch):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if backend == "native" and (reason := building.load_or_build(build=True)):
-        pytest.skip(reason)
+    if backend == "native":
+        require_native(monkeypatch)
     if constraint is not None:
         group = mr.Unitary if "dtype" in options else mr.Orthogonal
         options = {**options, "constraint": group(), "view": constraint}
@@ -43,24 +41,6 @@ def test_layers_give_the_same_with_either_backend(backend, options, constraint, 
         real(y.sin() + y.mean() * h.sum()).sum().backward()
         found.append([y, h, *(p.grad for p in layer.parameters())])
     torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
-
-
-class Doubled(cells.Elman):
-    """A subclass with steps of its own, whose form is still its parent's."""
-
-    def step(self, u, state, W):
-        y, _ = super().step(u, state, W)
-        return 2 * y, (2 * y,)
-
-
-@pytest.mark.parametrize("cell", [Doubled("tanh"), cells.Momentum(Doubled("tanh"))], ids=["alone", "with momentum"])
-def test_a_subclass_with_steps_of_its_own_is_not_fused(cell, generator):
-    layers = [mr.nn.Layer(cell, 3, 4, dtype=torch.float64, backend=backend) for backend in ("auto", "reference")]
-    layers[1].load_state_dict(layers[0].state_dict())
-    x = torch.randn(5, 2, 3, dtype=torch.float64, generator=generator)
-    torch.testing.assert_close(layers[0](x)[0], layers[1](x)[0], atol=1e-13, rtol=1e-13)
-    with pytest.raises(mr.errors.UnsupportedError, match="no Elman form"):
-        mr.nn.Layer(cell, 3, 4, dtype=torch.float64, backend="fused")(x)
 
 
 MOVED = [
@@ -151,21 +131,6 @@ def test_a_diagonal_linear_layer_is_scanned_in_parallel(bidirectional, caplog, g
     assert "not known to be diagonal" in choice(mr.nn.Layer(mr.nn.cells.LRU(), 2, 5), x.float(), caplog)
 
 
-def test_the_choice_and_its_reason_are_logged(caplog):
-    x = torch.zeros(4, 2, 3)
-    assert "fused" in choice(mr.nn.RNN(3, 4), x, caplog)
-    assert "Elman form" in choice(mr.nn.RNN(3, 4, nonlinearity=torch.sin), x, caplog)
-    assert "fused" in choice(mr.nn.RNN(3, 4), nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
-    reverse = mr.nn.LSTM(3, 4, bidirectional=True)
-    assert "packed" in choice(reverse, nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
-    assert "asked for" in choice(mr.nn.RNN(3, 4, backend="reference"), x, caplog)
-    assert "torch_kernel" in choice(mr.nn.LSTM(3, 4), x, caplog)
-    assert "complex" in choice(mr.nn.LSTM(3, 4, dtype=torch.complex64), x, caplog)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert "autocast" in choice(mr.nn.RNN(3, 4), x, caplog)
-    assert "no entries" in choice(mr.nn.RNN(3, 4), torch.zeros(4, 0, 3), caplog)
-
-
 def test_functional_transforms_take_the_loop():
     layer = mr.nn.RNN(3, 4)
     x = torch.randn(5, 2, 3)
@@ -173,13 +138,6 @@ def test_functional_transforms_take_the_loop():
     gradients = torch.func.grad(lambda p: functional_call(layer, p, x)[0].sum())(parameters)
     layer(x)[0].sum().backward()
     torch.testing.assert_close(gradients, {k: p.grad for k, p in layer.named_parameters()})
-
-
-def test_a_backend_that_cannot_or_is_none():
-    with pytest.raises(mr.errors.OptionError, match=r"'auto', .*'fused', .*'reference'"):
-        mr.nn.RNN(3, 4, backend="fast")
-    with pytest.raises(mr.errors.UnsupportedError, match="no Elman form"):
-        mr.nn.RNN(3, 4, nonlinearity=torch.sin, backend="fused")(torch.zeros(4, 2, 3))
 
 
 def test_a_large_layer_in_single_precision_is_the_loop(generator):

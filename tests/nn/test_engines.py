@@ -4,30 +4,29 @@ import math
 
 import pytest
 import torch
-from support.scan_cases import EVERY, EXTENSIONS, arguments, call, error, real, values, wide
+from support.scan_cases import EVERY, arguments, call, error, real, require_native, values, wide
+from support.selection import spread
 
 from manifold_rnn.nn.scan import ElmanForm, fused, native
 from manifold_rnn.nn.scan.elman.engine import plain_states
-from manifold_rnn.nn.scan.elman.native import building
 
 # The fused scan works on 64 steps at a time, at most. The native one has tiles of 12 rows and 32 columns at most,
 # vectors of 2 to 16 entries, and sums the gradients of 256 rows at a time.
 SIZES = [(1, 1, 1, 1), (5, 3, 4, 2), (65, 2, 3, 1), (130, 1, 1, 2), (7, 13, 33, 5), (9, 40, 70, 1), (3, 300, 17, 40)]
 SIZES += [(150, 3, 24, 3)]
+WANTED = ["every step", "last step", "last step, recomputed", "both"]
 
 
 @pytest.fixture(params=[fused, native], ids=lambda run: run.__name__)
 def scan(request, monkeypatch):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if request.param is native and (reason := building.load_or_build(build=True)):
-        pytest.skip(reason)
+    if request.param is native:
+        require_native(monkeypatch)
     return request.param
 
 
-@pytest.mark.parametrize("wanted", ["every step", "last step", "last step, recomputed", "both"])
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
-def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, wanted, scan, generator):
+@pytest.mark.parametrize(("case", "sizes", "wanted"), spread(EVERY, SIZES, WANTED, every=5), ids=str)
+def test_equals_the_loop_in_outputs_and_every_gradient(case, sizes, wanted, scan, generator):
+    activation, dtype = case
     given = arguments(activation, dtype, sizes, generator)
     weight = torch.randn(sizes[0], *given["h0"].shape, dtype=dtype, generator=generator)
     found, true = (values(run, activation, given, weight, wanted) for run in (scan, plain_states))

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from support.scan_cases import EXTENSIONS, arguments, choice, error, values
+from support.scan_cases import arguments, choice, error, require_native, values
 from torch._subclasses import FakeTensorMode
 
 import manifold_rnn as mr
@@ -20,9 +20,7 @@ from manifold_rnn.nn.scan.elman.native import building
 
 @pytest.fixture
 def built(monkeypatch):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if reason := building.load_or_build(build=True):  # builds once on a machine, and tries once in a process
-        pytest.skip(reason)
+    require_native(monkeypatch)
 
 
 @pytest.fixture

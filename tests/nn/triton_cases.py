@@ -1,4 +1,4 @@
-"""Laws of the Triton scan; run by test_triton.py, in the interpreter or on a GPU."""
+"""Laws of the Triton scan. test_triton.py runs them, in the interpreter or on a GPU."""
 
 import os
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.counting import AliveBytes
 from support.scan_cases import arguments, call, real
+from support.selection import sample, spread
 from torch import multiprocessing, nn
 
 import manifold_rnn as mr
@@ -30,9 +31,16 @@ EVERY = [
     ("modrelu", torch.complex64),
 ]
 SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 2, 18, 2)]  # more units than a tile has in the last
+HALF = [("tanh", torch.bfloat16), ("modrelu", torch.bfloat16), ("relu", torch.float16)]
+SPOILED = [("x", np.nan), ("W", -np.inf), ("h0", np.nan), ("x", np.inf)]
 
 
-@pytest.fixture(params=PATHS)
+def by_path(*names, cases):
+    """Parametrize by the names and, last, by the kernel that is run."""
+    return pytest.mark.parametrize((*names, "path"), cases, indirect=["path"], ids=str)
+
+
+@pytest.fixture
 def path(request, monkeypatch):
     monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS[request.param])
 
@@ -64,14 +72,12 @@ def relative(a, b):
     return float((a - b).abs().max() / b.abs().max().clamp(min=1))
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
-@pytest.mark.usefixtures("path")
-def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, generator):
-    compare(activation, dtype, sizes, generator)
+@by_path("case", "sizes", cases=spread(EVERY, SIZES, PATHS, every=5))
+def test_equals_the_loop_in_outputs_and_every_gradient(case, sizes, path, generator):
+    compare(*case, sizes, generator)
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[3:], ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), sample(EVERY[3:], every=2), ids=str)
 def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
     monkeypatch.setattr(launch, "choose_tiling", lambda *_: [*PATHS.values()][-1])
     compare(activation, dtype, (3, 17, 18, 2), generator)
@@ -86,9 +92,9 @@ def compare(activation, dtype, sizes, generator):
         assert relative(a, b) < 2e-6
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[2::3], ids=str)
-@pytest.mark.usefixtures("path")
-def test_thirty_two_steps_to_the_last_output(activation, dtype, generator):
+@by_path("case", cases=spread(EVERY[2::3], PATHS, every=2))
+def test_thirty_two_steps_to_the_last_output(case, path, generator):
+    activation, dtype = case
     given, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
     weight = torch.randn(32, 1, 9, generator=generator, dtype=dtype).to(DEVICE)
     got = outcomes(triton, activation, given, weight, every_step=False)
@@ -97,11 +103,9 @@ def test_thirty_two_steps_to_the_last_output(activation, dtype, generator):
         assert relative(a, b) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("activation", "dtype"), [("tanh", torch.bfloat16), ("modrelu", torch.bfloat16), ("relu", torch.float16)], ids=str
-)
-@pytest.mark.usefixtures("path")
-def test_half_precision_errs_no_more_than_the_loop(activation, dtype, generator):
+@by_path("case", cases=spread(HALF, PATHS, every=2))
+def test_half_precision_errs_no_more_than_the_loop(case, path, generator):
+    activation, dtype = case
     given, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
     weight = torch.randn(4, 3, 21, generator=generator).to(DEVICE)
     got, plain = (outcomes(run, activation, given, weight) for run in (triton, loop))
@@ -112,9 +116,8 @@ def test_half_precision_errs_no_more_than_the_loop(activation, dtype, generator)
         assert torch.linalg.vector_norm(a - b) <= allowed * torch.linalg.vector_norm(c - b) + 1e-12
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.usefixtures("path")
-def test_any_strides(dtype, generator):
+@by_path("dtype", cases=spread([torch.float32, torch.complex64], PATHS, every=2))
+def test_any_strides(dtype, path, generator):
     sizes = T, B, n, _ = (3, 2, 7, 2)
     given, exact = draw("modrelu", dtype, sizes, generator)
     given = {k: t.detach().clone() for k, t in given.items()}
@@ -136,10 +139,9 @@ def test_any_strides(dtype, generator):
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # of the interpreter
-@pytest.mark.parametrize(("where", "bad"), [("x", np.nan), ("W", -np.inf), ("h0", np.nan), ("x", np.inf)])
-@pytest.mark.parametrize(("activation", "dtype"), [*EVERY[1:4], EVERY[5]], ids=str)
-@pytest.mark.usefixtures("path")
-def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(activation, dtype, where, bad, generator):
+@by_path("case", "spoil", cases=spread([*EVERY[1:4], EVERY[5]], SPOILED, PATHS, every=7))
+def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(case, spoil, path, generator):
+    (activation, dtype), (where, bad) = case, spoil
     given, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
     spoiled = given[where].detach().clone()
     spoiled[(1,) * spoiled.ndim] = bad
@@ -151,8 +153,8 @@ def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(activation, dtype
         torch.testing.assert_close(a[keep], b[keep], equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("path")
-def test_gradients_of_chosen_inputs_and_twice(generator):
+@by_path(cases=spread(PATHS, every=2))
+def test_gradients_of_chosen_inputs_and_twice(path, generator):
     given, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
     all_of_them = torch.autograd.grad(call(triton, "modrelu", given)[0].sin().sum(), list(given.values()))
     for k, name in enumerate(given):
@@ -163,7 +165,7 @@ def test_gradients_of_chosen_inputs_and_twice(generator):
             torch.testing.assert_close(got, all_of_them[k])
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[2:], ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), sample(EVERY[2:], every=2), ids=str)
 def test_second_derivatives(activation, dtype, generator):
     given, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
     found = []
@@ -183,8 +185,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("lengths", [None, [7, 2, 4, 4, 1]])
-@pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(o))
+@pytest.mark.parametrize(("options", "lengths"), spread(LAYERS, [None, [7, 2, 4, 4, 1]], every=3))
 def test_layers_are_those_of_the_loop(options, lengths, generator):
     layers = [mr.nn.RNN(3, 4, backend=backend, device=DEVICE, **options) for backend in ("triton", "reference")]
     layers[1].load_state_dict(layers[0].state_dict())

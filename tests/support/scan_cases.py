@@ -1,17 +1,26 @@
-"""What the tests of every scan share: inputs, layers that may be run by it, and what is logged of the choice."""
+"""Inputs for the scans, layers that each may run, and what is logged of the choice."""
 
 import logging
 import os
 
+import pytest
 import torch
 
 from manifold_rnn.nn.scan import ElmanForm
 from manifold_rnn.nn.scan.elman.engine import plain_states
+from manifold_rnn.nn.scan.elman.native import building
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
 EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")  # before a test sets its own
 NAMES = ("x", "V", "b", "threshold", "W", "h0")
+
+
+def require_native(monkeypatch):
+    """Use the native scan of this machine, which is built at most once in each process, or skip."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+    if reason := building.load_or_build(build=True):
+        pytest.skip(reason)
 
 
 def arguments(activation, dtype, sizes, generator, shift=0.0):
