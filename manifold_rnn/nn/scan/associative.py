@@ -60,7 +60,7 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
             f"got {tuple(diag.shape)}, {tuple(u.shape)} and {tuple(h0.shape)}.\nMake batch and features agree."
         )
     dtype = torch.promote_types(torch.promote_types(diag.dtype, u.dtype), h0.dtype)
-    states: Tensor = _Scan.apply(diag.to(dtype), u.to(dtype), h0.to(dtype))
+    states: Tensor = _Scan.apply(diag.to(dtype), u.to(dtype), h0.to(dtype))  # (T, B, n)
     return states
 
 
@@ -93,12 +93,12 @@ def _prefix(diag: Tensor, h: Tensor) -> Tensor:
         p = p * p
         powers.append(p.to(diag.dtype))
     strides = [2**k for k in range(len(powers))]
-    for s, p in zip(strides, powers, strict=True):  # at a multiple of 2s: the sum over the last 2s inputs
+    # at each multiple of 2s: the sum over the last 2s inputs
+    for s, p in zip(strides, powers, strict=True):
         later = h[2 * s - 1 :: 2 * s]
         later += p * h[s - 1 :: 2 * s][: len(later)]
-    for s, p in zip(
-        strides[::-1], powers[::-1], strict=True
-    ):  # at an odd multiple of s: the earlier inputs are in h at t - s
+    # at each odd multiple t of s: the sum over earlier inputs is in h at t - s
+    for s, p in zip(strides[::-1], powers[::-1], strict=True):
         later = h[3 * s - 1 :: 2 * s]
         later += p * h[2 * s - 1 :: 2 * s][: len(later)]
     return h

@@ -183,6 +183,11 @@ _REAL: dict[Activation, type[Kernel]] = {"linear": Linear, "relu": Relu, "tanh":
 _COMPLEX: dict[Activation, type[Kernel]] = {"linear": Linear, "modrelu": ComplexModRelu}
 
 
+def kernel_class(activation: Activation, *, is_complex: bool) -> type[Kernel]:
+    """Return the kernel class of an activation for real or complex states."""
+    return (_COMPLEX if is_complex else _REAL)[activation]
+
+
 def kernel(activation: Activation, threshold: Tensor | None, like: Tensor) -> Kernel:
     """Return the kernel of an activation for states of the shape, dtype and device of ``like``."""
-    return (_COMPLEX if like.is_complex() else _REAL)[activation](threshold, like)
+    return kernel_class(activation, is_complex=like.is_complex())(threshold, like)

@@ -8,6 +8,7 @@ from ....cells.elman_form import ElmanForm
 from ...base import Request
 from ..backend import ElmanBackend
 from ..engine import Engine, PerInput, run_engine
+from ..kernels import kernel_class
 from .building import is_built, load_or_build
 from .call import DTYPE_NAMES, call_library
 
@@ -73,7 +74,7 @@ class NativeEngine(Engine):
     def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
         H = h0.new_empty(len(x) + 1, *h0.shape)  # (T + 1, B, n)
         H[0] = h0
-        keeps_argument = self.form.activation == "modrelu" and h0.is_complex()
+        keeps_argument = kernel_class(self.form.activation, is_complex=h0.is_complex()).keeps_argument
         Z = h0.new_empty(len(x), *h0.shape) if keeps_argument else None  # (T, B, n)
         call_library("forward", self.form.activation, self._inputs(x, h0), H, Z)
         return H, Z

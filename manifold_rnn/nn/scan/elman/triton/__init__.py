@@ -12,6 +12,7 @@ from ....cells.elman_form import ElmanForm
 from ...base import Request
 from ..backend import ElmanBackend
 from ..engine import Engine, PerInput, project_into, run_engine, state_buffers
+from ..kernels import kernel_class
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 _LARGEST_ROWS = 1024  # of the real matrix, up to which "auto" uses these kernels
@@ -74,7 +75,7 @@ class TritonEngine(Engine):
         from .launch import launch_forward
 
         form = self.form
-        keeps_argument = form.activation == "modrelu" and h0.is_complex()
+        keeps_argument = kernel_class(form.activation, is_complex=h0.is_complex()).keeps_argument
         H, U = state_buffers(x, h0, keeps_argument=keeps_argument)  # (T + 1, B, n), (T, B, n)
         project_into(x, form.weight_ih, form.bias, U)
         launch_forward(form.activation, form.threshold, U, H, self.W, keeps_argument=keeps_argument)
