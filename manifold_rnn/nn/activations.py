@@ -32,11 +32,13 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
     Tensor, shape (..., n)
         Same dtype as ``z``.
 
-    Notes ----- Where :math:`|z| + b > 0` the real 2 x 2 Jacobian of the ideal map has the singular values 1 (radial)
-    and :math:`|1 + b/|z||` (tangential). With a positive bias the second is unbounded at the origin; smoothing bounds
-    it by about :math:`1 + b/\epsilon`. At zero the value is zero and the gradient is finite. Without smoothing the
-    gradient at zero is zero, also that of the bias. Source: Arjovsky, Shah and Bengio (2016). The smoothing of
-    Maduranga, Helfrich and Ye (2019) divides by ``r + eps**2`` instead.
+    Notes
+    -----
+    Where :math:`|z| + b > 0` the real 2 x 2 Jacobian of the ideal map has the singular values 1 (radial) and :math:`|1
+    + b/|z||` (tangential). With a positive bias the second is unbounded at the origin; smoothing bounds it by about
+    :math:`1 + b/\epsilon`. At zero the value is zero and the gradient is finite. Without smoothing the gradient at zero
+    is zero, also that of the bias. Source: Arjovsky, Shah and Bengio (2016). The smoothing of Maduranga, Helfrich and
+    Ye (2019) divides by ``r + eps**2`` instead.
 
     Examples
     --------
@@ -64,8 +66,10 @@ class ModReLU(nn.Module):
     dtype : torch.dtype, optional
         Dtype of the input. The bias is real, also if this is complex.
 
-    Notes ----- It maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one
-    of the cell: ``RNN(..., nonlinearity="modrelu")`` gives every level and direction its own, and no additive bias.
+    Notes
+    -----
+    It maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one of the
+    cell: ``RNN(..., nonlinearity="modrelu")`` gives every level and direction its own, and no additive bias.
 
     Examples
     --------

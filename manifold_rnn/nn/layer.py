@@ -130,7 +130,7 @@ class Layer(nn.Module):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Suffixes of the directions: "" alone, or with "_reverse"."""
+        """Suffixes of the directions, which are "" and, if bidirectional, "_reverse"."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
     @property

@@ -51,10 +51,11 @@ class NRU(Cell):
     OptionError
         If a size is below 1, or k M is not a square.
 
-    Notes ----- The state is ``(h, c)``. No function saturates and the memory is unbounded, so clip the norm of the
-    gradient; the released code clips it at 1. The outer product saves weights: directions computed from ``a`` directly
-    would need k M rows, where p and q need 2s. Complex weights use `manifold_rnn.nn.split_relu`, and the norm of a row
-    uses moduli.
+    Notes
+    -----
+    The state is ``(h, c)``. No function saturates and the memory is unbounded, so clip the norm of the gradient; the
+    released code clips it at 1. The outer product saves weights: directions computed from ``a`` directly would need k M
+    rows, where p and q need 2s. Complex weights use `manifold_rnn.nn.split_relu`, and the norm of a row uses moduli.
 
     The released code has an option that normalizes ``h``, which this cell has not. In the paper strengths and
     directions depend on the input too; in its code, and here, only on ``a``. Weights start by torch's rule, as one

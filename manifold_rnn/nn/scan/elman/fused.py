@@ -46,8 +46,10 @@ def fused(
     h : Tensor, shape (B, n)
         The last state.
 
-    Notes ----- Second derivatives are computed by the plain loop. ``torch.func`` and ``torch.compile`` are not
-    supported. ``y`` is a view of the states that the backward pass needs, so torch refuses to change it in place.
+    Notes
+    -----
+    Second derivatives are computed by the plain loop. ``torch.func`` and ``torch.compile`` are not supported. ``y`` is
+    a view of the states that the backward pass needs, so torch refuses to change it in place.
 
     Examples
     --------

@@ -47,10 +47,12 @@ def triton(
     h : Tensor, shape (B, n)
         The last state.
 
-    Notes ----- A program of the GPU either runs one row of the batch, with the matrix in registers (n up to 128) or
-    streamed through them; or it runs a tile of several rows and some of the hidden units. The programs of a tile's rows
-    then wait for each other after each step, so they must all run at once. An estimate decides which is faster. Sums
-    are in single precision. Products of single precision are exact up to its rounding unless
+    Notes
+    -----
+    A program of the GPU either runs one row of the batch, with the matrix in registers (n up to 128) or streamed
+    through them; or it runs a tile of several rows and some of the hidden units. The programs of a tile's rows then
+    wait for each other after each step, so they must all run at once. An estimate decides which is faster. Sums are in
+    single precision. Products of single precision are exact up to its rounding unless
     ``torch.set_float32_matmul_precision`` allows less: "high" uses three TF32 products of the tensor cores for one
     product, "medium" one.
 
