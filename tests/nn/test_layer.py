@@ -74,40 +74,40 @@ def run(kind, layer, x, start=()):
 )
 def test_equals_torch_in_outputs_and_every_gradient(case, kind, start, dtype):
     name, options = CASES[IDS.index(case)]
-    found = []
+    outcomes = []
     for layer in pair(FAMILIES[name], dtype, **options):
         x, states = inputs(kind, layer, dtype)
         states = states if start == "given" else []
         results = run(kind, layer.train(not options["dropout"]), x, states)
         sum(t.sin().mean() for t in results).backward()
-        found.append([*results, x.grad, *(s.grad for s in states), *(p.grad for p in layer.parameters())])
-    for theirs, ours in zip(*found, strict=True):
+        outcomes.append([*results, x.grad, *(s.grad for s in states), *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, atol=EXACT[dtype], rtol=EXACT[dtype])
 
 
 @pytest.mark.parametrize("kind", ["padded", "unsorted"])
 def test_drops_what_torch_drops(family, kind):
-    found = []
+    outcomes = []
     for layer in pair(family, num_layers=3, dropout=0.5, bidirectional=True):
         torch.manual_seed(0)
-        found.append(run(kind, layer, *inputs(kind, layer)))
-    torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+        outcomes.append(run(kind, layer, *inputs(kind, layer)))
+    torch.testing.assert_close(*outcomes, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("case", IDS[::3])
 def test_equal_seeds_give_torchs_weights_and_they_go_back(case):
     name, options = CASES[IDS.index(case)]
-    found = []
+    outcomes = []
     for kind in FAMILIES[name]:
         torch.manual_seed(0)
-        found.append(kind(3, 5, **options))
-    theirs, ours = (layer.state_dict() for layer in found)
+        outcomes.append(kind(3, 5, **options))
+    theirs, ours = (layer.state_dict() for layer in outcomes)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    found[1].reset_parameters()
-    found[0].load_state_dict(found[1].state_dict())
-    x = inputs("padded", found[0], torch.float32)[0]
-    torch.testing.assert_close(found[1].eval()(x), found[0].eval()(x), atol=1e-6, rtol=0)
+    outcomes[1].reset_parameters()
+    outcomes[0].load_state_dict(outcomes[1].state_dict())
+    x = inputs("padded", outcomes[0], torch.float32)[0]
+    torch.testing.assert_close(outcomes[1].eval()(x), outcomes[0].eval()(x), atol=1e-6, rtol=0)
 
 
 def test_code_written_for_torchs_layer_runs(family):

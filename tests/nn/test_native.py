@@ -44,17 +44,17 @@ def test_tanh_is_accurate_and_keeps_what_is_not_finite(dtype, built):
 
 @pytest.mark.parametrize("sizes", [(60, 17, 65, 2), (60, 8, 100, 1)], ids=str)
 def test_threads_share_the_batch(sizes, built, generator):
-    given = arguments("modrelu", torch.float64, sizes, generator)
-    weight = torch.randn(sizes[0], *given["h0"].shape, dtype=torch.float64, generator=generator)
-    before, found = torch.get_num_threads(), []
+    tensors = arguments("modrelu", torch.float64, sizes, generator)
+    weight = torch.randn(sizes[0], *tensors["h0"].shape, dtype=torch.float64, generator=generator)
+    before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 64):
             torch.set_num_threads(threads)
-            found.append(values(native, "modrelu", given, weight))
+            results.append(values(native, "modrelu", tensors, weight))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a[1], found[0][1]) for a in found)  # each row is computed alike
-    assert all(error(other, found[0]) < 1e-12 for other in found[1:])
+    assert all(torch.equal(a[1], results[0][1]) for a in results)  # each row is computed alike
+    assert all(error(other, results[0]) < 1e-12 for other in results[1:])
 
 
 def test_it_is_taken_where_it_was_built_and_pays(built, caplog):
@@ -85,6 +85,7 @@ def test_what_it_cannot_run(options, reason, built):
 
 def test_nothing_is_compiled_unasked(nowhere, caplog):
     assert "build_native() was not called" in choice(mr.nn.RNN(3, 4), torch.zeros(9, 2, 3), caplog)
+    mr.nn.RNN(3, 4, backend="native")  # compiles when it is run
     assert not list(nowhere.iterdir())
 
 

@@ -54,12 +54,12 @@ def draw(activation, dtype, sizes, generator):
     return {k: t.requires_grad_() for k, t in narrow.items()}, exact
 
 
-def outcomes(run, activation, given, weight, **options):
+def outcomes(run, activation, tensors, weight, **options):
     """Outputs and every gradient."""
-    y, h = call(run, activation, given, **options)
+    y, h = call(run, activation, tensors, **options)
     weight = weight.to(h.dtype)
     loss = real(h * weight[0]).sum() + (0 if y is None else real(y * weight).sum())
-    return [*([] if y is None else [y]), h, *torch.autograd.grad(loss, list(given.values()))]
+    return [*([] if y is None else [y]), h, *torch.autograd.grad(loss, list(tensors.values()))]
 
 
 def loop(form, x, h0, W, every_step=True):
@@ -84,10 +84,10 @@ def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
 
 
 def compare(activation, dtype, sizes, generator):
-    given, exact = draw(activation, dtype, sizes, generator)
+    tensors, exact = draw(activation, dtype, sizes, generator)
     weight = torch.randn(*sizes[:3], generator=generator, dtype=dtype).to(DEVICE)
-    got, true = outcomes(triton, activation, given, weight), outcomes(loop, activation, exact, weight)
-    assert [t.dtype for t in got[2:]] == [t.dtype for t in given.values()]
+    got, true = outcomes(triton, activation, tensors, weight), outcomes(loop, activation, exact, weight)
+    assert [t.dtype for t in got[2:]] == [t.dtype for t in tensors.values()]
     for a, b in zip(got, true, strict=True):
         assert relative(a, b) < 2e-6
 
@@ -95,10 +95,10 @@ def compare(activation, dtype, sizes, generator):
 @by_path("case", cases=spread(EVERY[2::3], PATHS, every=2))
 def test_thirty_two_steps_to_the_last_output(case, path, generator):
     activation, dtype = case
-    given, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
+    tensors, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
     weight = torch.randn(32, 1, 9, generator=generator, dtype=dtype).to(DEVICE)
-    got = outcomes(triton, activation, given, weight, every_step=False)
-    assert len(got) == 1 + len(given)
+    got = outcomes(triton, activation, tensors, weight, every_step=False)
+    assert len(got) == 1 + len(tensors)
     for a, b in zip(got, outcomes(loop, activation, exact, weight, every_step=False), strict=True):
         assert relative(a, b) < 1e-5
 
@@ -106,9 +106,9 @@ def test_thirty_two_steps_to_the_last_output(case, path, generator):
 @by_path("case", cases=spread(HALF, PATHS, every=2))
 def test_half_precision_errs_no_more_than_the_loop(case, path, generator):
     activation, dtype = case
-    given, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
+    tensors, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
     weight = torch.randn(4, 3, 21, generator=generator).to(DEVICE)
-    got, plain = (outcomes(run, activation, given, weight) for run in (triton, loop))
+    got, plain = (outcomes(run, activation, tensors, weight) for run in (triton, loop))
     # the interpreter cuts digits off for bfloat16 where others round
     allowed = 3 if INTERPRETED and dtype == torch.bfloat16 else 1.2
     for a, c, b in zip(got, plain, outcomes(loop, activation, exact, weight), strict=True):
@@ -119,22 +119,22 @@ def test_half_precision_errs_no_more_than_the_loop(case, path, generator):
 @by_path("dtype", cases=spread([torch.float32, torch.complex64], PATHS, every=2))
 def test_any_strides(dtype, path, generator):
     sizes = T, B, n, _ = (3, 2, 7, 2)
-    given, exact = draw("modrelu", dtype, sizes, generator)
-    given = {k: t.detach().clone() for k, t in given.items()}
-    given["x"] = given["x"].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    given["W"], given["V"] = given["W"].mT.contiguous().mT, torch.stack([given["V"]] * 2, -1)[..., 0]
-    given["h0"], given["threshold"] = given["h0"][:1].expand(B, n), given["threshold"][:1].expand(n)
-    exact = {k: given[k].detach().to(t.dtype).requires_grad_() for k, t in exact.items()}
-    given = {k: t.requires_grad_() for k, t in given.items()}
+    tensors, exact = draw("modrelu", dtype, sizes, generator)
+    tensors = {k: t.detach().clone() for k, t in tensors.items()}
+    tensors["x"] = tensors["x"].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    tensors["W"], tensors["V"] = tensors["W"].mT.contiguous().mT, torch.stack([tensors["V"]] * 2, -1)[..., 0]
+    tensors["h0"], tensors["threshold"] = tensors["h0"][:1].expand(B, n), tensors["threshold"][:1].expand(n)
+    exact = {k: tensors[k].detach().to(t.dtype).requires_grad_() for k, t in exact.items()}
+    tensors = {k: t.requires_grad_() for k, t in tensors.items()}
     weights = [torch.randn(B, n, T, generator=generator, dtype=dtype).to(DEVICE).permute(2, 0, 1)]
     weights += [weights[0].conj() * 1, weights[0][:1, :1, :1].expand(T, B, n)]
     for weight in weights:
-        found = []
-        for run, inputs in ((triton, given), (loop, exact)):
+        results = []
+        for run, inputs in ((triton, tensors), (loop, exact)):
             y, _ = call(run, "modrelu", inputs)
             w = weight.to(y.dtype)
-            found.append(torch.autograd.grad(y, list(inputs.values()), w.conj() if dtype.is_complex else w))
-        for a, b in zip(*found, strict=True):
+            results.append(torch.autograd.grad(y, list(inputs.values()), w.conj() if dtype.is_complex else w))
+        for a, b in zip(*results, strict=True):
             assert relative(a, b) < 2e-6
 
 
@@ -142,12 +142,12 @@ def test_any_strides(dtype, path, generator):
 @by_path("case", "spoil", cases=spread([*EVERY[1:4], EVERY[5]], SPOILED, PATHS, every=7))
 def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(case, spoil, path, generator):
     (activation, dtype), (where, bad) = case, spoil
-    given, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
-    spoiled = given[where].detach().clone()
+    tensors, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
+    spoiled = tensors[where].detach().clone()
     spoiled[(1,) * spoiled.ndim] = bad
-    given[where] = spoiled.requires_grad_()
+    tensors[where] = spoiled.requires_grad_()
     weight = torch.randn(2, 2, 5, generator=generator, dtype=dtype).to(DEVICE)
-    for a, b in zip(*(outcomes(run, activation, given, weight) for run in (triton, fused)), strict=True):
+    for a, b in zip(*(outcomes(run, activation, tensors, weight) for run in (triton, fused)), strict=True):
         assert torch.equal(a.isfinite(), b.isfinite())  # infinite complex numbers may become NaN in products, or not
         keep = b.isfinite() if dtype.is_complex else torch.ones_like(b, dtype=torch.bool)
         torch.testing.assert_close(a[keep], b[keep], equal_nan=True, atol=1e-5, rtol=1e-5)
@@ -155,10 +155,10 @@ def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(case, spoil, path
 
 @by_path(cases=spread(PATHS, every=2))
 def test_gradients_of_chosen_inputs_and_twice(path, generator):
-    given, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
-    all_of_them = torch.autograd.grad(call(triton, "modrelu", given)[0].sin().sum(), list(given.values()))
-    for k, name in enumerate(given):
-        alone = {other: t.detach().requires_grad_(other == name) for other, t in given.items()}
+    tensors, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
+    all_of_them = torch.autograd.grad(call(triton, "modrelu", tensors)[0].sin().sum(), list(tensors.values()))
+    for k, name in enumerate(tensors):
+        alone = {other: t.detach().requires_grad_(other == name) for other, t in tensors.items()}
         loss = call(triton, "modrelu", alone)[0].sin().sum()
         for _ in range(2):
             (got,) = torch.autograd.grad(loss, alone[name], retain_graph=True)
@@ -167,14 +167,14 @@ def test_gradients_of_chosen_inputs_and_twice(path, generator):
 
 @pytest.mark.parametrize(("activation", "dtype"), sample(EVERY[2:], every=2), ids=str)
 def test_second_derivatives(activation, dtype, generator):
-    given, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
-    found = []
-    for run, inputs in ((triton, given), (loop, exact)):
+    tensors, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
+    results = []
+    for run, inputs in ((triton, tensors), (loop, exact)):
         y, _ = call(run, activation, inputs)
         first = torch.autograd.grad(real(y.sin()).sum(), list(inputs.values()), create_graph=True)
         loss = sum(real(g).square().sum() for g in first)
-        found.append([*first, *torch.autograd.grad(loss, list(inputs.values()))])
-    for a, b in zip(*found, strict=True):
+        results.append([*first, *torch.autograd.grad(loss, list(inputs.values()))])
+    for a, b in zip(*results, strict=True):
         assert relative(a, b) < 1e-5
 
 
@@ -194,13 +194,13 @@ def test_layers_are_those_of_the_loop(options, lengths, generator):
         x = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
     elif options.get("batch_first"):
         x = x.transpose(0, 1)
-    every_step, found = not options.get("recompute", False), []
+    every_step, results = not options.get("recompute", False), []
     for layer in layers:
         y, h = layer(x, every_step=every_step)
         y = h if y is None else y if lengths is None else y.data
         real(y.sin() + y.mean() * h.sum()).sum().backward()
-        found.append([y, h, *(p.grad for p in layer.parameters())])
-    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+        results.append([y, h, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(*results, atol=2e-5, rtol=1e-4)
 
 
 def test_momentum_is_run_too(generator):
@@ -218,10 +218,10 @@ def test_momentum_is_run_too(generator):
 def test_memory_is_that_of_states_and_gradients(generator, monkeypatch):
     monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS["tiles"])
     T, B, n = 50, 16, 16
-    given, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
-    given["x"] = given["x"].detach()
+    tensors, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
+    tensors["x"] = tensors["x"].detach()
     with AliveBytes() as counter:
-        _, h = call(triton, "tanh", given, every_step=False)
+        _, h = call(triton, "tanh", tensors, every_step=False)
         h.sum().backward()
     assert counter.peak < 2.3 * T * B * n * 4
 
