@@ -17,7 +17,7 @@ def require_known(kind: type, shared: type, options: Mapping[str, object]) -> No
             known = inspect.signature(kind).parameters
             near = difflib.get_close_matches(name, known, n=1)
             raise OptionError(
-                f"{kind.__name__} does not take {name}.\nExpected some of {', '.join(known)}; got {name!r}.\n"
+                f"{kind.__name__} has no option {name!r}.\nExpected some of {', '.join(known)}; got {name!r}.\n"
                 + (f"Did you mean {near[0]!r}?" if near else "Leave it out.")
             )
 

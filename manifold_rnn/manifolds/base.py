@@ -99,6 +99,11 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         return False
 
     @property
+    def identity_component(self) -> "Manifold":
+        """The points of a group that a path joins to the identity, where its retractions end; the set itself if all."""
+        return self
+
+    @property
     def polish_every(self) -> int:
         """Number of optimizer steps between two calls of `polish`; 0 where drift does not build up."""
         return 0

@@ -35,6 +35,10 @@ class Orthogonal(MatrixGroup):
     is_complex = False
     is_orthonormal = True
 
+    @property
+    def identity_component(self) -> SpecialOrthogonal:
+        return SpecialOrthogonal(self.retraction)
+
 
 class SpecialOrthogonal(MatrixGroup):
     r"""The special orthogonal group SO(n): rotations, :math:`x^\top x = I` and :math:`\det x = 1`.

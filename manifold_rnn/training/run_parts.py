@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .. import retractions, zoo
 from ..errors import OptionError
-from ..nn.scan.choice import BACKENDS
+from ..nn.scan.backends import BACKENDS
 from .catalogue import CELLS, CONSTRAINTS, require_options
 
 OPTIMIZERS = ("adam", "adagrad", "rmsprop", "sgd")

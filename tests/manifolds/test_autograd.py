@@ -32,7 +32,8 @@ MAPS = {
     "transp": ("x", "y", "u"),
 }
 NO_MAPS = {
-    *("coordinate_shape", "degrees_of_freedom", "example_shape", "extra_repr", "geometry", "is_complex", "is_flat"),
+    *("coordinate_shape", "degrees_of_freedom", "example_shape", "extra_repr", "geometry", "identity_component"),
+    *("is_complex", "is_flat"),
     *("is_group", "is_orthonormal", "isometric_at_zero", "key", "layout", "members", "name", "ndim", "origin"),
     *("polish_every", "random", "random_like", "reads_device", "require", "retr_gradient", "retr_transp_coordinates"),
     *("retraction", "reversible", "square_coordinates", "width", "with_members", "with_retraction"),

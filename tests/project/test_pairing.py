@@ -150,13 +150,11 @@ def rate(cell):
 
 
 def blocks(layer):
-    names = [name for name in layer._names if name == "weight_hh"]
-    assert names
-    return [W for suffix in layer._suffixes for W in getattr(layer, "weight_hh" + suffix).detach().split(N)]
+    return [W for suffix in layer.suffixes for W in layer.weights(suffix)["weight_hh"].detach().split(N)]
 
 
 def train(layer, seed):
-    width = N * len(layer._directions) * (2 if layer.weight_ih_l0.is_complex() else 1)
+    width = N * len(layer.directions) * (2 if layer.weight_ih_l0.is_complex() else 1)
     readout = nn.Linear(width, 2)
     generator = torch.Generator().manual_seed(100 + seed)
     x, target = torch.randn(T, B, 2, generator=generator), torch.randn(B, 2, generator=generator)

@@ -257,7 +257,7 @@ ROWS = {
     ),
     "a polish of half a step": Row(OptionError, "polish_every", lambda s: SGD(s.update.parameters(), polish_every=0.5)),
     "a keyword of torch's that has no meaning": Row(
-        OptionError, "does not take foreach", lambda s: ADAM(s.update.parameters(), foreach=True)
+        OptionError, "has no option .foreach", lambda s: ADAM(s.update.parameters(), foreach=True)
     ),
     "a gradient that is not finite (sgd)": Row(
         NonFiniteError, "parameter weight.*4, 4", lambda s: s.step(lambda p: SGD(p, lr=0.1), spoil=True)
@@ -282,7 +282,7 @@ ROWS = {
         lambda s: optim.Landing(mr.constrain(s.linear, "weight", mr.UnitDisc()).parameters()),
     ),
     "a landing that polishes": Row(
-        OptionError, "does not take polish_every", lambda s: optim.Landing(s.update.parameters(), polish_every=1)
+        OptionError, "has no option .polish_every", lambda s: optim.Landing(s.update.parameters(), polish_every=1)
     ),
     # nn
     "an input of another size": Row(ShapeError, "input_size 3", lambda s: s.rnn(torch.zeros(5, 2, 4))),

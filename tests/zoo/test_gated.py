@@ -114,8 +114,8 @@ def test_nru_starts_as_published():
 @pytest.mark.parametrize("rectify", [False, True])
 def test_nru_writes_along_directions_of_norm_one(rectify):
     network = nru(2, 8, 3, rectify=rectify, dtype=WIDE, generator=seeded())
-    cell = network.layer.cell.bind(network.layer._weights("_l0"))
-    _, directions = cell._drive(torch.randn(5, 8 + 64, dtype=WIDE, generator=seeded(1)))
+    cell = network.layer.cell.bind(network.layer.weights("_l0"))
+    _, directions = cell.heads_of(torch.randn(5, 8 + 64, dtype=WIDE, generator=seeded(1)))
     norms = directions.abs().pow(5).sum(-1).pow(0.2)
     assert directions.shape == (5, 2, 4, 64) and norms.any()
     torch.testing.assert_close(norms[norms > 0], torch.ones_like(norms[norms > 0]), atol=1e-14, rtol=0)

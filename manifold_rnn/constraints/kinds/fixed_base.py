@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import OffManifoldError, OptionError, UnsupportedError
-from ...manifolds import Manifold, Orthogonal, SpecialOrthogonal
+from ...manifolds import Manifold
 from ...retractions import Retraction
 from ..constraint import Constraint
 from ..membership import largest_defect, projected, small_rotation, tolerance
@@ -95,9 +95,7 @@ class FixedBaseParametrization(Trivialization):
     @torch.no_grad()
     def reachable(self, x: Tensor) -> Tensor:
         """Return the nearest matrix in the component of the identity, where every retraction ends."""
-        if isinstance(self.manifold, Orthogonal):  # the one group here that is not connected
-            return projected(SpecialOrthogonal(), x)
-        return projected(self.manifold, x)
+        return projected(self.manifold.identity_component, x)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:

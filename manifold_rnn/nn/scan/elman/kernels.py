@@ -1,4 +1,4 @@
-"""Nonlinearities that work in place, forward and backward, with one or two passes over a state."""
+"""Nonlinearities in place, forward and backward, in one or two passes over a state (B, n)."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -6,38 +6,39 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..._torch import is_watched
-from ...linalg.precision import may_read_device
-from ..activations import EPS, mod_relu
+from ...._torch import is_watched
+from ....linalg.precision import may_read_device
+from ...activations import EPS, mod_relu
+from ...cells.elman_form import Activation
 
 
 class Kernel(ABC):
-    """One nonlinearity; made for states like ``like``."""
+    """One nonlinearity, made for states of the shape, dtype and device of ``like``."""
 
-    keeps_argument: ClassVar[bool] = False  # whether the derivative needs more than the result
-    has_slopes: ClassVar[bool] = False  # whether there are `slopes`
+    keeps_argument: ClassVar[bool] = False  # whether the derivative needs the argument, not only the result
+    has_slopes: ClassVar[bool] = False  # whether `slopes` is defined
 
     def __init__(self, threshold: Tensor | None, like: Tensor) -> None:
         self.threshold = threshold
 
     @abstractmethod
     def function(self, z: Tensor) -> Tensor:
-        """The plain definition."""
+        """Return the value by its plain definition, which autograd can differentiate."""
 
     @abstractmethod
     def apply(self, z: Tensor, h: Tensor) -> None:
         """Write the value at ``z`` to ``h``, which may be ``z`` itself."""
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
-        """Write the derivative, a factor for each number, at states without NaN."""
+        """Write the derivative at states without NaN: one factor for each entry."""
         raise NotImplementedError
 
     @abstractmethod
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
-        """Write to ``out``, which may be ``g`` itself, the gradient of ``z``, given that of ``h``."""
+        """Write the gradient of ``z``, given that of ``h``, to ``out``, which may be ``g`` itself."""
 
     def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
-        """The gradient of the threshold, from the gradients (N, n) of the arguments."""
+        """Return the gradient of the threshold, from the gradients (N, n) of the arguments."""
         raise NotImplementedError
 
 
@@ -65,7 +66,7 @@ class Relu(Kernel):
         return torch.relu(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        torch.clamp_min(z, 0, out=h)  # half the price of a call of relu that takes a result
+        torch.clamp_min(z, 0, out=h)  # half the cost of relu with an output argument
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         torch.sign(h, out=out)
@@ -87,7 +88,7 @@ class Tanh(Kernel):
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         one = h.new_ones(()).expand_as(h)
-        torch.ops.aten.tanh_backward.grad_input(one, h, grad_input=out)  # which rounds once
+        torch.ops.aten.tanh_backward.grad_input(one, h, grad_input=out)  # rounds once
 
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=out)
@@ -96,7 +97,7 @@ class Tanh(Kernel):
 class ModRelu(Kernel):
     r"""Real modReLU.
 
-    Where b is not positive it is :math:`z - \operatorname{clamp}(z, b, -b)`; a positive b is added times the sign of z.
+    For b at most 0 it is :math:`z - \operatorname{clamp}(z, b, -b)`; a positive b times the sign of z is added.
     """
 
     has_slopes: ClassVar[bool] = True
@@ -107,7 +108,7 @@ class ModRelu(Kernel):
         b = threshold.detach()
         self.low, self.high = b.clamp(max=0), -b.clamp(max=0)
         self.scratch = torch.empty_like(like)
-        self.grows = None if _none_positive(b) else b.clamp(min=0)
+        self.growth = None if _is_known_nonpositive(b) else b.clamp(min=0)
 
     def function(self, z: Tensor) -> Tensor:
         assert self.threshold is not None
@@ -115,8 +116,8 @@ class ModRelu(Kernel):
 
     def apply(self, z: Tensor, h: Tensor) -> None:
         torch.clamp(z, self.low, self.high, out=self.scratch)
-        if self.grows is not None:
-            self.scratch.addcmul_(torch.sgn(z), self.grows, value=-1)
+        if self.growth is not None:
+            self.scratch.addcmul_(torch.sgn(z), self.growth, value=-1)
         torch.sub(z, self.scratch, out=h)
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
@@ -125,19 +126,19 @@ class ModRelu(Kernel):
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         assert self.threshold is not None
         torch.mul(g, torch.sign(h).square_(), out=out)  # the sign of NaN is 0
-        out.masked_fill_((h == 0) & (self.threshold <= 0), 0)  # whatever g is
+        out.masked_fill_((h == 0) & (self.threshold <= 0), 0)  # also where g is not finite
 
     def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
         return torch.sign(h).mul_(d).sum(0)
 
 
-def _none_positive(b: Tensor) -> bool:
-    """Whether that is known without a wait for the device, or for numbers that there are none of."""
-    return can_look_at(b) and not bool((b > 0).any())
+def _is_known_nonpositive(b: Tensor) -> bool:
+    """Return whether no entry is positive, as far as this can be known without waiting for the device."""
+    return is_readable(b) and not bool((b > 0).any())
 
 
-def can_look_at(x: Tensor) -> bool:
-    """Whether to read a number of ``x`` is possible, and costs next to nothing."""
+def is_readable(x: Tensor) -> bool:
+    """Return whether a number of ``x`` can be read at almost no cost."""
     return x.device.type == "cpu" and may_read_device() and not is_watched(x)
 
 
@@ -161,26 +162,32 @@ class ComplexModRelu(Kernel):
     def backward(self, g: Tensor, z: Tensor, h: Tensor, out: Tensor) -> None:
         assert self.threshold is not None
         inverse = _inverse_modulus(z)
-        slope = (self.threshold * inverse).clamp_(min=-1)  # below, where nothing passes, it might be infinite
+        slope = (self.threshold * inverse).clamp_(min=-1)  # below -1 the unit is off, and the slope may be infinite
         scale = (slope + 1).relu_()
-        # only the part of g along z feels a change of the modulus
+        # only the component of g along z changes with the modulus
         radial = (torch.view_as_real(z) * torch.view_as_real(g)).sum(-1).mul_(inverse).mul_(scale > 0)
         self.radial += radial.sum(0)
         torch.sub(g * scale, z * radial.mul_(slope).mul_(inverse), out=out)
 
     def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
-        found, self.radial = self.radial, torch.zeros_like(self.radial)
-        return found
+        total, self.radial = self.radial, torch.zeros_like(self.radial)
+        return total
 
 
 def _inverse_modulus(z: Tensor) -> Tensor:
+    """Return ``1 / r`` with the smoothed modulus r of complex numbers."""
     return torch.view_as_real(z).square().sum(-1).add_(EPS**2).rsqrt_()
 
 
-_REAL: dict[str, type[Kernel]] = {"linear": Linear, "relu": Relu, "tanh": Tanh, "modrelu": ModRelu}
-_COMPLEX: dict[str, type[Kernel]] = {"linear": Linear, "modrelu": ComplexModRelu}
+_REAL: dict[Activation, type[Kernel]] = {"linear": Linear, "relu": Relu, "tanh": Tanh, "modrelu": ModRelu}
+_COMPLEX: dict[Activation, type[Kernel]] = {"linear": Linear, "modrelu": ComplexModRelu}
 
 
-def kernel(activation: str, threshold: Tensor | None, like: Tensor) -> Kernel:
-    """The kernel of that name for states like ``like``."""
-    return (_COMPLEX if like.is_complex() else _REAL)[activation](threshold, like)
+def kernel_class(activation: Activation, *, is_complex: bool) -> type[Kernel]:
+    """Return the kernel class of an activation for real or complex states."""
+    return (_COMPLEX if is_complex else _REAL)[activation]
+
+
+def kernel(activation: Activation, threshold: Tensor | None, like: Tensor) -> Kernel:
+    """Return the kernel of an activation for states of the shape, dtype and device of ``like``."""
+    return kernel_class(activation, is_complex=like.is_complex())(threshold, like)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ...activations import EPS
+from ....activations import EPS
 
 _EPS2 = tl.constexpr(EPS**2)
 

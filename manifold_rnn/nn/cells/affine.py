@@ -1,4 +1,4 @@
-"""What the cells that take inputs through one affine map have in common: names, shapes and start of the weights."""
+"""The weights of cells that project their inputs by one affine map."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 from .base import Cell, State
-from .common import affine, empty, fill_uniform
+from .weights import affine, allocate_empty, fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
-class Driven(Cell):
+class AffineCell(Cell):
     """A cell with one block of ``weight_hh`` for each gate, blocks of ``weight_ih``, and biases of as many rows."""
 
-    biases: ClassVar[tuple[str, ...]] = ("bias",)
+    bias_names: ClassVar[tuple[str, ...]] = ("bias",)
 
     bias: bool = field(default=True, kw_only=True)
 
     @property
-    def _input_blocks(self) -> int:
+    def input_blocks(self) -> int:
+        """Number of n x m blocks in the rows of ``weight_ih``."""
         return 1
 
     def allocate(
@@ -31,11 +32,11 @@ class Driven(Cell):
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """Return ``weight_ih``, ``weight_hh`` and the biases, not yet filled."""
-        rows = self._input_blocks * hidden_size
+        rows = self.input_blocks * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size)}
         shapes["weight_hh"] = (len(self.gates) * hidden_size, hidden_size)
-        shapes |= {name: (rows,) for name in self.biases if self.bias}
-        return empty(shapes, device=device, dtype=dtype)
+        shapes |= {name: (rows,) for name in self.bias_names if self.bias}
+        return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fill the weights uniformly."""
@@ -43,13 +44,14 @@ class Driven(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b``, the blocks of ``V`` one after the other on the last axis."""
-        biases = [self.weights[name] for name in self.biases if self.bias]
+        biases = [self.weights[name] for name in self.bias_names if self.bias]
         return affine(x, self.weights["weight_ih"], sum(biases[1:], biases[0]) if biases else None)
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
-        return (self._zeros(batch),)
+        return (self.zeros(batch),)
 
-    def _zeros(self, batch: int) -> Tensor:
+    def zeros(self, batch: int) -> Tensor:
+        """Return zeros of the shape of a state, (B, n)."""
         W = self.weights["weight_hh"]
         return W.new_zeros(batch, W.shape[-1])
