@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,31 @@ from .._torch import uncompiled
 from ..errors import OptimizerError
 from ..manifolds import manifold_of
 
-if TYPE_CHECKING:
-    from .parametrization import Parametrization
-
 # These remember coordinates that mean another weight after a rebase.
 _REMEMBER_COORDINATES = ("ASGD", "Rprop", "LBFGS")
 
-_tracked: weakref.WeakSet[Parametrization] = weakref.WeakSet()
+
+class Watched(Protocol):
+    """What the hooks read of a `Parametrization`, and the one method that they call."""
+
+    name: str
+    is_stored_by_module: ClassVar[bool]
+    rebase_every: int | None
+
+    @property
+    def watched(self) -> nn.Parameter | None: ...
+    @property
+    def counts_steps(self) -> bool: ...
+    def after_step(self) -> None: ...
+
+
+_tracked: weakref.WeakSet[Watched] = weakref.WeakSet()
 _warned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 _lock = threading.Lock()
 _changes = 0  # grows whenever a parametrization is made, or a parameter becomes a point
 
 
-def track(entry: Parametrization) -> None:
+def track(entry: Watched) -> None:
     """Watch the optimizers of this process on behalf of a parametrization."""
     with _lock:
         _tracked.add(entry)
@@ -61,7 +73,7 @@ class _Verdict:
         self.state = state
         watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
         self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in an optimizer that is plain
-        self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Parametrization]]] = []
+        self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
         plain = not _moves_on_manifolds(type(optimizer))
         for group, index, p in _parameters(optimizer):
             if plain and type(p) is not nn.Parameter and manifold_of(p) is not None:
@@ -69,7 +81,7 @@ class _Verdict:
             if (entry := watched.get(id(p))) is not None and not entry.is_stored_by_module:
                 self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
 
-    def held(self) -> Iterator[tuple[int, Tensor, Parametrization]]:
+    def held(self) -> Iterator[tuple[int, Tensor, Watched]]:
         """The watched parameters in the optimizer that are still alive, with their groups."""
         for group, parameter, entry in self.entries:
             if (p := parameter()) is not None and (e := entry()) is not None:
@@ -155,7 +167,7 @@ def _parameters(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
             yield group, index, p
 
 
-def _entries() -> list[Parametrization]:
+def _entries() -> list[Watched]:
     with _lock:
         return list(_tracked)
 
