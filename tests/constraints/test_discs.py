@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import naive
 from support.disc_cases import DISCS, N, Plain, entry, plain, start
-from support.repetition import covering
+from support.selection import spread
 from torch import nn
 
 import manifold_rnn as mr
@@ -16,7 +16,7 @@ from manifold_rnn import errors, linalg
 EVERY = pytest.mark.parametrize("name", DISCS)
 
 
-@pytest.mark.parametrize(("name", "n", "batch"), covering(list(DISCS), [2, 3, 4, 5, 8], [(), (3,)]))
+@pytest.mark.parametrize(("name", "n", "batch"), spread(DISCS, [2, 3, 4, 5, 8], [(), (3,)], every=3))
 def test_the_weight_is_in_the_set_and_its_gradient_is_right(name, n, batch, generator):
     constraint, x = start(name, n, generator, batch)
     if name in ("blocks", "blocks of manifolds") and n < 3:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import naive
-from support.repetition import slow_but
+from support.selection import slow_but
 from support.tolerances import atol
 
 from manifold_rnn import errors, linalg

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from support import ROOT
-from support.repetition import slow_but
+from support.selection import slow_but
 
 sys.path.append(str(ROOT / "benchmarks"))
 drift = pytest.importorskip("drift")

@@ -17,3 +17,8 @@ def spread(*axes, every):
     the product is long enough.
     """
     return sample(itertools.product(*axes), every)
+
+
+def slow_but(kept, values):
+    """Return the values as cases of one parameter, slow but for those that are kept."""
+    return [pytest.param(value, marks=() if value in kept else pytest.mark.slow) for value in values]
