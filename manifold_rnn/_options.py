@@ -34,7 +34,7 @@ def full_signature(init: Callable[..., None], shared: type, defaults: Mapping[st
     defaults : mapping
         Their defaults, by name.
     """
-    _, *parameters = inspect.signature(init).parameters.values()  # without self
+    _, *parameters = _signature(init).parameters.values()  # without self
     own = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
     if len(own) == len(parameters):
         return inspect.Signature(own)
@@ -43,3 +43,10 @@ def full_signature(init: Callable[..., None], shared: type, defaults: Mapping[st
         for name, hint in get_type_hints(shared).items()
     ]
     return inspect.Signature([*own, *rest])
+
+
+def _signature(init: Callable[..., None]) -> inspect.Signature:
+    try:
+        return inspect.signature(init, eval_str=True)
+    except NameError:  # a name that only type checkers import
+        return inspect.signature(init)

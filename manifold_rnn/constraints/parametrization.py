@@ -107,7 +107,7 @@ class Parametrization(nn.Module, ABC):
 
     @property
     def watched(self) -> nn.Parameter | None:
-        """The parameter whose optimizer is watched: to refuse it, to advise on it, or to call `after_step`."""
+        """The parameter whose optimizer is watched, if any, to refuse it, to advise on it, or to call `after_step`."""
         return None
 
     @property

@@ -53,7 +53,7 @@ class Update(Parametrization):
 
     @property
     def watched(self) -> nn.Parameter:
-        """The weight: a plain optimizer that holds it is refused."""
+        """The weight; a plain optimizer that holds it is refused."""
         parameter = self._table[self.name]
         assert parameter is not None
         return parameter

@@ -65,6 +65,7 @@ class Euclidean(Region):
         return x.real.new_zeros(x.shape[:-2])
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """The vector itself: every vector is tangent."""
         return u
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ class UnitDisc(Region):
 
     See Also
     --------
-    manifold_rnn.SchurDisc, manifold_rnn.DiagonalDisc : the open disc, by parameters that are never outside.
-    manifold_rnn.StickyDisc : the rule of ENRNN, which keeps the radius once it is reached.
+    manifold_rnn.SchurDisc : the open disc, by parameters that are never outside.
+    manifold_rnn.DiagonalDisc : the same of diagonal matrices.
+    manifold_rnn.StickyDisc : the rule of ENRNN that keeps the radius once it is reached.
 
     Notes
     -----
