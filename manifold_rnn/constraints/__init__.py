@@ -19,20 +19,18 @@ What is attached has one type, whatever the constraint. It computes, assigns, ch
 from .assembled import Assembled, block_triangular
 from .constrain import constrain, release, set_retraction
 from .constraint import Constraint
-from .kinds import (
-    DampedSkew,
-    DiagonalDisc,
-    FixedBase,
-    IdentityPlusLowRank,
-    LipschitzMixture,
-    PhaseScaled,
-    Reflections,
-    Rotations,
-    SchurDisc,
-    SchurForm,
-    StickyDisc,
-    UnitaryProduct,
-)
+from .kinds.damped_skew import DampedSkew
+from .kinds.diagonal_disc import DiagonalDisc
+from .kinds.fixed_base import FixedBase
+from .kinds.lipschitz_mixture import LipschitzMixture
+from .kinds.low_rank import IdentityPlusLowRank
+from .kinds.phase_scaled import PhaseScaled
+from .kinds.reflections import Reflections
+from .kinds.rotations import Rotations
+from .kinds.schur_disc import SchurDisc
+from .kinds.schur_form import SchurForm
+from .kinds.sticky_disc import StickyDisc
+from .kinds.unitary_product import UnitaryProduct
 from .loading import load_checked
 from .matching import constrain_matching, degrees_of_freedom
 from .parametrization import Parametrization

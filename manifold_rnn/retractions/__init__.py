@@ -3,7 +3,7 @@
 A manifold takes a retraction by name or as an object:
 
 >>> assert mr.Orthogonal("cayley").retraction == mr.Orthogonal(mr.retractions.Cayley()).retraction
->>> assert mr.retractions.names() == ["cayley", "exp", "qr", "polar"]
+>>> assert mr.retractions.names() == ["cayley", "exp", "polar", "qr"]
 
 On a group, `Retraction.group_map` maps a skew-symmetric matrix to the group:
 
@@ -19,6 +19,9 @@ vector:
 >>> assert torch.allclose(qr.inverse(x, qr.retract(x, u)), u)
 """
 
+import functools
+import inspect
+
 from ..errors import OptionError
 from .base import Retraction
 from .cayley import Cayley
@@ -28,7 +31,14 @@ from .qr import QR
 
 __all__ = ["QR", "Cayley", "Exponential", "Polar", "Retraction", "get", "names"]
 
-_BY_NAME: dict[str, Retraction] = {r.name: r for r in (Cayley(), Exponential(), QR(), Polar())}
+
+@functools.cache
+def _by_name() -> dict[str, Retraction]:
+    """Every retraction that this package exports."""
+    exported: list[object] = [globals()[name] for name in __all__]
+    kinds = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, Retraction)]
+    kinds = [kind for kind in kinds if not inspect.isabstract(kind)]
+    return {kind.name: kind() for kind in sorted(kinds, key=lambda kind: kind.name)}
 
 
 def names() -> list[str]:
@@ -40,9 +50,9 @@ def names() -> list[str]:
 
     Examples
     --------
-    >>> assert mr.retractions.names() == ["cayley", "exp", "qr", "polar"]
+    >>> assert mr.retractions.names() == ["cayley", "exp", "polar", "qr"]
     """
-    return list(_BY_NAME)
+    return list(_by_name())
 
 
 def get(retraction: str | Retraction) -> Retraction:
@@ -67,9 +77,9 @@ def get(retraction: str | Retraction) -> Retraction:
     """
     if isinstance(retraction, Retraction):
         return retraction
-    if isinstance(retraction, str) and retraction in _BY_NAME:
-        return _BY_NAME[retraction]
+    if isinstance(retraction, str) and retraction in _by_name():
+        return _by_name()[retraction]
     raise OptionError(
-        f"A retraction is one of {', '.join(_BY_NAME)}, or a Retraction object.\nGot {retraction!r}.\n"
+        f"A retraction is one of {', '.join(_by_name())}, or a Retraction object.\nGot {retraction!r}.\n"
         "Check the spelling."
     )

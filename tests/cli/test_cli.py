@@ -25,7 +25,7 @@ BAD = {
     "a rate that is no number": (["demo", "--lr", "nan"], "--lr needs"),
     "an unknown network": (["demo", "--networks", "scornn,scronn"], "--networks needs some of"),
     "no networks": (["demo", "--networks", ","], "--networks needs names of networks"),
-    "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, qr, polar"),
+    "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, polar, qr"),
     "a flag of a task misspelt": (["fit", *ADDING, "--task.stops", "9"], "Did you mean --task.steps?"),
     "a flag misspelt": (["fit", *ADDING, "--batchsize", "9"], "Did you mean --batch-size?"),
     "no task": (["fit", "--network.zoo", "lem"], "task.name needs one of adding,"),

@@ -102,7 +102,7 @@ ROWS = {
     ),
     "logarithm at -1": Row(OffManifoldError, "eigenvalue -1", lambda s: linalg.logm_unitary(-s.x @ s.x.mT)),
     # retractions
-    "unknown retraction": Row(OptionError, "cayley, exp, qr, polar.*'caley'", lambda s: manifolds.Orthogonal("caley")),
+    "unknown retraction": Row(OptionError, "cayley, exp, polar, qr.*'caley'", lambda s: manifolds.Orthogonal("caley")),
     "a class for a retraction": Row(OptionError, "Retraction object", lambda s: retractions.get(retractions.QR)),
     "order on an unknown manifold": Row(
         UnsupportedError, "check_retraction", lambda s: retractions.Cayley().order(geoopt.Sphere())
