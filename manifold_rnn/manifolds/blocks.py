@@ -121,15 +121,16 @@ class BlockLayout(Layout):
         if self.reads_last_axes:
             return x
         lead, inner, rows = x.ndim - self.ndim, len(self._inner), len(self.matrix_dims[0])
-        y = x.permute(*range(lead), *(lead + k for k in self._order))
-        return y.flatten(lead + inner + rows).flatten(lead + inner, lead + inner + rows - 1)
+        y = x.permute(*range(lead), *(lead + k for k in self._order))  # (..., *inner, *rows, *columns)
+        y = y.flatten(lead + inner + rows)  # (..., *inner, *rows, m)
+        return y.flatten(lead + inner, lead + inner + rows - 1)  # (..., *inner, blocks * n, m)
 
     def _from_matrix(self, matrix: Tensor, shape: Shape) -> Tensor:
         if self.reads_last_axes:
             return matrix
         span = self.ndim
         lead, sizes = len(shape) - span, shape[len(shape) - span :]
-        permuted = matrix.reshape(*shape[:lead], *(sizes[k] for k in self._order))
+        permuted = matrix.reshape(*shape[:lead], *(sizes[k] for k in self._order))  # (..., *inner, *rows, *columns)
         back = sorted(range(span), key=self._order.__getitem__)
         return permuted.permute(*range(lead), *(lead + k for k in back))
 
@@ -156,12 +157,12 @@ class BlockLayout(Layout):
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         self.shapes(x.shape)
         stacked = self._to_matrix(x).unflatten(-2, (self.blocks, -1))  # (..., blocks, n, m)
-        stacked = stacked.mT if self.transpose else stacked
-        return tuple(_cat([stacked.narrow(-3, *run) for run in runs]) for runs in self._cuts)
+        stacked = stacked.mT if self.transpose else stacked  # (..., blocks, m, n) if transposed
+        return tuple(_cat([stacked.narrow(-3, *run) for run in runs]) for runs in self._cuts)  # each (..., k, n, m)
 
     def join(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
-        stacked = _cat([parts[g].narrow(-3, start, length) for g, start, length in self._pieces])
-        matrix = (stacked.mT if self.transpose else stacked).flatten(-3, -2)
+        stacked = _cat([parts[g].narrow(-3, start, length) for g, start, length in self._pieces])  # (..., blocks, n, m)
+        matrix = (stacked.mT if self.transpose else stacked).flatten(-3, -2)  # (..., blocks * n, m)
         return self._from_matrix(matrix, shape)
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:

@@ -109,15 +109,17 @@ class Parts(Manifold):
         return self._flat(tensors[0], [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)])
 
     def _flat(self, x: Tensor, coordinates: Sequence[Tensor]) -> Tensor:
-        flat = [c.flatten(x.ndim - self.ndim) for c in coordinates]
-        c = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
+        flat = [c.flatten(x.ndim - self.ndim) for c in coordinates]  # each (..., d of the part)
+        c = flat[0] if len(flat) == 1 else torch.cat(flat, -1)  # (..., d)
         return c if self._scale == 1 else c * self._scale
 
     def _parts(self, x: Tensor, c: Tensor) -> list[Tensor]:
         """The coordinates of each part: the inverse of `_flat`."""
         batch, c = x.ndim - self.ndim, c if self._scale == 1 else c / self._scale
         inner = self._coordinate_shapes(tuple(x.shape), x.dtype)
-        pieces = [c] if len(inner) == 1 else c.split([math.prod(shape[batch:]) for shape in inner], -1)
+        pieces = (
+            [c] if len(inner) == 1 else c.split([math.prod(s[batch:]) for s in inner], -1)
+        )  # each (..., d of the part)
         return [piece.reshape(shape) for piece, shape in zip(pieces, inner, strict=True)]
 
     # --- checks ---
