@@ -8,7 +8,7 @@ import torch
 
 import manifold_rnn
 
-collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["manifold_rnn/nn/scan/triton/[a-z]*.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["manifold_rnn/nn/scan/elman/triton/[a-z]*.py"]
 
 
 @pytest.fixture(autouse=True)

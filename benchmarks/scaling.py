@@ -18,7 +18,7 @@ from torch import nn
 import manifold_rnn as mr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from counting import AliveBytes
+from support.counting import AliveBytes
 
 LINES = {
     "T": [(100, 64, 256), (200, 64, 256), (400, 64, 256), (800, 64, 256)],

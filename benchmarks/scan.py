@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan.choice import Backend
 
 _TURN = 3 << 20  # numbers in the states of the steps of a turn
 SHAPES = [(200, 32, 64), (1000, 20, 190), (784, 128, 170), (400, 128, 512)]
@@ -69,7 +68,7 @@ class ParametrizedLoop(nn.Module):
 def layers(n: int, nonlinearity: str) -> dict[str, nn.Module]:
     """Return what is compared."""
     made: dict[str, nn.Module] = {}
-    backends: dict[str, Backend] = {"ours": "fused", "native": "native", "loop": "reference"}
+    backends = {"ours": "fused", "native": "native", "loop": "reference"}
     if not mr.nn.scan.build_native():
         del backends["native"]
     for name, backend in backends.items():

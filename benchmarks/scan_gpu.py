@@ -20,7 +20,7 @@ import manifold_rnn as mr
 
 SHAPES = ["784x128x128", "1000x20x128", "784x128x170", "1000x20x190", "784x128x256", "1000x20x512", "784x128x512"]
 DEVICE = "cuda"
-BACKENDS = {"loop": "reference", "compiled": "compile", "fused": "fused", "triton": "triton"}
+BACKENDS = {"loop": "reference", "compiled": "compiled", "fused": "fused", "triton": "triton"}
 
 
 def layer(n: int, backend: str, dtype: torch.dtype) -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _P = ParamSpec("_P")
@@ -121,6 +121,30 @@ def onednn_linear() -> Any:
         return call if ok and torch.equal(call.binary(eye, eye, eye, None, "add"), 2 * eye) else None
     except (AttributeError, RuntimeError):
         return None
+
+
+# --- modules ---
+
+_Convolution: type[nn.Module] | tuple[type[nn.Module], ...] = _private(
+    "nn.modules.conv._ConvNd",
+    (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
+
+def convolution_groups(module: nn.Module) -> int | None:
+    """The groups of a convolution, transposed or not; None for any other module."""
+    return int(module.groups) if isinstance(module, _Convolution) else None  # type: ignore[arg-type]
+
+
+def drop_hook(hooks: dict[int, Any], hook: Callable[..., object]) -> list[int]:
+    """Remove ``hook`` from a module's table of hooks, found by itself: a handle would not survive a copy of the module.
+
+    Some tables hold the hook inside a private wrapper. Returns the keys that were removed.
+    """
+    keys = [key for key, value in hooks.items() if getattr(value, "hook", value) is hook]
+    for key in keys:
+        del hooks[key]
+    return keys
 
 
 # --- the compiler, without importing it: `torch._dynamo` takes seconds ---

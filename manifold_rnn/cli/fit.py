@@ -17,7 +17,7 @@ from .parsing import CommandParser
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of ``fit``, or of one of the two that score a checkpoint."""
     names = {"network.zoo": zoo.available(), "network.cell": choices.cells()}
-    names |= {"network.constraint": choices.constraint_classes(), "optimizer.name": choices.optimizers()}
+    names |= {"network.constraint": choices.constraints_by_name(), "optimizer.name": choices.optimizers()}
     epilog = "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items())
     parser = CommandParser(description, RunSettings, files=True, epilog=f"Names: {epilog}.")
     if command == "fit":

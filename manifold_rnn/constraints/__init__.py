@@ -1,43 +1,71 @@
-"""Constraints: make any weight of any layer a point on a manifold."""
+"""Constraints: make any weight of any layer a point on a manifold, in place.
 
+The weight stays the parameter, and a Riemannian optimizer moves it on its manifold (*update* view).
+
+>>> layer = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.Orthogonal("cayley"))
+>>> optimizer = mr.optim.RiemannianSGD(layer.parameters(), lr=0.1)
+
+Or it is computed from free parameters, which any optimizer of torch trains (*trivialized* view).
+
+>>> free = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.Orthogonal("exp"), view="trivialized")
+>>> optimizer = torch.optim.Adam(free.parameters(), lr=0.01)
+
+What is attached has one type, whatever the constraint. It computes, assigns, checks and measures the weight.
+
+>>> entry = free.constraints["weight"]
+>>> assert isinstance(entry, mr.constraints.Parametrization) and entry.defect() < 1e-5
+"""
+
+from .assembled import Assembled, block_triangular
 from .constrain import constrain, release, set_retraction
+from .constraint import Constraint
+from .kinds.damped_skew import DampedSkew
+from .kinds.diagonal_disc import DiagonalDisc
+from .kinds.fixed_base import FixedBase
+from .kinds.lipschitz_mixture import LipschitzMixture
+from .kinds.low_rank import IdentityPlusLowRank
+from .kinds.phase_scaled import PhaseScaled
+from .kinds.reflections import Reflections
+from .kinds.rotations import Rotations
+from .kinds.schur_disc import SchurDisc
+from .kinds.schur_form import SchurForm
+from .kinds.sticky_disc import StickyDisc
+from .kinds.unitary_product import UnitaryProduct
 from .loading import load_checked
 from .matching import constrain_matching, degrees_of_freedom
+from .parametrization import Parametrization
+from .registry import parametrizations
 from .scope import evaluate_once, scope
-from .structured import (
-    Constraint,
-    DampedSkew,
-    FixedBase,
-    IdentityPlusLowRank,
-    LipschitzMixture,
-    PhaseScaled,
-    Reflections,
-    Rotations,
-    SchurForm,
-    StickyDisc,
-    UnitaryProduct,
-)
-from .trivialization import Trivialization
+from .trivialized import Trivialization, trivialize
+from .update import Update
 
 __all__ = [
+    "Assembled",
     "Constraint",
     "DampedSkew",
+    "DiagonalDisc",
     "FixedBase",
     "IdentityPlusLowRank",
     "LipschitzMixture",
+    "Parametrization",
     "PhaseScaled",
     "Reflections",
     "Rotations",
+    "SchurDisc",
     "SchurForm",
     "StickyDisc",
     "Trivialization",
     "UnitaryProduct",
+    "Update",
+    "block_triangular",
     "constrain",
     "constrain_matching",
     "degrees_of_freedom",
     "evaluate_once",
     "load_checked",
+    "parametrizations",
     "release",
     "scope",
     "set_retraction",
+    "trivialize",
 ]

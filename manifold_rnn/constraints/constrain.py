@@ -1,19 +1,19 @@
 """Put a weight of any layer onto a manifold, take it off again, change how it moves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import geoopt
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
 from ..retractions import Retraction, get
-from . import reading, update
-from .preparation import MatrixDims, Options, owner_of, prepare, refuse_torn_ties
+from . import computed_weight, update
+from .constraint import Constraint
+from .options import MatrixDims, Options
+from .preparation import owner_of, prepare, refuse_torn_ties
 from .registry import entry_of
 from .scope import scope, unscope_if_free
-from .structured import Constraint
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -49,7 +49,7 @@ def constrain(
     constraint : geoopt.Manifold or Constraint
         A manifold of this package or of geoopt, or a structured constraint such as `FixedBase` (trivialized view only);
         or several, by the number of the block in the rows: ``{2: Orthogonal()}`` for the third gate alone. Blocks with
-        different constraints have the trivialized view only.
+        different constraints have the trivialized view only, see `Assembled`.
     view : "update" or "trivialized"
         See above. ``module.<name>`` is a ``geoopt.ManifoldParameter`` in the first and a property in the second, where
         ``module.constraints[<name>].coordinates`` is the parameter and ``.base`` a buffer.
@@ -142,11 +142,11 @@ def release(module: _M, name: str) -> _M:
     """
     owner, leaf = owner_of(module, name)
     entry = entry_of(owner, leaf)
-    if isinstance(entry, update.Update):
-        update.detach(owner, entry)
+    if entry.is_stored_by_module:
+        update.detach(owner, leaf, entry)
     else:
         with torch.no_grad():
-            reading.detach(owner, leaf, entry())
+            computed_weight.detach(owner, leaf, entry())
         unscope_if_free(module)
     return module
 
@@ -180,7 +180,7 @@ def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
     Notes
     -----
     In the trivialized view the base moves to the weight and the coordinates to 0; with `FixedBase` the base stays and
-    new coordinates are solved for.
+    new coordinates are solved for. Of a weight that is assembled from parts, every part that has a retraction changes.
 
     Examples
     --------
@@ -188,15 +188,5 @@ def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
     >>> assert mr.set_retraction(layer, "weight", "exp").weight.manifold.retraction.name == "exp"
     """
     owner, leaf = owner_of(module, name)
-    entry: Any = entry_of(owner, leaf)
-    retraction = get(retraction)
-    if isinstance(entry, update.Update):
-        entry.set_manifold(owner, entry.manifold.with_retraction(retraction))
-    elif callable(getattr(entry, "set_retraction", None)):
-        entry.set_retraction(retraction)
-    else:
-        raise UnsupportedError(
-            f"The constraint of {name!r} has no retraction to change.\nExpected a manifold or FixedBase, got "
-            f"{type(entry).__name__}.\nRelease the weight and constrain it anew."
-        )
+    entry_of(owner, leaf).set_retraction(get(retraction))
     return module

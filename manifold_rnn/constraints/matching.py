@@ -8,12 +8,13 @@ import geoopt
 from torch import nn
 
 from ..errors import OptionError
-from ..manifolds import adapt
-from .preparation import Options, owner_of, prepare, refuse_torn_ties
+from ..manifolds import manifold_of
+from .constraint import Constraint
+from .options import Options
+from .parametrization import Parametrization, real_numbers
+from .preparation import Attach, owner_of, prepare, refuse_torn_ties
 from .registry import Registry
 from .scope import scope
-from .structured import Constraint
-from .trivialization import Trivialization
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -53,7 +54,7 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
     """
     chosen = Options(**options)
     matches = _matches(model, constraints)
-    attached = {}
+    attached: dict[int, Attach] = {}
     for name, constraint in matches.items():
         owner, leaf = owner_of(model, name)
         weight = owner._parameters[leaf]
@@ -102,12 +103,14 @@ def degrees_of_freedom(module: nn.Module) -> int:
     >>> layer = mr.constrain(torch.nn.Linear(3, 3, bias=False), "weight", mr.Orthogonal())
     >>> assert mr.degrees_of_freedom(layer) == 3
     """
-    entries = [entry for entry in module.modules() if isinstance(entry, Trivialization)]
-    inside = {id(entry.coordinates): entry.degrees_of_freedom() for entry in entries}
-    return sum(inside[id(p)] if id(p) in inside else _real_numbers(p) for p in module.parameters() if p.requires_grad)
+    dimensions: dict[nn.Parameter, int] = {}
+    for entry in module.modules():
+        if isinstance(entry, Parametrization):
+            dimensions |= entry.dimensions()
+    return sum(dimensions.get(p, _dimension(p)) for p in module.parameters() if p.requires_grad)
 
 
-def _real_numbers(p: nn.Parameter) -> int:
-    if isinstance(manifold := getattr(p, "manifold", None), geoopt.Manifold):
-        return adapt(manifold).degrees_of_freedom(tuple(p.shape), p.dtype)
-    return p.numel() * (2 if p.is_complex() else 1)
+def _dimension(p: nn.Parameter) -> int:
+    """The real dimension of what a parameter ranges over, also where it is a point that `constrain` has not made."""
+    manifold = manifold_of(p)
+    return real_numbers(p) if manifold is None else manifold.degrees_of_freedom(tuple(p.shape), p.dtype)

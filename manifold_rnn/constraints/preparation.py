@@ -1,51 +1,30 @@
 """Everything that can go wrong with a constraint, found out before anything is changed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias, cast
 
 import geoopt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
-from ..manifolds import Manifold, Orthogonal, Viewed, adapt
-from . import reading, update
-from .admission import require_finite, settled
-from .registry import registry
-from .structured import Constraint, Gates, structured_form, trivialized
-from .trivialization import Trivialization
+from ..linalg.checks import require_finite
+from ..manifolds import BlockLayout, Blocks, Manifold, adapt
+from . import computed_weight, update
+from .assembled import Assembled
+from .constraint import AnyConstraint, Constraint
+from .membership import projected
+from .options import Options, bad_option
+from .parametrization import Parametrization
+from .registry import entries
+from .trivialized import Trivialization
 
 Attach = Callable[[nn.Module, str], None]
-MatrixDims = tuple[int | Sequence[int], int | Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `constrain`."""
-
-    view: str = "update"
-    rebase_every: int | None = None
-    blocks: int = 1
-    which: Sequence[int] | None = None
-    matrix_dims: MatrixDims | None = None
-    init: str | Callable[[Tensor], Tensor] = "keep"
-    on_load: str = "raise"
-
-    def __post_init__(self) -> None:
-        for name, known in (("view", ("update", "trivialized")), ("on_load", ("raise", "project"))):
-            if getattr(self, name) not in known:
-                raise _bad_option(name, f"one of {', '.join(map(repr, known))}", getattr(self, name))
-        if not callable(self.init) and self.init not in ("keep", "haar"):
-            raise _bad_option("init", "'keep', 'haar' or a callable", self.init)
-        if self.rebase_every is None:
-            return
-        if type(self.rebase_every) is not int or self.rebase_every < 1 or self.view == "update":
-            expected = "None, or with view='trivialized' a whole number from 1 up"
-            raise _bad_option("rebase_every", expected, self.rebase_every)
+Group: TypeAlias = tuple[Sequence[int] | None, AnyConstraint]
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -55,87 +34,120 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 @torch.no_grad()
-def prepare(module: nn.Module, name: str, constraint: Any, options: Options) -> Attach:
+def prepare(
+    module: nn.Module, name: str, constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Options
+) -> Attach:
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
-    options = _read_as_matrices(module, name, weight, options)
-    if isinstance(constraint, Mapping):
-        constraint, options = _gates(constraint, options)
-    constraint = structured_form(constraint)
-    if _is_structured(constraint) and (options.blocks != 1 or options.which is not None):
-        each = dict.fromkeys(_chosen(options), constraint)
-        constraint, options = _gates(each, replace(options, which=None))
-    if isinstance(constraint, geoopt.Manifold):
-        return _on_manifold(module, name, weight, _fitted(constraint, weight, options, name), options)
-    if _is_structured(constraint):
-        return _structured(weight, constraint, options)
-    raise _bad_option("constraint", "a manifold such as Orthogonal(), or a structured constraint", constraint)
+    options = options.for_weight(module, name, weight)
+    groups = _groups(constraint, options)
+    which, first = groups[0]
+    if len(groups) == 1 and isinstance(first, geoopt.Manifold):
+        manifold = _fitted(adapt(first), which, weight, options, name)
+        return _on_manifold(module, name, weight, manifold, options)
+    if options.view != "trivialized":
+        raise UnsupportedError(
+            "A structured constraint, or blocks under different ones, compute the weight from free parameters.\n"
+            f'Expected view="trivialized", got view={options.view!r} with {_shown(groups)}.\n'
+            "Change the view, or constrain to a manifold."
+        )
+    if len(groups) == 1 and options.reads_whole_matrices:
+        if options.rebase_every is not None:
+            raise UnsupportedError(
+                f"{type(first).__name__} is a structured constraint, which has no base that moves.\n"
+                f"Expected rebase_every=None, got {options.rebase_every}.\nLeave it out, or constrain to a manifold."
+            )
+        return _computed(weight, first, options)
+    try:
+        return _computed(weight, _assembled(groups, options), options)
+    except ShapeError:
+        with suppress(ShapeError):  # wide blocks have orthonormal rows
+            return _computed(weight, _assembled(groups, options, transpose=True), options)
+        raise
 
 
-def _is_structured(constraint: Any) -> bool:
-    known = isinstance(constraint, Constraint) and not isinstance(constraint, type)
-    return known and not isinstance(constraint, geoopt.Manifold)
+# --- which blocks of the weight are under which constraint ---
 
 
-def _chosen(options: Options) -> Sequence[int]:
-    return Viewed(Orthogonal(), options.blocks, options.which).which  # which knows what makes sense
-
-
-def _gates(parts: Mapping[Any, Any], options: Options) -> tuple[Any, Options]:
-    """One constraint for blocks that differ in theirs, and the options that it is to have."""
-    numbers = range(options.blocks) if isinstance(options.blocks, int) else ()
-    if not parts or options.which is not None or not set(parts) <= set(numbers):
+def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Options) -> list[Group]:
+    """The blocks that share a constraint, the same object or equal manifolds; None stands for all blocks."""
+    if not isinstance(constraint, Mapping):
+        return [(options.which, _require_constraint(constraint))]
+    numbers = range(options.blocks) if isinstance(options.blocks, int) else range(0)
+    if not constraint or options.which is not None or not set(constraint) <= set(numbers):
         expected = f"a mapping from some of the blocks 0 to {len(numbers) - 1} to constraints, and no which="
-        raise _bad_option("constraint", expected, {k: type(part).__name__ for k, part in parts.items()})
-    forms: dict[int, Any] = {k: structured_form(part) for k, part in parts.items()}
-    own: dict[str, Any]
-    if all(isinstance(form, geoopt.Manifold) for form in forms.values()):
-        manifolds = [adapt(form) for form in forms.values()]
-        if len({m.key() for m in manifolds}) == 1:
-            return manifolds[0], replace(options, which=tuple(parts))
-        own, options = {"rebase_every": options.rebase_every}, replace(options, rebase_every=None)
-    elif wrong := [form for form in forms.values() if not isinstance(form, geoopt.Manifold | Constraint)]:
-        raise _bad_option("constraint", "manifolds or structured constraints", wrong[0])
-    else:
-        own = {}
-    own["on_load"] = options.on_load
-    gates = Gates(forms, options.blocks, lambda part, like: trivialized(part, like, **own))
-    return gates, replace(options, blocks=1, which=None)
+        raise bad_option("constraint", expected, {k: type(member).__name__ for k, member in constraint.items()})
+    groups: dict[object, tuple[list[int], AnyConstraint]] = {}
+    for block, member in constraint.items():
+        key = adapt(member).key() if isinstance(member, geoopt.Manifold) else id(member)
+        groups.setdefault(key, ([], _require_constraint(member)))[0].append(block)
+    return [(tuple(blocks), member) for blocks, member in groups.values()]
+
+
+def _require_constraint(constraint: AnyConstraint) -> AnyConstraint:
+    if not isinstance(constraint, geoopt.Manifold | Constraint):
+        raise bad_option("constraint", "a manifold such as Orthogonal(), or a structured constraint", constraint)
+    return constraint
+
+
+def _shown(groups: Sequence[Group]) -> str:
+    return ", ".join(type(member).__name__ for _, member in groups)
+
+
+def _fitted(manifold: Manifold, which: Sequence[int] | None, weight: Tensor, options: Options, name: str) -> Manifold:
+    """The manifold of the whole weight: wide matrices are transposed for manifolds of tall ones."""
+    weight, dims = weight.detach(), options.matrix_dims or (-2, -1)
+    require_finite(weight, name)
+    plain = options.reads_whole_matrices and which is None
+    fitted = manifold if plain else Blocks(manifold, options.blocks, which, matrix_dims=dims)
+    try:
+        fitted.require(weight, name)
+    except (ShapeError, ValueError):
+        if weight.ndim < 2:
+            raise
+        transposed = Blocks(manifold, options.blocks, which, matrix_dims=dims, transpose=True)
+        with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows
+            transposed.require(weight, name)
+            return transposed
+        raise
+    return fitted
+
+
+def _assembled(groups: Sequence[Group], options: Options, *, transpose: bool = False) -> Assembled:
+    chosen = None if groups[0][0] is None else [which or () for which, _ in groups]
+    layout = BlockLayout.choose(options.blocks, chosen, options.matrix_dims or (-2, -1), transpose)
+    members = [*(member for _, member in groups), *([None] if layout.free else [])]
+    return Assembled(layout, members, options.rebase_every)
+
+
+# --- the parametrization, with its starting value ---
 
 
 def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: Manifold, options: Options) -> Attach:
-    value = settled(manifold, _start(manifold, weight, options))
+    value = projected(manifold, _start(manifold.random_like, weight, options))
     if options.view == "update":
-        entry = update.Update(name, manifold, options.on_load)
+        entry = update.Update(module, name, manifold, options.on_load)
         return lambda owner, _: update.attach(owner, entry, value)
-    free = Trivialization(manifold, value, rebase_every=options.rebase_every, on_load=options.on_load)
+    free = Trivialization(manifold, value, rebase_every=options.rebase_every)
+    free.on_load = options.on_load
     free.coordinates.requires_grad_(
         weight.requires_grad
     )  # a parameter of the manifold, such as a curvature, has its own
-    return lambda owner, leaf: reading.attach(owner, leaf, free)
+    return lambda owner, leaf: computed_weight.attach(owner, leaf, free)
 
 
-def _structured(weight: nn.Parameter, constraint: Constraint, options: Options) -> Attach:
-    if isinstance(constraint, Gates) and options.view != "trivialized":
-        raise UnsupportedError(
-            "Blocks under different or structured constraints are built from free parameters.\n"
-            f'Expected view="trivialized", got view={options.view!r}.\n'
-            "Change the view; for manifolds, rebase_every=1 then makes the same steps."
-        )
-    if options.view != "trivialized" or options.rebase_every or options.matrix_dims is not None:
-        raise UnsupportedError(
-            f"{type(constraint).__name__} is a structured constraint: it builds its weight from free parameters.\n"
-            "Expected view='trivialized' without rebase_every or matrix_dims, and no kernel of a convolution; got "
-            f"view={options.view!r}.\nChange the options, or constrain to a manifold."
-        )
-    start = _start(getattr(constraint, "manifold", None), weight, options)
-    entry = _trivialized(constraint, start)
+def _computed(weight: nn.Parameter, constraint: AnyConstraint, options: Options) -> Attach:
+    assert isinstance(constraint, Constraint)
+    entry = _trivialized(constraint, _start(constraint.random_like, weight, options))
+    for part in entry.modules():
+        if isinstance(part, Parametrization):
+            part.on_load = options.on_load
     if not weight.requires_grad:
         entry.requires_grad_(False)
-    return lambda owner, leaf: reading.attach(owner, leaf, entry)
+    return lambda owner, leaf: computed_weight.attach(owner, leaf, entry)
 
 
-def _trivialized(constraint: Constraint, start: Tensor) -> nn.Module:
+def _trivialized(constraint: Constraint, start: Tensor) -> Parametrization:
     try:
         return constraint.trivialize(start)
     except (RuntimeError, TypeError) as error:
@@ -148,67 +160,21 @@ def _trivialized(constraint: Constraint, start: Tensor) -> nn.Module:
         ) from error
 
 
-def _start(manifold: Manifold | None, weight: Tensor, options: Options) -> Tensor:
+def _start(random_like: Callable[[Tensor], Tensor], weight: Tensor, options: Options) -> Tensor:
     weight = weight.detach()
-    if callable(options.init):
-        start = options.init(weight.clone())
-        if not isinstance(start, Tensor) or start.shape != weight.shape:
-            raise _bad_option("init", f"a callable that returns a tensor of shape {tuple(weight.shape)}", start)
-        start = start.detach().to(weight)
-        require_finite(start, "the result of init")
-        return start
     if options.init == "keep":
         return weight.clone()
-    if manifold is None:
-        raise _bad_option("init", "'keep' or a callable, as this constraint knows no random point", options.init)
-    random: Tensor = manifold.random(*weight.shape, dtype=weight.dtype, device=weight.device)
-    if isinstance(manifold, Viewed):
-        return manifold.join(manifold.split(random)[0], manifold.split(weight)[1], weight.shape)
-    return random
+    if options.init == "haar":
+        return random_like(weight).clone()
+    start = cast(Callable[[Tensor], object], options.init)(weight.clone())
+    if not isinstance(start, Tensor) or start.shape != weight.shape:
+        raise bad_option("init", f"a callable that returns a tensor of shape {tuple(weight.shape)}", start)
+    start = start.detach().to(weight)
+    require_finite(start, "the result of init")
+    return start
 
 
-def _fitted(constraint: geoopt.Manifold, weight: Tensor, options: Options, name: str) -> Manifold:
-    inner = adapt(constraint)
-    dims = options.matrix_dims or (-2, -1)
-    plain = options.blocks == 1 and options.which is None and options.matrix_dims is None
-    manifold = inner if plain else Viewed(inner, options.blocks, options.which, matrix_dims=dims)
-    weight = weight.detach()
-    require_finite(weight, name)
-    try:
-        manifold.require(weight, name)
-    except (ShapeError, ValueError):
-        if weight.ndim < 2:
-            raise
-        turned = Viewed(inner, options.blocks, options.which, matrix_dims=dims, transpose=True)
-        with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows
-            turned.require(weight, name)
-            return turned
-        raise
-    return manifold
-
-
-def _read_as_matrices(module: nn.Module, name: str, weight: Tensor, options: Options) -> Options:
-    """Count axes from the end, and read the kernel of a convolution as one matrix a group."""
-    dims, blocks = options.matrix_dims, options.blocks
-    if dims is None and isinstance(module, _ConvNd) and weight.ndim > 2:
-        dims = (0, tuple(range(1, weight.ndim)))
-        blocks = module.groups if blocks == 1 else blocks
-    if dims is None:
-        return options
-    return replace(options, matrix_dims=_from_the_end(dims, weight.ndim, name), blocks=blocks)
-
-
-def _from_the_end(dims: Any, ndim: int, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    sides = [(side,) if isinstance(side, int) else side for side in dims] if isinstance(dims, Sequence) else []
-    named = [k for side in sides for k in (side if isinstance(side, Sequence) and side else (None,))]
-    if len(sides) == 2 and all(isinstance(k, int) and -ndim <= k < ndim for k in named):
-        rows, columns = (tuple(k if k < 0 else k - ndim for k in side) for side in sides)
-        if len({*rows, *columns}) == len(named):
-            return rows, columns
-    expected = (
-        f"a pair (rows, columns) of axes, or of tuples of axes, from {-ndim} to {ndim - 1} of {name!r}, each once"
-    )
-    raise _bad_option("matrix_dims", expected, dims)
+# --- what cannot be constrained ---
 
 
 def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
@@ -225,9 +191,9 @@ def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
 
 
 def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    weight = module._parameters.get(name)
-    if weight is None or name in (registry(module) or {}):
-        free = [key for key, p in module._parameters.items() if p is not None and key not in (registry(module) or {})]
+    weight, held = module._parameters.get(name), entries(module)
+    if weight is None or name in held:
+        free = [key for key, p in module._parameters.items() if p is not None and key not in held]
         raise OptionError(
             f"{name!r} must be a parameter of {type(module).__name__} that is not constrained yet.\n"
             f"Expected one of: {', '.join(free) or 'it has none'}.\nCheck the name, or release it first."
@@ -239,8 +205,3 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
             "Run one forward first."
         )
     return weight
-
-
-def _bad_option(name: str, expected: str, got: object) -> OptionError:
-    shown = f"a tensor of shape {tuple(got.shape)}" if isinstance(got, Tensor) else repr(got)[:80]
-    return OptionError(f"{name} has a value that constrain does not know.\nExpected {expected}.\nGot {shown}.")

@@ -1,27 +1,32 @@
 """The record, kept by each module, of which of its weights are constrained and how."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+from typing import Any
 
+from torch import Tensor, nn
+
+from .._torch import drop_hook
 from ..errors import OptionError
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """An entry that looks at a state dict before its module is loaded."""
-
-    def check(self, state: dict[str, Any], prefix: str, own: str, module: nn.Module) -> None:
-        """Let a loaded weight pass, project it inside ``state``, or raise; ``prefix`` is that of the module."""
+from .parametrization import Parametrization
 
 
 class Registry(nn.ModuleDict):
-    """The child module ``constraints`` of a constrained module: an entry for each constrained weight, by name."""
+    """The child module ``constraints`` of a constrained module: a `Parametrization` for each weight, by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions: dict[str, int] = {}  # where among the parameters a trivialized weight has its place
+        self.positions: dict[str, int] = {}  # where among the parameters a computed weight has its place
+
+    def __getitem__(self, key: str) -> Parametrization:
+        entry = super().__getitem__(key)
+        assert isinstance(entry, Parametrization)
+        return entry
+
+    def entries(self) -> dict[str, Parametrization]:
+        """Each weight's name and parametrization."""
+        return {name: entry for name, entry in self._modules.items() if isinstance(entry, Parametrization)}
 
 
 def registry(module: nn.Module) -> Registry | None:
@@ -32,53 +37,75 @@ def registry(module: nn.Module) -> Registry | None:
     return None
 
 
+def entries(module: nn.Module) -> dict[str, Parametrization]:
+    """Return the parametrizations of the weights that a module owns, by the weight's name."""
+    held = registry(module)
+    return {} if held is None else held.entries()
+
+
+def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
+    """The parametrization of every constrained weight in a model, by the full name of the weight.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Yields
+    ------
+    name : str
+    parametrization : Parametrization
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(mr.constrain(torch.nn.Linear(2, 2), "weight", mr.Orthogonal()))
+    >>> assert [name for name, _ in mr.constraints.parametrizations(model)] == ["0.weight"]
+    """
+    for path, module in model.named_modules():
+        for name, entry in entries(module).items():
+            yield f"{path}.{name}" if path else name, entry
+
+
 def check_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Check what is about to be loaded into a module, before any of it is: the load pre-hook of either view."""
-    for name, child in module.named_children():
+    for child_name, child in module.named_children():
         if isinstance(child, Registry):
-            for key, entry in child.items():
-                if isinstance(entry, Checked):
-                    entry.check(state, prefix, f"{prefix}{name}.{key}.", module)
+            for name, entry in child.entries().items():
+                path = prefix if entry.is_stored_by_module else f"{prefix}{child_name}.{name}."
+                own = [prefix + name] if entry.is_stored_by_module else [k for k in state if k.startswith(path)]
+                loaded: dict[str, Tensor] = {k.removeprefix(path): state[k] for k in own if k in state}
+                state.update({path + k: value for k, value in entry.check(loaded, path).items()})
 
 
-def entry_of(module: nn.Module, name: str) -> nn.Module:
-    """Return the entry of one constrained weight."""
-    entries = registry(module)
-    if entries is None or name not in entries:
-        found = "none" if entries is None else ", ".join(entries)
+def entry_of(module: nn.Module, name: str) -> Parametrization:
+    """Return the parametrization of one constrained weight."""
+    held = registry(module)
+    if held is None or name not in held:
         raise OptionError(
-            f"{type(module).__name__} has no constrained weight {name!r}.\nConstrained here: {found}.\n"
+            f"{type(module).__name__} has no constrained weight {name!r}.\n"
+            f"Constrained here: {', '.join(held or ()) or 'none'}.\n"
             "Call constrain first, or pass the module that owns the weight."
         )
-    return entries[name]
+    return held[name]
 
 
-def register(module: nn.Module, name: str, entry: nn.Module) -> Registry:
+def register(module: nn.Module, name: str, entry: Parametrization) -> Registry:
     """File an entry, in ``constraints``, or in ``_constraints`` where the module already has something of that name."""
-    entries = registry(module)
-    if entries is None:
-        entries = Registry()
-        module.add_module("_constraints" if hasattr(module, "constraints") else "constraints", entries)
-    if not entries:
+    held = registry(module)
+    if held is None:
+        held = Registry()
+        module.add_module("_constraints" if "constraints" in dir(module) else "constraints", held)
+    if not held:
         module.register_load_state_dict_pre_hook(check_loaded)
-    entries[name] = entry
-    return entries
+    held[name] = entry
+    return held
 
 
 def unregister(module: nn.Module, name: str) -> None:
     """Strike an entry out, and with the last one the registry."""
-    entries = registry(module)
-    assert entries is not None
-    del entries[name]
-    if not entries:
+    held = registry(module)
+    assert held is not None
+    del held[name]
+    if not held:
         drop_hook(module._load_state_dict_pre_hooks, check_loaded)
-        for key in [key for key, child in module._modules.items() if child is entries]:
+        for key in [key for key, child in module._modules.items() if child is held]:
             del module._modules[key]
-
-
-def drop_hook(hooks: dict[int, Any], hook: Callable[..., object]) -> list[int]:
-    """Remove ``hook`` from a table of hooks, found by itself: a handle would not survive a copy of its module."""
-    keys = [key for key, value in hooks.items() if getattr(value, "hook", value) is hook]
-    for key in keys:
-        del hooks[key]
-    return keys

@@ -4,13 +4,14 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import saved_tensor_hooks, transform_level
-from .registry import drop_hook, registry
+from .._torch import drop_hook, saved_tensor_hooks, transform_level
+from .parametrization import Parametrization
+from .registry import registry
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -21,13 +22,13 @@ class _Frame:
     def __init__(self, context: tuple[object, ...]) -> None:
         self.context = context
         self.owners: list[int] = []
-        self.kept: dict[nn.Module, _Kept] = {}
+        self.kept: dict[Parametrization, _Kept] = {}
 
 
 class _Kept:
     """A weight, and what it was computed from."""
 
-    def __init__(self, entry: nn.Module) -> None:
+    def __init__(self, entry: Parametrization) -> None:
         self.weight: Tensor | None = None
         self.modes = _modes()
         tables = [table for module in entry.modules() for table in (module._parameters, module._buffers)]
@@ -47,16 +48,16 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def evaluate(entry: nn.Module) -> Tensor:
+def evaluate(entry: Parametrization) -> Tensor:
     """Return ``entry()``, computed once within a scope for the same free parameters, modes and autograd context."""
     frame = _thread.frames[-1] if not torch.compiler.is_compiling() and _thread.frames else None
     if frame is None or frame.context != _context():
-        return _dense(entry)
+        return cast(Tensor, entry())
     kept = frame.kept.get(entry)
     weight = kept.weight if kept is not None and kept.holds() else None
     if weight is None:
         frame.kept[entry] = kept = _Kept(entry)
-        weight = kept.weight = _dense(entry)
+        weight = kept.weight = cast(Tensor, entry())
         if weight.requires_grad and frame.context[-1] is None:
             weight.register_hook(_forgetter(kept))
     return weight
@@ -163,11 +164,6 @@ def _forgetter(kept: _Kept) -> Callable[[Tensor], None]:
             spent.weight = None
 
     return forget
-
-
-def _dense(entry: nn.Module) -> Tensor:
-    weight: Tensor = entry()
-    return weight
 
 
 def _modes() -> tuple[bool, bool]:

@@ -1,81 +1,132 @@
-"""The update view: the weight stays the parameter, and learns on which manifold it lives."""
+"""The update view: the weight stays the module's parameter, and carries its manifold."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import geoopt
 import torch
 from torch import Tensor, nn
 
+from .._torch import drop_hook
 from ..errors import UnsupportedError
 from ..manifolds import Manifold
-from . import hooks
-from .admission import admitted
-from .registry import drop_hook, register, registry, unregister
+from ..retractions import Retraction, get
+from . import optimizer_hooks
+from .membership import measured, require_member
+from .parametrization import Parametrization, require_shape
+from .registry import entries, register, unregister
 
 
-class Update(nn.Module):
-    """Registry entry of a weight in the update view; ``parameter.manifold`` mirrors its ``manifold``."""
+class Update(Parametrization):
+    """A weight that is a point, which a Riemannian optimizer moves; ``parameter.manifold`` mirrors `manifold`.
 
-    def __init__(self, name: str, manifold: Manifold, on_load: str) -> None:
+    Parameters
+    ----------
+    module : nn.Module
+        The owner of the weight. Its table of parameters is kept, not the module: a copy of the module copies both.
+    name : str
+        Of the weight.
+    manifold : Manifold
+    on_load : "raise" or "project"
+        What to do with a loaded weight that is off the manifold.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert layer.constraints["weight"]() is layer.weight
+    """
+
+    is_stored_by_module = True
+
+    def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
         super().__init__()
+        self._table = module._parameters
         self.name, self.manifold, self.on_load = name, manifold, on_load
-        hooks.track(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        hooks.track(self)
 
     def extra_repr(self) -> str:
-        """Say which view this is."""
         return 'view="update"'
 
-    def upgrade(self, module: nn.Module) -> None:
+    def forward(self) -> Tensor:
+        """Return the weight, which is the parameter itself."""
+        return self.watched
+
+    @property
+    def watched(self) -> nn.Parameter:
+        """The weight; a plain optimizer that holds it is refused."""
+        parameter = self._table[self.name]
+        assert parameter is not None
+        return parameter
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Make ``weight``, a point on the manifold, the value of the parameter."""
+        require_shape(self.watched, weight)
+        self.watched.copy_(require_member(self.manifold, weight, self.watched, "the assigned weight"))
+
+    def defect(self) -> Tensor:
+        return measured(self.manifold, self.watched)
+
+    def dimensions(self) -> dict[nn.Parameter, int]:
+        p = self.watched
+        return {p: self.manifold.degrees_of_freedom(tuple(p.shape), p.dtype)}
+
+    def degrees_of_freedom(self) -> int:
+        return sum(self.dimensions().values()) if self.watched.requires_grad else 0
+
+    @property
+    def retraction(self) -> Retraction | None:
+        return self.manifold.retraction
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        self.manifold = self.manifold.with_retraction(get(retraction))
+        self.mark()
+
+    def mark(self) -> None:
+        """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
+        self.refresh()
+        point: geoopt.ManifoldParameter = self.watched
+        point.manifold = self.manifold
+
+    def refresh(self) -> None:
         """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        parameter: Any = module._parameters[self.name]
-        kind = type(parameter)
+        point: geoopt.ManifoldParameter = self.watched
+        kind = type(point)
         if kind is geoopt.ManifoldParameter:
             return
         if kind is nn.Parameter:  # a wider test would catch the stand-ins of torch.export
-            parameter.__class__ = geoopt.ManifoldParameter
-            parameter.manifold = self.manifold
+            point.__class__ = geoopt.ManifoldParameter
+            point.manifold = self.manifold
+            optimizer_hooks.forget()
         else:
-            refuse_sharded(parameter, self.name)
+            refuse_sharded(point, self.name)
 
-    def set_manifold(self, module: nn.Module, manifold: Manifold) -> None:
-        """Put the same point onto another manifold, or the same one with another retraction."""
-        self.upgrade(module)
-        parameter: Any = module._parameters[self.name]
-        self.manifold = parameter.manifold = manifold
-
-    def check(self, state: dict[str, Any], prefix: str, own: str, module: nn.Module) -> None:
-        """Let a loaded weight pass, project it inside ``state``, or raise."""
-        key, like = prefix + self.name, module._parameters[self.name]
-        if key in state and like is not None:
-            state[key] = admitted(self.manifold, state[key], like, key, project=self.on_load == "project")
+    def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+        project = self.on_load == "project"
+        return {k: require_member(self.manifold, v, self.watched, path + k, project=project) for k, v in loaded.items()}
 
 
-def attach(module: nn.Module, entry: Update, value: Tensor) -> None:
+def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
     """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
-    parameter: Any = module._parameters[entry.name]
     with torch.no_grad():
-        parameter.copy_(value)
-    if _upgrade not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_upgrade, prepend=True)
-        module.register_load_state_dict_post_hook(_upgrade)
+        entry.watched.copy_(start)
+    if _refresh not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_refresh, prepend=True)
+        module.register_load_state_dict_post_hook(_refresh)
     register(module, entry.name, entry)
-    entry.set_manifold(module, entry.manifold)
+    entry.mark()
 
 
-def detach(module: nn.Module, entry: Update) -> None:
+def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Undo `attach`; the value stays."""
-    entry.upgrade(module)
-    parameter: Any = module._parameters[entry.name]
-    parameter.__class__ = nn.Parameter
-    del parameter.manifold
-    unregister(module, entry.name)
-    if not any(isinstance(other, Update) for other in (registry(module) or {}).values()):
-        drop_hook(module._forward_pre_hooks, _upgrade)
-        drop_hook(module._load_state_dict_post_hooks, _upgrade)
+    entry.refresh()
+    point: geoopt.ManifoldParameter = module._parameters[name]
+    point.__class__ = nn.Parameter
+    del point.manifold
+    unregister(module, name)
+    if not any(other.is_stored_by_module for other in entries(module).values()):
+        drop_hook(module._forward_pre_hooks, _refresh)
+        drop_hook(module._load_state_dict_post_hooks, _refresh)
 
 
 def refuse_sharded(parameter: Tensor | None, name: str) -> None:
@@ -88,9 +139,7 @@ def refuse_sharded(parameter: Tensor | None, name: str) -> None:
         )
 
 
-def _upgrade(module: nn.Module, *_: object) -> None:
-    if torch.compiler.is_compiling():
-        return
-    for entry in (registry(module) or {}).values():
-        if isinstance(entry, Update):
-            entry.upgrade(module)
+def _refresh(module: nn.Module, *_: object) -> None:
+    if not torch.compiler.is_compiling():
+        for entry in entries(module).values():
+            entry.refresh()

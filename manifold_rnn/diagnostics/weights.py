@@ -1,22 +1,23 @@
 """The recurrent matrix of a network, its spectrum, and the defects of the constrained weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..constraints.registry import Registry, registry
+from ..constraints import parametrizations
 from ..errors import OptionError
+from ..manifolds import manifold_of
 from ..nn import Layer
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 _CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
-_TORCH_LSTM = ("i", "f", "g", "o")
+_TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
 
 
 class RecurrentMatrix(NamedTuple):
@@ -120,7 +121,7 @@ def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     Parameters
     ----------
     network : nn.Module
-        With a ``layer`` that has a ``weight_hh_l0``, such as `manifold_rnn.zoo.Network`.
+        With a recurrent layer of this package or of torch; the first one counts.
 
     Returns
     -------
@@ -137,19 +138,20 @@ def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     >>> network = mr.zoo.Network(mr.nn.LSTM(1, 4, batch_first=True), 2)
     >>> assert mr.diagnostics.recurrent_matrix(network).name == "W_hh of g"
     """
-    layer = getattr(network, "layer", None)
-    weight = getattr(layer, "weight_hh_l0", None)
-    if not isinstance(weight, Tensor):
+    layer = next((module for module in network.modules() if isinstance(module, (Layer, nn.RNNBase))), None)
+    if layer is None:
         raise OptionError(
-            f"{type(network).__name__} has no recurrent matrix.\nExpected a network whose `layer` has `weight_hh_l0`.\n"
+            f"{type(network).__name__} has no recurrent matrix.\nExpected a network with a recurrent layer.\n"
             "Pass a network of mr.zoo."
         )
-    blocks = weight.detach().split(weight.shape[1])
-    if len(blocks) == 1:
-        return RecurrentMatrix("W_hh", blocks[0])
-    gates = layer.cell.gates if isinstance(layer, Layer) else _TORCH_LSTM
+    if isinstance(layer, Layer):
+        weight, gates = layer.weights("_l0")["weight_hh"].detach(), layer.cell.gates
+    else:
+        weight, gates = layer.all_weights[0][1].detach(), _TORCH_GATES.get(layer.mode, ("h",))
+    if len(gates) == 1:
+        return RecurrentMatrix("W_hh", weight)
     gate = next((name for name in _CANDIDATES if name in gates), gates[0])
-    return RecurrentMatrix(f"W_hh of {gate}", blocks[gates.index(gate)])
+    return RecurrentMatrix(f"W_hh of {gate}", weight.chunk(len(gates))[gates.index(gate)])
 
 
 def spectrum(network: nn.Module) -> Spectrum:
@@ -178,7 +180,8 @@ def spectrum(network: nn.Module) -> Spectrum:
     name, weight = recurrent_matrix(network)
     if not weight.numel() or not weight.isfinite().all():
         return Spectrum(name, ())
-    values: list[complex] = torch.linalg.eigvals(_double(weight)).tolist()
+    double = weight.to(torch.complex128 if weight.is_complex() else torch.float64)
+    values: list[complex] = torch.linalg.eigvals(double).tolist()
     return Spectrum(name, tuple(values))
 
 
@@ -200,12 +203,8 @@ def defects(network: nn.Module) -> Defects:
     >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
     >>> assert mr.diagnostics.defects(layer).by_weight["weight"] < 1e-6
     """
-    measured = {}
-    for name, entry, weight in _entries(network):
-        of_parts = _defects_of_parts(entry, _double(weight.detach()))
-        if of_parts:
-            measured[name] = max(of_parts)
-    return Defects(measured)
+    measured = {name: entry.defect() for name, entry in parametrizations(network)}
+    return Defects({name: float(defect) for name, defect in measured.items() if defect is not None})
 
 
 def constrained_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -225,31 +224,5 @@ def constrained_parameters(network: nn.Module) -> list[nn.Parameter]:
     >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
     >>> assert mr.diagnostics.constrained_parameters(layer) == [layer.weight]
     """
-    computed = [p for module in network.modules() if isinstance(module, Registry) for p in module.parameters()]
-    on_manifold = [p for p in network.parameters() if hasattr(p, "manifold")]
-    return list({id(p): p for p in (*computed, *on_manifold)}.values())
-
-
-def _entries(network: nn.Module) -> Iterator[tuple[str, Any, Tensor]]:
-    """Name, entry of the registry, and value of each constrained weight."""
-    for path, module in list(network.named_modules()):
-        for name, entry in list((registry(module) or {}).items()):
-            yield f"{path}.{name}".lstrip("."), entry, getattr(module, name)
-
-
-def _defects_of_parts(entry: Any, weight: Tensor) -> list[float]:
-    """Defects of those parts of a weight that have one."""
-    if entries := getattr(entry, "entries", None):  # blocks, each with a constraint of its own
-        blocks = weight.unflatten(-2, (len(entries) + len(entry.free), -1)).unbind(-3)
-        return [d for key, part in entries.items() for d in _defects_of_parts(part, blocks[int(key)])]
-    parts = [getattr(entry, name, None) for name in ("top", "bottom")]
-    if all(parts):  # a block-triangular matrix
-        pieces = zip(parts, entry.manifold.pieces(weight), strict=False)
-        return [d for part, block in pieces for d in _defects_of_parts(part, block)]
-    manifold = getattr(entry, "manifold", None)
-    return [] if manifold is None else [float(manifold.defect(weight).max())]
-
-
-def _double(weight: Tensor) -> Tensor:
-    # in single precision, the rounding error of the measurement is as large as the defects that are measured
-    return weight.to(torch.complex128 if weight.is_complex() else torch.float64)
+    free = {id(p) for _, entry in parametrizations(network) for p in entry.parameters()}
+    return [p for p in network.parameters() if id(p) in free or manifold_of(p) is not None]

@@ -1,4 +1,21 @@
-"""Other libraries' ways to use the manifolds."""
+"""Adapters from the manifolds of this package to other libraries.
+
+pymanopt's solvers take a manifold of this package:
+
+>>> manifold = mr.interop.to_pymanopt(mr.Stiefel(), 5, 2)
+>>> assert manifold.dim == 7
+
+Groups work as well, and points are NumPy arrays:
+
+>>> manifold = mr.interop.to_pymanopt(mr.Unitary(), 3, 3)
+>>> assert manifold.random_point().dtype == "complex128"
+
+geoopt needs no adapter. Its optimizers and manifolds work as they are:
+
+>>> import geoopt
+>>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal("qr"))
+>>> optimizer = geoopt.optim.RiemannianSGD(layer.parameters(), lr=0.1)
+"""
 
 from __future__ import annotations
 

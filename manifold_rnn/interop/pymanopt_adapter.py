@@ -12,7 +12,7 @@ from pymanopt.manifolds.manifold import Manifold as PymanoptBase
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..manifolds import Manifold, MatrixGroup, Stiefel
+from ..manifolds import Manifold
 
 Array = NDArray[Any]
 
@@ -21,15 +21,13 @@ class PymanoptManifold(PymanoptBase):  # type: ignore[misc]
     """What `to_pymanopt` returns: every method of pymanopt's by the manifold's own, on arrays."""
 
     def __init__(self, manifold: Manifold, size: tuple[int, ...], dtype: torch.dtype | None) -> None:
-        if not isinstance(manifold, MatrixGroup) and not (
-            isinstance(manifold, Stiefel) and manifold.metric == "euclidean"
-        ):
+        if manifold.geometry not in ("group", "euclidean"):
             raise UnsupportedError(
                 "to_pymanopt takes manifolds with the metric of the space around them.\n"
                 f"Expected a group, or Stiefel with metric='euclidean'; got {manifold}.\n"
                 "Pymanopt has manifolds of its own for others."
             )
-        default = torch.complex128 if getattr(manifold, "complex_", False) else torch.float64
+        default = torch.complex128 if manifold.is_complex else torch.float64
         self.manifold, self.size, self.dtype = manifold, size, dtype or default
         self._zero = torch.zeros(size, dtype=self.dtype)
         manifold.require(self._zero, "size")

@@ -1,4 +1,22 @@
-"""Pure batched functions of matrices, real and complex in one body, each with its own adjoint; no state."""
+"""Functions of matrices: batched, real and complex, each with its own adjoint. They hold no state.
+
+The exponential of a skew-Hermitian matrix is unitary, and the logarithm inverts it:
+
+>>> A = mr.linalg.skew(torch.randn(8, 4, 4, dtype=torch.complex128)) / 4
+>>> U = mr.linalg.expm_skew(A)
+>>> assert mr.linalg.defect(U).max() < 1e-12 and torch.allclose(mr.linalg.logm_unitary(U), A)
+
+The coordinates of ``A`` in an orthonormal basis are a vector of n^2 real numbers:
+
+>>> c = mr.linalg.pack_skew(A)
+>>> assert c.shape == (8, 16) and torch.allclose(mr.linalg.unpack_skew(c, A.dtype), A)
+
+`polar` returns the nearest orthonormal matrix, and is differentiable:
+
+>>> W = torch.randn(6, 3, requires_grad=True)
+>>> mr.linalg.polar(W).sum().backward()
+>>> assert W.grad.isfinite().all()
+"""
 
 from .cayley import cayley
 from .clipping import clip_singular_values

@@ -9,6 +9,8 @@ from torch import Tensor
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 from .precision import may_read_device
 
+_FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
+
 
 def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
     """Raise `ShapeError` unless the last two axes are a square (or, with ``tall``, tall) matrix of at least one row."""
@@ -47,16 +49,15 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
         )
 
 
-def require_finite(x: Tensor, name: str) -> None:
-    """Raise `NonFiniteError` if an entry is NaN or infinite; reads one number from the device."""
+def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
+    """Raise `NonFiniteError`, with advice, if an entry is NaN or infinite; reads one number from the device."""
 
     def check(x: Tensor) -> None:
         finite = torch.isfinite(x)
         if not bool(finite.all()):
             raise NonFiniteError(
-                f"{name} needs finite entries.\n"
-                f"Got NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, shape {tuple(x.shape)}.\n"
-                "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
+                f"{name} needs finite entries.\nGot NaN or infinity in {int((~finite).sum())} of {x.numel()} entries, "
+                f"shape {tuple(x.shape)}.\n{advice}"
             )
 
     on_numbers(check, x)

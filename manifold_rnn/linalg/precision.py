@@ -127,3 +127,11 @@ def largest_norm(x: Tensor) -> float:
 def double(x: Tensor) -> Tensor:
     """``x`` in double precision, for a step that would lose digits in single."""
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+_COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """``dtype.to_complex()``, which compiled code does not know."""
+    return _COMPLEX.get(dtype, dtype)

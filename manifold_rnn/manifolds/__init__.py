@@ -1,32 +1,65 @@
-"""Manifolds of matrices: subclasses of `geoopt.Manifold` whose retraction is a value."""
+"""Manifolds of matrices: where a constrained weight lives, and how it moves there.
 
-from .base import Adapted, Manifold, adapt
-from .block import BlockTriangular
+A manifold is a value: a set, a metric and a retraction, which you choose. It moves points along tangent vectors.
+
+>>> O = mr.Orthogonal("cayley")
+>>> x, g = O.random(4, 4), torch.randn(4, 4)
+>>> y = O.retr(x, -0.1 * O.egrad2rgrad(x, g))  # one step of gradient descent
+>>> assert O.defect(y) < 1e-5
+
+The same move in coordinates is what optimizers take, and what a free parameter is in the trivialized view.
+
+>>> c = O.egrad2coordinates(x, g)  # 6 real numbers, an orthonormal basis
+>>> assert c.shape == (6,) and torch.allclose(O.retr_coordinates(x, -0.1 * c), y, atol=1e-5)
+
+A weight may be assembled from parts, each on a manifold of its own: gates, attention heads, kernels, triangles.
+
+>>> gates = mr.manifolds.Blocks(O, blocks=4, which=(2,))  # the third gate of an LSTM, the others free
+>>> assert gates.degrees_of_freedom((16, 4)) == 6 + 3 * 16
+"""
+
+from .adapted import Adapted, adapt, manifold_of
+from .base import Manifold
+from .blocks import BlockLayout, Blocks
 from .contraction import Contraction
+from .euclidean import Euclidean
 from .group import MatrixGroup
-from .groups import Orthogonal, SpecialOrthogonal, Unitary, UnitaryRealForm
+from .layout import Layout
+from .matrix import MatrixManifold
+from .orthogonal import Orthogonal, SpecialOrthogonal
 from .orthonormal import OrthonormalColumns
+from .parts import Parts
+from .real_form import RealFormLayout, UnitaryRealForm
 from .region import Region
 from .special_unitary import SpecialUnitary
 from .stiefel import Stiefel
+from .triangular import BlockTriangular, TriangularLayout
 from .unit_disc import UnitDisc
-from .viewed import Viewed
+from .unitary import Unitary
 
 __all__ = [
     "Adapted",
+    "BlockLayout",
     "BlockTriangular",
+    "Blocks",
     "Contraction",
+    "Euclidean",
+    "Layout",
     "Manifold",
     "MatrixGroup",
+    "MatrixManifold",
     "Orthogonal",
     "OrthonormalColumns",
+    "Parts",
+    "RealFormLayout",
     "Region",
     "SpecialOrthogonal",
     "SpecialUnitary",
     "Stiefel",
+    "TriangularLayout",
     "UnitDisc",
     "Unitary",
     "UnitaryRealForm",
-    "Viewed",
     "adapt",
+    "manifold_of",
 ]

@@ -1,9 +1,9 @@
-"""What this package asks of a manifold beyond geoopt's interface, and how any geoopt manifold gets it."""
+"""What this package asks of a manifold beyond geoopt's interface: coordinates, and the facts that others rely on."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Hashable
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import geoopt
 import torch
@@ -11,18 +11,43 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..retractions import Retraction
+from .layout import Layout
 
 
 class Manifold(geoopt.Manifold):  # type: ignore[misc]
     r"""A geoopt manifold whose tangent vectors also have real coordinates.
 
-    The same four maps serve both views of a constrained weight. *Update* view: an optimizer turns a gradient into
-    coordinates (`egrad2coordinates`), keeps its moments there, and moves the weight (`retr_coordinates`). *Trivialized*
-    view: ``W = retr_coordinates(base, c)`` with the coordinates ``c`` as the free parameter.
+    Every move exists twice: for tangent vectors in the ambient space, under geoopt's name, and for coordinates.
 
-    Coordinates have the batch axes of the point, then the axes of `coordinate_shape`; by default they are the ambient
+    =============================  ====================================  =========================================
+    ambient                        coordinates                           value
+    =============================  ====================================  =========================================
+    ``egrad2rgrad(x, g)``          ``egrad2coordinates(x, g)``           the Riemannian gradient
+    ``retr(x, u)``                 ``retr_coordinates(x, c)``            the point :math:`R_x(u)`, differentiable
+    ``retr_transp(x, u, v)``       ``retr_transp_coordinates(x, c, v)``  that point, and transported vectors
+    ``retraction.inverse(x, y)``   ``inverse_retr_coordinates(x, y)``    the vector that leads from ``x`` to ``y``
+    ``proju(x, u)``                ``from_coordinates(x, c)``            the tangent vector
+    \                              ``to_coordinates(x, u)``              its coordinates
+    =============================  ====================================  =========================================
+
+    The same maps serve both views of a constrained weight. *Update* view: an optimizer turns a gradient into
+    coordinates, keeps its moments there, and moves the weight by ``retr_transp_coordinates``. *Trivialized* view:
+    ``W = retr_coordinates(base, c)`` with the coordinates ``c`` as the free parameter.
+
+    Coordinates have the batch axes of the point, then the axes of `coordinate_shape`. By default they are the ambient
     tangent vector itself (a complex one seen as pairs of reals). On groups they are an orthonormal basis of the Lie
     algebra, so that transport leaves them as they are.
+
+    Attributes
+    ----------
+    is_complex : bool or None
+        Whether points are complex; None where they may be either.
+    is_group : bool
+        Whether points are a matrix group, with the identity among them.
+    is_orthonormal : bool
+        Whether the set is that of all matrices with orthonormal columns, or a component of it.
+    is_flat : bool
+        Whether the set is the whole space, with straight steps.
 
     Examples
     --------
@@ -30,25 +55,87 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     >>> assert O.retr_coordinates(x, torch.zeros(O.coordinate_shape(x.shape))).equal(x)
     """
 
-    geometry: ClassVar[str | None] = None  # what retractions know their order on
-    is_complex: ClassVar[bool | None] = None  # None where points may be real or complex
-    is_choice: ClassVar[bool] = True  # whether settings offer it by name; each base or adapter says so for itself
-    retraction: Retraction
+    is_complex: ClassVar[bool | None] = None
+    is_group: ClassVar[bool] = False
+    is_orthonormal: ClassVar[bool] = False
+    is_flat: ClassVar[bool] = False
+    _retraction: Retraction | None = None
+
+    # --- facts ---
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What to call it in messages; a class that has a name is one that can be made."""
+
+    @property
+    def retraction(self) -> Retraction | None:
+        """The retraction of `retr`, None where the class has one of its own that cannot be changed."""
+        return self._retraction
+
+    @property
+    def geometry(self) -> str | None:
+        """The key by which a retraction states its order on this manifold."""
+        return None
+
+    @property
+    def layout(self) -> Layout | None:
+        """How a point is cut into parts, where it is assembled from parts."""
+        return None
+
+    @property
+    def members(self) -> tuple["Manifold", ...]:
+        """The manifolds of the parts, where a point is assembled from parts."""
+        return ()
+
+    @property
+    def reads_device(self) -> bool:
+        """Whether a step needs numbers on the host, such as eigenvalues, and so cannot be captured in a CUDA graph."""
+        return False
+
+    @property
+    def isometric_at_zero(self) -> bool:
+        """Whether the derivative of `retr_coordinates` at 0 is an isometry onto the tangent space."""
+        return False
+
+    @property
+    def identity_component(self) -> "Manifold":
+        """The points of a group that a path joins to the identity, where its retractions end; the set itself if all."""
+        return self
+
+    @property
+    def polish_every(self) -> int:
+        """Number of optimizer steps between two calls of `polish`; 0 where drift does not build up."""
+        return 0
 
     def key(self) -> Hashable:
         """Equal keys mean the same manifold with the same retraction, so that points can be stepped as one batch."""
         return id(self)
 
     def with_retraction(self, retraction: str | Retraction) -> Self:
-        """The same manifold with another retraction; `UnsupportedError` where the retraction is welded to the class."""
+        """The same manifold with another retraction; `UnsupportedError` where it cannot be changed."""
         raise UnsupportedError(
-            f"{type(self).__name__} has one retraction of its own.\n"
+            f"{type(self).__name__} has a retraction of its own, which cannot be changed.\n"
             f"Expected a manifold that takes any, got retraction={retraction!r}.\n"
-            "Use a manifold of manifold_rnn, such as Orthogonal(retraction)."
+            "Use a manifold such as Orthogonal(retraction)."
         )
 
+    def width(self, shape: tuple[int, ...]) -> int:
+        """Columns of the largest matrix in a tensor of that shape, with which rounding errors grow."""
+        return shape[-1] if shape else 1
+
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of a small point, for checks."""
+        return (4,) * self.ndim
+
+    # --- points ---
+
+    def require(self, x: Tensor, name: str = "x") -> None:
+        """Raise unless ``x`` has a shape, dtype and entries that a point can have; its defect is not measured."""
+        self.assert_check_point(x)
+
     def defect(self, x: Tensor) -> Tensor:
-        """How far ``x`` is off, per matrix; 0 on the manifold. By default the distance to ``projx(x)``."""
+        """Distance of ``x`` from the manifold, per matrix. By default the distance to ``projx(x)``."""
         difference = x - self.projx(x)
         return torch.linalg.vector_norm(difference, dim=tuple(range(-self.ndim, 0))) if self.ndim else difference.abs()
 
@@ -57,14 +144,12 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         y: Tensor = self.projx(x)
         return y
 
-    @property
-    def polish_every(self) -> int:
-        """Number of optimizer steps between two calls of `polish`; 0 where drift does not build up."""
-        return 0
+    def random_like(self, x: Tensor) -> Tensor:
+        """A random point of the shape, dtype and device of ``x``; entries that are free keep their values."""
+        y: Tensor = self.random(*x.shape, dtype=x.dtype, device=x.device)
+        return y
 
-    def require(self, x: Tensor, name: str = "x") -> None:
-        """Raise unless ``x`` has a shape, dtype and entries that a point can have; its defect is not measured."""
-        self.assert_check_point(x)
+    # --- coordinates ---
 
     def degrees_of_freedom(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
         """Real dimension of the manifold of tensors of that shape, batch included."""
@@ -88,7 +173,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         return self.to_coordinates(x, self.egrad2rgrad(x, g))
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        """The retraction along the tangent vector with coordinates ``c``, differentiable in ``c``."""
+        """The retraction along the tangent vector with any coordinates ``c``, differentiable in ``c``."""
         y: Tensor = self.retr(x, self.from_coordinates(x, c))
         return y
 
@@ -99,17 +184,21 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
             "Keep the base point at the weight itself: coordinates zero."
         )
 
-    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Where ``c`` leads from ``x``, and the coordinates there of a vector that is carried along."""
+    def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+        """The retraction along a vector that is tangent already, then the coordinates of transported vectors.
+
+        What a transport leaves as it is, such as coordinates on a group, is returned as the same object.
+        """
         u = self._vector(x, c)
-        if carried is None:
-            return self.retr(x, u), None
-        y, v = self.retr_transp(x, u, self._vector(x, carried))
-        return y, self.to_coordinates(y, v)
+        if not carried:
+            return (self.retr(x, u),)
+        y, first = self.retr_transp(x, u, self._vector(x, carried[0]))
+        others = (self.transp_follow_retr(x, u, self._vector(x, v)) for v in carried[1:])
+        return y, *(self.to_coordinates(y, v) for v in (first, *others))
 
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
         """The retraction along ``t`` times the Riemannian gradient, from the gradient ``g`` that autograd gives."""
-        return self.step_coordinates(x, self.egrad2coordinates(x, g) * t, None)[0]
+        return self.retr_transp_coordinates(x, self.egrad2coordinates(x, g) * t)[0]
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).
@@ -127,111 +216,3 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     @abstractmethod
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Transport of a tangent vector from ``x`` to ``y``."""
-
-
-class Adapted(Manifold):
-    """Somebody else's geoopt manifold, with the methods of `Manifold` by their defaults.
-
-    Made by `adapt`; every geoopt method is that of the wrapped manifold.
-
-    Parameters
-    ----------
-    manifold : geoopt.Manifold
-
-    Examples
-    --------
-    >>> import geoopt
-    >>> sphere = mr.manifolds.adapt(geoopt.Sphere())
-    >>> assert sphere.defect(torch.tensor([0.6, 0.8])) < 1e-6
-    """
-
-    is_choice = False
-
-    def __init__(self, manifold: geoopt.Manifold) -> None:
-        super().__init__()
-        self.manifold = manifold
-        self.name, self.ndim, self.reversible = manifold.name, manifold.ndim, manifold.reversible
-
-    def key(self) -> Hashable:
-        return id(self.manifold)
-
-    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        retr = self.retr
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
-        y: Tensor = retr(x, self.from_coordinates(x, c))
-        return y
-
-    def random(self, *size: int, **kwargs: Any) -> Tensor:
-        y: Tensor = self.manifold.random(*size, **kwargs)
-        return y.as_subclass(Tensor)
-
-    def origin(self, *size: int, **kwargs: Any) -> Tensor:
-        y: Tensor = self.manifold.origin(*size, **kwargs)
-        return y.as_subclass(Tensor)
-
-
-def _delegate(name: str) -> Any:
-    def method(self: Adapted, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.manifold, name)(*args, **kwargs)
-
-    method.__name__ = name
-    return method
-
-
-_GEOOPT = (
-    "_check_point_on_manifold",
-    "_check_shape",
-    "_check_vector_on_tangent",
-    "component_inner",
-    "dist",
-    "dist2",
-    "egrad2rgrad",
-    "expmap",
-    "expmap_transp",
-    "extra_repr",
-    "inner",
-    "logmap",
-    "norm",
-    "proju",
-    "projx",
-    "retr",
-    "retr_transp",
-    "transp",
-    "transp_follow_expmap",
-    "transp_follow_retr",
-)
-for _name in _GEOOPT:
-    setattr(Adapted, _name, _delegate(_name))
-Adapted.__abstractmethods__ = frozenset()
-
-
-def adapt(manifold: geoopt.Manifold) -> Manifold:
-    """The manifold itself if it is one of this package, else `Adapted`.
-
-    Parameters
-    ----------
-    manifold : geoopt.Manifold
-
-    Returns
-    -------
-    Manifold
-
-    Raises
-    ------
-    UnsupportedError
-        If it is not a geoopt manifold.
-
-    Examples
-    --------
-    >>> O = mr.Orthogonal()
-    >>> assert mr.manifolds.adapt(O) is O
-    """
-    if isinstance(manifold, Manifold):
-        return manifold
-    if isinstance(manifold, geoopt.Manifold):
-        return Adapted(manifold)
-    raise UnsupportedError(
-        f"A constraint is a manifold of manifold_rnn or geoopt.\nGot {type(manifold).__name__}.\n"
-        "Pass an object such as Orthogonal(), not a class or a string."
-    )

@@ -54,6 +54,10 @@ class Contraction(Region):
             raise OptionError(f"The bound of Contraction is a positive number.\nGot {bound!r}.\nUse e.g. bound=1.0.")
         self.bound = float(bound)
 
+    @property
+    def reads_device(self) -> bool:
+        return True  # singular values
+
     def key(self) -> Hashable:
         return (type(self), self.bound)
 

@@ -40,24 +40,17 @@ class MatrixGroup(OrthonormalColumns):
     >>> assert isinstance(U, mr.manifolds.MatrixGroup) and U.to_coordinates(x, 1j * x).norm() == U.norm(x, 1j * x)
     """
 
-    ndim = 2
     reversible = True
-    geometry: ClassVar[str | None] = "group"
-    complex_: ClassVar[bool]
-    is_choice = False
+    is_group: ClassVar[bool] = True
+    is_complex: ClassVar[bool]
 
-    # --- how a stored tensor is seen as a matrix of the group: the identity, but for real forms ---
+    @property
+    def geometry(self) -> str:
+        return "group"
 
-    _scale: ClassVar[float] = 1.0  # |stored tensor| / |matrix|
-
-    def _enter(self, x: Tensor) -> Tensor:
-        return x
-
-    def _leave(self, w: Tensor) -> Tensor:
-        return w
-
-    def _size(self, shape: tuple[int, ...]) -> int:
-        return shape[-1]
+    @property
+    def isometric_at_zero(self) -> bool:
+        return True
 
     # --- the Lie algebra and its coordinates: all skew-Hermitian matrices, but for special groups ---
 
@@ -83,10 +76,10 @@ class MatrixGroup(OrthonormalColumns):
 
     def _require_kind(self, x: Tensor, name: str) -> None:
         require_matrix(x, f"{type(self).__name__}: {name}")
-        if x.is_complex() != self.complex_ or not (x.is_floating_point() or x.is_complex()):
-            kind, dtypes = ("complex", "complex64 or complex128") if self.complex_ else ("real", "float32 or float64")
+        if x.is_complex() != self.is_complex or not (x.is_floating_point() or x.is_complex()):
+            kind, dtypes = ("complex", "complex64 or complex128") if self.is_complex else ("real", "float32 or float64")
             other = (
-                "real matrices use Orthogonal or UnitaryRealForm" if self.complex_ else "complex matrices use Unitary"
+                "real matrices use Orthogonal or UnitaryRealForm" if self.is_complex else "complex matrices use Unitary"
             )
             raise DtypeError(
                 f"{type(self).__name__} holds {kind} floating point matrices.\n"
@@ -119,9 +112,8 @@ class MatrixGroup(OrthonormalColumns):
             If ``x`` cannot be projected.
         """
         self.require(x)
-        w = self._enter(x)
-        U, _, Vh = torch.linalg.svd(w.detach())
-        return self._leave(self._settle(with_polar_adjoint(w, U @ self._component(Vh, U))))
+        U, _, Vh = torch.linalg.svd(x.detach())
+        return self._settle(with_polar_adjoint(x, U @ self._component(Vh, U)))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
         """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""
@@ -130,8 +122,7 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "proju")
-        w = self._enter(x)
-        return self._leave(w @ self._lie(w.mH @ self._enter(u)))
+        return x @ self._lie(x.mH @ u)
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return self.proju(x, u)
@@ -143,20 +134,17 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "retr")
-        w = self._enter(x)
-        return self._leave(self._settle(self.retraction.retract(w, self._ambient(w, self._enter(u)))))
+        return self._settle(self.retraction.retract(x, self._ambient(x, u)))
 
     @full_precision
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "expmap")
-        w = self._enter(x)
-        return self._leave(self._settle(w @ expm_skew(self._lie(w.mH @ self._enter(u)))))
+        return self._settle(x @ expm_skew(self._lie(x.mH @ u)))
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         self._require_pair(x, y, "logmap")
-        w = self._enter(x)
-        return self._leave(w @ self._log(w.mH @ self._enter(y)))
+        return x @ self._log(x.mH @ y)
 
     def _log(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)
@@ -171,24 +159,18 @@ class MatrixGroup(OrthonormalColumns):
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         self._require_pair(x, v, "transp")
         require_same(x, y, "transp")
-        return self._leave(self._enter(y) @ (self._enter(x).mH @ self._enter(v)))
+        return y @ (x.mH @ v)
 
     # --- coordinates ---
 
     def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
-        n = self._size(shape)
-        return (*shape[:-2], n * n if self.complex_or_form else n * (n - 1) // 2)
-
-    @property
-    def complex_or_form(self) -> bool:
-        """Whether the matrices of the group are complex, whatever the dtype they are stored in."""
-        return self.complex_
+        n = shape[-1]
+        return (*shape[:-2], n * n if self.is_complex else n * (n - 1) // 2)
 
     @full_precision
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "to_coordinates")
-        c = self._pack(multiply(self._enter(x).mH, self._enter(u)))
-        return c if self._scale == 1 else c * self._scale
+        return self._pack(multiply(x.mH, u))
 
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
         return self.to_coordinates(x, g)  # packing projects, and the metric is the ambient one
@@ -196,47 +178,43 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         self._require_kind(x, "x")
-        w = self._enter(x)
-        return self._leave(w @ self._algebra(w, c))
+        return x @ self._algebra(x, c)
 
     @full_precision
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         self._require_kind(x, "x")
-        w = self._enter(x)
-        return self._leave(self._settle(self.retraction.translate(w, self._algebra(w, c))))
+        return self._settle(self.retraction.translate(x, self._algebra(x, c)))
 
     @full_precision
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         self._require_pair(x, y, "inverse_retr_coordinates")
-        A = self._inverse_map(self._enter(x).mH @ self._enter(y))
-        return self._pack(A) * self._scale
+        return self._pack(self._inverse_map(x.mH @ y))
 
     def _inverse_map(self, Q: Tensor) -> Tensor:
         return self.retraction.inverse_group_map(Q)
 
-    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.retr_coordinates(x, c), carried  # left translation leaves coordinates as they are
+    def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+        return self.retr_coordinates(x, c), *carried  # left translation leaves coordinates as they are
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
         self._require_pair(x, g, "retr_gradient")
-        w = self._enter(x)
-        A = self._lie(multiply(w.mH, self._enter(g))) * t  # no coordinates, which a plain gradient step has no use for
-        return self._leave(self._settle(self.retraction.translate(w, A)))
+        A = self._lie(multiply(x.mH, g)) * t  # no coordinates, which a plain gradient step has no use for
+        return self._settle(self.retraction.translate(x, A))
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         return c.square() if how == "elementwise" else c.square().sum(-1, keepdim=True)
 
-    def _algebra(self, w: Tensor, c: Tensor) -> Tensor:
-        A = self._unpack(c if self._scale == 1 else c / self._scale, w.dtype)
-        require_same(w, A, "A point with coordinates")
+    def _algebra(self, x: Tensor, c: Tensor) -> Tensor:
+        A = self._unpack(c, x.dtype)
+        require_same(x, A, "A point with coordinates")
         return A
 
     # --- points ---
 
     @full_precision
     def polish(self, x: Tensor) -> Tensor:
-        return self._leave(self._settle(polish(self._enter(x))))
+        return self._settle(polish(x))
 
     def random(
         self,
@@ -261,12 +239,5 @@ class MatrixGroup(OrthonormalColumns):
         Tensor
         """
         shape, dtype = self._new(size, dtype)
-        n = self._size(shape)
-        wide = dtype.to_complex() if self.complex_or_form else dtype
-        gaussian = torch.randn(*shape[:-2], n, n, dtype=wide, device=device, generator=generator)
-        Q = qr(gaussian)[0]
-        return self._leave(self._settle(self._component(Q, torch.eye(n, dtype=wide, device=Q.device))))
-
-    def _default_dtype(self) -> torch.dtype:
-        default = torch.get_default_dtype()
-        return default.to_complex() if self.complex_ else default
+        Q = qr(torch.randn(shape, dtype=dtype, device=device, generator=generator))[0]
+        return self._settle(self._component(Q, torch.eye(shape[-1], dtype=dtype, device=Q.device)))

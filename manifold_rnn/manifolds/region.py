@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import DtypeError
-from ..linalg.checks import require_finite, require_same
 from ..linalg.precision import full_precision
-from .base import Manifold
+from .matrix import MatrixManifold
 
 
-class Region(Manifold):
+class Region(MatrixManifold):
     r"""A closed set of real or complex matrices that has an interior.
 
     In it every direction is tangent and the metric is the Euclidean one. A step is straight, then pulled back:
@@ -30,35 +27,12 @@ class Region(Manifold):
     >>> assert isinstance(mr.Contraction(), mr.manifolds.Region) and mr.Contraction().retr(x, u).equal(u)
     """
 
-    ndim = 2
     reversible = False
 
     # --- checks ---
 
-    @abstractmethod
-    def _require_kind(self, x: Tensor, name: str) -> None:
-        """Raise unless ``x`` has a shape and dtype that a point can have."""
-
-    def require(self, x: Tensor, name: str = "x") -> None:
-        self._require_kind(x, name)
-        require_finite(x, name)
-
-    def _require_floating(self, x: Tensor, name: str) -> None:
-        if not (x.is_floating_point() or x.is_complex()):
-            raise DtypeError(
-                f"{type(self).__name__} holds real or complex floating point matrices.\n"
-                f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
-            )
-
-    def _require_pair(self, x: Tensor, u: Tensor, name: str) -> None:
-        self._require_kind(x, "x")
-        require_same(x, u, name)
-
-    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
-        self._require_kind(x, "x")
-        worst = float(self.defect(x).max()) if x.numel() else 0.0
-        ok = worst <= atol + rtol
-        return ok, None if ok else f"defect {worst:.3g} with atol={atol}, rtol={rtol}"
+    def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
+        return atol + rtol
 
     def _check_vector_on_tangent(
         self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
@@ -108,8 +82,8 @@ class Region(Manifold):
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         return self.to_coordinates(x, self.logmap(x, y))
 
-    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.retr_coordinates(x, c), carried
+    def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+        return self.retr_coordinates(x, c), *carried
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         axes = (-3, -2, -1) if x.is_complex() else (-2, -1)
@@ -127,9 +101,3 @@ class Region(Manifold):
         """The zero matrix, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
-
-    def _new(self, size: tuple[Any, ...], dtype: torch.dtype | None) -> tuple[tuple[int, ...], torch.dtype]:
-        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
-        dtype = dtype or torch.get_default_dtype()
-        self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
-        return shape, dtype

@@ -13,13 +13,13 @@ from ..linalg import defect, logm_unitary, pack_skew, unpack_skew
 from ..linalg.checks import on_numbers
 from ..linalg.precision import full_precision
 from ..retractions import QR, Exponential
-from .groups import Unitary
+from .group import MatrixGroup
 
 _SECANTS = 30
 _STEP = 1e-3  # first secant, in radians
 
 
-class SpecialUnitary(Unitary):
+class SpecialUnitary(MatrixGroup):
     r"""The special unitary group SU(n): complex matrices with :math:`x^H x = I` and :math:`\det x = 1`.
 
     Its Lie algebra is the skew-Hermitian matrices of trace 0. Of the retractions only the exponential keeps the
@@ -52,6 +52,7 @@ class SpecialUnitary(Unitary):
     """
 
     name = "SpecialUnitary"
+    is_complex = True
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:

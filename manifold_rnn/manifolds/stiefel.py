@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import retractions
-from ..errors import DtypeError, OptionError, UnsupportedError
+from ..errors import OptionError, UnsupportedError
 from ..linalg.checks import require_matrix, require_same
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import full_precision
@@ -58,6 +58,7 @@ class Stiefel(OrthonormalColumns):
     """
 
     name = "Stiefel"
+    is_orthonormal = True
     reversible = False
 
     def __init__(self, retraction: str | Retraction = "qr", metric: Metric = "euclidean") -> None:
@@ -69,7 +70,7 @@ class Stiefel(OrthonormalColumns):
         self.metric = metric
 
     @property
-    def geometry(self) -> str:  # type: ignore[override]
+    def geometry(self) -> str:
         """The metric's name, on which the order of a retraction depends."""
         return self.metric
 
@@ -86,11 +87,7 @@ class Stiefel(OrthonormalColumns):
 
     def _require_kind(self, x: Tensor, name: str) -> None:
         require_matrix(x, f"Stiefel: {name}", tall=True)
-        if not (x.is_floating_point() or x.is_complex()):
-            raise DtypeError(
-                "Stiefel holds real or complex floating point matrices.\n"
-                f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
-            )
+        self._require_floating(x, name)
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         ok = len(shape) >= 2 and shape[-2] >= shape[-1] >= 1
@@ -152,9 +149,9 @@ class Stiefel(OrthonormalColumns):
         return self.retr(x, self._vector(x, c))  # which takes the tangent part
 
     @full_precision
-    def step_coordinates(self, x: Tensor, c: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         y = self._along(x, self._vector(x, c))
-        return y, None if carried is None else self.to_coordinates(y, tangent(y, self._vector(x, carried)))
+        return y, *(self.to_coordinates(y, tangent(y, self._vector(x, v))) for v in carried)
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:

@@ -1,4 +1,22 @@
-"""Recurrent layers, their cells, nonlinearities, starting points and scans."""
+"""Recurrent layers, their cells, nonlinearities, initializations and scans.
+
+A network is a layer, a constraint and an initialization. The layers have the signatures of torch's layers:
+
+>>> rnn = mr.nn.RNN(3, 8, nonlinearity="modrelu", constraint=mr.Orthogonal())
+>>> output, h_n = rnn(torch.randn(20, 2, 3))
+>>> assert output.shape == (20, 2, 8) and mr.linalg.defect(rnn.weight_hh_l0) < 1e-5
+
+Gates have constraints of their own. In the trivialized view any optimizer trains them:
+
+>>> constraint = {"g": mr.Orthogonal(), "f": mr.Contraction()}
+>>> lstm = mr.nn.LSTM(3, 8, batch_first=True, constraint=constraint, view="trivialized")
+>>> optimizer = torch.optim.Adam(lstm.parameters())
+
+`Layer` runs any cell of `manifold_rnn.nn.cells`, in levels and in both directions:
+
+>>> oscillators = mr.nn.Layer(mr.nn.cells.CoRNN(), 3, 8, num_layers=2, bidirectional=True)
+>>> assert oscillators(torch.randn(20, 2, 3))[0].shape == (20, 2, 16)
+"""
 
 from . import cells, init, scan
 from .activations import ModReLU, gate, mod_relu, mod_tanh, real_features, split_relu

@@ -1,4 +1,4 @@
-"""Nonlinearities of units that may be complex."""
+"""Nonlinearities of real and complex units."""
 
 import math
 
@@ -22,10 +22,10 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
     z : Tensor, shape (..., n)
         Real or complex.
     bias : Tensor, shape (n,), real
-        Added to the modulus. Zero makes the map the identity.
+        Bias of the modulus. With zero the map is the identity.
     eps : float
-        Smoothing of a complex modulus; 0 gives the ideal function. Unused if real. The result moves by at most eps
-        where the bias is not positive; a positive one fades out where ``|z|`` is not far above eps.
+        Smoothing of a complex modulus; 0 gives the ideal function. It has no effect on real numbers. Where the bias is
+        at most 0, smoothing changes the result by at most eps. A positive bias fades out where ``|z|`` is near eps.
 
     Returns
     -------
@@ -34,11 +34,11 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
 
     Notes
     -----
-    Where :math:`|z| + b > 0` the ideal map has, as a real 2 x 2 Jacobian, the singular values 1 (radial) and
-    :math:`|1 + b/|z||` (tangential): with a positive bias the second is unbounded at the origin, and the smoothing
-    bounds it by about :math:`1 + b/\epsilon`. At zero the value is zero and the gradient finite; where nothing is
-    smoothed the gradient there is zero, for the bias too. Source: Arjovsky, Shah and Bengio (2016); the smoothing of
-    Maduranga, Helfrich and Ye (2019) divides by ``r + eps**2`` instead.
+    Where :math:`|z| + b > 0` the real 2 x 2 Jacobian of the ideal map has the singular values 1 (radial) and :math:`|1
+    + b/|z||` (tangential). With a positive bias the second is unbounded at the origin; smoothing bounds it by about
+    :math:`1 + b/\epsilon`. At zero the value is zero and the gradient is finite. Without smoothing the gradient at zero
+    is zero, also that of the bias. Source: Arjovsky, Shah and Bengio (2016). The smoothing of Maduranga, Helfrich and
+    Ye (2019) divides by ``r + eps**2`` instead.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
 class ModReLU(nn.Module):
     r"""`mod_relu` with a trained bias for each unit.
 
-    .. math:: y = \frac{z}{|z|} \max(|z| + b, 0), \qquad b \sim U(-0.01, 0.01) \text{ at first.}
+    .. math:: y = \frac{z}{|z|} \max(|z| + b, 0), \qquad b \sim U(-0.01, 0.01) \text{ at initialization.}
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ class ModReLU(nn.Module):
         Smoothing of a complex modulus; see `mod_relu`.
     device : torch.device, optional
     dtype : torch.dtype, optional
-        Of the input; the bias is real also if this is complex.
+        Dtype of the input. The bias is real, also if this is complex.
 
     Notes
     -----
-    Maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one of the cell:
-    ``RNN(..., nonlinearity="modrelu")`` gives every layer and direction its own, without an additive one.
+    It maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one of the
+    cell: ``RNN(..., nonlinearity="modrelu")`` gives every level and direction its own, and no additive bias.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def mod_tanh(z: Tensor) -> Tensor:
 
     .. math:: \operatorname{modtanh}(z) = \frac{z}{|z|} \tanh |z|,
 
-    which is tanh for real ``z``. Unlike tanh of a complex number it has no poles, and its modulus stays below 1.
+    which is tanh for real ``z``. Unlike the complex tanh it has no poles, and its modulus is below 1.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def mod_tanh(z: Tensor) -> Tensor:
     Notes
     -----
     The singular values of its real 2 x 2 Jacobian are :math:`1 - \tanh^2 |z|` (radial) and :math:`\tanh |z| / |z|`
-    (tangential), both at most 1. Where the result is ``z`` to the last digit it is differentiated as ``z``.
+    (tangential), both at most 1. Where the result equals ``z`` in the last digit, its gradient is that of ``z``.
 
     Examples
     --------
@@ -132,19 +132,19 @@ def mod_tanh(z: Tensor) -> Tensor:
     """
     if not z.is_complex():
         return torch.tanh(z)
-    r = z.abs().clamp(min=math.sqrt(torch.finfo(z.dtype).eps))  # below it tanh(r) is r, and 0 / 0 is avoided
+    r = z.abs().clamp(min=math.sqrt(torch.finfo(z.dtype).eps))  # below this tanh(r) is r; avoids 0 / 0
     return z * (torch.tanh(r) / r)
 
 
 def split_relu(z: Tensor) -> Tensor:
-    r"""Rectify real and imaginary parts, each on its own.
+    r"""Rectify the real and the imaginary part separately.
 
     .. math:: z \mapsto \max(\operatorname{Re} z, 0) + i \max(\operatorname{Im} z, 0).
 
     Parameters
     ----------
     z : Tensor
-        Real, where this is relu, or complex.
+        Real, for which this is relu, or complex.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def split_relu(z: Tensor) -> Tensor:
 
 
 def gate(z: Tensor) -> Tensor:
-    r"""Open a gate by the real part.
+    r"""Return the logistic sigmoid of the real part, the opening of a gate.
 
     .. math:: g = \sigma(\operatorname{Re} z) \in (0, 1).
 
@@ -185,7 +185,7 @@ def gate(z: Tensor) -> Tensor:
 
 
 def real_features(z: Tensor) -> Tensor:
-    r"""Lay real and imaginary parts side by side, for a layer or readout that takes real numbers.
+    r"""Concatenate real and imaginary parts, for a layer or readout of real numbers.
 
     .. math:: z \mapsto [\operatorname{Re} z, \operatorname{Im} z].
 

@@ -1,50 +1,30 @@
-"""The gated recurrent unit: ``torch.nn.GRU`` whose recurrent matrices may be constrained."""
+"""The gated recurrent unit: ``torch.nn.GRU`` with recurrent matrices that can be constrained."""
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Unpack, final
 
-import geoopt
 import torch
 
-from ..constraints import Constraint
 from . import cells
 from .layer import Layer
-from .scan.choice import Backend
+from .options import LayerOptions
 
 
+@final
 class GRU(Layer):
     r"""``torch.nn.GRU`` with constrained recurrent matrices, real or complex.
 
-    The recurrence is that of `cells.GRU`: each unit moves from its past value to a new one as far as a gate lets it.
+    The recurrence is that of `cells.GRU`: a gate decides how far each unit moves from its past value to a new one.
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        Features of an input, and of a state.
-    num_layers : int
-        Levels, one on top of the other.
+    input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, device, dtype
+        As in ``torch.nn.GRU``; see `Layer`. A complex ``dtype`` makes a complex network.
     bias : bool
-        Whether there are biases.
-    batch_first : bool
-        Whether padded inputs and outputs are (B, T, ...).
-    dropout : float
-        Probability of dropping an output between levels, while training.
-    bidirectional : bool
-        Whether each level also runs from the end.
-    device : torch.device, optional
-    dtype : torch.dtype, optional
-        Of the weights; a complex one makes a complex network, whose outputs and states are complex.
-    constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional
-        Of the n x n block of every gate; or by the names of the gates, "r", "z" and "n", the others free.
-        Without one this is ``torch.nn.GRU``.
-    view : "update" or "trivialized"
-        Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
-    train_initial_state : bool
-        Whether the state before the first step is trained, as the parameter ``initial_state_l0`` and so on.
-    backend : "auto", "reference", "library" or "compile"
-        How the cell is run over time; see `manifold_rnn.nn.scan.run`.
-    recompute : bool
-        See `Layer`.
+        Whether to add biases.
+    **options
+        ``constraint``, ``view``, ``train_initial_state``, ``backend`` and ``recompute``; see `Layer`. The constraint
+        is for the n x n block of every gate; a mapping names some of the gates "r", "z" and "n". Without a constraint
+        this is ``torch.nn.GRU``.
 
     Raises
     ------
@@ -54,8 +34,8 @@ class GRU(Layer):
     Notes
     -----
     ``layer(input, hx=None) -> (output, h_n)``; see `Layer.forward`. Parameters have torch's names, layout and
-    start, so ``load_state_dict`` takes those of a ``torch.nn.GRU``, and gives them back if nothing is trivialized. A
-    complex level passes [Re, Im] to the next one.
+    initialization, so ``load_state_dict`` accepts those of a ``torch.nn.GRU``, and torch's layer accepts these unless a
+    weight is trivialized. A complex level passes [Re, Im] to the next one.
 
     Examples
     --------
@@ -75,27 +55,8 @@ class GRU(Layer):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
-        view: Literal["update", "trivialized"] = "update",
-        train_initial_state: bool = False,
-        backend: Backend = "auto",
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            cells.GRU(bias),
-            input_size,
-            hidden_size,
-            num_layers,
-            batch_first,
-            dropout,
-            bidirectional,
-            device,
-            dtype,
-            constraint=constraint,
-            view=view,
-            train_initial_state=train_initial_state,
-            backend=backend,
-            recompute=recompute,
-        )
+        cell, sizes = cells.GRU(bias), (input_size, hidden_size, num_layers)
+        super().__init__(cell, *sizes, batch_first, dropout, bidirectional, device, dtype, **options)
         self.bias = bias

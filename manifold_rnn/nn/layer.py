@@ -1,76 +1,90 @@
-"""Layers: a cell run over time, stacked, in one or two directions, with the manners of ``torch.nn.RNN``."""
+"""The layer that runs any cell over time, in levels and directions, with the interface of ``torch.nn.RNN``."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from inspect import Signature
+from typing import Any, ClassVar, TypeAlias, Unpack
 
-import geoopt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from ..constraints import Constraint, constrain
-from ..constraints.registry import registry
-from ..errors import DeviceError, DtypeError, OptionError, ShapeError
-from ..linalg.precision import autocast_device
+from .._options import full_signature
+from ..constraints.constrain import constrain
+from ..constraints.registry import entries
 from . import scan
 from .activations import real_features
 from .cells import Cell
 from .cells.base import State
-from .requirements import require_options, require_state
-from .scan.choice import Backend, require_backend
+from .inputs import require_input, require_state, require_steps
+from .options import DEFAULTS, LayerOptions, complete_options, constraint_by_block, require_sizes
 
-_Hidden = Tensor | tuple[Tensor, ...]
+_Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class Layer(nn.Module):
-    r"""Any cell with the interface of ``torch.nn.RNN``; `RNN` is this with the Elman cell.
+    r"""A layer of any cell, with the interface of ``torch.nn.RNN``. `RNN`, `LSTM` and `GRU` are layers of their cells.
 
     Parameters
     ----------
     cell : Cell
-        The recurrence, not bound. A nonlinearity of it that is itself a module is registered, and shared by all levels.
+        The recurrence, not bound to weights. If an option of the cell is a module, the layer registers it, and all
+        levels share it.
     input_size, hidden_size : int
-        Features of an input, and of a state.
+        Number of features of the input, and of the state.
     num_layers : int
-        Levels; each takes the outputs of the one below, as [Re, Im] if they are complex.
+        Number of levels. Each receives the outputs of the level below, as [Re, Im] if they are complex.
     batch_first : bool
-        Whether padded inputs and outputs are (B, T, ...) instead of (T, B, ...). States never are.
+        Whether padded inputs and outputs are (B, T, ...) instead of (T, B, ...). This does not apply to states.
     dropout : float
-        Probability of dropping an output on its way to the next level, while training.
+        Probability of zeroing an output between two levels during training.
     bidirectional : bool
-        Whether each level also runs from the end; the outputs of both directions lie side by side.
+        Whether each level also runs from the last step to the first. The outputs of both directions are concatenated.
     device : torch.device, optional
     dtype : torch.dtype, optional
-        Of the weights; a complex one makes a complex network.
+        Dtype of the weights. With a complex one the states and outputs are complex.
     constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional
-        What every recurrent matrix is constrained to: a manifold or a structured constraint. A mapping gives them by
-        the name of the gate, such as ``{"g": Orthogonal()}``, and leaves the other gates free.
+        Constraint of every recurrent matrix of every level and direction. A mapping gives one by the name of the gate,
+        such as ``{"g": Orthogonal()}``, and leaves the other gates free.
     view : "update" or "trivialized"
-        How; see `manifold_rnn.constrain`.
+        Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates. See
+        `manifold_rnn.constrain`.
     train_initial_state : bool
-        Whether the state before the first step is a parameter, ``initial_state_l0`` and so on, zero at first; a second
-        part of a cell's state is ``initial_state2_l0``. A given ``hx`` takes its place.
-    backend : "auto", "reference", "library", "associative", "triton", "native", "fused" or "compile"
-        How cells are run over time; see `manifold_rnn.nn.scan.run`.
+        Whether the state before the first step is trained, as the parameters ``initial_state_l0`` and so on, which
+        start at zero. The second part of a cell's state is ``initial_state2_l0``. An ``hx`` replaces them.
+    backend : str
+        The scan that runs the cell over time. See `manifold_rnn.nn.scan.run`.
     recompute : bool
-        Where the outputs of all steps are not asked for: keep one in :math:`\sqrt T` states for the backward pass, and
-        compute the others twice.
+        Whether to keep only about :math:`\sqrt T` states for the backward pass, which computes the others again. It has
+        no effect in a forward pass that returns all outputs.
+
+    Attributes
+    ----------
+    suffixes : tuple of str
+        Suffixes of the parameters' names, one for each level and direction: "_l0", "_l0_reverse", "_l1" and so on.
 
     Raises
     ------
     ShapeError, OptionError
-        If a size is below 1, ``dropout`` outside [0, 1], or a gate or the backend unknown.
+        If a size is below 1, ``dropout`` is outside [0, 1], or an option, a gate or the backend is unknown.
 
     Notes
     -----
-    The weights carry the cell's names and torch's suffixes, such as ``weight_hh_l0`` and ``weight_ih_l1_reverse``.
+    A parameter has the cell's name for the weight with torch's suffix, such as ``weight_hh_l0`` or
+    ``weight_ih_l1_reverse``. Each weight is read once per forward pass, however long the sequence is.
 
     Examples
     --------
     >>> layer = mr.nn.Layer(mr.nn.cells.Elman("relu"), 2, 3)
     >>> assert layer(torch.zeros(5, 1, 2))[0].shape == (5, 1, 3)
     """
+
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__signature__ = full_signature(cls.__init__, LayerOptions, DEFAULTS)
 
     def __init__(
         self,
@@ -83,79 +97,81 @@ class Layer(nn.Module):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
-        view: Literal["update", "trivialized"] = "update",
-        train_initial_state: bool = False,
-        backend: Backend = "auto",
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
+        options = complete_options(type(self), options)
+        require_sizes(input_size, hidden_size, num_layers, dropout)
         super().__init__()
-        require_options(input_size, hidden_size, num_layers, dropout)
-        require_backend(backend)
-        self.backend, self.recompute = backend, recompute
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
-        for name, module in _modules(cell):
+        self.backend, self.recompute = options["backend"], options["recompute"]
+        self.train_initial_state = options["train_initial_state"]
+        for name, module in _modules_of(cell):
             self.add_module(name, module)
-        width = hidden_size * len(self._directions) * (2 if dtype is not None and dtype.is_complex else 1)
-        for k, suffix in enumerate(self._suffixes):
-            size = input_size if k < len(self._directions) else width
-            weights = cell.allocate(size, hidden_size, device=device, dtype=dtype)
-            self._names = tuple(weights)
-            for name, weight in weights.items():
-                self.register_parameter(name + suffix, nn.Parameter(weight))
-            if train_initial_state:
-                for part, state in enumerate(cell.bind(weights).initial_state(1), 1):
-                    self.register_parameter(_state_name(part, suffix), nn.Parameter(state[0].detach().clone()))
-        self.train_initial_state = train_initial_state
+        for suffix in self.suffixes:
+            self._register_weights(suffix, device, dtype)
         self.reset_parameters()
-        if constraint is not None:
-            by_block = _by_block(constraint, cell.gates)
-            for suffix in self._suffixes:
-                constrain(self, "weight_hh" + suffix, by_block, view=view, blocks=len(cell.gates))
+        if (constraint := options["constraint"]) is not None:
+            by_block = constraint_by_block(constraint, cell.gates)
+            for suffix in self.suffixes:
+                constrain(self, "weight_hh" + suffix, by_block, view=options["view"], blocks=len(cell.gates))
+
+    def _register_weights(self, suffix: str, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Allocate the weights of one level and direction, and its initial state if that is trained."""
+        output_features = self.hidden_size * len(self.directions) * (2 if dtype is not None and dtype.is_complex else 1)
+        size = self.input_size if suffix.startswith("_l0") else output_features
+        weights = self.cell.allocate(size, self.hidden_size, device=device, dtype=dtype)
+        self._weight_names = tuple(weights)
+        for name, weight in weights.items():
+            self.register_parameter(name + suffix, nn.Parameter(weight))
+        if self.train_initial_state:
+            for part, state in enumerate(self.cell.bind(weights).initial_state(1), 1):
+                self.register_parameter(_state_name(part, suffix), nn.Parameter(state[0].detach().clone()))
 
     @property
-    def _directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[str, ...]:
+        """Suffixes of the directions, which are "" and, if bidirectional, "_reverse"."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
     @property
-    def _suffixes(self) -> list[str]:
-        return [f"_l{k}{direction}" for k in range(self.num_layers) for direction in self._directions]
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the parameters' names, one for each level and direction."""
+        return tuple(f"_l{level}{direction}" for level in range(self.num_layers) for direction in self.directions)
 
-    def _weights(self, suffix: str) -> dict[str, Tensor]:
-        return {name: getattr(self, name + suffix) for name in self._names}
+    def weights(self, suffix: str) -> dict[str, Tensor]:
+        """Return the weights of one level and direction by the cell's names; a constrained one is computed.
+
+        Parameters
+        ----------
+        suffix : str
+            One of `suffixes`.
+        """
+        return {name: getattr(self, name + suffix) for name in self._weight_names}
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights of each level and direction, as in ``torch.nn.RNN``."""
+        return [list(self.weights(suffix).values()) for suffix in self.suffixes]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing. Code for torch's layers calls this; here the layout of the weights in memory does not matter."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew; a constrained one keeps its value, since a draw would take it off its manifold."""
-        held = registry(self) or ()
-        for suffix in self._suffixes:
-            weights = self._weights(suffix).items()
-            drawn = {name: torch.empty_like(w) if name + suffix in held else w for name, w in weights}
+        """Draw the weights anew. A constrained weight keeps its value, since a draw would leave its set."""
+        constrained = self._constrained
+        for suffix in self.suffixes:
+            weights = self.weights(suffix).items()
+            drawn = {name: torch.empty_like(w) if name + suffix in constrained else w for name, w in weights}
             self.cell.bind(drawn).reset()
         for name, p in self._parameters.items():
             if name.startswith("initial_state") and p is not None:
                 nn.init.zeros_(p)
 
-    def _start(self, cells: list[Cell], batch: int) -> list[State]:
-        """Return the state of each cell before the first step."""
-        states = [cell.initial_state(batch) for cell in cells]
-        if not self.train_initial_state:
-            return states
-        trained = [
-            [getattr(self, _state_name(part, suffix)) for part in range(1, len(state) + 1)]
-            for suffix, state in zip(self._suffixes, states, strict=True)
-        ]
-        return [tuple(p.expand_as(s) for p, s in zip(*both, strict=True)) for both in zip(trained, states, strict=True)]
-
     @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The weights of each level and direction, as in ``torch.nn.RNN``."""
-        return [list(self._weights(suffix).values()) for suffix in self._suffixes]
-
-    def flatten_parameters(self) -> None:
-        """Do nothing; here for code that calls it on torch's layers, whose weights need a layout in memory."""
+    def _constrained(self) -> dict[str, bool]:
+        """Whether each constrained weight is diagonal, by the name of the weight."""
+        return {name: entry.is_diagonal for name, entry in entries(self).items()}
 
     def forward(
         self, input: Tensor | PackedSequence, hx: _Hidden | None = None, *, every_step: bool = True
@@ -165,56 +181,56 @@ class Layer(nn.Module):
         Parameters
         ----------
         input : Tensor, shape (T, B, m), or (B, T, m) with ``batch_first``, or (T, m); or PackedSequence
-            Real, also if the layer is complex; or of the dtype of the layer.
+            In the dtype of the layer; a complex layer also accepts its real form.
         hx : Tensor, shape (levels * directions, B, n), or (levels * directions, n) for one sequence, optional
-            State to start from; a tuple for a cell with several. Default: the cell's own.
+            Initial state; a tuple of tensors for a cell whose state has several parts. Default: the cell's own.
         every_step : bool
-            Whether the outputs of all steps are wanted. The last ones are in ``h_n``.
+            Whether to return the outputs of all steps. Those of the last step are in ``h_n``.
 
         Returns
         -------
-        output : Tensor, shape (T, B, n * directions), or like the input; or PackedSequence; or None
+        output : Tensor, shape (T, B, n * directions), with the axes of the input; or PackedSequence; or None
         h_n : Tensor, or tuple of them
-            The last state, like ``hx``.
+            The last state, with the shape of ``hx``.
 
         Raises
         ------
         ShapeError, DtypeError, DeviceError
             If ``input`` or ``hx`` does not fit the layer, or has no time steps.
         """
-        cells = [self.cell.bind(self._weights(suffix)) for suffix in self._suffixes]  # reads every weight, once
+        cells = [self.cell.bind(self.weights(suffix)) for suffix in self.suffixes]  # reads every weight once
+        weight = next(iter(cells[0].weights.values()))
         if isinstance(input, PackedSequence):
+            require_input(input.data, self.input_size, 2, weight)
             return self._forward_packed(cells, input, hx, every_step)
-        batched = input.dim() == 3
-        self._require_input(input, 3 if batched else 2, cells[0])
-        swap = self.batch_first and batched
-        x = input.transpose(0, 1) if swap else input if batched else input.unsqueeze(1)
-        if not len(x):
-            raise ShapeError(
-                f"A sequence needs at least one time step.\nGot input of shape {tuple(input.shape)}.\nLeave it out."
-            )
-        y, h_n = self._run(cells, x, self._states(cells, hx, x.shape[1] if batched else None), every_step)
-        if not batched:
+        is_batched = input.dim() == 3
+        require_input(input, self.input_size, 3 if is_batched else 2, weight)
+        swaps_axes = self.batch_first and is_batched
+        x = input.transpose(0, 1) if swaps_axes else input if is_batched else input.unsqueeze(1)  # (T, B, m)
+        require_steps(x, tuple(input.shape))
+        states = self._initial_states(cells, hx, x.shape[1] if is_batched else None)
+        y, h_n = self._run_levels(cells, x, states, every_step)  # (T, B, n * directions), (levels * directions, B, n)
+        if not is_batched:
             h_n = tuple(h.squeeze(1) for h in h_n)
         if y is not None:
-            y = y.transpose(0, 1) if swap else y if batched else y.squeeze(1)
-        return y, _unwrap(h_n)
+            y = y.transpose(0, 1) if swaps_axes else y if is_batched else y.squeeze(1)
+        return y, _without_tuple_of_one(h_n)
 
     def _forward_packed(
         self, cells: list[Cell], input: PackedSequence, hx: _Hidden | None, every_step: bool
     ) -> tuple[PackedSequence | None, _Hidden]:
-        x, batch_sizes, order, back = input
-        self._require_input(x, 2, cells[0])
+        x, batch_sizes, sorted_indices, unsorted_indices = input
         sizes = batch_sizes.tolist()
-        states = self._states(cells, hx, sizes[0])
-        if hx is not None and order is not None:
-            states = [tuple(s.index_select(0, order) for s in state) for state in states]
-        y, h_n = self._run(cells, x, states, every_step, sizes)
-        if back is not None:
-            h_n = tuple(h.index_select(1, back) for h in h_n)
-        return None if y is None else PackedSequence(y, batch_sizes, order, back), _unwrap(h_n)
+        states = self._initial_states(cells, hx, sizes[0])
+        if hx is not None and sorted_indices is not None:
+            states = [tuple(s.index_select(0, sorted_indices) for s in state) for state in states]
+        y, h_n = self._run_levels(cells, x, states, every_step, sizes)  # (N, n * directions), ...
+        if unsorted_indices is not None:
+            h_n = tuple(h.index_select(1, unsorted_indices) for h in h_n)
+        output = None if y is None else PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
+        return output, _without_tuple_of_one(h_n)
 
-    def _run(
+    def _run_levels(
         self,
         cells: list[Cell],
         x: Tensor,
@@ -223,9 +239,9 @@ class Layer(nn.Module):
         batch_sizes: Sequence[int] | None = None,
     ) -> tuple[Tensor | None, State]:
         """Run all levels over time-major or packed inputs."""
-        runs = iter(zip(cells, states, strict=True))
-        held = registry(self)
-        finals = []
+        runs = iter(zip(self.suffixes, cells, states, strict=True))
+        constrained = self._constrained
+        last_states = []
         y: Tensor | None = None
         for level in range(self.num_layers):
             if level:
@@ -233,11 +249,9 @@ class Layer(nn.Module):
                 x = real_features(y)
                 x = F.dropout(x, self.dropout, self.training) if self.dropout else x
             outputs = []
-            for direction in self._directions:
-                cell, state = next(runs)
-                name = f"weight_hh_l{level}{direction}"
-                entry = held[name] if held is not None and name in held else None
-                out, final = scan.run(
+            for direction in self.directions:
+                suffix, cell, state = next(runs)
+                output, last_state = scan.run(
                     cell,
                     x,
                     state,
@@ -245,76 +259,55 @@ class Layer(nn.Module):
                     batch_sizes=batch_sizes,
                     reverse=direction == "_reverse",
                     backend=self.backend,
-                    diagonal=getattr(entry, "gives_diagonal", False),
+                    diagonal=constrained.get("weight_hh" + suffix, False),
                     every_step=every_step or level < self.num_layers - 1,
                     recompute=self.recompute,
                 )
-                outputs.append(out)
-                finals.append(final)
-            kept = [out for out in outputs if out is not None]
-            y = torch.cat(kept, -1) if len(kept) > 1 else kept[0] if kept else None
-        return y, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+                last_states.append(last_state)
+                if output is not None:
+                    outputs.append(output)
+            y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0] if outputs else None
+        return y, tuple(torch.stack(parts) for parts in zip(*last_states, strict=True))
 
-    def _states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
-        """One starting state for each cell; ``batch`` is None for a single sequence, whose ``hx`` has no batch axis."""
-        states = self._start(cells, 1 if batch is None else batch)
-        if hx is None:
+    def _initial_states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
+        """Return the initial state of each cell, (B, n); ``batch`` is None if the input has no batch axis."""
+        states = [cell.initial_state(1 if batch is None else batch) for cell in cells]
+        if hx is not None:
+            parts = hx if isinstance(hx, tuple) else (hx,)
+            rows = () if batch is None else (batch,)
+            require_state(parts, [(len(cells), *rows, *s.shape[1:]) for s in states[0]], states[0][0])
+            parts = parts if rows else tuple(part.unsqueeze(1) for part in parts)
+            return list(zip(*(part.unbind(0) for part in parts), strict=True))
+        if not self.train_initial_state:
             return states
-        parts = hx if isinstance(hx, tuple) else (hx,)
-        rows = () if batch is None else (batch,)
-        require_state(parts, [(len(cells), *rows, *s.shape[1:]) for s in states[0]], states[0][0])
-        parts = parts if rows else tuple(part.unsqueeze(1) for part in parts)
-        return list(zip(*(part.unbind(0) for part in parts), strict=True))
-
-    def _require_input(self, x: Tensor, dim: int, cell: Cell) -> None:
-        weight = next(iter(cell.weights.values()))
-        if x.dim() != dim or x.shape[-1] != self.input_size:
-            raise ShapeError(
-                "input has the axes (time, batch, feature), or (time, feature) for one sequence or packed data.\n"
-                f"Expected input_size {self.input_size} on the last axis, got shape {tuple(x.shape)}.\n"
-                "Check input_size, or add the missing axis."
-            )
-        if x.dtype not in (weight.dtype, weight.real.dtype) and not torch.is_autocast_enabled(autocast_device(x)):
-            raise DtypeError(
-                f"input must have the dtype of the weights.\nExpected {weight.dtype}, got {x.dtype}.\n"
-                f"Convert input with .to({weight.dtype}), or the layer with .to({x.dtype})."
-            )
-        if x.device != weight.device:
-            raise DeviceError(
-                f"input must be on the device of the weights.\nExpected {weight.device}, got {x.device}.\n"
-                "Move one of them with .to(device)."
-            )
+        return [
+            tuple(getattr(self, _state_name(part, suffix)).expand_as(zeros) for part, zeros in enumerate(state, 1))
+            for suffix, state in zip(self.suffixes, states, strict=True)
+        ]
 
     def extra_repr(self) -> str:
-        """Show sizes, and what differs from the default."""
-        options = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        changed = (f"{name}={value}" for name in options if (value := getattr(self, name)) != options[name])
+        """Show the sizes, the cell, and the options that differ from their defaults."""
+        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        changed = (f"{name}={value}" for name in defaults if (value := getattr(self, name)) != defaults[name])
         return ", ".join([f"{self.input_size}, {self.hidden_size}", repr(self.cell), *changed])
 
 
+Layer.__signature__ = full_signature(Layer.__init__, LayerOptions, DEFAULTS)
+
+
 def _state_name(part: int, suffix: str) -> str:
+    """Return the name of the parameter of one part of an initial state, counted from 1."""
     return f"initial_state{'' if part == 1 else part}{suffix}"
 
 
-def _modules(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that a cell, or a cell inside it, has as options."""
+def _modules_of(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules among the options of a cell and of a cell inside it."""
     for name, value in vars(cell).items():
         if isinstance(value, nn.Module):
             yield name, value
         elif isinstance(value, Cell):
-            yield from _modules(value)
+            yield from _modules_of(value)
 
 
-def _by_block(constraint: Any, gates: tuple[str, ...]) -> Any:
-    if not isinstance(constraint, Mapping):
-        return constraint
-    if unknown := [name for name in constraint if name not in gates]:
-        raise OptionError(
-            f"constraint names the gates of the cell.\nExpected some of {', '.join(map(repr, gates))}, got "
-            f"{unknown[0]!r}.\nCorrect the name, or pass one constraint for all."
-        )
-    return {gates.index(name): part for name, part in constraint.items()}
-
-
-def _unwrap(h_n: State) -> _Hidden:
+def _without_tuple_of_one(h_n: State) -> _Hidden:
     return h_n if len(h_n) > 1 else h_n[0]

@@ -1,54 +1,33 @@
-"""The long short-term memory: ``torch.nn.LSTM`` whose recurrent matrices may be constrained."""
+"""The long short-term memory: ``torch.nn.LSTM`` with recurrent matrices that can be constrained."""
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Unpack, final
 
-import geoopt
 import torch
 
-from ..constraints import Constraint
 from ..errors import UnsupportedError
 from . import cells
 from .layer import Layer
-from .scan.choice import Backend
+from .options import LayerOptions
 
 
+@final
 class LSTM(Layer):
     r"""``torch.nn.LSTM`` with constrained recurrent matrices, real or complex.
 
-    The recurrence is that of `cells.LSTM`: gates decide what a memory ``c`` forgets, takes in and shows.
+    The recurrence is that of `cells.LSTM`: gates decide what a memory ``c`` forgets, receives and outputs.
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        Features of an input, and of a state.
-    num_layers : int
-        Levels, one on top of the other.
+    input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, device, dtype
+        As in ``torch.nn.LSTM``; see `Layer`. A complex ``dtype`` makes a complex network.
     bias : bool
-        Whether there are biases.
-    batch_first : bool
-        Whether padded inputs and outputs are (B, T, ...).
-    dropout : float
-        Probability of dropping an output between levels, while training.
-    bidirectional : bool
-        Whether each level also runs from the end.
+        Whether to add biases.
     proj_size : int
-        0. Here for code that passes torch's arguments by position.
-    device : torch.device, optional
-    dtype : torch.dtype, optional
-        Of the weights; a complex one makes a complex network, whose outputs and states are complex.
-    constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional
-        Of the n x n block of every gate; or by the names of the gates, "i", "f", "g" and "o", the others free.
-        Without one this is ``torch.nn.LSTM``.
-    view : "update" or "trivialized"
-        Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates.
-    train_initial_state : bool
-        Whether the state before the first step is trained: h as ``initial_state_l0`` and so on, c as
-        ``initial_state2_l0``.
-    backend : "auto", "reference", "library" or "compile"
-        How the cell is run over time; see `manifold_rnn.nn.scan.run`.
-    recompute : bool
-        See `Layer`.
+        Must be 0. It is a parameter for code that passes torch's arguments by position.
+    **options
+        ``constraint``, ``view``, ``train_initial_state``, ``backend`` and ``recompute``; see `Layer`. The constraint
+        is for the n x n block of every gate; a mapping names some of the gates "i", "f", "g" and "o". Without a
+        constraint this is ``torch.nn.LSTM``.
 
     Raises
     ------
@@ -60,8 +39,8 @@ class LSTM(Layer):
     Notes
     -----
     ``layer(input, hx=None) -> (output, (h_n, c_n))``; see `Layer.forward`. Parameters have torch's names, layout and
-    start, so ``load_state_dict`` takes those of a ``torch.nn.LSTM``, and gives them back if nothing is trivialized. A
-    complex level passes [Re, Im] to the next one.
+    initialization, so ``load_state_dict`` accepts those of a ``torch.nn.LSTM``, and torch's layer accepts these unless
+    a weight is trivialized. A complex level passes [Re, Im] to the next one.
 
     Examples
     --------
@@ -82,33 +61,13 @@ class LSTM(Layer):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        constraint: geoopt.Manifold | Constraint | Mapping[str, geoopt.Manifold | Constraint] | None = None,
-        view: Literal["update", "trivialized"] = "update",
-        train_initial_state: bool = False,
-        backend: Backend = "auto",
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         if proj_size:
             raise UnsupportedError(
-                "LSTM has no projection: constraints are for square recurrent matrices.\n"
+                "LSTM has no projection, since constraints need square recurrent matrices.\n"
                 f"Expected proj_size 0, got {proj_size}.\nUse torch.nn.LSTM, or a smaller hidden_size."
             )
-        super().__init__(
-            cells.LSTM(bias),
-            input_size,
-            hidden_size,
-            num_layers,
-            batch_first,
-            dropout,
-            bidirectional,
-            device,
-            dtype,
-            constraint=constraint,
-            view=view,
-            train_initial_state=train_initial_state,
-            backend=backend,
-            recompute=recompute,
-        )
-        self.bias = bias
-        self.proj_size = 0
+        cell, sizes = cells.LSTM(bias), (input_size, hidden_size, num_layers)
+        super().__init__(cell, *sizes, batch_first, dropout, bidirectional, device, dtype, **options)
+        self.bias, self.proj_size = bias, 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import OnNonFinite, RiemannianOptimizer, require, require_second_moment
+from .base import RiemannianOptimizer, require, require_second_moment
 from .batch import Batch
+from .options import RetractionOptions
 
 
 class RiemannianAdagrad(RiemannianOptimizer):
@@ -33,16 +34,10 @@ class RiemannianAdagrad(RiemannianOptimizer):
     initial_accumulator_value : float
         Where ``v`` starts. 0 as in torch; TensorFlow's Adagrad starts at 0.1.
     eps : float
-    maximize : bool
-        Ascend instead.
     second_moment : {"elementwise", "matrix"}
         ``"matrix"`` takes one squared norm a matrix. geoopt's manifolds and `Stiefel` always use it.
-    polish_every : int, optional
-        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
-    on_nonfinite : {"raise", "skip"}
-        What to do at NaN or infinity in a gradient; `skipped` counts.
-    capturable : bool
-        Read nothing from the device, for CUDA graphs.
+    **options
+        ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
@@ -72,12 +67,8 @@ class RiemannianAdagrad(RiemannianOptimizer):
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         *,
-        maximize: bool = False,
         second_moment: Literal["elementwise", "matrix"] = "elementwise",
-        polish_every: int | None = None,
-        on_nonfinite: OnNonFinite = "raise",
-        capturable: bool = False,
-        **unsupported: object,
+        **options: Unpack[RetractionOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -85,17 +76,9 @@ class RiemannianAdagrad(RiemannianOptimizer):
             "weight_decay": weight_decay,
             "initial_accumulator_value": initial_accumulator_value,
             "eps": eps,
-            "maximize": maximize,
             "second_moment": second_moment,
         }
-        super().__init__(
-            params,
-            defaults,
-            polish_every=polish_every,
-            on_nonfinite=on_nonfinite,
-            capturable=capturable,
-            unsupported=unsupported,
-        )
+        super().__init__(params, defaults, **options)
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)

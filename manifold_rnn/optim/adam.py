@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import OnNonFinite, RiemannianOptimizer, require, require_second_moment
+from .base import RiemannianOptimizer, require, require_second_moment
 from .batch import Batch
+from .options import RetractionOptions
 
 
 class RiemannianAdam(RiemannianOptimizer):
@@ -33,17 +34,11 @@ class RiemannianAdam(RiemannianOptimizer):
         Only for parameters without a manifold.
     amsgrad : bool
         Divide by the largest second moment so far.
-    maximize : bool
-        Ascend instead.
     second_moment : {"elementwise", "matrix"}
         ``"matrix"`` takes one squared norm a matrix, which does not depend on the basis and is the form of Becigneul
         and Ganea. geoopt's manifolds, whose tangent vectors have no such basis, always use it.
-    polish_every : int, optional
-        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
-    on_nonfinite : {"raise", "skip"}
-        What to do at NaN or infinity in a gradient; `skipped` counts.
-    capturable : bool
-        Read nothing from the device, for CUDA graphs.
+    **options
+        ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
@@ -74,12 +69,8 @@ class RiemannianAdam(RiemannianOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
         second_moment: Literal["elementwise", "matrix"] = "elementwise",
-        polish_every: int | None = None,
-        on_nonfinite: OnNonFinite = "raise",
-        capturable: bool = False,
-        **unsupported: object,
+        **options: Unpack[RetractionOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -87,17 +78,9 @@ class RiemannianAdam(RiemannianOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
-            "maximize": maximize,
             "second_moment": second_moment,
         }
-        super().__init__(
-            params,
-            defaults,
-            polish_every=polish_every,
-            on_nonfinite=on_nonfinite,
-            capturable=capturable,
-            unsupported=unsupported,
-        )
+        super().__init__(params, defaults, **options)
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)

@@ -7,19 +7,21 @@ import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, overload
+from inspect import Signature
+from typing import Any, ClassVar, Unpack, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from .._options import full_signature, require_known
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg import fixed_iterations
 from ..linalg.precision import may_read_device
-from .batch import Batch, Plan, manifold_of, require_fixed_work
-
-OnNonFinite = Literal["raise", "skip"]
+from ..manifolds import manifold_of
+from .batch import Batch, Batches, require_fixed_work
+from .options import DEFAULTS, RetractionOptions
 
 
 class RiemannianOptimizer(Optimizer):
@@ -36,18 +38,27 @@ class RiemannianOptimizer(Optimizer):
     ----------
     params : iterable of Tensor, named parameters, or param groups
     defaults : dict
-        Options of the subclass, with their default values.
-    polish_every : int, optional
-        Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
-        is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
+        Options of the subclass, with their default values; ``lr`` and ``weight_decay`` are among them.
+    maximize : bool
+        Ascend instead.
     on_nonfinite : {"raise", "skip"}
         At NaN or infinity in a gradient: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
     capturable : bool
         Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient skips the step,
         and polish is made at every step if at all. Not for `UnitDisc` and `Contraction`, whose steps need eigenvalues
         or singular values.
-    unsupported : dict
-        Keywords that are refused by name.
+    polish_every : int, optional
+        Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
+        is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of range, or unknown.
+
+    Notes
+    -----
+    A subclass takes ``**options`` and passes them on; its signature then shows each of them.
 
     Examples
     --------
@@ -58,26 +69,19 @@ class RiemannianOptimizer(Optimizer):
     moves_on_manifolds: ClassVar[bool] = True
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
+    shared: ClassVar[type] = RetractionOptions
+    __signature__: ClassVar[Signature]
 
-    def __init__(
-        self,
-        params: ParamsT,
-        defaults: dict[str, Any],
-        *,
-        polish_every: int | None,
-        on_nonfinite: OnNonFinite,
-        capturable: bool,
-        unsupported: dict[str, object],
-    ) -> None:
-        if unsupported:
-            raise OptionError(
-                f"{type(self).__name__} does not take {', '.join(sorted(unsupported))}.\n"
-                f"Expected {', '.join([*defaults, 'polish_every', 'on_nonfinite', 'capturable'])}.\nLeave it out."
-            )
-        shared = {"polish_every": polish_every, "on_nonfinite": on_nonfinite, "capturable": capturable}
-        self._plans: list[Plan] = []
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], **options: Unpack[RetractionOptions]) -> None:
+        require_known(type(self), self.shared, options)
+        self._groups: list[Batches] = []
         self._skipped: int | Tensor = 0
-        super().__init__(params, {**defaults, **shared})
+        super().__init__(params, {**defaults, **DEFAULTS, **options})
 
     @abstractmethod
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
@@ -120,7 +124,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans, self._skipped = [], 0
+        self._groups, self._skipped = [], 0
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -150,7 +154,7 @@ class RiemannianOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [
-            (group, batch) for group, plan in self._planned() for batch in plan.batches(group["params"], self.state)
+            (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
         ]
         gradients = [batch.gradient() for _, batch in work]
         capturable = any(group["capturable"] for group in self.param_groups)
@@ -166,9 +170,10 @@ class RiemannianOptimizer(Optimizer):
             self._count_skipped(finite)
         return loss
 
-    def _planned(self) -> Iterator[tuple[dict[str, Any], Plan]]:
-        self._plans += [Plan() for _ in self.param_groups[len(self._plans) :]]
-        return zip(self.param_groups, self._plans, strict=True)
+    def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
+        """Each parameter group, and what keeps its batches."""
+        self._groups += [Batches() for _ in self.param_groups[len(self._groups) :]]
+        return zip(self.param_groups, self._groups, strict=True)
 
     def _step(self, batch: Batch, g: Tensor, group: dict[str, Any], finite: Tensor | None) -> None:
         x = batch.point()

@@ -7,13 +7,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 
 from .._torch import copy_each
 from ..errors import UnsupportedError
-from ..manifolds import Contraction, Manifold, UnitDisc, adapt
+from ..manifolds import Manifold, manifold_of
+from ..manifolds.adapted import attached_manifold
 
 State = dict[str, Any]
 
@@ -50,19 +50,16 @@ class Batch:
 
     def coordinates(self, x: Tensor, g: Tensor) -> Tensor:
         """Coordinates of the Riemannian gradient at ``x``."""
-        return _reals(g) if self.manifold is None else self.manifold.egrad2coordinates(x, g)
+        return _as_reals(g) if self.manifold is None else self.manifold.egrad2coordinates(x, g)
 
     def move(self, x: Tensor, c: Tensor, carried: Sequence[Tensor] = ()) -> Tensor:
         """The points that lie at ``c`` from ``x``; coordinates that are carried along are changed in place."""
         if self.manifold is None:
             return x + (torch.view_as_complex(c) if x.is_complex() else c)
-        y, moved = self.manifold.step_coordinates(x, c, carried[0] if carried else None)
-        if moved is None or moved is carried[0]:  # a transport that leaves coordinates as they are
-            return y
-        carried[0].copy_(moved)
-        for other in carried[1:]:
-            again = self.manifold.step_coordinates(x, c, other)[1]
-            other.copy_(again if again is not None else other)
+        y, *moved = self.manifold.retr_transp_coordinates(x, c, *carried)
+        for before, after in zip(carried, moved, strict=True):
+            if after is not before:  # as on groups, whose transport leaves coordinates as they are
+                before.copy_(after)
         return y
 
     def square(self, x: Tensor, c: Tensor, how: str) -> Tensor:
@@ -107,17 +104,17 @@ class Batch:
         return buffer
 
 
-class Plan:
+class Batches:
     """The batches of one parameter group, kept until a parameter, its manifold or its state becomes another."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, int, int]] = []
         self._batches: list[Batch] = []
 
-    def batches(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
+    def of(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
         """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps."""
         live = [p for p in params if p.grad is not None]
-        seen = [(id(p), id(getattr(p, "manifold", None)), id(state[p])) for p in live]
+        seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
         if seen != self._seen:
             self._batches, self._seen = _sorted(live, state), seen
         return self._batches
@@ -136,15 +133,9 @@ def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
     return list(found.values())
 
 
-def manifold_of(p: Tensor) -> Manifold | None:
-    """The manifold that a parameter carries as an attribute, however its class came about; None if it is Euclidean."""
-    manifold = getattr(p, "manifold", None)
-    return None if manifold is None or isinstance(manifold, geoopt.Euclidean) else adapt(manifold)
-
-
 def require_fixed_work(manifold: Manifold | None) -> None:
     """Raise `UnsupportedError` if a step on the manifold has to wait for the device."""
-    if manifold is not None and any(isinstance(part, Contraction | UnitDisc) for part in manifold.modules()):
+    if manifold is not None and manifold.reads_device:
         raise UnsupportedError(
             "A step with capturable=True reads nothing from the device.\n"
             f"Expected a manifold without eigenvalues or singular values, got {manifold}.\n"
@@ -152,5 +143,5 @@ def require_fixed_work(manifold: Manifold | None) -> None:
         )
 
 
-def _reals(x: Tensor) -> Tensor:
+def _as_reals(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -10,12 +10,11 @@ from torch.optim.optimizer import ParamsT
 
 from ..errors import UnsupportedError
 from ..linalg.defect import minus_identity
-from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Stiefel, Unitary, Viewed
-from .base import OnNonFinite, RiemannianOptimizer, require
-from .batch import Batch, manifold_of
+from ..manifolds import Manifold, manifold_of
+from .base import RiemannianOptimizer, require
+from .batch import Batch
+from .options import StepOptions
 from .sgd import require_momentum, with_momentum
-
-_MANIFOLDS = (Orthogonal, SpecialOrthogonal, Stiefel, Unitary)  # exactly these: a subclass asks for more
 
 
 class Landing(RiemannianOptimizer):
@@ -39,8 +38,8 @@ class Landing(RiemannianOptimizer):
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
-        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, blocks of a `Viewed` weight, or Euclidean; those
-        are stepped as by `torch.optim.SGD`.
+        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, or assembled from such parts and free ones; or
+        Euclidean, which are stepped as by `torch.optim.SGD`.
     lr : float
     momentum, dampening : float
         As in `torch.optim.SGD`.
@@ -52,12 +51,8 @@ class Landing(RiemannianOptimizer):
         :math:`\lambda`.
     epsilon : float
         The distance that is never exceeded, below 1. A weight that starts farther away comes nearer at every step.
-    maximize : bool
-        Ascend instead.
-    on_nonfinite : {"raise", "skip"}
-        What to do at NaN or infinity in a gradient; `skipped` counts.
-    capturable : bool
-        Read nothing from the device, for CUDA graphs.
+    **options
+        ``maximize``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
@@ -79,6 +74,8 @@ class Landing(RiemannianOptimizer):
     >>> assert optimizer.distance < 0.5
     """
 
+    shared = StepOptions
+
     def __init__(
         self,
         params: ParamsT,
@@ -90,10 +87,7 @@ class Landing(RiemannianOptimizer):
         *,
         attraction: float = 1.0,
         epsilon: float = 0.5,
-        maximize: bool = False,
-        on_nonfinite: OnNonFinite = "raise",
-        capturable: bool = False,
-        **unsupported: object,
+        **options: Unpack[StepOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -103,16 +97,8 @@ class Landing(RiemannianOptimizer):
             "nesterov": nesterov,
             "attraction": attraction,
             "epsilon": epsilon,
-            "maximize": maximize,
         }
-        super().__init__(
-            params,
-            defaults,
-            polish_every=0,
-            on_nonfinite=on_nonfinite,
-            capturable=capturable,
-            unsupported=unsupported,
-        )
+        super().__init__(params, defaults, **options)
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)
@@ -125,7 +111,7 @@ class Landing(RiemannianOptimizer):
     @property
     def distance(self) -> float:
         r"""The largest :math:`\|x^H x - I\|_F` of a parameter now."""
-        return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m).flatten()), default=0.0)
+        return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m)), default=0.0)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -146,13 +132,19 @@ class Landing(RiemannianOptimizer):
         if isinstance(steps, Tensor):  # made for coordinates, which may have fewer axes
             steps = steps.reshape(-1, *[1] * (g.ndim - 1))
         m = with_momentum(batch, g, steps, group)
-        if not isinstance(batch.manifold, Viewed):
-            return _landed(x, m, group)
-        (xc, xf), (mc, mf) = batch.manifold.split(x), batch.manifold.split(m)
-        return batch.manifold.join(_landed(xc, mc, group), xf - group["lr"] * mf, x.shape)
+        return _landed(batch.manifold, x, m, group)
 
 
-def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
+def _landed(manifold: Manifold, x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
+    """The step, part by part where a point is assembled from parts; a free part takes a plain one."""
+    layout = manifold.layout
+    if layout is not None:
+        parts = zip(manifold.members, layout.split(x), layout.split(m), strict=True)
+        return layout.join([_landed(*part, group) for part in parts], tuple(x.shape))
+    return _fallen(x, m, group) if manifold.is_orthonormal else x - group["lr"] * m
+
+
+def _fallen(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
     gram = x.mH @ x
     beyond, attraction = minus_identity(gram), group["attraction"]
     # skew(m x^H) x by p x p products
@@ -166,15 +158,25 @@ def _landed(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _distances(x: Tensor, manifold: Manifold) -> Tensor:
-    x = manifold.split(x)[0] if isinstance(manifold, Viewed) else x
-    return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+    """The distances of all matrices that have to be orthonormal, flattened."""
+    if manifold.layout is not None:
+        pairs = zip(manifold.layout.split(x), manifold.members, strict=True)
+        return torch.cat([_distances(part, member) for part, member in pairs])
+    if not manifold.is_orthonormal:
+        return x.real.new_zeros(0)
+    return torch.linalg.matrix_norm(minus_identity(x.mH @ x)).flatten()
 
 
 def _require_known(manifold: Manifold | None) -> None:
-    inner = manifold.manifold if isinstance(manifold, Viewed) else manifold
-    if inner is not None and type(inner) not in _MANIFOLDS:
+    if manifold is not None and not _lands(manifold):
         raise UnsupportedError(
             "Landing falls towards matrices with orthonormal columns and knows no other manifold.\n"
-            f"Expected {', '.join(m.__name__ for m in _MANIFOLDS)}, got {manifold}.\n"
+            f"Expected Orthogonal, SpecialOrthogonal, Stiefel or Unitary, got {manifold}.\n"
             "Use RiemannianSGD for it, in a group or an optimizer of its own."
         )
+
+
+def _lands(manifold: Manifold) -> bool:
+    if manifold.layout is not None:
+        return all(map(_lands, manifold.members))
+    return manifold.is_orthonormal or manifold.is_flat

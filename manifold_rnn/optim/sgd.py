@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..errors import OptionError
-from .base import OnNonFinite, RiemannianOptimizer, require
+from .base import RiemannianOptimizer, require
 from .batch import Batch
+from .options import RetractionOptions
 
 
 class RiemannianSGD(RiemannianOptimizer):
@@ -32,14 +33,8 @@ class RiemannianSGD(RiemannianOptimizer):
         Only for parameters without a manifold.
     nesterov : bool
         Needs a momentum, and no dampening.
-    maximize : bool
-        Ascend instead.
-    polish_every : int, optional
-        Steps between two corrections of rounding drift, 0 for never. Default: what each manifold needs.
-    on_nonfinite : {"raise", "skip"}
-        What to do at NaN or infinity in a gradient; `skipped` counts.
-    capturable : bool
-        Read nothing from the device, for CUDA graphs.
+    **options
+        ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
@@ -68,12 +63,7 @@ class RiemannianSGD(RiemannianOptimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        *,
-        maximize: bool = False,
-        polish_every: int | None = None,
-        on_nonfinite: OnNonFinite = "raise",
-        capturable: bool = False,
-        **unsupported: object,
+        **options: Unpack[RetractionOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -81,16 +71,8 @@ class RiemannianSGD(RiemannianOptimizer):
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
-            "maximize": maximize,
         }
-        super().__init__(
-            params,
-            defaults,
-            polish_every=polish_every,
-            on_nonfinite=on_nonfinite,
-            capturable=capturable,
-            unsupported=unsupported,
-        )
+        super().__init__(params, defaults, **options)
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)

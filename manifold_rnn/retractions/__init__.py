@@ -1,4 +1,26 @@
-"""Retractions as values: how a point moves along a tangent vector."""
+"""Retractions: maps from tangent vectors to points. Each one is a frozen value, equal by content.
+
+A manifold takes a retraction by name or as an object:
+
+>>> assert mr.Orthogonal("cayley").retraction == mr.Orthogonal(mr.retractions.Cayley()).retraction
+>>> assert mr.retractions.names() == ["cayley", "exp", "polar", "qr"]
+
+On a group, `Retraction.group_map` maps a skew-symmetric matrix to the group:
+
+>>> A = mr.linalg.skew(torch.randn(4, 4, dtype=torch.float64))
+>>> assert torch.allclose(mr.retractions.get("exp").group_map(A), torch.linalg.matrix_exp(A))
+
+`Retraction.retract` moves a point with orthonormal columns along a tangent vector. `Retraction.inverse` returns that
+vector:
+
+>>> x = mr.Stiefel().random(5, 2, dtype=torch.float64)
+>>> u = mr.Stiefel().proju(x, torch.randn(5, 2, dtype=torch.float64))
+>>> qr = mr.retractions.QR()
+>>> assert torch.allclose(qr.inverse(x, qr.retract(x, u)), u)
+"""
+
+import functools
+import inspect
 
 from ..errors import OptionError
 from .base import Retraction
@@ -9,7 +31,14 @@ from .qr import QR
 
 __all__ = ["QR", "Cayley", "Exponential", "Polar", "Retraction", "get", "names"]
 
-_BY_NAME: dict[str, Retraction] = {r.name: r for r in (Cayley(), Exponential(), QR(), Polar())}
+
+@functools.cache
+def _by_name() -> dict[str, Retraction]:
+    """Every retraction that this package exports."""
+    exported: list[object] = [globals()[name] for name in __all__]
+    kinds = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, Retraction)]
+    kinds = [kind for kind in kinds if not inspect.isabstract(kind)]
+    return {kind.name: kind() for kind in sorted(kinds, key=lambda kind: kind.name)}
 
 
 def names() -> list[str]:
@@ -21,9 +50,9 @@ def names() -> list[str]:
 
     Examples
     --------
-    >>> assert mr.retractions.names() == ["cayley", "exp", "qr", "polar"]
+    >>> assert mr.retractions.names() == ["cayley", "exp", "polar", "qr"]
     """
-    return list(_BY_NAME)
+    return list(_by_name())
 
 
 def get(retraction: str | Retraction) -> Retraction:
@@ -48,9 +77,9 @@ def get(retraction: str | Retraction) -> Retraction:
     """
     if isinstance(retraction, Retraction):
         return retraction
-    if isinstance(retraction, str) and retraction in _BY_NAME:
-        return _BY_NAME[retraction]
+    if isinstance(retraction, str) and retraction in _by_name():
+        return _by_name()[retraction]
     raise OptionError(
-        f"A retraction is one of {', '.join(_BY_NAME)}, or a Retraction object.\nGot {retraction!r}.\n"
+        f"A retraction is one of {', '.join(_by_name())}, or a Retraction object.\nGot {retraction!r}.\n"
         "Check the spelling."
     )

@@ -21,7 +21,20 @@ class Retraction(ABC):
 
     .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id},
 
-    and a subclass is its ``phi`` (`group_map`), the inverse of that, and its orders of agreement.
+    and a subclass defines :math:`\phi`, its inverse, and its orders of agreement. Its methods have these names:
+
+    =========================  ====================================  ========================================
+    method                     value                                 for
+    =========================  ====================================  ========================================
+    ``group_map(A)``           :math:`\phi(A)`                       the trivialized view
+    ``translate(x, A)``        :math:`x\,\phi(A)`                    steps on groups, in coordinates
+    ``retract_square(x, u)``   :math:`x\,\phi(x^H u)`                square points, in tangent vectors
+    ``retract_tall(x, u)``     :math:`R_x(u)`                        points with more rows than columns
+    ``retract(x, u)``          either of these two, with its checks  everybody else
+    ``inverse_group_map(Q)``,  the inverses of these                 `constrain`, `inverse_retr_coordinates`
+    ``inverse_tall(x, y)``,
+    ``inverse(x, y)``
+    =========================  ====================================  ========================================
 
     Examples
     --------
@@ -200,7 +213,7 @@ class Retraction(ABC):
         UnsupportedError
             If the manifold's geometry is not one that this retraction has an order for.
         """
-        geometry = getattr(manifold, "geometry", None)
+        geometry = getattr(manifold, "geometry", None)  # geoopt's manifolds have none
         if geometry not in self.orders:
             raise UnsupportedError(
                 f"The {self.name} retraction has a known order on geometries {', '.join(self.orders)}.\n"

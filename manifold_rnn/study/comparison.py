@@ -1,7 +1,7 @@
 """``compare``: opens the study of a comparison, works on it, and writes the report."""
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,17 +71,20 @@ def compare(
     """
     grid = grid or read_grid(settings.grid)
     comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with closing(comparison.open()) as study:
-        console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    with closing(comparison.open()) as study, stop_on_signals() as stop:
         console.print(f"{settings.name}: {len(study.cases)} runs, of which {len(study.ends())} have ended before")
-        stopped = _work(comparison, study)
+        with suppress(StopRequested):
+            if settings.workers > 1:
+                work_in_processes(settings.workers, comparison.work, stop)
+            elif settings.workers == 1:
+                comparison.work(stop)
         results = gather(study)
         write_report(results, settings.folder)
         print_table(results, console)
         _print_summary(results, settings.folder, console)
-    if stopped:
-        return 130
+        if stop.requested:
+            return 130
     return int(len(results.runs) < results.cases or any(run.state == FAILED for run in results.runs))
 
 
@@ -97,15 +100,16 @@ class Comparison:
     def open(self) -> Study:
         """Open the folder, the storage and the study; each is refused before the next is touched."""
         settings, folder = self.settings, self.settings.folder
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         store = open_store(settings.storage, folder, settings.name) if settings.storage else None
         open_folder(folder)
         require_own(folder, settings.name)
         store = store or open_store(None, folder, settings.name)
         return Study(store, settings.name, self.grid, self.about, extend=settings.extend, patience=settings.patience)
 
-    def worker(self, study: Study, stop: StopSignal) -> Worker:
-        """Return a worker that prints a line for every run that has ended."""
-        results, cases = Results("", self.about, self.grid, 0, []), len(study.cases)
+    def work(self, stop: StopSignal) -> None:
+        """Work until every case has ended, and print a line for each run."""
+        results, cases = Results("", self.about, self.grid, 0, []), len(self.grid.cases())
 
         def print_case(attempt: Attempt, record: RunRecord, seconds: float) -> None:
             score = f"{self.about['metric']} {results.shown(record.validation)}{', pruned' if record.pruned else ''}"
@@ -114,20 +118,8 @@ class Comparison:
             name = f"{results.label(attempt.choices)}, seed {attempt.case.seed}"
             print(f"{number}  {name}   {outcome}   {shown_duration(seconds)}", flush=True)
 
-        return Worker(study, self.objective, self.settings.folder / "runs", stop, print_case)
-
-
-def _work(comparison: Comparison, study: Study) -> bool:
-    """Work, here or in processes, and return whether that was interrupted."""
-    with stop_on_signals() as stop:
-        if comparison.settings.workers > 1:
-            work_in_processes(comparison, stop)
-        elif comparison.settings.workers == 1:
-            try:
-                comparison.worker(study, stop).work()
-            except StopRequested:
-                return True
-        return stop.requested
+        with closing(self.open()) as study:
+            Worker(study, self.objective, self.settings.folder / "runs", stop, print_case).work()
 
 
 def _print_summary(results: Results, folder: Path, console: Console) -> None:

@@ -7,15 +7,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import optuna
 
 from ..errors import ManifoldError
 from ..training.checkpoint import LAST, RUN, read_checkpoint
@@ -27,11 +24,7 @@ from .claim import Attempt, Study
 from .grid import canonical, folder_name
 from .liveness import Heartbeat, Superseded
 
-if TYPE_CHECKING:
-    from .comparison import Comparison
-
 _PAUSE = 2.0  # seconds between two looks for a case
-
 
 # What trains: called with the settings of a run and ``folder``, where it keeps the run and resumes from; ``on_epoch``,
 # to be called with every finished epoch; and ``stop``, which holds a request to stop.
@@ -135,15 +128,15 @@ def _write_traceback(folder: Path, error: Exception) -> None:
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
 
-def work_in_processes(comparison: "Comparison", stop: StopSignal) -> None:
-    """Start the workers and wait for them; when a stop is requested, pass the request on once."""
+def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: StopSignal) -> None:
+    """Call ``work`` in so many processes and wait for them; when a stop is requested, pass the request on once."""
     context = get_context("spawn")  # a fork would share open connections
     started: list[tuple[BaseProcess, Connection]] = []
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they have their own handlers
     try:
-        for _ in range(comparison.settings.workers):
+        for _ in range(count):
             receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(target=_work, args=(comparison, receiver))
+            process: BaseProcess = context.Process(target=_work, args=(count, work, receiver))
             process.start()
             receiver.close()
             started.append((process, sender))
@@ -156,17 +149,15 @@ def work_in_processes(comparison: "Comparison", stop: StopSignal) -> None:
             process.join(timeout=0.1)
 
 
-def _work(comparison: "Comparison", pipe: Connection) -> None:
+def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> None:
     import torch
 
     os.setpgrp()  # or the terminal's Ctrl-C would come here too, beside the parent's
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comparison.settings.workers))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     with stop_on_signals(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
         try:
-            with closing(comparison.open()) as study:
-                comparison.worker(study, stop).work()
+            work(stop)
         except StopRequested:
             sys.exit(130)
         except (ManifoldError, OSError) as error:

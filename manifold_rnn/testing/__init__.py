@@ -1,4 +1,19 @@
-"""Checks of anybody's manifold, retraction, gradient or optimizer: each returns a report of numbers."""
+"""Checks of any manifold, retraction, gradient or optimizer, yours included. Each returns a report of measured numbers.
+
+A report has one number for each law, and prints as a table:
+
+>>> report = mr.testing.check_manifold(mr.Orthogonal())
+>>> assert report.defect < 1e-12 and report.self_adjoint < 1e-12
+
+``strict=True`` raises an error if a number exceeds its bound, so a check is a test in one line:
+
+>>> _ = mr.testing.check_retraction(mr.Orthogonal("cayley"), order=2, strict=True)
+
+Manifolds of other libraries are checked in the same way:
+
+>>> import geoopt
+>>> _ = mr.testing.check_manifold(geoopt.Sphere(), torch.randn(3), strict=True)
+"""
 
 from .gradient import GradientReport, check_gradient
 from .manifold import ManifoldReport, check_manifold

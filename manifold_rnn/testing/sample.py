@@ -28,7 +28,7 @@ def prepare(manifold: geoopt.Manifold, x: Tensor | None) -> tuple[Manifold, Tens
 
 
 def _random(m: Manifold) -> Tensor:
-    shape = _shape(m)
+    shape = (2, *m.example_shape())
     x: Tensor
     try:
         x = m.random(*shape, dtype=torch.float64)
@@ -41,12 +41,6 @@ def _random(m: Manifold) -> Tensor:
             f"{m.name} has no random points.\nExpected points to check it at, got x=None.\nPass some as x."
         ) from None
     return x
-
-
-def _shape(m: Manifold) -> tuple[int, ...]:
-    rows = 4 * getattr(m, "blocks", 1)
-    matrix = (4, rows) if getattr(m, "transpose", False) else (rows, 4)
-    return (2, *matrix[max(2 - m.ndim, 0) :])
 
 
 def tangent(m: Manifold, x: Tensor) -> Tensor:

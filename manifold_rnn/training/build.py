@@ -4,16 +4,16 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import geoopt
 import torch
 
 from .. import zoo
 from ..constraints import Constraint, constrain, degrees_of_freedom
+from ..constraints.constraint import AnyConstraint
 from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
 from ..nn.cells import Cell
 from ..zoo import Network
-from .choices import Builder, cells, constraint_classes, named, require, require_choice, require_options, takes
+from .choices import Builder, cells, members, named_constraint, require, require_choice, takes
 from .settings import NetworkSettings
 from .values import Value, Values
 
@@ -63,29 +63,33 @@ def build_network(
         if not _is_out_of_memory(error):
             raise
         raise OptionError(f"`network.hidden_size` needs a network that fits into memory. Got {size}.") from error
-    network.layer.backend, network.layer.recompute = settings.backend, settings.recompute  # type: ignore[assignment]
+    network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
     return network
 
 
-def build_constraint(value: str | Values, retraction: str | None = None) -> Value:
+def build_constraint(value: str | Values, retraction: str | None = None) -> AnyConstraint:
     """Return a manifold or a structured constraint from its name, or from a mapping with the name and options.
 
-    A constraint inside, such as ``top`` of ``BlockTriangular``, is written in the same way. The retraction is for the
+    A constraint inside, such as ``top`` of ``block_triangular``, is written in the same way. The retraction is for the
     constraint, or for those inside it that have one.
     """
-    name, options = named("network.constraint", value)
-    require_choice("network.constraint", name, constraint_classes())
-    kind = constraint_classes()[name]
-    require_options("network.constraint", kind, options)
-    members = [key for key in options if _is_member(kind, key)]
-    for key in members:
-        member, _ = named(f"network.constraint.{key}", options[key])
-        own = retraction if takes(constraint_classes().get(member, object), "retraction") else None
-        options[key] = build_constraint(options[key], own)
-    if retraction is not None and not members:
-        _require_taken("network.retraction", kind, "retraction", f"network.constraint={name}")
+    build, options = named_constraint("network.constraint", value)
+    inside = [key for key in members(build) if key in options]
+    for key in inside:
+        member, _ = named_constraint(f"network.constraint.{key}", options[key])
+        options[key] = build_constraint(options[key], retraction if takes(member, "retraction") else None)
+    if retraction is not None and not inside:
+        _require_taken("network.retraction", build, "retraction", f"network.constraint={build.__name__}")
         options["retraction"] = retraction
-    return _called(kind, **options)
+    constraint: AnyConstraint = _called(build, **options)
+    return constraint
+
+
+def _is_complex(value: str | Values) -> bool:
+    """Whether a constraint, or one inside it, is for complex matrices only."""
+    build, options = named_constraint("network.constraint", value)
+    inside = [options[key] for key in members(build) if key in options]
+    return getattr(build, "is_complex", None) is True or any(map(_is_complex, inside))
 
 
 def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int, guess: int = 2) -> int:
@@ -135,14 +139,15 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
         options["nonlinearity"] = settings.nonlinearity
     cell: Cell = _called(kind, **options)
     constraint = None if settings.constraint is None else build_constraint(settings.constraint, settings.retraction)
-    needs_complex = True in (cell.is_complex, getattr(constraint, "is_complex", None))  # geoopt's own do not say
-    is_complex = needs_complex if settings.numbers is None else settings.numbers == "complex"
+    is_complex = cell.complex_by_default or (settings.constraint is not None and _is_complex(settings.constraint))
+    if settings.numbers is not None:
+        is_complex = settings.numbers == "complex"
     weight_dtype = dtype.to_complex() if is_complex else dtype
     layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
     if constraint is None:
         return Network(layer, output_size, rates={})
-    structured = isinstance(constraint, Constraint) or bool(getattr(constraint, "structured", False))
-    view: Literal["update", "trivialized"] = settings.view or ("trivialized" if structured else "update")
+    default: Literal["update", "trivialized"] = "trivialized" if isinstance(constraint, Constraint) else "update"
+    view = settings.view or default
     which = None if settings.gates is None else [cell.gates.index(name) for name in settings.gates]
     for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
         moving: Values = {"view": view, "rebase_every": settings.rebase_every or None}
@@ -164,12 +169,6 @@ def _resolved(build: Builder, options: Mapping[str, Value]) -> Values:
             require_choice(f"network.options.{key}", value, starts)
             resolved[key] = starts[value]
     return resolved
-
-
-def _is_member(kind: type, option: str) -> bool:
-    """Whether an option of a constraint is a constraint itself."""
-    hint = typing.get_type_hints(kind.__init__).get(option)  # type: ignore[misc]  # of this very class
-    return hint is Value or (isinstance(hint, type) and issubclass(hint, (geoopt.Manifold, Constraint)))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

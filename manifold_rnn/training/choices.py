@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from types import ModuleType
 
+import geoopt
+
 from .. import constraints, manifolds, optim, tasks
 from .. import diagnostics as diagnostic_package
 from .. import nn as nn_package
@@ -17,7 +19,7 @@ Builder = Callable[..., Value]
 _SET_ELSEWHERE = {  # by settings of their own, by the task, or by the layer
     *("input_size", "hidden_size", "output_size", "nonlinearity", "retraction", "view", "rebase_every"),
     *("weights", "offset", "generator", "device", "dtype"),
-    *("params", "lr", "weight_decay", "unsupported"),
+    *("params", "lr", "weight_decay"),
 }
 
 
@@ -26,10 +28,19 @@ def cells() -> dict[str, type[nn_package.cells.Cell]]:
     return _exported(nn_package.cells, nn_package.cells.Cell)
 
 
-def constraint_classes() -> dict[str, type]:
-    """Return the manifolds and structured constraints of a square matrix by name."""
-    kinds = {**_exported(manifolds, manifolds.Manifold), **_exported(constraints, constraints.Constraint)}
-    return {name: kind for name, kind in sorted(kinds.items()) if vars(kind).get("is_choice", True)}
+def constraints_by_name() -> dict[str, Builder]:
+    """Return what builds a constraint of a square matrix from plain values and other constraints, by name."""
+    builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
+    structured = _exported(constraints, constraints.Constraint)
+    functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
+    known = {name: f for name, f in {**structured, **functions}.items() if set(_required(f)) <= set(members(f))}
+    known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not _required(kind)}
+    return dict(sorted(known.items()))
+
+
+def members(build: Builder) -> list[str]:
+    """Return the options of a constraint that are constraints themselves."""
+    return [name for name, hint in _hints(build).items() if name != "return" and _is_constraint(hint)]
 
 
 def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
@@ -86,11 +97,12 @@ def require_options(key: str, build: Builder, options: Mapping[str, object]) -> 
             raise OptionError(f"Unknown key `{key}.{name}`.{hint} {takes}")
 
 
-def require_constraint(key: str, value: object) -> None:
-    """Raise `OptionError` unless a value names a constraint, or is a mapping of its name and its options."""
+def named_constraint(key: str, value: object) -> tuple[Builder, Values]:
+    """Return the builder and the options of a constraint, which is a name or a mapping of its name and its options."""
     name, options = named(key, value)
-    require_choice(key, name, constraint_classes())
-    require_options(key, constraint_classes()[name], options)
+    require_choice(key, name, constraints_by_name())
+    require_options(key, constraints_by_name()[name], options)
+    return constraints_by_name()[name], options
 
 
 def named(key: str, value: Value) -> tuple[str, Values]:
@@ -135,3 +147,16 @@ def _exported(package: ModuleType, base: Value) -> dict[str, Value]:
     kinds = {name: getattr(package, name) for name in package.__all__ if isinstance(getattr(package, name), type)}
     subclasses = {name: kind for name, kind in kinds.items() if issubclass(kind, base) and kind is not base}
     return {name: kind for name, kind in subclasses.items() if not inspect.isabstract(kind)}
+
+
+def _required(build: Builder) -> list[str]:
+    return [name for name, option in inspect.signature(build).parameters.items() if option.default is option.empty]
+
+
+def _hints(build: Builder) -> dict[str, Value]:
+    return typing.get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]  # of this very class
+
+
+def _is_constraint(hint: object) -> bool:
+    parts = typing.get_args(hint) or (hint,)
+    return all(isinstance(part, type) and issubclass(part, (geoopt.Manifold, constraints.Constraint)) for part in parts)

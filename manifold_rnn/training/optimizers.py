@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..diagnostics import constrained_parameters
 from ..errors import OptionError
+from ..manifolds import manifold_of
 from .choices import Builder, optimizers, option_names, takes
 from .settings import OptimizerSettings, ScheduleSettings
 from .values import Value, Values
@@ -90,7 +91,7 @@ def _split_by_name(network: nn.Module, group: Values, keys: Iterable[str]) -> li
 
 
 def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Optimizer:
-    riemannian, on_manifold = optimizers()[name], any(hasattr(p, "manifold") for g in groups for p in g["params"])
+    riemannian, on_manifold = optimizers()[name], any(manifold_of(p) for g in groups for p in g["params"])
     known, plain = option_names(riemannian), riemannian.plain
     options = {key: value for key, value in settings.options.items() if key in known}
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

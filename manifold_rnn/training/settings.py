@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 from .. import retractions, zoo
-from ..nn.scan.choice import BACKENDS
+from ..nn.scan.backends import BACKENDS
 from ..tasks import Task
 from . import choices
 from .choices import require, require_choice
@@ -105,7 +105,7 @@ class NetworkSettings:
         for gate in self.gates or ():
             require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
-            choices.require_constraint("network.constraint", self.constraint)
+            choices.named_constraint("network.constraint", self.constraint)
         for key in self._changed("retraction", "view", "rebase_every", "gates") if self.constraint is None else ():
             require(False, f"network.{key}", "a `network.constraint`", getattr(self, key))
 

@@ -1,4 +1,19 @@
-"""Published networks, one a file: cell x constraint x initialisation."""
+"""Published networks, one per file. Each is a cell, a constraint and an initialization.
+
+A builder takes the sizes, and returns a layer with a linear readout:
+
+>>> network = mr.zoo.exprnn(1, 32, 10)
+>>> assert network(torch.randn(8, 50, 1)).shape == (8, 10)
+
+The published learning rate of the recurrent weight differs from that of the other weights. `Network.parameter_groups`
+returns both groups:
+
+>>> optimizer = torch.optim.RMSprop(network.parameter_groups(1e-3))
+
+Every choice of a publication is an option, so that you can change one at a time:
+
+>>> network = mr.zoo.scornn(1, 32, 10, negatives=8, retraction="exp")
+"""
 
 from .antisymmetric import antisymmetric
 from .cornn import cornn

@@ -1,16 +1,16 @@
 """The eigenvalue-normalised network."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import init
 
-from ..constraints import FixedBase, StickyDisc, constrain, release
+from ..constraints import FixedBase, StickyDisc, block_triangular, constrain, release
 from ..errors import OptionError
 from ..linalg import cayley, pack_skew
-from ..manifolds import BlockTriangular, Orthogonal, UnitDisc
+from ..manifolds import BlockTriangular, Orthogonal, TriangularLayout, UnitDisc
 from ..nn import RNN
 from ..nn.init import cayley_
 from ..retractions import Retraction
@@ -95,21 +95,21 @@ def enrnn(
     negatives = int(0.3 * long) if negatives is None else negatives
     layer = RNN(input_size, hidden_size, nonlinearity="modrelu", batch_first=True, device=device, dtype=dtype)
     rate = 0.1 * 2 * math.sqrt(2)
-    rates = {"top.coordinates": rate, name: 1.0} if view == "trivialized" else {name: rate}
+    rates = {"members.top.coordinates": rate, name: 1.0} if view == "trivialized" else {name: rate}
     network = Network(layer, output_size, rates=rates)
     like = layer.get_parameter(name).detach()
     top, bottom = FixedBase(Orthogonal(retraction), negatives), StickyDisc()
     A = cayley_(like.new_empty(long, long), generator=generator)
     d = signs(A, negatives)
     coupling = init.xavier_uniform_(like.new_empty(long, short), generator=generator)
-    blocks = BlockTriangular(top, bottom, split=long)
-    start = blocks.join(d.diag(), _inside_the_disc(like.new_empty(short, short), generator), coupling)
-    constrain(layer, name, blocks, view="trivialized", init=lambda _: start)
+    parts = d.diag(), _inside_the_disc(like.new_empty(short, short), generator), coupling
+    start = TriangularLayout(long).join(parts, tuple(like.shape))
+    constrain(layer, name, block_triangular(top, bottom, split=long), view="trivialized", init=lambda _: start)
     with torch.no_grad():
-        layer.get_parameter(f"constraints.{name}.top.coordinates").copy_(pack_skew(-2 * d[:, None] * A * d))
+        layer.get_parameter(f"constraints.{name}.members.top.coordinates").copy_(pack_skew(-2 * d[:, None] * A * d))
     if view != "trivialized":
-        plain: Any = BlockTriangular(top.manifold, UnitDisc(), split=long)
-        constrain(release(layer, name), name, plain, view=view)
+        manifold = BlockTriangular(top.manifold, UnitDisc(), split=long)
+        constrain(release(layer, name), name, manifold, view=view)
     init.uniform_(layer.get_parameter("weight_ih_l0"), -0.01, 0.01, generator=generator)
     init.zeros_(layer.get_parameter("bias_l0"))
     init.xavier_uniform_(network.readout.weight, generator=generator)

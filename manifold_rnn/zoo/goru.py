@@ -71,11 +71,11 @@ def goru(
     """
     cell, name = cells.GORU(), "weight_hh_l0"
     layer = Layer(cell, input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
-    network = Network(layer, output_size, rates={"entries": 1.0})
     cell.bind({name.removesuffix("_l0"): p for name, p in layer.named_parameters()}).reset(generator)
     block = cell.gates.index("c")
+    network = Network(layer, output_size, rates={f"members.{block}": 1.0})
     constrain(layer, name, {block: Rotations(layout, layers)}, view="trivialized", blocks=len(cell.gates))
-    for angles in layer.get_submodule(f"constraints.{name}.entries").parameters():
+    for angles in layer.get_submodule(f"constraints.{name}.members.{block}").parameters():
         init.uniform_(angles, -math.pi, math.pi, generator=generator)
     bound = math.sqrt(6 / (input_size + output_size))
     init.uniform_(network.readout.weight, -bound, bound, generator=generator)

@@ -81,9 +81,8 @@ def lipschitz(
     cell = Lipschitz(step_size, gated)
     layer = Layer(cell, input_size, hidden_size, **options, constraint=constraint, view="trivialized")
     network = Network(layer, output_size)
-    for gate in range(2):
-        B = layer.get_parameter(f"constraints.weight_hh_l0.entries.{gate}.matrix")
-        init.normal_(B, std=0.1 / hidden_size, generator=generator)
+    B = layer.get_parameter("constraints.weight_hh_l0.members.0_1.matrix")  # (2, n, n)
+    init.normal_(B, std=0.1 / hidden_size, generator=generator)
     bound = input_size**-0.5
     for name in ("weight_ih_l0", "bias_l0"):
         p = layer.get_parameter(name)

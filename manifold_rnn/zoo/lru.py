@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.nn.utils.rnn import PackedSequence
 
-from ..manifolds import UnitDisc
+from ..constraints import DiagonalDisc
 from ..nn import Layer, real_features
 from ..nn.cells import LRU
 from ..nn.cells.lru import log_gamma_of
@@ -79,7 +79,7 @@ def lru(
     >>> assert mr.degrees_of_freedom(network) == 3 * 64 + 2 * 64 + 10 * 129 + 10
     """
     dtype = (dtype or torch.get_default_dtype()).to_complex()
-    cell, disc = LRU(r_min, r_max, max_phase), UnitDisc(chart="diagonal")
+    cell, disc = LRU(r_min, r_max, max_phase), DiagonalDisc()
     options: dict[str, Any] = {"batch_first": True, "device": device, "dtype": dtype}
     layer = Layer(cell, input_size, hidden_size, **options, constraint=disc, view="trivialized")
     network = _WithInput(layer, output_size, RATES)

@@ -11,7 +11,7 @@ from ..nn import Layer
 
 def start_cell(layer: Layer, generator: torch.Generator | None) -> None:
     """Fill the weights of a layer of one level as its cell does, from the generator, but for what is trivialized."""
-    cell: Any = layer.cell.bind({name: weight.detach() for name, weight in layer._weights("_l0").items()})
+    cell: Any = layer.cell.bind({name: weight.detach() for name, weight in layer.weights("_l0").items()})
     cell.reset(generator)
 
 

@@ -28,7 +28,7 @@ BAD = {
     "a rate that is no number": (["demo", "--lr", "nan"], "lr` needs a"),
     "an unknown network": (["demo", "--networks", "scornn,scronn"], "`networks` needs one of antisymmetric,"),
     "no networks": (["demo", "--networks", ","], "`networks` needs names of networks"),
-    "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, qr, polar"),
+    "an unknown retraction": (["demo", "--retraction", "caley"], "cayley, exp, polar, qr"),
     "a flag of a task misspelt": (["fit", *ADDING, "--task.stops", "9"], "Did you mean `--task.steps`?"),
     "a flag misspelt": (["fit", *ADDING, "--batchsize", "9"], "Did you mean `--batch_size`?"),
     "a flag of a section misspelt": (["fit", *ADDING, "--network.hiden_size", "9"], "`--network.hidden_size`?"),

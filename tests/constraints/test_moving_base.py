@@ -13,14 +13,13 @@ AT_THE_BASE = [
     (mr.Unitary("cayley"), (4, 4)),
     (mr.SpecialUnitary("polar"), (4, 4)),
     (mr.UnitaryRealForm("exp"), (4, 4)),
-    (mr.manifolds.Viewed(mr.Orthogonal("exp"), blocks=2, which=(1,)), (8, 4)),
+    (mr.manifolds.Blocks(mr.Orthogonal("exp"), blocks=2, which=(1,)), (8, 4)),
 ]
 
 
 @pytest.mark.parametrize(("manifold", "shape"), AT_THE_BASE, ids=lambda v: getattr(v, "name", None))
 def test_a_base_that_moves_at_each_step_needs_no_adjoint(manifold, shape):
-    complex_ = isinstance(manifold, mr.Unitary)
-    dtype = torch.complex128 if complex_ else torch.float64
+    dtype = torch.complex128 if manifold.is_complex else torch.float64
     found = []
     for every in (None, 1):
         torch.manual_seed(0)

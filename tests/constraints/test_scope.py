@@ -1,11 +1,10 @@
 """Scopes: once where they hold, fresh where they do not."""
 
 from concurrent.futures import ThreadPoolExecutor
-from timeit import repeat
 
 import pytest
 import torch
-from support.counting import evaluations
+from support.counting import evaluations, python_calls
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -172,10 +171,9 @@ def test_a_module_that_calls_itself():
     assert counts.total() == 1
 
 
-def test_hooks_cost_microseconds():
+def test_hooks_of_the_update_view_are_a_few_calls():
     plain, constrained = nn.Linear(N, N), mr.constrain(nn.Linear(N, N), "weight", mr.Orthogonal())
     x = torch.randn(1, N)
-    seconds = [
-        min(repeat(lambda layer=layer: layer(x), number=1000, repeat=5)) / 1000 for layer in (plain, constrained)
-    ]
-    assert seconds[1] - seconds[0] < 2e-5
+    for layer in (plain, constrained):
+        layer(x)
+    assert python_calls(lambda: constrained(x)) <= python_calls(lambda: plain(x)) + 15

@@ -1,4 +1,4 @@
-"""The normalized chart and the sticky rule: beyond the disc, after it has been left, and started again."""
+"""The unit disc and the sticky rule: beyond the disc, after it has been left, and started again."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def cell(constraint, n=N, dtype=torch.float64, **options):
     return mr.constrain(layer, "weight_hh", constraint, view="trivialized", **options)
 
 
-@pytest.mark.parametrize("name", ["normalized", "sticky", "sticky, complex"])
+@pytest.mark.parametrize("name", ["unit disc", "sticky", "sticky, complex"])
 def test_beyond_the_disc_the_gradient_is_orthogonal_to_the_matrix(name, generator):
     for n in (2, 5, 12):
         constraint, x = start(name, n, generator)
@@ -91,7 +91,7 @@ def test_the_stateless_rule_lets_the_radius_shrink_again(generator):
         torch.testing.assert_close(linalg.spectral_radius(layer.weight_hh).item(), value)
 
 
-def test_rebasing_a_normalized_weight_keeps_it(generator):
+def test_rebasing_a_weight_in_the_unit_disc_keeps_it(generator):
     layer = cell(mr.UnitDisc(), rebase_every=1)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
     for _ in range(30):

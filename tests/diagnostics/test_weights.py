@@ -46,15 +46,13 @@ def test_orthogonal_and_unitary_matrices_have_their_eigenvalues_on_the_circle(na
     assert "moduli from 1 to 1" in spectrum.table()
 
 
-def test_torchs_lstm_has_the_matrix_of_its_candidate():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.LSTM(1, 3)
-
-    model = Model()
-    name, weight = diagnostics.recurrent_matrix(model)
-    assert name == "W_hh of g" and torch.equal(weight, model.layer.weight_hh_l0[6:9])
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_torchs_lstm_has_the_matrix_of_its_candidate(view):
+    lstm = nn.LSTM(1, 3)
+    mr.constrain(lstm, "weight_hh_l0", mr.Orthogonal(), blocks=4, which=(2,), view=view)
+    name, weight = diagnostics.recurrent_matrix(nn.Sequential(nn.Linear(1, 1), lstm))
+    assert name == "W_hh of g" and torch.equal(weight, lstm.weight_hh_l0[6:9])
+    assert diagnostics.spectrum(lstm).radius == pytest.approx(1, abs=1e-5)
 
 
 def test_a_matrix_that_is_not_finite_has_no_spectrum():

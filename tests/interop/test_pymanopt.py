@@ -19,7 +19,7 @@ GROUPS = [mr.Orthogonal(), mr.SpecialOrthogonal("polar"), mr.Unitary("exp"), mr.
 
 
 def sample(manifold, size=(4, 4), seed=0):
-    dtype = torch.complex128 if getattr(manifold, "complex_", False) else torch.float64
+    dtype = torch.complex128 if manifold.is_complex else torch.float64
     return manifold.random(*size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 

@@ -69,7 +69,7 @@ def test_points_pass_and_others_fail_geoopt_s_own_checks(case, batch, generator)
     m.assert_check_point_on_manifold(x)
     m.assert_check_vector_on_tangent(x, u)
     m.require(x)
-    if x.numel():
+    if x.numel() and not m.is_flat:
         assert not m.check_point_on_manifold((1e4 if case.solid else 1.1) * x)
         assert case.solid or not m.check_vector_on_tangent(x, u + x)
     if case in GROUPS:
@@ -96,7 +96,7 @@ def test_arguments_are_left_as_they_were(case, generator):
     y, c = m.retr(x, u), m.to_coordinates(x, u)
     before = [t.clone() for t in (x, u, v, y, c)]
     m.projx(x), m.proju(x, u), m.egrad2rgrad(x, u), m.retr(x, u), m.expmap(x, u), m.transp(x, y, v), m.inner(x, u, v)
-    m.to_coordinates(x, u), m.retr_coordinates(x, c), m.polish(x), m.defect(x), m.step_coordinates(x, c, c)
+    m.to_coordinates(x, u), m.retr_coordinates(x, c), m.polish(x), m.defect(x), m.retr_transp_coordinates(x, c, c)
     assert all(torch.equal(a, b) for a, b in zip(before, (x, u, v, y, c), strict=True))
 
 
@@ -105,10 +105,10 @@ def test_a_step_in_coordinates_is_the_retraction_and_the_transport(case, retract
     m, x = case.make(retraction), case.point((2,), generator)
     u, v = directions(m, x, generator)
     c, d = m.to_coordinates(x, u), m.to_coordinates(x, v)
-    y, moved = m.step_coordinates(x, c, d)
+    y, moved = m.retr_transp_coordinates(x, c, d)
     torch.testing.assert_close(y, m.retr(x, u), atol=ROUNDING, rtol=0)
     torch.testing.assert_close(moved, m.to_coordinates(y, m.transp(x, y, v)), atol=ROUNDING, rtol=0)
-    assert m.step_coordinates(x, c, None)[1] is None
+    assert torch.equal(*m.retr_transp_coordinates(x, c), y)
 
 
 @pytest.mark.parametrize("t", [-0.3, torch.tensor(-0.3, dtype=torch.float64)], ids=["number", "tensor"])
@@ -116,7 +116,7 @@ def test_a_step_in_coordinates_is_the_retraction_and_the_transport(case, retract
 def test_a_step_along_the_gradient_is_the_step_of_its_coordinates(case, retraction, t, generator):
     m, x = case.make(retraction), case.point((2,), generator)
     g = 0.3 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
-    expected, _ = m.step_coordinates(x, m.egrad2coordinates(x, g) * t, None)
+    (expected,) = m.retr_transp_coordinates(x, m.egrad2coordinates(x, g) * t)
     torch.testing.assert_close(m.retr_gradient(x, g, t), expected, atol=ROUNDING, rtol=0)
 
 
@@ -167,7 +167,7 @@ def test_projection_is_the_nearest_point(case, generator):
 def test_a_manifold_with_another_retraction_is_otherwise_the_same(case, generator):
     m, x = case.make("cayley"), case.point((), generator)
     if len(case.retractions) == 1:
-        with pytest.raises(errors.UnsupportedError, match="one retraction of its own"):
+        with pytest.raises(errors.UnsupportedError, match="retraction of its own"):
             m.with_retraction("qr")
         return
     other = m.with_retraction("qr")

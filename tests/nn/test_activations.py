@@ -64,7 +64,7 @@ def test_smoothing_moves_the_result_by_at_most_eps(b, eps):
 
 @pytest.mark.parametrize("eps", [EPS, 0.0])
 def test_gradients_of_both_orders(z, eps):
-    z, bias = z.clone().requires_grad_(), torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
+    z, bias = z[:2].clone().requires_grad_(), torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z, b: mod_relu(z, b, eps), (z, bias))
     assert torch.autograd.gradgradcheck(lambda z, b: mod_relu(z, b, eps), (z, bias))
 
@@ -114,7 +114,7 @@ def test_split_relu_and_gate_read_the_parts(z):
 @pytest.mark.parametrize("size", [1e-9, 1e-2, 1.0])
 @pytest.mark.parametrize("f", [mod_tanh, split_relu, gate])
 def test_gradients_of_the_nonlinearities(z, f, size):
-    z = (size * z).requires_grad_()
+    z = (size * z[:2]).requires_grad_()
     if f is not split_relu or size == 1.0:  # which has its kink within the step of finite differences
         assert torch.autograd.gradcheck(f, z)
         assert torch.autograd.gradgradcheck(f, z)

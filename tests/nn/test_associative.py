@@ -11,7 +11,7 @@ from manifold_rnn.nn.cells import LRU, Elman
 from manifold_rnn.nn.scan import associative
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 100, 1025]
-DISC = mr.UnitDisc(chart="diagonal")
+DISC = mr.DiagonalDisc()
 
 
 def loop(diag, u, h0):
@@ -34,11 +34,11 @@ def test_equals_the_loop(T, dtype, generator):
 
 @pytest.mark.parametrize("T", [1, 2, 5, 8, 31])
 def test_its_gradients_equal_those_of_the_loop(T, dtype, generator):
-    found = []
+    results = []
     for scan in (associative, loop):
         inputs = [t.requires_grad_() for t in problem(T, dtype, generator.manual_seed(1))]
-        found.append(torch.autograd.grad(scan(*inputs).abs().square().sum(), inputs))
-    for ours, theirs in zip(*found, strict=True):
+        results.append(torch.autograd.grad(scan(*inputs).abs().square().sum(), inputs))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=300 * T * atol(dtype), rtol=0)
 
 
@@ -94,8 +94,8 @@ def test_compiles_into_one_graph(generator):
     torch._dynamo.reset()
     compiled = torch.compile(associative, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), associative(*inputs))
-    found = [torch.autograd.grad(scan(*inputs).square().sum(), inputs) for scan in (compiled, associative)]
-    torch.testing.assert_close(*found)
+    results = [torch.autograd.grad(scan(*inputs).square().sum(), inputs) for scan in (compiled, associative)]
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("shapes", [((5,), (0, 3, 5), (3, 5)), ((4,), (6, 3, 5), (3, 5)), ((5,), (6, 3, 5), (2, 5))])
@@ -109,14 +109,14 @@ def test_a_layer_of_linear_units_takes_it_and_computes_the_same(bidirectional):
     torch.manual_seed(0)
     options = {"num_layers": 2, "bidirectional": bidirectional, "dtype": torch.complex128}
     layer = Layer(LRU(0.5, 0.99), 2, 5, constraint=DISC, view="trivialized", **options)
-    x, found = torch.randn(37, 3, 2, dtype=torch.float64), []
+    x, results = torch.randn(37, 3, 2, dtype=torch.float64), []
     for backend in ("associative", "reference"):
         layer.backend = backend
         layer.zero_grad()
         y, h_n = layer(x)
         (y.abs().square().sum() + h_n.real.sum()).backward()
-        found.append([y.detach(), h_n.detach(), *(p.grad.clone() for p in layer.parameters())])
-    torch.testing.assert_close(*found, atol=1e-11, rtol=1e-11)
+        results.append([y.detach(), h_n.detach(), *(p.grad.clone() for p in layer.parameters())])
+    torch.testing.assert_close(*results, atol=1e-11, rtol=1e-11)
 
 
 def test_a_matrix_that_is_not_diagonal_is_refused_by_name():

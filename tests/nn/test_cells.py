@@ -1,38 +1,25 @@
-"""The cells of differential equations, of momentum, of an energy, and linear ones: what holds for each of them."""
+"""What holds for every cell: its recurrence, its gradients, its states, and that it trains, copies and compiles."""
 
 import copy
 import math
+import pickle
 import re
 
 import pytest
 import torch
-from support.cell_cases import energy_slope, make, parts
+from support.cell_cases import CELLS, RECURRENCES, exported_cells, make, parts, shaken
 from support.seeds import seeded
+from support.selection import spread
 from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.errors import OptionError
-from manifold_rnn.nn import cells, gate, mod_tanh
-from manifold_rnn.nn.cells import GRU, LEM, LRU, LSTM, SBO, CoRNN, Elman, Euler, Lipschitz, Momentum
+from manifold_rnn.nn import Layer
+from manifold_rnn.nn.cells import LRU, LSTM, NRU, SBO, CoRNN, Elman, Euler, Lipschitz, Momentum
 
-CELLS = [
-    Euler(),
-    Euler(0.5, gated=True, bias=False),
-    Lipschitz(),
-    Lipschitz(0.5, gated=True),
-    CoRNN(),
-    CoRNN(0.1, 0.2, 6.4, bias=False),
-    LEM(),
-    LEM(bias=False),
-    SBO("sgd", 0.3),
-    SBO("heavy_ball", 0.3, 0.7),
-    SBO("nesterov", 0.3, bias=False),
-    LRU(),
-    Momentum(LSTM(), "momentum"),
-    Momentum(Elman("modrelu"), "adam"),
-    Momentum(GRU(), "rmsprop"),
-    Momentum(LEM(), "restart", period=3),
-]
+WIDE = [torch.float64, torch.complex128]
+SINGLE = [torch.float32, torch.complex64]
+ONE_OF_EACH = list({type(cell): cell for cell in CELLS}.values())
 
 
 @pytest.fixture(params=CELLS, ids=repr)
@@ -40,74 +27,22 @@ def cell(request):
     return request.param
 
 
-# each recurrence, written out for one sequence
+def test_every_exported_cell_is_tested():
+    assert {type(cell) for cell in CELLS} == set(exported_cells().values())
+    assert {type(cell) for cell in CELLS} == {*RECURRENCES, Momentum}
 
 
-def euler(cell, w, x, h):
-    V, b = w["weight_ih"], w.get("bias", torch.zeros(()))
-    z = V @ x + b
-    W = w["weight_hh"] @ h
-    slope = mod_tanh(W + z[:4])
-    if cell.gated:
-        slope = slope * gate(W + z[4:])
-    return (h + cell.step_size * slope,)
-
-
-def lipschitz(cell, w, x, h):
-    z = w["weight_ih"] @ x + w["bias"]
-    A, W = w["weight_hh"][:4] @ h, w["weight_hh"][4:] @ h
-    slope = A + mod_tanh(W + z[:4])
-    if cell.gated:
-        slope = slope * gate(W + z[4:])
-    return (h + cell.step_size * slope,)
-
-
-def cornn(cell, w, x, y, z):
-    Wy, Wz = w["weight_hh"][:4], w["weight_hh"][4:]
-    drive = mod_tanh(Wy @ y + Wz @ z + w["weight_ih"] @ x + w.get("bias", 0))
-    z = z + cell.time_step * (drive - cell.stiffness * y - cell.damping * z)
-    return y + cell.time_step * z, z
-
-
-def lem(cell, w, x, y, z):
-    Wa, Wc, Wz, Wy = w["weight_hh"].split(4)
-    u = w["weight_ih"] @ x
-    u = u + w["bias_ih"] + w["bias_hh"] if cell.bias else u
-    ua, uc, uz, uy = u.split(4)
-    a, c = cell.time_step * gate(Wa @ y + ua), cell.time_step * gate(Wc @ y + uc)
-    z = (1 - c) * z + c * mod_tanh(Wz @ y + uz)
-    return (1 - a) * y + a * mod_tanh(Wy @ z + uy), z
-
-
-def sbo(cell, w, x, h, z=None):
-    slope = energy_slope(cell, w["weight_hh"], w["weight_ih"] @ x + w.get("bias", 0), h)
-    if cell.method == "sgd":
-        return (h - cell.step_size * slope,)
-    if cell.method == "heavy_ball":
-        z = w["momentum"] * z - cell.step_size * slope
-        return h + z, z
-    new = h - cell.step_size * slope
-    return new + w["momentum"] * (new - z), new
-
-
-def lru(cell, w, x, h):
-    return (w["weight_hh"] @ h + w["log_gamma"].exp() * (w["weight_ih"] @ x),)
-
-
-NAIVE = {Euler: euler, Lipschitz: lipschitz, CoRNN: cornn, LEM: lem, SBO: sbo, LRU: lru}
-
-
-@pytest.mark.parametrize("cell", [c for c in CELLS if type(c) in NAIVE], ids=repr)
+@pytest.mark.parametrize("cell", [c for c in CELLS if type(c) in RECURRENCES], ids=repr)
 def test_a_layer_is_its_recurrence(cell, wide):
-    layer = make(cell, dtype=wide)
-    w = {name.removesuffix("_l0"): p.detach() for name, p in layer.named_parameters()}
+    layer = shaken(make(cell, dtype=wide))
+    w = {name: p.detach() for name, p in layer.weights("_l0").items()}
     x = torch.randn(6, 3, dtype=wide, generator=seeded(1))
     y, h_n = layer(x)
-    state = tuple(torch.zeros(4, dtype=wide) for _ in parts(h_n))
+    state = tuple(torch.zeros(h[0].shape, dtype=wide) for h in parts(h_n))
     for x_t, y_t in zip(x, y, strict=True):
-        state = NAIVE[type(cell)](cell, w, x_t, *state)
-        torch.testing.assert_close(y_t.detach(), state[0], atol=1e-14, rtol=1e-12)
-    torch.testing.assert_close([h[0].detach() for h in parts(h_n)], list(state), atol=1e-14, rtol=1e-12)
+        state = RECURRENCES[type(cell)](cell, w, x_t, *state)
+        torch.testing.assert_close(y_t.detach(), state[0], atol=1e-13, rtol=1e-12)
+    torch.testing.assert_close([h[0].detach() for h in parts(h_n)], list(state), atol=1e-13, rtol=1e-12)
 
 
 def test_the_output_is_the_first_part_of_the_state(cell, wide):
@@ -116,8 +51,9 @@ def test_the_output_is_the_first_part_of_the_state(cell, wide):
     assert torch.equal(y[-1], parts(h_n)[0][0]) and y.shape == (5, 2, 4) and y.dtype == wide
 
 
-def test_gradients_of_every_weight_equal_finite_differences(cell, wide):
-    layer = make(cell, m=2, n=2, dtype=wide)
+@pytest.mark.parametrize("fast_mode", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["fast", "exact"])
+def test_gradients_of_every_weight_equal_finite_differences(cell, wide, fast_mode):
+    layer = shaken(make(cell, m=2, n=2, dtype=wide))
     x = torch.randn(3, 1, 2, dtype=torch.float64, generator=seeded(1))
     names = [name for name, _ in layer.named_parameters()]
 
@@ -125,11 +61,8 @@ def test_gradients_of_every_weight_equal_finite_differences(cell, wide):
         y, h_n = torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
         return y, *(h for h in parts(h_n) if h.requires_grad)
 
-    with torch.no_grad():
-        for p in layer.parameters():
-            p.add_(0.3 * torch.randn(p.shape, dtype=p.dtype, generator=seeded(2)))
     inputs = [x.requires_grad_(), *(p.detach().clone().requires_grad_() for p in layer.parameters())]
-    assert torch.autograd.gradcheck(run, inputs, check_undefined_grad=False)
+    assert torch.autograd.gradcheck(run, inputs, check_undefined_grad=False, fast_mode=fast_mode, atol=1e-6)
 
 
 def test_a_sequence_in_two_halves_is_the_whole(cell, wide):
@@ -148,20 +81,48 @@ def test_a_packed_batch_is_its_sequences_one_by_one(cell, wide):
     padded, _ = nn.utils.rnn.pad_packed_sequence(packed)
     for i, x in enumerate(sequences):
         y, h = layer(x)
-        torch.testing.assert_close(padded[: len(x), i], y, atol=1e-13, rtol=0)
-        torch.testing.assert_close([s[:, i] for s in parts(h_n)], list(parts(h)), atol=1e-13, rtol=0)
+        torch.testing.assert_close(padded[: len(x), i], y, atol=1e-12, rtol=0)
+        torch.testing.assert_close([s[:, i] for s in parts(h_n)], list(parts(h)), atol=1e-12, rtol=0)
 
 
-def test_constrains_every_gate_or_one(cell):
-    gates, group = cell.gates, mr.Orthogonal()
-    every, last = make(cell, constraint=group), make(cell, constraint={gates[-1]: group})
-    defects = [mr.linalg.defect(layer.weight_hh_l0.unflatten(0, (-1, 4))) for layer in (every, last)]
+@pytest.mark.parametrize("name", exported_cells())
+def test_every_cell_makes_a_layer_of_levels_and_directions(name):
+    layer = Layer(exported_cells()[name](), 3, 5, 2, bidirectional=True)
+    x = torch.randn(7, 2, 3)
+    y, h_n = layer(x)
+    z, k_n = layer(x[:4])
+    assert y.shape == (7, 2, 10)
+    assert z.shape == (4, 2, 10)
+    reached, h = layer(x[4:], k_n)  # only the first level's forward direction sees nothing of the future
+    assert reached.shape == (3, 2, 10)
+    torch.testing.assert_close(parts(h)[0][0], parts(h_n)[0][0])
+
+
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_constrains_every_gate_or_those_that_are_named(cell, view):
+    group = mr.Orthogonal()
+    every, last = (make(cell, constraint=c, view=view) for c in (group, {cell.gates[-1]: group}))
+    defects = [mr.linalg.defect(layer.weight_hh_l0.detach().unflatten(0, (-1, 4))) for layer in (every, last)]
     assert defects[0].max() < 1e-12 and defects[1][-1] < 1e-12
-    assert (defects[1][:-1] > 0.1).all()
+    by_itself = defects[1][:-1] if cell.gates[:-1] else torch.ones(1)
+    assert (by_itself > 0.1).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("cell", "dtype", "view"), spread(ONE_OF_EACH, SINGLE, ["update", "trivialized"], every=3))
+def test_keeps_a_unitary_block_while_it_trains(cell, dtype, view):
+    group = mr.Unitary() if dtype.is_complex else mr.Orthogonal()
+    layer = make(cell, n=6, dtype=dtype, constraint={cell.gates[-1]: group}, view=view)
+    optimizer = (mr.optim.RiemannianAdam if view == "update" else torch.optim.Adam)(layer.parameters(), 1e-2)
+    before = layer.weight_hh_l0[-6:].detach().clone()
+    for _ in range(5):
+        optimizer.zero_grad()
+        layer(torch.randn(5, 2, 3))[0].abs().square().mean().backward()
+        optimizer.step()
+    after = layer.weight_hh_l0[-6:].detach()
+    assert mr.linalg.defect(after) < 1e-5 and (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("seed", "cell", "dtype"), spread(range(3), CELLS, SINGLE, every=3))
 def test_ten_steps_of_adam_at_the_documented_rate_reduce_the_loss(cell, dtype, seed):
     rate = float(re.search(r"Learning rate:\s+(\S+)\.\s", type(cell).__doc__)[1])
     layer = make(cell, m=2, n=6, dtype=dtype, seed=seed)
@@ -187,10 +148,26 @@ def test_trains_every_part_of_the_first_state_but_a_count(cell):
     assert list(trained.values()).count(False) == counted
 
 
-def test_copies_compiles_and_exports(cell):
-    layer, x = make(cell), torch.randn(3, 2, 3, dtype=torch.float64)
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_compute_the_same_after_a_forward(cell, clone):
+    layer, x = make(cell, num_layers=2), torch.randn(7, 2, 3, dtype=torch.float64)
+    layer(x)[0].sum().backward()
+    torch.testing.assert_close(clone(layer)(x), layer(x), atol=0, rtol=0)
+
+
+def test_runs_under_autocast(cell):
+    layer, x = make(cell, dtype=torch.float32, num_layers=2), torch.randn(7, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = layer(x)
+    torch.testing.assert_close(y.float(), layer(x)[0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "cell", [c if c in ONE_OF_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CELLS], ids=repr
+)
+def test_compiles_into_one_graph_and_exports(cell):
+    layer, x = make(cell), torch.randn(2, 2, 3, dtype=torch.float64)
     y = layer(x)[0]
-    torch.testing.assert_close(copy.deepcopy(layer)(x)[0], y, atol=0, rtol=0)
     torch._dynamo.reset()  # each cell is a recompilation of the same forward
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x)[0], y, atol=1e-14, rtol=0)
@@ -198,10 +175,11 @@ def test_copies_compiles_and_exports(cell):
 
 
 BAD = {
+    "nonlinearity": lambda: Elman("sigmoid"),
     "Euler": lambda: Euler(0.0),
     "Lipschitz": lambda: Lipschitz(-1.0),
     "damping of CoRNN": lambda: CoRNN(damping=-1.0),
-    "time_step of LEM": lambda: LEM(math.nan),
+    "time_step of LEM": lambda: mr.nn.cells.LEM(math.nan),
     "'shb'": lambda: SBO("shb"),
     "target": lambda: SBO(target=0.0),
     "r_min": lambda: LRU(0.9, 0.5),
@@ -210,7 +188,9 @@ BAD = {
     "decay": lambda: Momentum(decay=1.0),
     "period": lambda: Momentum(period=0),
     "eps": lambda: Momentum(eps=0.0),
-}
+    **{rf"heads \* memory_size.*got {k} \* {M}": lambda k=k, M=M: NRU(M, k) for M, k in
+       [(8, 4), (0, 4), (9, 0), (-4, -9), (2, 1)]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -220,5 +200,8 @@ def test_a_wrong_option_is_named(name):
     assert len(str(caught.value)) <= 400
 
 
-def test_every_cell_of_this_file_is_exported():
-    assert {type(cell).__name__ for cell in CELLS} <= set(cells.__all__)
+def test_options_are_what_the_constructor_takes():
+    assert LSTM.options() == ("bias",) and NRU.options() == ("memory_size", "heads", "rectify")
+    assert "offset" not in Momentum.options() and "weights" not in Momentum.options()
+    for kind in exported_cells().values():
+        assert kind(**{name: getattr(kind(), name) for name in kind.options()}).weights == {}

@@ -105,12 +105,12 @@ def test_state_goes_round(layer, case):
 
 
 def test_checkpointing_changes_no_gradient(layer):
-    found = []
+    results = []
     for run in (layer, lambda x: checkpoint(layer, x, use_reentrant=False)):
         layer.zero_grad()
         run(inputs(layer))[0].abs().square().mean().backward()
-        found.append([p.grad.clone() for p in layer.parameters()])
-    torch.testing.assert_close(*found)
+        results.append([p.grad.clone() for p in layer.parameters()])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("view", ["update", "trivialized"])

@@ -1,92 +1,146 @@
+"""Layers against torch's layers, and what a layer does around its cell: packing, complex levels, initial states."""
+
 import copy
 import itertools
-import pickle
 
 import pytest
 import torch
+from support.cell_cases import parts
 from support.seeds import seeded
+from support.selection import spread
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from manifold_rnn.nn import RNN, Layer, ModReLU, cells, mod_relu
+from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.nn import GRU, LSTM, RNN, ModReLU, mod_relu
 
 EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
 LENGTHS = [3, 7, 1, 7]
-OPTIONS = [
-    dict(zip(("num_layers", "nonlinearity", "bias", "batch_first", "bidirectional"), values, strict=True))
-    for values in itertools.product([1, 2], ["tanh", "relu"], [True, False], [True, False], [True, False])
-]
+KINDS = ["padded", "single", "sorted", "unsorted", "length 1"]
+FAMILIES = {"RNN": (nn.RNN, RNN), "LSTM": (nn.LSTM, LSTM), "GRU": (nn.GRU, GRU)}
 
 
-def pair(dtype=torch.float64, **options):
-    theirs = nn.RNN(3, 5, dtype=dtype, **options)
-    ours = RNN(3, 5, dtype=dtype, **options)
+def combinations(dropouts, **own):
+    """Every combination of torch's options and those of one family, by a name."""
+    values = {"num_layers": [1, 2], "bias": [True, False], "batch_first": [True, False], **own}
+    values |= {"bidirectional": [True, False], "dropout": dropouts}
+    options = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
+    return [each for each in options if each["num_layers"] > 1 or not each["dropout"]]
+
+
+CASES = [("RNN", options) for options in combinations([0.0], nonlinearity=["tanh", "relu"])]
+CASES += [(name, options) for name in ("LSTM", "GRU") for options in combinations([0.0, 0.5])]
+IDS = ["-".join([name, *map(str, options.values())]) for name, options in CASES]
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+def family(request):
+    return request.param
+
+
+def pair(family=FAMILIES["RNN"], dtype=torch.float64, **options):
+    theirs, ours = (kind(3, 5, dtype=dtype, **options) for kind in family)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 
 
-def inputs(kind, layer, dtype):
-    """Padded, single or packed input and a starting state, with gradients."""
+def inputs(kind, layer, dtype=torch.float64):
+    """Padded, single or packed input and the parts of an initial state, with gradients."""
     shape = (4, 7, 3) if layer.batch_first else (7, 4, 3)
-    x = torch.randn((7, 3) if kind == "single" else shape, dtype=dtype, generator=seeded(1))
-    states = layer.num_layers * (2 if layer.bidirectional else 1)
-    rows = (states, 5) if kind == "single" else (states, 4, 5)
-    h = torch.randn(rows, dtype=dtype, generator=seeded(2))
-    return x.requires_grad_(), h.requires_grad_()
+    x = torch.randn((7, 3) if kind == "single" else shape, dtype=dtype, generator=seeded(1)).requires_grad_()
+    levels = layer.num_layers * (2 if layer.bidirectional else 1)
+    rows = (levels, 5) if kind == "single" else (levels, 4, 5)
+    count = 2 if isinstance(layer, nn.LSTM | LSTM) else 1
+    return x, [torch.randn(rows, dtype=dtype, generator=seeded(2 + i)).requires_grad_() for i in range(count)]
 
 
-def run(kind, layer, x, h):
+def run(kind, layer, x, start=()):
+    """Outputs, padded, and the parts of the last state."""
+    hx = {0: None, 1: start and start[0], 2: tuple(start)}[len(start)]
     if kind in ("padded", "single"):
-        return layer(x, h)
-    lengths = sorted(LENGTHS, reverse=True) if kind == "sorted" else LENGTHS
-    packed = pack_padded_sequence(x, lengths, batch_first=layer.batch_first, enforce_sorted=kind == "sorted")
-    output, h_n = layer(packed, h)
-    assert isinstance(output, PackedSequence)
-    return pad_packed_sequence(output, batch_first=layer.batch_first)[0], h_n
+        y, h_n = layer(x, hx)
+    else:
+        lengths = {"sorted": sorted(LENGTHS, reverse=True), "unsorted": LENGTHS, "length 1": [1] * 4}[kind]
+        packed = pack_padded_sequence(x, lengths, batch_first=layer.batch_first, enforce_sorted=kind == "sorted")
+        y, h_n = layer(packed, hx)
+        assert isinstance(y, PackedSequence)
+        y, _ = pad_packed_sequence(y, batch_first=layer.batch_first)
+    return [y, *parts(h_n)]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
-@pytest.mark.parametrize("kind", ["padded", "single", "sorted", "unsorted"])
-@pytest.mark.parametrize("start", ["given", "default"])
-@pytest.mark.parametrize("dtype", EXACT, ids=str)
-def test_equals_torch_in_outputs_and_every_gradient(options, kind, start, dtype):
-    found = []
-    for layer in pair(dtype, **options):
-        x, h = inputs(kind, layer, dtype)
-        y, h_n = run(kind, layer, x, h if start == "given" else None)
-        (y.square().mean() + h_n.sin().mean()).backward()
-        state = [h.grad] if start == "given" else []
-        found.append([y, h_n, x.grad, *state, *(p.grad for p in layer.parameters())])
-    for theirs, ours in zip(*found, strict=True):
+@pytest.mark.parametrize(
+    ("case", "kind", "start", "dtype"), spread(IDS, KINDS, ["given", "default"], EXACT, every=13), ids=str
+)
+def test_equals_torch_in_outputs_and_every_gradient(case, kind, start, dtype):
+    name, options = CASES[IDS.index(case)]
+    outcomes = []
+    for layer in pair(FAMILIES[name], dtype, **options):
+        x, states = inputs(kind, layer, dtype)
+        states = states if start == "given" else []
+        results = run(kind, layer.train(not options["dropout"]), x, states)
+        sum(t.sin().mean() for t in results).backward()
+        outcomes.append([*results, x.grad, *(s.grad for s in states), *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, atol=EXACT[dtype], rtol=EXACT[dtype])
 
 
 @pytest.mark.parametrize("kind", ["padded", "unsorted"])
-def test_drops_what_torch_drops(kind):
-    found = []
-    for layer in pair(num_layers=3, dropout=0.5, bidirectional=True):
+def test_drops_what_torch_drops(family, kind):
+    outcomes = []
+    for layer in pair(family, num_layers=3, dropout=0.5, bidirectional=True):
         torch.manual_seed(0)
-        found.append(run(kind, layer, *inputs(kind, layer, torch.float64)))
-    torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+        outcomes.append(run(kind, layer, *inputs(kind, layer)))
+    torch.testing.assert_close(*outcomes, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("options", OPTIONS[::3], ids=lambda o: "-".join(map(str, o.values())))
-def test_equal_seeds_give_torchs_weights_under_torchs_names(options):
-    torch.manual_seed(0)
-    theirs = nn.RNN(3, 5, **options).state_dict()
-    torch.manual_seed(0)
-    ours = RNN(3, 5, **options).state_dict()
+@pytest.mark.parametrize("case", IDS[::3])
+def test_equal_seeds_give_torchs_weights_and_they_go_back(case):
+    name, options = CASES[IDS.index(case)]
+    outcomes = []
+    for kind in FAMILIES[name]:
+        torch.manual_seed(0)
+        outcomes.append(kind(3, 5, **options))
+    theirs, ours = (layer.state_dict() for layer in outcomes)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    outcomes[1].reset_parameters()
+    outcomes[0].load_state_dict(outcomes[1].state_dict())
+    x = inputs("padded", outcomes[0], torch.float32)[0]
+    torch.testing.assert_close(outcomes[1].eval()(x), outcomes[0].eval()(x), atol=1e-6, rtol=0)
 
 
-def test_weights_go_back_to_torch():
-    theirs, ours = pair(num_layers=2)
-    ours.reset_parameters()
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(7, 4, 3, dtype=torch.float64)
-    torch.testing.assert_close(ours(x), theirs(x), atol=1e-12, rtol=0)
+def test_code_written_for_torchs_layer_runs(family):
+    theirs, ours = pair(family, num_layers=2, bidirectional=True, batch_first=True)
+    ours.flatten_parameters()
+    names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    for name in names + ["nonlinearity"] * isinstance(ours, RNN):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert [[w.shape for w in level] for level in ours.all_weights] == [
+        [w.shape for w in level] for level in theirs.all_weights
+    ]
+    assert "num_layers=2" in repr(ours)
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"batch_first": True, "num_layers": 2}], ids=str)
+def test_an_empty_batch_works(family, options):
+    theirs, ours = pair(family, **options)
+    x = torch.zeros((0, 7, 3) if theirs.batch_first else (7, 0, 3), dtype=torch.float64)
+    assert [t.shape for t in run("padded", ours, x)] == [t.shape for t in run("padded", theirs, x)]
+
+
+def test_a_projection_is_refused_by_name():
+    assert LSTM(3, 5, 1, True, False, 0.0, False, 0).proj_size == 0
+    with pytest.raises(UnsupportedError, match="proj_size"):
+        LSTM(3, 5, proj_size=2)
+
+
+def test_trains_both_parts_of_the_first_state():
+    lstm = LSTM(2, 3, train_initial_state=True)
+    names = ["initial_state_l0", "initial_state2_l0"]
+    assert list(lstm.state_dict())[-2:] == names
+    lstm(torch.randn(4, 2, 2))[0].sum().backward()
+    assert all(lstm.get_parameter(name).grad.abs().sum() > 0 for name in names)
 
 
 @pytest.mark.parametrize(
@@ -171,49 +225,11 @@ def test_a_module_as_nonlinearity_is_trained_and_saved():
     assert copy.deepcopy(layer).cell.nonlinearity is not layer.nonlinearity
 
 
-@pytest.mark.parametrize("name", cells.__all__)
-def test_every_cell_makes_a_layer(name):
-    if (kind := getattr(cells, name)) is cells.Cell:
-        return
-    layer = Layer(kind(), 3, 5, 2, bidirectional=True)
-    x = torch.randn(7, 2, 3)
-    y, h_n = layer(x)
-    z, k_n = layer(x[:4])
-    assert y.shape == (7, 2, 10)
-    assert z.shape == (4, 2, 10)
-    reached, h = layer(x[4:], k_n)  # only the first level's forward direction sees nothing of the future
-    assert reached.shape == (3, 2, 10)
-    first, expected = (state[0] if isinstance(state, tuple) else state for state in (h, h_n))
-    torch.testing.assert_close(first[0], expected[0])
-
-
-def test_an_empty_batch_works():
-    for theirs, ours in [pair(bidirectional=True), pair(batch_first=True, num_layers=2)]:
-        x = (
-            torch.zeros(0, 7, 3, dtype=torch.float64)
-            if theirs.batch_first
-            else torch.zeros(7, 0, 3, dtype=torch.float64)
-        )
-        assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
-
-
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_copies_compute_the_same_after_a_forward(clone):
-    layer, x = RNN(3, 5, 2, "modrelu"), torch.randn(7, 2, 3)
-    layer(x)[0].sum().backward()
-    torch.testing.assert_close(clone(layer)(x), layer(x))
-
-
 def test_compiles_into_one_graph():
     layer, x = RNN(3, 5, 2, "modrelu", bidirectional=True), torch.randn(4, 2, 3)
     torch._dynamo.reset()  # or the compilations of other tests count
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), layer(x))
-
-
-def test_exports():
-    layer, x = RNN(3, 5), torch.randn(4, 2, 3)
-    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
 def test_an_ensemble_runs_as_one():
@@ -232,27 +248,9 @@ def test_checkpointing_changes_no_gradient():
     torch.testing.assert_close([p.grad for p in layer.parameters()], expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"nonlinearity": "modrelu", "num_layers": 2}])
-def test_runs_under_autocast(options):
-    layer, x = RNN(3, 5, **options), torch.randn(7, 2, 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, _ = layer(x)
-    torch.testing.assert_close(y.float(), layer(x)[0], atol=0.1, rtol=0)
-
-
 def test_moves_to_another_dtype():
     layer = RNN(3, 5, 2, "modrelu").double()
     assert layer(torch.zeros(7, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
-
-
-def test_code_written_for_torchs_layer_runs():
-    theirs, ours = pair(num_layers=2)
-    ours.flatten_parameters()
-    assert [[w.shape for w in level] for level in ours.all_weights] == [
-        [w.shape for w in level] for level in theirs.all_weights
-    ]
-    assert (ours.nonlinearity, ours.bias) == (theirs.nonlinearity, theirs.bias)
-    assert "num_layers=2" in repr(ours)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
@@ -262,7 +260,7 @@ def test_trained_initial_states(dtype, bidirectional):
     options = {"num_layers": 2, "nonlinearity": "modrelu", "bidirectional": bidirectional, "dtype": dtype}
     layer = RNN(2, 3, train_initial_state=True, **options)
     names = [name for name in layer.state_dict() if name.startswith("initial_state")]
-    assert names == [f"initial_state{suffix}" for suffix in layer._suffixes]
+    assert names == [f"initial_state{suffix}" for suffix in layer.suffixes]
     plain = RNN(2, 3, **options)
     plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k not in names})
     x = torch.randn(5, 4, 2, dtype=torch.float64)

@@ -55,7 +55,7 @@ def drives(kind, g, **options):
     """What the host is given in the place of ``g``, (T, n)."""
     n = g.shape[-1]
     cell = Momentum(Elman(lambda z: z, bias=False), kind, **options).bind({"weight_ih": torch.eye(n, dtype=g.dtype)})
-    y, _ = mr.nn.scan.loop(cell, g.unsqueeze(1), cell.initial_state(1), torch.zeros(n, n, dtype=g.dtype))
+    y, _ = mr.nn.scan.reference(cell, g.unsqueeze(1), cell.initial_state(1), torch.zeros(n, n, dtype=g.dtype))
     return y.squeeze(1)
 
 
@@ -69,9 +69,9 @@ def test_a_constant_input_is_amplified(mu, s, wide):
 def test_adam_and_rmsprop_divide_by_the_mean_square(wide):
     g = torch.randn(7, 3, dtype=wide)
     for kind, mu in (("adam", 0.4), ("rmsprop", 0.0)):
-        found = drives(kind, g, momentum=0.4, scale=0.5, decay=0.7, eps=1e-6)
+        results = drives(kind, g, momentum=0.4, scale=0.5, decay=0.7, eps=1e-6)
         v, m = torch.zeros(3, dtype=wide), torch.zeros(3, dtype=torch.float64)
-        for g_t, out in zip(g, found, strict=True):
+        for g_t, out in zip(g, results, strict=True):
             v, m = mu * v + 0.5 * g_t, 0.7 * m + 0.3 * g_t.abs() ** 2
             torch.testing.assert_close(out, v / (m + 1e-6).sqrt(), atol=1e-14, rtol=1e-13)
     first = drives("adam", g, scale=0.1, decay=0.999)[0]

@@ -17,8 +17,8 @@ from manifold_rnn.nn.cells.lru import log_gamma_of
 def test_sbo_has_the_gradient_of_its_energy(target, wide):
     cell = SBO("sgd", target=target)
     W, u, h = (torch.randn(*shape, dtype=wide, generator=seeded(k)) for k, shape in enumerate([(6, 6), (6,), (6,)]))
-    found = cell.gradient(u[None], h[None], W)[0]
-    torch.testing.assert_close(found, energy_slope(cell, W, u, h), atol=1e-13, rtol=0)
+    results = cell.gradient(u[None], h[None], W)[0]
+    torch.testing.assert_close(results, energy_slope(cell, W, u, h), atol=1e-13, rtol=0)
 
 
 def test_an_sbo_step_stretches_nothing_while_its_size_is_small_enough():

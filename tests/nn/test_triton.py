@@ -1,4 +1,4 @@
-"""The Triton scan: its laws in processes of their own, its plans, when it is taken, and that it compiles for a GPU."""
+"""The Triton scan: its laws in processes of their own, its tilings, when "auto" takes it, and that it compiles."""
 
 import importlib.util
 import logging
@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan.triton.plan import choose
+from manifold_rnn.nn.scan.elman import triton as triton_backend
+from manifold_rnn.nn.scan.elman.triton.tiling import choose_tiling
 
 CASES = Path(__file__).with_name("triton_cases.py")
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
 installed = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
@@ -27,69 +29,66 @@ def run(*command, **environment):
 
 
 @installed
-def test_interpreted_kernels_are_the_loop():
-    run("-m", "pytest", "-p", "no:cacheprovider", str(CASES), TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+@pytest.mark.parametrize("selection", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_interpreted_kernels_are_the_loop(selection):
+    run(*PYTEST, "-m", selection, str(CASES), TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
 
 
 @installed
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_kernels_on_a_gpu_are_the_loop():
-    run("-m", "pytest", "-p", "no:cacheprovider", str(CASES), TRITON_INTERPRET="0")
+    run(*PYTEST, "-m", "slow or not slow", str(CASES), TRITON_INTERPRET="0")
 
 
 def test_the_package_itself_does_not_load_the_kernels():
     run(
         "-c",
         "import sys, manifold_rnn as mr, torch; mr.nn.RNN(2, 3)(torch.zeros(2, 1, 2))\n"
-        "assert not any(m.startswith('manifold_rnn.nn.scan.triton.') for m in sys.modules)",
+        "assert not any(m.startswith('manifold_rnn.nn.scan.elman.triton.') for m in sys.modules)",
     )
 
 
 @pytest.mark.parametrize("processors", [1, 132])
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("itemsize", [2, 4])
-def test_plans_cover_the_work_with_programs_that_fit(processors, parts, itemsize):
+def test_tilings_cover_the_work_with_programs_that_fit(processors, parts, itemsize):
     for B in (1, 20, 128, 3000):
         for n in (1, 64, 128, 170, 512, 1500):
-            plan = choose(B, n, parts, itemsize, processors)
-            if plan.rows == 1:
-                assert plan.members == 1 and plan.columns >= n
-                assert not plan.held or 4 * parts * plan.columns**2 <= 128 << 10
+            tiling = choose_tiling(B, n, parts, itemsize, processors)
+            if tiling.rows == 1:
+                assert tiling.members == 1 and tiling.columns >= n
+                assert not tiling.held or 4 * parts * tiling.columns**2 <= 128 << 10
             else:
-                groups = -(-B // plan.rows)
-                assert plan.members == 1 or groups * plan.members <= processors
-                assert min(plan.rows, plan.columns, plan.depth) >= 16
+                groups = -(-B // tiling.rows)
+                assert tiling.members == 1 or groups * tiling.members <= processors
+                assert min(tiling.rows, tiling.columns, tiling.depth) >= 16
 
 
-def test_plans_hold_small_matrices_and_share_the_rows_of_small_batches():
-    assert choose(128, 128, 1, 4, 132).held and choose(20, 128, 2, 4, 132).held
-    assert not choose(128, 190, 1, 4, 132).held and choose(128, 190, 1, 4, 132).rows == 1
-    assert choose(20, 512, 1, 4, 132).members > 8
-    assert choose(20, 512, 1, 4, 1).members == 1
+def test_tilings_hold_small_matrices_and_share_the_rows_of_small_batches():
+    assert choose_tiling(128, 128, 1, 4, 132).held and choose_tiling(20, 128, 2, 4, 132).held
+    assert not choose_tiling(128, 190, 1, 4, 132).held and choose_tiling(128, 190, 1, 4, 132).rows == 1
+    assert choose_tiling(20, 512, 1, 4, 132).members > 8
+    assert choose_tiling(20, 512, 1, 4, 1).members == 1
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes tensors on the CPU")
 def test_a_processor_alone_is_refused_by_name(monkeypatch):
     layer, x = mr.nn.RNN(3, 4, backend="triton"), torch.zeros(4, 2, 3)
-    from manifold_rnn.nn.scan.choice import cannot_launch
-
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: True)
     with pytest.raises(mr.errors.UnsupportedError, match="on cpu, and TRITON_INTERPRET=1 is not set"):
         layer(x)
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: False)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: False)
     with pytest.raises(mr.errors.UnsupportedError, match="not installed"):
         layer(x)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"nonlinearity": torch.sin}, "no form"), ({"dtype": torch.float64}, "no kernel for torch.float64")],
+    [({"nonlinearity": torch.sin}, "no Elman form"), ({"dtype": torch.float64}, "no kernel for torch.float64")],
     ids=["function", "double"],
 )
 def test_cells_without_a_kernel_are_refused_by_name(options, reason, monkeypatch):
-    from manifold_rnn.nn.scan.choice import cannot_launch
-
-    monkeypatch.setitem(cannot_launch.__globals__, "_installed", lambda: True)
+    monkeypatch.setattr(triton_backend, "is_installed", lambda: True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(mr.errors.UnsupportedError, match=reason):
         mr.nn.RNN(3, 4, backend="triton", **options)(torch.zeros(4, 2, 3, dtype=options.get("dtype")))
@@ -120,7 +119,7 @@ def test_kernels_compile_for_a_gpu(shape, parts, back, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from manifold_rnn.nn.scan.triton import rows, tiles
+    from manifold_rnn.nn.scan.elman.triton import rows, tiles
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernels = tiles if shape == "shared" else rows

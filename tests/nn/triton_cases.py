@@ -1,4 +1,4 @@
-"""Laws of the Triton scan; run by test_triton.py, in the interpreter or on a GPU."""
+"""Laws of the Triton scan. test_triton.py runs them, in the interpreter or on a GPU."""
 
 import os
 
@@ -7,20 +7,21 @@ import pytest
 import torch
 from support.counting import AliveBytes
 from support.scan_cases import arguments, call, real
+from support.selection import sample, spread
 from torch import multiprocessing, nn
 
 import manifold_rnn as mr
-from manifold_rnn.nn.scan import Form, fused
-from manifold_rnn.nn.scan.engine import naive
-from manifold_rnn.nn.scan.triton import launch, tiles, triton
-from manifold_rnn.nn.scan.triton.plan import Plan
+from manifold_rnn.nn.scan import ElmanForm, fused
+from manifold_rnn.nn.scan.elman.engine import plain_states
+from manifold_rnn.nn.scan.elman.triton import launch, tiles, triton
+from manifold_rnn.nn.scan.elman.triton.tiling import Tiling
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # by Triton before 3.9
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-PATHS = {"held": Plan(1, 32, 32, held=True), "streamed": Plan(1, 32, 16), "tiles": Plan(16, 16, 16)}
+PATHS = {"held": Tiling(1, 32, 32, held=True), "streamed": Tiling(1, 32, 16), "tiles": Tiling(16, 16, 16)}
 if not INTERPRETED:  # one program after the other would wait forever
-    PATHS["shared"] = Plan(16, 16, 16, members=2)
+    PATHS["shared"] = Tiling(16, 16, 16, members=2)
 EVERY = [
     ("linear", torch.float32),
     ("relu", torch.float32),
@@ -30,11 +31,18 @@ EVERY = [
     ("modrelu", torch.complex64),
 ]
 SIZES = [(1, 1, 1, 1), (4, 3, 13, 2), (2, 2, 18, 2)]  # more units than a tile has in the last
+HALF = [("tanh", torch.bfloat16), ("modrelu", torch.bfloat16), ("relu", torch.float16)]
+SPOILED = [("x", np.nan), ("W", -np.inf), ("h0", np.nan), ("x", np.inf)]
 
 
-@pytest.fixture(params=PATHS)
+def by_path(*names, cases):
+    """Parametrize by the names and, last, by the kernel that is run."""
+    return pytest.mark.parametrize((*names, "path"), cases, indirect=["path"], ids=str)
+
+
+@pytest.fixture
 def path(request, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: PATHS[request.param])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS[request.param])
 
 
 def draw(activation, dtype, sizes, generator):
@@ -46,16 +54,16 @@ def draw(activation, dtype, sizes, generator):
     return {k: t.requires_grad_() for k, t in narrow.items()}, exact
 
 
-def outcomes(run, activation, given, weight, **options):
+def outcomes(run, activation, tensors, weight, **options):
     """Outputs and every gradient."""
-    y, h = call(run, activation, given, **options)
+    y, h = call(run, activation, tensors, **options)
     weight = weight.to(h.dtype)
     loss = real(h * weight[0]).sum() + (0 if y is None else real(y * weight).sum())
-    return [*([] if y is None else [y]), h, *torch.autograd.grad(loss, list(given.values()))]
+    return [*([] if y is None else [y]), h, *torch.autograd.grad(loss, list(tensors.values()))]
 
 
 def loop(form, x, h0, W, every_step=True):
-    y = naive(form, x, h0, W)
+    y = plain_states(form, x, h0, W)
     return (y if every_step else None), y[-1]
 
 
@@ -64,47 +72,43 @@ def relative(a, b):
     return float((a - b).abs().max() / b.abs().max().clamp(min=1))
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)
-@pytest.mark.usefixtures("path")
-def test_equals_the_loop_in_outputs_and_every_gradient(activation, dtype, sizes, generator):
-    compare(activation, dtype, sizes, generator)
+@by_path("case", "sizes", cases=spread(EVERY, SIZES, PATHS, every=5))
+def test_equals_the_loop_in_outputs_and_every_gradient(case, sizes, path, generator):
+    compare(*case, sizes, generator)
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[3:], ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), sample(EVERY[3:], every=2), ids=str)
 def test_more_rows_than_a_tile_has(activation, dtype, generator, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: [*PATHS.values()][-1])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: [*PATHS.values()][-1])
     compare(activation, dtype, (3, 17, 18, 2), generator)
 
 
 def compare(activation, dtype, sizes, generator):
-    given, exact = draw(activation, dtype, sizes, generator)
+    tensors, exact = draw(activation, dtype, sizes, generator)
     weight = torch.randn(*sizes[:3], generator=generator, dtype=dtype).to(DEVICE)
-    got, true = outcomes(triton, activation, given, weight), outcomes(loop, activation, exact, weight)
-    assert [t.dtype for t in got[2:]] == [t.dtype for t in given.values()]
+    got, true = outcomes(triton, activation, tensors, weight), outcomes(loop, activation, exact, weight)
+    assert [t.dtype for t in got[2:]] == [t.dtype for t in tensors.values()]
     for a, b in zip(got, true, strict=True):
         assert relative(a, b) < 2e-6
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[2::3], ids=str)
-@pytest.mark.usefixtures("path")
-def test_thirty_two_steps_to_the_last_output(activation, dtype, generator):
-    given, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
+@by_path("case", cases=spread(EVERY[2::3], PATHS, every=2))
+def test_thirty_two_steps_to_the_last_output(case, path, generator):
+    activation, dtype = case
+    tensors, exact = draw(activation, dtype, (32, 1, 9, 1), generator)
     weight = torch.randn(32, 1, 9, generator=generator, dtype=dtype).to(DEVICE)
-    got = outcomes(triton, activation, given, weight, every_step=False)
-    assert len(got) == 1 + len(given)
+    got = outcomes(triton, activation, tensors, weight, every_step=False)
+    assert len(got) == 1 + len(tensors)
     for a, b in zip(got, outcomes(loop, activation, exact, weight, every_step=False), strict=True):
         assert relative(a, b) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("activation", "dtype"), [("tanh", torch.bfloat16), ("modrelu", torch.bfloat16), ("relu", torch.float16)], ids=str
-)
-@pytest.mark.usefixtures("path")
-def test_half_precision_errs_no_more_than_the_loop(activation, dtype, generator):
-    given, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
+@by_path("case", cases=spread(HALF, PATHS, every=2))
+def test_half_precision_errs_no_more_than_the_loop(case, path, generator):
+    activation, dtype = case
+    tensors, exact = draw(activation, dtype, (4, 3, 21, 2), generator)
     weight = torch.randn(4, 3, 21, generator=generator).to(DEVICE)
-    got, plain = (outcomes(run, activation, given, weight) for run in (triton, loop))
+    got, plain = (outcomes(run, activation, tensors, weight) for run in (triton, loop))
     # the interpreter cuts digits off for bfloat16 where others round
     allowed = 3 if INTERPRETED and dtype == torch.bfloat16 else 1.2
     for a, c, b in zip(got, plain, outcomes(loop, activation, exact, weight), strict=True):
@@ -112,67 +116,65 @@ def test_half_precision_errs_no_more_than_the_loop(activation, dtype, generator)
         assert torch.linalg.vector_norm(a - b) <= allowed * torch.linalg.vector_norm(c - b) + 1e-12
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.usefixtures("path")
-def test_any_strides(dtype, generator):
+@by_path("dtype", cases=spread([torch.float32, torch.complex64], PATHS, every=2))
+def test_any_strides(dtype, path, generator):
     sizes = T, B, n, _ = (3, 2, 7, 2)
-    given, exact = draw("modrelu", dtype, sizes, generator)
-    given = {k: t.detach().clone() for k, t in given.items()}
-    given["x"] = given["x"].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    given["W"], given["V"] = given["W"].mT.contiguous().mT, torch.stack([given["V"]] * 2, -1)[..., 0]
-    given["h0"], given["threshold"] = given["h0"][:1].expand(B, n), given["threshold"][:1].expand(n)
-    exact = {k: given[k].detach().to(t.dtype).requires_grad_() for k, t in exact.items()}
-    given = {k: t.requires_grad_() for k, t in given.items()}
+    tensors, exact = draw("modrelu", dtype, sizes, generator)
+    tensors = {k: t.detach().clone() for k, t in tensors.items()}
+    tensors["x"] = tensors["x"].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    tensors["W"], tensors["V"] = tensors["W"].mT.contiguous().mT, torch.stack([tensors["V"]] * 2, -1)[..., 0]
+    tensors["h0"], tensors["threshold"] = tensors["h0"][:1].expand(B, n), tensors["threshold"][:1].expand(n)
+    exact = {k: tensors[k].detach().to(t.dtype).requires_grad_() for k, t in exact.items()}
+    tensors = {k: t.requires_grad_() for k, t in tensors.items()}
     weights = [torch.randn(B, n, T, generator=generator, dtype=dtype).to(DEVICE).permute(2, 0, 1)]
     weights += [weights[0].conj() * 1, weights[0][:1, :1, :1].expand(T, B, n)]
     for weight in weights:
-        found = []
-        for run, inputs in ((triton, given), (loop, exact)):
+        results = []
+        for run, inputs in ((triton, tensors), (loop, exact)):
             y, _ = call(run, "modrelu", inputs)
             w = weight.to(y.dtype)
-            found.append(torch.autograd.grad(y, list(inputs.values()), w.conj() if dtype.is_complex else w))
-        for a, b in zip(*found, strict=True):
+            results.append(torch.autograd.grad(y, list(inputs.values()), w.conj() if dtype.is_complex else w))
+        for a, b in zip(*results, strict=True):
             assert relative(a, b) < 2e-6
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # of the interpreter
-@pytest.mark.parametrize(("where", "bad"), [("x", np.nan), ("W", -np.inf), ("h0", np.nan), ("x", np.inf)])
-@pytest.mark.parametrize(("activation", "dtype"), [*EVERY[1:4], EVERY[5]], ids=str)
-@pytest.mark.usefixtures("path")
-def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(activation, dtype, where, bad, generator):
-    given, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
-    spoiled = given[where].detach().clone()
+@by_path("case", "spoil", cases=spread([*EVERY[1:4], EVERY[5]], SPOILED, PATHS, every=7))
+def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(case, spoil, path, generator):
+    (activation, dtype), (where, bad) = case, spoil
+    tensors, _ = draw(activation, dtype, (2, 2, 5, 2), generator)
+    spoiled = tensors[where].detach().clone()
     spoiled[(1,) * spoiled.ndim] = bad
-    given[where] = spoiled.requires_grad_()
+    tensors[where] = spoiled.requires_grad_()
     weight = torch.randn(2, 2, 5, generator=generator, dtype=dtype).to(DEVICE)
-    for a, b in zip(*(outcomes(run, activation, given, weight) for run in (triton, fused)), strict=True):
+    for a, b in zip(*(outcomes(run, activation, tensors, weight) for run in (triton, fused)), strict=True):
         assert torch.equal(a.isfinite(), b.isfinite())  # infinite complex numbers may become NaN in products, or not
         keep = b.isfinite() if dtype.is_complex else torch.ones_like(b, dtype=torch.bool)
         torch.testing.assert_close(a[keep], b[keep], equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("path")
-def test_gradients_of_chosen_inputs_and_twice(generator):
-    given, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
-    all_of_them = torch.autograd.grad(call(triton, "modrelu", given)[0].sin().sum(), list(given.values()))
-    for k, name in enumerate(given):
-        alone = {other: t.detach().requires_grad_(other == name) for other, t in given.items()}
+@by_path(cases=spread(PATHS, every=2))
+def test_gradients_of_chosen_inputs_and_twice(path, generator):
+    tensors, _ = draw("modrelu", torch.float32, (3, 1, 5, 2), generator)
+    all_of_them = torch.autograd.grad(call(triton, "modrelu", tensors)[0].sin().sum(), list(tensors.values()))
+    for k, name in enumerate(tensors):
+        alone = {other: t.detach().requires_grad_(other == name) for other, t in tensors.items()}
         loss = call(triton, "modrelu", alone)[0].sin().sum()
         for _ in range(2):
             (got,) = torch.autograd.grad(loss, alone[name], retain_graph=True)
             torch.testing.assert_close(got, all_of_them[k])
 
 
-@pytest.mark.parametrize(("activation", "dtype"), EVERY[2:], ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), sample(EVERY[2:], every=2), ids=str)
 def test_second_derivatives(activation, dtype, generator):
-    given, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
-    found = []
-    for run, inputs in ((triton, given), (loop, exact)):
+    tensors, exact = draw(activation, dtype, (3, 2, 4, 2), generator)
+    results = []
+    for run, inputs in ((triton, tensors), (loop, exact)):
         y, _ = call(run, activation, inputs)
         first = torch.autograd.grad(real(y.sin()).sum(), list(inputs.values()), create_graph=True)
         loss = sum(real(g).square().sum() for g in first)
-        found.append([*first, *torch.autograd.grad(loss, list(inputs.values()))])
-    for a, b in zip(*found, strict=True):
+        results.append([*first, *torch.autograd.grad(loss, list(inputs.values()))])
+    for a, b in zip(*results, strict=True):
         assert relative(a, b) < 1e-5
 
 
@@ -183,8 +185,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("lengths", [None, [7, 2, 4, 4, 1]])
-@pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(o))
+@pytest.mark.parametrize(("options", "lengths"), spread(LAYERS, [None, [7, 2, 4, 4, 1]], every=3))
 def test_layers_are_those_of_the_loop(options, lengths, generator):
     layers = [mr.nn.RNN(3, 4, backend=backend, device=DEVICE, **options) for backend in ("triton", "reference")]
     layers[1].load_state_dict(layers[0].state_dict())
@@ -193,13 +194,13 @@ def test_layers_are_those_of_the_loop(options, lengths, generator):
         x = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
     elif options.get("batch_first"):
         x = x.transpose(0, 1)
-    every_step, found = not options.get("recompute", False), []
+    every_step, results = not options.get("recompute", False), []
     for layer in layers:
         y, h = layer(x, every_step=every_step)
         y = h if y is None else y if lengths is None else y.data
         real(y.sin() + y.mean() * h.sum()).sum().backward()
-        found.append([y, h, *(p.grad for p in layer.parameters())])
-    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+        results.append([y, h, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(*results, atol=2e-5, rtol=1e-4)
 
 
 def test_momentum_is_run_too(generator):
@@ -215,12 +216,12 @@ def test_momentum_is_run_too(generator):
 
 
 def test_memory_is_that_of_states_and_gradients(generator, monkeypatch):
-    monkeypatch.setattr(launch, "choose", lambda *_: PATHS["tiles"])
+    monkeypatch.setattr(launch, "choose_tiling", lambda *_: PATHS["tiles"])
     T, B, n = 50, 16, 16
-    given, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
-    given["x"] = given["x"].detach()
+    tensors, _ = draw("tanh", torch.float32, (T, B, n, 1), generator)
+    tensors["x"] = tensors["x"].detach()
     with AliveBytes() as counter:
-        _, h = call(triton, "tanh", given, every_step=False)
+        _, h = call(triton, "tanh", tensors, every_step=False)
         h.sum().backward()
     assert counter.peak < 2.3 * T * B * n * 4
 
@@ -230,8 +231,8 @@ def test_programs_that_share_rows_wait_for_each_other(generator):
     T, B, n, members = 6, 3, 40, 3
     W, U = torch.randn(n, n, generator=generator) / n, torch.randn(T, B, n, generator=generator)
     H = torch.cat([torch.randn(1, B, n, generator=generator), U])
-    form = Form("modrelu", None, None, torch.full((n,), -0.1))
-    expected = naive(form, U, H[0], W)
+    form = ElmanForm("modrelu", None, None, torch.full((n,), -0.1))
+    expected = plain_states(form, U, H[0], W)
     M = W.mT.contiguous()
     shared = [t.share_memory_() for t in (H, M, form.threshold, torch.zeros(1, dtype=torch.int32))]
     context = multiprocessing.get_context("fork")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from support import ROOT
+from support.selection import slow_but
 
 sys.path.append(str(ROOT / "benchmarks"))
 drift = pytest.importorskip("drift")
@@ -12,13 +13,14 @@ drift = pytest.importorskip("drift")
 BOUND = 1e-5
 
 
+@pytest.mark.parametrize("steps", [400, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", drift.CASES)
 @pytest.mark.parametrize("name", drift.NAMES)
-def test_two_thousand_steps_leave_nothing_but_rounding(name, case):
-    assert drift.worst_defect(name, 32, case, 2000) <= BOUND / 4
+def test_many_steps_leave_nothing_but_rounding(name, case, steps):
+    assert drift.worst_defect(name, 32, case, steps) <= BOUND / 4
 
 
-@pytest.mark.parametrize("case", ["float32", "complex64", "special"])
+@pytest.mark.parametrize("case", slow_but({"float32"}, ["float32", "complex64", "special"]))
 def test_without_its_correction_the_cayley_retraction_drifts(case):
     assert drift.worst_defect("cayley", 32, case, 2000, polish_every=0) > BOUND
 

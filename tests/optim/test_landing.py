@@ -97,7 +97,7 @@ def test_projection_puts_the_weights_on_their_manifolds():
 
 
 def test_plain_parameters_move_as_under_sgd_and_free_blocks_too():
-    gates = manifolds.Viewed(manifolds.Orthogonal(), blocks=2, which=(1,))
+    gates = manifolds.Blocks(manifolds.Orthogonal(), blocks=2, which=(1,))
     W = gates.projx(torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     p, q = geoopt.ManifoldParameter(W, manifold=gates), torch.nn.Parameter(W[:4].clone())
     options = {"lr": 0.05, "momentum": 0.9, "nesterov": True}
@@ -124,7 +124,13 @@ def test_capturable_steps_are_the_same():
 
 
 @pytest.mark.parametrize(
-    "manifold", [manifolds.UnitaryRealForm(), manifolds.SpecialUnitary(), geoopt.Sphere()], ids=str
+    "manifold",
+    [
+        manifolds.SpecialUnitary(),
+        manifolds.BlockTriangular(manifolds.Orthogonal(), manifolds.UnitDisc()),
+        geoopt.Sphere(),
+    ],
+    ids=str,
 )
 def test_other_manifolds_are_refused_by_name(manifold):
     p = geoopt.ManifoldParameter(torch.eye(4), manifold=manifold)

@@ -88,7 +88,7 @@ def test_a_bad_argument_is_answered_with_one_line_and_nothing_is_written(argumen
 
 @pytest.mark.parametrize(("old", "new", "answer"), [
     ("grid:", "grids:", "Unknown key `grids`. Did you mean `grid`?"),
-    ("polar", "poler", "poler: `network.retraction` needs one of cayley, exp, qr, polar. Got 'poler'. Did you mean"),
+    ("polar", "poler", "poler: `network.retraction` needs one of cayley, exp, polar, qr. Got 'poler'. Did you mean"),
     ("epochs: 2", "epoch: 2", "Unknown key `epoch`. Did you mean `epochs`?"),
     ("network.constraint:", "network.constrain:", "Unknown key `network.constrain`. Did you mean `network.con"),
     ("epochs: 2", "epochs: two", "`epochs` needs an integer. Got 'two'."),

@@ -1,8 +1,56 @@
-"""A layer of any cell, the parts of its state, and the gradient that a cell of an energy steps along."""
+"""Cells of every kind, layers of them, and the recurrence of each cell written out for one sequence."""
+
+import inspect
 
 import torch
 
-from manifold_rnn.nn import Layer, split_relu
+from manifold_rnn.nn import Layer, cells, gate, mod_relu, mod_tanh, split_relu
+from manifold_rnn.nn.cells import (
+    GORU,
+    GRU,
+    LEM,
+    LRU,
+    LSTM,
+    NRU,
+    SBO,
+    CoRNN,
+    Elman,
+    Euler,
+    Lipschitz,
+    Momentum,
+)
+
+CELLS = [
+    Elman(),
+    Elman("modrelu"),
+    LSTM(),
+    GRU(bias=False),
+    GORU(),
+    NRU(9, 4),
+    NRU(8, 2, rectify=True),
+    Euler(),
+    Euler(0.5, gated=True, bias=False),
+    Lipschitz(),
+    Lipschitz(0.5, gated=True),
+    CoRNN(),
+    CoRNN(0.1, 0.2, 6.4, bias=False),
+    LEM(),
+    LEM(bias=False),
+    SBO("sgd", 0.3),
+    SBO("heavy_ball", 0.3, 0.7),
+    SBO("nesterov", 0.3, bias=False),
+    LRU(),
+    Momentum(LSTM(), "momentum"),
+    Momentum(Elman("modrelu"), "adam"),
+    Momentum(GRU(), "rmsprop"),
+    Momentum(LEM(), "restart", period=3),
+]
+
+
+def exported_cells():
+    """The concrete cells of the package by name, as every enumeration of them finds them."""
+    kinds = {name: getattr(cells, name) for name in cells.__all__}
+    return {name: kind for name, kind in kinds.items() if not inspect.isabstract(kind)}
 
 
 def make(cell, m=3, n=4, dtype=torch.float64, seed=0, **options):
@@ -10,12 +58,125 @@ def make(cell, m=3, n=4, dtype=torch.float64, seed=0, **options):
     return Layer(cell, m, n, dtype=dtype, **options)
 
 
+def shaken(layer, seed=2):
+    """The layer with weights large enough for every term of its cell to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(0.3 * torch.randn(p.shape, dtype=p.dtype, generator=generator))
+    return layer
+
+
 def parts(h):
     return h if isinstance(h, tuple) else (h,)
 
 
 def energy_slope(cell, W, u, h):
-    """By automatic differentiation."""
+    """The gradient along which an SBO cell steps, by automatic differentiation."""
     h = h.detach().requires_grad_()
     F = (cell.target * h - split_relu(W @ h + u)).abs().square().sum() / 2
     return torch.autograd.grad(F, h)[0].detach()
+
+
+# each recurrence: from a cell, its weights, an input and the parts of a state to the parts of the next state
+
+
+def _added(w, *names):
+    return sum(w[name] for name in names if name in w)
+
+
+def _elman(cell, w, x, h):
+    z = w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias_ih", "bias_hh")
+    return (mod_relu(z, w["bias"]) if cell.nonlinearity == "modrelu" else mod_tanh(z),)
+
+
+def _lstm(cell, w, x, h, c):
+    i, f, g, o = (w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias_ih", "bias_hh")).chunk(4)
+    c = gate(f) * c + gate(i) * mod_tanh(g)
+    return gate(o) * mod_tanh(c), c
+
+
+def _gru(cell, w, x, h):
+    (v_r, v_z, v_n), (w_r, w_z, w_n) = (w["weight_ih"] @ x).chunk(3), (w["weight_hh"] @ h).chunk(3)
+    z = gate(v_z + w_z)
+    return (z * h + (1 - z) * mod_tanh(v_n + gate(v_r + w_r) * w_n),)
+
+
+def _goru(cell, w, x, h):
+    (v_r, v_g, v_c), (w_r, w_g, w_c) = (w["weight_ih"] @ x).chunk(3), (w["weight_hh"] @ h).chunk(3)
+    b_r, b_g = w["bias_ih"].chunk(2)
+    g = gate(v_g + w_g + b_g)
+    return (g * h + (1 - g) * mod_relu(v_c + gate(v_r + w_r + b_r) * w_c, w["bias"]),)
+
+
+def _nru(cell, w, x, h, c):
+    h = split_relu(w["weight_ih"] @ x + w["weight_hh"] @ h + w["weight_mh"] @ c + w["bias_ih"])
+    a = w["weight_hm"] @ torch.cat([h, c]) + w["bias_hm"]
+    f = split_relu if cell.rectify else lambda z: z
+    k, M = cell.heads, cell.memory_size
+    s = round((k * M) ** 0.5)
+    alpha, beta, p, q, r, t = a.split([k, k, s, s, s, s])
+    for sign, strength, left, right in ((1, alpha, p, q), (-1, beta, r, t)):
+        rows = f(torch.outer(left, right).reshape(k, M))
+        rows = rows / rows.abs().pow(5).sum(-1, keepdim=True).pow(0.2).clamp(min=1e-12)
+        c = c + sign * f(strength) @ rows / k
+    return h, c
+
+
+def _euler(cell, w, x, h):
+    z = w["weight_ih"] @ x + _added(w, "bias")
+    W = w["weight_hh"] @ h
+    slope = mod_tanh(W + z[:4])
+    return (h + cell.step_size * (slope * gate(W + z[4:]) if cell.gated else slope),)
+
+
+def _lipschitz(cell, w, x, h):
+    z = w["weight_ih"] @ x + w["bias"]
+    A, W = w["weight_hh"][:4] @ h, w["weight_hh"][4:] @ h
+    slope = A + mod_tanh(W + z[:4])
+    return (h + cell.step_size * (slope * gate(W + z[4:]) if cell.gated else slope),)
+
+
+def _cornn(cell, w, x, y, z):
+    W_y, W_z = w["weight_hh"][:4], w["weight_hh"][4:]
+    force = mod_tanh(W_y @ y + W_z @ z + w["weight_ih"] @ x + _added(w, "bias"))
+    z = z + cell.time_step * (force - cell.stiffness * y - cell.damping * z)
+    return y + cell.time_step * z, z
+
+
+def _lem(cell, w, x, y, z):
+    W_a, W_c, W_z, W_y = w["weight_hh"].split(4)
+    u_a, u_c, u_z, u_y = (w["weight_ih"] @ x + _added(w, "bias_ih", "bias_hh")).split(4)
+    a, c = cell.time_step * gate(W_a @ y + u_a), cell.time_step * gate(W_c @ y + u_c)
+    z = (1 - c) * z + c * mod_tanh(W_z @ y + u_z)
+    return (1 - a) * y + a * mod_tanh(W_y @ z + u_y), z
+
+
+def _sbo(cell, w, x, h, z=None):
+    slope = energy_slope(cell, w["weight_hh"], w["weight_ih"] @ x + _added(w, "bias"), h)
+    if cell.method == "sgd":
+        return (h - cell.step_size * slope,)
+    if cell.method == "heavy_ball":
+        z = w["momentum"] * z - cell.step_size * slope
+        return h + z, z
+    new = h - cell.step_size * slope
+    return new + w["momentum"] * (new - z), new
+
+
+def _lru(cell, w, x, h):
+    return (w["weight_hh"] @ h + w["log_gamma"].exp() * (w["weight_ih"] @ x),)
+
+
+RECURRENCES = {
+    CoRNN: _cornn,
+    Elman: _elman,
+    Euler: _euler,
+    GORU: _goru,
+    GRU: _gru,
+    LEM: _lem,
+    LRU: _lru,
+    LSTM: _lstm,
+    Lipschitz: _lipschitz,
+    NRU: _nru,
+    SBO: _sbo,
+}

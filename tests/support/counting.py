@@ -1,9 +1,10 @@
-"""Counts how often constrained weights are computed, and how many bytes are alive."""
+"""Counts how often constrained weights are computed, how many functions are called, and how many bytes are alive."""
 
 import contextlib
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_rnn.constraints import Trivialization
-from manifold_rnn.manifolds import MatrixGroup, Viewed
+from manifold_rnn.manifolds import MatrixGroup, Parts
 
 
 @contextlib.contextmanager
@@ -43,10 +44,27 @@ def map_calls() -> Iterator[Counter]:
         return call
 
     with contextlib.ExitStack() as stack:
-        for kind in (MatrixGroup, Viewed):
+        for kind in (MatrixGroup, Parts):
             for name in ("retr", "expmap", "projx", "polish", "retr_coordinates"):
                 stack.enter_context(mock.patch.object(kind, name, counted(getattr(kind, name), name)))
         yield counts
+
+
+def python_calls(function: Callable[[], object]) -> int:
+    """Count the Python functions that a call of ``function`` runs: its overhead, whatever the load of the machine."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    previous = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(previous)
+    return count
 
 
 class AliveBytes(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""The charts of the unit disc, the sticky rule and block triangles, and layers that take one for their weight."""
+"""Sets of matrices with eigenvalues in a disc, block triangles of them, and layers that take one for their weight."""
 
 import torch
 from torch import nn
@@ -29,21 +29,21 @@ def entry(layer):
     return only
 
 
-CHARTS = {
-    "normalized": (mr.UnitDisc(0.9), torch.float64),
-    "schur": (mr.UnitDisc(0.9, "schur"), torch.float64),
-    "schur, rotation": (mr.UnitDisc(0.9, "schur", "exp", blocks="rotation"), torch.float64),
-    "schur, complex": (mr.UnitDisc(0.9, "schur"), torch.complex128),
-    "diagonal": (mr.UnitDisc(0.9, "diagonal"), torch.complex128),
+DISCS = {
+    "unit disc": (mr.UnitDisc(0.9), torch.float64),
+    "schur": (mr.SchurDisc(0.9), torch.float64),
+    "schur, rotation": (mr.SchurDisc(0.9, "exp", blocks="rotation"), torch.float64),
+    "schur, complex": (mr.SchurDisc(0.9), torch.complex128),
+    "diagonal": (mr.DiagonalDisc(0.9), torch.complex128),
     "sticky": (mr.StickyDisc(0.9), torch.float64),
     "sticky, complex": (mr.StickyDisc(0.9), torch.complex128),
-    "blocks": (mr.BlockTriangular(mr.FixedBase(mr.Orthogonal(), 1), mr.StickyDisc(0.9), split=2), torch.float64),
-    "blocks of charts": (mr.BlockTriangular(mr.Orthogonal("exp"), mr.UnitDisc(0.9, "schur")), torch.float64),
+    "blocks": (mr.block_triangular(mr.FixedBase(mr.Orthogonal(), 1), mr.StickyDisc(0.9), split=2), torch.float64),
+    "blocks of discs": (mr.block_triangular(mr.Orthogonal("exp"), mr.SchurDisc(0.9)), torch.float64),
     "blocks of manifolds": (mr.BlockTriangular(mr.Orthogonal(), mr.UnitDisc(0.9), split=2), torch.float64),
 }
 
 
 def start(name, n=N, generator=None, batch=()):
-    constraint, dtype = CHARTS[name]
+    constraint, dtype = DISCS[name]
     x = torch.randn(*batch, n, n, dtype=dtype, generator=generator)
     return constraint, 0.5 * x / linalg.spectral_radius(x)[..., None, None]

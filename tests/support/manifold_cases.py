@@ -30,19 +30,19 @@ class Case:
         m = self.make("cayley")
         x = m.random(shape, dtype=self.dtype, generator=generator)
         if isinstance(m, manifolds.BlockTriangular):  # whose bottom here is solid
-            top, bottom, free = m.pieces(x)
-            return m.join(top, 0.1 * bottom, free)
+            top, bottom, free = m.layout.split(x)
+            return m.layout.join((top, 0.1 * bottom, free), x.shape)
         return x
 
 
 def _groups(name):
     group = getattr(manifolds, name)
-    dtype = torch.complex128 if group.complex_ else torch.float64
+    dtype = torch.complex128 if group.is_complex else torch.float64
     return [Case(name, group, (4, 4), dtype)]
 
 
-def _viewed(inner, **options):
-    return lambda retraction: manifolds.Viewed(inner(retraction), **options)
+def _blocks(inner, **options):
+    return lambda retraction: manifolds.Blocks(inner(retraction), **options)
 
 
 def _solid(name, shape, dtype, **options):
@@ -69,14 +69,20 @@ CASES = {
             torch.complex128,
         ),
     ],
+    "BlockLayout": [],
     "Contraction": [
         _solid("Contraction", (4, 4), torch.float64),
         _solid("Contraction", (5, 3), torch.complex128, bound=2.0),
     ],
+    "Euclidean": [_solid("Euclidean", (4, 3), torch.float64), _solid("Euclidean", (3, 3), torch.complex128)],
+    "Layout": [],
     "Manifold": [],
     "MatrixGroup": [],
+    "MatrixManifold": [],
     "Orthogonal": _groups("Orthogonal"),
     "OrthonormalColumns": [],
+    "Parts": [],
+    "RealFormLayout": [],
     "Region": [],
     "SpecialOrthogonal": _groups("SpecialOrthogonal"),
     "SpecialUnitary": _groups("SpecialUnitary"),
@@ -85,28 +91,30 @@ CASES = {
         Case("StiefelCanonical", lambda r: manifolds.Stiefel(r, "canonical"), (5, 2), torch.complex128),
         Case("StiefelSquare", manifolds.Stiefel, (3, 3), torch.complex128),
     ],
+    "TriangularLayout": [],
     "UnitDisc": [
         _solid("UnitDisc", (4, 4), torch.float64),
         _solid("UnitDisc", (4, 4), torch.complex128, radius=2.0),
     ],
     "Unitary": _groups("Unitary"),
     "UnitaryRealForm": _groups("UnitaryRealForm"),
-    "Viewed": [
-        Case("Gates", _viewed(manifolds.Orthogonal, blocks=3, which=(2, 0)), (9, 3), torch.float64),
-        Case("Wide", _viewed(manifolds.Unitary, blocks=2, which=(1,), matrix_dims=(-1, -2)), (3, 6), torch.complex128),
+    "Blocks": [
+        Case("Gates", _blocks(manifolds.Orthogonal, blocks=3, which=(2, 0)), (9, 3), torch.float64),
+        Case("Wide", _blocks(manifolds.Unitary, blocks=2, which=(1,), matrix_dims=(-1, -2)), (3, 6), torch.complex128),
         Case(
             "Kernel",
-            _viewed(manifolds.Stiefel, blocks=2, matrix_dims=(-3, (-2, -1)), transpose=True),
+            _blocks(manifolds.Stiefel, blocks=2, matrix_dims=(-3, (-2, -1)), transpose=True),
             (4, 3, 2),
             torch.float64,
         ),
-        Case("Batch", _viewed(manifolds.Orthogonal, which=(0,), matrix_dims=(-1, -3)), (3, 2, 3), torch.float64),
-        Case("Tall", _viewed(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
+        Case("Batch", _blocks(manifolds.Orthogonal, which=(0,), matrix_dims=(-1, -3)), (3, 2, 3), torch.float64),
+        Case("Tall", _blocks(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
     ],
     "adapt": [],
+    "manifold_of": [],
 }
 ALL = [case for rows in CASES.values() for case in rows]
-GROUPS = [case for case in ALL if issubclass(getattr(manifolds, case.name, object), manifolds.MatrixGroup)]
+GROUPS = [case for case in ALL if case.make(case.retractions[0]).is_group]
 PAIRS = [(case, r) for case in ALL for r in case.retractions]
 GROUP_PAIRS = [(case, r) for case in GROUPS for r in case.retractions]
 

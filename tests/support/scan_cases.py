@@ -1,17 +1,26 @@
-"""What the tests of every scan share: inputs, layers that may be run by it, and what is logged of the choice."""
+"""Inputs for the scans, layers that each may run, and what is logged of the choice."""
 
 import logging
 import os
 
+import pytest
 import torch
 
-from manifold_rnn.nn.scan import Form
-from manifold_rnn.nn.scan.engine import naive
+from manifold_rnn.nn.scan import ElmanForm
+from manifold_rnn.nn.scan.elman.engine import plain_states
+from manifold_rnn.nn.scan.elman.native import building
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
 EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")  # before a test sets its own
 NAMES = ("x", "V", "b", "threshold", "W", "h0")
+
+
+def require_native(monkeypatch):
+    """Use the native scan of this machine, which is built at most once in each process, or skip."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+    if reason := building.load_or_build(build=True):
+        pytest.skip(reason)
 
 
 def arguments(activation, dtype, sizes, generator, shift=0.0):
@@ -20,15 +29,15 @@ def arguments(activation, dtype, sizes, generator, shift=0.0):
     def draw(*shape):
         return torch.randn(shape, dtype=dtype, generator=generator)
 
-    given = {"x": draw(T, B, m), "V": draw(n, m), "b": 0.1 * draw(n), "W": draw(n, n) / n, "h0": draw(B, n)}
+    tensors = {"x": draw(T, B, m), "V": draw(n, m), "b": 0.1 * draw(n), "W": draw(n, n) / n, "h0": draw(B, n)}
     if activation == "modrelu":  # of both signs, unless shifted
-        given["threshold"] = 0.1 * torch.randn(n, dtype=given["x"].real.dtype, generator=generator) + shift
-    return {name: given[name].requires_grad_() for name in NAMES if name in given}
+        tensors["threshold"] = 0.1 * torch.randn(n, dtype=tensors["x"].real.dtype, generator=generator) + shift
+    return {name: tensors[name].requires_grad_() for name in NAMES if name in tensors}
 
 
-def call(run, activation, given, **options):
-    form = Form(activation, given["V"], given.get("b"), given.get("threshold"))
-    return run(form, given["x"], given["h0"], given["W"], **options)
+def call(run, activation, tensors, **options):
+    form = ElmanForm(activation, tensors["V"], tensors.get("b"), tensors.get("threshold"))
+    return run(form, tensors["x"], tensors["h0"], tensors["W"], **options)
 
 
 def real(z):
@@ -50,24 +59,26 @@ def choice(layer, x, caplog, **options):
     return caplog.records[-1].getMessage()
 
 
-def wide(given):
-    return {k: p.detach().to(torch.promote_types(p.dtype, torch.float64)).requires_grad_() for k, p in given.items()}
+def wide(tensors):
+    return {k: p.detach().to(torch.promote_types(p.dtype, torch.float64)).requires_grad_() for k, p in tensors.items()}
 
 
-def values(run, activation, given, weight, wanted="both"):
+def values(run, activation, tensors, weight, wanted="both"):
     """The outputs that are wanted, and the gradients of a weighted sum of them."""
     last = wanted.startswith("last step")
-    every = {} if run is naive else {"every_step": not last, "recompute": "recomputed" in wanted}
-    found = call(run, activation, given, **every)
-    y, h = (found, found[-1]) if run is naive else found
+    every = {} if run is plain_states else {"every_step": not last, "recompute": "recomputed" in wanted}
+    results = call(run, activation, tensors, **every)
+    y, h = (results, results[-1]) if run is plain_states else results
     loss = real(y * weight.to(y.dtype)).sum() if not last else 0
     if wanted != "every step":
         loss = loss + real(h * weight[0].to(h.dtype)).sum()
-    return [h, *([] if last else [y]), *torch.autograd.grad(loss, list(given.values()))]
+    return [h, *([] if last else [y]), *torch.autograd.grad(loss, list(tensors.values()))]
 
 
-def error(found, true):
+def error(results, true):
     """The largest error, as a part of the largest entry."""
     return max(
-        ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(found, true, strict=True) if b.numel()
+        ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
+        for a, b in zip(results, true, strict=True)
+        if b.numel()
     )

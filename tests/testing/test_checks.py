@@ -103,7 +103,7 @@ def test_a_check_takes_points_and_functions(generator):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 def test_a_report_is_a_frozen_table_of_numbers_that_comes_out_the_same_again(check):
-    manifold = manifolds.Viewed(manifolds.Orthogonal(), 3, (1,))
+    manifold = manifolds.Blocks(manifolds.Orthogonal(), 3, (1,))
     state = torch.get_rng_state()
     torch.manual_seed(0)
     report = check(manifold)
@@ -136,7 +136,7 @@ OPTIMIZERS = {
 }
 OURS = [manifolds.Orthogonal(r) for r in retractions.names()] + [
     manifolds.SpecialOrthogonal(), manifolds.Unitary(), manifolds.SpecialUnitary(), manifolds.UnitaryRealForm(),
-    manifolds.Viewed(manifolds.Orthogonal(), 2, (1,)), geoopt.EuclideanStiefel(), geoopt.Sphere(),
+    manifolds.Blocks(manifolds.Orthogonal(), 2, (1,)), geoopt.EuclideanStiefel(), geoopt.Sphere(),
 ]  # fmt: skip
 
 

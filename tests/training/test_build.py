@@ -9,12 +9,12 @@ from manifold_rnn.constraints import degrees_of_freedom
 from manifold_rnn.errors import ManifoldError, OptionError
 from manifold_rnn.training import NetworkSettings, build_network
 from manifold_rnn.training.build import build_constraint, closest_hidden_size
-from manifold_rnn.training.choices import cells, constraint_classes, option_names
+from manifold_rnn.training.choices import cells, constraints_by_name, option_names
 
 INSIDE = {
     "FixedBase": {"manifold": "Orthogonal", "negatives": 3},
     "PhaseScaled": {"manifold": "Unitary"},
-    "BlockTriangular": {"top": "Orthogonal", "bottom": "StickyDisc"},
+    "block_triangular": {"top": "Orthogonal", "bottom": "StickyDisc"},
 }
 
 
@@ -30,7 +30,7 @@ def outputs(settings, **options):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("view", [None, "trivialized"])
-@pytest.mark.parametrize("name", constraint_classes())
+@pytest.mark.parametrize("name", constraints_by_name())
 def test_every_constraint_can_be_named(name, view, dtype):
     constraint = {"name": name, **INSIDE.get(name, {})}
     settings = NetworkSettings(cell="Elman", hidden_size=8, nonlinearity="modrelu", constraint=constraint, view=view)
@@ -42,8 +42,8 @@ def test_every_constraint_can_be_named(name, view, dtype):
 
 @pytest.mark.parametrize("name", cells())
 def test_every_cell_can_be_named(name):
-    disc = {"constraint": {"name": "UnitDisc", "chart": "diagonal"}, "view": "trivialized"}
-    outputs(NetworkSettings(cell=name, hidden_size=8, num_layers=2, **(disc if name == "LRU" else {})))
+    disc = {"constraint": "DiagonalDisc"} if name == "LRU" else {}
+    outputs(NetworkSettings(cell=name, hidden_size=8, num_layers=2, **disc))
 
 
 @pytest.mark.parametrize("name", mr.zoo.available())
@@ -71,9 +71,13 @@ def test_retraction_view_gates_and_base_reach_the_weights():
 
 def test_constraints_inside_a_constraint_get_the_retraction_and_may_have_options():
     bottom = {"name": "UnitDisc", "radius": 0.5}
-    constraint = {"name": "BlockTriangular", "top": "Orthogonal", "bottom": bottom}
-    built = build_constraint(constraint, "exp")
+    built = build_constraint({"name": "block_triangular", "top": "Orthogonal", "bottom": bottom}, "exp")
     assert built.top.retraction.name == "exp" and built.bottom.radius == 0.5
+
+
+@pytest.mark.parametrize("constraint", [{"name": "FixedBase", "manifold": "Unitary"}, "SpecialUnitary", "DiagonalDisc"])
+def test_a_constraint_on_complex_matrices_makes_the_cell_complex(constraint):
+    assert outputs(NetworkSettings(cell="Elman", hidden_size=4, constraint=constraint)).layer.weight_ih_l0.is_complex()
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])

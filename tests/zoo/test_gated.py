@@ -16,7 +16,7 @@ PIXELS, COPYING = (1, 10), (10, 9)  # inputs and outputs of the published tasks
 
 
 def angles(network):
-    (found,) = network.layer.get_submodule("constraints.weight_hh_l0.entries").parameters()
+    (found,) = network.layer.get_submodule("constraints.weight_hh_l0.members.2").parameters()
     return found
 
 
@@ -75,14 +75,14 @@ def test_goru_trains_its_angles_and_stays_orthogonal():
 def test_goru_equals_its_recurrence_with_the_factors_in_the_place_of_the_matrix(options):
     network = goru(2, 8, 3, dtype=WIDE, generator=seeded(), **options)
     layer, x = network.layer, torch.randn(4, 6, 2, dtype=WIDE, generator=seeded(1))
-    Q = layer.get_submodule("constraints.weight_hh_l0.entries.2")
+    Q = layer.get_submodule("constraints.weight_hh_l0.members.2")
     (U_r, U_g, U_c), (W_r, W_g, _) = layer.weight_ih_l0.split(8), layer.weight_hh_l0.split(8)
     b_r, b_g = layer.bias_ih_l0.split(8)
     h = torch.zeros(4, 8, dtype=WIDE)
     for x_t in x.unbind(1):
         r = torch.sigmoid(h @ W_r.T + x_t @ U_r.T + b_r)
         g = torch.sigmoid(h @ W_g.T + x_t @ U_g.T + b_g)
-        h = g * h + (1 - g) * mr.nn.mod_relu(r * Q.multiply(h) + x_t @ U_c.T, layer.bias_l0)
+        h = g * h + (1 - g) * mr.nn.mod_relu(r * Q.multiply(h)[0] + x_t @ U_c.T, layer.bias_l0)
     torch.testing.assert_close(network(x), network.readout(h), atol=1e-13, rtol=0)
 
 
@@ -114,8 +114,8 @@ def test_nru_starts_as_published():
 @pytest.mark.parametrize("rectify", [False, True])
 def test_nru_writes_along_directions_of_norm_one(rectify):
     network = nru(2, 8, 3, rectify=rectify, dtype=WIDE, generator=seeded())
-    cell = network.layer.cell.bind(network.layer._weights("_l0"))
-    _, directions = cell._drive(torch.randn(5, 8 + 64, dtype=WIDE, generator=seeded(1)))
+    cell = network.layer.cell.bind(network.layer.weights("_l0"))
+    _, directions = cell.heads_of(torch.randn(5, 8 + 64, dtype=WIDE, generator=seeded(1)))
     norms = directions.abs().pow(5).sum(-1).pow(0.2)
     assert directions.shape == (5, 2, 4, 64) and norms.any()
     torch.testing.assert_close(norms[norms > 0], torch.ones_like(norms[norms > 0]), atol=1e-14, rtol=0)

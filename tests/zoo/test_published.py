@@ -235,7 +235,7 @@ def test_a_plain_riemannian_step_of_twice_the_rate_is_the_step_of_full_urnn():
 
 def test_enrnn_keeps_its_radius_once_it_has_left_the_disc():
     network = enrnn(2, 8, 3, short_size=4, dtype=WIDE, generator=seeded())
-    bottom = network.layer.constraints["weight_hh_l0"].bottom
+    bottom = network.layer.constraints["weight_hh_l0"].members.bottom
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     with torch.no_grad():
         bottom.coordinates.mul_(0).add_(2 * torch.eye(4))

@@ -89,4 +89,4 @@ def test_enrnn_starts_with_the_published_spectrum_and_a_triangle(n, short):
     torch.testing.assert_close(gram, gram.diagonal().diag(), atol=1e-14, rtol=0)
     pairs = gram.diagonal()[: 2 * (short // 2)]
     torch.testing.assert_close(pairs[::2], pairs[1::2])
-    assert not network.layer.constraints["weight_hh_l0"].bottom.active
+    assert not network.layer.constraints["weight_hh_l0"].members.bottom.active

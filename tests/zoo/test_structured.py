@@ -184,10 +184,11 @@ def train(network, steps, lr=0.01):
     return losses
 
 
+@pytest.mark.parametrize("steps", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("build", ORTHOGONAL)
-def test_a_thousand_steps_in_single_precision_leave_the_matrix_orthogonal(build):
+def test_steps_in_single_precision_leave_the_matrix_orthogonal(build, steps):
     network = build(2, 16, 3, generator=seeded())
-    losses = train(network, 1000, lr=1e-3)
+    losses = train(network, steps, lr=1e-3)
     assert losses[-1] < losses[0]
     assert mr.linalg.defect(network.layer.weight_hh_l0.detach().to(torch.complex128)) < 1e-5
 

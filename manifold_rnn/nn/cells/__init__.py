@@ -1,4 +1,25 @@
-"""Cells: recurrences that know nothing of layers, directions or constraints; one family a file."""
+"""Cells: one step of a recurrence each, without levels, directions or constraints.
+
+`manifold_rnn.nn.Layer` runs a cell over time and constrains its recurrent matrix. Every cell takes every constraint:
+
+>>> layer = mr.nn.Layer(mr.nn.cells.LEM(), 3, 8, constraint=mr.Orthogonal())
+>>> assert mr.linalg.defect(layer.weight_hh_l0.unflatten(0, (4, 8))).max() < 1e-5
+
+A cell may contain another cell. Its gates are constrained by their names:
+
+>>> momentum_lstm = mr.nn.cells.Momentum(mr.nn.cells.LSTM(), momentum=0.9)
+>>> layer = mr.nn.Layer(momentum_lstm, 3, 8, constraint={"g": mr.Orthogonal()})
+>>> assert momentum_lstm.gates == ("i", "f", "g", "o")
+
+Your own cell overrides what it changes:
+
+>>> class Leaky(mr.nn.cells.Elman):
+...     def step(self, u, state, W):
+...         y, _ = super().step(u, state, W)
+...         h = state[0] + 0.1 * (y - state[0])
+...         return h, (h,)
+>>> assert mr.nn.Layer(Leaky(), 3, 8)(torch.zeros(20, 2, 3))[0].shape == (20, 2, 8)
+"""
 
 from .base import Cell
 from .cornn import CoRNN

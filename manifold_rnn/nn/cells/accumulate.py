@@ -1,4 +1,4 @@
-"""Sums over time with a factor that does not depend on the states: what momentum is made of."""
+"""Sums over time with a factor that does not depend on the states, of which momentum is made."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,23 +8,26 @@ from torch import Tensor
 
 
 def accumulate(a: Tensor, factor: float | Tensor, start: Tensor) -> Tensor:
-    """Return ``v_t = factor_t v_{t-1} + a_t`` for all steps of ``a``, (T, B, n); factors (T, B, 1) have no gradient."""
-    states: Tensor = _Accumulate.apply(a, factor, start)
-    return states
+    """Return ``v_t = factor_t v_{t-1} + a_t`` for all steps of ``a``, (T, B, n).
+
+    A tensor of factors has the shape (T, B, 1) and receives no gradient.
+    """
+    sums: Tensor = _Accumulate.apply(a, factor, start)
+    return sums
 
 
 class _Accumulate(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, factor: float | Tensor, start: Tensor) -> Tensor:
         v = a.clone()
-        before, steps = start, v.unbind(0)
+        previous, steps = start, v.unbind(0)
         factors: Sequence[float | Tensor] = factor.unbind(0) if isinstance(factor, Tensor) else [factor] * len(steps)
         for f, step in zip(factors, steps, strict=True):
             if isinstance(f, Tensor):
-                step.addcmul_(f, before)
+                step.addcmul_(f, previous)
             else:
-                step.add_(before, alpha=f)
-            before = step
+                step.add_(previous, alpha=f)
+            previous = step
         return v
 
     @staticmethod
@@ -34,7 +37,7 @@ class _Accumulate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, Tensor]:
         factor = ctx.factor
-        if isinstance(factor, Tensor):  # at t the factor of t + 1; that of the first belongs to the start
+        if isinstance(factor, Tensor):  # step t needs the factor of t + 1; the first factor belongs to the start
             first, shifted = factor[0], torch.cat([factor[1:], factor[:1]]).flip(0)
         else:
             first = shifted = factor

@@ -1,4 +1,4 @@
-"""What a layer asks of a cell."""
+"""The contract of a cell: its weights, its projection of the inputs, and one step of its recurrence."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -8,62 +8,45 @@ from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from .elman_form import ElmanForm
 
 State: TypeAlias = tuple[Tensor, ...]
 
-
-@dataclass(frozen=True, eq=False)
-class Form:
-    r"""What a fast scan needs to know of a cell :math:`h_t = f(W h_{t-1} + V x_t + b)`, with ``y = h``.
-
-    Parameters
-    ----------
-    activation : "linear", "relu", "tanh" or "modrelu"
-        ``f``.
-    weight_ih : Tensor, shape (n, m), optional
-        ``V``; without it and ``b`` the inputs of the scan are added as they are.
-    bias : Tensor, shape (n,), optional
-        ``b``.
-    threshold : Tensor, shape (n,), real, optional
-        The bias of modReLU.
-
-    Examples
-    --------
-    >>> cell = mr.nn.cells.Elman("relu", bias=False).bind({"weight_ih": torch.ones(1, 1)})
-    >>> assert cell.form().activation == "relu" and cell.form().bias is None
-    """
-
-    activation: str
-    weight_ih: Tensor | None = None
-    bias: Tensor | None = None
-    threshold: Tensor | None = None
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return ``V x + b`` for inputs (..., m), or the inputs themselves if there is no ``V``."""
-        return x if self.weight_ih is None else F.linear(x, self.weight_ih, self.bias)
+FILLED_BY_BIND = "filled by bind"  # metadata of a field that is no option of the constructor
 
 
 @dataclass(frozen=True, eq=False)
 class Cell(ABC):
     r"""A recurrence :math:`(y_t, s_t) = \operatorname{step}(u_t, s_{t-1}; W)`, :math:`u = \operatorname{project}(x)`.
 
-    A cell is a value: options, and no tensors. A layer calls `allocate` once for each of its levels and directions and
-    owns the weights; at each forward pass it calls `bind` with them, reads the recurrent matrix ``W`` once, and runs
-    the bound cell over time. A cell never learns how ``W`` is constrained.
+    A cell is a value: it holds options and no tensors. A layer calls `allocate` once for each of its levels and
+    directions and owns the weights. In each forward pass it binds the cell to them, reads the recurrent matrix ``W``
+    once, and runs the bound cell over time. A cell does not depend on how ``W`` is constrained.
 
     Parameters
     ----------
     weights : mapping from str to Tensor
         Empty until the cell is bound.
 
+    Attributes
+    ----------
+    gates : tuple of str
+        Names of the matrices stacked in the rows of ``weight_hh``, in their order.
+    complex_by_default : bool
+        Whether the published network of this cell has complex weights.
+    torch_kernel : str, optional
+        Name of the function of torch, such as "lstm", that runs this cell over time with these weights.
+    step_methods : frozenset of str
+        The methods that define the recurrence. See `steps_match`.
+
     Notes
     -----
-    A subclass is a frozen dataclass with the methods below. ``weight_hh`` is the name of the recurrent matrix, or of
-    several, stacked in its rows, which ``gates`` names in their order.
+    To add a cell, write a frozen dataclass with the abstract methods below in a file of its own, and export it from
+    `manifold_rnn.nn.cells`. ``weight_hh`` is the name of the recurrent matrix, or of several, stacked in its rows.
 
-    A state is a tuple of tensors, each with the batch on its first axis, so that rows can be cut off when sequences of
-    a packed batch end. Its first part is what a readout of the last step takes.
+    A state is a tuple of tensors with the batch on the first axis, so that rows can be dropped when sequences of a
+    packed batch end. Its first part is what a readout of the last step takes.
 
     Examples
     --------
@@ -72,9 +55,18 @@ class Cell(ABC):
     """
 
     gates: ClassVar[tuple[str, ...]] = ("h",)
-    is_complex: ClassVar[bool | None] = None  # None where weights may be real or complex
+    complex_by_default: ClassVar[bool] = False
+    torch_kernel: ClassVar[str | None] = None
+    step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs"})
 
-    weights: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True, repr=False)
+    weights: Mapping[str, Tensor] = field(
+        default_factory=dict, kw_only=True, repr=False, metadata={FILLED_BY_BIND: True}
+    )
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Return the names of the options that the constructor takes."""
+        return tuple(f.name for f in dataclasses.fields(cls) if FILLED_BY_BIND not in f.metadata)
 
     def bind(self, weights: Mapping[str, Tensor]) -> Self:
         """Return the same cell with its weights."""
@@ -92,7 +84,7 @@ class Cell(ABC):
         """Return the weights by name, not yet filled."""
 
     @abstractmethod
-    def reset(self) -> None:
+    def reset(self, generator: torch.Generator | None = None) -> None:
         """Fill the bound weights in place with their usual starting values."""
 
     @abstractmethod
@@ -107,18 +99,21 @@ class Cell(ABC):
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Advance by one time step: projected input (B, any) and state to output (B, n) and state."""
 
-    def form(self) -> Form | None:
-        """Return the bound cell's `Form`, or None if it has another; only the steps of such a cell can be fused."""
+    def elman_form(self) -> ElmanForm | None:
+        """Return the bound cell's `ElmanForm`, or None if it has another recurrence."""
         return None
 
-    @property
-    def has_own_steps(self) -> bool:
-        """Whether a subclass has changed what its `form` was written for, which then no longer says what it does."""
-        ancestry = type(self).__mro__
-        written = next(i for i, kind in enumerate(ancestry) if "form" in vars(kind))
-        changed = {name for kind in ancestry[:written] for name in vars(kind)}
-        return not changed.isdisjoint(("project", "step", "prepare", "_activate"))
-
-    def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return what a fast scan of the `form` takes as its inputs, and the last state but for its first part."""
+    def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the inputs of a scan of the `elman_form`, and the last state without its first part."""
         return x.to(self.weights["weight_ih"].dtype), ()
+
+    def steps_match(self, fact: str) -> bool:
+        """Return whether the class that states ``fact`` also defines the steps.
+
+        A subclass that overrides one of the `step_methods` has another recurrence, so an ``elman_form`` or a
+        ``torch_kernel`` that it inherits no longer describes it.
+        """
+        ancestry = type(self).__mro__
+        stated = next(i for i, kind in enumerate(ancestry) if fact in vars(kind))
+        overridden = {name for kind in ancestry[:stated] for name in vars(kind)}
+        return overridden.isdisjoint(self.step_methods)

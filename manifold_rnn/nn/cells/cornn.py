@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from ..activations import mod_tanh
+from .affine import AffineCell
 from .base import State
-from .common import fill_uniform, require_number
-from .driven import Driven
+from .options import require_number
+from .weights import fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
-class CoRNN(Driven):
-    r"""The coupled oscillatory cell: damped oscillators, driven by their states and the inputs.
+class CoRNN(AffineCell):
+    r"""The coupled oscillatory cell: damped oscillators driven by their states and the inputs.
 
     .. math::
         z_t &= z_{t-1} + \Delta \bigl( \tanh(W_y y_{t-1} + W_z z_{t-1} + V x_t + b)
@@ -26,9 +27,9 @@ class CoRNN(Driven):
     time_step : float
         :math:`\Delta`, positive.
     stiffness, damping : float
-        :math:`\gamma` and :math:`\epsilon`, not negative.
+        :math:`\gamma` and :math:`\epsilon`, at least 0.
     bias : bool, keyword only
-        Whether there is a ``b``.
+        Whether to add the bias ``b``.
     weights : mapping from str to Tensor
         ``weight_ih`` (n, m); ``weight_hh`` (2n, n), the rows of :math:`W_y` ("y"), then those of :math:`W_z` ("z");
         ``bias`` (n,).
@@ -40,11 +41,11 @@ class CoRNN(Driven):
 
     Notes
     -----
-    State: positions ``y``, which are the output, and velocities ``z``. Without the tanh each oscillator is one fixed
-    2 x 2 matrix, of determinant :math:`1 - \Delta\epsilon`, and `stable` says whether its eigenvalues are inside the
-    unit circle. The defaults are those for permuted pixels. Complex weights have the tanh of
-    `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt{m + 2n}`, as in one linear map of all that
-    the tanh takes. Learning rate: 1e-2. Source: Rusch and Mishra (2021).
+    The state is the positions ``y``, which are the output, and the velocities ``z``. Without the tanh each oscillator
+    is a fixed 2 x 2 matrix of determinant :math:`1 - \Delta\epsilon`. `stable` says whether its eigenvalues are inside
+    the unit circle. The defaults are those for permuted pixels. With complex weights tanh is
+    `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt{m + 2n}`, as in one linear map of all
+    arguments of the tanh. Learning rate: 1e-2. Source: Rusch and Mishra (2021).
 
     Examples
     --------
@@ -75,7 +76,7 @@ class CoRNN(Driven):
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0, 0)``, both of shape (B, n)."""
-        return self._zeros(batch), self._zeros(batch)
+        return self.zeros(batch), self.zeros(batch)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``y`` of shape (B, n), and ``(y, z)``."""

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn import init
 
 from ...errors import OptionError
 from ..activations import mod_relu, mod_tanh, split_relu
-from .base import Cell, Form, State
+from .base import Cell, State
+from .elman_form import Activation, ElmanForm
+from .weights import affine, allocate_empty, fill_uniform
 
-_NAMED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": mod_tanh, "relu": split_relu}
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": mod_tanh, "relu": split_relu}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Elman(Cell):
 
     .. math:: h_t = f(W h_{t-1} + V x_t + b),
 
-    and with modReLU, whose bias belongs to the modulus and is the only one,
+    or with modReLU, whose bias is the only one and acts on the modulus,
 
     .. math:: h_t = \operatorname{modReLU}(W h_{t-1} + V x_t;\; b).
 
@@ -31,21 +32,21 @@ class Elman(Cell):
     nonlinearity : "tanh", "relu", "modrelu" or callable
         ``f``; a callable maps a tensor to one of its shape and dtype.
     bias : bool
-        Whether there is a ``b``. Without it modReLU is the identity, and the cell linear.
+        Whether to add the bias ``b``. Without it modReLU is the identity and the cell is linear.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n); ``bias_ih`` and ``bias_hh`` (n,), which are added, as in
-        ``torch.nn.RNN``; for modReLU instead the real ``bias`` (n,).
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n); and ``bias_ih`` and ``bias_hh`` (n,), which are added, as in
+        ``torch.nn.RNN``; or for modReLU the real ``bias`` (n,).
 
     Raises
     ------
     OptionError
-        If the nonlinearity is neither callable nor a known name.
+        If the nonlinearity is neither a callable nor a known name.
 
     Notes
     -----
-    Complex weights give complex states and outputs; inputs may be real or complex. An analytic nonlinearity would have
-    poles there, or grow without bound: "tanh" is then `manifold_rnn.nn.mod_tanh`, which squashes the modulus, and
-    "relu" `manifold_rnn.nn.split_relu`, which rectifies both parts; modReLU is the usual choice.
+    Complex weights give complex states and outputs; inputs may be real or complex. An analytic nonlinearity of complex
+    numbers has poles or is unbounded, so "tanh" is then `manifold_rnn.nn.mod_tanh`, which squashes the modulus, and
+    "relu" is `manifold_rnn.nn.split_relu`, which rectifies both parts. modReLU is the usual choice.
 
     Weights start as in ``torch.nn.RNN``, uniform in :math:`\pm 1/\sqrt n`, the bias of modReLU in :math:`\pm 0.01`.
     Learning rate: 1e-2. Source: Elman (1990).
@@ -56,14 +57,17 @@ class Elman(Cell):
     >>> assert cell.step(torch.zeros(1, 1), (torch.ones(1, 1),), torch.zeros(1, 1))[0] == 0
     """
 
+    step_methods: ClassVar[frozenset[str]] = Cell.step_methods | {"activate"}
+
     nonlinearity: str | Callable[[Tensor], Tensor] = "tanh"
     bias: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.nonlinearity, str) and self.nonlinearity not in (*_NAMED, "modrelu"):
+        if isinstance(self.nonlinearity, str) and self.nonlinearity not in (*_FUNCTIONS, "modrelu"):
             raise OptionError(
-                'The nonlinearity of an Elman cell is "tanh", "relu", "modrelu" or a callable.\n'
-                f"Got {self.nonlinearity!r}.\nCheck the spelling, or pass the function itself."
+                "The nonlinearity of an Elman cell is unknown.\n"
+                f"Expected 'tanh', 'relu', 'modrelu' or a callable, got {self.nonlinearity!r}.\n"
+                "Check the spelling, or pass the function itself."
             )
 
     def allocate(
@@ -75,26 +79,21 @@ class Elman(Cell):
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """Return ``weight_ih``, ``weight_hh`` and the biases, not yet filled."""
-        dtype = dtype or torch.get_default_dtype()
-        shapes = {"weight_ih": (hidden_size, input_size), "weight_hh": (hidden_size, hidden_size)}
-        weights = {name: torch.empty(shape, device=device, dtype=dtype) for name, shape in shapes.items()}
-        if self.bias and self.nonlinearity == "modrelu":
-            weights["bias"] = torch.empty(hidden_size, device=device, dtype=dtype.to_real())
-        elif self.bias:
-            weights |= {name: torch.empty(hidden_size, device=device, dtype=dtype) for name in ("bias_ih", "bias_hh")}
-        return weights
+        n, threshold = hidden_size, self.bias and self.nonlinearity == "modrelu"
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, input_size), "weight_hh": (n, n)}
+        shapes |= {name: (n,) for name in ("bias_ih", "bias_hh") if self.bias and not threshold}
+        weights = allocate_empty(shapes, device=device, dtype=dtype)
+        return weights | ({"bias": weights["weight_ih"].real.new_empty(n)} if threshold else {})
 
-    def reset(self) -> None:
-        """Fill the weights uniformly; the order of the draws is torch's, so equal seeds give equal weights."""
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fill the weights uniformly. The order of the draws is torch's, so equal seeds give equal weights."""
         bound = 1 / math.sqrt(len(self.weights["weight_hh"]))
         for name, weight in self.weights.items():
-            limit = 0.01 if name == "bias" else bound
-            init.uniform_(torch.view_as_real(weight) if weight.is_complex() else weight, -limit, limit)
+            fill_uniform({name: weight}, 0.01 if name == "bias" else bound, generator)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return ``V x + b`` of shape (..., n), or ``V x`` if the nonlinearity has the bias."""
-        weights = self.weights
-        return F.linear(x.to(weights["weight_ih"].dtype), weights["weight_ih"], self._additive_bias())
+        """Return ``V x + b`` of shape (..., n), or ``V x`` for modReLU."""
+        return affine(x, self.weights["weight_ih"], self._additive_bias())
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
@@ -103,25 +102,26 @@ class Elman(Cell):
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``f(u + W h)`` of shape (B, n), and the same as the state."""
-        h = self._activate(u + state[0] @ W.mT)
+        h = self.activate(u + state[0] @ W.mT)
         return h, (h,)
 
-    def _activate(self, z: Tensor) -> Tensor:
+    def activate(self, z: Tensor) -> Tensor:
+        """Return ``f(z)``."""
         f = self.nonlinearity
         if not isinstance(f, str):
             return f(z)
         if f == "modrelu":
             return mod_relu(z, self.weights["bias"]) if self.bias else z
-        return _NAMED[f](z)
+        return _FUNCTIONS[f](z)
 
-    def form(self) -> Form | None:
-        """Return it, unless the nonlinearity is a callable, or of complex numbers and not modReLU."""
+    def elman_form(self) -> ElmanForm | None:
+        """Return the form of a named nonlinearity; None for a callable, and for complex weights without modReLU."""
         V, f = self.weights["weight_ih"], self.nonlinearity
         if not isinstance(f, str) or (V.is_complex() and f != "modrelu"):
             return None
         threshold = self.weights.get("bias")
-        linear = f == "modrelu" and threshold is None
-        return Form("linear" if linear else f, V, self._additive_bias(), threshold)
+        activation = "linear" if f == "modrelu" and threshold is None else f
+        return ElmanForm(cast(Activation, activation), V, self._additive_bias(), threshold)
 
     def _additive_bias(self) -> Tensor | None:
         weights = self.weights

@@ -7,18 +7,18 @@ from torch import Tensor
 
 from ...linalg import spectral_radius
 from ..activations import gate, mod_tanh
+from .affine import AffineCell
 from .base import State
-from .common import require_number
-from .driven import Driven
+from .options import require_number
 
 
 @dataclass(frozen=True, eq=False)
-class Euler(Driven):
-    r"""The Euler step of :math:`\dot h = \tanh(W h + V x + b)`, that of AntisymmetricRNN if ``W`` is skew and damped.
+class Euler(AffineCell):
+    r"""The Euler step of :math:`\dot h = \tanh(W h + V x + b)`; AntisymmetricRNN if ``W`` is skew and damped.
 
     .. math:: h_t = h_{t-1} + \epsilon \tanh(W h_{t-1} + V x_t + b),
 
-    with a gate that shares the recurrent matrix,
+    or, with a gate that shares the recurrent matrix,
 
     .. math::
         h_t = h_{t-1} + \epsilon\, \sigma(W h_{t-1} + V_z x_t + b_z) \circ \tanh(W h_{t-1} + V x_t + b).
@@ -28,11 +28,12 @@ class Euler(Driven):
     step_size : float
         :math:`\epsilon`, positive.
     gated : bool
-        Whether there is the gate.
+        Whether to use the gate.
     bias : bool, keyword only
-        Whether there is a ``b``.
+        Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m) and ``bias`` (n,), with a gate twice as many rows, the gate's last; ``weight_hh`` (n, n).
+        ``weight_ih`` (n, m), ``bias`` (n,) and ``weight_hh`` (n, n). With a gate the first two have twice as many rows,
+        the gate's last.
 
     Raises
     ------
@@ -41,10 +42,10 @@ class Euler(Driven):
 
     Notes
     -----
-    At the origin a step without inputs multiplies by :math:`I + \epsilon W`. A skew ``W`` has eigenvalues
-    :math:`i\omega - g` with its damping ``g``, and the product grows unless :math:`\omega^2 \le 2g/\epsilon - g^2`, so
-    being antisymmetric alone keeps nothing stable: `growth` tells. Complex weights have the gate of
-    `manifold_rnn.nn.gate` and the tanh of `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt n`.
+    At the origin a step without inputs multiplies by :math:`I + \epsilon W`. A skew ``W`` with damping ``g`` has
+    eigenvalues :math:`i\omega - g`, and the product grows unless :math:`\omega^2 \le 2g/\epsilon - g^2`. So an
+    antisymmetric matrix alone does not make the step stable; `growth` measures it. With complex weights the gate is
+    `manifold_rnn.nn.gate` and tanh is `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt n`.
     Learning rate: 1e-2. Source: Chang, Chen, Haber and Chi (2019).
 
     Examples
@@ -60,18 +61,19 @@ class Euler(Driven):
         require_number("Euler", "step_size", self.step_size)
 
     @property
-    def _input_blocks(self) -> int:
+    def input_blocks(self) -> int:
+        """Two with a gate, else one."""
         return 2 if self.gated else 1
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return the next ``h`` of shape (B, n), and the same as the state."""
         (h,) = state
-        drive = h @ W.mT
+        recurrent = h @ W.mT  # (B, n)
         if self.gated:
-            into, through = u.chunk(2, -1)
-            slope = gate(drive + through) * mod_tanh(drive + into)
+            u_tanh, u_gate = u.chunk(2, -1)
+            slope = gate(recurrent + u_gate) * mod_tanh(recurrent + u_tanh)
         else:
-            slope = mod_tanh(drive + u)
+            slope = mod_tanh(recurrent + u)
         h = h + self.step_size * slope
         return h, (h,)
 

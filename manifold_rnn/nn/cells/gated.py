@@ -1,4 +1,4 @@
-"""What the cells of torch with gates have in common: names, layout and start of the weights."""
+"""The weights of torch's gated cells."""
 
 import math
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .base import Cell
-from .common import empty, fill_uniform
+from .weights import allocate_empty, fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
 class Gated(Cell):
-    """A cell with torch's weights, whose rows are one block for each gate."""
+    """A cell with the weights of ``torch.nn.LSTM`` and ``torch.nn.GRU``: their rows are one block for each gate."""
 
     bias: bool = True
 
@@ -29,12 +29,13 @@ class Gated(Cell):
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
         if self.bias:
             shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-        return empty(shapes, device=device, dtype=dtype)
+        return allocate_empty(shapes, device=device, dtype=dtype)
 
-    def reset(self) -> None:
-        """Fill the weights uniformly; the order of the draws is torch's, so equal seeds give equal weights."""
-        fill_uniform(self.weights, 1 / math.sqrt(self.weights["weight_hh"].shape[-1]))
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fill the weights uniformly. The order of the draws is torch's, so equal seeds give equal weights."""
+        fill_uniform(self.weights, 1 / math.sqrt(self.weights["weight_hh"].shape[-1]), generator)
 
-    def _zeros(self, batch: int) -> Tensor:
+    def zeros(self, batch: int) -> Tensor:
+        """Return zeros of the shape of a state, (B, n)."""
         V = self.weights["weight_ih"]
         return V.new_zeros(batch, len(V) // len(self.gates))

@@ -12,12 +12,12 @@ from torch.nn import init
 from ...linalg import qr
 from ..activations import gate, mod_relu
 from .base import Cell, State
-from .common import affine, empty, fill_uniform
+from .weights import affine, allocate_empty, fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
 class GORU(Cell):
-    r"""The GORU cell: a GRU whose candidate is a modReLU of a matrix that is meant to be orthogonal.
+    r"""The GORU cell: a GRU whose candidate state is a modReLU of a matrix that should be orthogonal.
 
     .. math::
         r_t &= \sigma(W_r h_{t-1} + V_r x_t + b_r), \qquad g_t = \sigma(W_g h_{t-1} + V_g x_t + b_g), \\
@@ -32,12 +32,12 @@ class GORU(Cell):
 
     Notes
     -----
-    Its gates are "r", "g" and "c"; Q is the block "c", and the cell itself does not constrain it:
-    ``Layer(GORU(), ..., constraint={"c": Orthogonal()})`` does. With complex weights both sigmoids are
-    `manifold_rnn.nn.gate`, and the biases remain real.
+    The gates are "r", "g" and "c". Q is the block "c"; the cell itself does not constrain it. Pass
+    ``constraint={"c": Orthogonal()}`` to the layer. With complex weights both sigmoids are `manifold_rnn.nn.gate`, and
+    the biases stay real.
 
-    Start: V, W_r and W_g in ±0.01, b_r = 2, b_g in :math:`\pm\sqrt{3/n}`, b_c = 0.01, Q uniformly random orthogonal or
-    unitary. Learning rate: 1e-2. Source: Jing et al. (2019).
+    Weights start as published: V, W_r and W_g in ±0.01, b_r = 2, b_g in :math:`\pm\sqrt{3/n}`, b_c = 0.01, and Q
+    uniformly random, orthogonal or unitary. Learning rate: 1e-2. Source: Jing et al. (2019).
 
     Examples
     --------
@@ -58,8 +58,10 @@ class GORU(Cell):
     ) -> dict[str, Tensor]:
         """Return ``weight_ih``, ``weight_hh`` and the real biases, not yet filled."""
         n, real = hidden_size, dtype and dtype.to_real()
-        weights = empty({"weight_ih": (3 * n, input_size), "weight_hh": (3 * n, n)}, device=device, dtype=dtype)
-        return weights | empty({"bias_ih": (2 * n,), "bias": (n,)}, device=device, dtype=real)
+        weights = allocate_empty(
+            {"weight_ih": (3 * n, input_size), "weight_hh": (3 * n, n)}, device=device, dtype=dtype
+        )
+        return weights | allocate_empty({"bias_ih": (2 * n,), "bias": (n,)}, device=device, dtype=real)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fill the weights as published, and Q with a uniformly random orthogonal or unitary matrix."""
@@ -75,7 +77,7 @@ class GORU(Cell):
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x`` with the biases of both gates, shape (..., 3n)."""
         V, b = self.weights["weight_ih"], self.weights["bias_ih"]
-        return affine(x, V, F.pad(b, (0, len(b) // 2)).to(V.dtype))
+        return affine(x, V, F.pad(b, (0, len(b) // 2)).to(V.dtype))  # no additive bias for the candidate
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
@@ -85,7 +87,7 @@ class GORU(Cell):
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``h`` of shape (B, n), and the same as the state."""
         (h,) = state
-        (u_r, u_g, u_c), (v_r, v_g, v_c) = u.chunk(3, -1), (h @ W.mT).chunk(3, -1)
+        (u_r, u_g, u_c), (v_r, v_g, v_c) = u.chunk(3, -1), (h @ W.mT).chunk(3, -1)  # (B, n) each
         c = mod_relu(gate(u_r + v_r) * v_c + u_c, self.weights["bias"])
         h = c + gate(u_g + v_g) * (h - c)
         return h, (h,)

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ..activations import gate, mod_tanh
 from .base import State
-from .common import affine
 from .gated import Gated
+from .weights import affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +24,18 @@ class GRU(Gated):
     Parameters
     ----------
     bias : bool
-        Whether there are biases.
+        Whether to add biases.
     weights : mapping from str to Tensor
-        ``weight_ih`` (3n, m), ``weight_hh`` (3n, n), ``bias_ih`` and ``bias_hh`` (3n,), whose last parts are
-        :math:`b_n` and :math:`b'_n`; the others are added.
+        ``weight_ih`` (3n, m), ``weight_hh`` (3n, n), ``bias_ih`` and ``bias_hh`` (3n,). Their last blocks are
+        :math:`b_n` and :math:`b'_n`; the other blocks are added.
 
     Notes
     -----
-    Its gates are "r", "z" and "n"; the state is ``(h,)``. The reset gate acts behind :math:`W_n`, as it does in torch
-    and in `GORU`, so an orthogonal :math:`W_n` sees the whole state.
+    The gates are "r", "z" and "n"; the state is ``(h,)``. The reset gate acts after :math:`W_n`, as in torch and in
+    `GORU`, so an orthogonal :math:`W_n` acts on the whole state.
 
     Complex weights give complex states: :math:`\sigma` is then `manifold_rnn.nn.gate`, tanh is
-    `manifold_rnn.nn.mod_tanh`, and imaginary parts of the biases of "r" and "z" do nothing. Weights start as in
+    `manifold_rnn.nn.mod_tanh`, and the imaginary parts of the biases of "r" and "z" have no effect. Weights start as in
     ``torch.nn.GRU``, uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Cho et al. (2014).
 
     Examples
@@ -45,6 +45,7 @@ class GRU(Gated):
     """
 
     gates: ClassVar[tuple[str, ...]] = ("r", "z", "n")
+    torch_kernel: ClassVar[str | None] = "gru"
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x`` with the biases of ``bias_ih``, shape (..., 3n)."""
@@ -52,7 +53,7 @@ class GRU(Gated):
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
-        return (self._zeros(batch),)
+        return (self.zeros(batch),)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``h`` of shape (B, n), and the same as the state."""

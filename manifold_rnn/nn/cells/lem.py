@@ -6,14 +6,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..activations import gate, mod_tanh
+from .affine import AffineCell
 from .base import State
-from .common import require_number
-from .driven import Driven
+from .options import require_number
 
 
 @dataclass(frozen=True, eq=False)
-class LEM(Driven):
-    r"""Long expressive memory: two states, each relaxing at rates of its own.
+class LEM(AffineCell):
+    r"""Long expressive memory: two states, each relaxing at its own rates.
 
     .. math::
         a_t &= \Delta\, \sigma(W_a y_{t-1} + V_a x_t + b_a), \qquad
@@ -26,7 +26,7 @@ class LEM(Driven):
     time_step : float
         :math:`\Delta`, positive; the longest time scale is about its inverse, in steps.
     bias : bool, keyword only
-        Whether there are biases.
+        Whether to add biases.
     weights : mapping from str to Tensor
         ``weight_ih`` (4n, m) and ``weight_hh`` (4n, n), the rows of "a", "c", "z" and "y" in this order; ``bias_ih``
         and ``bias_hh`` (4n,), which are added.
@@ -38,10 +38,10 @@ class LEM(Driven):
 
     Notes
     -----
-    State: ``y``, which is the output, and ``z``. The last block of ``weight_hh`` acts on the new ``z``. With
+    The state is ``y``, which is the output, and ``z``. The last block of ``weight_hh`` acts on the new ``z``. With
     :math:`\Delta \le 1` both states are averages of values of tanh, so they stay in (-1, 1). The published time steps
-    reach from 1.7e-4 to 0.44; the default is that for pixels in order. Complex weights have the gates of
-    `manifold_rnn.nn.gate` and the tanh of `manifold_rnn.nn.mod_tanh`. Weights start uniform in
+    range from 1.7e-4 to 0.44; the default is the one for sequential pixels. With complex weights the gates are
+    `manifold_rnn.nn.gate` and tanh is `manifold_rnn.nn.mod_tanh`. Weights start uniform in
     :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Rusch, Mishra, Erichson and Mahoney (2022).
 
     Examples
@@ -52,7 +52,7 @@ class LEM(Driven):
     """
 
     gates: ClassVar[tuple[str, ...]] = ("a", "c", "z", "y")
-    biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
+    bias_names: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
 
     time_step: float = 0.21
 
@@ -60,18 +60,19 @@ class LEM(Driven):
         require_number("LEM", "time_step", self.time_step)
 
     @property
-    def _input_blocks(self) -> int:
+    def input_blocks(self) -> int:
+        """Four, one for each gate."""
         return 4
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0, 0)``, both of shape (B, n)."""
-        return self._zeros(batch), self._zeros(batch)
+        return self.zeros(batch), self.zeros(batch)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``y`` of shape (B, n), and ``(y, z)``."""
         y, z = state
         n = W.shape[-1]
-        a, c, into_z = (u[..., : 3 * n] + y @ W[: 3 * n].mT).chunk(3, -1)
-        z = z + self.time_step * gate(c) * (mod_tanh(into_z) - z)
+        a, c, z_argument = (u[..., : 3 * n] + y @ W[: 3 * n].mT).chunk(3, -1)  # (B, n) each
+        z = z + self.time_step * gate(c) * (mod_tanh(z_argument) - z)
         y = y + self.time_step * gate(a) * (mod_tanh(u[..., 3 * n :] + z @ W[3 * n :].mT) - y)
         return y, (y, z)

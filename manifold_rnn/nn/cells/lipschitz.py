@@ -1,4 +1,4 @@
-"""The Lipschitz cell: a linear part beside the nonlinear one."""
+"""The Lipschitz cell: an Euler step with a linear part beside the nonlinear one."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,30 +6,30 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..activations import gate, mod_tanh
+from .affine import AffineCell
 from .base import State
-from .common import require_number
-from .driven import Driven
+from .options import require_number
 
 
 @dataclass(frozen=True, eq=False)
-class Lipschitz(Driven):
+class Lipschitz(AffineCell):
     r"""The Euler step of :math:`\dot h = A h + \tanh(W h + V x + b)`.
 
     .. math:: h_t = h_{t-1} + \epsilon \bigl( A h_{t-1} + \tanh(W h_{t-1} + V x_t + b) \bigr),
 
-    with a gate, which shares ``W``, the bracket times :math:`\sigma(W h_{t-1} + V_z x_t + b_z)`.
+    with a gate, which shares ``W``, the bracket is multiplied by :math:`\sigma(W h_{t-1} + V_z x_t + b_z)`.
 
     Parameters
     ----------
     step_size : float
         :math:`\epsilon`, positive.
     gated : bool
-        Whether there is the gate.
+        Whether to use the gate.
     bias : bool, keyword only
-        Whether there is a ``b``.
+        Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m) and ``bias`` (n,), with a gate twice as many rows, the gate's last; ``weight_hh`` (2n, n),
-        the rows of ``A`` ("a"), then those of ``W`` ("w").
+        ``weight_ih`` (n, m), ``bias`` (n,) and ``weight_hh`` (2n, n), the rows of ``A`` ("a"), then those of ``W``
+        ("w"). With a gate the first two have twice as many rows, the gate's last.
 
     Raises
     ------
@@ -39,7 +39,7 @@ class Lipschitz(Driven):
     Notes
     -----
     The network of the paper constrains both matrices to a mixture of symmetric and skew parts
-    (`manifold_rnn.zoo.lipschitz`). Complex weights have the gate of `manifold_rnn.nn.gate` and the tanh of
+    (`manifold_rnn.zoo.lipschitz`). With complex weights the gate is `manifold_rnn.nn.gate` and tanh is
     `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2.
     Source: Erichson, Azencot, Queiruga, Hodgkinson and Mahoney (2021).
 
@@ -58,17 +58,18 @@ class Lipschitz(Driven):
         require_number("Lipschitz", "step_size", self.step_size)
 
     @property
-    def _input_blocks(self) -> int:
+    def input_blocks(self) -> int:
+        """Two with a gate, else one."""
         return 2 if self.gated else 1
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return the next ``h`` of shape (B, n), and the same as the state."""
         (h,) = state
-        linear, drive = (h @ W.mT).chunk(2, -1)
+        linear, recurrent = (h @ W.mT).chunk(2, -1)  # (B, n) each
         if self.gated:
-            into, through = u.chunk(2, -1)
-            slope = gate(drive + through) * (linear + mod_tanh(drive + into))
+            u_tanh, u_gate = u.chunk(2, -1)
+            slope = gate(recurrent + u_gate) * (linear + mod_tanh(recurrent + u_tanh))
         else:
-            slope = linear + mod_tanh(drive + u)
+            slope = linear + mod_tanh(recurrent + u)
         h = h + self.step_size * slope
         return h, (h,)

@@ -9,25 +9,27 @@ from torch import Tensor
 from torch.nn import init
 
 from ...errors import OptionError
-from .base import Cell, Form, State
-from .common import affine, empty, require_number
+from .base import Cell, State
+from .elman_form import ElmanForm
+from .options import require_number
+from .weights import affine, allocate_empty
 
 
 @dataclass(frozen=True, eq=False)
 class LRU(Cell):
-    r"""The linear recurrent unit: no nonlinearity, and inputs scaled so that states keep their size.
+    r"""The linear recurrent unit: no nonlinearity, and inputs scaled so that the states keep their norm.
 
     .. math:: h_t = W h_{t-1} + e^{g} \circ V x_t,
 
-    with a diagonal ``W`` of eigenvalues :math:`\lambda_j` inside the unit circle and :math:`e^{g_j} =
-    \sqrt{1 - |\lambda_j|^2}` at the start, in the network of the paper.
+    In the network of the paper ``W`` is diagonal, with eigenvalues :math:`\lambda_j` inside the unit circle, and
+    :math:`e^{g_j} = \sqrt{1 - |\lambda_j|^2}` at initialization.
 
     Parameters
     ----------
     r_min, r_max : float
-        The moduli of :math:`\lambda` start between them; in [0, 1].
+        Bounds of the initial moduli of :math:`\lambda`, in [0, 1].
     max_phase : float
-        Phases start in [0, max_phase).
+        Bound of the initial phases, which are in [0, max_phase).
     weights : mapping from str to Tensor
         ``weight_ih`` (n, m), ``weight_hh`` (n, n), and the real ``log_gamma`` (n,), which is ``g``.
 
@@ -38,24 +40,24 @@ class LRU(Cell):
 
     Notes
     -----
-    Complex weights with ``constraint=UnitDisc(chart="diagonal")`` are the network of the paper; the constraint keeps
-    the matrix diagonal, and with any other the cell is a linear network. Without a constraint or with real weights it
-    runs as well; real eigenvalues start as :math:`\pm|\lambda|`, with the sign of the real part. For long memories
-    start with ``r_min`` near 1 and a small ``max_phase``.
+    Complex weights with ``constraint=DiagonalDisc()`` give the network of the paper: the constraint keeps
+    the matrix diagonal. With another constraint, or none, the cell is a linear recurrence with a dense matrix. Real
+    eigenvalues start as :math:`\pm|\lambda|`, with the sign of the real part. For long memories choose ``r_min`` near 1
+    and a small ``max_phase``.
 
-    For white inputs with :math:`|V x|^2` of mean 1 the states have a mean of :math:`|h|^2` of
-    :math:`e^{2g} / (1 - |\lambda|^2)`, so 1 at the start. ``V`` starts normal, of variance :math:`1/m`. Learning rate:
-    2e-3. Source: Orvieto et al. (2023).
+    For white inputs with mean :math:`|V x|^2` of 1 the states have mean :math:`|h|^2` of :math:`e^{2g} / (1 -
+    |\lambda|^2)`, which is 1 at initialization. ``V`` starts normal, of variance :math:`1/m`. Learning rate: 2e-3.
+    Source: Orvieto et al. (2023).
 
     Examples
     --------
-    >>> disc = mr.UnitDisc(chart="diagonal")
+    >>> disc = mr.DiagonalDisc()
     >>> cell, complex64 = mr.nn.cells.LRU(r_min=0.9), torch.complex64
     >>> layer = mr.nn.Layer(cell, 2, 64, dtype=complex64, constraint=disc, view="trivialized")
     >>> assert 0.89 < layer.weight_hh_l0.diagonal().abs().min() and not layer.weight_hh_l0.triu(1).any()
     """
 
-    is_complex: ClassVar[bool | None] = True  # by default: real weights run as well
+    complex_by_default: ClassVar[bool] = True
 
     r_min: float = 0.0
     r_max: float = 1.0
@@ -65,8 +67,9 @@ class LRU(Cell):
         require_number("LRU", "max_phase", self.max_phase)
         if not 0 <= self.r_min <= self.r_max <= 1 or self.r_max == 0:
             raise OptionError(
-                "r_min and r_max of LRU bound the first moduli of its eigenvalues.\n"
-                f"Expected 0 <= r_min <= r_max <= 1 and r_max above 0, got {self.r_min} and {self.r_max}.\nOrder them."
+                "The radii r_min and r_max of LRU bound the initial moduli of its eigenvalues.\n"
+                f"Expected 0 <= r_min <= r_max <= 1 and r_max above 0, got {self.r_min} and {self.r_max}.\n"
+                "Choose radii in this order."
             )
 
     def allocate(
@@ -79,16 +82,15 @@ class LRU(Cell):
     ) -> dict[str, Tensor]:
         """Return ``weight_ih``, ``weight_hh`` and ``log_gamma``, not yet filled."""
         shapes = {"weight_ih": (hidden_size, input_size), "weight_hh": (hidden_size, hidden_size)}
-        weights = empty(shapes, device=device, dtype=dtype)
+        weights = allocate_empty(shapes, device=device, dtype=dtype)
         return weights | {"log_gamma": weights["weight_ih"].real.new_empty(hidden_size)}
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fill the weights as the notes say."""
         V, W, log_gamma = (self.weights[name] for name in ("weight_ih", "weight_hh", "log_gamma"))
         with torch.no_grad():
-            V.normal_(
-                std=V.shape[-1] ** -0.5, generator=generator
-            )  # of a complex number this is the deviation of both parts together
+            # for complex numbers this is the deviation of both parts together
+            V.normal_(std=V.shape[-1] ** -0.5, generator=generator)
             log_rate, phase = self.ring(log_gamma, generator=generator)
             modulus = (-log_rate.exp()).exp()
             W.copy_(torch.diag(torch.polar(modulus, phase) if W.is_complex() else modulus * phase.cos().sign()))
@@ -100,7 +102,7 @@ class LRU(Cell):
         Parameters
         ----------
         like : Tensor, real
-            Gives shape, dtype and device.
+            Tensor whose shape, dtype and device the results have.
         generator : torch.Generator, optional
             Source of the random numbers.
 
@@ -116,7 +118,7 @@ class LRU(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``exp(g) V x`` of shape (..., n)."""
-        return affine(x, self._into())
+        return affine(x, self._scaled_input_weight())
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
@@ -128,11 +130,11 @@ class LRU(Cell):
         h = u + state[0] @ W.mT
         return h, (h,)
 
-    def form(self) -> Form:
-        """Return what there is to know: the steps are linear."""
-        return Form("linear", self._into())
+    def elman_form(self) -> ElmanForm:
+        """Return the linear form with ``exp(g) V``."""
+        return ElmanForm("linear", self._scaled_input_weight())
 
-    def _into(self) -> Tensor:
+    def _scaled_input_weight(self) -> Tensor:
         return self.weights["log_gamma"].exp()[:, None] * self.weights["weight_ih"]
 
 

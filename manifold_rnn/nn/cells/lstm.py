@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..activations import gate, mod_tanh
 from .base import State
-from .common import affine
 from .gated import Gated
+from .weights import affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,19 +23,19 @@ class LSTM(Gated):
     Parameters
     ----------
     bias : bool
-        Whether there is a ``b``.
+        Whether to add the bias ``b``.
     weights : mapping from str to Tensor
         ``weight_ih`` (4n, m), ``weight_hh`` (4n, n), ``bias_ih`` and ``bias_hh`` (4n,), which are added.
 
     Notes
     -----
-    Its gates are "i", "f", "g" and "o"; the state is ``(h, c)``. An orthogonal block keeps what "g" or a gate sees of
-    the past from shrinking; the path along ``c`` does not pass through any of them.
+    The gates are "i", "f", "g" and "o"; the state is ``(h, c)``. An orthogonal block keeps the norm of the state that
+    "g" or a gate receives. The path along ``c`` passes through none of the blocks.
 
     Complex weights give complex states: :math:`\sigma` is then `manifold_rnn.nn.gate`, tanh is
-    `manifold_rnn.nn.mod_tanh`, and imaginary parts of the biases of "i", "f" and "o" do nothing. Weights start as in
-    ``torch.nn.LSTM``, uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Hochreiter and Schmidhuber (1997);
-    with the forget gate of Gers, Schmidhuber and Cummins (2000).
+    `manifold_rnn.nn.mod_tanh`, and the imaginary parts of the biases of "i", "f" and "o" have no effect. Weights start
+    as in ``torch.nn.LSTM``, uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Hochreiter and Schmidhuber
+    (1997); with the forget gate of Gers, Schmidhuber and Cummins (2000).
 
     Examples
     --------
@@ -45,6 +45,7 @@ class LSTM(Gated):
     """
 
     gates: ClassVar[tuple[str, ...]] = ("i", "f", "g", "o")
+    torch_kernel: ClassVar[str | None] = "lstm"
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b`` of shape (..., 4n)."""
@@ -53,12 +54,12 @@ class LSTM(Gated):
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0, 0)``, both of shape (B, n)."""
-        return self._zeros(batch), self._zeros(batch)
+        return self.zeros(batch), self.zeros(batch)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``h`` of shape (B, n), and ``(h, c)``."""
         h, c = state
-        i, f, g, o = (u + h @ W.mT).chunk(4, -1)
+        i, f, g, o = (u + h @ W.mT).chunk(4, -1)  # (B, n) each
         c = gate(f) * c + gate(i) * mod_tanh(g)
         h = gate(o) * mod_tanh(c)
         return h, (h, c)

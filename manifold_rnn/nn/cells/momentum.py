@@ -8,21 +8,21 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from ...errors import OptionError
 from .accumulate import accumulate
-from .base import Cell, Form, State
-from .common import require_number
+from .base import FILLED_BY_BIND, Cell, State
 from .elman import Elman
+from .elman_form import ElmanForm
+from .options import require_choice, require_count, require_number
 
 Kind = Literal["momentum", "adam", "rmsprop", "restart"]
 
 
 @dataclass(frozen=True, eq=False)
 class Momentum(Cell):
-    r"""Any cell with momentum on what its inputs contribute: MomentumRNN, and its relatives.
+    r"""Any cell with momentum on its projected inputs: MomentumRNN and its relatives.
 
-    With :math:`g_t = V x_t + b` the projected inputs of the host cell, all its gates together, it takes instead of
-    them
+    With :math:`g_t = V x_t + b` the projected inputs of the host cell, all its gates together, the host receives
+    instead
 
     .. math::
         \text{"momentum"} \quad & v_t = \mu v_{t-1} + s\, g_t, \\
@@ -34,19 +34,19 @@ class Momentum(Cell):
     Parameters
     ----------
     host : Cell
-        Its recurrent matrix, the bias ``bias_hh`` that goes with it, its nonlinearity and its weights stay as they are.
+        The cell inside. Its weights, its nonlinearity and the recurrent bias ``bias_hh`` are unchanged.
     kind : "momentum", "adam", "rmsprop" or "restart"
-        See above.
+        The update above.
     momentum, scale : float
         :math:`\mu` and :math:`s`.
     decay : float
         :math:`\beta`, below 1.
     period : int
-        F.
+        Number of steps F between two restarts.
     eps : float
         :math:`\epsilon`, positive.
     weights : mapping from str to Tensor
-        Those of the host; there are no others.
+        The weights of the host; there are no others.
     offset : Tensor, optional
         Filled by `bind`: what ``bias_hh`` adds to the projected inputs.
 
@@ -57,14 +57,14 @@ class Momentum(Cell):
 
     Notes
     -----
-    State: that of the host, then ``v`` and the mean ``m`` or the number of steps since the last restart, all zero at
-    first. With :math:`\mu = 0` and :math:`s = 1` the results are those of the host, bit for bit; so are those of
-    "restart" with F = 1 and s = 1.
+    The state is that of the host, followed by ``v`` and the mean ``m`` or the number of steps since the last restart,
+    all initially zero. With :math:`\mu = 0` and :math:`s = 1` the results equal those of the host bit for bit, and so
+    do those of "restart" with F = 1 and s = 1.
 
-    For a host of linear steps the spectrum is that of ``W`` and :math:`\mu`: momentum changes no eigenvalue, and a
+    For a host with linear steps the eigenvalues are those of ``W`` and :math:`\mu`: momentum changes none of them. A
     constant input is amplified by :math:`s / (1 - \mu)`. The first step of "adam" is about
-    :math:`s / \sqrt{1 - \beta}` times the sign of :math:`g`, and where g is 0, as in the margin of an image, its
-    derivative is :math:`1/\sqrt\epsilon`; the released code has :math:`\epsilon` = 1e-16 there.
+    :math:`s / \sqrt{1 - \beta}` times the sign of :math:`g`. Where g is 0, as in the margin of an image, its
+    derivative is :math:`1/\sqrt\epsilon`; the released code uses :math:`\epsilon` = 1e-16.
 
     Learning rate: 1e-2. Source: Nguyen, Baraniuk, Bertozzi, Osher and Wang (2020).
 
@@ -72,7 +72,7 @@ class Momentum(Cell):
     --------
     >>> host = mr.nn.cells.Elman("relu", bias=False)
     >>> cell = mr.nn.cells.Momentum(host, momentum=0.5, scale=1.0).bind({"weight_ih": torch.ones(1, 1)})
-    >>> y, _ = mr.nn.scan.loop(cell, torch.ones(3, 1, 1), cell.initial_state(1), torch.zeros(1, 1))
+    >>> y, _ = mr.nn.scan.reference(cell, torch.ones(3, 1, 1), cell.initial_state(1), torch.zeros(1, 1))
     >>> assert torch.equal(y.flatten(), torch.tensor([1.0, 1.5, 1.75]))
     """
 
@@ -83,32 +83,30 @@ class Momentum(Cell):
     decay: float = 0.9
     period: int = 40
     eps: float = 1e-8
-    offset: Tensor | None = field(default=None, kw_only=True, repr=False)
+    offset: Tensor | None = field(default=None, kw_only=True, repr=False, metadata={FILLED_BY_BIND: True})
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise OptionError(
-                f"kind of Momentum names an update.\nExpected one of {', '.join(map(repr, get_args(Kind)))}, got "
-                f"{self.kind!r}.\nCheck the spelling."
-            )
+        require_choice("Momentum", "kind", self.kind, get_args(Kind))
         require_number("Momentum", "momentum", self.momentum, zero=True)
         require_number("Momentum", "scale", self.scale)
         require_number("Momentum", "decay", self.decay, below=1, zero=True)
         require_number("Momentum", "eps", self.eps)
-        if not isinstance(self.period, int) or self.period < 1:
-            raise OptionError(
-                f"period of Momentum counts steps.\nExpected at least 1, got {self.period!r}.\nUse 1, 2 …"
-            )
+        require_count("Momentum", "period", self.period)
 
     @property
     def gates(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of the host."""
+        """The gates of the host."""
         return self.host.gates
+
+    @property
+    def own_parts(self) -> int:
+        """Number of parts of the state that belong to the momentum, after those of the host."""
+        return 1 if self.kind in ("momentum", "rmsprop") else 2
 
     def bind(self, weights: Mapping[str, Tensor]) -> Self:
         """Return the same cell with its weights, which are those of the host."""
         host = self.host.bind(weights)
-        return dataclasses.replace(self, host=host, weights=weights, offset=_offset(host))
+        return dataclasses.replace(self, host=host, weights=weights, offset=_recurrent_bias(host))
 
     def allocate(
         self,
@@ -121,16 +119,16 @@ class Momentum(Cell):
         """Return the weights of the host."""
         return self.host.allocate(input_size, hidden_size, device=device, dtype=dtype)
 
-    def reset(self) -> None:
-        """Fill them as the host does."""
-        self.host.reset()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fill the weights as the host does."""
+        self.host.reset(generator)
 
     def project(self, x: Tensor) -> Tensor:
         """Return the projected inputs of the host."""
         return self.host.project(x)
 
     def initial_state(self, batch: int) -> State:
-        """Return that of the host and zeros, of the shape of projected inputs but for the counter (B, 1)."""
+        """Return the state of the host, and zeros of the shape of projected inputs, (B, 1) for a count."""
         V = self.weights["weight_ih"]
         zero = torch.zeros_like(self.project(V.new_zeros(batch, V.shape[-1])))
         own = {"momentum": (zero,), "adam": (zero, zero), "rmsprop": (zero,), "restart": (zero, zero[:, :1])}
@@ -138,64 +136,63 @@ class Momentum(Cell):
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return the output of the host, and the state."""
-        parts = 1 if self.kind in ("momentum", "rmsprop") else 2
         g = u if self.offset is None else u - self.offset
-        drive, own = self._move(g, state[-parts:])
-        y, host = self.host.step(u + (drive - g), state[:-parts], W)  # exactly u where the drive is g
-        return y, (*host, *own)
+        moved, own_state = self._advance(g, state[-self.own_parts :])
+        y, host_state = self.host.step(u + (moved - g), state[: -self.own_parts], W)  # exactly u where moved is g
+        return y, (*host_state, *own_state)
 
-    def form(self) -> Form | None:
-        """Return that of the host, for inputs that momentum has moved: it does not depend on the host's states."""
-        form = self.host.form()
-        own_inputs = self.host.has_own_steps or type(self.host).prepare is not Cell.prepare
-        return None if form is None or own_inputs else dataclasses.replace(form, weight_ih=None, bias=None)
+    def elman_form(self) -> ElmanForm | None:
+        """Return the form of the host, whose inputs `elman_inputs` computes: they do not depend on its states."""
+        form = self.host.elman_form()
+        plain_host = self.host.steps_match("elman_form") and type(self.host).elman_inputs is Cell.elman_inputs
+        return dataclasses.replace(form, weight_ih=None, bias=None) if form is not None and plain_host else None
 
-    def prepare(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the moved inputs of the host for all steps at once, and the last ``v``, ``m`` or count."""
+    def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the inputs of the host for all steps, (T, B, n), and the last ``v``, and ``m`` or count."""
         u = self.project(x)
         g = u if self.offset is None else u - self.offset
-        drive, own = self._accumulated(g, state[1:])
-        return u + (drive - g), own
+        moved, own_state = self._advance_all(g, state[1:])
+        return u + (moved - g), own_state
 
-    def _move(self, g: Tensor, own: State) -> tuple[Tensor, State]:
-        """The drive in the place of ``g``, and the new state of what makes it."""
+    def _advance(self, g: Tensor, own_state: State) -> tuple[Tensor, State]:
+        """Return what the host receives in place of ``g``, (B, n), and the next state of the momentum."""
         if self.kind == "restart":
-            v, count = own
-            done = count.detach().real  # a trained first state must not train the count
+            v, count = own_state
+            done = count.detach().real  # a trained initial state must not train the count
             v = done / (done + 3) * v + self.scale * g
             return v, (v, torch.remainder(done + 1, self.period).to(count.dtype))
         if self.kind == "momentum":
-            v = self.momentum * own[0] + self.scale * g
+            v = self.momentum * own_state[0] + self.scale * g
             return v, (v,)
-        v = self.scale * g if self.kind == "rmsprop" else self.momentum * own[0] + self.scale * g
-        m = self.decay * own[-1].real + (1 - self.decay) * (g * g.conj()).real
-        moved = (m.to(g.dtype),) if self.kind == "rmsprop" else (v, m.to(g.dtype))
-        return v / torch.sqrt(m + self.eps), moved
+        v = self.scale * g if self.kind == "rmsprop" else self.momentum * own_state[0] + self.scale * g
+        m = self.decay * own_state[-1].real + (1 - self.decay) * (g * g.conj()).real
+        next_state = (m.to(g.dtype),) if self.kind == "rmsprop" else (v, m.to(g.dtype))
+        return v / torch.sqrt(m + self.eps), next_state
 
-    def _accumulated(self, g: Tensor, own: State) -> tuple[Tensor, State]:
-        """The same as `_move` for all steps, (T, B, n)."""
+    def _advance_all(self, g: Tensor, own_state: State) -> tuple[Tensor, State]:
+        """Return the results of `_advance` for all steps of ``g``, (T, B, n), and the last state."""
         if self.kind == "restart":
-            v, count = own
+            v, count = own_state
             steps = torch.arange(len(g) + 1, device=g.device).view(-1, 1, 1)
-            done = torch.remainder(count.detach().real + steps, self.period).to(g.dtype)
+            done = torch.remainder(count.detach().real + steps, self.period).to(g.dtype)  # (T + 1, B, 1)
             done[0] = count.detach()
             v = accumulate(self.scale * g, done[:-1] / (done[:-1] + 3), v)
             return v, (v[-1], done[-1])
         v = self.scale * g
         if self.kind != "rmsprop":
-            v = accumulate(v, self.momentum, own[0])
+            v = accumulate(v, self.momentum, own_state[0])
         if self.kind == "momentum":
             return v, (v[-1],)
-        m = accumulate((1 - self.decay) * (g * g.conj()).real, self.decay, own[-1].real)
+        m = accumulate((1 - self.decay) * (g * g.conj()).real, self.decay, own_state[-1].real)
         last = m[-1].to(g.dtype)
         return v / torch.sqrt(m + self.eps), ((last,) if self.kind == "rmsprop" else (v[-1], last))
 
 
-def _offset(host: Cell) -> Tensor | None:
-    """What ``bias_hh`` adds to projected inputs, read off the projection of 0 without the other biases."""
+def _recurrent_bias(host: Cell) -> Tensor | None:
+    """Return what ``bias_hh`` adds to projected inputs: the projection of 0 with all other biases at zero."""
     weights = host.weights
     if "bias_hh" not in weights:
         return None
-    others = {name: torch.zeros_like(w) for name, w in weights.items() if "bias" in name and name != "bias_hh"}
+    zeroed = {name: torch.zeros_like(w) for name, w in weights.items() if "bias" in name and name != "bias_hh"}
     V = weights["weight_ih"]
-    return host.bind({**weights, **others}).project(V.new_zeros(1, V.shape[-1]))
+    return host.bind({**weights, **zeroed}).project(V.new_zeros(1, V.shape[-1]))

@@ -10,20 +10,20 @@ from torch.nn import functional as F
 from ...errors import OptionError
 from ..activations import split_relu
 from .base import Cell, State
-from .common import affine, empty, fill_uniform
+from .weights import affine, allocate_empty, fill_uniform
 
-SMALLEST = 1e-12  # a row below it is no direction, and is left short
+SMALLEST = 1e-12  # a row whose largest entry is below it has no direction, and is not scaled to norm 1
 
 
 @dataclass(frozen=True, eq=False)
 class NRU(Cell):
-    r"""The NRU cell: a rectified state, and a memory that is only ever added to.
+    r"""The NRU cell: a rectified state, and a memory that is changed by additions only.
 
     .. math::
         h_t &= \operatorname{relu}(W h_{t-1} + V x_t + W_m c_{t-1} + b), \\
         c_t &= c_{t-1} + \frac{1}{k} \sum_{i=1}^k \bigl(\alpha_i d_i - \beta_i e_i\bigr),
 
-    where k heads write strengths :math:`\alpha` along directions :math:`d_i`, and erase :math:`\beta` along
+    where k heads write with strengths :math:`\alpha` along directions :math:`d_i` and erase with :math:`\beta` along
     :math:`e_i`. With :math:`a = [h_t, c_{t-1}]` and ``f`` the identity or relu,
 
     .. math::
@@ -35,15 +35,15 @@ class NRU(Cell):
     Parameters
     ----------
     memory_size : int
-        Entries ``M`` of the memory.
+        Number of entries ``M`` of the memory.
     heads : int
-        ``k``, such that k M is a square.
+        Number of heads ``k``, such that k M is a square.
     rectify : bool
-        Whether ``f`` is relu, as in the paper's equations, or the identity, as in its released experiments; the
-        identity can also erase by writing.
+        Whether ``f`` is relu, as in the paper's equations, or the identity, as in its released experiments. With the
+        identity a head can also erase by writing.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``weight_mh`` (n, M), ``bias_ih`` (n,); and of all that drives the
-        memory, ``weight_hm`` (2k + 4s, n + M) and ``bias_hm`` (2k + 4s,) with :math:`s = \sqrt{k M}`, in the order
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``weight_mh`` (n, M), ``bias_ih`` (n,); and for the memory
+        ``weight_hm`` (2k + 4s, n + M) and ``bias_hm`` (2k + 4s,) with :math:`s = \sqrt{k M}`, in the order
         :math:`\alpha, \beta`, then p and q of writing, then of erasing.
 
     Raises
@@ -53,14 +53,14 @@ class NRU(Cell):
 
     Notes
     -----
-    The state is ``(h, c)``. Nothing saturates, and nothing bounds the memory: clip the norm of the gradient, at 1 as
-    the released code does. The outer product saves weights: directions straight from ``a`` would take k M rows
-    where p and q take 2s. Complex weights use `manifold_rnn.nn.split_relu`, and the moduli of a row in its norm.
+    The state is ``(h, c)``. No function saturates and the memory is unbounded, so clip the norm of the gradient; the
+    released code clips it at 1. The outer product saves weights: directions computed from ``a`` directly would need k M
+    rows, where p and q need 2s. Complex weights use `manifold_rnn.nn.split_relu`, and the norm of a row uses moduli.
 
-    The released code also lets an option normalise ``h``; here there is none. By the paper strengths and directions
-    see the input too, by its code, and here, only ``a``. Weights start as one linear map of [x, h, c], one of ``a``,
-    by torch's rule: uniform in one over the root of their number of inputs. Learning rate: 2e-3.
-    Source: Chandar et al. (2019).
+    The released code has an option that normalizes ``h``, which this cell has not. In the paper strengths and
+    directions depend on the input too; in its code, and here, only on ``a``. Weights start by torch's rule, as one
+    linear map of [x, h, c] and one of ``a``: uniform within one over the root of the number of inputs. Learning rate:
+    2e-3. Source: Chandar et al. (2019).
 
     Examples
     --------
@@ -74,12 +74,12 @@ class NRU(Cell):
     rectify: bool = False
 
     def __post_init__(self) -> None:
-        cells = self.heads * self.memory_size
-        if min(self.heads, self.memory_size) < 1 or math.isqrt(cells) ** 2 != cells:
+        size = self.heads * self.memory_size
+        if min(self.heads, self.memory_size) < 1 or math.isqrt(size) ** 2 != size:
             raise OptionError(
-                "The directions of an NRU fill a square matrix, the outer product of two vectors.\n"
+                "The directions of an NRU do not fill a square matrix, the outer product of two vectors.\n"
                 f"Expected heads * memory_size to be a positive square, got {self.heads} * {self.memory_size}.\n"
-                "With 4 heads take a square as memory_size."
+                "With 4 heads choose a square as memory_size."
             )
 
     @property
@@ -94,23 +94,23 @@ class NRU(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights of the state, then those that drive the memory, not yet filled."""
-        n, drive = hidden_size, 2 * self.heads + 4 * self._side
+        """Return the weights of the state, then those of the memory, not yet filled."""
+        n, rows = hidden_size, 2 * self.heads + 4 * self._side
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (n, input_size),
             "weight_hh": (n, n),
             "weight_mh": (n, self.memory_size),
             "bias_ih": (n,),
-            "weight_hm": (drive, n + self.memory_size),
-            "bias_hm": (drive,),
+            "weight_hm": (rows, n + self.memory_size),
+            "bias_hm": (rows,),
         }
-        return empty(shapes, device=device, dtype=dtype)
+        return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fill the weights by torch's rule for linear maps."""
-        seen, inputs = self.weights["weight_hm"].shape[-1], self.weights["weight_ih"].shape[-1]
+        a_size, inputs = self.weights["weight_hm"].shape[-1], self.weights["weight_ih"].shape[-1]
         for name, weight in self.weights.items():
-            fan_in = seen if name.endswith("_hm") else seen + inputs
+            fan_in = a_size if name.endswith("_hm") else a_size + inputs
             fill_uniform({name: weight}, 1 / math.sqrt(fan_in), generator)
 
     def project(self, x: Tensor) -> Tensor:
@@ -126,24 +126,24 @@ class NRU(Cell):
         """Return ``h`` of shape (B, n), and ``(h, c)``."""
         h, c = state
         h = split_relu(u + h @ W.mT + c @ self.weights["weight_mh"].mT)
-        strengths, directions = self._drive(torch.cat([h, c], -1))
-        written, erased = (strengths.unsqueeze(-1) * directions).mean(-2).unbind(-2)
+        strengths, directions = self.heads_of(torch.cat([h, c], -1))
+        written, erased = (strengths.unsqueeze(-1) * directions).mean(-2).unbind(-2)  # (B, M) each
         return h, (h, c + written - erased)
 
-    def _drive(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Strengths (B, 2, k) and directions (B, 2, k, M), of writing and of erasing."""
+    def heads_of(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Return strengths (B, 2, k) and directions (B, 2, k, M), of writing and of erasing, for ``a`` (B, n + M)."""
         z = F.linear(a, self.weights["weight_hm"], self.weights["bias_hm"])
-        strengths, sides = z.split([2 * self.heads, 4 * self._side], -1)
-        p, q = sides.unflatten(-1, (2, 2, self._side)).unbind(-2)
+        strengths, factors = z.split([2 * self.heads, 4 * self._side], -1)
+        p, q = factors.unflatten(-1, (2, 2, self._side)).unbind(-2)  # (B, 2, s) each
         rows = (p.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2).unflatten(-1, (self.heads, self.memory_size))
         strengths = strengths.unflatten(-1, (2, self.heads))
         if self.rectify:
             strengths, rows = split_relu(strengths), split_relu(rows)
-        return strengths, _unit(rows)
+        return strengths, normalize_rows(rows)
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Divide rows by their 5-norm."""
+def normalize_rows(rows: Tensor) -> Tensor:
+    """Divide rows by their 5-norm; rows of zeros stay zero."""
     # of entries near 1, since fifth powers overflow soon; dividing by a constant does not change the direction
     rows = rows / rows.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
     return rows / torch.linalg.vector_norm(rows, 5, -1, keepdim=True).clamp(min=0.5)  # is at least 1, or tiny

@@ -1,4 +1,4 @@
-"""The cell that descends an energy of its own at each step."""
+"""The cell of SBO-RNN, which takes a step of gradient descent on an energy in each time step."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from ...errors import OptionError
 from ..activations import split_relu
+from .affine import AffineCell
 from .base import State
-from .common import fill_uniform, require_number
-from .driven import Driven
+from .options import require_choice, require_number
+from .weights import fill_uniform
 
 Method = Literal["sgd", "heavy_ball", "nesterov"]
 
 
 @dataclass(frozen=True, eq=False)
-class SBO(Driven):
-    r"""The cell of SBO-RNN: each step of time is one of gradient descent on an energy that the input sets.
+class SBO(AffineCell):
+    r"""The cell of SBO-RNN: each time step is a step of gradient descent on an energy that depends on the input.
 
     .. math::
         F_t(h) = \tfrac12 \lVert \alpha h - \varphi_t(h) \rVert^2, \qquad
@@ -32,16 +32,16 @@ class SBO(Driven):
     Parameters
     ----------
     method : "sgd", "heavy_ball" or "nesterov"
-        How to descend.
+        The descent method.
     step_size : float
         :math:`\eta`, positive.
     target : float
         :math:`\alpha`, positive.
     bias : bool, keyword only
-        Whether there is a ``b``.
+        Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``bias`` (n,); and, but for "sgd", the real ``momentum`` (1,), which
-        is trained and not bounded.
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``bias`` (n,); and, except for "sgd", the real ``momentum`` (1,),
+        which is trained without bounds.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class SBO(Driven):
     :math:`I - \eta K^{\mathsf H} K`, :math:`K = \alpha I - D W`: while :math:`\eta \lVert K \rVert^2 \le 2` no singular
     value exceeds 1. With complex weights the relu, and D, act on real and imaginary parts each.
 
-    At :math:`W = \alpha I` a state of 0 stays 0 whatever the inputs, so do not start there. The state of the last two
+    At :math:`W = \alpha I` a zero state stays zero for all inputs, so do not start there. The state of the last two
     methods has a second part ``z``. Weights start uniform in :math:`\pm 1/\sqrt n`, the momentum at 0.5. Learning rate:
     1e-2. Source: Zhang, Yue, Wu, Li and Zhang (2021).
 
@@ -73,11 +73,7 @@ class SBO(Driven):
     def __post_init__(self) -> None:
         require_number("SBO", "step_size", self.step_size)
         require_number("SBO", "target", self.target)
-        if self.method not in get_args(Method):
-            raise OptionError(
-                f"method of SBO is a way to descend.\nExpected one of {', '.join(map(repr, get_args(Method)))}, got "
-                f"{self.method!r}.\nCheck the spelling."
-            )
+        require_choice("SBO", "method", self.method, get_args(Method))
 
     def allocate(
         self,
@@ -94,19 +90,19 @@ class SBO(Driven):
         return weights
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly, and the momentum with 0.5."""
+        """Fill the weights uniformly and the momentum with 0.5."""
         fill_uniform(self.weights, self.weights["weight_hh"].shape[-1] ** -0.5, generator)
         if "momentum" in self.weights:
             init.constant_(self.weights["momentum"], 0.5)
 
     def initial_state(self, batch: int) -> State:
-        """Return zeros of shape (B, n), one of them for "sgd" and else two."""
-        return tuple(self._zeros(batch) for _ in range(1 if self.method == "sgd" else 2))
+        """Return zeros of shape (B, n): one tensor for "sgd", else two."""
+        return tuple(self.zeros(batch) for _ in range(1 if self.method == "sgd" else 2))
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return the next ``h`` of shape (B, n), and the state."""
         h, *rest = state
-        descent = -self.step_size * self.gradient(u, h, W)
+        descent = -self.step_size * self.gradient(u, h, W)  # (B, n)
         if not rest:
             return h + descent, (h + descent,)
         (z,), momentum = rest, self.weights["momentum"]
@@ -114,19 +110,21 @@ class SBO(Driven):
             z = momentum * z + descent
             h = h + z
         else:
-            z, before = h + descent, z
-            h = z + momentum * (z - before)
+            z, previous = h + descent, z
+            h = z + momentum * (z - previous)
         return h, (h, z)
 
     def gradient(self, u: Tensor, h: Tensor, W: Tensor) -> Tensor:
-        r"""Return :math:`\nabla F_t(h)`; of complex states that by the real parts plus i times that by the imaginary.
+        r"""Return :math:`\nabla F_t(h)`.
+
+        Of a complex state this is the gradient by the real parts plus i times that by the imaginary parts.
 
         Parameters
         ----------
         u : Tensor, shape (B, n)
             Projected inputs.
         h : Tensor, shape (B, n)
-            Where.
+            Previous state.
         W : Tensor, shape (n, n)
             Recurrent matrix.
 
@@ -134,13 +132,13 @@ class SBO(Driven):
         -------
         Tensor, shape (B, n)
         """
-        phi = split_relu(h @ W.mT + u)
-        rest = self.target * h - phi
-        return self.target * rest - _where_positive(phi, rest) @ W.conj()
+        phi = split_relu(h @ W.mT + u)  # (B, n)
+        residual = self.target * h - phi
+        return self.target * residual - _mask_positive(phi, residual) @ W.conj()
 
 
-def _where_positive(phi: Tensor, rest: Tensor) -> Tensor:
-    """``D rest``."""
+def _mask_positive(phi: Tensor, x: Tensor) -> Tensor:
+    """Return ``D x``: zero where ``phi`` is zero, for both parts of complex numbers."""
     if not phi.is_complex():
-        return rest * (phi > 0)
-    return torch.complex(rest.real * (phi.real > 0), rest.imag * (phi.imag > 0))
+        return x * (phi > 0)
+    return torch.complex(x.real * (phi.real > 0), x.imag * (phi.imag > 0))

@@ -1,4 +1,20 @@
-"""Starting points of a recurrent matrix: skew exponents of rotations, and matrices that are far from normal."""
+"""Initializations of a recurrent matrix: skew-symmetric exponents of rotations, and matrices that are far from normal.
+
+As in torch.nn.init, each function fills a tensor in place. An exponent gives a rotation:
+
+>>> A = mr.nn.init.henaff_(torch.empty(8, 8))
+>>> assert mr.linalg.defect(mr.linalg.expm_skew(A)) < 1e-5
+
+A layer with a constraint keeps the matrix that you assign:
+
+>>> rnn = mr.nn.RNN(3, 8, constraint=mr.Orthogonal())
+>>> with torch.no_grad():
+...     _ = rnn.weight_hh_l0.copy_(mr.linalg.expm_skew(mr.nn.init.cayley_(torch.empty(8, 8))))
+
+A layer without a constraint takes a matrix that is far from normal:
+
+>>> _ = mr.nn.init.chain_(mr.nn.RNN(3, 8).weight_hh_l0, gain=1.02)
+"""
 
 from .nonnormal import chain_, feedback_chain_, ramp_, scaled_identity_, scaled_orthogonal_, source_
 from .skew import cayley_, haar_, haar_diagonal_, henaff_, normal_diagonal_

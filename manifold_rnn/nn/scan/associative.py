@@ -1,4 +1,4 @@
-"""A diagonal linear recurrence in a number of steps that grows with the logarithm of its length."""
+"""A parallel scan of a diagonal linear recurrence: its depth is the logarithm of the number of time steps."""
 
 from typing import Any
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ...errors import ShapeError
 from ...linalg.precision import double, without_autocast
+from ..cells.elman_form import ElmanForm
+from .base import Request
+from .elman.backend import ElmanBackend
 
 
 def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
@@ -14,9 +17,9 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
 
     .. math:: h_t = d \circ h_{t-1} + u_t, \qquad t = 1, \dots, T.
 
-    Two steps are one of the same kind, :math:`h_{t+1} = d^2 \circ h_{t-1} + (d \circ u_t + u_{t+1})`, so every second
-    state follows a recurrence of half the length, and the others follow from them: :math:`2 \log_2 T` products of
-    large tensors in the place of T small ones.
+    Two steps are one step of the same kind, :math:`h_{t+1} = d^2 \circ h_{t-1} + (d \circ u_t + u_{t+1})`. So every
+    second state follows a recurrence of half the length, and the others follow from these. This takes
+    :math:`2 \log_2 T` products of large tensors instead of T products of small ones.
 
     Parameters
     ----------
@@ -30,20 +33,20 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (T, B, n)
-        The states :math:`h_1, \dots, h_T`, of the dtype that the three promote to.
+        The states :math:`h_1, \dots, h_T`, in the dtype to which the arguments promote.
 
     Raises
     ------
     ShapeError
-        If the shapes do not fit each other, or there is no time step.
+        If the shapes do not match, or there is no time step.
 
     Notes
     -----
-    About 2 T B n multiplications and additions, against the loop's T B n; the memory of the states, also with gradients
-    of any order: the backward pass is the same scan from the end, with the conjugate of ``d``. Powers of ``d`` are
-    computed in double precision and each state is a sum of few terms, so where :math:`|d| \le 1` the error is below
-    that of the loop. For larger moduli the powers overflow before the states do: use `loop` there. Source: Blelloch
-    (1990).
+    It costs about 2 T B n multiplications and additions, where the loop costs T B n, and the memory of the states. The
+    backward pass, for gradients of any order, is the same scan from the end with the conjugate of ``d``. Powers of
+    ``d`` are computed in double precision and each state is a sum of few terms, so for :math:`|d| \le 1` the error is
+    below that of the loop. For larger moduli the powers overflow before the states do; use `reference` there. Source:
+    Blelloch (1990).
 
     Examples
     --------
@@ -52,11 +55,12 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
     """
     if u.ndim != 3 or not len(u) or u.shape[1:] != h0.shape or u.shape[2:] != diag.shape:
         raise ShapeError(
-            "associative takes diag (n,), u (T, B, n) with T >= 1 and h0 (B, n).\n"
-            f"Got {tuple(diag.shape)}, {tuple(u.shape)} and {tuple(h0.shape)}.\nMake batch and features agree."
+            "The shapes of the arguments of associative do not match.\n"
+            "Expected diag (n,), u (T, B, n) with T >= 1 and h0 (B, n); "
+            f"got {tuple(diag.shape)}, {tuple(u.shape)} and {tuple(h0.shape)}.\nMake batch and features agree."
         )
     dtype = torch.promote_types(torch.promote_types(diag.dtype, u.dtype), h0.dtype)
-    states: Tensor = _Scan.apply(diag.to(dtype), u.to(dtype), h0.to(dtype))
+    states: Tensor = _Scan.apply(diag.to(dtype), u.to(dtype), h0.to(dtype))  # (T, B, n)
     return states
 
 
@@ -77,22 +81,40 @@ class _Scan(torch.autograd.Function):
         diag, h0, states = ctx.saved_tensors
         with without_autocast(g):
             d = diag.conj().resolve_conj()
-            into: Tensor = _Scan.apply(d, g.flip(0), torch.zeros_like(h0)).flip(0)
-            along = torch.linalg.vecdot(states[:-1], into[1:], dim=0) + h0.conj() * into[0]
-            return along.sum(0), into, d * into[0]
+            u_gradient: Tensor = _Scan.apply(d, g.flip(0), torch.zeros_like(h0)).flip(0)  # (T, B, n)
+            products = torch.linalg.vecdot(states[:-1], u_gradient[1:], dim=0) + h0.conj() * u_gradient[0]  # (B, n)
+            return products.sum(0), u_gradient, d * u_gradient[0]
 
 
 def _prefix(diag: Tensor, h: Tensor) -> Tensor:
-    """Turn inputs into states, in their memory; the recurrence starts from 0, and time is the first axis."""
-    powers, p = [diag], double(diag)  # squaring doubles the relative error, so T times its own rounding in the end
+    """Turn inputs (T, B, n) into states, in place; the recurrence starts from 0."""
+    powers, p = [diag], double(diag)  # each squaring doubles the relative error, which so grows to T roundings
     while 2 ** len(powers) < len(h):
         p = p * p
         powers.append(p.to(diag.dtype))
-    reach = [2**k for k in range(len(powers))]
-    for s, p in zip(reach, powers, strict=True):  # h at a multiple t of 2s: what the last 2s inputs give
+    strides = [2**k for k in range(len(powers))]
+    # at each multiple of 2s: the sum over the last 2s inputs
+    for s, p in zip(strides, powers, strict=True):
         later = h[2 * s - 1 :: 2 * s]
         later += p * h[s - 1 :: 2 * s][: len(later)]
-    for s, p in zip(reach[::-1], powers[::-1], strict=True):  # at an odd multiple of s: the rest is at t - s
+    # at each odd multiple t of s: the sum over earlier inputs is in h at t - s
+    for s, p in zip(strides[::-1], powers[::-1], strict=True):
         later = h[3 * s - 1 :: 2 * s]
         later += p * h[2 * s - 1 :: 2 * s][: len(later)]
     return h
+
+
+class Associative(ElmanBackend):
+    """The parallel scan, for a linear cell whose recurrent matrix is diagonal."""
+
+    name = "associative"
+
+    def cannot_run(self, request: Request) -> str:
+        form = request.elman_form
+        if form is None or form.activation != "linear":
+            return "the cell is not linear"
+        return "" if request.diagonal else "the recurrent matrix is not known to be diagonal"
+
+    def scan(self, form: ElmanForm, x: Tensor, h0: Tensor, request: Request) -> tuple[Tensor | None, Tensor]:
+        y = associative(request.W.diagonal(), form.project(x), h0)
+        return y, y[-1]

@@ -1,0 +1,228 @@
+"""A weight that is assembled from parts, each under a constraint of its own: gates, block triangles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from ..errors import OffManifoldError, OptionError, UnsupportedError
+from ..manifolds import BlockTriangular, Layout, TriangularLayout, adapt
+from ..retractions import Retraction
+from .constraint import AnyConstraint, Constraint
+from .membership import tolerance
+from .parametrization import Parametrization, require_shape
+from .trivialized import trivialize
+
+Member: TypeAlias = AnyConstraint | None
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled(Constraint):
+    """Weights assembled from parts that have constraints of their own, manifolds and structured ones mixed.
+
+    Where all members are manifolds, `manifold_rnn.manifolds.Blocks` and `manifold_rnn.BlockTriangular` have both views.
+
+    Parameters
+    ----------
+    layout : Layout
+        How the weight is cut into parts.
+    members : sequence of constraint or None
+        The constraint of each part; None leaves it free.
+    rebase_every : int, optional
+        Optimizer steps between two moves of the bases, where all members are manifolds.
+
+    Raises
+    ------
+    OptionError
+        If there is not one member for each part.
+    UnsupportedError
+        If ``rebase_every`` is given and a member is a structured constraint.
+
+    Notes
+    -----
+    The parametrizations of the parts are ``members`` of the module, by the names of the layout; a free part has the
+    parameter ``value``.
+
+    Examples
+    --------
+    >>> layout = mr.manifolds.TriangularLayout(rows=1)
+    >>> assembled = mr.constraints.Assembled(layout, (mr.Orthogonal(), mr.StickyDisc(), None))
+    >>> cell = mr.constrain(torch.nn.RNNCell(2, 3), "weight_hh", assembled, view="trivialized")
+    >>> assert cell.weight_hh[1:, :1].count_nonzero() == 0
+    """
+
+    layout: Layout
+    members: Sequence[Member]
+    rebase_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.members) != len(self.layout.names):
+            raise OptionError(
+                f"Each part has one member, a constraint or None.\nExpected {len(self.layout.names)} for the parts "
+                f"{', '.join(self.layout.names)}, got {len(self.members)}.\nAdd or remove members."
+            )
+        structured = [m for m in self.members if isinstance(m, Constraint)]
+        if structured and self.rebase_every is not None:
+            raise UnsupportedError(
+                f"{type(structured[0]).__name__} is a structured constraint, which has no base that moves.\n"
+                f"Expected rebase_every=None, got {self.rebase_every}.\nLeave it out, or use manifolds only."
+            )
+
+    def trivialize(self, like: Tensor) -> AssembledParametrization:
+        self.layout.shapes(tuple(like.shape))
+        every = self.rebase_every
+        parts = [
+            FreePart(part) if member is None else trivialize(member, part.contiguous(), rebase_every=every)
+            for member, part in zip(self.members, self.layout.split(like), strict=True)
+        ]
+        return AssembledParametrization(self.layout, parts, tuple(like.shape))
+
+    def random_like(self, like: Tensor) -> Tensor:
+        parts = zip(self.members, self.layout.split(like), strict=True)
+        drawn = [part if member is None else _random_like(member, part) for member, part in parts]
+        return self.layout.join(drawn, tuple(like.shape))
+
+
+def _random_like(member: AnyConstraint, part: Tensor) -> Tensor:
+    source = adapt(member) if isinstance(member, geoopt.Manifold) else member
+    return source.random_like(part)
+
+
+class AssembledParametrization(Parametrization):
+    """The parametrizations of the parts of a weight, and the layout that assembles it.
+
+    Parameters
+    ----------
+    layout : Layout
+    parts : sequence of Parametrization
+    shape : tuple of int
+        Of the weight.
+    """
+
+    def __init__(self, layout: Layout, parts: Sequence[Parametrization], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layout, self.shape = layout, shape
+        self.members = nn.ModuleDict(dict(zip(layout.names, parts, strict=True)))
+
+    def forward(self) -> Tensor:
+        return self.layout.join([part() for part in self.members.values()], self.shape)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Give each part its share of ``weight``; raises and changes nothing where one of them cannot have it."""
+        require_shape(self(), weight)
+        rest = self.layout.remainder(weight)
+        if (
+            rest is not None
+            and rest.numel()
+            and (outside := float(rest.max())) > tolerance(weight.dtype, weight.shape[-1])
+        ):
+            raise OffManifoldError(
+                "A weight assembled from parts is zero outside of them.\n"
+                f"Expected a norm of 0 there, got {outside:.3g}.\nCheck split, or transpose the weight."
+            )
+        pairs = list(zip(self.parts().values(), self.layout.split(weight), strict=True))
+        for part, value in pairs:
+            copy.deepcopy(part).assign(value)  # which may refuse
+        for part, value in pairs:
+            part.assign(value)
+
+    @torch.no_grad()
+    def defect(self) -> Tensor | None:
+        """The largest of the parts that have one."""
+        defects = [d for d in (part.defect() for part in self.parts().values()) if d is not None]
+        return torch.stack(defects).max() if defects else None
+
+    @property
+    def retraction(self) -> Retraction | None:
+        """That of the first part that has one."""
+        return next((part.retraction for part in self.parts().values() if part.retraction is not None), None)
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for each part that has one to choose."""
+        movable = [part for part in self.parts().values() if part.retraction is not None]
+        if not movable:
+            raise UnsupportedError(
+                "No part of this weight has a retraction that could be changed.\n"
+                f"Expected Orthogonal() or the like among them, got retraction={retraction!r}.\n"
+                "Release the weight and constrain it anew."
+            )
+        for part in movable:
+            copy.deepcopy(part).set_retraction(retraction)  # which may refuse
+        for part in movable:
+            part.set_retraction(retraction)
+
+
+class FreePart(Parametrization):
+    """A part without constraint: the parameter ``value``.
+
+    Parameters
+    ----------
+    value : Tensor
+        The start.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format))
+
+    def forward(self) -> Tensor:
+        return self.value
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Take ``weight`` as it is."""
+        require_shape(self.value, weight)
+        self.value.copy_(weight)
+
+
+def block_triangular(
+    top: AnyConstraint, bottom: AnyConstraint, split: int | None = None
+) -> BlockTriangular | Assembled:
+    r"""Block-triangular weights whose diagonal blocks are under any two constraints.
+
+    .. math:: W = \begin{pmatrix} \text{top} & \text{free} \\ 0 & \text{bottom} \end{pmatrix}.
+
+    Parameters
+    ----------
+    top, bottom : geoopt.Manifold or Constraint
+    split : int, optional
+        Rows of the top block. Default: half of all, rounded down.
+
+    Returns
+    -------
+    BlockTriangular or Assembled
+        The manifold `BlockTriangular` where both are manifolds; else a structured constraint, which has the
+        trivialized view only.
+
+    Raises
+    ------
+    OptionError
+        If ``split`` is not a positive number, or a block is no constraint.
+
+    Notes
+    -----
+    Source: Helfrich and Ye (2020), with an orthogonal top block and `StickyDisc` below.
+
+    Examples
+    --------
+    >>> enrnn = mr.block_triangular(mr.FixedBase(mr.Orthogonal()), mr.StickyDisc(), split=4)
+    >>> cell = mr.constrain(torch.nn.RNNCell(2, 6), "weight_hh", enrnn, view="trivialized")
+    >>> assert mr.linalg.defect(cell.weight_hh[:4, :4]) < 1e-5
+    """
+    if isinstance(top, geoopt.Manifold) and isinstance(bottom, geoopt.Manifold):
+        return BlockTriangular(top, bottom, split)
+    for place, part in (("top", top), ("bottom", bottom)):
+        if not isinstance(part, geoopt.Manifold | Constraint):
+            raise OptionError(
+                f"The {place} block of a block triangle is under a constraint.\n"
+                f"Expected an object such as Orthogonal() or StickyDisc(), got {type(part).__name__}.\n"
+                "Pass an object, not a class or a string."
+            )
+    return Assembled(TriangularLayout(split), (top, bottom, None))

@@ -1,0 +1,79 @@
+"""A weight that is computed when it is read: a property on a generated subclass of its module's class."""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, SupportsIndex, cast
+
+from torch import Tensor, nn
+
+from .parametrization import Parametrization
+from .registry import entries, entry_of, register, registry, unregister
+from .scope import evaluate, scope, unscope_if_free
+
+
+def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
+    """Make ``module.<name>`` a property that reads ``entry()``."""
+    register(module, name, entry).positions[name] = list(module._parameters).index(name)
+    del module._parameters[name]
+    module.__dict__.pop("_flat_weights", None)
+    _specialize(module)
+    scope(module)
+
+
+def detach(module: nn.Module, name: str, weight: Tensor) -> None:
+    """Undo `attach`, with a dense parameter at its old place."""
+    held = registry(module)
+    assert held is not None
+    position, trainable = held.positions.pop(name), any(p.requires_grad for p in held[name].parameters())
+    unregister(module, name)
+    _specialize(module)
+    parameters = list(module._parameters.items())
+    parameters.insert(position, (name, nn.Parameter(weight.detach().clone(), requires_grad=trainable)))
+    module._parameters.clear()
+    module._parameters.update(parameters)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+    unscope_if_free(module)
+
+
+def _specialize(module: nn.Module) -> None:
+    """Give the module the class with a property for each weight that is computed, or its own where there is none."""
+    names = tuple(sorted(name for name, entry in entries(module).items() if not entry.is_stored_by_module))
+    own: type[nn.Module] = vars(type(module)).get("_own_class", type(module))
+    module.__class__ = _subclass(cast(Hashable, own), names) if names else own
+
+
+@functools.cache
+def _subclass(own: Hashable, names: tuple[str, ...]) -> type[nn.Module]:
+    assert isinstance(own, type) and issubclass(own, nn.Module)
+
+    def reduce(module: nn.Module, protocol: SupportsIndex) -> tuple[object, ...]:
+        state = own.__reduce_ex__(module, max(2, int(protocol)))[2:]
+        return _blank, (own, names), *state
+
+    body: dict[str, Any] = {name: _weight(name) for name in names}
+    body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
+    if issubclass(own, nn.RNNBase):
+        keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are read afresh
+        body |= {"_flat_weights": property(_flat_weights), "_init_flat_weights": keep, "_update_flat_weights": keep}
+        body["__setattr__"] = nn.Module.__setattr__  # theirs would compute every weight to store one
+    return type(f"Constrained{own.__name__}", (own,), body)
+
+
+def _blank(own: Hashable, names: tuple[str, ...]) -> nn.Module:
+    kind = _subclass(own, names)
+    return kind.__new__(kind)
+
+
+def _weight(name: str) -> property:
+    def read(module: nn.Module) -> Tensor:
+        return evaluate(entry_of(module, name))
+
+    def write(module: nn.Module, weight: Tensor) -> None:
+        entry_of(module, name).assign(weight)
+
+    return property(read, write, doc="The constrained weight, computed from its free parameters.")
+
+
+def _flat_weights(module: nn.RNNBase) -> list[Tensor]:
+    return [getattr(module, name) for name in module._flat_weights_names]

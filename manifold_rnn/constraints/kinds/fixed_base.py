@@ -1,0 +1,119 @@
+"""A group element as a fixed sign matrix times a retraction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import OffManifoldError, OptionError, UnsupportedError
+from ...manifolds import Manifold
+from ...retractions import Retraction
+from ..constraint import Constraint
+from ..membership import largest_defect, projected, small_rotation, tolerance
+from ..parametrization import require_shape
+from ..trivialized import Trivialization
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBase(Constraint):
+    r"""Orthogonal or unitary matrices as a sign matrix, which never moves, times a retraction.
+
+    .. math:: W = D\, \varphi(A), \qquad D = \operatorname{diag}(1, \dots, 1, -1, \dots, -1), \quad A^{\mathsf H} = -A.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        A matrix group, whose retraction is the map.
+    negatives : int
+        How many entries of ``D`` are -1; for real groups det W = (-1)^negatives throughout.
+
+    Raises
+    ------
+    OptionError
+        If ``negatives`` is negative, more than n, or makes a ``D`` that is not on the manifold.
+
+    Notes
+    -----
+    A starting weight is projected onto the matrices with the determinant of ``D``; if ``D W`` then has an eigenvalue
+    -1, which the Cayley map does not reach, it is turned a little. QR and polar reach little: prefer `constrain` with
+    ``rebase_every`` there. ``FixedBase(Orthogonal("cayley"), negatives)`` is the recurrent weight of scoRNN
+    (Helfrich, Willmott and Ye, 2018), ``FixedBase(SpecialOrthogonal("exp"))`` that of expRNN (Lezcano-Casado and
+    Martinez-Rubio, 2019).
+
+    Examples
+    --------
+    >>> square = mr.FixedBase(mr.Orthogonal("cayley"), negatives=1)
+    >>> cell = mr.constrain(torch.nn.RNNCell(2, 3), "weight_hh", square, view="trivialized")
+    >>> assert torch.isclose(torch.det(cell.weight_hh), torch.tensor(-1.0))
+    """
+
+    manifold: Manifold
+    negatives: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.manifold, Manifold) or not self.manifold.is_group:
+            raise OptionError(
+                "FixedBase multiplies a sign matrix by a retraction of a matrix group.\n"
+                f"Expected a group such as Orthogonal(), got {self.manifold!r:.80}.\nUse another constraint."
+            )
+
+    def random_like(self, like: Tensor) -> Tensor:
+        return self.manifold.random_like(like)
+
+    def trivialize(self, like: Tensor) -> FixedBaseParametrization:
+        """Return the module that gives ``W``, near ``like``."""
+        self.manifold.require(like)
+        n = like.shape[-1]
+        if not 0 <= self.negatives <= n:
+            raise OptionError(
+                f"FixedBase puts `negatives` entries -1 on a diagonal of n = {n}.\n"
+                f"Expected 0 to {n}, got {self.negatives}.\nChoose a smaller number."
+            )
+        signs = torch.ones(n, dtype=like.dtype, device=like.device)
+        signs[n - self.negatives :] = -1
+        base = signs.diag_embed().expand(like.shape).contiguous()
+        if not like.is_meta and largest_defect(self.manifold, base) > tolerance(like.dtype, n):
+            raise OptionError(
+                f"The sign matrix of FixedBase must lie on {self.manifold}.\n"
+                f"With negatives={self.negatives} it does not.\nUse an even number, or Orthogonal."
+            )
+        module = FixedBaseParametrization(self.manifold, base)
+        if not like.is_meta:
+            Q = module.reachable(base @ like)
+            try:
+                module.assign(base @ Q)
+            except OffManifoldError:
+                module.assign(base @ module.reachable(Q @ small_rotation(Q)))
+        return module
+
+
+class FixedBaseParametrization(Trivialization):
+    """A `Trivialization` whose base stays: what would move it solves for new coordinates instead."""
+
+    @torch.no_grad()
+    def reachable(self, x: Tensor) -> Tensor:
+        """Return the nearest matrix in the component of the identity, where every retraction ends."""
+        return projected(self.manifold.identity_component, x)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Find the coordinates of ``weight``; raises where the map does not reach it."""
+        require_shape(self.base, weight)
+        self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, weight))
+
+    def rebase(self) -> None:
+        """Refuse: the base is part of the constraint."""
+        raise UnsupportedError(
+            "The base of FixedBase is a fixed sign matrix, part of the constraint.\n"
+            "Expected rebase_every=None, got a rebase.\nConstrain with the manifold itself for a base that moves."
+        )
+
+    @torch.no_grad()
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for the same weight, by solving for its coordinates."""
+        manifold = self.manifold.with_retraction(retraction)
+        coordinates = manifold.inverse_retr_coordinates(self.base, self())
+        self.coordinates.copy_(coordinates)
+        self.manifold = manifold

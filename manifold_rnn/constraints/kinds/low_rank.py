@@ -1,0 +1,103 @@
+"""A multiple of the identity plus a matrix of low rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OptionError
+from ...linalg.checks import require_finite, require_matrix
+from ...linalg.precision import without_autocast
+from ..constraint import Constraint
+from ..membership import require_reached
+from ..parametrization import Parametrization, require_shape
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityPlusLowRank(Constraint):
+    r"""A multiple of the identity plus a product of two narrow matrices.
+
+    .. math:: W = w I + L R, \qquad L \in \mathbb R^{n \times r}, \quad R \in \mathbb R^{r \times n}.
+
+    Parameters
+    ----------
+    rank : int
+        ``r``; at most n of them are used. With 0 there is no product.
+    train_scale : bool
+        Whether the number ``w`` is a parameter. If not it is 1.
+
+    Raises
+    ------
+    OptionError
+        If ``rank`` is negative.
+
+    Notes
+    -----
+    The parameters ``left``, ``right`` and ``scale`` start, and are assigned, from the singular value decomposition of
+    the given weight minus ``w I``, which for ``w = 1`` is the nearest, with ``w`` the mean of the diagonal if it is
+    trained. Source: Zhang, Yue, Wu, Li and Zhang (2021), who have r = 50, or a trained scale alone.
+
+    Examples
+    --------
+    >>> rnn = mr.nn.RNN(2, 5, constraint=mr.IdentityPlusLowRank(1), view="trivialized")
+    >>> assert torch.linalg.matrix_rank(rnn.weight_hh_l0 - torch.eye(5)) == 1
+    """
+
+    rank: int = 1
+    train_scale: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rank, int) or self.rank < 0:
+            raise OptionError(
+                f"rank of IdentityPlusLowRank counts columns.\nExpected at least 0, got {self.rank!r}.\nUse e.g. 1."
+            )
+
+    def trivialize(self, like: Tensor) -> IdentityPlusLowRankParametrization:
+        """Return the module that gives ``W``, near ``like``."""
+        require_matrix(like, "IdentityPlusLowRank")
+        return IdentityPlusLowRankParametrization(self, like)
+
+
+class IdentityPlusLowRankParametrization(Parametrization):
+    """The sum, from its ``left`` and ``right`` factors and, if it is trained, the ``scale`` of the identity."""
+
+    scale: Tensor
+
+    def __init__(self, constraint: IdentityPlusLowRank, like: Tensor) -> None:
+        super().__init__()
+        self.constraint = constraint
+        left, right, scale = self._factors(like)
+        self.left, self.right = nn.Parameter(left), nn.Parameter(right)
+        if constraint.train_scale:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self) -> Tensor:
+        with without_autocast(self.left):
+            return self.left @ self.right + self.scale * _eye(self.left)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Take the factors of ``weight``; raises if its rank is higher."""
+        require_shape(self(), weight)
+        require_finite(weight, "the assigned weight")
+        left, right, scale = self._factors(weight)
+        require_reached("IdentityPlusLowRank", left @ right + scale * _eye(left), weight)
+        for own, found in ((self.left, left), (self.right, right), (self.scale, scale)):
+            own.copy_(found)
+
+    @torch.no_grad()
+    def _factors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        W = weight.detach()
+        diagonal = W.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        scale = diagonal.clone() if self.constraint.train_scale else torch.ones_like(diagonal)
+        U, S, Vh = torch.linalg.svd(W - scale * _eye(W))
+        r, root = self.constraint.rank, S.sqrt().to(W.dtype)
+        return (U * root[..., None, :])[..., :r].contiguous(), (root[..., None] * Vh)[..., :r, :].contiguous(), scale
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-2], dtype=like.dtype, device=like.device)

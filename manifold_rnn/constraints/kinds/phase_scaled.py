@@ -1,0 +1,113 @@
+"""A unitary matrix as a retraction times a diagonal of trained phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OptionError, UnsupportedError
+from ...linalg.precision import without_autocast
+from ...manifolds import Manifold
+from ...retractions import Retraction
+from ..constraint import Constraint
+from ..membership import projected
+from ..parametrization import require_shape
+from ..trivialized import Trivialization
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseScaled(Constraint):
+    r"""Unitary matrices as a retraction times a diagonal of phases, both trained.
+
+    .. math:: W = \varphi(A)\, D, \qquad D = \operatorname{diag}(e^{i\theta_1}, \dots, e^{i\theta_n}), \quad A^H = -A.
+
+    The Cayley map reaches no eigenvalue -1, and its exponent grows without bound towards one; the phases reach it.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        A group of complex matrices, whose retraction is the map: `Unitary` in the literature.
+
+    Raises
+    ------
+    OptionError
+        If the manifold is not a group of complex matrices.
+
+    Notes
+    -----
+    The phases are the parameter ``phases``, real, one for each column, and start at 0. Together :math:`n^2 + n` numbers
+    are trained for a group of dimension :math:`n^2`. ``assign`` keeps the phases and solves for ``A``. The recurrent
+    weight of scuRNN is :math:`(I + S)^{-1}(I - S) D`, and so ``PhaseScaled(Unitary("cayley"))`` with ``A = -2 S``
+    (Maduranga, Helfrich and Ye, 2019).
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(3, 3, dtype=torch.complex64)
+    >>> mr.constrain(layer, "weight", mr.PhaseScaled(mr.Unitary()), view="trivialized").weight.shape
+    torch.Size([3, 3])
+    >>> assert mr.linalg.defect(layer.weight) < 1e-5 and mr.degrees_of_freedom(layer.constraints) == 9 + 3
+    """
+
+    is_complex: ClassVar[bool | None] = True
+    manifold: Manifold
+
+    def random_like(self, like: Tensor) -> Tensor:
+        return self.manifold.random_like(like)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.manifold, Manifold) or not (self.manifold.is_group and self.manifold.is_complex):
+            raise OptionError(
+                "PhaseScaled multiplies complex matrices by phases.\n"
+                f"Expected a group of complex matrices such as Unitary(), got {self.manifold}.\n"
+                "For real weights use FixedBase, whose diagonal is of signs."
+            )
+
+    def trivialize(self, like: Tensor) -> PhaseScaledParametrization:
+        """Return the module that gives ``W``, near ``like``."""
+        self.manifold.require(like)
+        eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like).contiguous()
+        module = PhaseScaledParametrization(self.manifold, eye)
+        if not like.is_meta:
+            module.assign(projected(self.manifold, like))
+        return module
+
+
+class PhaseScaledParametrization(Trivialization):
+    """A `Trivialization` at the identity, and the phases that multiply its columns."""
+
+    always_real: ClassVar[tuple[str, ...]] = ("coordinates", "phases")
+
+    def __init__(self, manifold: Manifold, base: Tensor) -> None:
+        super().__init__(manifold, base)
+        self.phases = nn.Parameter(base.real.new_zeros(base.shape[:-1]))
+
+    def forward(self) -> Tensor:
+        return super().forward() * self._diagonal()
+
+    def _diagonal(self) -> Tensor:
+        with without_autocast(self.base):
+            return torch.polar(torch.ones_like(self.phases), self.phases).unsqueeze(-2)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Find the coordinates of ``weight`` for the phases that there are; raises where the map does not reach it."""
+        require_shape(self.base, weight)
+        turned = weight * self._diagonal().conj()
+        self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, turned))
+
+    def rebase(self) -> None:
+        """Refuse: the phases multiply from the right, so a base cannot move under them."""
+        raise UnsupportedError(
+            "PhaseScaled has phases in the place of a base that moves.\n"
+            "Expected rebase_every=None, got a rebase.\nConstrain with the manifold itself for a base that moves."
+        )
+
+    @torch.no_grad()
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for the same weight, by solving for its coordinates."""
+        manifold = self.manifold.with_retraction(retraction)
+        self.coordinates.copy_(manifold.inverse_retr_coordinates(self.base, super().forward()))
+        self.manifold = manifold

@@ -1,0 +1,127 @@
+"""Orthogonal matrices as products of Householder reflections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OptionError
+from ...linalg.checks import require_matrix
+from ...linalg.householder import reflected, unit
+from ...linalg.precision import double
+from ...manifolds import Orthogonal, Unitary
+from ..constraint import Constraint
+from ..membership import measured
+from ..parametrization import Parametrization
+
+
+@dataclass(frozen=True, eq=False)
+class Reflections(Constraint):
+    r"""Orthogonal or unitary matrices as a product of Householder reflections.
+
+    .. math:: W = H_1 \cdots H_m, \qquad H_j = I - 2 \frac{u_j u_j^{\mathsf H}}{\|u_j\|^2},
+
+    where the first j - 1 entries of :math:`u_j` are 0; if m = n the last factor is
+    :math:`\operatorname{diag}(1, \dots, 1, u_{nn} / |u_{nn}|)`, a sign.
+
+    Parameters
+    ----------
+    count : int, optional
+        ``m``, at most n; all of them by default.
+
+    Raises
+    ------
+    OptionError
+        If ``count`` is below 1; or later, if it exceeds the size of a weight.
+
+    Notes
+    -----
+    For real weights det W = (-1)^m if m < n, and with m = n every orthogonal matrix is reached; the sign then has no
+    gradient, and stays. A vector that is exactly 0 is left out of the product.
+
+    The parameter ``vectors`` has the nm - m(m - 1)/2 entries that are not fixed at 0, row by row. The product does not
+    change with the lengths of the vectors, so it is orthogonal whatever they are: m of these numbers are idle, and
+    gradient descent lets the lengths grow. They start as independent normal entries. A given weight says no more than
+    shape and dtype, and none can be assigned. ``multiply`` of the module takes O(nm) operations for each state; the
+    dense weight, :math:`I - U S^{-1} U^{\mathsf H}` with :math:`S = \tfrac12 I + \operatorname{striu}(U^{\mathsf H} U)`
+    for vectors of length 1, takes O(n²m), in double precision.
+
+    Source: Mhammedi, Hellicar, Rahman and Bailey (2017), who scale the vectors to length 1 after every step instead;
+    Puglisi (1992) for the dense form.
+
+    Examples
+    --------
+    >>> rnn = mr.nn.RNN(2, 8, constraint=mr.Reflections(3), view="trivialized")
+    >>> assert torch.isclose(torch.det(rnn.weight_hh_l0), torch.tensor(-1.0))
+    """
+
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise OptionError(
+                f"Reflections multiplies `count` of them.\nExpected at least 1, or None for all, got {self.count}.\n"
+                "Choose a positive number."
+            )
+
+    def trivialize(self, like: Tensor) -> ReflectionsParametrization:
+        """Return the module that gives ``W``, drawn at random; ``like`` gives shape and dtype."""
+        require_matrix(like, "Reflections")
+        n = like.shape[-1]
+        if self.count is not None and self.count > n:
+            raise OptionError(
+                f"A matrix of size {n} is a product of at most as many reflections.\n"
+                f"Expected count from 1 to {n}, got {self.count}.\nChoose a smaller number, or None for all."
+            )
+        return ReflectionsParametrization(like, n if self.count is None else self.count)
+
+
+class ReflectionsParametrization(Parametrization):
+    """The product of the reflections of its ``vectors``."""
+
+    places: Tensor
+
+    def __init__(self, like: Tensor, count: int) -> None:
+        super().__init__()
+        n = like.shape[-1]
+        self.size, self.count = n, count
+        self.manifold = Unitary() if like.is_complex() else Orthogonal()
+        i, j = torch.tril_indices(n, count, device=like.device)
+        self.register_buffer("places", i * count + j, persistent=False)
+        self.vectors = nn.Parameter(like.new_empty(*like.shape[:-2], len(i)))
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw the vectors anew, with directions uniform on their spheres."""
+        self.vectors.normal_(generator=generator)
+
+    @torch.no_grad()
+    def defect(self) -> Tensor:
+        return measured(self.manifold, self())
+
+    def forward(self) -> Tensor:
+        U, sign = self._factors(double(self.vectors))  # S is ill-conditioned where vectors are nearly dependent
+        S = (U.mH @ U).triu(1)
+        S.diagonal(dim1=-2, dim2=-1).fill_(0.5)
+        eye = torch.eye(self.size, dtype=U.dtype, device=U.device)
+        W = eye - U @ torch.linalg.solve_triangular(S, U.mH, upper=True)
+        return torch.cat([W[..., :-1], W[..., -1:] * sign.unsqueeze(-1)], -1).to(self.vectors.dtype)
+
+    def multiply(self, h: Tensor) -> Tensor:
+        """Return ``W h`` for every row of ``h``, shape (..., B, n), by the factors."""
+        U, sign = self._factors(self.vectors.to(h.dtype))
+        h = torch.cat([h[..., :-1], h[..., -1:] * sign.unsqueeze(-1)], -1)
+        for u in reversed(U.unbind(-1)):
+            h = reflected(h, u)
+        return h
+
+    def _factors(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors, of length 1, as columns (..., n, m), and the sign that the last column of ``W`` has."""
+        n, m = self.size, self.count
+        U = flat.new_zeros(*flat.shape[:-1], n * m).index_copy(-1, self.places, flat).unflatten(-1, (n, m))
+        last = flat[..., -1:] if m == n else torch.ones_like(flat[..., -1:])
+        sign = torch.where(last == 0, 1, last.sgn())
+        return unit(U[..., : min(m, n - 1)].mT).mT, sign

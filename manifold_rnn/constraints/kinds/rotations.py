@@ -1,0 +1,139 @@
+"""Orthogonal and unitary matrices as products of layers of plane rotations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OptionError
+from ...linalg.checks import require_matrix
+from ...linalg.givens import Layers, on_circle, rotated
+from ...linalg.precision import complex_dtype, double
+from ...manifolds import SpecialOrthogonal, Unitary
+from ..constraint import Constraint
+from ..membership import measured
+from ..parametrization import Parametrization
+
+
+@dataclass(frozen=True, eq=False)
+class Rotations(Constraint):
+    r"""Products of layers of rotations, each in planes of two coordinates, and for complex weights of phases.
+
+    .. math:: W = D\, G_L \cdots G_1, \qquad
+        \begin{pmatrix} h_a \\ h_b \end{pmatrix} \mapsto
+        \begin{pmatrix} \cos\theta & -e^{i\phi}\sin\theta \\ \sin\theta & e^{i\phi}\cos\theta \end{pmatrix}
+        \begin{pmatrix} h_a \\ h_b \end{pmatrix},
+
+    with :math:`D = \operatorname{diag}(e^{i\omega_j})`; for real weights all phases are 0, and the determinant 1.
+
+    Parameters
+    ----------
+    layout : "tunable" or "fft"
+        Pairs of neighbours, (0, 1), (2, 3) and so on in one layer, (1, 2), (3, 4) and so on in the next; or pairs at
+        distances 1, 2, 4 and so on, as in a fast Fourier transform.
+    layers : int, optional
+        ``L`` for "tunable". By default, n, with which every rotation or unitary matrix is reached. "fft" has
+        :math:`\log_2 n`.
+
+    Raises
+    ------
+    OptionError
+        If ``layout`` is unknown, ``layers`` below 1 or given for "fft"; or later, if a weight for "fft" has a size that
+        is no power of 2.
+
+    Notes
+    -----
+    Real numbers of a complex weight: L(n - 1) + n for an even L or odd n, which is n² for L = n, and
+    :math:`n \log_2 n + n` for "fft"; a real weight has the angles :math:`\theta` only, half without the last n.
+    ``multiply`` of the module takes O(nL) operations for each state; the dense weight O(n²L). The gradient
+    turns the layers back, so memory does not grow with their number.
+
+    The parameters ``angles``, ``phases`` and ``last_phases``, of ``D``, are real, and start uniform in ±π. A given
+    weight says no more than shape and dtype, and none can be assigned. Source: Jing et al. (2017).
+
+    Examples
+    --------
+    >>> rnn = mr.nn.RNN(2, 8, constraint=mr.Rotations(layers=2), view="trivialized")
+    >>> assert mr.linalg.defect(rnn.weight_hh_l0) < 1e-5
+    >>> assert mr.degrees_of_freedom(rnn.constraints) == 7
+    """
+
+    layout: Literal["tunable", "fft"] = "tunable"
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("tunable", "fft"):
+            raise OptionError(
+                f"layout of Rotations says which coordinates rotate together.\nExpected 'tunable' or 'fft', got "
+                f"{self.layout!r}.\nCheck the spelling."
+            )
+        if self.layers is not None and (self.layout == "fft" or self.layers < 1):
+            raise OptionError(
+                f"Rotations has layers=1 or more with the layout 'tunable', and a fixed number with 'fft'.\n"
+                f"Got layout={self.layout!r} and layers={self.layers}.\nLeave one of them out."
+            )
+
+    def trivialize(self, like: Tensor) -> RotationsParametrization:
+        """Return the module that gives ``W``, drawn at random; ``like`` gives shape and dtype."""
+        require_matrix(like, "Rotations")
+        return RotationsParametrization(like, self.rotation_layers(like.shape[-1]))
+
+    def rotation_layers(self, n: int) -> Layers:
+        """Return of each layer the first coordinate, the distance in a pair, and the number of pairs."""
+        if self.layout == "tunable":
+            layers = [(k % 2, 1, (n - k % 2) // 2) for k in range(n if self.layers is None else self.layers)]
+            return tuple(layer for layer in layers if layer[2])
+        if n & (n - 1):
+            raise OptionError(
+                f"The layout 'fft' halves the coordinates again and again.\nExpected a power of 2, got n = {n}.\n"
+                "Change the size, or use the layout 'tunable'."
+            )
+        return tuple((0, 1 << k, n // 2) for k in range(n.bit_length() - 1))
+
+
+class RotationsParametrization(Parametrization):
+    """Layers of rotations; real ``angles`` and, for complex weights, ``phases`` and ``last_phases``."""
+
+    always_real = ("angles", "phases", "last_phases")
+
+    def __init__(self, like: Tensor, layers: Layers) -> None:
+        super().__init__()
+        self.layers, self.size = layers, like.shape[-1]
+        self.manifold = Unitary() if like.is_complex() else SpecialOrthogonal()
+        rotations, batch = sum(pairs for *_, pairs in layers), like.shape[:-2]
+        self.angles = nn.Parameter(like.real.new_empty(*batch, rotations))
+        complex_ = like.is_complex()
+        self.phases = nn.Parameter(torch.empty_like(self.angles)) if complex_ else None
+        self.last_phases = nn.Parameter(like.real.new_empty(*batch, self.size)) if complex_ else None
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw all angles anew, uniform on the circle."""
+        for p in self.parameters():
+            p.uniform_(-math.pi, math.pi, generator=generator)
+
+    @torch.no_grad()
+    def defect(self) -> Tensor:
+        return measured(self.manifold, self())
+
+    def forward(self) -> Tensor:
+        real = self.angles.dtype
+        eye = torch.eye(
+            self.size, dtype=real if self.phases is None else complex_dtype(real), device=self.angles.device
+        )
+        wide = double(eye).expand(*self.angles.shape[:-1], -1, -1)  # in single precision many layers add up
+        return self.multiply(wide).mT.to(eye.dtype)
+
+    def multiply(self, h: Tensor) -> Tensor:
+        """Return ``W h`` for every row of ``h``, shape (..., B, n), by the factors, in the precision of ``h``."""
+        angles, phases, last = (
+            None if p is None else p.to(h.real.dtype) for p in (self.angles, self.phases, self.last_phases)
+        )
+        assert angles is not None
+        h = rotated(h, angles, phases, self.layers)
+        return h if last is None else h * on_circle(last).unsqueeze(-2)

@@ -1,0 +1,115 @@
+"""ENRNN's rule: a matrix is divided by its spectral radius from the first time on that it exceeds the disc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import UnsupportedError
+from ...linalg import spectral_radius
+from ...linalg.precision import without_autocast
+from ...manifolds import UnitDisc
+from ...manifolds.unit_disc import require_radius
+from ..constraint import Constraint
+from ..membership import projected
+from ..trivialized import Trivialization
+
+
+@dataclass(frozen=True, eq=False)
+class StickyDisc(Constraint):
+    r"""Matrices with spectral radius at most ``radius``, and exactly ``radius`` once it has been reached.
+
+    .. math:: W = \begin{cases} M & \rho(M) \le r \text{ at every step so far,} \\
+        r M / \rho(M) & \text{else.}\end{cases}
+
+    The stateless rule of `UnitDisc`, :math:`M / \max(1, \rho(M) / r)`, lets the radius shrink again; this one does not.
+
+    Parameters
+    ----------
+    radius : float
+        Positive.
+
+    Raises
+    ------
+    OptionError
+        If ``radius`` is not a positive number.
+
+    Notes
+    -----
+    The flag is the buffer ``active``, one truth value a matrix, and so part of the ``state_dict``. It is raised after
+    the step of an optimizer of torch that holds the coordinates; before that, and in a forward, nothing is remembered.
+    Assigning a weight lowers it. While active the gradient is orthogonal to ``M`` (on kinks and nearly defective
+    matrices see `manifold_rnn.linalg.spectral_radius`), so plain gradient descent makes ``M`` grow. Source: Helfrich
+    and Ye (2020) and their released code.
+
+    Examples
+    --------
+    >>> cell = mr.constrain(torch.nn.RNNCell(2, 3), "weight_hh", mr.StickyDisc(), view="trivialized")
+    >>> assert not cell.constraints["weight_hh"].active and mr.linalg.spectral_radius(cell.weight_hh) <= 1 + 1e-6
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_radius(self.radius, "StickyDisc")
+
+    @property
+    def manifold(self) -> UnitDisc:
+        """The set in which the weight lies."""
+        return UnitDisc(self.radius)
+
+    def random_like(self, like: Tensor) -> Tensor:
+        return self.manifold.random_like(like)
+
+    def trivialize(self, like: Tensor) -> StickyDiscParametrization:
+        """Return the module that gives ``W``, starting from ``like`` brought into the disc."""
+        self.manifold.require(like)
+        return StickyDiscParametrization(self.manifold, projected(self.manifold, like))
+
+
+class StickyDiscParametrization(Trivialization):
+    """A `Trivialization` with a memory; :math:`M` is its base plus its coordinates."""
+
+    active: Tensor
+
+    def __init__(self, manifold: UnitDisc, base: Tensor) -> None:
+        super().__init__(manifold, base)
+        self.radius = manifold.radius
+        self.register_buffer("active", torch.zeros(base.shape[:-2], dtype=torch.bool, device=base.device))
+
+    @property
+    def counts_steps(self) -> bool:
+        return True
+
+    def matrix(self) -> Tensor:
+        """Return the free matrix ``M``."""
+        c = self.coordinates
+        return self.base + (torch.complex(c[..., 0], c[..., 1]) if self.base.is_complex() else c)
+
+    def forward(self) -> Tensor:
+        with without_autocast(self.base):
+            M = self.matrix()
+            size = spectral_radius(M) / self.radius
+            divided = self.active | (size.detach() > 1)
+            return M / torch.where(divided & (size.detach() > 0), size, 1)[..., None, None]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Raise the flag of every matrix that has left the disc."""
+        super().after_step()
+        self.active.logical_or_(spectral_radius(self.matrix()) > self.radius)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Start again from ``weight``, a point of the disc, with the flag down."""
+        super().assign(weight)
+        self.active.zero_()
+
+    def rebase(self) -> None:
+        """Refuse: the size of ``M`` is part of the state."""
+        raise UnsupportedError(
+            "StickyDisc keeps its matrix as it grows, so its base does not move.\n"
+            "Expected rebase_every=None, got a rebase.\nUse UnitDisc for a base that moves."
+        )

@@ -1,0 +1,92 @@
+"""Whether a weight is a point of its manifold: when it is loaded, assigned or constrained."""
+
+import torch
+from torch import Tensor
+
+from ..errors import OffManifoldError
+from ..linalg import expm_skew, skew
+from ..linalg.checks import require_finite
+from ..manifolds import Manifold
+from .parametrization import NOT_LOADED
+
+
+def tolerance(dtype: torch.dtype, n: int) -> float:
+    """Return the largest defect that counts as on the manifold: far above rounding drift, far below a wrong weight."""
+    converted = 2e-5  # a float64 weight may have been rounded to float32 on its way
+    return float(max(3 * torch.finfo(dtype).eps ** 0.5, converted) * max(1.0, n / 128))
+
+
+def rounding(dtype: torch.dtype, n: int) -> float:
+    """Return the largest defect that correct rounding leaves, below which projecting again would only add noise."""
+    return float(80 * torch.finfo(dtype).eps * max(1.0, n / 128))
+
+
+def largest_defect(manifold: Manifold, x: Tensor) -> float:
+    """Return the largest defect in a batch, 0 for an empty one."""
+    defect = manifold.defect(x.detach())
+    return float(defect.max()) if defect.numel() else 0.0
+
+
+def widened(weight: Tensor) -> Tensor:
+    """Return a weight in double precision: in single, rounding of the measurement is as large as what is measured."""
+    return weight.detach().to(torch.complex128 if weight.is_complex() else torch.float64)
+
+
+@torch.no_grad()
+def measured(manifold: Manifold, weight: Tensor) -> Tensor:
+    """Return the largest defect of a weight, measured in double precision."""
+    defect = manifold.defect(widened(weight))
+    return defect.max() if defect.numel() else defect.new_zeros(())
+
+
+@torch.no_grad()
+def projected(manifold: Manifold, x: Tensor) -> Tensor:
+    """Return ``x`` itself where it is on the manifold up to rounding, else its projection."""
+    if x.is_meta or largest_defect(manifold, x) <= rounding(x.dtype, manifold.width(tuple(x.shape))):
+        return x
+    y: Tensor = manifold.projx(x)
+    return y
+
+
+@torch.no_grad()
+def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *, project: bool = False) -> Tensor:
+    """Return ``value`` if it is on the manifold and so may stand for ``like``, its projection if asked, else raise.
+
+    What is no tensor of the right shape passes through: torch names it itself.
+    """
+    if not isinstance(value, Tensor) or value.shape != like.shape or value.is_meta or not value.numel():
+        return value
+    require_finite(value, name, NOT_LOADED)
+    x = value.to(like.dtype)
+    coarser = max(value.dtype, like.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    defect, bound = largest_defect(manifold, x), tolerance(coarser, manifold.width(tuple(x.shape)))
+    if defect <= bound:
+        return value
+    if project:
+        y: Tensor = manifold.projx(x)
+        return y
+    raise OffManifoldError(
+        f"{name} must be a point on {manifold}.\nExpected a defect of at most {bound:.1e}, got {defect:.3g}.\n"
+        "Nothing in its module was changed. Load a constrained model's weight, or constrain with "
+        'on_load="project" to take the nearest point.'
+    )
+
+
+def require_reached(what: object, computed: Tensor, weight: Tensor, bound: float | None = None) -> None:
+    """Raise unless a constraint computes the weight that it was asked for, up to rounding or a bound."""
+    if bound is None:
+        bound = 3 * torch.finfo(weight.dtype).eps ** 0.5 * (1 + float(torch.linalg.vector_norm(weight)))
+    error = float(torch.linalg.vector_norm(computed - weight))
+    if not error <= bound:
+        raise OffManifoldError(
+            f"{what} does not reach this weight.\n"
+            f"Expected a distance of at most {bound:.1e} to the nearest that it gives, got {error:.3g}.\n"
+            "Nothing was changed. Assign a weight of this form, or use another constraint."
+        )
+
+
+def small_rotation(like: Tensor) -> Tensor:
+    """A fixed rotation, for starts with an eigenvalue -1 that a map does not reach: it moves the eigenvalue away."""
+    n = like.shape[-1]
+    draw = torch.randn(n, n, dtype=like.dtype.to_real(), generator=torch.Generator().manual_seed(0))
+    return expm_skew(skew(draw.to(like)) * (0.5 / n**0.5))

@@ -1,0 +1,177 @@
+"""One pair of hooks on every optimizer: refuses those that would break a constraint, and moves bases on time.
+
+What the hooks find out about an optimizer is remembered until a constraint is attached, or the optimizer's groups
+change. A step of a sound optimizer then costs a comparison of a few numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from .._torch import uncompiled
+from ..errors import OptimizerError
+from ..manifolds import manifold_of
+
+# These remember coordinates that mean another weight after a rebase.
+_REMEMBER_COORDINATES = ("ASGD", "Rprop", "LBFGS")
+
+
+class Watched(Protocol):
+    """What the hooks read of a `Parametrization`, and the one method that they call."""
+
+    name: str
+    is_stored_by_module: ClassVar[bool]
+    rebase_every: int | None
+
+    @property
+    def watched(self) -> nn.Parameter | None: ...
+    @property
+    def counts_steps(self) -> bool: ...
+    def after_step(self) -> None: ...
+
+
+_tracked: weakref.WeakSet[Watched] = weakref.WeakSet()
+_warned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+_lock = threading.Lock()
+_changes = 0  # grows whenever a parametrization is made, or a parameter becomes a point
+
+
+def track(entry: Watched) -> None:
+    """Watch the optimizers of this process on behalf of a parametrization."""
+    with _lock:
+        _tracked.add(entry)
+    forget()
+    _install()
+
+
+def forget() -> None:
+    """Forget what is known of all optimizers: a parameter has become a point, or is one no more."""
+    global _changes
+    _changes += 1
+
+
+@functools.cache
+def _install() -> None:
+    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_post_hook(_after_step)
+
+
+class _Verdict:
+    """What is known of one optimizer, as long as its groups stay the same."""
+
+    def __init__(self, optimizer: Optimizer, state: tuple[object, ...]) -> None:
+        self.state = state
+        watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
+        self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in an optimizer that is plain
+        self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
+        plain = not _moves_on_manifolds(type(optimizer))
+        for group, index, p in _parameters(optimizer):
+            if plain and type(p) is not nn.Parameter and manifold_of(p) is not None:
+                self.moved_freely.append((group, index, weakref.ref(p)))
+            if (entry := watched.get(id(p))) is not None and not entry.is_stored_by_module:
+                self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
+
+    def held(self) -> Iterator[tuple[int, Tensor, Watched]]:
+        """The watched parameters in the optimizer that are still alive, with their groups."""
+        for group, parameter, entry in self.entries:
+            if (p := parameter()) is not None and (e := entry()) is not None:
+                yield group, p, e
+
+
+_verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
+
+
+def _verdict(optimizer: Optimizer) -> _Verdict:
+    groups = ((id(g["params"]), len(g["params"]), bool(g.get("weight_decay"))) for g in optimizer.param_groups)
+    state = (_changes, *groups)
+    verdict = _verdicts.get(optimizer)
+    if verdict is None or verdict.state != state:
+        verdict = _verdicts[optimizer] = _Verdict(optimizer, state)
+    return verdict
+
+
+def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    if torch.compiler.is_compiling():
+        return
+    verdict = _verdict(optimizer)
+    for group, index, parameter in verdict.moved_freely:
+        if (p := parameter()) is not None and p.requires_grad:
+            raise _off_manifold(optimizer, group, index, p)
+    if verdict.entries and optimizer not in _warned and (advice := _advice(optimizer, verdict)):
+        _warned.add(optimizer)
+        warnings.warn(advice, UserWarning, stacklevel=4)
+
+
+def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    if not torch.compiler.is_compiling():
+        _count(optimizer)
+    elif any(entry.counts_steps for entry in _entries()):
+        _count_uncompiled(optimizer)
+
+
+def _count(optimizer: Optimizer) -> None:
+    for _, p, entry in _verdict(optimizer).held():
+        if p.grad is not None and entry.counts_steps:
+            entry.after_step()
+
+
+_count_uncompiled = uncompiled(_count)
+
+
+def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
+    name = type(optimizer).__name__
+    remembers = any(kind.__name__ in _REMEMBER_COORDINATES for kind in type(optimizer).__mro__)
+    for index, _, entry in verdict.held():
+        if optimizer.param_groups[index].get("weight_decay"):
+            return (
+                f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
+                f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
+            )
+        if remembers and entry.rebase_every:
+            return (
+                f"{name} remembers coordinates, in parameter group {index}, that mean another weight after a rebase. "
+                "Use rebase_every=None, or an optimizer such as Adam or SGD."
+            )
+    return ""
+
+
+def _off_manifold(optimizer: Optimizer, group: int, index: int, p: Tensor) -> OptimizerError:
+    return OptimizerError(
+        f"{type(optimizer).__name__} would move the weight {_name(optimizer, group, index, p)} off its manifold "
+        f"(parameter {index} of group {group}, shape {tuple(p.shape)}).\n"
+        "Expected a Riemannian optimizer, got a plain one. Nothing was changed.\n"
+        'Use manifold_rnn.optim or geoopt.optim, or constrain with view="trivialized".'
+    )
+
+
+def _name(optimizer: Optimizer, group: int, index: int, p: Tensor) -> str:
+    if names := optimizer.param_groups[group].get("param_names"):
+        return repr(names[index])
+    own = {repr(entry.name) for entry in _entries() if entry.is_stored_by_module and entry.watched is p}
+    return " or ".join(sorted(own)[:3])
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
+    for group, options in enumerate(optimizer.param_groups):
+        for index, p in enumerate(options["params"]):
+            yield group, index, p
+
+
+def _entries() -> list[Watched]:
+    with _lock:
+        return list(_tracked)
+
+
+def _moves_on_manifolds(kind: type[Optimizer]) -> bool:
+    """Whether the class says so, or is one of geoopt's."""
+    return any(k.__module__.startswith("geoopt.") or vars(k).get("moves_on_manifolds", False) for k in kind.__mro__)

@@ -1,0 +1,185 @@
+"""The one type that `constrain` attaches to a module, whatever the constraint and the view."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from ..errors import OptionError, UnsupportedError
+from ..linalg.checks import require_finite
+from ..retractions import Retraction
+from . import optimizer_hooks
+
+
+class Parametrization(nn.Module, ABC):
+    """A constrained weight: how it is computed, assigned, moved, checked and saved.
+
+    Consumers (layers, optimizer hooks, loading, diagnostics) call these methods, and never ask what the object is. A
+    subclass is final and overrides what it can do; what it cannot do is said by the defaults here.
+
+    Attributes
+    ----------
+    is_stored_by_module : bool
+        Whether the weight is the module's own parameter (update view), not computed from parameters here.
+    is_diagonal : bool
+        Whether the weight is always diagonal, so that a scan may run in parallel over time.
+    always_real : tuple of str
+        Parameters that are real also where the weight is complex.
+    name : str
+        Of the weight in its module, in the update view.
+    on_load : "raise" or "project"
+        What `check` does with a point that is off its manifold.
+    rebase_every : int or None
+        Optimizer steps between two moves of the base; None if there is none that moves.
+
+    Notes
+    -----
+    Three laws: ``forward()`` is on the set up to rounding error, whatever the parameters are. ``assign(W)`` makes
+    ``forward()`` return ``W``, or raises and changes nothing. ``state_dict()`` holds all that is needed to go on.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Rotations(), view="trivialized")
+    >>> assert isinstance(layer.constraints["weight"], mr.constraints.Parametrization)
+    """
+
+    is_stored_by_module: ClassVar[bool] = False
+    is_diagonal: ClassVar[bool] = False
+    always_real: ClassVar[tuple[str, ...]] = ()
+    name: str = ""
+    on_load: str = "raise"
+    rebase_every: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        optimizer_hooks.track(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        optimizer_hooks.track(self)
+
+    # --- the weight ---
+
+    @abstractmethod
+    def forward(self) -> Tensor:
+        """Return the dense weight."""
+
+    def assign(self, weight: Tensor) -> None:
+        """Make ``weight`` the value of ``forward()``; raises and changes nothing where that cannot be."""
+        raise UnsupportedError(
+            f"{type(self).__name__} cannot be solved for its parameters.\n"
+            "Expected a constraint with an inverse.\nConstrain the weight again with init=."
+        )
+
+    def defect(self) -> Tensor | None:
+        """Return the largest distance of a matrix of the weight from its set, in double precision.
+
+        None where every matrix is in the set, or no distance is defined.
+        """
+        return None
+
+    def degrees_of_freedom(self) -> int:
+        """Count the real numbers that training can change."""
+        dimensions = self.dimensions()
+        return sum(dimensions.get(p, real_numbers(p)) for p in self.parameters() if p.requires_grad)
+
+    def dimensions(self) -> dict[nn.Parameter, int]:
+        """Return the real dimension of the set that a parameter stands for, where that is not its number of reals."""
+        return {p: count for part in self.parts().values() for p, count in part.dimensions().items()}
+
+    # --- retractions and steps ---
+
+    @property
+    def retraction(self) -> Retraction | None:
+        """The retraction by which the weight moves; None if it has none, or one that cannot be changed."""
+        return None
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction from here on, with the same weight."""
+        raise UnsupportedError(
+            f"{type(self).__name__} has no retraction that could be changed.\n"
+            f"Expected a manifold such as Orthogonal(), or FixedBase; got retraction={retraction!r}.\n"
+            "Release the weight and constrain it anew."
+        )
+
+    @property
+    def watched(self) -> nn.Parameter | None:
+        """The parameter whose optimizer is watched, if any, to refuse it, to advise on it, or to call `after_step`."""
+        return None
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether `after_step` must be called after each step that trained the watched parameter."""
+        return self.rebase_every is not None
+
+    def after_step(self) -> None:
+        """React to an optimizer step that trained the watched parameter; bases move here."""
+
+    def refresh(self) -> None:
+        """Repair what a load or a move has taken from the module's parameter; called before each forward."""
+
+    # --- loading and conversion ---
+
+    def parts(self) -> dict[str, Parametrization]:
+        """Return the parametrizations inside this one, by their path."""
+        return dict(_nearest(self, ""))
+
+    def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+        """Return the tensors to load, projected where `on_load` asks for it; raises before anything is changed.
+
+        Parameters
+        ----------
+        loaded : mapping from str to Tensor
+            By the keys of ``self.state_dict()``; some may be missing.
+        path : str
+            What comes before these keys in messages.
+        """
+        checked = dict(loaded)
+        for name, value in loaded.items():
+            if name in self._parameters and isinstance(value, Tensor) and not value.is_meta:
+                require_finite(value, path + name, NOT_LOADED)
+        for key, part in self.parts().items():
+            prefix = f"{key}."
+            own = {k.removeprefix(prefix): value for k, value in loaded.items() if k.startswith(prefix)}
+            checked |= {prefix + k: value for k, value in part.check(own, path + prefix).items()}
+        return checked
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name in self.always_real:
+            if (p := self._parameters.get(name)) is not None and p.is_complex():  # .to(complex128) means the weight
+                p.data, p.grad = p.detach().real.clone(), None
+        return self
+
+    def extra_repr(self) -> str:
+        """Say which view this is."""
+        return 'view="trivialized"'
+
+
+NOT_LOADED = "Nothing in its module was changed. Use an earlier checkpoint."
+
+
+def _nearest(module: nn.Module, path: str) -> Iterator[tuple[str, Parametrization]]:
+    """The parametrizations below a module that are not inside another one."""
+    for name, child in module.named_children():
+        if isinstance(child, Parametrization):
+            yield path + name, child
+        else:
+            yield from _nearest(child, f"{path}{name}.")
+
+
+def real_numbers(p: Tensor) -> int:
+    """Count the real numbers in a tensor; a complex entry counts 2."""
+    return p.numel() * (2 if p.is_complex() else 1)
+
+
+def require_shape(like: Tensor, weight: Tensor) -> None:
+    """Raise unless ``weight`` can replace ``like``."""
+    if weight.shape != like.shape:
+        raise OptionError(
+            f"The assigned weight must keep its shape.\nExpected {tuple(like.shape)}, got {tuple(weight.shape)}.\n"
+            "Build a new module for another size."
+        )

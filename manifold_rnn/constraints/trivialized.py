@@ -1,0 +1,236 @@
+"""The trivialized view: the weight is a function of free parameters."""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from .._torch import is_forward_mode, is_transformed
+from ..errors import OptionError, UnsupportedError
+from ..linalg.precision import batched, may_read_device, without_autocast
+from ..manifolds import Manifold, adapt
+from ..retractions import Retraction
+from .constraint import Constraint
+from .membership import measured, projected, require_member
+from .parametrization import Parametrization, require_shape
+
+
+def trivialize(
+    constraint: geoopt.Manifold | Constraint, like: Tensor, *, rebase_every: int | None = None
+) -> Parametrization:
+    """Return the parametrization of a weight under any constraint, near ``like``.
+
+    Parameters
+    ----------
+    constraint : geoopt.Manifold or Constraint
+    like : Tensor
+        The weight before.
+    rebase_every : int, optional
+        Of a manifold: see `Trivialization`.
+
+    Returns
+    -------
+    Parametrization
+
+    Raises
+    ------
+    OptionError
+        If ``constraint`` is neither.
+    UnsupportedError
+        If a structured constraint is given ``rebase_every``.
+    ShapeError, DtypeError, NonFiniteError
+        If the constraint has no weight of this kind.
+
+    Examples
+    --------
+    >>> entry = mr.constraints.trivialize(mr.Orthogonal(), torch.eye(3))
+    >>> assert torch.equal(entry(), torch.eye(3))
+    """
+    if isinstance(constraint, geoopt.Manifold):
+        manifold = adapt(constraint)
+        manifold.require(like, "the weight")
+        return Trivialization(manifold, projected(manifold, like), rebase_every=rebase_every)
+    if not isinstance(constraint, Constraint):
+        raise OptionError(
+            "A constraint is a manifold such as Orthogonal(), or a structured constraint such as FixedBase.\n"
+            f"Got {constraint!r:.80}.\nPass an object, not a class or a string."
+        )
+    if rebase_every is not None:
+        raise UnsupportedError(
+            f"{type(constraint).__name__} is a structured constraint, which has no base that moves.\n"
+            f"Expected rebase_every=None, got {rebase_every}.\nLeave it out, or constrain to a manifold."
+        )
+    return constraint.trivialize(like)
+
+
+class Trivialization(Parametrization):
+    r"""A point as a function of free real coordinates.
+
+    .. math:: W = R_{B}(c), \qquad \text{on a matrix group } W = B\, \varphi(A(c)),
+
+    with the base ``B`` a buffer and the coordinates ``c`` the parameter that any torch optimizer trains.
+
+    Parameters
+    ----------
+    manifold : Manifold
+        Where the weight lives; its retraction is ``R``.
+    base : Tensor
+        The starting point, at which the coordinates are 0.
+    rebase_every : int, optional
+        Move the base to the weight after every so many optimizer steps (dynamic); None never moves it (static).
+
+    Attributes
+    ----------
+    coordinates : Parameter, real
+        Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay on it pulls towards the base: keep it out.
+    base : Tensor
+        A buffer.
+
+    Notes
+    -----
+    On groups the coordinates are isometric and their transport is the identity, so the moments of an optimizer stay
+    valid when the base moves: with ``rebase_every=1`` exactly. Source: Lezcano-Casado (2019).
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal(), view="trivialized")
+    >>> assert layer.constraints["weight"].coordinates.shape == (3,)
+    """
+
+    always_real: ClassVar[tuple[str, ...]] = ("coordinates",)
+    base: Tensor
+
+    def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
+        super().__init__()
+        self.manifold, self.rebase_every = manifold, rebase_every
+        self.steps = 0
+        base = base.detach().clone()
+        self.register_buffer("base", base)
+        self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
+
+    def extra_repr(self) -> str:
+        return f'view="trivialized", rebase_every={self.rebase_every}'
+
+    # --- the weight ---
+
+    def forward(self) -> Tensor:
+        if self.base.is_meta:
+            return torch.empty_like(self.base)  # whose numbers no algorithm can look at
+        with without_autocast(self.base):
+            if self._is_at_base():
+                weight: Tensor = _AtBase.apply(self.coordinates, self.base, self.manifold)
+                return weight
+            return self.manifold.retr_coordinates(self.base, self.coordinates)
+
+    def _is_at_base(self) -> bool:
+        """Whether the base has just moved to the weight; not asked where looking at numbers costs a wait."""
+        if not self.rebase_every or not self.manifold.isometric_at_zero:
+            return False
+        if self.base.device.type != "cpu" or not may_read_device() or is_transformed() or is_forward_mode():
+            return False
+        return float(torch.linalg.vector_norm(self.coordinates.detach())) == 0  # cheaper than any()
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Make ``weight``, a point on the manifold, the base, and the coordinates 0."""
+        require_shape(self.base, weight)
+        self.base.copy_(require_member(self.manifold, weight, self.base, "the assigned weight"))
+        self.coordinates.zero_()
+
+    @torch.no_grad()
+    def defect(self) -> Tensor:
+        return measured(self.manifold, self())
+
+    def dimensions(self) -> dict[nn.Parameter, int]:
+        return {self.coordinates: self.manifold.degrees_of_freedom(tuple(self.base.shape), self.base.dtype)}
+
+    # --- retractions and steps ---
+
+    @property
+    def retraction(self) -> Retraction | None:
+        return self.manifold.retraction
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        manifold = self.manifold.with_retraction(retraction)
+        self.rebase()
+        self.manifold = manifold
+
+    @property
+    def watched(self) -> nn.Parameter:
+        """The coordinates."""
+        return self.coordinates
+
+    def after_step(self) -> None:
+        """Count one optimizer step, and rebase when it is time."""
+        self.steps += 1
+        if self.rebase_every and self.steps % self.rebase_every == 0:
+            self.rebase()
+
+    @torch.no_grad()
+    def rebase(self) -> None:
+        """Move the base to the weight, polished, and the coordinates to 0, unless the weight is not finite."""
+        with without_autocast(self.base):
+            weight = self.manifold.polish(self.manifold.retr_coordinates(self.base, self.coordinates))
+        if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
+            self.base.copy_(weight)
+            self.coordinates.zero_()
+            return
+        sound = torch.isfinite(weight).all()  # stays on the device: no wait in the middle of training
+        self.base.copy_(torch.where(sound, weight, self.base))
+        self.coordinates.masked_fill_(sound, 0.0)
+
+    # --- loading and conversion ---
+
+    def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+        checked = super().check(loaded, path)
+        if "base" in checked:
+            project = self.on_load == "project"
+            checked["base"] = require_member(self.manifold, checked["base"], self.base, f"{path}base", project=project)
+        return checked
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        precision = torch.finfo(self.base.dtype).eps
+        super()._apply(fn, recurse)
+        free, real = self.coordinates, self.base.real.dtype
+        if free.dtype != real:  # .double() means the weight
+            free.data, free.grad = free.detach().to(real), None
+        if torch.finfo(real).eps < precision and not self.base.is_meta:
+            with torch.no_grad():
+                self.base.copy_(self.manifold.polish(self.base))  # the digits that it did not have before
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.rebase_every:  # a resumed run must rebase at the same steps
+            destination[f"{prefix}steps"] = torch.tensor(self.steps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.steps = int(state_dict.pop(f"{prefix}steps", self.steps))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _AtBase(torch.autograd.Function):
+    """The weight at coordinates 0, where the derivative is an isometry: no map, no adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, coordinates: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+        ctx.save_for_backward(coordinates, base)
+        ctx.manifold = manifold
+        return base.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        coordinates, base = ctx.saved_tensors
+        create_graph = torch.is_grad_enabled()
+        if not create_graph and not batched(g):
+            return ctx.manifold.egrad2coordinates(base, g), None, None
+        with torch.enable_grad():
+            free = coordinates.view_as(coordinates)
+            weight = ctx.manifold.retr_coordinates(base, free)  # whose second derivative is the retraction's own
+            (gradient,) = torch.autograd.grad(weight, free, g, create_graph=create_graph)
+        return gradient, None, None

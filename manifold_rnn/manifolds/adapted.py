@@ -1,0 +1,147 @@
+"""How a geoopt manifold gets the methods of this package, and which manifold a parameter carries."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from .base import Manifold
+
+
+class Adapted(Manifold):
+    """A geoopt manifold, with the methods of `Manifold` by their defaults.
+
+    Made by `adapt`; every geoopt method is that of the wrapped manifold.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> sphere = mr.manifolds.adapt(geoopt.Sphere())
+    >>> assert sphere.defect(torch.tensor([0.6, 0.8])) < 1e-6
+    """
+
+    name = "Adapted"
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__()
+        self.manifold = manifold
+        self.name, self.ndim, self.reversible = manifold.name, manifold.ndim, manifold.reversible
+
+    def key(self) -> Hashable:
+        return id(self.manifold)
+
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        retr = self.retr
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
+        y: Tensor = retr(x, self.from_coordinates(x, c))
+        return y
+
+    def random(self, *size: int, **kwargs: Any) -> Tensor:
+        y: Tensor = self.manifold.random(*size, **kwargs)
+        return y.as_subclass(Tensor)
+
+    def origin(self, *size: int, **kwargs: Any) -> Tensor:
+        y: Tensor = self.manifold.origin(*size, **kwargs)
+        return y.as_subclass(Tensor)
+
+
+def _delegate(name: str) -> Callable[..., Any]:
+    def method(self: Adapted, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.manifold, name)(*args, **kwargs)
+
+    method.__name__ = name
+    return method
+
+
+_GEOOPT = (
+    "_check_point_on_manifold",
+    "_check_shape",
+    "_check_vector_on_tangent",
+    "component_inner",
+    "dist",
+    "dist2",
+    "egrad2rgrad",
+    "expmap",
+    "expmap_transp",
+    "extra_repr",
+    "inner",
+    "logmap",
+    "norm",
+    "proju",
+    "projx",
+    "retr",
+    "retr_transp",
+    "transp",
+    "transp_follow_expmap",
+    "transp_follow_retr",
+)
+for _name in _GEOOPT:
+    setattr(Adapted, _name, _delegate(_name))
+Adapted.__abstractmethods__ = frozenset()
+
+
+def adapt(manifold: geoopt.Manifold) -> Manifold:
+    """The manifold itself if it is one of this package, else `Adapted`.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+
+    Returns
+    -------
+    Manifold
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not a geoopt manifold.
+
+    Examples
+    --------
+    >>> O = mr.Orthogonal()
+    >>> assert mr.manifolds.adapt(O) is O
+    """
+    if isinstance(manifold, Manifold):
+        return manifold
+    if isinstance(manifold, geoopt.Manifold):
+        return Adapted(manifold)
+    raise UnsupportedError(
+        f"A constraint is a manifold of manifold_rnn or geoopt.\nGot {type(manifold).__name__}.\n"
+        "Pass an object such as Orthogonal(), not a class or a string."
+    )
+
+
+def manifold_of(parameter: Tensor) -> Manifold | None:
+    """The manifold that a parameter carries as an attribute, None if it is Euclidean.
+
+    The attribute decides, not the class of the parameter: a compiled step loses the class.
+
+    Parameters
+    ----------
+    parameter : Tensor
+
+    Returns
+    -------
+    Manifold or None
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert mr.manifolds.manifold_of(layer.weight).name == "Orthogonal"
+    >>> assert mr.manifolds.manifold_of(layer.bias) is None
+    """
+    manifold = attached_manifold(parameter)
+    return None if manifold is None or isinstance(manifold, geoopt.Euclidean) else adapt(manifold)
+
+
+def attached_manifold(parameter: Tensor) -> geoopt.Manifold | None:
+    """What a parameter carries as its attribute ``manifold``, as it is."""
+    return getattr(parameter, "manifold", None)

@@ -1,0 +1,155 @@
+"""Block-triangular matrices: two manifolds on the diagonal, a free block between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, ShapeError
+from .adapted import adapt
+from .base import Manifold
+from .euclidean import Euclidean
+from .layout import Layout, Shape
+from .parts import Parts
+
+
+@dataclass(frozen=True)
+class TriangularLayout(Layout):
+    r"""Two square blocks on the diagonal, and the block above, which couples them.
+
+    .. math:: x = \begin{pmatrix} \text{top} & \text{coupling} \\ 0 & \text{bottom} \end{pmatrix}.
+
+    Parameters
+    ----------
+    rows : int, optional
+        Rows of the top block. Default: half of all, rounded down.
+
+    Raises
+    ------
+    OptionError
+        If ``rows`` is not a positive number.
+
+    Examples
+    --------
+    >>> assert mr.manifolds.TriangularLayout(rows=3).shapes((5, 5)) == ((3, 3), (2, 2), (3, 2))
+    """
+
+    advice: ClassVar[str] = "Check split= and the size."
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and (type(self.rows) is not int or self.rows < 1):
+            raise OptionError(
+                f"split counts the rows of the top block of a block triangle.\nExpected 1, 2, ..., got {self.rows!r}.\n"
+                "Leave it out for half of the rows."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("top", "bottom", "coupling")
+
+    def _top(self, shape: Shape) -> int:
+        """Rows of the top block of a matrix that has two blocks."""
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            raise ShapeError(
+                f"A block triangle is a square matrix.\nExpected shape (..., n, n), got {tuple(shape)}.\nReshape it."
+            )
+        n = shape[-1]
+        k = n // 2 if self.rows is None else self.rows
+        if not 0 < k < n:
+            raise ShapeError(
+                f"A block triangle needs a row for each of its two blocks.\nExpected n > {max(k, 1)}, got n = {n}.\n"
+                "Choose another split or size."
+            )
+        return k
+
+    def shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        k, batch, n = self._top(shape), tuple(shape[:-2]), shape[-1]
+        return (*batch, k, k), (*batch, n - k, n - k), (*batch, k, n - k)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        k = self._top(x.shape)
+        return x[..., :k, :k], x[..., k:, k:], x[..., :k, k:]
+
+    def join(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
+        top, bottom, coupling = parts
+        zeros = torch.zeros_like(coupling.mT)
+        return torch.cat([torch.cat([top, coupling], -1), torch.cat([zeros, bottom], -1)], -2)
+
+    def remainder(self, x: Tensor) -> Tensor:
+        """Norm of the block below the diagonal."""
+        k = self._top(x.shape)
+        return torch.linalg.matrix_norm(x[..., k:, :k])
+
+
+class BlockTriangular(Parts):
+    r"""Square matrices with two square blocks on the diagonal, each on a manifold of its own.
+
+    .. math:: x = \begin{pmatrix} a & f \\ 0 & d \end{pmatrix}, \qquad
+        a \in \text{top}, \quad d \in \text{bottom}, \quad f \text{ free},
+
+    with the metric of the product. The spectrum is that of ``a`` and ``d`` together: in a recurrence with column states
+    the lower units feed the upper ones, and nothing flows back.
+
+    Parameters
+    ----------
+    top, bottom : geoopt.Manifold
+        Of the diagonal blocks. For structured constraints use `manifold_rnn.block_triangular`.
+    split : int, optional
+        Rows of the top block. Default: half of all, rounded down.
+
+    Raises
+    ------
+    OptionError
+        If ``split`` is not a positive number, or a block is not a manifold.
+
+    Notes
+    -----
+    Tensors have shape (..., n, n), all axes but the last two are batch. Source: Helfrich and Ye (2020), with an
+    orthogonal top block for long-term memory and `UnitDisc` below for short.
+
+    Examples
+    --------
+    >>> enrnn = mr.BlockTriangular(mr.Orthogonal(), mr.UnitDisc(), split=3)
+    >>> x = enrnn.random(5, 5)
+    >>> assert mr.linalg.defect(x[:3, :3]) < 1e-5 and x[3:, :3].count_nonzero() == 0
+    """
+
+    name = "BlockTriangular"
+    ndim = 2
+
+    def __init__(self, top: geoopt.Manifold, bottom: geoopt.Manifold, split: int | None = None) -> None:
+        super().__init__()
+        self._layout = TriangularLayout(split)
+        for place, part in (("top", top), ("bottom", bottom)):
+            if not isinstance(part, geoopt.Manifold):
+                raise OptionError(
+                    f"The {place} block of BlockTriangular lies on a manifold.\nExpected an object such as "
+                    f"Orthogonal(), got {type(part).__name__}.\nFor structured constraints use block_triangular(...)."
+                )
+        self.top, self.bottom, self.coupling = adapt(top), adapt(bottom), Euclidean()
+
+    @property
+    def layout(self) -> TriangularLayout:
+        return self._layout
+
+    @property
+    def members(self) -> tuple[Manifold, ...]:
+        return self.top, self.bottom, self.coupling
+
+    def with_members(self, members: Sequence[Manifold]) -> Self:
+        return type(self)(members[0], members[1], self._layout.rows)
+
+    def extra_repr(self) -> str:
+        return f"split={self._layout.rows}"
+
+    def random(self, *size: Any, **kwargs: Any) -> Tensor:
+        """Blocks by the ``random`` of their manifolds; free entries normal with variance ``2 / n``."""
+        x = super().random(*size, **kwargs)
+        top, bottom, coupling = self._layout.split(x)
+        return self._layout.join((top, bottom, coupling * (2 / x.shape[-1]) ** 0.5), tuple(x.shape))

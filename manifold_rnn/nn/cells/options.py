@@ -1,0 +1,36 @@
+"""Checks of the options of a cell."""
+
+import math
+from collections.abc import Sequence
+
+from ...errors import OptionError
+
+
+def require_number(cell: str, option: str, value: float, *, below: float = math.inf, zero: bool = False) -> None:
+    """Raise `OptionError` unless ``value`` is above 0, or 0 where ``zero`` allows it, and below ``below``."""
+    if isinstance(value, (int, float)) and (0 < value < below or (zero and value == 0)):
+        return
+    upper = "finite" if below == math.inf else f"below {below:g}"
+    raise OptionError(
+        f"The {option} of {cell} is out of range.\n"
+        f"Expected a number that is {'at least' if zero else 'above'} 0 and {upper}, got {value!r}.\n"
+        "Choose a number in this range."
+    )
+
+
+def require_choice(cell: str, option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `OptionError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise OptionError(
+            f"The {option} of {cell} is unknown.\n"
+            f"Expected one of {', '.join(map(repr, choices))}, got {value!r}.\nCheck the spelling."
+        )
+
+
+def require_count(cell: str, option: str, value: int) -> None:
+    """Raise `OptionError` unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise OptionError(
+            f"The {option} of {cell} is not a number of steps.\n"
+            f"Expected an integer of at least 1, got {value!r}.\nChoose a positive integer."
+        )

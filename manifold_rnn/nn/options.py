@@ -1,0 +1,66 @@
+"""The options that all layers share, in one list, and the checks of a layer's sizes."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from .._options import require_known
+from ..constraints.constraint import AnyConstraint
+from ..errors import OptionError, ShapeError
+from .scan.backends import BackendName, require_backend
+
+
+class LayerOptions(TypedDict, total=False):
+    """The keyword options of every layer. `Layer` documents them."""
+
+    constraint: AnyConstraint | Mapping[str, AnyConstraint] | None
+    view: Literal["update", "trivialized"]
+    train_initial_state: bool
+    backend: BackendName
+    recompute: bool
+
+
+DEFAULTS: LayerOptions = {
+    "constraint": None,
+    "view": "update",
+    "train_initial_state": False,
+    "backend": "auto",
+    "recompute": False,
+}
+
+
+def complete_options(layer: type, options: LayerOptions) -> LayerOptions:
+    """Return the options with the defaults of those that are missing; raises `OptionError` if one is unknown."""
+    require_known(layer, LayerOptions, options)
+    completed: LayerOptions = {**DEFAULTS, **options}
+    require_backend(completed["backend"])
+    return completed
+
+
+def require_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    """Raise unless a layer can have these sizes and this dropout."""
+    if min(input_size, hidden_size, num_layers) < 1:
+        raise ShapeError(
+            "A layer needs positive sizes.\nExpected input_size, hidden_size and num_layers of at least 1, "
+            f"got {input_size}, {hidden_size} and {num_layers}.\nChoose positive integers."
+        )
+    if not 0 <= dropout <= 1:
+        raise OptionError(
+            f"The value of dropout is not a probability.\nExpected a number in [0, 1], got {dropout}.\n"
+            "Choose a number in this range."
+        )
+    if dropout and num_layers == 1:
+        warnings.warn("dropout acts between levels, so it has no effect with num_layers=1", stacklevel=4)
+
+
+def constraint_by_block(constraint: Any, gates: tuple[str, ...]) -> Any:
+    """Return a mapping from the names of gates as one from the numbers of their blocks; one constraint as it is."""
+    if not isinstance(constraint, Mapping):
+        return constraint
+    if unknown := [name for name in constraint if name not in gates]:
+        raise OptionError(
+            "The mapping of constraint has a key that is no gate of the cell.\n"
+            f"Expected some of {', '.join(map(repr, gates))}, got {unknown[0]!r}.\n"
+            "Correct the name, or pass one constraint for all gates."
+        )
+    return {gates.index(name): part for name, part in constraint.items()}
