@@ -37,7 +37,7 @@ def execute(command: str, values: Values) -> int:
         path = Path(settings.output, BEST) if checkpoint is None else checkpoint
         print(json.dumps(evaluate(settings, stage=command, checkpoint=path)))
         return 0
-    record = run(settings, folder=settings.output, resume=resume, quiet=False, require_constrained=not resume)
+    record = run(settings, folder=settings.output, resume=resume, quiet=False)
     if record.failure is not None:
         hint = f"; resume with: {resume_command(settings.output)}" if record.stopped else ""
         print(f"{record.failure}{hint}")

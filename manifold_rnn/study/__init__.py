@@ -16,21 +16,20 @@ A file is run by ``manifold-rnn compare grid.yaml``, or from Python:
 >>> settings = mr.study.CompareSettings("grid.yaml", workers=2)  # then mr.study.compare(settings)
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .grid import Grid, read_grid
+from .settings import CompareSettings
 
 if TYPE_CHECKING:
     from .comparison import compare
-    from .grid import Grid, read_grid
-    from .settings import CompareSettings
-
-_SEARCHED = ("settings", "grid", "comparison")  # the light ones first
 
 __all__ = ["CompareSettings", "Grid", "compare", "read_grid"]
 
 
 def __getattr__(name: str) -> object:
-    for module in _SEARCHED if name in __all__ else ():
-        if value := vars(import_module(f".{module}", __name__)).get(name):
-            return value
+    if name == "compare":  # which needs seconds to import Optuna
+        from .comparison import compare
+
+        return compare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

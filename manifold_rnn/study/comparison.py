@@ -13,7 +13,7 @@ from ..tasks import Task
 from ..training.folder import open_folder
 from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
-from ..training.signals import StopRequested, StopSignal, stop_on_signals
+from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values
 from .claim import Attempt, Study
 from .grid import Grid, label, read_grid
@@ -72,7 +72,7 @@ def compare(
     grid = grid or read_grid(settings.grid)
     comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
     console = Console(highlight=False, soft_wrap=True)
-    with closing(comparison.open()) as study, stop_on_signals() as stop:
+    with closing(comparison.open()) as study, StopSignal() as stop:
         console.print(f"{settings.name}: {len(study.cases)} runs, of which {len(study.ends())} have ended before")
         with suppress(StopRequested):
             if settings.workers > 1:

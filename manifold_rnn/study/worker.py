@@ -18,7 +18,7 @@ from ..errors import ManifoldError
 from ..training.checkpoint import LAST, RUN, read_checkpoint
 from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
-from ..training.signals import StopRequested, StopSignal, stop_on_signals
+from ..training.signals import StopRequested, StopSignal
 from ..training.values import Values
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
@@ -155,7 +155,7 @@ def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> N
     os.setpgrp()  # or the terminal's Ctrl-C would come here too, beside the parent's
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    with stop_on_signals(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
+    with StopSignal(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
         try:
             work(stop)
         except StopRequested:

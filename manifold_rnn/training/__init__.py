@@ -1,4 +1,4 @@
-"""Training with Lightning, from settings (extra ``train``). Everything is imported on first use.
+"""Training with Lightning, from settings (extra ``train``).
 
 A run from a mapping, as a YAML file holds it:
 
@@ -18,17 +18,16 @@ The modules for a trainer of your own:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .build import build_network
-    from .data import SequenceData
-    from .mapping import as_mapping, read_run
-    from .module import SequenceModule
-    from .optimizers import build_optimizer
-    from .record import RunRecord
-    from .runs import evaluate, run
-    from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
+from .build import build_network
+from .mapping import as_mapping, read_run
+from .optimizers import build_optimizer
+from .record import RunRecord
+from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
 
-_SEARCHED = ("settings", "mapping", "build", "optimizers", "record", "data", "module", "runs")  # the light ones first
+if TYPE_CHECKING:
+    from .data import SequenceData
+    from .module import SequenceModule
+    from .runs import evaluate, run
 
 __all__ = [
     "NetworkSettings",
@@ -48,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    for module in _SEARCHED if name in __all__ else ():
-        if value := vars(import_module(f".{module}", __name__)).get(name):
-            return value
+    modules = {"SequenceData": "data", "SequenceModule": "module", "evaluate": "runs", "run": "runs"}
+    if name in modules:  # which need seconds to import Lightning
+        return getattr(import_module(f".{modules[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,10 @@
 """A network, a task and an optimizer as one Lightning module."""
 
 import math
-import re
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -49,8 +49,8 @@ class SequenceModule(LightningModule):
 
     Notes
     -----
-    Logs ``loss`` and ``gradient/...`` for batches, ``train_loss``, ``val_loss``, ``val_metric`` and ``weights/...`` for
-    epochs, and ``test_loss`` and ``test_metric``.
+    Logs ``loss`` and ``grad_2.0_norm...`` for batches, ``train_loss``, ``val_loss``, ``val_metric`` and ``weights/...``
+    for epochs, and ``test_loss`` and ``test_metric``.
 
     Examples
     --------
@@ -136,10 +136,10 @@ class SequenceModule(LightningModule):
             self.log("weights/spectral_radius", spectrum(self.network).radius, rank_zero_only=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradient of every layer, before it is clipped."""
+        """Log the norm of the gradient of every weight, and of all, before it is clipped."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning does not declare
         if self.loggers and (self.global_step + 1) % every == 0:
-            self.log_dict(gradient_norms(self.network), rank_zero_only=True)
+            self.log_dict(grad_norm(self.network, 2), rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start a stream at its beginning, before and after the validation and before the test."""
@@ -195,14 +195,3 @@ class SequenceModule(LightningModule):
         dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in batch)
         return inputs, targets
-
-
-def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """Return the norm of the gradient of each layer of a network, and of each other part, by the name in the log."""
-    squares: dict[str, float] = {}
-    for name, p in network.named_parameters():
-        if p.grad is not None:
-            layer = re.search(r"_l(\d+)", name)
-            part = f"gradient/layer{layer[1]}" if layer else f"gradient/{name.split('.')[0]}"
-            squares[part] = squares.get(part, 0.0) + float(torch.linalg.vector_norm(p.grad)) ** 2
-    return {part: square**0.5 for part, square in squares.items()}

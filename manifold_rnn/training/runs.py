@@ -26,7 +26,7 @@ from .module import SequenceModule
 from .random_state import seeded
 from .record import Epoch, RunRecord, write_json
 from .settings import RunSettings
-from .signals import StopRequested, StopSignal, stop_on_signals
+from .signals import StopRequested, StopSignal
 from .trainer import build_trainer, own_process_group, process_rank, quiet_lightning, require_hardware
 from .values import Values
 
@@ -41,7 +41,6 @@ def run(
     on_epoch: Callable[[Epoch], None] | None = None,
     stop: StopSignal | None = None,
     quiet: bool = True,
-    require_constrained: bool = False,
 ) -> RunRecord:
     """Train a network and test it.
 
@@ -51,6 +50,8 @@ def run(
     Parameters
     ----------
     settings : RunSettings
+        A run that starts is refused if they have an optimizer or a learning rate for constrained weights, and the
+        network has none.
     folder : str or Path
         Replaces ``settings.output``; made if missing.
     resume : bool
@@ -61,8 +62,6 @@ def run(
         A request to stop that the caller handles. Default: Ctrl-C and SIGTERM.
     quiet : bool
         Whether to print nothing, or a progress bar on a terminal and one line for each epoch elsewhere.
-    require_constrained : bool
-        Whether to refuse an optimizer or a learning rate for constrained weights where the network has none.
 
     Returns
     -------
@@ -89,28 +88,30 @@ def run(
     rank = process_rank(settings)
     with ExitStack() as stack:
         stack.enter_context(seeded(settings.seed))
-        stop = stop or stack.enter_context(stop_on_signals())
+        stop = stop or stack.enter_context(StopSignal())
         stack.enter_context(quiet_lightning())
         require_hardware(settings)
         is_locked = rank == 0 and resume and place.is_dir()
         if is_locked:
             stack.callback(lock_folder(place).release)
-        content = _checkpoint_to_resume(settings, place, resume) if rank == 0 or resume else None
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
         data.require_sequences(settings.devices * settings.nodes)
-        if content is not None:
-            _require_more_steps(place / LAST, content, settings, data)
+        content = _checkpoint_to_resume(settings, place, resume, data) if rank == 0 or resume else None
         module = _build_module(settings)
         if content is not None:
             load_weights(place / LAST, content, module)  # before anything is written; the trainer loads them again
-        if require_constrained:
-            _require_constrained(settings, module)
+        for key in () if resume else ("constrained", "constrained_lr"):
+            value = getattr(settings.optimizer, key)
+            usable = value is None or bool(constrained_parameters(module.network))
+            require(usable, f"optimizer.{key}", "a network with constrained weights", value)
         if rank == 0:
             open_folder(place)
             if not is_locked:
                 stack.callback(lock_folder(place).release)
             remove_temporaries(place)
-            _write_settings(settings, place)
+            with replacing(place / CONFIG, durable=True) as temporary:
+                mapping = {**as_mapping(settings), "output": str(place)}
+                temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
         if not quiet and resume and content is None:
             print(f"There is no checkpoint in '{place}' yet: the run starts.")
         stack.enter_context(own_process_group())
@@ -206,50 +207,30 @@ def _build_module(settings: RunSettings) -> SequenceModule:
     return SequenceModule(network, task, settings.optimizer, settings.schedule, max_steps=settings.max_steps)
 
 
-def _require_constrained(settings: RunSettings, module: SequenceModule) -> None:
-    for key in ("constrained", "constrained_lr"):
-        value = getattr(settings.optimizer, key)
-        usable = value is None or bool(constrained_parameters(module.network))
-        require(usable, f"optimizer.{key}", "a network with constrained weights", value)
-
-
-def _checkpoint_to_resume(settings: RunSettings, folder: Path, resume: bool) -> Values | None:
+def _checkpoint_to_resume(settings: RunSettings, folder: Path, resume: bool, data: SequenceData) -> Values | None:
     """The content of ``last.ckpt``; None if the run starts."""
     last = folder / LAST
-    if not resume:
-        present = [name for name in (LAST, BEST, CONFIG) if (folder / name).exists()]
-        if present:
-            raise OptionError(
-                f"'{folder}' has a run already.\nExpected a folder without {present[0]}.\n"
-                "Resume it with --resume, or choose another `output`."
-            )
-        return None
-    if not last.exists():  # a run may be killed before its first checkpoint, but it never loses one
-        for name in (BEST, RESULT):
-            if (folder / name).exists():
-                raise OptionError(
-                    f"'{folder}' has no {LAST}.\nExpected it beside {name}, which would be overwritten.\n"
-                    "Start again in another `output`."
-                )
+    present = [name for name in (LAST, BEST, RESULT if resume else CONFIG) if (folder / name).exists()]
+    if present and not resume:
+        raise OptionError(
+            f"'{folder}' has a run already.\nExpected a folder without {present[0]}.\n"
+            "Resume it with --resume, or choose another `output`."
+        )
+    if present and present[0] != LAST:  # a run may be killed before its first checkpoint, but it never loses one
+        raise OptionError(
+            f"'{folder}' has no {LAST}.\nExpected it beside {present[0]}, which would be overwritten.\n"
+            "Start again in another `output`."
+        )
+    if not present:
         return None
     content = read_checkpoint(last)
     require_same_run(last, content, settings)
-    return content
-
-
-def _require_more_steps(path: Path, content: Values, settings: RunSettings, data: SequenceData) -> None:
-    """Raise `OptionError` if more steps are asked for than those after which a run ended within an epoch."""
     steps, state = content["global_step"], content[RUN]
     per_epoch = len(data.training_batches(0, 0, settings.devices * settings.nodes))
     ended_within = steps < len(state["history"]) * per_epoch + state["batch"]
     if ended_within and (settings.max_steps is None or settings.max_steps > steps):
         raise OptionError(
-            f"'{path}' ended within an epoch, whose rest cannot be trained.\n"
+            f"'{last}' ended within an epoch, whose rest cannot be trained.\n"
             f"Expected max_steps={steps}, got {settings.max_steps}.\nStart again in another `output`."
         )
-
-
-def _write_settings(settings: RunSettings, folder: Path) -> None:
-    mapping = {**as_mapping(settings), "output": str(folder)}
-    with replacing(folder / CONFIG, durable=True) as temporary:
-        temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
+    return content

@@ -3,9 +3,9 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import Self
 
 
 class StopRequested(Exception):
@@ -13,7 +13,10 @@ class StopRequested(Exception):
 
 
 class StopSignal:
-    """Whether this process was asked to stop, by a signal or by ``also``, another source of the request."""
+    """Whether this process was asked to stop, by a signal or by ``also``, another source of the request.
+
+    As a context it handles Ctrl-C and SIGTERM for the block. A second Ctrl-C ends the program with status 130.
+    """
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
         self._signalled, self._also = False, also
@@ -23,11 +26,19 @@ class StopSignal:
         """Whether to stop."""
         return self._signalled or self._also()
 
+    def __enter__(self) -> Self:
+        self._before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before if _is_main_thread() else []:
+            signal.signal(number, handler)
+
     def install(self) -> None:
         """Handle Ctrl-C and SIGTERM here; to be repeated after a library has put its own handlers there."""
-        if threading.current_thread() is threading.main_thread():  # handlers can be set only there
-            signal.signal(signal.SIGINT, self._on_signal)
-            signal.signal(signal.SIGTERM, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM) if _is_main_thread() else ():
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signalled and number == signal.SIGINT:
@@ -37,15 +48,5 @@ class StopSignal:
         self._signalled = True
 
 
-@contextmanager
-def stop_on_signals(also: Callable[[], bool] = lambda: False) -> Iterator[StopSignal]:
-    """Turn Ctrl-C and SIGTERM into a request for the block; a second Ctrl-C ends the program with status 130."""
-    stop = StopSignal(also)
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
-    stop.install()
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # handlers can be set only there

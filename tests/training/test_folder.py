@@ -215,19 +215,22 @@ def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
 
 
 @pytest.mark.parametrize(
-    ("network", "weights"),
-    [({"zoo": "scornn", "hidden_size": 6}, "weights/defect"), ({"cell": "GRU"}, "weights/spectral_radius")],
+    ("changes", "weights"),
+    [
+        ({"network": {"zoo": "scornn", "hidden_size": 6}}, "weights/defect"),
+        ({"network": {"cell": "GRU"}, "optimizer": {}}, "weights/spectral_radius"),
+    ],
     ids=["constrained", "free"],
 )
-def test_the_log_has_loss_metric_gradients_and_the_defect_or_the_radius(network, weights, tmp_path):
+def test_the_log_has_loss_metric_gradients_and_the_defect_or_the_radius(changes, weights, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train({**VALUES, "network": network, "log_every": 5}, tmp_path)
+    train({**VALUES, **changes, "log_every": 5}, tmp_path)
     log = EventAccumulator(str(tmp_path / "logs"))
     log.Reload()
     scalars = {name: [event.step for event in log.Scalars(name)] for name in log.Tags()["scalars"]}
     steps = list(range(4, 30, 5))
-    for name in ("loss", "lr-CombinedOptimizer/pg1", "gradient/layer0", "gradient/readout"):
+    for name in ("loss", "lr-CombinedOptimizer/pg1", "grad_2.0_norm_total", "grad_2.0_norm/readout.weight"):
         assert scalars.get(name, scalars.get("lr-Adam", [])) == steps, name
     for name in ("train_loss", "val_loss", "val_metric", weights):
         assert scalars[name] == [9, 19, 29], name

@@ -36,7 +36,11 @@ RUNS = {
         "max_steps": 27,
         "optimizer": {"name": "Adagrad", "lr": 0.01},
     },
-    "carried stream": {"task": {"name": "Characters", "length": 8}, "network": {"cell": "LEM", "hidden_size": 6}},
+    "carried stream": {
+        "task": {"name": "Characters", "length": 8},
+        "network": {"cell": "LEM", "hidden_size": 6},
+        "optimizer": {"lr": 0.03},
+    },
 }
 
 
@@ -201,8 +205,8 @@ def test_a_signal_leaves_a_checkpoint_a_line_and_a_status(phase, number, tmp_pat
 
 def test_a_second_ctrl_c_leaves_at_once():
     script = (
-        "import os, signal, time\nfrom manifold_rnn.training.signals import stop_on_signals\n"
-        "with stop_on_signals() as stop:\n"
+        "import os, signal, time\nfrom manifold_rnn.training.signals import StopSignal\n"
+        "with StopSignal() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    assert stop.requested\n    print('first', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
     )
