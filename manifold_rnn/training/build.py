@@ -1,13 +1,15 @@
 """Networks and constraints from settings."""
 
+import re
 import typing
-from collections.abc import Callable, Mapping
-from typing import Literal
+from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
 from .. import zoo
-from ..constraints import Constraint, constrain, degrees_of_freedom
+from ..constraints import Constraint, constrain_matching, degrees_of_freedom
 from ..constraints.constraint import AnyConstraint
 from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
@@ -57,11 +59,11 @@ def build_network(
     try:
         if settings.budget is not None:
             with torch.random.fork_rng(devices=[]):
-                size = closest_hidden_size(of_size, settings.budget, guess=size)
+                size = closest_hidden_size(of_size, settings.budget)
         network = of_size(size)
     except (RuntimeError, MemoryError, OverflowError) as error:
-        if not _is_out_of_memory(error):
-            raise
+        if type(error) is RuntimeError and not re.search("alloc|overflow", str(error), re.IGNORECASE):
+            raise  # torch has no class for a lack of memory
         raise OptionError(f"`network.hidden_size` needs a network that fits into memory. Got {size}.") from error
     network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
     return network
@@ -92,52 +94,38 @@ def _is_complex(value: str | Values) -> bool:
     return getattr(build, "is_complex", None) is True or any(map(_is_complex, inside))
 
 
-def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int, guess: int = 2) -> int:
+def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int) -> int:
     """Return the hidden size at which a network comes closest to a number of trained degrees of freedom.
 
-    ``build`` returns the network of a hidden size, whose degrees of freedom must grow with it. ``guess`` is looked at
-    first, and returned at once if it has exactly this number. Of two equally close sizes, the smaller is returned.
+    ``build`` returns the network of a hidden size, whose degrees of freedom must grow with it. Of two equally close
+    sizes, the smaller is returned.
     """
     require(budget >= 1, "budget", "an integer of at least 1", budget)
-    if _next_possible(build, guess) == (guess, budget):
-        return guess
-    low, high = 2, 4
-    while _next_possible(build, high)[1] < budget:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _next_possible(build, middle)[1] < budget else (low, middle)
-    return min((_next_possible(build, size) for size in (low, high)), key=lambda pair: abs(pair[1] - budget))[0]
 
+    def next_possible(size: int) -> tuple[int, int]:
+        """The next size for which the network can be built, such as a power of 2, and its degrees of freedom there."""
+        for candidate in range(size, 2 * size):
+            with suppress(ManifoldError):
+                return candidate, degrees_of_freedom(build(candidate))
+        return size, degrees_of_freedom(build(size))  # raises and says what is wrong
 
-def _next_possible(build: Callable[[int], torch.nn.Module], size: int) -> tuple[int, int]:
-    """The next size for which the network can be built, such as a power of 2, and its degrees of freedom there."""
-    for candidate in range(size, 2 * size):
-        try:
-            return candidate, degrees_of_freedom(build(candidate))
-        except ManifoldError:
-            continue
-    return size, degrees_of_freedom(build(size))  # raises and says what is wrong
+    high = 4
+    while next_possible(high)[1] < budget:
+        high *= 2
+    enough = bisect_left(range(high), budget, lo=high // 2, key=lambda size: next_possible(size)[1])
+    sizes = [next_possible(size) for size in (enough - 1, enough) if size >= 2]
+    return min(sizes, key=lambda pair: abs(pair[1] - budget))[0]
 
 
 def _published(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: torch.dtype) -> Network:
     builder: Callable[..., Network] = getattr(zoo, settings.zoo or "")
-    options = _resolved(builder, settings.options)
-    for key in ("retraction", "view", "rebase_every"):
-        value = getattr(settings, key)
-        if value is not None:
-            _require_taken(f"network.{key}", builder, key, f"network.zoo={settings.zoo}")
-            options[key] = value or None
+    options = _options(builder, settings, f"network.zoo={settings.zoo}", "retraction", "view", "rebase_every")
     return _called(builder, *sizes, dtype=dtype, **options)
 
 
 def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: torch.dtype) -> Network:
     kind, (input_size, hidden_size, output_size) = cells()[settings.cell or ""], sizes
-    options = _resolved(kind, settings.options)
-    if settings.nonlinearity is not None:
-        _require_taken("network.nonlinearity", kind, "nonlinearity", f"network.cell={settings.cell}")
-        options["nonlinearity"] = settings.nonlinearity
-    cell: Cell = _called(kind, **options)
+    cell: Cell = _called(kind, **_options(kind, settings, f"network.cell={settings.cell}", "nonlinearity"))
     constraint = None if settings.constraint is None else build_constraint(settings.constraint, settings.retraction)
     is_complex = cell.complex_by_default or (settings.constraint is not None and _is_complex(settings.constraint))
     if settings.numbers is not None:
@@ -146,34 +134,31 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
     layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
     if constraint is None:
         return Network(layer, output_size, rates={})
-    default: Literal["update", "trivialized"] = "trivialized" if isinstance(constraint, Constraint) else "update"
-    view = settings.view or default
-    which = None if settings.gates is None else [cell.gates.index(name) for name in settings.gates]
-    for name in [name for name, _ in layer.named_parameters() if name.startswith("weight_hh")]:
-        moving: Values = {"view": view, "rebase_every": settings.rebase_every or None}
-        constrain(layer, name, constraint, blocks=len(cell.gates), which=which, **moving)
+    moving: Values = {
+        "view": settings.view or ("trivialized" if isinstance(constraint, Constraint) else "update"),
+        "rebase_every": settings.rebase_every or None,
+        "which": None if settings.gates is None else [cell.gates.index(name) for name in settings.gates],
+    }
+    constrain_matching(layer, {"weight_hh*": constraint}, blocks=len(cell.gates), **moving)
     return Network(layer, output_size, rates=_CONSTRAINED_RATE)
 
 
-def _resolved(build: Builder, options: Mapping[str, Value]) -> Values:
-    """The options, with the cell or the initialization in place of its name."""
-    resolved: Values = dict(options)
-    hints = typing.get_type_hints(build)
-    for key, value in options.items():
+def _options(build: Builder, settings: NetworkSettings, owner: str, *keys: str) -> Values:
+    """The options for a builder: cells and initializations in the place of their names, and these further settings."""
+    options, hints = dict(settings.options), typing.get_type_hints(build)
+    starts = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
+    for key, value in settings.options.items():
         hint = hints.get(key)
         if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, Cell):
             require_choice(f"network.options.{key}", value, cells())
-            resolved[key] = cells()[value]()
+            options[key] = cells()[value]()
         elif isinstance(value, str) and typing.get_origin(hint) is Callable:
-            starts = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
             require_choice(f"network.options.{key}", value, starts)
-            resolved[key] = starts[value]
-    return resolved
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    mentions_memory = any(word in str(error) for word in ("allocat", "Alloc", "overflow"))  # torch has no class for it
-    return isinstance(error, (MemoryError, OverflowError)) or (type(error) is RuntimeError and mentions_memory)
+            options[key] = starts[value]
+    for key in [key for key in keys if getattr(settings, key) is not None]:
+        _require_taken(f"network.{key}", build, key, owner)
+        options[key] = getattr(settings, key) or None
+    return options
 
 
 def _require_taken(key: str, build: Builder, option: str, owner: str) -> None:
@@ -186,5 +171,4 @@ def _called(build: Builder, *arguments: object, **options: object) -> Value:
         return build(*arguments, **options)
     except (TypeError, AttributeError) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "dtype")
-        name = getattr(build, "__name__", "it")
-        raise OptionError(f"{name} cannot be built with {shown or 'no options'}: {error}.") from error
+        raise OptionError(f"{build.__name__} cannot be built with {shown or 'no options'}: {error}.") from error
