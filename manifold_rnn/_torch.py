@@ -17,13 +17,13 @@ _R = TypeVar("_R")
 
 def _private(path: str, fallback: Any) -> Any:
     """The object at a dotted path below ``torch``, or the fallback."""
-    found: Any = torch
+    value: Any = torch
     try:
         for name in path.split("."):
-            found = getattr(found, name)
+            value = getattr(value, name)
     except AttributeError:
         return fallback
-    return found
+    return value
 
 
 _transforms_active = _private("_C._are_functorch_transforms_active", lambda: False)

@@ -71,7 +71,7 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
 def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, Any]:
     inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
     names = [n for n, _ in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)]
-    found: dict[str, Any] = {}
+    by_weight: dict[str, Any] = {}
     for pattern, constraint in constraints.items():
         hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
         if not hits:
@@ -79,9 +79,9 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, Any]
                 f"Each pattern must match a weight; {pattern!r} matches none of {len(names)}.\n"
                 f"Names here look like {', '.join(map(repr, names[:4]))}.\nCorrect or remove the pattern."
             )
-        found = dict.fromkeys(hits, constraint) | found
-    once = {owner_of(model, name): name for name in reversed(found)}  # a module may have two names
-    return {name: found[name] for name in reversed(once.values())}
+        by_weight = dict.fromkeys(hits, constraint) | by_weight
+    once = {owner_of(model, name): name for name in reversed(by_weight)}  # a module may have two names
+    return {name: by_weight[name] for name in reversed(once.values())}
 
 
 def degrees_of_freedom(module: nn.Module) -> int:

@@ -33,7 +33,7 @@ def widened(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measured(manifold: Manifold, weight: Tensor) -> Tensor:
+def measured_defect(manifold: Manifold, weight: Tensor) -> Tensor:
     """Return the largest defect of a weight, measured in double precision."""
     defect = manifold.defect(widened(weight))
     return defect.max() if defect.numel() else defect.new_zeros(())

@@ -16,7 +16,7 @@ from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, adapt
 from ..retractions import Retraction
 from .constraint import Constraint
-from .membership import measured, projected, require_member
+from .membership import measured_defect, projected, require_member
 from .parametrization import Parametrization, require_shape
 
 
@@ -144,7 +144,7 @@ class Trivialization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        return measured(self.manifold, self())
+        return measured_defect(self.manifold, self())
 
     def dimensions(self) -> dict[nn.Parameter, int]:
         return {self.coordinates: self.manifold.degrees_of_freedom(tuple(self.base.shape), self.base.dtype)}

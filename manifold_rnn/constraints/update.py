@@ -13,7 +13,7 @@ from ..errors import UnsupportedError
 from ..manifolds import Manifold
 from ..retractions import Retraction, get
 from . import optimizer_hooks
-from .membership import measured, require_member
+from .membership import measured_defect, require_member
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
 
@@ -65,7 +65,7 @@ class Update(Parametrization):
         self.watched.copy_(require_member(self.manifold, weight, self.watched, "the assigned weight"))
 
     def defect(self) -> Tensor:
-        return measured(self.manifold, self.watched)
+        return measured_defect(self.manifold, self.watched)
 
     def dimensions(self) -> dict[nn.Parameter, int]:
         p = self.watched

@@ -107,7 +107,7 @@ class _Polar(torch.autograd.Function):
     def setup_context(
         ctx: Any, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, Tensor | None, Tensor | None]
     ) -> None:
-        ctx.mark_non_differentiable(*(found for found in output[1:] if found is not None))
+        ctx.mark_non_differentiable(*(result for result in output[1:] if result is not None))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], *output)
 
@@ -128,8 +128,8 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> Any:
         known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
-        found = _Polar.apply(x.movedim(in_dims[0], 0), known)
-        return found, tuple(None if part is None else 0 for part in found)
+        result = _Polar.apply(x.movedim(in_dims[0], 0), known)
+        return result, tuple(None if part is None else 0 for part in result)
 
 
 def lyapunov(H: Tensor, C: Tensor, eigen: _Eigen | None = None) -> Tensor:

@@ -91,16 +91,16 @@ class Parts(Manifold):
     def _each(self, name: str, *tensors: Tensor) -> Tensor:
         """The tensor assembled from a method of every member on its parts."""
         parts = zip(*map(self.layout.split, tensors), strict=True)
-        found = [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)]
-        return self.layout.join(found, tuple(tensors[0].shape))
+        results = [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)]
+        return self.layout.join(results, tuple(tensors[0].shape))
 
     @full_precision
     def _numbers(self, name: str, *tensors: Tensor) -> Tensor:
         """The numbers that a method of every member gives for its matrices, in the last axis, one row a point."""
         lead = tensors[0].ndim - self.ndim
         parts = zip(*map(self.layout.split, tensors), strict=True)
-        found = [getattr(m, name)(*p).unsqueeze(-1).flatten(lead) for m, p in zip(self.members, parts, strict=True)]
-        return found[0] if len(found) == 1 else torch.cat(found, -1)
+        results = [getattr(m, name)(*p).unsqueeze(-1).flatten(lead) for m, p in zip(self.members, parts, strict=True)]
+        return results[0] if len(results) == 1 else torch.cat(results, -1)
 
     @full_precision
     def _coordinates(self, name: str, *tensors: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class SpecialUnitary(MatrixGroup):
             slope = (trace(angle + h)[1] - trace(angle - h)[1]) / (
                 2 * h
             )  # the last secant is too short for derivatives
-            on_numbers(_require_settled, torch.stack([value, angle * n], -1))
+            on_numbers(_require_solved, torch.stack([value, angle * n], -1))
         for _ in range(2):  # steps that move nothing give the angle its first and second derivative
             angle = angle - trace(angle)[1] / slope
         return _traceless(trace(angle)[0])
@@ -134,8 +134,8 @@ def _uncompiled(manifold: SpecialUnitary, Q: Tensor) -> Tensor:
     return manifold._solve_for_phase(Q)
 
 
-def _require_settled(found: Tensor) -> None:
-    value, phase = found.unbind(-1)
+def _require_solved(solution: Tensor) -> None:
+    value, phase = solution.unbind(-1)
     if not bool((value.abs() < 1e-3).all() and (phase.abs() < torch.pi).all()):  # NaN included
         raise OffManifoldError(
             "The inverse retraction of SpecialUnitary reaches x phi(A) where the phase of det phi(A) is below pi.\n"

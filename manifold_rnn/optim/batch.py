@@ -121,16 +121,16 @@ class Batches:
 
 
 def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
-    found: dict[Hashable, Batch] = {}
+    batches: dict[Hashable, Batch] = {}
     for p in params:
         manifold, steps = manifold_of(p), state[p].get("step", 0)
         kind: Hashable = id(p)
         if manifold is not None:
             kind = (manifold.key(), p.shape, p.dtype, p.device, -1 if isinstance(steps, Tensor) else steps)
-        batch = found.setdefault(kind, Batch([], manifold, []))
+        batch = batches.setdefault(kind, Batch([], manifold, []))
         batch.params.append(p)
         batch.states.append(state[p])
-    return list(found.values())
+    return list(batches.values())
 
 
 def require_fixed_work(manifold: Manifold | None) -> None:

@@ -120,8 +120,8 @@ class Landing(RiemannianOptimizer):
             p.copy_(manifold.projx(p))
 
     def _constrained(self) -> list[tuple[Tensor, Manifold]]:
-        found = ((p, manifold_of(p)) for group in self.param_groups for p in group["params"])
-        return [(p, manifold) for p, manifold in found if manifold is not None]
+        pairs = ((p, manifold_of(p)) for group in self.param_groups for p in group["params"])
+        return [(p, manifold) for p, manifold in pairs if manifold is not None]
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return with_momentum(batch, c, steps, group)

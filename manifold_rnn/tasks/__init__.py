@@ -55,9 +55,9 @@ def available() -> list[str]:
     --------
     >>> assert all(issubclass(getattr(mr.tasks, name), mr.tasks.Task) for name in mr.tasks.available())
     """
-    found = {name: globals()[name] for name in __all__}
+    exported = {name: globals()[name] for name in __all__}
     return [
         name
-        for name, value in found.items()
+        for name, value in exported.items()
         if isinstance(value, type) and issubclass(value, Task) and value is not Task
     ]

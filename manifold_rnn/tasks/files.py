@@ -18,13 +18,13 @@ def data_folder(task: str, data_dir: str | Path | None, *subfolders: str) -> Pat
     OptionError
         If none is named, or it does not exist.
     """
-    given = data_dir or os.environ.get(VARIABLE)
-    if not given:
+    chosen = data_dir or os.environ.get(VARIABLE)
+    if not chosen:
         raise OptionError(
             f"{task} reads files, and downloads nothing.\n"
             f"Expected a folder as data_dir, or in the environment variable {VARIABLE}; got neither.\nName the folder."
         )
-    folder = Path(given).expanduser()
+    folder = Path(chosen).expanduser()
     if not folder.is_dir():
         raise OptionError(
             f"{task} reads files from a folder.\nGot {shown(folder)}, which is none.\nCheck data_dir, or {VARIABLE}."
@@ -40,15 +40,15 @@ def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolde
     OptionError
         If neither is.
     """
-    given = Path(path).expanduser()
+    path = Path(path).expanduser()
     base = data_dir or os.environ.get(VARIABLE)
-    places = [given] if base is None else [given, Path(base) / given, Path(base) / subfolder / given]
+    places = [path] if base is None else [path, Path(base) / path, Path(base) / subfolder / path]
     for place in places:
         if place.is_file():
             return place
     where = "" if base is None else f" nor below {shown(Path(base))}"
     raise OptionError(
-        f"{task} reads a file.\nFound none at {shown(given)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
+        f"{task} reads a file.\nFound none at {shown(path)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
     )
 
 

@@ -56,5 +56,5 @@ def published(problem: str) -> list[Published]:
 
 def _plain(read: str, names: dict[str, str]) -> str:
     """Return a source without the markup of the documentation."""
-    cited = re.sub(r":cite:t:`(\w+)`", lambda found: names[found[1]], read)
+    cited = re.sub(r":cite:t:`(\w+)`", lambda match: names[match[1]], read)
     return re.sub(r"`([^`<]+) <([^>]+)>`__", r"\1 (\2)", cited)

@@ -101,21 +101,21 @@ class Speech(Frames):
 
 @lru_cache(maxsize=1)  # a gigabyte
 def _load(folder: Path, length: int) -> Splits:
-    found: dict[str, dict[tuple[str, str], Path]] = {"training": {}, "development": {}, "core test": {}}
+    paths_by_part: dict[str, dict[tuple[str, str], Path]] = {"training": {}, "development": {}, "core test": {}}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() == ".wav":
             speaker, utterance = path.parent.name.lower(), path.name.lower().split(".")[0]
             part = _part(speaker, {above.name.lower() for above in path.relative_to(folder).parents})
             if part and "sa" not in speaker and "sa" not in utterance:
-                found[part].setdefault((speaker, utterance), path)  # some copies have both formats
-    for part, paths in found.items():
+                paths_by_part[part].setdefault((speaker, utterance), path)  # some copies have both formats
+    for part, paths in paths_by_part.items():
         if not paths:
             raise OptionError(
                 f"Speech needs the {part} speakers of TIMIT.\n"
                 f"Expected TRAIN and TEST with a folder for each speaker; none of these below {shown(folder)}.\n"
                 "Check data_dir."
             )
-    return Splits(*(_read(paths.values(), length) for paths in found.values()))
+    return Splits(*(_read(paths.values(), length) for paths in paths_by_part.values()))
 
 
 def _part(speaker: str, folders: set[str]) -> str | None:

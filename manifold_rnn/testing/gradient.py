@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 from .report import Report, at_least, at_most
-from .sample import inner, prepare, seeded, slope, tangent, worst
+from .sample import adapted_with_points, inner, random_tangent, seeded, slope, worst
 
 _STEP = 1e-3  # of the difference quotient of order 4: truncation and rounding both near 1e-12
 
@@ -86,10 +86,10 @@ def check_gradient(
     >>> assert mr.testing.check_gradient(mr.Orthogonal(), lambda x: (a @ x @ a @ x.mT).sum()).ok
     """
     with seeded(seed):
-        m, x = prepare(manifold, x)
+        m, x = adapted_with_points(manifold, x)
         f = f or _polynomial(x)
         g = _egrad(f, x)
-        grad, v = m.egrad2rgrad(x, g), tangent(m, x)
+        grad, v = m.egrad2rgrad(x, g), random_tangent(m, x)
         size2 = float(_total(m, x, grad, grad))
         size = size2**0.5 or 1.0
         down, along = -grad / size, _total(m, x, grad, v)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 from .report import Report, at_most, measured
-from .sample import inner, prepare, refusable, seeded, tangent, worst
+from .sample import adapted_with_points, inner, random_tangent, refusable, seeded, worst
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def check_manifold(
     >>> assert mr.testing.check_manifold(geoopt.EuclideanStiefel()).ok
     """
     with seeded(seed):
-        m, x = prepare(manifold, x)
+        m, x = adapted_with_points(manifold, x)
         g, h = (_unit(torch.randn_like(x)) for _ in range(2))
-        u, v = tangent(m, x), tangent(m, x)
+        u, v = random_tangent(m, x), random_tangent(m, x)
         y = m.retr(x, 0.5 * u)
         near = m.projx(x + 0.1 * g)
         report = ManifoldReport(

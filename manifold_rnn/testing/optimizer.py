@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ..manifolds import Manifold
 from .report import Report, at_most
-from .sample import prepare, seeded, tangent, worst
+from .sample import adapted_with_points, random_tangent, seeded, worst
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def check_optimizer(
     >>> assert mr.testing.check_optimizer(lambda p: geoopt.optim.RiemannianSGD(p, lr=0.1), mr.Orthogonal()).ok
     """
     with seeded(seed):
-        m, x = prepare(manifold, x)
-        target = m.retr(x, 0.5 * tangent(m, x))
+        m, x = adapted_with_points(manifold, x)
+        target = m.retr(x, 0.5 * random_tangent(m, x))
         point = geoopt.ManifoldParameter(x.clone(), manifold=manifold)
         plain = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
         optimizer = make_optimizer([point, plain])

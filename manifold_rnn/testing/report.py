@@ -65,13 +65,13 @@ class Report:
     @property
     def rows(self) -> list[Row]:
         """Every number with its bound and meaning."""
-        found = []
+        rows = []
         for f in dataclasses.fields(self):
             if "meaning" in f.metadata:
                 bound = f.metadata["bound"]
                 limit = self.atol if bound is None else getattr(self, bound) if isinstance(bound, str) else bound
-                found.append(Row(f.name, getattr(self, f.name), f.metadata["relation"], limit, f.metadata["meaning"]))
-        return found
+                rows.append(Row(f.name, getattr(self, f.name), f.metadata["relation"], limit, f.metadata["meaning"]))
+        return rows
 
     @property
     def failures(self) -> list[Row]:

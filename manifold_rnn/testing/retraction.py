@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ManifoldError
 from ..manifolds import Manifold
 from .report import Report, at_least, at_most
-from .sample import prepare, refusable, seeded, slope, tangent, worst
+from .sample import adapted_with_points, random_tangent, refusable, seeded, slope, worst
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def check_retraction(
     >>> assert not mr.testing.check_retraction(geoopt.CanonicalStiefel()).ok  # steps twice too far
     """
     with seeded(seed):
-        m, x = prepare(manifold, x)
-        u = tangent(m, x)
+        m, x = adapted_with_points(manifold, x)
+        u = random_tangent(m, x)
         c = m.to_coordinates(x, 0.5 * u)
         y = m.retr(x, 0.5 * u)
         order = _claimed(m) if order is None else order

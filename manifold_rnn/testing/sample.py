@@ -18,7 +18,7 @@ _SALT = 271828  # else points drawn after manual_seed(0) would be parallel to th
 _ROUNDING = 1e-12  # errors below this, relative to the point, say nothing about the order
 
 
-def prepare(manifold: geoopt.Manifold, x: Tensor | None) -> tuple[Manifold, Tensor]:
+def adapted_with_points(manifold: geoopt.Manifold, x: Tensor | None) -> tuple[Manifold, Tensor]:
     """The manifold with this package's methods, and points on it in double precision: ``x``, or two random ones."""
     m = adapt(manifold)
     x = _random(m) if x is None else x
@@ -43,7 +43,7 @@ def _random(m: Manifold) -> Tensor:
     return x
 
 
-def tangent(m: Manifold, x: Tensor) -> Tensor:
+def random_tangent(m: Manifold, x: Tensor) -> Tensor:
     """Random tangent vector of norm 1 (in the whole batch the largest)."""
     u: Tensor = m.proju(x, torch.randn_like(x))
     return u / worst(inner(m, x, u, u)) ** 0.5 if u.numel() else u

@@ -15,7 +15,7 @@ from ...linalg.checks import require_finite, require_matrix
 from ...linalg.precision import complex_dtype, double, without_autocast
 from ...manifolds import Contraction, Manifold, SpecialOrthogonal, Unitary
 from ..constraint import Constraint
-from ..membership import measured, projected, require_reached, small_rotation
+from ..membership import measured_defect, projected, require_reached, small_rotation
 from ..parametrization import Parametrization, require_shape
 
 METHODS = ("euler", "exp", "cayley")
@@ -107,7 +107,7 @@ class DampedSkewParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
-        return None if self.manifold is None else measured(self.manifold, self())
+        return None if self.manifold is None else measured_defect(self.manifold, self())
 
     def skew(self) -> Tensor:
         """Return ``K``."""
@@ -154,9 +154,9 @@ class DampedSkewParametrization(Parametrization):
         """Solve for ``K``; raises where no ``K`` gives ``weight``."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
-        found = self._coordinates_near(weight)
-        require_reached("DampedSkew", self._weight(self._unpacked(found)), weight)
-        self.coordinates.copy_(found)
+        coordinates = self._coordinates_near(weight)
+        require_reached("DampedSkew", self._weight(self._unpacked(coordinates)), weight)
+        self.coordinates.copy_(coordinates)
 
     @torch.no_grad()
     def _coordinates_near(self, weight: Tensor) -> Tensor:

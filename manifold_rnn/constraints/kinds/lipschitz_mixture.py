@@ -85,9 +85,9 @@ class LipschitzMixtureParametrization(Parametrization):
         """Solve for ``B``; raises if ``weight`` has a part without weight."""
         require_shape(self.matrix, weight)
         require_finite(weight, "the assigned weight")
-        found = self._matrix_of(weight)
-        require_reached("LipschitzMixture", self._weight(found), weight)
-        self.matrix.copy_(found)
+        matrix = self._matrix_of(weight)
+        require_reached("LipschitzMixture", self._weight(matrix), weight)
+        self.matrix.copy_(matrix)
 
     @torch.no_grad()
     def _matrix_of(self, weight: Tensor) -> Tensor:

@@ -86,8 +86,8 @@ class IdentityPlusLowRankParametrization(Parametrization):
         require_finite(weight, "the assigned weight")
         left, right, scale = self._factors(weight)
         require_reached("IdentityPlusLowRank", left @ right + scale * _eye(left), weight)
-        for own, found in ((self.left, left), (self.right, right), (self.scale, scale)):
-            own.copy_(found)
+        for own, solved in ((self.left, left), (self.right, right), (self.scale, scale)):
+            own.copy_(solved)
 
     @torch.no_grad()
     def _factors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

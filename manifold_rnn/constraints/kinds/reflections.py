@@ -13,7 +13,7 @@ from ...linalg.householder import reflected, unit
 from ...linalg.precision import double
 from ...manifolds import Orthogonal, Unitary
 from ..constraint import Constraint
-from ..membership import measured
+from ..membership import measured_defect
 from ..parametrization import Parametrization
 
 
@@ -100,7 +100,7 @@ class ReflectionsParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        return measured(self.manifold, self())
+        return measured_defect(self.manifold, self())
 
     def forward(self) -> Tensor:
         U, sign = self._factors(double(self.vectors))  # S is ill-conditioned where vectors are nearly dependent

@@ -15,7 +15,7 @@ from ...linalg.givens import Layers, on_circle, rotated
 from ...linalg.precision import complex_dtype, double
 from ...manifolds import SpecialOrthogonal, Unitary
 from ..constraint import Constraint
-from ..membership import measured
+from ..membership import measured_defect
 from ..parametrization import Parametrization
 
 
@@ -119,7 +119,7 @@ class RotationsParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        return measured(self.manifold, self())
+        return measured_defect(self.manifold, self())
 
     def forward(self) -> Tensor:
         real = self.angles.dtype

@@ -18,7 +18,7 @@ from ...manifolds import Orthogonal, Unitary, UnitDisc
 from ...manifolds.unit_disc import require_radius, uniform_on_disc
 from ...retractions import Retraction, get
 from ..constraint import Constraint
-from ..membership import measured, require_reached
+from ..membership import measured_defect, require_reached
 from ..parametrization import Parametrization, require_shape
 from ..trivialized import Trivialization
 from . import disc_parameters
@@ -187,7 +187,7 @@ class SchurDiscParametrization(Parametrization):
     @torch.no_grad()
     def defect(self) -> Tensor:
         """How far the largest modulus is out of the disc, relative to the radius."""
-        return measured(UnitDisc(self.constraint.radius), self())
+        return measured_defect(UnitDisc(self.constraint.radius), self())
 
     @property
     def retraction(self) -> Retraction | None:

@@ -15,7 +15,7 @@ from ...linalg.checks import require_matrix
 from ...linalg.householder import reflected, unit
 from ...manifolds import Unitary
 from ..constraint import Constraint
-from ..membership import measured
+from ..membership import measured_defect
 from ..parametrization import Parametrization
 
 
@@ -89,7 +89,7 @@ class UnitaryProductParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        return measured(self.manifold, self())
+        return measured_defect(self.manifold, self())
 
     def forward(self) -> Tensor:
         n, v = len(self.permutation), self.reflections
