@@ -61,6 +61,8 @@ def build_network(
             with torch.random.fork_rng(devices=[]):
                 size = closest_hidden_size(of_size, settings.budget)
         network = of_size(size)
+    except ManifoldError:
+        raise
     except (RuntimeError, MemoryError, OverflowError) as error:
         if type(error) is RuntimeError and not re.search("alloc|overflow", str(error), re.IGNORECASE):
             raise  # torch has no class for a lack of memory
