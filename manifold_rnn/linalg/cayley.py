@@ -1,14 +1,16 @@
 """The Cayley transform, with its own adjoint."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from .checks import require_matrix
+from .action import moved_by_group
+from .angles import eigenangles, rotation_by
+from .checks import TooFar, require_finite, require_length, require_matrix
 from .defect import shift_diagonal
+from .polar import polish
 from .precision import (
     full_precision,
     largest_norm,
@@ -21,6 +23,8 @@ from .product import multiply, multiply_add
 from .skew import skew
 
 _WIDEN_ABOVE = 4.0  # root mean square of the eigenvalues; beyond it single precision leaves a defect above 1e-5
+_POLISH_ABOVE = 64.0  # norm beyond which the inverse leaves a defect that one Newton-Schulz step removes
+_LONG_ABOVE = 1e4  # norm beyond which the identity is lost beside A: eigenvectors keep the two apart
 _MODERATE = 4.0  # norm of B^2 up to which I - B^2 is as well conditioned as rounding asks for
 _FEW_COLUMNS = 256  # where LU is slow for its size
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -47,8 +51,8 @@ def cayley(A: Tensor) -> Tensor:
 
     Raises
     ------
-    ShapeError, DtypeError
-        If ``A`` is not a batch of square matrices of floating point.
+    ShapeError, DtypeError, NonFiniteError
+        If ``A`` is not a batch of square matrices of floating point with finite entries.
 
     Notes
     -----
@@ -56,7 +60,7 @@ def cayley(A: Tensor) -> Tensor:
     products backward. In single precision, where the root mean square of the eigenvalues exceeds 4, the inverse is
     taken in double, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`; not where no number may
     be read from the device (compiled code, `fixed_iterations`). Source: Cayley (1846); as a retraction Wen and Yin
-    (2013). Helfrich, Willmott and Ye (2018) use :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
+    (2013). Norms above 10000 take an eigendecomposition, whose eigenvalues lose nothing to overflow. Helfrich, Willmott and Ye (2018) use :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
 
     Examples
     --------
@@ -105,9 +109,11 @@ class _Cayley(torch.autograd.Function):
         size = largest_norm(A)
         if A.dtype in _WIDER and not size <= _WIDEN_ABOVE * A.shape[-1] ** 0.5:
             return _Cayley.forward(A.to(_WIDER[A.dtype])).to(A.dtype)
-        if not math.isfinite(size):
-            return torch.full_like(A, math.nan)
-        return shift_diagonal(_twice_inverse(A, 0.5 * size), -1)
+        if not size <= _LONG_ABOVE:  # NaN included
+            require_length(A, "The Cayley transform", torch.finfo(A.dtype).max)
+            return rotation_by(*eigenangles(A), lambda values: 2 * torch.atan(0.5 * values), real=not A.is_complex())
+        W = shift_diagonal(_twice_inverse(A, 0.5 * size), -1)
+        return polish(W) if size > _POLISH_ABOVE else W
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -150,13 +156,21 @@ def _twice_inverse(A: Tensor, size: float) -> Tensor:
     return torch.linalg.inv_ex(shift_diagonal(-0.5 * A, 1)).inverse.mul_(2)  # never singular: no sync to check it
 
 
+_TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a` that costs as many units
+
+
 def cayley_tall(x: Tensor, u: Tensor) -> Tensor:
     r"""The curve of `retractions.Cayley` on matrices with more rows than columns, of the tangent part of ``u``.
 
     With :math:`A = \operatorname{skew}(x^H u)` and :math:`o = u - x x^H u` it is :math:`x (2a - I) + o a`,
-    :math:`a = (I - \tfrac12 A + \tfrac14 o^H o)^{-1}`.
+    :math:`a = (I - \tfrac12 A + \tfrac14 o^H o)^{-1}`; where the square costs digits, that of `moved_by_group`.
     """
-    y: Tensor = recorded(_CayleyTall, x, u)[0]
+    try:
+        y: Tensor = recorded(_CayleyTall, x, u)[0]
+    except TooFar:
+        require_finite(x, "The Cayley retraction")
+        require_length(u, "The Cayley retraction", torch.finfo(u.dtype).max)
+        y = moved_by_group(cayley, x, u)
     return y
 
 
@@ -201,4 +215,6 @@ def _tall_parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     outside = u - x @ xu
     M = 0.25 * (outside.mH @ outside) - 0.25 * (xu - xu.mH)
     M = M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    if may_read_device() and not largest_norm(M) <= _TALL_LONG_ABOVE[M.real.dtype]:  # NaN included
+        raise TooFar
     return xu, outside, torch.linalg.inv_ex(M).inverse

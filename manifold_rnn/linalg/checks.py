@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 from .precision import may_read_device
 
+LONGEST = 2.0**40  # of a tangent vector: beyond it double precision leaves less than four digits of what a map gives
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
 
 
@@ -61,6 +62,25 @@ def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
             )
 
     on_numbers(check, x)
+
+
+class TooFar(Exception):
+    """A point plus a tangent vector is so far from orthonormal columns that the caller must add them in double."""
+
+
+def require_length(u: Tensor, name: str, longest: float = LONGEST) -> None:
+    """Raise `NonFiniteError` unless ``u``, or a skew-Hermitian matrix, is finite and not longer than a map can take."""
+
+    def check(u: Tensor) -> None:
+        size = float(u.abs().max()) if u.numel() else 0.0
+        if not size <= longest:  # NaN included
+            raise NonFiniteError(
+                f"{name} takes finite matrices with entries of at most {longest:.1e}.\n"
+                f"Got {size:.3g}; beyond it, rounding errors or overflow leave no correct digit.\n"
+                "Lower the learning rate or clip the gradient."
+            )
+
+    on_numbers(check, u)
 
 
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:

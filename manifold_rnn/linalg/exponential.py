@@ -10,7 +10,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from .._torch import constant_result
-from .checks import require_matrix
+from .angles import eigenangles, rotation_by
+from .checks import require_length, require_matrix
 from .polar import polish
 from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
@@ -18,7 +19,9 @@ from .skew import skew
 
 _FIXED_SQUARINGS = 12  # where no number may be read from the device: norms up to about 3000 in float32, 900 in float64
 _WIDEN_ABOVE = 5  # more squarings than this are done in double: each doubles the rounding error
+_EIGEN_ABOVE = 12  # more squarings than this lose digits of double precision: eigenvectors are used instead
 _POLISH_ABOVE = 2  # more squarings than this leave a defect that one Newton-Schulz step removes
+_OVERFLOW = 60.0  # squarings where the norm is not known: it overflows
 _SMALL = 0.064  # below this norm degree 4 is enough in single precision
 _RADIUS = {torch.float32: 0.8, torch.float64: 0.65}  # remainder of the Taylor polynomial below the rounding unit
 
@@ -50,11 +53,13 @@ def expm_skew(A: Tensor) -> Tensor:
     ------
     ShapeError, DtypeError
         If ``A`` is not a batch of square matrices of floating point.
+    NonFiniteError
+        If ``A`` has an entry that is not finite, or larger than 1e12: its rounding error is an angle of its own.
 
     Notes
     -----
     About 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm; norms above about 25 in single
-    precision are computed in double. Where no number may be read from the device (compiled code, `fixed_iterations`)
+    precision are computed in double, and norms above about 2500 by eigenvectors. Where no number may be read from the device (compiled code, `fixed_iterations`)
     12 squarings are always made, and a norm beyond their reach gives NaN. Source: Higham (2005) for scaling and
     squaring, Higham (2008) chapter 10 for the derivative.
 
@@ -69,13 +74,22 @@ def expm_skew(A: Tensor) -> Tensor:
 
 
 class _Expm(torch.autograd.Function):
-    """``A -> (exp A, B = 2^-s A, |B|, s, exp B, exp 2B, ...)``; all but the first are kept for the adjoint."""
+    """``A -> (exp A, B = 2^-s A, |B|, s, exp B, exp 2B, ...)``; all but the first are kept for the adjoint.
+
+    A long ``A`` gives ``(exp A, lambda, V)`` instead, its eigenangles and eigenvectors.
+    """
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, ...]:
-        B, bound, squarings, powers = _powers(skew(A))
+        parts = _powers(skew(A))
+        if parts is None:
+            require_length(A, "The exponential")
+            values, V = eigenangles(skew(A))
+            return rotation_by(values, V, lambda a: a, real=not A.is_complex()).to(A.dtype), values, V
+        B, bound, squarings, powers = parts
         W = powers[-1]
-        if W.dtype in (torch.float32, torch.complex64) and len(powers) - 1 > _POLISH_ABOVE:
+        single = W.dtype in (torch.float32, torch.complex64)
+        if len(powers) - 1 > (_POLISH_ABOVE if single else _WIDEN_ABOVE):
             W = polish(W)  # every squaring doubles the defect
         return W.to(A.dtype), B, bound, squarings, *powers[:-1]
 
@@ -129,12 +143,23 @@ class _Adjoint(torch.autograd.Function):
         return result, 0
 
 
-def _adjoint(A: Tensor, G: Tensor, W: Tensor, B: Tensor, bound: Tensor, s: Tensor, *powers: Tensor) -> Tensor:
+def _adjoint(A: Tensor, G: Tensor, W: Tensor, *kept: Tensor) -> Tensor:
+    if len(kept) == 2:
+        return _adjoint_by_eigenvectors(G, W, *kept)
+    B, bound, s, *powers = kept
     with without_autocast(A):
         K = _phi_ad(B, skew(multiply(W.mH, G)).to(B.dtype), _largest(bound))
         for k, E in enumerate(powers):
             K = _where_due(s, k, multiply_add(K, multiply(E, K), E.mH, beta=0.5, alpha=0.5), K)
         return K.to(A.dtype)
+
+
+def _adjoint_by_eigenvectors(G: Tensor, W: Tensor, values: Tensor, V: Tensor) -> Tensor:
+    half = 0.5 * (values.unsqueeze(-1) - values.unsqueeze(-2))
+    phi = torch.polar(torch.ones_like(half), half) * torch.sinc(half / math.pi)
+    with without_autocast(G):
+        K = V @ (phi * (V.mH @ skew(W.mH @ G).to(V.dtype) @ V)) @ V.mH
+    return (K if G.is_complex() else K.real).to(G.dtype)
 
 
 def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
@@ -148,8 +173,11 @@ def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
     return skew(torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :n, n:])
 
 
-def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """``B = 2^-s A``, a bound of its norm, the ``s`` of every matrix, and ``exp(B), exp(2B), ..., exp(A)``."""
+def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]] | None:
+    """``B = 2^-s A``, a bound of its norm, the ``s`` of every matrix, and ``exp(B), exp(2B), ..., exp(A)``.
+
+    None if ``A`` is too long for them, or not finite.
+    """
     A2 = multiply(A, A)
     bound = _norm_bound(A2, 2)
     if may_read_device() and A.dtype in (torch.float32, torch.complex64) and host_max(bound) < _SMALL:
@@ -158,10 +186,14 @@ def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         return A.clone(), bound, torch.zeros_like(bound), [E]
     A3 = multiply(A2, A)
     bound = torch.minimum(bound, _norm_bound(A3, 3))
-    squarings = torch.ceil(torch.log2(bound / _RADIUS[bound.dtype])).nan_to_num(0.0, 0.0, 0.0).clamp(0, 60)
+    squarings = (
+        torch.ceil(torch.log2(bound / _RADIUS[bound.dtype])).nan_to_num(_OVERFLOW, _OVERFLOW, 0.0).clamp(0, _OVERFLOW)
+    )
     most = int(host_max(squarings)) if may_read_device() else _FIXED_SQUARINGS
     if most > _WIDEN_ABOVE and bound.dtype == torch.float32 and may_read_device():
         return _powers(double(A))
+    if most > _EIGEN_ABOVE and may_read_device():
+        return None
     if not may_read_device():
         A = torch.where(squarings > most, torch.nan, A)
     scale = torch.exp2(-squarings)

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import require_matrix
+from .checks import TooFar, require_matrix
 from .defect import minus_identity
 from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew
 
+_FAR = 1e2  # norm of X^H X - I above which X is scaled first, and a sum should have been made in double
+_SMALLEST_SQUARE = 1e-16  # squares of singular values that may have lost digits to underflow are below it
 _FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000, NaN beyond
 
 
@@ -52,7 +54,13 @@ def polar(x: Tensor) -> Tensor:
     >>> assert torch.allclose(W, torch.eye(3, dtype=torch.float64))
     """
     require_matrix(x, "polar", tall=True)
-    W: Tensor = recorded(_Polar, x, None)[0]
+    W: Tensor = recorded(_Polar, x, None, False)[0]
+    return W
+
+
+def near_polar(x: Tensor) -> Tensor:
+    """`polar`; raises `TooFar` where ``x`` should have been added up in double precision."""
+    W: Tensor = recorded(_Polar, x, None, True)[0]
     return W
 
 
@@ -61,7 +69,7 @@ def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
 
     Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
     """
-    result: Tensor = _Polar.apply(x, W.detach())[0]
+    result: Tensor = _Polar.apply(x, W.detach(), False)[0]
     return result
 
 
@@ -100,35 +108,35 @@ _Eigen = tuple[Tensor, Tensor]  # eigenvalues and eigenvectors of H
 
 class _Polar(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return _factor(x) if known is None else (known.clone(), None, None)
+    def forward(x: Tensor, known: Tensor | None, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return _factor(x, near) if known is None else (known.clone(), None, None)
 
     @staticmethod
     def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, Tensor | None, Tensor | None]
+        ctx: Any, inputs: tuple[Tensor, Tensor | None, bool], output: tuple[Tensor, Tensor | None, Tensor | None]
     ) -> None:
         ctx.mark_non_differentiable(*(result for result in output[1:] if result is not None))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], *output)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
         if g is None:
-            return None, None
+            return None, None, None
         x, W, w, V = ctx.saved_tensors
         with without_autocast(x):
             H = multiply(W.mH, x)
             H = 0.5 * (H + H.mH)
             inside = multiply(W, lyapunov(H, 2 * skew(multiply(W.mH, g)), None if w is None else (w, V)))
             if x.shape[-2] == x.shape[-1]:
-                return inside, None
+                return inside, None, None
             outside = g - W @ (W.mH @ g)
-            return inside + torch.linalg.solve(H, outside, left=False), None
+            return inside + torch.linalg.solve(H, outside, left=False), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> Any:
+    def vmap(info: Any, in_dims: tuple[int, int | None, None], x: Tensor, known: Tensor | None, near: bool) -> Any:
         known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
-        result = _Polar.apply(x.movedim(in_dims[0], 0), known)
+        result = _Polar.apply(x.movedim(in_dims[0], 0), known, near)
         return result, tuple(None if part is None else 0 for part in result)
 
 
@@ -159,7 +167,7 @@ class _Lyapunov(torch.autograd.Function):
             return -(gC @ S.mH + S.mH @ gC), gC, None, None
 
 
-def _factor(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The factor, and what is known of the eigenvectors of ``H``."""
     gram = multiply(x.mH, x)
     far = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
@@ -167,17 +175,28 @@ def _factor(x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         largest = host_max(far)
         if largest <= 0.5:
             return _iterate(x, gram, _iterations(largest, x.dtype)), None, None
-        if not math.isfinite(largest):
-            return torch.full_like(x, math.nan), None, None
+        if not largest <= _FAR:  # NaN included
+            if near:
+                raise TooFar
+            size = x.abs().amax((-2, -1), keepdim=True)
+            if not math.isfinite(host_max(size)):
+                return torch.full_like(x, math.nan), None, None
+            x = x / power_of_two_below(size)
+            gram = multiply(x.mH, x)
         if x.device.type == "cpu" and (found := _by_eigenvectors(x, gram)) is not None:
             return found
     return _newton_schulz(x, gram), None, None
 
 
+def power_of_two_below(size: Tensor) -> Tensor:
+    """The power of two just below, by which a division rounds nothing; 1 for 0."""
+    return torch.exp2(torch.floor(torch.log2(torch.where(size > 0, size, 1))))
+
+
 def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """On a CPU as fast as a few products, and as exact while the condition is moderate."""
     squares, V = torch.linalg.eigh(gram)
-    if not bool((squares[..., 0] > 0.02 * squares[..., -1]).all()):
+    if not bool((squares[..., 0] > (0.02 * squares[..., -1]).clamp(min=_SMALLEST_SQUARE)).all()):
         return None
     w = squares.sqrt()
     return polish(multiply(multiply(x, V) / w.unsqueeze(-2), V.mH)), w, V

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import require_matrix
+from .checks import TooFar, require_matrix
 from .defect import minus_identity, shift_diagonal
 from .precision import (
     double,
@@ -19,6 +19,7 @@ from .precision import (
 )
 from .product import multiply, multiply_add
 
+_FAR = 1e2  # bound of |X^H X - I| above which reflections are used
 _ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
 
 
@@ -54,7 +55,7 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> assert mr.linalg.defect(Q) < 1e-14 and (R.diagonal() > 0).all()
     """
     require_matrix(x, "qr", tall=True)
-    Q, R = recorded(_QR, x, False)
+    Q, R = recorded(_QR, x, False, False)
     return Q, R
 
 
@@ -95,51 +96,56 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> assert torch.allclose(mr.linalg.cholesky_qr(x)[0], mr.linalg.qr(x)[0])
     """
     require_matrix(x, "cholesky_qr", tall=True)
-    Q, R = recorded(_QR, x, True)
+    Q, R = recorded(_QR, x, True, False)
     return Q, R
 
 
 def near_factor(x: Tensor) -> Tensor:
-    """The ``Q`` of `cholesky_qr`."""
+    """The ``Q`` of `cholesky_qr`; raises `TooFar` where ``x`` should have been added up in double precision."""
     if recording() or not may_read_device():
-        return cholesky_qr(x)[0]
+        Q: Tensor = recorded(_QR, x, True, True)[0]
+        return Q
     beyond = shift_diagonal(multiply(x.mH, x), -1.0)
     far = largest_norm(beyond)
+    if not far <= _FAR:  # NaN included
+        raise TooFar
     return _first_order(x, beyond) if far**2 < torch.finfo(x.dtype).eps else _cholesky_rounds(x, beyond, far)[0]
 
 
 class _QR(torch.autograd.Function):
-    """``(x, near) -> Q, R``; ``near`` allows the Cholesky form."""
+    """``(x, near, only) -> Q, R``; ``near`` allows the Cholesky form, ``only`` raises `TooFar` beyond it."""
 
     @staticmethod
-    def forward(x: Tensor, near: bool) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, near: bool, only: bool) -> tuple[Tensor, Tensor]:
         if not near:
             return _householder(x)
         beyond = shift_diagonal(multiply(x.mH, x), -1.0)
         far = largest_norm(beyond) if may_read_device() else 2.0
+        if only and not far <= _FAR:
+            raise TooFar
         if far**2 < torch.finfo(x.dtype).eps:
             return _first_order(x, beyond), shift_diagonal(beyond, 1.0)
         return _cholesky_rounds(x, beyond, far)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, bool], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, gQ: Tensor, gR: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gQ: Tensor, gR: Tensor) -> tuple[Tensor, None, None]:
         Q, R = ctx.saved_tensors
         with without_autocast(Q):
             M = multiply(R, gR.mH) - multiply(gQ.mH, Q)
             lower = M.tril(-1)
             # the diagonal of R is real, so only the real part of the diagonal of M acts
             symmetric = lower + lower.mH + torch.diag_embed(M.diagonal(dim1=-2, dim2=-1).real).to(M.dtype)
-            return torch.linalg.solve_triangular(R.mH, gQ + multiply(Q, symmetric), upper=False, left=False), None
+            return torch.linalg.solve_triangular(R.mH, gQ + multiply(Q, symmetric), upper=False, left=False), None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int, None], x: Tensor, near: bool
+        info: Any, in_dims: tuple[int, None, None], x: Tensor, near: bool, only: bool
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        return _QR.apply(x.movedim(in_dims[0], 0), near), (0, 0)
+        return _QR.apply(x.movedim(in_dims[0], 0), near, only), (0, 0)
 
 
 def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +163,7 @@ def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> tuple[Tensor, Tensor]:
     """The factors from ``beyond = X^H X - I``, which is overwritten, of norm ``far``."""
-    if not far <= 1e2:  # NaN included
+    if not far <= _FAR:  # NaN included
         return _householder_indouble(x)
     R = torch.linalg.cholesky_ex(shift_diagonal(beyond, 1.0)).L.mH
     Q = torch.linalg.solve_triangular(R, x, upper=True, left=False)

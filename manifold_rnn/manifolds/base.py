@@ -94,6 +94,11 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         return False
 
     @property
+    def checks_steps(self) -> bool:
+        """Whether a step raises `NonFiniteError` rather than return what is not finite."""
+        return False
+
+    @property
     def isometric_at_zero(self) -> bool:
         """Whether the derivative of `retr_coordinates` at 0 is an isometry onto the tangent space."""
         return False
@@ -138,6 +143,10 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         """Distance of ``x`` from the manifold, per matrix. By default the distance to ``projx(x)``."""
         difference = x - self.projx(x)
         return torch.linalg.vector_norm(difference, dim=tuple(range(-self.ndim, 0))) if self.ndim else difference.abs()
+
+    def is_sound(self, x: Tensor) -> Tensor:
+        """Whether a step has led near the manifold, per matrix; reads nothing from the device."""
+        return torch.isfinite(x).all() if self.ndim == 0 else torch.isfinite(x).flatten(-self.ndim).all(-1)
 
     def polish(self, x: Tensor) -> Tensor:
         """Remove rounding drift from a point; by default ``projx``."""

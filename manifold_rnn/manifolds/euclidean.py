@@ -36,6 +36,10 @@ class Euclidean(Region):
     def isometric_at_zero(self) -> bool:
         return True
 
+    @property
+    def checks_steps(self) -> bool:
+        return False
+
     def key(self) -> Hashable:
         return (type(self),)
 

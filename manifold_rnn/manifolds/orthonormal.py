@@ -14,6 +14,8 @@ from ..linalg.precision import full_precision
 from ..retractions import Retraction
 from .matrix import MatrixManifold
 
+_SOUND = 0.1  # defect of a result that is surely wrong
+
 
 class OrthonormalColumns(MatrixManifold):
     r"""Matrices with :math:`x^H x = I`, square or tall, and a retraction chosen by the user.
@@ -48,10 +50,17 @@ class OrthonormalColumns(MatrixManifold):
     def extra_repr(self) -> str:
         return f"retraction={self.retraction.name!r}"
 
+    @property
+    def checks_steps(self) -> bool:
+        return True
+
     def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
         return float((atol + rtol) * x.shape[-1] ** 0.5)  # |I|_F = sqrt(p)
 
     # --- drift ---
+
+    def is_sound(self, x: Tensor) -> Tensor:
+        return self.defect(x) < _SOUND  # NaN excluded
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:

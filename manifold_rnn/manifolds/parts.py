@@ -274,6 +274,13 @@ class Parts(Manifold):
         largest, rest = self._numbers("defect", x).amax(-1), self.layout.remainder(x)
         return largest if rest is None else largest + rest
 
+    @property
+    def checks_steps(self) -> bool:
+        return all(m.checks_steps for m in self.members)
+
+    def is_sound(self, x: Tensor) -> Tensor:
+        return self._numbers("is_sound", x).all(-1)
+
     def polish(self, x: Tensor) -> Tensor:
         return self._each("polish", x)
 

@@ -31,6 +31,10 @@ class Region(MatrixManifold):
 
     # --- checks ---
 
+    @property
+    def checks_steps(self) -> bool:
+        return True
+
     def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
         return atol + rtol
 

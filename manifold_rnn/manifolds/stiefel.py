@@ -10,14 +10,17 @@ from torch import Tensor
 
 from .. import retractions
 from ..errors import OptionError, UnsupportedError
-from ..linalg.checks import require_matrix, require_same
+from ..linalg import expm_skew
+from ..linalg.action import moved_by_group
+from ..linalg.checks import require_length, require_matrix, require_same
 from ..linalg.polar import with_polar_adjoint
-from ..linalg.precision import full_precision
+from ..linalg.precision import double, full_precision, host_max, may_read_device
 from ..linalg.product import multiply_add
 from ..retractions import Retraction
 from ..retractions.base import tangent
 from .orthonormal import OrthonormalColumns, frobenius
 
+_LONG_ABOVE = 4.0  # entries of a tangent vector beyond which its square costs the exponential map digits
 Metric = Literal["euclidean", "canonical"]
 
 
@@ -140,6 +143,10 @@ class Stiefel(OrthonormalColumns):
         if self.metric == "canonical" or x.shape[-2] == x.shape[-1]:
             return retractions.Exponential().retract(x, u)
         A, p = x.mH @ u, x.shape[-1]
+        if may_read_device() and not host_max(u.abs()) <= _LONG_ABOVE:  # NaN included
+            require_length(u, "The exponential map")
+            wide = double(u)
+            return (moved_by_group(expm_skew, double(x), wide, 0.0) @ expm_skew(-(double(x).mH @ wide))).to(x.dtype)
         eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A)
         block = torch.cat([torch.cat([A, -(u.mH @ u)], -1), torch.cat([eye, A], -1)], -2)
         E = torch.linalg.matrix_exp(block)[..., :p]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import cmath
-import contextlib
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from inspect import Signature
-from typing import Any, ClassVar, Unpack, overload
+from typing import Any, ClassVar, TypeAlias, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -16,12 +15,16 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from .._options import full_signature, require_known
+from .._torch import uncompiled
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg import fixed_iterations
-from ..linalg.precision import may_read_device
+from ..linalg.checks import require_finite
 from ..manifolds import manifold_of
 from .batch import Batch, Batches, require_fixed_work
 from .options import DEFAULTS, RetractionOptions
+
+Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
+_ADVICE = "Lower the learning rate, clip the gradient, or pass on_nonfinite='skip'."
 
 
 class RiemannianOptimizer(Optimizer):
@@ -42,10 +45,11 @@ class RiemannianOptimizer(Optimizer):
     maximize : bool
         Ascend instead.
     on_nonfinite : {"raise", "skip"}
-        At NaN or infinity in a gradient: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
+        At NaN or infinity in a gradient, or where a step has no result on its manifold, for example because it is
+        too long: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
     capturable : bool
-        Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient skips the step,
-        and polish is made at every step if at all. Not for `UnitDisc` and `Contraction`, whose steps need eigenvalues
+        Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient or a result
+        off the manifold skips the step, and polish is made at every step if at all. Not for `UnitDisc` and `Contraction`, whose steps need eigenvalues
         or singular values.
     polish_every : int, optional
         Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
@@ -67,6 +71,7 @@ class RiemannianOptimizer(Optimizer):
     """
 
     moves_on_manifolds: ClassVar[bool] = True
+    checks_steps: ClassVar[bool] = True  # whether steps are those of manifolds, most of which look at their results
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
     shared: ClassVar[type] = RetractionOptions
@@ -105,7 +110,7 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped for a non-finite gradient (reads the device if ``capturable``)."""
+        """How many steps were skipped for a gradient or a result that is not finite (reads the device if ``capturable``)."""
         return int(self._skipped)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -148,49 +153,95 @@ class RiemannianOptimizer(Optimizer):
         Raises
         ------
         NonFiniteError
-            If a gradient has NaN or infinity and ``on_nonfinite="raise"``; nothing has been changed then.
+            If a gradient has NaN or infinity, or the step has no result on the manifold, and
+            ``on_nonfinite="raise"``; nothing has been changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling() and not self._is_captured():
+            _run_uncompiled(self)
+        else:
+            self._run()
+        return loss
+
+    def _is_captured(self) -> bool:
+        return any(group["capturable"] for group in self.param_groups)
+
+    def _run(self) -> None:
         work = [
             (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
         ]
         gradients = [batch.gradient() for _, batch in work]
-        capturable = any(group["capturable"] for group in self.param_groups)
-        with fixed_iterations() if capturable else contextlib.nullcontext():
-            finite = _all_finite(gradients) if capturable else None
-            if finite is None and not (_surely_finite(gradients) or bool(_all_finite(gradients))):
+        if self._is_captured():
+            self._run_captured(work, gradients)
+            return
+        size = _norm(gradients)
+        if not (math.isfinite(size) or bool(_all_finite(gradients))):
+            self._forget_empty_states()
+            self._refuse_or_skip()
+            return
+        moved: list[tuple[Batch, Tensor]] = []
+        # plain parameters cannot fail and come last: where a step is refused, nothing has been changed
+        for (group, batch), g in sorted(zip(work, gradients, strict=True), key=_is_plain):
+            if batch.manifold is None:
+                break
+            try:
+                y = self._moved(batch, g, group)
+                self._require_sound(batch, y, size)
+            except NonFiniteError as error:
+                for other in (batch, *(done for done, _ in moved)):
+                    other.undo()
                 self._forget_empty_states()
-                self._refuse_or_skip()
-                return loss
+                self._refuse_or_skip(error, batch)
+                return
+            moved.append((batch, y))
+        for batch, y in moved:
+            batch.write(y)
+        for (group, batch), g in zip(work, gradients, strict=True):
+            if batch.manifold is None:
+                batch.write(self._moved(batch, g, group))
+
+    def _moved(self, batch: Batch, g: Tensor, group: dict[str, Any]) -> Tensor:
+        """The points that a step leads to; the states of the batch are already those after it."""
+        x, steps = batch.point(), batch.count(on_device=group["capturable"])
+        g = -g if group["maximize"] else g
+        if batch.manifold is None and group["weight_decay"]:
+            g = g + group["weight_decay"] * x
+        return self.advance(batch, x, g, steps, group)
+
+    def _require_sound(self, batch: Batch, y: Tensor, size: float) -> None:
+        """Raise `NonFiniteError` unless the result of a step is finite, where its map has not looked at it itself."""
+        known = self.checks_steps and batch.manifold is not None and batch.manifold.checks_steps
+        if not (known or math.isfinite(_norm([y]))):
+            require_finite(y, "The result of a step", _ADVICE)
+        if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
+            for state in (v for s in batch.states for v in s.values() if isinstance(v, Tensor)):
+                require_finite(state, "The optimizer's state", _ADVICE)
+
+    def _run_captured(self, work: list[Work], gradients: list[Tensor]) -> None:
+        before: list[tuple[Batch, list[dict[str, Tensor]]]] = []
+        moved: list[Tensor] = []
+        with fixed_iterations():
+            sound = _all_finite(gradients)
             for (group, batch), g in zip(work, gradients, strict=True):
-                self._step(batch, g, group, finite)
-        if finite is not None:
-            self._count_skipped(finite)
-        return loss
+                before.append((batch, [{k: v.clone() for k, v in s.items()} for s in batch.states]))
+                moved.append(self._moved(batch, g, {**group, "capturable": True}))
+                if batch.manifold is not None:
+                    sound = sound & batch.manifold.is_sound(moved[-1]).all().to(sound.device)
+        for (batch, states), y in zip(before, moved, strict=True):
+            flag = sound.to(y.device)
+            batch.write(torch.where(flag, y, batch.point()))
+            for s, old in zip(batch.states, states, strict=True):
+                for k, v in s.items():
+                    v.copy_(torch.where(flag, v, old.get(k, batch.starts.get(k, 0.0))))
+        self._count_skipped(sound)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
         """Each parameter group, and what keeps its batches."""
         self._groups += [Batches() for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
-
-    def _step(self, batch: Batch, g: Tensor, group: dict[str, Any], finite: Tensor | None) -> None:
-        x = batch.point()
-        before = [{k: v.clone() for k, v in s.items()} for s in batch.states] if finite is not None else []
-        steps = batch.count(on_device=group["capturable"])
-        g = -g if group["maximize"] else g
-        if batch.manifold is None and group["weight_decay"]:
-            g = g + group["weight_decay"] * x
-        y = self.advance(batch, x, g, steps, group)
-        if finite is None:
-            batch.write(y)
-            return
-        batch.write(torch.where(finite, y, x))
-        for s, old in zip(batch.states, before, strict=True):
-            for k, v in s.items():
-                v.copy_(torch.where(finite, v, old.get(k, batch.starts.get(k, 0.0))))
 
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to from ``x``, given the gradient of the loss."""
@@ -208,12 +259,20 @@ class RiemannianOptimizer(Optimizer):
         due = every and (isinstance(steps, Tensor) or steps % every == 0)
         return batch.manifold.polish(y) if due else y
 
-    def _refuse_or_skip(self) -> None:
+    def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
+        """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
         for i, group in enumerate(self.param_groups):
             for j, p in enumerate(group["params"]):
-                if p.grad is None or bool(p.grad.isfinite().all()) or group["on_nonfinite"] == "skip":
+                if p.grad is None or group["on_nonfinite"] == "skip":
+                    continue
+                if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
                     continue
                 name = group["param_names"][j] if "param_names" in group else f"number {j} of group {i}"
+                if error is not None:
+                    raise NonFiniteError(
+                        f"The step of parameter {name}, shape {tuple(p.shape)}, has no result; nothing was changed.\n"
+                        f"{error}"
+                    ) from error
                 raise NonFiniteError(
                     f"A step needs finite gradients; nothing has been changed.\n"
                     f"Got {int((~p.grad.isfinite()).sum())} of {p.numel()} entries NaN or infinite in parameter "
@@ -232,15 +291,25 @@ class RiemannianOptimizer(Optimizer):
         self._skipped.add_(~finite)
 
 
-def _surely_finite(gradients: list[Tensor]) -> bool:
-    """Whether the sum of all entries is finite, which NaN and infinity survive; large numbers may make one."""
-    _refuse_sparse(gradients)
-    if not gradients or not may_read_device():
-        return not gradients
-    total = gradients[0].sum()
-    if len(gradients) > 1:  # one number to wait for
-        total = sum((g.sum().abs().to(total.device, torch.float64) for g in gradients[1:]), total.abs().double())
-    return cmath.isfinite(total.item())
+@uncompiled
+def _run_uncompiled(optimizer: RiemannianOptimizer) -> None:
+    optimizer._run()
+
+
+def _is_plain(pair: tuple[Work, Tensor]) -> bool:
+    return pair[0][1].manifold is None
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    """A bound of the norm of every tensor, which NaN and infinity survive; large numbers may make it infinite."""
+    _refuse_sparse(tensors)
+    if not tensors:
+        return 0.0
+    total = torch.linalg.vector_norm(tensors[0])
+    if len(tensors) > 1:  # one number to wait for
+        norms = (torch.linalg.vector_norm(g).to(total.device, torch.float64) for g in tensors[1:])
+        total = sum(norms, total.double())
+    return float(total)
 
 
 def _all_finite(gradients: list[Tensor]) -> Tensor:

@@ -31,6 +31,12 @@ class Batch:
     stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
+    before: dict[str, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # states that this step writes to, and copies
+    spares: dict[str, Tensor] = field(default_factory=dict)
+    counts: list[int | None] = field(default_factory=list)
+    can_undo: bool = False
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
@@ -70,15 +76,39 @@ class Batch:
         """Give the parameters new values."""
         copy_each(self.params, y.unbind())
 
+    def undo(self) -> None:
+        """Make the states what they were before the last `count`."""
+        for name in {name for s in self.states for name in s} - self.before.keys() - {"step"}:
+            self.stacks.pop(name, None)
+            for s in self.states:
+                s.pop(name, None)
+        for state, copy in self.before.values():
+            state.copy_(copy)
+        for s, steps in zip(self.states, self.counts, strict=True):
+            if steps is None:
+                s.pop("step", None)
+            else:
+                s["step"] = steps
+        self.before.clear()
+
     def count(self, *, on_device: bool) -> int | Tensor:
         """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""
-        for p, s in zip(self.params, self.states, strict=True):
-            if on_device:
-                s.setdefault("step", torch.zeros((), dtype=p.dtype.to_real(), device=p.device)).add_(1)
-            else:
-                s["step"] = int(s.get("step", 0)) + 1
+        self.before.clear()
+        self.can_undo = not on_device and self.manifold is not None
         if not on_device:
+            self.counts = [s.get("step") for s in self.states]
+            for s, steps in zip(self.states, self.counts, strict=True):
+                s["step"] = int(steps or 0) + 1
             return int(self.states[0]["step"])
+        for p, s in zip(self.params, self.states, strict=True):
+            # in half precision a count ends at 256, and a power of a number near 1 is 1
+            precision = torch.promote_types(p.dtype.to_real(), torch.float32)
+            steps = s.setdefault("step", torch.zeros((), dtype=precision, device=p.device))
+            if (
+                not isinstance(steps, Tensor) or steps.dtype != precision
+            ):  # of a state that was loaded, or cast by torch
+                s["step"] = steps = torch.as_tensor(steps, dtype=precision, device=p.device)
+            steps.add_(1)
         p = self.params[0]
         axes = (
             p.ndim + p.is_complex() if self.manifold is None else len(self.manifold.coordinate_shape(p.shape, p.dtype))
@@ -87,6 +117,16 @@ class Batch:
 
     def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
+        known = all(name in s for s in self.states)
+        buffer = self._state(name, like, start)
+        if known and self.can_undo and name not in self.before:
+            # the same memory at every step; a step that fails after this gives the state back
+            spare = self.spares.get(name)
+            copy = buffer.clone() if spare is None or spare.shape != buffer.shape else spare.copy_(buffer)
+            self.spares[name], self.before[name] = copy, (buffer, copy)
+        return buffer
+
+    def _state(self, name: str, like: Tensor, start: float) -> Tensor:
         self.starts[name] = start
         if any(name not in s for s in self.states):
             for s, c in zip(self.states, like.unbind(), strict=True):

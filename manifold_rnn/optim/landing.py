@@ -75,6 +75,7 @@ class Landing(RiemannianOptimizer):
     """
 
     shared = StepOptions
+    checks_steps = False
 
     def __init__(
         self,

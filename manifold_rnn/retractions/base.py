@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..linalg.checks import require_matrix, require_same
+from ..linalg.checks import require_finite, require_length, require_matrix, require_same
 from ..linalg.precision import full_precision
 from ..linalg.product import multiply, multiply_add
 from ..linalg.skew import skew
@@ -221,6 +221,12 @@ class Retraction(ABC):
                 "Measure it with manifold_rnn.testing.check_retraction."
             )
         return self.orders[geometry]
+
+
+def require_far_step(x: Tensor, u: Tensor, name: str) -> None:
+    """Raise `NonFiniteError` unless a point is finite, and a step from it not too long for double precision."""
+    require_finite(x, "The point of a step")
+    require_length(u, name)
 
 
 def tangent(x: Tensor, u: Tensor, scale: float = 1.0) -> Tensor:

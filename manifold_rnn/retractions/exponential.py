@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from ..linalg.action import moved_by_group
+from ..linalg.checks import require_length
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
 from ..linalg.polar import polish
@@ -14,9 +16,10 @@ from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
 from .base import Retraction
 
-# entries of a tangent vector in single precision
+# entries of a tangent vector, in single precision:
 _WIDEN_SQUARE_ABOVE = 4.0  # the rounding of x and of x^H u turns the result by as many times the unit
 _WIDEN_TALL_ABOVE = 0.1  # the block matrix is not normal, so its exponential loses digits
+_TALL_LONG_ABOVE = 4.0  # and in any precision: as many as its square has
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,16 @@ class Exponential(Retraction):
         return logm_unitary(Q)
 
     def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
-        if _above(_WIDEN_SQUARE_ABOVE, u):
+        if _single(u) and _largest(u) > _WIDEN_SQUARE_ABOVE:
             return super().retract_square(polish(double(x)), double(u)).to(x.dtype)
         return super().retract_square(x, u)
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        if _above(_WIDEN_TALL_ABOVE, u):
+        largest = _largest(u)
+        if not largest <= _TALL_LONG_ABOVE:  # NaN included
+            require_length(u, "The exponential retraction")
+            return moved_by_group(expm_skew, polish(double(x)), double(u)).to(x.dtype)
+        if _single(u) and largest > _WIDEN_TALL_ABOVE:
             return self.retract_tall(polish(double(x)), double(u)).to(x.dtype)
         p = x.shape[-1]
         xu = x.mH @ u
@@ -85,5 +92,10 @@ def _along_basis(x: Tensor, A: Tensor, outside: Tensor) -> Tensor:
     return x @ E[..., : A.shape[-1], :] + Q @ E[..., A.shape[-1] :, :]
 
 
-def _above(bound: float, u: Tensor) -> bool:
-    return u.dtype in (torch.float32, torch.complex64) and may_read_device() and host_max(u.abs()) > bound
+def _single(u: Tensor) -> bool:
+    return u.dtype in (torch.float32, torch.complex64)
+
+
+def _largest(u: Tensor) -> float:
+    """The largest modulus of an entry, 0 where no number may be read."""
+    return host_max(u.abs()) if may_read_device() else 0.0

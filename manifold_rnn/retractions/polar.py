@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from ..linalg.checks import TooFar, require_length
+from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_polar, inverse_polar_factor
-from ..linalg.polar import polar
+from ..linalg.polar import near_polar, polar
+from ..linalg.precision import double
 from ..linalg.product import multiply_add
 from ..linalg.skew import skew
-from .base import Retraction
+from .base import Retraction, require_far_step, tangent
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,30 @@ class Polar(Retraction):
     orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2}
 
     def group_map(self, A: Tensor) -> Tensor:
-        return polar(skew(A) + torch.eye(A.shape[-1], dtype=A.dtype, device=A.device))
+        A = skew(A)
+        try:
+            return near_polar(plus_identity(A))
+        except TooFar:
+            require_length(A, "The polar retraction")
+            return polar(plus_identity(double(A))).to(A.dtype)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return inverse_polar(Q)
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
-        return polar(multiply_add(x, x, A, beta=1, alpha=1))
+        try:
+            return near_polar(multiply_add(x, x, A, beta=1, alpha=1))
+        except TooFar:
+            require_far_step(x, A, "The polar retraction")
+            return polar(double(x) @ plus_identity(double(A))).to(x.dtype)
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        return polar(x + u)
+        try:
+            return near_polar(x + u)
+        except TooFar:
+            require_far_step(x, u, "The polar retraction")
+            wide = double(x)
+            return polar(wide + tangent(wide, double(u))).to(x.dtype)
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         # x + u = y S with S Hermitian: x^H y S + S y^H x = 2 I

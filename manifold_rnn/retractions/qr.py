@@ -6,12 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..linalg.checks import TooFar, require_length
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_qr
+from ..linalg.precision import double
 from ..linalg.product import multiply_add
-from ..linalg.qr import near_factor
+from ..linalg.qr import near_factor, qr
 from ..linalg.skew import skew
-from .base import Retraction
+from .base import Retraction, require_far_step, tangent
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,30 @@ class QR(Retraction):
     orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
-        return near_factor(plus_identity(skew(A)))
+        A = skew(A)
+        try:
+            return near_factor(plus_identity(A))
+        except TooFar:
+            require_length(A, "The QR retraction")
+            return qr(plus_identity(double(A)))[0].to(A.dtype)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return inverse_qr(Q)
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
-        return near_factor(multiply_add(x, x, A, beta=1, alpha=1))
+        try:
+            return near_factor(multiply_add(x, x, A, beta=1, alpha=1))
+        except TooFar:
+            require_far_step(x, A, "The QR retraction")
+            return qr(double(x) @ plus_identity(double(A)))[0].to(x.dtype)
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        return near_factor(x + u)
+        try:
+            return near_factor(x + u)
+        except TooFar:
+            require_far_step(x, u, "The QR retraction")
+            wide = double(x)
+            return qr(wide + tangent(wide, double(u)))[0].to(x.dtype)
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y

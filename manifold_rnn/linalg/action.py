@@ -1,0 +1,68 @@
+"""The action of a group on matrices with orthonormal columns, for steps whose squares would overflow or lose digits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .precision import double, without_autocast
+from .skew import skew
+
+_Map = Callable[[Tensor], Tensor]
+
+
+def moved_by_group(phi: _Map, x: Tensor, u: Tensor, inside: float = 1.0) -> Tensor:
+    r"""Return :math:`\varphi(\Omega)\,x` with :math:`\Omega = u x^H - x u^H - s\, x \operatorname{skew}(x^H u) x^H`.
+
+    With ``inside`` s = 1 and a map ``phi`` of skew-Hermitian matrices this is the curve of `retractions.Cayley` and
+    `retractions.Exponential`, and with s = 0 a factor of the Euclidean geodesic. Computed in double precision, in an
+    orthonormal basis of the columns of ``x`` and ``u``, where the matrix of ``Omega`` is as long as ``u``: no squares.
+    """
+    y: Tensor = _Action.apply(double(x), double(u), phi, inside)
+    return y.to(x.dtype)
+
+
+class _Action(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, u: Tensor, phi: _Map, inside: float) -> Tensor:
+        return _in_basis(_basis(x, u), x, u, phi, inside)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Map, float], output: Tensor) -> None:
+        x, u, ctx.phi, ctx.inside = inputs
+        ctx.save_for_backward(x, u)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, u = ctx.saved_tensors
+        again = torch.is_grad_enabled()
+        with torch.enable_grad(), without_autocast(x):
+            free = x.view_as(x), u.view_as(u)
+            if not again:
+                free = x.detach().requires_grad_(), u.detach().requires_grad_()
+            # the first derivative along g stays in the span of x, u and g; a second one may leave any span
+            Q = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device) if again else _basis(x, u, g)
+            y = _in_basis(Q, *free, ctx.phi, ctx.inside)
+            wanted = [f for f, needed in zip(free, ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
+        gx, gu = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
+        return gx, gu, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, u: Tensor, phi: _Map, inside: float) -> Any:
+        x, u = (t if d is None else t.movedim(d, 0) for t, d in zip((x, u), in_dims[:2], strict=True))
+        return _Action.apply(*torch.broadcast_tensors(x, u), phi, inside), 0
+
+
+def _basis(*parts: Tensor) -> Tensor:
+    """Orthonormal columns whose span has those of every part, whatever their sizes are."""
+    largest = [part.detach().abs().amax((-2, -1), keepdim=True) for part in parts]
+    even = [part.detach() / torch.where(size > 0, size, 1) for part, size in zip(parts, largest, strict=True)]
+    return torch.linalg.qr(torch.cat(torch.broadcast_tensors(*even), -1))[0]
+
+
+def _in_basis(Q: Tensor, x: Tensor, u: Tensor, phi: _Map, inside: float) -> Tensor:
+    a, b = Q.mH @ x, Q.mH @ u
+    K = b @ a.mH - a @ b.mH - inside * a @ skew(x.mH @ u) @ a.mH
+    return Q @ (phi(K) @ a)
