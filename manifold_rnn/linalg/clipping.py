@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import OptionError, ShapeError
 from .checks import require_finite
+from .polar import power_of_two_below
 from .precision import full_precision, without_autocast
 
 _SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
@@ -61,8 +62,9 @@ class _Clip(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, bound: float) -> Tensor:
         U, s, Vh = _svd(x)
-        outside = (s - bound).clamp(min=0)
-        return x - U * outside.unsqueeze(-2) @ Vh  # exactly x where nothing is clipped
+        kept = s.clamp(max=bound)
+        clipped = U * kept.unsqueeze(-2) @ Vh  # a difference from x would cancel where x is large
+        return torch.where((s > bound).any(-1)[..., None, None] | s.isnan().any(-1)[..., None, None], clipped, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
@@ -88,8 +90,9 @@ class _Clip(torch.autograd.Function):
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = torch.where(x.isfinite(), x, 0)  # the factorisation would raise; NaN goes into the result instead
-    U, s, Vh = torch.linalg.svd(finite, full_matrices=False)
-    return U, s + (x - x).abs().sum((-2, -1))[..., None], Vh
+    scale = power_of_two_below(finite.abs().amax((-2, -1), keepdim=True)).clamp(min=1)  # values may overflow later
+    U, s, Vh = torch.linalg.svd(finite / scale, full_matrices=False)
+    return U, s * scale.squeeze(-1) + (x - x).abs().sum((-2, -1))[..., None], Vh
 
 
 def _slopes(s: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:

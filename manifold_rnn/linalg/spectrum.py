@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from .checks import require_finite, require_matrix
+from .polar import power_of_two_below
 from .precision import full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_DEFECTIVE = 1e-8  # size of a normalized square that says that a nilpotent part outweighs the eigenvalues
+_UNDERFLOW = 1e-150  # and that the next square may underflow
 _PARALLEL = 1e-18  # smallest |v^H u| that is divided by: unit vectors this far from each other are orthogonal
 
 
@@ -48,6 +51,10 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     says. Where the eigenvalue is nearly defective (``tol``) the radius is no longer Lipschitz, and the radial gradient
     :math:`\rho X / \|X\|_F^2` is returned: the slope along ``X`` itself is right, any other is 0; at radius 0 all are.
     In both cases :math:`\langle\nabla\rho, X\rangle = \rho`, as for every homogeneous function.
+
+    Where a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well and the
+    smaller of the two values is returned. It is exact for triangular matrices in any order of rows and columns. Of a
+    defective matrix that is not triangular no more is known than its rounded entries say, about the n-th root of eps.
 
     Costs 30 products in single precision (made in double) or 58 in double, and an eigendecomposition in the backward
     pass, which waits for the device and cannot be captured in a CUDA graph. Power iteration is no substitute: it does
@@ -119,8 +126,10 @@ def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
     """Gradient of the spectral radius at ``x``, where it is ``radius``; radial where that is nearly defective."""
     eigenvalue, projector = dominant(x)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
-    size = torch.linalg.matrix_norm(x)
-    radial = x * (radius / torch.where(size > 0, size, 1).square())[..., None, None]
+    largest = x.abs().amax((-2, -1))
+    unit = x / torch.where(largest > 0, largest, 1)[..., None, None]  # whose squares neither vanish nor overflow
+    square = torch.linalg.matrix_norm(unit).square()
+    radial = unit * (radius / torch.where(largest > 0, largest, 1) / torch.where(square > 0, square, 1))[..., None, None]
     sound = torch.linalg.matrix_norm(projector) * tol < 1
     return torch.where(sound[..., None, None], slope if x.is_complex() else slope.real, radial)
 
@@ -128,14 +137,11 @@ def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
 class _Radius(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, tol: float) -> Tensor:
-        steps = _SQUARINGS[x.real.dtype]
-        power, logarithm = x.to(_WIDE.get(x.dtype, x.dtype)), torch.zeros(())
-        for k in range(steps + 1):
-            size = power.abs().amax((-2, -1))
-            logarithm = logarithm + size.log() * 0.5**k  # -inf at the zero matrix, whose radius is exp(-inf)
-            power = power / torch.where(size > 0, size, 1)[..., None, None]
-            power = power @ power
-        return logarithm.exp().to(x.real.dtype)
+        value, least = _by_squaring(x)
+        if may_read_device() and bool((least < _DEFECTIVE).any()):
+            # rounding errors only raise either of the two where a nilpotent part outweighs the eigenvalues
+            value = torch.where(least < _DEFECTIVE, torch.minimum(value, _by_eigenvalues(x)), value)
+        return value.to(x.real.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
@@ -154,6 +160,32 @@ class _Radius(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, tol: float) -> tuple[Tensor, int]:
         value: Tensor = _Radius.apply(x.movedim(in_dims[0], 0), tol)
         return value, 0
+
+
+def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gelfand's limit in double precision, and the least size of a normalized square on the way.
+
+    A Jordan block's eigenvalue falls below every number beside the power of its nilpotent part. There the limit ends
+    before what is left of the eigenvalue underflows; where a power is exactly zero without that, so is the radius.
+    """
+    power = x.to(_WIDE.get(x.dtype, x.dtype))
+    logarithm = power.real.new_zeros(power.shape[:-2])
+    least, ended = torch.ones_like(logarithm), torch.zeros_like(logarithm, dtype=torch.bool)
+    for k in range(_SQUARINGS[x.real.dtype] + 1):
+        size = power.abs().amax((-2, -1))
+        if k:
+            least = torch.minimum(least, torch.where(ended, least, size))
+            ended = ended | ((least < _UNDERFLOW) & (least > 0))
+        logarithm = logarithm + torch.where(ended, 0, size.log() * 0.5**k)  # -inf at the zero matrix
+        power = power / torch.where(size > 0, size, 1)[..., None, None]
+        power = power @ power
+    return logarithm.exp(), least
+
+
+def _by_eigenvalues(x: Tensor) -> Tensor:
+    size = power_of_two_below(x.abs().amax((-2, -1))).double()
+    x = x.to(_WIDE.get(x.dtype, x.dtype)) / size[..., None, None]
+    return torch.linalg.eigvals(x).abs().amax(-1) * size
 
 
 def _is_plain_zero(g: Tensor) -> bool:

@@ -45,10 +45,28 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
     >>> y = mr.nn.mod_relu(torch.tensor([-2.0, 0.0, 0.5]), bias=torch.tensor(-1.0))
     >>> assert torch.equal(y, torch.tensor([-1.0, 0.0, 0.0]))
     """
-    if not z.is_complex() or eps == 0:
+    if not z.is_complex():
         return z.sgn() * torch.relu(z.abs() + bias)
-    r = torch.sqrt(z.real.square() + z.imag.square() + eps**2)
+    if eps == 0:
+        phase, r = polar_form(z)
+        return phase * torch.relu(r + bias)
+    r = _hypot(_hypot(z.real, z.imag), eps)
     return z * (torch.relu(r + bias) / r)
+
+
+def polar_form(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the phase and the modulus of complex numbers, for all of them: scaled, so that no square is 0 or infinite.
+
+    At 0 both are 0 and have no gradient. A number whose squares are far from both limits gives what ``z.abs()`` does.
+    """
+    largest = torch.maximum(z.real.detach().abs(), z.imag.detach().abs())
+    nonzero = largest > 0
+    # twice, since the inverse of a subnormal number is infinite
+    lift = torch.where(largest < torch.finfo(largest.dtype).tiny, torch.finfo(largest.dtype).tiny ** -0.5, 1)
+    scale = torch.where(nonzero, largest * lift, 1)
+    unit = (z * lift) / scale  # one part is 1 or -1
+    modulus = torch.where(nonzero, unit, 1).abs()
+    return torch.where(nonzero, unit / modulus, 0), torch.where(nonzero, modulus, 0) * (scale / lift)
 
 
 class ModReLU(nn.Module):

@@ -160,21 +160,18 @@ class RiemannianOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() and not self._is_captured():
-            _run_uncompiled(self)
-        else:
-            self._run()
+        self._run()
         return loss
 
-    def _is_captured(self) -> bool:
-        return any(group["capturable"] for group in self.param_groups)
-
     def _run(self) -> None:
+        if torch.compiler.is_compiling():
+            _run_uncompiled(self)
+            return
         work = [
             (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
         ]
         gradients = [batch.gradient() for _, batch in work]
-        if self._is_captured():
+        if any(group["capturable"] for group in self.param_groups):
             self._run_captured(work, gradients)
             return
         size = _norm(gradients)
@@ -228,8 +225,10 @@ class RiemannianOptimizer(Optimizer):
             for (group, batch), g in zip(work, gradients, strict=True):
                 before.append((batch, [{k: v.clone() for k, v in s.items()} for s in batch.states]))
                 moved.append(self._moved(batch, g, {**group, "capturable": True}))
+                y = moved[-1]
                 if batch.manifold is not None:
-                    sound = sound & batch.manifold.is_sound(moved[-1]).all().to(sound.device)
+                    near = batch.manifold.is_sound(y) if self.checks_steps else y.isfinite()
+                    sound = sound & near.all().to(sound.device)
         for (batch, states), y in zip(before, moved, strict=True):
             flag = sound.to(y.device)
             batch.write(torch.where(flag, y, batch.point()))
@@ -293,6 +292,7 @@ class RiemannianOptimizer(Optimizer):
 
 @uncompiled
 def _run_uncompiled(optimizer: RiemannianOptimizer) -> None:
+    """Nothing is won by compiling a step that reads numbers, and batches are kept by the identity of parameters."""
     optimizer._run()
 
 

@@ -11,7 +11,7 @@ from ...errors import UnsupportedError
 from ...linalg import spectral_radius
 from ...linalg.precision import without_autocast
 from ...manifolds import UnitDisc
-from ...manifolds.unit_disc import require_radius
+from ...manifolds.unit_disc import divided_by_radius, require_radius
 from ..constraint import Constraint
 from ..membership import projected
 from ..trivialized import Trivialization
@@ -90,10 +90,7 @@ class StickyDiscParametrization(Trivialization):
 
     def forward(self) -> Tensor:
         with without_autocast(self.base):
-            M = self.matrix()
-            size = spectral_radius(M) / self.radius
-            divided = self.active | (size.detach() > 1)
-            return M / torch.where(divided & (size.detach() > 0), size, 1)[..., None, None]
+            return divided_by_radius(self.matrix(), self.radius, always=self.active)
 
     @torch.no_grad()
     def after_step(self) -> None:
