@@ -48,25 +48,24 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
     if not z.is_complex():
         return z.sgn() * torch.relu(z.abs() + bias)
     if eps == 0:
-        phase, r = polar_form(z)
-        return phase * torch.relu(r + bias)
-    r = _hypot(_hypot(z.real, z.imag), eps)
-    return z * (torch.relu(r + bias) / r)
+        nonzero = z != 0
+        # by powers of two, so that no modulus is subnormal or infinite
+        scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
+        scaled = torch.where(nonzero, z * scale, 1)
+        r = torch.hypot(scaled.real, scaled.imag)
+        return torch.where(nonzero & (r / scale + bias > 0), z + scaled / r * bias, 0)
+    quarter, r = _modulus(z, eps)
+    return quarter * (torch.relu(r + 0.25 * bias) / r * 4)
 
 
-def polar_form(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the phase and the modulus of complex numbers, for all of them: scaled, so that no square is 0 or infinite.
+def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    r"""Return ``z / 4`` and :math:`\sqrt{|z|^2 + \epsilon^2} / 4`, which no ``z`` lets overflow.
 
-    At 0 both are 0 and have no gradient. A number whose squares are far from both limits gives what ``z.abs()`` does.
+    No square is taken that could be 0 or infinite, and with a positive ``eps`` no gradient divides 0 by 0.
     """
-    largest = torch.maximum(z.real.detach().abs(), z.imag.detach().abs())
-    nonzero = largest > 0
-    # twice, since the inverse of a subnormal number is infinite
-    lift = torch.where(largest < torch.finfo(largest.dtype).tiny, torch.finfo(largest.dtype).tiny ** -0.5, 1)
-    scale = torch.where(nonzero, largest * lift, 1)
-    unit = (z * lift) / scale  # one part is 1 or -1
-    modulus = torch.where(nonzero, unit, 1).abs()
-    return torch.where(nonzero, unit / modulus, 0), torch.where(nonzero, modulus, 0) * (scale / lift)
+    quarter = 0.25 * z
+    smallest = quarter.real.new_full((), 0.25 * eps)
+    return quarter, torch.hypot(quarter.real, torch.hypot(quarter.imag, smallest))
 
 
 class ModReLU(nn.Module):
@@ -141,7 +140,7 @@ def mod_tanh(z: Tensor) -> Tensor:
     Notes
     -----
     The singular values of its real 2 x 2 Jacobian are :math:`1 - \tanh^2 |z|` (radial) and :math:`\tanh |z| / |z|`
-    (tangential), both at most 1. Where the result equals ``z`` in the last digit, its gradient is that of ``z``.
+    (tangential), both at most 1. Value and gradient are right for every ``z``, from subnormal to the largest numbers.
 
     Examples
     --------
@@ -150,8 +149,9 @@ def mod_tanh(z: Tensor) -> Tensor:
     """
     if not z.is_complex():
         return torch.tanh(z)
-    r = z.abs().clamp(min=math.sqrt(torch.finfo(z.dtype).eps))  # below this tanh(r) is r; avoids 0 / 0
-    return z * (torch.tanh(r) / r)
+    # so small an eps changes no digit: where it is not far below |z|, tanh(r) / r is 1
+    quarter, r = _modulus(z, torch.finfo(z.dtype).tiny ** 0.5)
+    return quarter * (torch.tanh(4 * r) / r)
 
 
 def split_relu(z: Tensor) -> Tensor:

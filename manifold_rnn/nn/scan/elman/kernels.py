@@ -164,10 +164,11 @@ class ComplexModRelu(Kernel):
         inverse = _inverse_modulus(z)
         slope = (self.threshold * inverse).clamp_(min=-1)  # below -1 the unit is off, and the slope may be infinite
         scale = (slope + 1).relu_()
-        # only the component of g along z changes with the modulus
-        radial = (torch.view_as_real(z) * torch.view_as_real(g)).sum(-1).mul_(inverse).mul_(scale > 0)
+        # only the component of g along z changes with the modulus; z has length 1 first, since z * g may overflow
+        phase = torch.view_as_real(z) * inverse.unsqueeze(-1)
+        radial = (phase * torch.view_as_real(g)).sum(-1).mul_(scale > 0)
         self.radial += radial.sum(0)
-        torch.sub(g * scale, z * radial.mul_(slope).mul_(inverse), out=out)
+        torch.sub(g * scale, torch.view_as_complex(phase.mul_(radial.mul_(slope).unsqueeze(-1))), out=out)
 
     def threshold_gradient(self, d: Tensor, h: Tensor) -> Tensor:
         total, self.radial = self.radial, torch.zeros_like(self.radial)
@@ -175,8 +176,8 @@ class ComplexModRelu(Kernel):
 
 
 def _inverse_modulus(z: Tensor) -> Tensor:
-    """Return ``1 / r`` with the smoothed modulus r of complex numbers."""
-    return torch.view_as_real(z).square().sum(-1).add_(EPS**2).rsqrt_()
+    """Return ``1 / r`` with the smoothed modulus r of complex numbers, without squares that overflow."""
+    return torch.hypot(z.real, z.imag).hypot_(z.real.new_full((), EPS)).reciprocal_()
 
 
 _REAL: dict[Activation, type[Kernel]] = {"linear": Linear, "relu": Relu, "tanh": Tanh, "modrelu": ModRelu}

@@ -6,6 +6,7 @@ import triton.language as tl
 from ....activations import EPS
 
 _EPS2 = tl.constexpr(EPS**2)
+_LARGE, _SCALE = tl.constexpr(2.0**60), tl.constexpr(2.0**-66)
 
 
 @triton.jit
@@ -49,7 +50,7 @@ def activate(re, im, b, ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr):
         re = _tanh(re)
     elif ACTIVATION == "modrelu":
         if COMPLEX:
-            scale = 1 + b * tl.rsqrt(re * re + im * im + _EPS2)
+            scale = 1 + b * _inverse_modulus(re, im)
             scale = tl.where(scale < 0, 0.0, scale)
             re, im = re * scale, im * scale
         else:
@@ -72,17 +73,26 @@ def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: 
         g_re = g_re * (1 - s_re * s_re)
     elif ACTIVATION == "modrelu":
         if COMPLEX:
-            inverse = tl.rsqrt(s_re * s_re + s_im * s_im + _EPS2)
+            inverse = _inverse_modulus(s_re, s_im)
+            p_re, p_im = s_re * inverse, s_im * inverse  # of length 1 first, since s * g may overflow
             scale = 1 + b * inverse
-            share = (s_re * g_re + s_im * g_im) * inverse * tl.where(scale > 0, 1.0, 0.0)
+            share = (p_re * g_re + p_im * g_im) * tl.where(scale > 0, 1.0, 0.0)
             scale = tl.where(scale < 0, 0.0, scale)
-            bend = tl.where(scale > 0, share * b * inverse * inverse, 0.0)
-            g_re, g_im = g_re * scale - s_re * bend, g_im * scale - s_im * bend
+            bend = tl.where(scale > 0, share * b * inverse, 0.0)
+            g_re, g_im = g_re * scale - p_re * bend, g_im * scale - p_im * bend
         else:
             sign = tl.where(s_re > 0, 1.0, tl.where(s_re < 0, -1.0, 0.0))  # of NaN it is 0, as torch has it
             share = tl.where(s_re == 0, 0.0, g_re) * sign
             g_re = share * sign
     return g_re, g_im, share
+
+
+@triton.jit
+def _inverse_modulus(re, im):
+    """Return ``1 / r`` with the smoothed modulus r; numbers whose squares would overflow are scaled first."""
+    scale = tl.where((tl.abs(re) > _LARGE) | (tl.abs(im) > _LARGE), _SCALE, 1.0)
+    re, im = re * scale, im * scale
+    return tl.rsqrt(re * re + im * im + _EPS2 * scale * scale) * scale
 
 
 @triton.jit

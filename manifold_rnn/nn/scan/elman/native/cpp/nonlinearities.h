@@ -107,11 +107,15 @@ struct ModRelu : Linear {
 struct ComplexModRelu {  // pairs of real and imaginary part, with a modulus that is smoothed
     static constexpr bool keeps = true;
     template <class T>
-    static Vec<T> inverse_modulus(Vec<T> z) {
-        const Vec<T> square = z * z;
-        Vec<T> r = square + swapped<T>(square) + T(1e-5);
+    static Vec<T> inverse_modulus(Vec<T> z) {  // numbers whose squares would overflow are scaled first
+        using N = Vector<T>;
+        const Vec<T> size = magnitude<T>(z);
+        const Int<T> large = (Int<T>)(size > Vec<T>{} + N::large) | (Int<T>)(swapped<T>(size) > Vec<T>{} + N::large);
+        const Vec<T> scale = (Vec<T>)((large & (Int<T>)(Vec<T>{} + N::scale)) | (~large & (Int<T>)(Vec<T>{} + T(1))));
+        const Vec<T> part = z * scale, square = part * part;
+        Vec<T> r = square + swapped<T>(square) + T(1e-5) * scale * scale;
         for (int l = 0; l < LANES<T>; ++l) r[l] = std::sqrt(r[l]);
-        return T(1) / r;
+        return scale / r;
     }
     template <class T>
     static Vec<T> apply(Vec<T> z, Vec<T> b) {
@@ -120,11 +124,11 @@ struct ComplexModRelu {  // pairs of real and imaginary part, with a modulus tha
     template <class T>
     static Vec<T> back(Vec<T> g, Vec<T> z, Vec<T> b, Vec<T>& sum) {
         const Vec<T> inverse = inverse_modulus<T>(z), slope = b * inverse, scale = rectify<T>(slope + T(1));
-        const Vec<T> along = z * g;
+        const Vec<T> phase = z * inverse, along = phase * g;
         const Int<T> passes = ~(Int<T>)(scale <= 0);
-        const Vec<T> radial = where<T>(passes, (along + swapped<T>(along)) * inverse);
+        const Vec<T> radial = where<T>(passes, along + swapped<T>(along));
         sum += radial;
-        return g * scale - z * where<T>(passes, radial * slope * inverse);  // where none passes, b may be infinite
+        return g * scale - phase * where<T>(passes, radial * slope);  // where none passes, b may be infinite
     }
 };
 
