@@ -57,11 +57,18 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
     if not isinstance(value, Tensor) or value.shape != like.shape or value.is_meta or not value.numel():
         return value
     require_finite(value, name, NOT_LOADED)
-    x = value.to(like.dtype)
+    x, n = value.to(like.dtype), manifold.width(tuple(value.shape))
     coarser = max(value.dtype, like.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    defect, bound = largest_defect(manifold, x), tolerance(coarser, manifold.width(tuple(x.shape)))
+    defect, bound = largest_defect(manifold, x), tolerance(coarser, n)
+    if defect > bound:  # by rounding the entries to half precision, or an eigenvalue that such rounding moves
+        held = precision_held(value)
+        bound = max(bound, 2 * held * n**0.5 if held > torch.finfo(coarser).eps else 0.0)
+        bound += min(0.1, torch.finfo(coarser).eps * float(manifold.sensitivity(x)))
+        coarse = held > torch.finfo(like.dtype).eps
+    else:
+        coarse = torch.finfo(value.dtype).eps > torch.finfo(like.dtype).eps
     if defect <= bound:
-        return value
+        return projected(manifold, x) if coarse else value
     if project:
         y: Tensor = manifold.projx(x)
         return y
@@ -70,6 +77,15 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
         "Nothing in its module was changed. Load a constrained model's weight, or constrain with "
         'on_load="project" to take the nearest point.'
     )
+
+
+def precision_held(value: Tensor) -> float:
+    """Return the rounding unit of the coarsest dtype that has every entry, since a copy may have been widened again."""
+    real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    for half in (torch.bfloat16, torch.float16):
+        if torch.equal(real.to(half).to(real.dtype), real):
+            return float(torch.finfo(half).eps)
+    return float(torch.finfo(value.dtype).eps)
 
 
 def require_reached(what: object, computed: Tensor, weight: Tensor, bound: float | None = None) -> None:

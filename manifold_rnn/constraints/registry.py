@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,15 +65,20 @@ def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
             yield f"{path}.{name}" if path else name, entry
 
 
-def check_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+def check_loaded(
+    module: nn.Module, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any] | None = None, *_: object
+) -> None:
     """Check what is about to be loaded into a module, before any of it is: the load pre-hook of either view."""
+    assigned = bool(metadata and metadata.get("assign_to_params_buffers"))  # then a parameter takes the dtype as well
     for child_name, child in module.named_children():
         if isinstance(child, Registry):
             for name, entry in child.entries().items():
                 path = prefix if entry.is_stored_by_module else f"{prefix}{child_name}.{name}."
                 own = [prefix + name] if entry.is_stored_by_module else [k for k in state if k.startswith(path)]
                 loaded: dict[str, Tensor] = {k.removeprefix(path): state[k] for k in own if k in state}
-                state.update({path + k: value for k, value in entry.check(loaded, path).items()})
+                for k, value in entry.check(loaded, path).items():
+                    keep = assigned and isinstance(value, Tensor)
+                    state[path + k] = value.to(loaded[k].dtype) if keep else value
 
 
 def entry_of(module: nn.Module, name: str) -> Parametrization:

@@ -125,7 +125,7 @@ class Trivialization(Parametrization):
             if self._is_at_base():
                 weight: Tensor = _AtBase.apply(self.coordinates, self.base, self.manifold)
                 return weight
-            return self.manifold.retr_coordinates(self.base, self.coordinates)
+            return self.manifold.retr_free(self.base, self.coordinates)
 
     def _is_at_base(self) -> bool:
         """Whether the base has just moved to the weight; not asked where looking at numbers costs a wait."""
@@ -175,7 +175,7 @@ class Trivialization(Parametrization):
     def rebase(self) -> None:
         """Move the base to the weight, polished, and the coordinates to 0, unless the weight is not finite."""
         with without_autocast(self.base):
-            weight = self.manifold.polish(self.manifold.retr_coordinates(self.base, self.coordinates))
+            weight = self.manifold.polish(self.manifold.retr_free(self.base, self.coordinates))
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
             self.base.copy_(weight)
             self.coordinates.zero_()
@@ -231,6 +231,6 @@ class _AtBase(torch.autograd.Function):
             return ctx.manifold.egrad2coordinates(base, g), None, None
         with torch.enable_grad():
             free = coordinates.view_as(coordinates)
-            weight = ctx.manifold.retr_coordinates(base, free)  # whose second derivative is the retraction's own
+            weight = ctx.manifold.retr_free(base, free)  # whose second derivative is the retraction's own
             (gradient,) = torch.autograd.grad(weight, free, g, create_graph=create_graph)
         return gradient, None, None

@@ -59,9 +59,9 @@ def expm_skew(A: Tensor) -> Tensor:
     Notes
     -----
     About 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm; norms above about 25 in single
-    precision are computed in double, and norms above about 2500 by eigenvectors. Where no number may be read from the device (compiled code, `fixed_iterations`)
-    12 squarings are always made, and a norm beyond their reach gives NaN. Source: Higham (2005) for scaling and
-    squaring, Higham (2008) chapter 10 for the derivative.
+    precision are computed in double, and norms above about 2500 by eigenvectors. Where no number may be read from the
+    device (compiled code, `fixed_iterations`) 12 squarings are always made, and a norm beyond their reach gives NaN.
+    Source: Higham (2005) for scaling and squaring, Higham (2008) chapter 10 for the derivative.
 
     Examples
     --------

@@ -127,9 +127,10 @@ def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
     eigenvalue, projector = dominant(x)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
     largest = x.abs().amax((-2, -1))
-    unit = x / torch.where(largest > 0, largest, 1)[..., None, None]  # whose squares neither vanish nor overflow
+    largest = torch.where(largest > 0, largest, 1)
+    unit = x / largest[..., None, None]  # whose squares neither vanish nor overflow
     square = torch.linalg.matrix_norm(unit).square()
-    radial = unit * (radius / torch.where(largest > 0, largest, 1) / torch.where(square > 0, square, 1))[..., None, None]
+    radial = unit * (radius / largest / torch.where(square > 0, square, 1))[..., None, None]
     sound = torch.linalg.matrix_norm(projector) * tol < 1
     return torch.where(sound[..., None, None], slope if x.is_complex() else slope.real, radial)
 

@@ -32,7 +32,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
 
     The same maps serve both views of a constrained weight. *Update* view: an optimizer turns a gradient into
     coordinates, keeps its moments there, and moves the weight by ``retr_transp_coordinates``. *Trivialized* view:
-    ``W = retr_coordinates(base, c)`` with the coordinates ``c`` as the free parameter.
+    ``W = retr_free(base, c)`` with the coordinates ``c`` as the free parameter.
 
     Coordinates have the batch axes of the point, then the axes of `coordinate_shape`. By default they are the ambient
     tangent vector itself (a complex one seen as pairs of reals). On groups they are an orthonormal basis of the Lie
@@ -144,6 +144,10 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         difference = x - self.projx(x)
         return torch.linalg.vector_norm(difference, dim=tuple(range(-self.ndim, 0))) if self.ndim else difference.abs()
 
+    def sensitivity(self, x: Tensor) -> float:
+        """How many rounding errors of its entries the defect of a point may have, where that is not about one."""
+        return 0.0
+
     def is_sound(self, x: Tensor) -> Tensor:
         """Whether a step has led near the manifold, per matrix; reads nothing from the device."""
         return torch.isfinite(x).all() if self.ndim == 0 else torch.isfinite(x).flatten(-self.ndim).all(-1)
@@ -185,6 +189,13 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         """The retraction along the tangent vector with any coordinates ``c``, differentiable in ``c``."""
         y: Tensor = self.retr(x, self.from_coordinates(x, c))
         return y
+
+    def retr_free(self, x: Tensor, c: Tensor) -> Tensor:
+        """The weight of the trivialized view: a gradient step in ``c`` from 0 is one along the Riemannian gradient.
+
+        It is `retr_coordinates` wherever coordinates are as long as the tangent vector in the metric.
+        """
+        return self.retr_coordinates(x, c)
 
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         """Coordinates that lead from ``x`` to ``y``; `UnsupportedError` where there is no inverse."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import OptionError, ShapeError
 from ..linalg import clip_singular_values
+from ..linalg.norms import norm
 from ..linalg.precision import full_precision
 from .region import Region
 
@@ -81,7 +82,7 @@ class Contraction(Region):
 
     @full_precision
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        return torch.linalg.vector_norm(self.logmap(x, y), dim=(-2, -1), keepdim=keepdim)
+        return norm(self.logmap(x, y), keepdim=keepdim)
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import DtypeError
 from ..linalg import expm_skew, logm_unitary, pack_skew, polish, qr, skew, unpack_skew
 from ..linalg.checks import require_matrix, require_same
+from ..linalg.norms import norm
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import full_precision
 from ..linalg.product import multiply
@@ -153,7 +154,7 @@ class MatrixGroup(OrthonormalColumns):
         return self.norm(x, self.logmap(x, y), keepdim=keepdim)
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=keepdim)
+        return norm(u, keepdim=keepdim)
 
     @full_precision
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:

@@ -232,6 +232,9 @@ class Parts(Manifold):
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self._along(lambda m, x, c: m.retr_coordinates(x, c), x, c)
 
+    def retr_free(self, x: Tensor, c: Tensor) -> Tensor:
+        return self._along(lambda m, x, c: m.retr_free(x, c), x, c)
+
     @full_precision
     def _along(self, call: Callable[[Manifold, Tensor, Tensor], Tensor], x: Tensor, c: Tensor) -> Tensor:
         x, c = self._with_batch(x, c)
@@ -277,6 +280,9 @@ class Parts(Manifold):
     @property
     def checks_steps(self) -> bool:
         return all(m.checks_steps for m in self.members)
+
+    def sensitivity(self, x: Tensor) -> float:
+        return max(m.sensitivity(part) for m, part in zip(self.members, self.layout.split(x), strict=True))
 
     def is_sound(self, x: Tensor) -> Tensor:
         return self._numbers("is_sound", x).all(-1)

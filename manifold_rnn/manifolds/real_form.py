@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
 from ..linalg.precision import complex_dtype
+from ..linalg.norms import norm
 from ..retractions import Retraction
 from .base import Manifold
 from .layout import Layout, Shape
@@ -134,7 +135,7 @@ class UnitaryRealForm(Parts):
         return total[..., None, None] if keepdim else total
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=keepdim)
+        return norm(u, keepdim=keepdim)
 
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
         """Points drawn from the Haar measure of U(n/2), of shape ``size``."""

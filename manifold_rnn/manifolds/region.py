@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg.norms import norm
 from ..linalg.precision import full_precision
 from .matrix import MatrixManifold
 
@@ -60,7 +61,7 @@ class Region(MatrixManifold):
 
     @full_precision
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=keepdim)
+        return norm(u, keepdim=keepdim)
 
     @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:

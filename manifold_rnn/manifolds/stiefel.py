@@ -13,6 +13,7 @@ from ..errors import OptionError, UnsupportedError
 from ..linalg import expm_skew
 from ..linalg.action import moved_by_group
 from ..linalg.checks import require_length, require_matrix, require_same
+from ..linalg.norms import scale_of
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import double, full_precision, host_max, may_read_device
 from ..linalg.product import multiply_add
@@ -130,7 +131,8 @@ class Stiefel(OrthonormalColumns):
 
     @full_precision
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        return self.inner(x, u, keepdim=keepdim).sqrt()
+        scale = scale_of(u)
+        return self.inner(x, u / scale, keepdim=True).sqrt().mul(scale).sum((-2, -1), keepdim=keepdim)
 
     @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
@@ -154,6 +156,13 @@ class Stiefel(OrthonormalColumns):
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self.retr(x, self._vector(x, c))  # which takes the tangent part
+
+    def retr_free(self, x: Tensor, c: Tensor) -> Tensor:
+        if self.metric == "euclidean":
+            return self.retr_coordinates(x, c)
+        # the canonical metric halves the square of x^H u, so a free number there moves by the root of 2
+        u = self.proju(x, self._vector(x, c))
+        return self.retr(x, u + (2**0.5 - 1) * (x @ (x.mH @ u)))
 
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:

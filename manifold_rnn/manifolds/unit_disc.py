@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, UnsupportedError
-from ..linalg import spectral_radius
+from ..linalg import spectral_condition, spectral_radius
 from ..linalg.checks import require_matrix
 from ..linalg.polar import power_of_two_below
 from ..linalg.precision import full_precision
@@ -128,6 +128,11 @@ class UnitDisc(Region):
     def defect(self, x: Tensor) -> Tensor:
         r"""How far out ``x`` is, relative to the radius: :math:`\max(0, \rho(x) / r - 1)`, per matrix."""
         return (spectral_radius(x) / self.radius - 1).clamp(min=0)
+
+    def sensitivity(self, x: Tensor) -> float:
+        """The condition number of the dominant eigenvalue times the norm: what rounding a matrix does to its radius."""
+        size = torch.linalg.matrix_norm(x, 2) / self.radius
+        return float((spectral_condition(x) * size).max()) if x.numel() else 0.0
 
     def random(
         self,

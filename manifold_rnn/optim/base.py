@@ -49,8 +49,8 @@ class RiemannianOptimizer(Optimizer):
         too long: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
     capturable : bool
         Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient or a result
-        off the manifold skips the step, and polish is made at every step if at all. Not for `UnitDisc` and `Contraction`, whose steps need eigenvalues
-        or singular values.
+        off the manifold skips the step, and polish is made at every step if at all. Not for `UnitDisc` and
+        `Contraction`, whose steps need eigenvalues or singular values.
     polish_every : int, optional
         Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
         is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
@@ -110,7 +110,7 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped for a gradient or a result that is not finite (reads the device if ``capturable``)."""
+        """How many steps were skipped for a gradient or a result that is not sound (reads the device if capturable)."""
         return int(self._skipped)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -103,12 +103,10 @@ class Batch:
         for p, s in zip(self.params, self.states, strict=True):
             # in half precision a count ends at 256, and a power of a number near 1 is 1
             precision = torch.promote_types(p.dtype.to_real(), torch.float32)
-            steps = s.setdefault("step", torch.zeros((), dtype=precision, device=p.device))
-            if (
-                not isinstance(steps, Tensor) or steps.dtype != precision
-            ):  # of a state that was loaded, or cast by torch
-                s["step"] = steps = torch.as_tensor(steps, dtype=precision, device=p.device)
-            steps.add_(1)
+            count = s.setdefault("step", torch.zeros((), dtype=precision, device=p.device))
+            if not isinstance(count, Tensor) or count.dtype != precision:  # as after load_state_dict
+                s["step"] = torch.as_tensor(count, dtype=precision, device=p.device)
+            s["step"].add_(1)
         p = self.params[0]
         axes = (
             p.ndim + p.is_complex() if self.manifold is None else len(self.manifold.coordinate_shape(p.shape, p.dtype))

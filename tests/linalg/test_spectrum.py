@@ -31,6 +31,14 @@ def similar(values, generator, strength=0.3):
 
 KNOWN = {
     "zero": (torch.zeros(3, 3), 0.0),
+    **{
+        f"Jordan {n} {d} {a}": (d * torch.eye(n, dtype=torch.float64) + chain(n, a, 0.0), d)
+        for n in (4, 12, 50, 100)
+        for d, a in ((0.2, 1.0), (0.9, 1.0), (0.99, 0.01))
+    },
+    "tiny Jordan": (1e-30 * (0.9 * torch.eye(20, dtype=torch.float64) + chain(20, 1.0, 0.0)), 0.9e-30),
+    "huge Jordan": (1e30 * (0.9 * torch.eye(20, dtype=torch.float64) + chain(20, 1.0, 0.0)), 0.9e30),
+    "long nilpotent": (chain(100, 3.0, 0.0), 0.0),
     "nilpotent": (chain(5, 3.0, 0.0), 0.0),
     "identity": (torch.eye(4), 1.0),
     "rotation": (rotation(2.0), 1.0),
@@ -51,6 +59,22 @@ def test_known_values(name, single):
     torch.testing.assert_close(got, expected, atol=0, rtol=2e-6 if single else 1e-13)
     (slope,) = torch.autograd.grad(linalg.spectral_radius(x.requires_grad_()), x)
     assert bool(slope.isfinite().all())
+
+
+def test_triangular_matrices_are_exact_in_any_order_and_as_blocks(generator, dtype):
+    x = torch.randn(30, 30, dtype=dtype, generator=generator).tril() / 3
+    order = torch.randperm(30, generator=generator)
+    expected = x.diagonal().abs().max()
+    block = torch.block_diag(0.01 * torch.randn(3, 3, dtype=dtype, generator=generator), x)
+    for y in (x, x.mT, x[order][:, order], block):
+        torch.testing.assert_close(linalg.spectral_radius(y), expected, atol=0, rtol=1e-5)
+
+
+def test_random_nilpotent_matrices_have_no_more_than_their_rounding_errors(generator):
+    for n in (3, 5, 8):
+        Q = linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))[0]
+        x = Q @ torch.randn(n, n, dtype=torch.float64, generator=generator).triu(1) @ Q.mT
+        assert linalg.spectral_radius(x) < 30 * torch.finfo(x.dtype).eps ** (1 / n)
 
 
 def test_dense_eigenvalues_are_not_to_be_trusted_where_the_condition_number_is_large():

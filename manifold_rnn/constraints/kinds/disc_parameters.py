@@ -9,11 +9,15 @@ INSIDE = 1e-4
 # Least entry below the diagonal of a starting block: parameters are stiff by its inverse, infinite at c I.
 SMALLEST = 1e-2
 
+_FARTHEST = 7.0  # of nu: exp(-exp(7)) is 0
+_STEEPEST = 40.0  # of sigma: a steeper block has no eigenvalues that its rounded entries still tell
+
 
 def polar_eigenvalues(raw: Tensor) -> Tensor:
     r"""Eigenvalues :math:`e^{-e^\nu + i\theta}` from parameters (..., k, 2): modulus in (0, 1)."""
     nu, theta = raw.unbind(-1)
-    return torch.polar((-nu.exp()).exp(), theta)
+    # beyond it the modulus is 0 in every precision, and its derivative would be infinity times 0
+    return torch.polar((-nu.clamp(max=_FARTHEST).exp()).exp(), theta)
 
 
 def polar_parameters(eigenvalues: np.ndarray) -> np.ndarray:
@@ -36,12 +40,13 @@ def general_blocks(raw: Tensor) -> Tensor:
         t = (1 + d)\tanh\tau, \quad e = e^\sigma,
 
     has trace t and determinant d, and :math:`|d| < 1, |t| < 1 + d` is stability. Up to a rotation or reflection it is
-    every stable block but the multiples of the identity, which it approaches.
+    every stable block but the multiples of the identity, which it approaches. Beyond 40 the size of ``sigma`` has no
+    effect.
     """
     delta, tau, sigma = raw.unbind(-1)
     less, more = 2 * torch.sigmoid(-2 * delta), 2 * torch.sigmoid(2 * delta)  # 1 - d and 1 + d, without cancellation
     sech2 = 4 * torch.sigmoid(2 * tau) * torch.sigmoid(-2 * tau)
-    half, below = 0.5 * more * tau.tanh(), sigma.exp()
+    half, below = 0.5 * more * tau.tanh(), sigma.clamp(-_STEEPEST, _STEEPEST).exp()
     above = 0.25 * (less.square() - more.square() * sech2) / below
     return torch.stack([torch.stack([half, above], -1), torch.stack([below, half], -1)], -2)
 
