@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
-from ..linalg.precision import complex_dtype
 from ..linalg.norms import norm
+from ..linalg.precision import complex_dtype
 from ..retractions import Retraction
 from .base import Manifold
 from .layout import Layout, Shape

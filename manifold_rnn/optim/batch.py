@@ -36,6 +36,7 @@ class Batch:
     )  # states that this step writes to, and copies
     spares: dict[str, Tensor] = field(default_factory=dict)
     counts: list[int | None] = field(default_factory=list)
+    created: set[str] = field(default_factory=set)  # states that there were none of before this step
     can_undo: bool = False
 
     def point(self) -> Tensor:
@@ -78,7 +79,7 @@ class Batch:
 
     def undo(self) -> None:
         """Make the states what they were before the last `count`."""
-        for name in {name for s in self.states for name in s} - self.before.keys() - {"step"}:
+        for name in self.created:
             self.stacks.pop(name, None)
             for s in self.states:
                 s.pop(name, None)
@@ -94,6 +95,7 @@ class Batch:
     def count(self, *, on_device: bool) -> int | Tensor:
         """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""
         self.before.clear()
+        self.created.clear()
         self.can_undo = not on_device and self.manifold is not None
         if not on_device:
             self.counts = [s.get("step") for s in self.states]
@@ -115,9 +117,10 @@ class Batch:
 
     def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
-        known = all(name in s for s in self.states)
+        if any(name not in s for s in self.states):
+            self.created.add(name)
         buffer = self._state(name, like, start)
-        if known and self.can_undo and name not in self.before:
+        if self.can_undo and name not in self.before and name not in self.created:
             # the same memory at every step; a step that fails after this gives the state back
             spare = self.spares.get(name)
             copy = buffer.clone() if spare is None or spare.shape != buffer.shape else spare.copy_(buffer)
