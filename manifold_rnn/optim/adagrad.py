@@ -88,5 +88,6 @@ class RiemannianAdagrad(RiemannianOptimizer):
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         square = batch.square(x, c, group["second_moment"])
-        v = batch.state("sum", square, group["initial_accumulator_value"]).add_(square)
+        start = group["initial_accumulator_value"]
+        v = batch.updated("sum", square, lambda old, out: torch.add(old, square, out=out), start)
         return c / ((v.sqrt() + group["eps"]) * (1 + (steps - 1) * group["lr_decay"]))

@@ -91,9 +91,12 @@ class RiemannianAdam(RiemannianOptimizer):
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]
         square = batch.square(x, c, group["second_moment"])
-        m = batch.state("exp_avg", c).lerp_(c, 1 - beta1)
-        v = batch.state("exp_avg_sq", square).mul_(beta2).add_(square, alpha=1 - beta2)
+        m = batch.updated("exp_avg", c, lambda old, out: torch.lerp(old, c, 1 - beta1, out=out))
+        v = batch.updated(
+            "exp_avg_sq", square, lambda old, out: torch.mul(old, beta2, out=out).add_(square, alpha=1 - beta2)
+        )
         if group["amsgrad"]:
-            v = torch.maximum(largest := batch.state("max_exp_avg_sq", square), v, out=largest)
+            now = v
+            v = batch.updated("max_exp_avg_sq", square, lambda old, out: torch.maximum(old, now, out=out))
         denominator = (v / (1 - beta2**steps)).sqrt_().add_(group["eps"])
         return m / denominator.mul_(1 - beta1**steps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
 
 State = dict[str, Any]
+Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
+Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -28,13 +30,11 @@ class Batch:
     params: list[Tensor]
     manifold: Manifold | None
     states: list[State]
-    stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    stacks: dict[str, Held] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
-    before: dict[str, tuple[Tensor, Tensor]] = field(
-        default_factory=dict
-    )  # states that this step writes to, and copies
-    spares: dict[str, Tensor] = field(default_factory=dict)
+    before: dict[str, Held] = field(default_factory=dict)  # states as they were before this step
+    spares: dict[str, Held] = field(default_factory=dict)  # memory that the next step writes to
     counts: list[int | None] = field(default_factory=list)
     created: set[str] = field(default_factory=set)  # states that there were none of before this step
     can_undo: bool = False
@@ -83,8 +83,8 @@ class Batch:
             self.stacks.pop(name, None)
             for s in self.states:
                 s.pop(name, None)
-        for state, copy in self.before.values():
-            state.copy_(copy)
+        for name, held in self.before.items():
+            self.spares[name] = self._replace(name, held)
         for s, steps in zip(self.states, self.counts, strict=True):
             if steps is None:
                 s.pop("step", None)
@@ -115,21 +115,34 @@ class Batch:
         )
         return torch.stack([s["step"] for s in self.states]).reshape(-1, *[1] * axes)
 
+    def updated(self, name: str, like: Tensor, rule: Rule, start: float = 0.0) -> Tensor:
+        """The named state after ``rule(old, out)``, which writes it to ``out``; `undo` gives the old one back."""
+        old = self.state(name, like, start)
+        if not self.can_undo or name in self.created or name in self.before:
+            return rule(old, old)
+        # two memories take turns: a copy would cost more than some steps allow
+        held = self.spares.get(name)
+        if held is None or held[0].shape != old.shape or held[0].dtype != old.dtype:
+            new = torch.empty_like(old)
+            held = new, list(new.unbind())
+        new = rule(old, held[0])
+        self.spares[name] = self.before[name] = self._replace(name, held)
+        return new
+
+    def _replace(self, name: str, held: Held) -> Held:
+        """Give the parameters another state of this name, and return the one they had."""
+        views = [s[name] for s in self.states]
+        before = views[0].unsqueeze(0) if len(views) == 1 else self.stacks[name][0]
+        self.stacks[name] = held
+        for s, view in zip(self.states, held[1], strict=True):
+            s[name] = view
+        return before, views
+
     def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
-        if any(name not in s for s in self.states):
-            self.created.add(name)
-        buffer = self._state(name, like, start)
-        if self.can_undo and name not in self.before and name not in self.created:
-            # the same memory at every step; a step that fails after this gives the state back
-            spare = self.spares.get(name)
-            copy = buffer.clone() if spare is None or spare.shape != buffer.shape else spare.copy_(buffer)
-            self.spares[name], self.before[name] = copy, (buffer, copy)
-        return buffer
-
-    def _state(self, name: str, like: Tensor, start: float) -> Tensor:
         self.starts[name] = start
         if any(name not in s for s in self.states):
+            self.created.add(name)
             for s, c in zip(self.states, like.unbind(), strict=True):
                 s.setdefault(name, torch.full_like(c, start))
         if len(self.states) == 1:

@@ -98,10 +98,14 @@ class RiemannianRMSprop(RiemannianOptimizer):
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         alpha = group["alpha"]
         square = batch.square(x, c, group["second_moment"])
-        v = batch.state("square_avg", square, group["initial_accumulator_value"])
-        v.mul_(alpha).add_(square, alpha=1 - alpha)
+        start = group["initial_accumulator_value"]
+        v = batch.updated(
+            "square_avg", square, lambda old, out: torch.mul(old, alpha, out=out).add_(square, alpha=1 - alpha), start
+        )
         if group["centered"]:
-            mean = batch.state("grad_avg", c).lerp_(c, 1 - alpha)
+            mean = batch.updated("grad_avg", c, lambda old, out: torch.lerp(old, c, 1 - alpha, out=out))
             v = (v - batch.square(x, mean, group["second_moment"])).clamp_(min=0)
         d = c / (v.sqrt() + group["eps"])
-        return batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(d) if group["momentum"] else d
+        if not group["momentum"]:
+            return d
+        return batch.updated("momentum_buffer", c, lambda old, out: torch.mul(old, group["momentum"], out=out).add_(d))

@@ -104,5 +104,5 @@ def with_momentum(batch: Batch, c: Tensor, steps: int | Tensor, group: dict[str,
         return c
     first = (steps == 1) * steps  # torch starts the average at the first gradient, undampened
     fresh = 1 - group["dampening"] * (1 - first)
-    m = batch.state("momentum_buffer", c).mul_(group["momentum"]).add_(c * fresh)
+    m = batch.updated("momentum_buffer", c, lambda old, out: torch.mul(old, group["momentum"], out=out).add_(c * fresh))
     return c + group["momentum"] * m if group["nesterov"] else m
