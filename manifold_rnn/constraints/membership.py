@@ -60,16 +60,15 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
     x, n = value.to(like.dtype), manifold.width(tuple(value.shape))
     coarser = max(value.dtype, like.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     defect, bound = largest_defect(manifold, x), tolerance(coarser, n)
-    if defect > bound:  # by rounding the entries to half precision, or an eigenvalue that such rounding moves
-        held = precision_held(value)
+    if defect <= rounding(like.dtype, n):
+        return value
+    held = precision_held(value)
+    if defect > bound:  # by what rounding the entries to half precision does, or to an ill-conditioned eigenvalue
         bound = max(bound, 2 * held * n**0.5 if held > torch.finfo(coarser).eps else 0.0)
-        bound += min(0.1, torch.finfo(coarser).eps * float(manifold.sensitivity(x)))
-        coarse = held > torch.finfo(like.dtype).eps
-    else:
-        coarse = torch.finfo(value.dtype).eps > torch.finfo(like.dtype).eps
-    if defect <= bound:
-        return projected(manifold, x) if coarse else value
-    if project:
+        bound += min(0.1, torch.finfo(coarser).eps * manifold.sensitivity(x))
+    if defect <= bound and held <= torch.finfo(like.dtype).eps:
+        return value
+    if defect <= bound or project:
         y: Tensor = manifold.projx(x)
         return y
     raise OffManifoldError(
@@ -82,9 +81,9 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
 def precision_held(value: Tensor) -> float:
     """Return the rounding unit of the coarsest dtype that has every entry, since a copy may have been widened again."""
     real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    for half in (torch.bfloat16, torch.float16):
-        if torch.equal(real.to(half).to(real.dtype), real):
-            return float(torch.finfo(half).eps)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        if torch.equal(real.to(dtype).to(real.dtype), real):
+            return float(torch.finfo(dtype).eps)
     return float(torch.finfo(value.dtype).eps)
 
 

@@ -126,3 +126,38 @@ def test_mod_tanh_stretches_by_its_slope_along_and_by_its_ratio_across():
     r = torch.tensor(0.5, dtype=torch.float64)
     expected = torch.stack([r.tanh() / r, 1 - r.tanh() ** 2])
     torch.testing.assert_close(torch.linalg.svdvals(plane), expected, atol=1e-14, rtol=0)
+
+
+SIZES = (0.0, 1e-45, 3e-40, 1e-38, 1e-30, 1e-20, 1e-8, 1e-3, 0.5, 3.0, 1e10, 1e19, 1e20, 1e38, 3e38)
+MODULI = {
+    "mod_tanh": mod_tanh,
+    "mod_relu off": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype)),
+    "mod_relu on": lambda z: mod_relu(z, torch.full((1,), 0.2, dtype=z.real.dtype)),
+    "ideal": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype), 0.0),
+    "split_relu": split_relu,
+    "gate": gate,
+}
+
+
+@pytest.mark.parametrize("name", MODULI)
+def test_values_and_gradients_are_right_from_subnormal_to_the_largest_numbers(name):
+    f = MODULI[name]
+    for phase in (1, -1, 1j, 0.6 + 0.8j, 1 - 1j):
+        z = torch.tensor([size * phase for size in SIZES], dtype=torch.complex64, requires_grad=True)
+        wide = z.detach().to(torch.complex128).requires_grad_()
+        for cotangent in (1.0, 1j, 0.3 - 0.8j):
+            grads = []
+            for x in (z, wide):
+                y = f(x)
+                (g,) = torch.autograd.grad((y * cotangent).real.sum(), x)
+                grads.append((y.detach(), g))
+            (y, g), (expected, slope) = grads
+            torch.testing.assert_close(y.to(expected.dtype), expected, rtol=1e-5, atol=1e-43)
+            torch.testing.assert_close(g.to(slope.dtype), slope, rtol=1e-5, atol=1e-5)
+            assert bool(slope.isfinite().all())
+
+
+def test_the_slope_of_mod_tanh_at_zero_is_one():
+    z = torch.tensor([0j, 1e-45j, 3e-40 + 1e-40j], dtype=torch.complex64, requires_grad=True)
+    mod_tanh(z).real.sum().backward()
+    torch.testing.assert_close(z.grad, torch.ones(3, dtype=torch.complex64))
