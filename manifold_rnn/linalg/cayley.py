@@ -8,7 +8,7 @@ from torch.autograd.function import FunctionCtx
 
 from .action import moved_by_group
 from .angles import eigenangles, rotation_by
-from .checks import TooFar, require_finite, require_length, require_matrix
+from .checks import TooFar, read_number, require_finite, require_length, require_matrix
 from .defect import shift_diagonal
 from .polar import polish
 from .precision import (
@@ -216,6 +216,6 @@ def _tall_parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     outside = u - x @ xu
     M = 0.25 * (outside.mH @ outside) - 0.25 * (xu - xu.mH)
     M = M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    if may_read_device() and not largest_norm(M) <= _TALL_LONG_ABOVE[M.real.dtype]:  # NaN included
+    if may_read_device() and not read_number(largest_norm, M) <= _TALL_LONG_ABOVE[M.real.dtype]:  # NaN included
         raise TooFar
     return xu, outside, torch.linalg.inv_ex(M).inverse

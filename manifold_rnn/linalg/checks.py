@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch import transform_level
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 from .precision import may_read_device
 
@@ -87,6 +88,15 @@ def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
     """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
     if may_read_device() and not x.is_meta:
         _OnNumbers.apply(x, check)
+
+
+def read_number(number: Callable[[Tensor], float], x: Tensor) -> float:
+    """Return ``number(x)`` where `may_read_device` allows it, of the whole batch that ``vmap`` hides."""
+    if transform_level() is None:
+        return number(x)
+    found: list[float] = []
+    on_numbers(lambda whole: found.append(number(whole)), x)
+    return found[0]
 
 
 class _OnNumbers(torch.autograd.Function):

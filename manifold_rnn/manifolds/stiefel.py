@@ -12,7 +12,7 @@ from .. import retractions
 from ..errors import OptionError, UnsupportedError
 from ..linalg import expm_skew
 from ..linalg.action import moved_by_group
-from ..linalg.checks import require_length, require_matrix, require_same
+from ..linalg.checks import read_number, require_length, require_matrix, require_same
 from ..linalg.norms import scale_of
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import double, full_precision, host_max, may_read_device
@@ -145,7 +145,7 @@ class Stiefel(OrthonormalColumns):
         if self.metric == "canonical" or x.shape[-2] == x.shape[-1]:
             return retractions.Exponential().retract(x, u)
         A, p = x.mH @ u, x.shape[-1]
-        if may_read_device() and not host_max(u.abs()) <= _LONG_ABOVE:  # NaN included
+        if may_read_device() and not read_number(host_max, u.abs()) <= _LONG_ABOVE:  # NaN included
             require_length(u, "The exponential map")
             wide = double(u)
             return (moved_by_group(expm_skew, double(x), wide, 0.0) @ expm_skew(-(double(x).mH @ wide))).to(x.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..linalg.action import moved_by_group
-from ..linalg.checks import require_length
+from ..linalg.checks import read_number, require_length
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
 from ..linalg.polar import polish
@@ -98,4 +98,4 @@ def _single(u: Tensor) -> bool:
 
 def _largest(u: Tensor) -> float:
     """The largest modulus of an entry, 0 where no number may be read."""
-    return host_max(u.abs()) if may_read_device() else 0.0
+    return read_number(host_max, u.abs()) if may_read_device() else 0.0

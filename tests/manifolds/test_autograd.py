@@ -28,17 +28,21 @@ MAPS = {
     "projx": ("off",),
     "retr": ("x", "u"),
     "retr_coordinates": ("x", "c"),
+    "retr_free": ("x", "c"),
     "to_coordinates": ("x", "u"),
     "transp": ("x", "y", "u"),
 }
 NO_MAPS = {
+    "checks_steps",
+    "is_sound",
+    "sensitivity",
     *("coordinate_shape", "degrees_of_freedom", "example_shape", "extra_repr", "geometry", "identity_component"),
     *("is_complex", "is_flat"),
     *("is_group", "is_orthonormal", "isometric_at_zero", "key", "layout", "members", "name", "ndim", "origin"),
     *("polish_every", "random", "random_like", "reads_device", "require", "retr_gradient", "retr_transp_coordinates"),
     *("retraction", "reversible", "square_coordinates", "width", "with_members", "with_retraction"),
 }
-OF_RETRACTION = ("inverse_retr_coordinates", "retr", "retr_coordinates")
+OF_RETRACTION = ("inverse_retr_coordinates", "retr", "retr_coordinates", "retr_free")
 GEOOPT = (geoopt.EuclideanStiefel, geoopt.Sphere)
 SMALL = {
     (4, 3, 2): (2, 2, 1),
