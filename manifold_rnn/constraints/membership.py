@@ -79,9 +79,9 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
 
 
 def precision_held(value: Tensor) -> float:
-    """Return the rounding unit of the coarsest dtype that has every entry, since a copy may have been widened again."""
+    """Return the rounding unit of the dtype, or of a half precision that has every entry: such a copy was widened."""
     real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(real.to(dtype).to(real.dtype), real):
             return float(torch.finfo(dtype).eps)
     return float(torch.finfo(value.dtype).eps)
