@@ -11,12 +11,10 @@ from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.record import write_json
 from ..results import Results
-from .curves import draw_curves
-from .heatmap import draw_heatmap
 from .page import page
-from .scatter import draw_eigenvalues, draw_ranges, draw_time
+from .pictures import draw_curves, draw_eigenvalues, draw_heatmap, draw_ranges, draw_time
 from .tables import comma_separated, document, markdown, printed_table
-from .theme import STYLE, for_file
+from .theme import STYLE, svg
 
 REPORT, RESULTS = "report.html", "results.json"
 _DRAW = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
@@ -27,7 +25,9 @@ def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the pictures as SVG."""
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
-    texts |= {f"{name}.svg": for_file(figure, f"{name} of {results.study}") for name, figure in figures.items()}
+    texts |= {
+        f"{name}.svg": svg(figure, f"{name} of {results.study}", on_page=False) for name, figure in figures.items()
+    }
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
