@@ -13,7 +13,7 @@ checkpoint.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,9 +77,13 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each case, by the case's key."""
+        """Return the attempts at each case in their order, by the case's key."""
+        attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
         with reaching(self._store):
-            return _by_case(self._trials())
+            for trial in sorted(self._trials(), key=lambda trial: trial.number):
+                if "case" in trial.user_attrs:
+                    attempts[trial.user_attrs["case"]].append(trial)
+        return attempts
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the trial that each case has ended with, by the case's key."""
@@ -91,8 +95,7 @@ class Study:
         """Start an attempt at the first case that has not ended and that nobody runs; None if there is none."""
         with reaching(self._store), self._store.lock():
             self._close_lost()
-            trials = self._trials()
-            attempts = _by_case(trials)
+            attempts = self.attempts()
             for case in self.cases:
                 own = attempts.get(case.key, [])
                 if _final_attempt(own) or any(trial.state is TrialState.RUNNING for trial in own):
@@ -100,7 +103,7 @@ class Study:
                 if _kills_its_workers(own):
                     self._give_up(case, own)
                 else:
-                    return self._start(case, own, trials)
+                    return self._start(case, attempts)
         return None
 
     def beat(self, attempt: Attempt, count: int) -> None:
@@ -169,11 +172,13 @@ class Study:
                 self._set(number, {"end": LOST})
                 self._storage.set_trial_state_values(number, TrialState.FAIL)
 
-    def _start(self, case: Case, earlier: Sequence[FrozenTrial], trials: Iterable[FrozenTrial]) -> Attempt:
-        drawn = next((trial for trial in trials if trial.user_attrs.get("point") == case.point), None)
-        if case.choices is None and drawn is None:
-            return self._draw(case)
-        choices = case.choices if case.choices is not None else drawn.user_attrs["choices"] if drawn else {}
+    def _start(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
+        of_point = (t for trials in attempts.values() for t in trials if t.user_attrs["point"] == case.point)
+        drawn, earlier, choices = next(of_point, None), attempts.get(case.key), case.choices
+        if choices is None:
+            if drawn is None:
+                return self._draw(case)
+            choices = drawn.user_attrs["choices"]
         reported = earlier[-1].intermediate_values if earlier else {}
         template = create_trial(
             state=TrialState.RUNNING,
@@ -211,15 +216,6 @@ class Study:
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
-
-
-def _by_case(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
-    """The attempts at each case, by its key, in their order."""
-    attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if "case" in trial.user_attrs:
-            attempts[trial.user_attrs["case"]].append(trial)
-    return attempts
 
 
 def _final_attempt(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:

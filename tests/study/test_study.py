@@ -127,7 +127,7 @@ def test_a_trial_without_a_case_was_left_by_a_worker_that_died_while_it_drew(tmp
     one = open_study(tmp_path, axes=SEARCH)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
     other = optuna.load_study(study_name="study", storage=storage)
-    other.ask()
+    other.ask().set_user_attr("point", "draw 1")
     attempt = one.claim()
     assert attempt.case.key == "draw 1, seed 0"
     assert [trial.state.name for trial in other.get_trials()] == ["FAIL", "RUNNING"]
