@@ -6,8 +6,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -62,24 +62,22 @@ class HeartbeatMonitor:
         return now - since > self._patience
 
 
-class Heartbeat:
-    """A thread that calls ``beat`` with 1, 2, 3... while its block runs, until the call raises `Superseded`."""
+@contextmanager
+def heartbeat(beat: Callable[[int], None], interval: float) -> Iterator[None]:
+    """Call ``beat`` with 1, 2, 3... in a thread while the block runs, until the call raises `Superseded`."""
+    stop = threading.Event()
 
-    def __init__(self, beat: Callable[[int], None], interval: float) -> None:
-        self._beat, self._interval = beat, interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
+    def call() -> None:
         with suppress(Superseded):
             for count in itertools.count(1):
-                if self._stop.wait(self._interval):
+                if stop.wait(interval):
                     return
-                self._beat(count)
+                beat(count)
+
+    thread = threading.Thread(target=call, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

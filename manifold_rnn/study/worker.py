@@ -22,7 +22,7 @@ from ..training.signals import StopRequested, StopSignal
 from ..training.values import Values
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
-from .liveness import Heartbeat, Superseded
+from .liveness import Superseded, heartbeat
 
 _PAUSE = 2.0  # seconds between two looks for a case
 
@@ -74,7 +74,7 @@ class Worker:
     def _run(self, attempt: Attempt) -> None:
         began = time.monotonic()
         try:
-            with Heartbeat(lambda count: self.study.beat(attempt, count), self.study.heartbeat_interval):
+            with heartbeat(lambda count: self.study.beat(attempt, count), self.study.heartbeat_interval):
                 record = self._record(attempt)
         except Superseded:
             return
@@ -102,7 +102,9 @@ class Worker:
         except (Superseded, StopRequested, OSError):
             raise
         except Exception as error:
-            _write_traceback(folder, error)
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             words = " ".join(str(error).split())
             failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
             record = RunRecord(_whole(history, folder), failure=failure[:400])
@@ -120,12 +122,6 @@ def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
         with suppress(ManifoldError):  # a damaged checkpoint is why the run failed
             return [*(e for e in read_checkpoint(folder / LAST)[RUN]["history"] if e["epoch"] < first), *history]
     return history
-
-
-def _write_traceback(folder: Path, error: Exception) -> None:
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
 
 def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: StopSignal) -> None:
