@@ -72,5 +72,4 @@ def demo_grid(values: Mapping[str, Value]) -> Grid:
 
 
 def _shipped() -> Values:
-    content: Values = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
-    return content
+    return load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))

@@ -71,7 +71,9 @@ class CommandParser:
             check_keys(self.settings, mapping)
         task = next((value for flag, value in flags if flag == "--task"), mapping.get("task"))
         name = task["name"] if isinstance(task, Mapping) else task
-        known = {**self.known, **(_task_keys(name) if name and "task" in self.known else {})}
+        known = dict(self.known)
+        if name and "task" in known:
+            known |= {f"task.{key}": hint for key, hint in hints_by_key(task_class(name)).items()}
         for flag, value in flags:
             key = flag.removeprefix("--")
             above = {".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 1)}
@@ -82,10 +84,6 @@ class CommandParser:
             if known[key] is not bool:
                 checked(known[key], load_yaml(value), key)
         raise OptionError(" ".join(str(error).split())[:400])
-
-
-def _task_keys(name: str) -> dict[str, Hint]:
-    return {f"task.{key}": hint for key, hint in hints_by_key(task_class(name)).items()}
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:

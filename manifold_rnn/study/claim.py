@@ -27,7 +27,7 @@ from ..errors import OptionError
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, differences
-from .liveness import HeartbeatMonitor, Superseded, identity, is_known_dead, remove_identity
+from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyLost, reaching
 
 T = TypeVar("T")
@@ -65,7 +65,8 @@ class Study:
         patience: float = 60.0,
     ) -> None:
         self.name, self.grid, self.cases, self.about = name, grid, grid.cases(), dict(about)
-        self._store, self._storage, self._monitor = store, store.storage, HeartbeatMonitor(patience)
+        self._store, self._storage, self._patience = store, store.storage, patience
+        self._since: dict[tuple[int, object], float] = {}  # when this process has first read a trial's heartbeat
         self.heartbeat_interval = patience / 6
         with reaching(store), store.lock():
             self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
@@ -162,10 +163,12 @@ class Study:
             return closed
 
     def _close_lost(self) -> None:
+        now = time.monotonic()  # this process's own clock: those of other machines may be wrong
         for trial in self._trials():
             if trial.state is not TrialState.RUNNING:
                 continue
-            silent = self._monitor.is_silent(trial.number, trial.user_attrs.get("beat"))
+            heartbeat = (trial.number, trial.user_attrs.get("beat"))
+            silent = now - self._since.setdefault(heartbeat, now) > self._patience
             unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it had the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
                 number = self._number(trial)

@@ -151,12 +151,10 @@ def describe(grid: Grid) -> Values:
             f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write a file for each."
         )
     (task,) = tasks.values()
-    return {
-        "task": task.name,
-        "metric": task.metric_name,
-        "higher_is_better": task.higher_is_better,
-        "baseline": _baseline(task),
-    }
+    about: Values = {"task": task.name, "metric": task.metric_name, "higher_is_better": task.higher_is_better}
+    with suppress(ManifoldError):
+        return {**about, "baseline": task.baseline()._asdict()}
+    return {**about, "baseline": None}
 
 
 def _samples(grid: Grid) -> list[Values]:
@@ -166,10 +164,3 @@ def _samples(grid: Grid) -> list[Values]:
     ends = {key: space.get("choices") or [space["low"], space["high"]] for key, space in grid.search.items()}
     first = {key: values[0] for key, values in ends.items()}
     return [{**first, key: value} for key, values in ends.items() for value in values]
-
-
-def _baseline(task: Task) -> Mapping[str, float] | None:
-    try:
-        return task.baseline()._asdict()
-    except ManifoldError:
-        return None

@@ -149,9 +149,8 @@ def read_grid(path: str | Path) -> Grid:
 def differences(stored: Mapping[str, Value], current: Mapping[str, Value]) -> list[str]:
     """Return what differs between two grids of plain values, one text for each dotted key."""
     old, new = flat(stored), flat(current)
-    changed = [key for key in sorted({**old, **new}) if key not in old or key not in new or old[key] != new[key]]
-    texts = [[shown_value(grid[key]) if key in grid else "not there" for grid in (old, new)] for key in changed]
-    return [f"{key} was {before}, now {after}" for key, (before, after) in zip(changed, texts, strict=True)]
+    pairs = {key: (old.get(key, "not there"), new.get(key, "not there")) for key in sorted({**old, **new})}
+    return [f"{key} was {shown_value(was)}, now {shown_value(now)}" for key, (was, now) in pairs.items() if was != now]
 
 
 def canonical(value: Value) -> str:

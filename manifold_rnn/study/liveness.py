@@ -4,7 +4,6 @@ import itertools
 import os
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,23 +42,6 @@ def _own_lock(process: int) -> FileLock:
     lock = FileLock(Path(tempfile.gettempdir(), f"manifold-rnn-{uuid.uuid4().hex}.lock"), thread_local=False)
     lock.acquire()
     return lock
-
-
-class HeartbeatMonitor:
-    """Which heartbeats have stopped, by this process's own clock: those of other machines may be wrong."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._last: dict[int, tuple[object, float]] = {}
-
-    def is_silent(self, trial: int, beat: object) -> bool:
-        """Return whether a trial's heartbeat has been the same for longer than the patience."""
-        now = time.monotonic()
-        last, since = self._last.get(trial, (None, now))
-        if trial not in self._last or beat != last:
-            self._last[trial] = (beat, now)
-            return False
-        return now - since > self._patience
 
 
 @contextmanager

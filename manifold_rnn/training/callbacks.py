@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,7 +23,7 @@ Module = LightningModule
 _LARGEST_SPECTRUM = 512
 
 
-class SafeCheckpointIO(CheckpointIO):
+class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoint files, with files that are never half written and always checked."""
 
     def save_checkpoint(self, checkpoint: Values, path: str | Path, storage_options: object = None) -> None:
@@ -31,9 +31,6 @@ class SafeCheckpointIO(CheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> Values:
         return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 class RunHistory(Callback):

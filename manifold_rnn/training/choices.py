@@ -33,8 +33,8 @@ def constraints_by_name() -> dict[str, Builder]:
     builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
     structured = _exported(constraints, constraints.Constraint)
     functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
-    known = {name: f for name, f in {**structured, **functions}.items() if set(_required(f)) <= set(members(f))}
-    known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not _required(kind)}
+    known = {name: f for name, f in {**structured, **functions}.items() if set(required(f)) <= set(members(f))}
+    known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not required(kind)}
     return dict(sorted(known.items()))
 
 
@@ -149,7 +149,8 @@ def _exported(package: ModuleType, base: Value) -> dict[str, Value]:
     return {name: kind for name, kind in subclasses.items() if not inspect.isabstract(kind)}
 
 
-def _required(build: Builder) -> list[str]:
+def required(build: Builder) -> list[str]:
+    """Return the names of the options of a builder or a class that have no default."""
     return [name for name, option in inspect.signature(build).parameters.items() if option.default is option.empty]
 
 

@@ -79,8 +79,7 @@ class SequenceModule(LightningModule):
         """Return the network's outputs for sequences, or for the next pieces of a stream."""
         every_step = {"every_step": True} if self.task.every_step else {}
         if not self.task.carried:
-            outputs: Tensor = self.network(inputs, **every_step)
-            return outputs
+            return self.network(inputs, **every_step)
         network: Value = self.network
         outputs, state = network.carry_on(inputs, self.state, **every_step)
         self.state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
@@ -180,8 +179,7 @@ class SequenceModule(LightningModule):
         """Sum of the losses and number of sequences, over all processes."""
         if self.trainer.world_size == 1:
             return self.totals.clone()
-        total: Tensor = self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
-        return total.cpu()
+        return self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum").cpu()
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)

@@ -173,9 +173,8 @@ class OptimizerSettings:
         for key, rate in rates.items():
             positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
             require(positive, f"optimizer.{key}", "a positive number", rate)
-        require(
-            0 <= self.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0", self.weight_decay
-        )
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "optimizer.weight_decay", "a number of at least 0", decay)
         options = {option for name in names.values() for option in choices.option_names(known[name])}
         for option in self.options:
             require_choice("optimizer.options", option, sorted(options))
