@@ -16,10 +16,9 @@ from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values
 from .claim import Attempt, Study
-from .grid import Grid, label, read_grid
+from .grid import CompareSettings, Grid, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
-from .settings import CompareSettings
 from .store import open_store
 from .worker import Objective, Worker, train, work_in_processes
 

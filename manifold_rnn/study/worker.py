@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ..errors import ManifoldError
@@ -127,22 +126,21 @@ def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
 def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: StopSignal) -> None:
     """Call ``work`` in so many processes and wait for them; when a stop is requested, pass the request on once."""
     context = get_context("spawn")  # a fork would share open connections
-    started: list[tuple[BaseProcess, Connection]] = []
+    receiver, sender = context.Pipe(duplex=False)
+    processes = [context.Process(target=_work, args=(count, work, receiver)) for _ in range(count)]
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they have their own handlers
     try:
-        for _ in range(count):
-            receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(target=_work, args=(count, work, receiver))
+        for process in processes:
             process.start()
-            receiver.close()
-            started.append((process, sender))
     finally:
         signal.signal(signal.SIGINT, handler)
-    while any(process.is_alive() for process, _ in started):
-        for process, sender in started:
-            if stop.requested and not sender.closed:
+    receiver.close()
+    while any(process.is_alive() for process in processes):
+        for process in processes:
+            if stop.requested:
                 sender.close()
             process.join(timeout=0.1)
+    sender.close()
 
 
 def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> None:

@@ -11,9 +11,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..diagnostics import spectrum
-from .checkpoint import BEST, LAST, RUN, read_checkpoint, run_entry, write_checkpoint
+from .checkpoint import BEST, LAST, RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
 from .module import SequenceModule
-from .random_state import random_state, set_random_state
 from .record import Epoch, shown_metric
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
@@ -114,20 +113,16 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps the newest checkpoint, and stops the run on request, in training once a checkpoint is written.
 
-    A checkpoint is written at each epoch's end, after ``every`` seconds within an epoch, and before a stop, but never
-    between the last batch of an epoch and the end of its validation, because Lightning does not return to the
+    A checkpoint is written at each epoch's end, after ``checkpoint_every`` seconds within an epoch, and before a stop,
+    but never between the last batch of an epoch and the end of its validation, because Lightning does not return to the
     validation of an epoch. A stop in validation therefore takes effect at the end of it. ``after_epoch`` is called with
     every epoch once its checkpoint is written; what it raises ends the run.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        every: float | None,
-        stop: StopSignal,
-        history: RunHistory,
-        after_epoch: Callable[[Epoch], None],
+        self, folder: Path, history: RunHistory, stop: StopSignal, after_epoch: Callable[[Epoch], None]
     ) -> None:
+        every = history.settings.checkpoint_every
         interval = None if every is None else timedelta(seconds=every)
         super().__init__(folder, Path(LAST).stem, train_time_interval=interval, enable_version_counter=False)
         self._path, self._stop, self._history, self._after_epoch = str(folder / LAST), stop, history, after_epoch
@@ -190,12 +185,12 @@ class LastCheckpoint(ModelCheckpoint):
 class EpochLines(Callback):
     """Prints one line for each epoch, for logs and pipes."""
 
-    def __init__(self, settings: RunSettings, history: RunHistory) -> None:
-        self._settings, self._history = settings, history
+    def __init__(self, history: RunHistory) -> None:
+        self._history = history
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         if trainer.is_global_zero:
-            settings, epoch = self._settings, self._history.epochs[-1]
+            settings, epoch = self._history.settings, self._history.epochs[-1]
             name = settings.network.zoo or settings.network.cell or ""
             number = f"{epoch['epoch']:>{len(str(settings.epochs))}}/{settings.epochs}"
             scores = f"loss {epoch['train_loss']:.4g}   val {shown_metric(settings.task, epoch['val_metric'])}"

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
@@ -119,10 +120,7 @@ class SequenceModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Move a stream that was loaded to the device of the network."""
-        if isinstance(self.state, tuple):
-            self.state = tuple(part.to(self.device) for part in self.state)
-        elif self.state is not None:
-            self.state = self.state.to(self.device)
+        self.state = move_data_to_device(self.state, self.device)
 
     def on_train_epoch_end(self) -> None:
         """Log the training loss, and the largest defect of a weight, or the spectral radius if there is none."""
@@ -161,8 +159,7 @@ class SequenceModule(LightningModule):
         """Add the losses of this epoch and the stream, of all processes."""
         state: Value = self.state
         if self.trainer.world_size > 1 and state is not None:
-            gathered = self.all_gather(state)
-            state = gathered if isinstance(gathered, Tensor) else tuple(gathered)
+            state = self.all_gather(state)
         checkpoint["sequence_module"] = {"totals": self._totals_of_all(), "state": state}
 
     def on_load_checkpoint(self, checkpoint: Values) -> None:
