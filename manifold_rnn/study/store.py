@@ -95,7 +95,12 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
     """
     if url is None:
         return _journal(folder / JOURNAL)
-    parsed = _parsed(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
     name = parsed.render_as_string(hide_password=True)
     with _refusing(f"`storage` {name} cannot be opened"):
         if parsed.get_backend_name() == "sqlite":
@@ -155,16 +160,6 @@ def _database(url: URL, lock: Lock, connect: dict[str, int]) -> RDBStorage:
     address = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
     with lock():  # two workers must not both make the tables
         return RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
-
-
-def _parsed(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
-    if parsed.drivername.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
-    return parsed
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from types import ModuleType
 
 import geoopt
@@ -60,10 +60,9 @@ def task_class(name: object) -> type[tasks.Task]:
     """Return a task by the name in `manifold_rnn.tasks`, or by its full name in any other module."""
     known = _exported(tasks, tasks.Task)
     if isinstance(name, str) and name not in known and "." in name:
-        module, _, own = name.rpartition(".")
         try:
-            kind = getattr(import_module(module), own)
-        except (ImportError, AttributeError) as error:
+            kind = resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
             raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {error}.") from error
         require(isinstance(kind, type) and issubclass(kind, tasks.Task), "task.name", "a subclass of Task", repr(name))
         return kind
@@ -100,16 +99,18 @@ def require_options(key: str, build: Builder, options: Mapping[str, object]) -> 
 def named_constraint(key: str, value: object) -> tuple[Builder, Values]:
     """Return the builder and the options of a constraint, which is a name or a mapping of its name and its options."""
     name, options = named(key, value)
-    require_choice(key, name, constraints_by_name())
-    require_options(key, constraints_by_name()[name], options)
-    return constraints_by_name()[name], options
+    known = constraints_by_name()
+    require_choice(key, name, known)
+    require_options(key, known[str(name)], options)
+    return known[str(name)], options
 
 
-def named(key: str, value: Value) -> tuple[str, Values]:
+def named(key: str, value: Value) -> tuple[object, Values]:
     """Split a value of the form ``name`` or ``{name: ..., option: ...}`` into the name and the options."""
     mapping = {"name": value} if isinstance(value, str) else value
-    valid = isinstance(mapping, Mapping) and isinstance(mapping.get("name"), str)
-    require(valid, key, "a name, or a mapping with the key name", repr(value))
+    require(
+        isinstance(mapping, Mapping) and "name" in mapping, key, "a name, or a mapping with the key name", repr(value)
+    )
     return mapping["name"], {option: content for option, content in mapping.items() if option != "name"}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origi
 
 from ..errors import OptionError
 from ..tasks import Task
-from .choices import require, required, task_class, task_name, unknown_key
+from .choices import named, require, required, task_class, task_name, unknown_key
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
 
@@ -130,11 +130,9 @@ def hints_by_key(kind: Hint) -> dict[str, Hint]:
 
 
 def _task(value: Value) -> Task:
-    options = {"name": value} if isinstance(value, str) else value
-    named = isinstance(options, Mapping) and "name" in options
-    require(named, "task", "a mapping with the name of a task", repr(value))
-    kind = task_class(options["name"])
-    values = check_keys(kind, {key: entry for key, entry in options.items() if key != "name"}, "task.")
+    name, options = named("task", value)
+    kind = task_class(name)
+    values = check_keys(kind, options, "task.")
     for key in required(kind):
         require(values.get(key) is not None, f"task.{key}", f"a value for {kind.__name__}", "none")
     return kind(**values)

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from ...errors import OptionError
@@ -12,13 +10,11 @@ from ...training.folder import replacing
 from ...training.record import write_json
 from ..results import Results
 from .page import page
-from .pictures import draw_curves, draw_eigenvalues, draw_heatmap, draw_ranges, draw_time
+from .pictures import draw
 from .tables import comma_separated, document, markdown, printed_table
-from .theme import STYLE, svg
+from .theme import svg
 
 REPORT, RESULTS = "report.html", "results.json"
-_DRAW = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
-_DRAW["eigenvalues"] = draw_eigenvalues
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -32,13 +28,6 @@ def write_report(results: Results, folder: Path) -> None:
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     write_json(folder / RESULTS, document(results))
-
-
-def draw(results: Results) -> dict[str, Figure]:
-    """Draw all pictures for which there is something to show."""
-    with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
-        figures = {name: make(results) for name, make in _DRAW.items()}
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def print_table(results: Results, console: Console) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
@@ -14,11 +14,19 @@ from matplotlib.ticker import MaxNLocator
 from ...training.values import Values
 from ..results import Results, Row
 from .layout import Layout
-from .theme import INK, LINE, MUTED, metric_axis, panels
+from .theme import INK, LINE, MUTED, STYLE, metric_axis, panels
 
 _MAP = colormaps["viridis"]
 _SHOWN = 8  # curves of a search
 _SPECTRA = 12
+
+
+def draw(results: Results) -> dict[str, Figure]:
+    """Draw all pictures for which there is something to show."""
+    makers = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
+    with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
+        figures = {name: make(results) for name, make in {**makers, "eigenvalues": draw_eigenvalues}.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def draw_heatmap(results: Results) -> Figure | None:
@@ -34,27 +42,21 @@ def draw_heatmap(results: Results) -> Figure | None:
     width, height = 1.35 * len(across) + 1.9, 0.72 * len(down) + 1.0
     figure, axes = panels(len(layout.beside), width, height, columns=max(1, int(12 // width)))
     means = [row.test_mean for row in results.rows if row.test_mean is not None]
-    scale = Normalize(min(means, default=0.0), max(means, default=1.0))
+    scale, titles = Normalize(min(means, default=0.0), max(means, default=1.0)), results.titles
     for panel, beside in zip(axes, layout.beside, strict=True):
-        _frame(panel, layout)
+        panel.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
+        panel.set(xlabel=titles.get(layout.across or "", ""), ylabel=titles.get(layout.down or "", ""))
+        panel.set_xticks(range(len(across)), [layout.name(layout.across, value) for value in across])
+        panel.set_yticks(range(len(down)), [layout.name(layout.down, value) for value in down])
         panel.set_title(", ".join(layout.name(*item) for item in beside.items()))
+        panel.grid(visible=False)
+        panel.tick_params(length=0, labelcolor=INK, labelsize=10)
+        panel.spines[:].set_visible(False)
         for i, vertical in enumerate(down):
             for j, horizontal in enumerate(across):
                 where = {**beside, layout.down: vertical, layout.across: horizontal}
                 _cell(panel, results, next(iter(layout.rows(where)), None), (j, i), scale)
     return figure
-
-
-def _frame(axes: Axes, layout: Layout) -> None:
-    down, across = layout.values(layout.down), layout.values(layout.across)
-    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(across)), [layout.name(layout.across, value) for value in across])
-    axes.set_yticks(range(len(down)), [layout.name(layout.down, value) for value in down])
-    axes.tick_params(length=0, labelcolor=INK, labelsize=10)
-    axes.spines[:].set_visible(False)
-    titles = layout.results.titles
-    axes.set(xlabel=titles.get(layout.across or "", ""), ylabel=titles.get(layout.down or "", ""))
 
 
 def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], scale: Normalize) -> None:
@@ -87,7 +89,11 @@ def draw_curves(results: Results) -> Figure | None:
     for panel, (title, rows) in zip(axes, groups, strict=True):
         for row in rows:
             style: Values = {"color": layout.colour(row), "linestyle": layout.line(row)}
-            if _draw(panel, row, style):
+            epochs, low, middle, high = _band(row)
+            if low != high:
+                panel.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            panel.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
+            if epochs:
                 handles[layout.place(row)] = Line2D([], [], label=_name(layout, row), **style)
         panel.set(title=title, xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
@@ -122,14 +128,6 @@ def _name(layout: Layout, row: Row) -> str:
     """What tells a line from the others of its panel."""
     keys = [key for key in layout.results.keys if key != layout.down or layout.results.grid.search]
     return ", ".join(layout.name(key, row.choices[key]) for key in keys) or row.label
-
-
-def _draw(axes: Axes, row: Row, style: Values) -> bool:
-    epochs, low, middle, high = _band(row)
-    if low != high:
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    axes.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
-    return bool(epochs)
 
 
 def _share_limits(axes: Sequence[Axes], results: Results) -> None:
