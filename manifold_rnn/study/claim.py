@@ -14,6 +14,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ from .store import Store, StudyLost, reaching
 T = TypeVar("T")
 STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
 _MAX_DEATHS = 3
-_PAUSES = (1, 2, 5, 10, 20, 30, 0)  # seconds after the tries to write how a trial has ended
+_PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between the tries to write how a trial has ended
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
@@ -125,14 +126,12 @@ class Study:
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
         attributes = {"record": record.as_dict(), "failure": record.failure, "end": OWN}
+        end = (attempt.trial, attributes, _STATES[record.state], record.validation)
         for pause in _PAUSES:
-            try:
-                return self._close(attempt.trial, attributes, _STATES[record.state], record.validation)
-            except StudyLost:
-                if not pause:
-                    raise
-                time.sleep(pause)
-        return False
+            with suppress(StudyLost):
+                return self._close(*end)
+            time.sleep(pause)
+        return self._close(*end)
 
     def release(self, attempt: Attempt) -> None:
         """Leave a case to whoever claims it next."""

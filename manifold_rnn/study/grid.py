@@ -255,11 +255,9 @@ def shown_value(value: Value) -> str:
 
 def headings(keys: Iterable[str]) -> dict[str, str]:
     """Return a heading for every dotted key: its last part, or all of it where two would be the same."""
-    keys = list(keys)
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: (short if last.count(short) == 1 else key).replace("_", " ") for key, short in zip(keys, last, strict=True)
-    }
+    last = {key: key.rpartition(".")[2] for key in keys}
+    titles = {key: short if [*last.values()].count(short) == 1 else key for key, short in last.items()}
+    return {key: title.replace("_", " ") for key, title in titles.items()}
 
 
 def label(choices: Mapping[str, Value]) -> str:

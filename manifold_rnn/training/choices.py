@@ -52,8 +52,7 @@ def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
 def diagnostics() -> dict[str, Builder]:
     """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
-    results = {name: typing.get_type_hints(f).get("return") for name, f in functions.items() if inspect.isfunction(f)}
-    return {name: functions[name] for name, result in results.items() if callable(getattr(result, "table", None))}
+    return {name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f)["return"], "table")}
 
 
 def task_class(name: object) -> type[tasks.Task]:

@@ -99,8 +99,7 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
 
 def checked(hint: Hint, value: Value, key: str) -> Value:
     """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
-    if get_origin(hint) is dict and not isinstance(value, Mapping):
-        require(False, key, "a mapping", repr(value))
+    require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
     try:
         return _value_parser(hint).parse_object({"value": value})["value"]
     except ArgumentError as error:

@@ -92,8 +92,8 @@ class NetworkSettings:
         if self.zoo is not None:
             require_choice("network.zoo", self.zoo, zoo.available())
             for key in self._changed("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
-                expected = "a `network.cell`; a published network fixes it"
-                require(False, f"network.{key}", expected, f"network.zoo={self.zoo}")
+                fixed = "a `network.cell`; a published network fixes it"
+                require(False, f"network.{key}", fixed, f"network.zoo={self.zoo}")
             choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
         elif self.cell is not None:
             self._require_cell(self.cell)

@@ -19,8 +19,7 @@ from rich.console import Console
 from support.study_cases import ABOUT, AXES, BASE, epoch_scores, record
 
 from manifold_rnn.study import Grid
-from manifold_rnn.study.report import draw, print_table, write_report
-from manifold_rnn.study.report.page import page
+from manifold_rnn.study.report import draw, page, print_table, write_report
 from manifold_rnn.study.report.tables import comma_separated, document, markdown
 from manifold_rnn.study.results import Results, shown_duration
 from manifold_rnn.training import RunRecord

@@ -1,19 +1,22 @@
 """The report of a study: tables, pictures and a page, each file written at once."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
+import yaml  # type: ignore[import-untyped]
+from matplotlib.figure import Figure
 
+from ... import __version__
 from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.record import write_json
-from ..results import Results
-from .page import page
+from ..results import Results, Row, shown_duration
 from .pictures import draw
-from .tables import comma_separated, document, markdown, printed_table
+from .tables import TEMPLATES, columns, comma_separated, document, markdown, numbers, print_table
 from .theme import svg
 
+__all__ = ["REPORT", "draw", "page", "print_table", "require_own", "write_report"]
 REPORT, RESULTS = "report.html", "results.json"
 
 
@@ -21,21 +24,35 @@ def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the pictures as SVG."""
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
-    texts |= {
-        f"{name}.svg": svg(figure, f"{name} of {results.study}", on_page=False) for name, figure in figures.items()
-    }
+    texts |= {f"{name}.svg": svg(figure, f"{name} of {results.study}") for name, figure in figures.items()}
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     write_json(folder / RESULTS, document(results))
 
 
-def print_table(results: Results, console: Console) -> None:
-    """Print the main columns of the table, the best combination in bold, and why runs failed."""
-    if results.rows:
-        console.print(printed_table(results), soft_wrap=False)
-    for row in [row for row in results.rows if row.remark]:
-        console.print(f"{row.label}: {row.remark}", style="yellow")
+def page(results: Results, figures: Mapping[str, Figure]) -> str:
+    """Return the report as HTML."""
+    complete = [row for row in results.rows if row.complete]
+    stated = {key: value for key, value in results.grid.plain().items() if value not in ({}, None)}
+    return TEMPLATES.get_template("page.html").render(
+        results=results,
+        columns=columns(results),
+        numbers=numbers,
+        duration=shown_duration,
+        listed=[results.titles[key] for key in results.listed],
+        near=[row.label for row in complete[1:] if _is_near(complete[0], row)],
+        pictures={name: svg(figure, name, on_page=True) for name, figure in figures.items()},
+        stated=yaml.safe_dump(stated, sort_keys=False, allow_unicode=True),
+        version=__version__,
+    )
+
+
+def _is_near(best: Row, row: Row) -> bool:
+    """Whether two means differ by less than the deviations of both together."""
+    if best.validation_mean is None or row.validation_mean is None:
+        return False
+    return abs(best.validation_mean - row.validation_mean) <= sum(r.validation_deviation or 0.0 for r in (best, row))
 
 
 def require_own(folder: Path, study: str) -> None:

@@ -1,6 +1,7 @@
 """The pictures of a report: heat map, learning curves, scores against time and along ranges, eigenvalues."""
 
 from collections.abc import Sequence
+from itertools import islice, product
 from statistics import mean
 
 from matplotlib import colormaps, rc_context
@@ -11,14 +12,65 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ...training.values import Values
+from ...training.values import Value, Values
+from ..grid import shown_entry
 from ..results import Results, Row
-from .layout import Layout
-from .theme import INK, LINE, MUTED, STYLE, metric_axis, panels
+from .theme import COLOURS, INK, LINE, LINES, MARKERS, MUTED, STYLE, metric_axis, panels
 
 _MAP = colormaps["viridis"]
+_FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns
+_FACETS = 6
 _SHOWN = 8  # curves of a search
 _SPECTRA = 12
+Where = dict[str | None, Value]
+
+
+class Layout:
+    """The keys with a list of values, split in what is ``across``, ``down``, and ``beside`` each other in heat maps."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        keys = results.listed
+        keys.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+        self.down: str | None = keys[0] if len(keys) > 1 else None
+        self.across: str | None = keys[len(keys) > 1] if keys else None
+        most = None if results.grid.grid else _FACETS + 1  # a search may have more combinations than memory
+        combinations = islice(product(*(results.values(key) for key in keys[2:])), most)
+        self._others: list[Where] = [dict(zip(keys[2:], values, strict=True)) for values in combinations]
+        self.beside = self._others if len(self._others) <= _FACETS else [{}]
+
+    def values(self, key: str | None) -> list[Value]:
+        """Return the values of a key; one for no key."""
+        return [None] if key is None else self.results.values(key)
+
+    def rows(self, where: Where) -> list[Row]:
+        """Return the rows with these values, the best first."""
+        conditions = {key: value for key, value in where.items() if key is not None}
+        return [row for row in self.results.rows if all(row.choices.get(k) == v for k, v in conditions.items())]
+
+    def colour(self, row: Row) -> str:
+        """Return the colour of a row: that of its column."""
+        return COLOURS[self.place(row)[0] % len(COLOURS)]
+
+    def marker(self, row: Row) -> str:
+        """Return the mark of a row."""
+        return MARKERS[self.values(self.down).index(row.choices.get(self.down or "")) % len(MARKERS)]
+
+    def line(self, row: Row) -> str:
+        """Return the line of a row: another one where a colour comes again."""
+        return LINES[self.place(row)[1] % len(LINES)]
+
+    def place(self, row: Row) -> tuple[int, int]:
+        """Return the number of a row's column, and that of its other values; in a search, its rank in the column."""
+        across = self.values(self.across).index(row.choices.get(self.across or ""))
+        if self.results.grid.search:
+            same = self.rows({self.across: row.choices.get(self.across or "")})
+            return across, same.index(row)
+        return across, next(k for k, where in enumerate(self._others) if row in self.rows(where))
+
+    def name(self, key: str | None, value: Value) -> str:
+        """Return what to call a value in a picture."""
+        return "" if key is None else shown_entry(self.results.titles[key], value)
 
 
 def draw(results: Results) -> dict[str, Figure]:
@@ -84,6 +136,7 @@ def draw_curves(results: Results) -> Figure | None:
         return None
     layout = Layout(results)
     groups = _groups(layout)
+    keys = [key for key in results.keys if key != layout.down or results.grid.search]  # what differs within a panel
     figure, axes = panels(len(groups), 3.7 if len(groups) > 1 else 6.0, 3.0, share=True)
     handles: dict[tuple[int, int], Line2D] = {}
     for panel, (title, rows) in zip(axes, groups, strict=True):
@@ -94,7 +147,8 @@ def draw_curves(results: Results) -> Figure | None:
                 panel.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
             panel.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
             if epochs:
-                handles[layout.place(row)] = Line2D([], [], label=_name(layout, row), **style)
+                label = ", ".join(layout.name(key, row.choices[key]) for key in keys)
+                handles[layout.place(row)] = Line2D([], [], label=label or row.label, **style)
         panel.set(title=title, xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         metric_axis(panel, results, "validation")
@@ -122,12 +176,6 @@ def _groups(layout: Layout) -> list[tuple[str, Sequence[Row]]]:
     values = layout.values(layout.down)
     groups = [(layout.name(layout.down, value), layout.rows({layout.down: value})) for value in values]
     return [(title, rows) for title, rows in groups if rows]
-
-
-def _name(layout: Layout, row: Row) -> str:
-    """What tells a line from the others of its panel."""
-    keys = [key for key in layout.results.keys if key != layout.down or layout.results.grid.search]
-    return ", ".join(layout.name(key, row.choices[key]) for key in keys) or row.label
 
 
 def _share_limits(axes: Sequence[Axes], results: Results) -> None:

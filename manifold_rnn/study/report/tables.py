@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from ... import __version__
@@ -53,8 +54,8 @@ def numbers(results: Results, row: Row) -> Values:
     return {key: row.choices.get(key) for key in results.keys} | measured | counts
 
 
-def printed_table(results: Results) -> Table:
-    """Return the main columns of the table for a terminal: the best combination in bold."""
+def print_table(results: Results, console: Console) -> None:
+    """Print the main columns of the table, the best combination in bold, and why runs failed."""
     baseline = results.about["baseline"]
     caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
     table = Table(title=results.about["task"], caption=caption, box=box.SIMPLE_HEAD)
@@ -65,7 +66,10 @@ def printed_table(results: Results) -> Table:
     for row in results.rows:
         is_best = row is results.rows[0] and bool(row.complete)
         table.add_row(*(column.show(row) for column in shown), style="bold" if is_best else "")
-    return table
+    if results.rows:
+        console.print(table, soft_wrap=False)
+    for row in [row for row in results.rows if row.remark]:
+        console.print(f"{row.label}: {row.remark}", style="yellow")
 
 
 def markdown(results: Results) -> str:

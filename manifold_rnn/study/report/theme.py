@@ -47,7 +47,7 @@ def metric_axis(axes: Axes, results: Results, stage: str) -> None:
         axes.set_yscale("log")
 
 
-def svg(figure: Figure, title: str, *, on_page: bool) -> str:
+def svg(figure: Figure, title: str, *, on_page: bool = False) -> str:
     """Return a figure as SVG: an element for a page that defines the variables of the ink, or a file on white."""
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # text stays text; names differ between pictures
