@@ -1,6 +1,5 @@
 """Whether the worker of a trial is alive: by the lock it holds on the same machine, by its heartbeat from any other."""
 
-import itertools
 import os
 import tempfile
 import threading
@@ -50,10 +49,10 @@ def heartbeat(beat: Callable[[int], None], interval: float) -> Iterator[None]:
     stop = threading.Event()
 
     def call() -> None:
+        count = 0
         with suppress(Superseded):
-            for count in itertools.count(1):
-                if stop.wait(interval):
-                    return
+            while not stop.wait(interval):
+                count += 1
                 beat(count)
 
     thread = threading.Thread(target=call, name="heartbeat", daemon=True)

@@ -169,7 +169,6 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except OptionError:
         raise
-    except ImportError as error:
-        raise OptionError(f"{what}: {_reason(error)}. Install it: pip install 'manifold-rnn[postgresql]'.") from error
     except Exception as error:
-        raise OptionError(f"{what}: {_reason(error)}.") from error
+        hint = " Install it: pip install 'manifold-rnn[postgresql]'." if isinstance(error, ImportError) else ""
+        raise OptionError(f"{what}: {_reason(error)}.{hint}") from error

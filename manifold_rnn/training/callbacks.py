@@ -83,9 +83,8 @@ class RunHistory(Callback):
         assert isinstance(pl_module, SequenceModule)
         loss, metric = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_metric"))
         number, train_loss, seconds = len(self.epochs) + 1, pl_module.train_loss(), self.seconds
-        self.epochs.append(
-            Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
-        )
+        epoch = Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
+        self.epochs.append(epoch)
         self.seconds, self.batch = 0.0, 0
 
     def _has_all_steps(self, trainer: Trainer) -> bool:

@@ -52,7 +52,9 @@ def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
 def diagnostics() -> dict[str, Builder]:
     """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
-    return {name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f)["return"], "table")}
+    return {
+        name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table")
+    }
 
 
 def task_class(name: object) -> type[tasks.Task]:
@@ -88,17 +90,15 @@ def takes(build: Builder, option: str) -> bool:
 def require_options(key: str, build: Builder, options: Mapping[str, object]) -> None:
     """Raise `OptionError`, with the nearest name, unless ``build`` takes all of the options."""
     known = option_names(build)
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(str(name), known, f"{key}.")
-            takes = f"{getattr(build, '__name__', 'It')} takes {', '.join(known) or 'no options'}."
-            raise OptionError(f"Unknown key `{key}.{name}`.{hint} {takes}")
+    for name in [name for name in options if name not in known]:
+        hint = did_you_mean(str(name), known, f"{key}.")
+        rest = f"{build.__name__} takes {', '.join(known) or 'no options'}."
+        raise OptionError(f"Unknown key `{key}.{name}`.{hint} {rest}")
 
 
 def named_constraint(key: str, value: object) -> tuple[Builder, Values]:
     """Return the builder and the options of a constraint, which is a name or a mapping of its name and its options."""
-    name, options = named(key, value)
-    known = constraints_by_name()
+    (name, options), known = named(key, value), constraints_by_name()
     require_choice(key, name, known)
     require_options(key, known[str(name)], options)
     return known[str(name)], options

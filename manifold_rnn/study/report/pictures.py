@@ -257,8 +257,7 @@ def _handles(layout: Layout) -> list[Line2D]:
     for key in (layout.across, layout.down):
         for value in layout.values(key) if key else []:
             for row in layout.rows({key: value})[:1]:
-                is_across = key == layout.across
-                style = (layout.colour(row), "o") if is_across else (MUTED, layout.marker(row))
+                colour, marker = (layout.colour(row), "o") if key == layout.across else (MUTED, layout.marker(row))
                 label = layout.name(key, value)
-                handles.append(Line2D([], [], linestyle="none", color=style[0], marker=style[1], label=label))
+                handles.append(Line2D([], [], linestyle="none", color=colour, marker=marker, label=label))
     return handles

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ... import __version__
-from ...training.values import Value, Values
+from ...training.values import Values
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
@@ -84,7 +84,8 @@ def comma_separated(results: Results) -> str:
     if rows:
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: _in_csv(value) for k, value in row.items()} for row in rows)
+        for row in rows:
+            writer.writerow({k: shown_value(v) if isinstance(v, (dict, list)) else v for k, v in row.items()})
     return stream.getvalue()
 
 
@@ -100,7 +101,3 @@ def document(results: Results) -> Values:
 
 def _shown_choice(key: str, row: Row) -> str:
     return shown_value(row.choices.get(key))
-
-
-def _in_csv(value: Value) -> Value:
-    return shown_value(value) if isinstance(value, (dict, list)) else value
