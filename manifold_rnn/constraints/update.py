@@ -117,12 +117,12 @@ class Update(Parametrization):
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
     """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
-    with torch.no_grad():
-        entry().copy_(start)
+    register(module, entry.name, entry)
     if _refresh not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_refresh, prepend=True)
         module.register_load_state_dict_post_hook(_refresh)
-    register(module, entry.name, entry)
+    with torch.no_grad():
+        entry().copy_(start)
     entry.mark()
 
 
