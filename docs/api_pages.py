@@ -6,8 +6,6 @@ import pydoc
 from pathlib import Path
 from types import ModuleType
 
-from sphinx.util import logging
-
 import manifold_rnn
 
 ROOT = manifold_rnn.__name__
@@ -64,6 +62,8 @@ def write(folder: Path) -> list[str]:
 
 def check(app: object, env: object) -> None:
     """Warn, and so fail a strict build, about every public name without a page."""
+    from sphinx.util import logging  # here, because the names are also listed where Sphinx is not installed
+
     documented = env.domains.python_domain.objects
     for name, page in public_names().items():
         if page not in documented:

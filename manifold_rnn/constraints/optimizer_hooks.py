@@ -1,7 +1,7 @@
 """One pair of hooks on every optimizer: refuses those that would break a constraint, and moves bases on time.
 
-What the hooks find out about an optimizer is remembered until a constraint is attached, or the optimizer's groups
-change. A step of a sound optimizer then costs a comparison of a few numbers.
+What the hooks find out about an optimizer is remembered until a constraint is attached or taken off, or the optimizer
+gets other parameters. A step of a sound optimizer then costs a comparison of their identities.
 """
 
 from __future__ import annotations
@@ -67,33 +67,38 @@ def _install() -> None:
 
 
 class _Verdict:
-    """What is known of one optimizer, as long as its groups stay the same."""
+    """What is known of one optimizer, as long as its groups stay the same and all of its parameters live."""
 
     def __init__(self, optimizer: Optimizer, state: tuple[object, ...]) -> None:
-        self.state = state
+        self.state: tuple[object, ...] | None = state
         watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
         self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in an optimizer that is plain
         self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
+        self._parameters: list[weakref.ref[Tensor]] = []
         plain = not _moves_on_manifolds(type(optimizer))
         for group, index, p in _parameters(optimizer):
+            self._parameters.append(weakref.ref(p, self._expire))
             if plain and type(p) is not nn.Parameter and manifold_of(p) is not None:
                 self.moved_freely.append((group, index, weakref.ref(p)))
             if (entry := watched.get(id(p))) is not None and not entry.is_stored_by_module:
                 self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
 
+    def _expire(self, _: object) -> None:
+        self.state = None  # another parameter may get the identity of the one that has died
+
     def held(self) -> Iterator[tuple[int, Tensor, Watched]]:
         """The watched parameters in the optimizer that are still alive, with their groups."""
         for group, parameter, entry in self.entries:
-            if (p := parameter()) is not None and (e := entry()) is not None:
-                yield group, p, e
+            p, alive = parameter(), entry()
+            if p is not None and alive is not None and id(alive.watched) == id(p):
+                yield group, p, alive
 
 
 _verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
 
 
 def _verdict(optimizer: Optimizer) -> _Verdict:
-    groups = ((id(g["params"]), len(g["params"]), bool(g.get("weight_decay"))) for g in optimizer.param_groups)
-    state = (_changes, *groups)
+    state = (_changes, *(tuple(map(id, group["params"])) for group in optimizer.param_groups))
     verdict = _verdicts.get(optimizer)
     if verdict is None or verdict.state != state:
         verdict = _verdicts[optimizer] = _Verdict(optimizer, state)
@@ -105,7 +110,7 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
         return
     verdict = _verdict(optimizer)
     for group, index, parameter in verdict.moved_freely:
-        if (p := parameter()) is not None and p.requires_grad:
+        if (p := parameter()) is not None and p.requires_grad and manifold_of(p) is not None:
             raise _off_manifold(optimizer, group, index, p)
     if verdict.entries and optimizer not in _warned and (advice := _advice(optimizer, verdict)):
         _warned.add(optimizer)

@@ -161,9 +161,9 @@ class Trivialization(Parametrization):
         self.manifold = manifold
 
     @property
-    def watched(self) -> nn.Parameter:
-        """The coordinates."""
-        return self.coordinates
+    def watched(self) -> nn.Parameter | None:
+        """The coordinates, once there are any."""
+        return self._parameters.get("coordinates")
 
     def after_step(self) -> None:
         """Count one optimizer step, and rebase when it is time."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import drop_hook
-from ..errors import UnsupportedError
+from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..retractions import Retraction, get
 from . import optimizer_hooks
@@ -49,30 +49,39 @@ class Update(Parametrization):
 
     def forward(self) -> Tensor:
         """Return the weight, which is the parameter itself."""
-        return self.watched
+        return self._weight
 
     @property
-    def watched(self) -> nn.Parameter:
-        """The weight; a plain optimizer that holds it is refused."""
-        parameter = self._table[self.name]
-        assert parameter is not None
-        return parameter
+    def watched(self) -> nn.Parameter | None:
+        """The weight; a plain optimizer that holds it is refused. None if something has taken it from the module."""
+        return self._table.get(self.name)
+
+    @property
+    def _weight(self) -> nn.Parameter:
+        weight = self.watched
+        if weight is None:
+            raise OptionError(
+                f"The constrained weight {self.name!r} is no parameter of its module any more.\n"
+                "Expected the parameter that was constrained; it was deleted, or another tool took its place.\n"
+                "Release it before, and constrain it again after."
+            )
+        return weight
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
         """Make ``weight``, a point on the manifold, the value of the parameter."""
-        require_shape(self.watched, weight)
-        self.watched.copy_(require_member(self.manifold, weight, self.watched, "the assigned weight"))
+        require_shape(self._weight, weight)
+        self._weight.copy_(require_member(self.manifold, weight, self._weight, "the assigned weight"))
 
     def defect(self) -> Tensor:
-        return measured_defect(self.manifold, self.watched)
+        return measured_defect(self.manifold, self._weight)
 
     def dimensions(self) -> dict[nn.Parameter, int]:
-        p = self.watched
+        p = self._weight
         return {p: self.manifold.degrees_of_freedom(tuple(p.shape), p.dtype)}
 
     def degrees_of_freedom(self) -> int:
-        return sum(self.dimensions().values()) if self.watched.requires_grad else 0
+        return sum(self.dimensions().values()) if self._weight.requires_grad else 0
 
     @property
     def retraction(self) -> Retraction | None:
@@ -85,12 +94,12 @@ class Update(Parametrization):
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
         self.refresh()
-        point: geoopt.ManifoldParameter = self.watched
+        point: geoopt.ManifoldParameter = self._weight
         point.manifold = self.manifold
 
     def refresh(self) -> None:
         """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        point: geoopt.ManifoldParameter = self.watched
+        point: geoopt.ManifoldParameter = self._weight
         kind = type(point)
         if kind is geoopt.ManifoldParameter:
             return
@@ -103,26 +112,28 @@ class Update(Parametrization):
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         project = self.on_load == "project"
-        return {k: require_member(self.manifold, v, self.watched, path + k, project=project) for k, v in loaded.items()}
+        return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in loaded.items()}
 
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
     """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
-    with torch.no_grad():
-        entry.watched.copy_(start)
+    register(module, entry.name, entry)
     if _refresh not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_refresh, prepend=True)
         module.register_load_state_dict_post_hook(_refresh)
-    register(module, entry.name, entry)
+    with torch.no_grad():
+        entry().copy_(start)
     entry.mark()
 
 
 def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Undo `attach`; the value stays."""
-    entry.refresh()
-    point: geoopt.ManifoldParameter = module._parameters[name]
-    point.__class__ = nn.Parameter
-    del point.manifold
+    if entry.watched is not None:
+        entry.refresh()
+        point: geoopt.ManifoldParameter = entry.watched
+        point.__class__ = nn.Parameter
+        del point.manifold
+    optimizer_hooks.forget()
     unregister(module, name)
     if not any(other.is_stored_by_module for other in entries(module).values()):
         drop_hook(module._forward_pre_hooks, _refresh)

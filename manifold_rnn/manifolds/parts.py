@@ -90,6 +90,7 @@ class Parts(Manifold):
     @full_precision
     def _each(self, name: str, *tensors: Tensor) -> Tensor:
         """The tensor assembled from a method of every member on its parts."""
+        tensors = _broadcast(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         results = [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)]
         return self.layout.join(results, tuple(tensors[0].shape))
@@ -97,6 +98,7 @@ class Parts(Manifold):
     @full_precision
     def _numbers(self, name: str, *tensors: Tensor) -> Tensor:
         """The numbers that a method of every member gives for its matrices, in the last axis, one row a point."""
+        tensors = _broadcast(*tensors)
         lead = tensors[0].ndim - self.ndim
         parts = zip(*map(self.layout.split, tensors), strict=True)
         results = [getattr(m, name)(*p).unsqueeze(-1).flatten(lead) for m, p in zip(self.members, parts, strict=True)]
@@ -105,6 +107,7 @@ class Parts(Manifold):
     @full_precision
     def _coordinates(self, name: str, *tensors: Tensor) -> Tensor:
         """The coordinates that a method of every member gives, as one vector a point."""
+        tensors = _broadcast(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         return self._flat(tensors[0], [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)])
 
@@ -112,6 +115,15 @@ class Parts(Manifold):
         flat = [c.flatten(x.ndim - self.ndim) for c in coordinates]  # each (..., d of the part)
         c = flat[0] if len(flat) == 1 else torch.cat(flat, -1)  # (..., d)
         return c if self._scale == 1 else c * self._scale
+
+    def _with_batch(self, x: Tensor, *coordinates: Tensor) -> tuple[Tensor, ...]:
+        """A point and coordinates, of one batch shape."""
+        axes = x.ndim - self.ndim
+        batches = [x.shape[:axes], *(c.shape[:-1] for c in coordinates)]
+        if all(batch == batches[0] for batch in batches):
+            return x, *coordinates
+        batch = torch.broadcast_shapes(*batches)
+        return x.expand(*batch, *x.shape[axes:]), *(c.expand(*batch, c.shape[-1]) for c in coordinates)
 
     def _parts(self, x: Tensor, c: Tensor) -> list[Tensor]:
         """The coordinates of each part: the inverse of `_flat`."""
@@ -149,7 +161,7 @@ class Parts(Manifold):
         rest = self.layout.remainder(tensors[-1])
         if rest is not None and rest.numel() and float(rest.max()) > atol:
             return False, f"entries outside of the parts are not zero with atol={atol}"
-        parts = zip(*map(self.layout.split, tensors), strict=True)
+        parts = zip(*map(self.layout.split, _broadcast(*tensors)), strict=True)
         checks = (getattr(m, name)(*p, atol=atol, rtol=rtol) for m, p in zip(self.members, parts, strict=True))
         return _first_refusal(checks)
 
@@ -222,29 +234,33 @@ class Parts(Manifold):
 
     @full_precision
     def _along(self, call: Callable[[Manifold, Tensor, Tensor], Tensor], x: Tensor, c: Tensor) -> Tensor:
+        x, c = self._with_batch(x, c)
         triples = zip(self.members, self.layout.split(x), self._parts(x, c), strict=True)
         return self.layout.join([call(*triple) for triple in triples], tuple(x.shape))
 
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+        x, c, *carried_alike = self._with_batch(x, c, *carried)
         moves = zip(self.members, self.layout.split(x), self._parts(x, c), strict=True)
-        vectors = [self._parts(x, v) for v in carried]
+        vectors = [self._parts(x, v) for v in carried_alike]
         steps = [
             m.retr_transp_coordinates(part, along, *before)
             for (m, part, along), before in zip(moves, _transposed(vectors, len(self.members)), strict=True)
         ]
         points, *moved = zip(*steps, strict=True)
         y = self.layout.join(points, tuple(x.shape))
-        pairs = zip(carried, vectors, moved, strict=True)
+        pairs = zip(carried_alike, vectors, moved, strict=True)
         return y, *(v if all(map(_is, before, after)) else self._flat(x, after) for v, before, after in pairs)
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
+        x, g = _broadcast(x, g)
         triples = zip(self.members, self.layout.split(x), self.layout.split(g), strict=True)
         return self.layout.join([m.retr_gradient(part, own, t) for m, part, own in triples], tuple(x.shape))
 
     @full_precision
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        x, c = self._with_batch(x, c)
         triples = zip(self.members, self.layout.split(x), self._parts(x, c), strict=True)
         squares = [m.square_coordinates(part, own, how).expand_as(own) for m, part, own in triples]
         flat = self._flat(x, squares)
@@ -271,6 +287,13 @@ class Parts(Manifold):
 
     def random_like(self, x: Tensor) -> Tensor:
         return self._each("random_like", x)
+
+
+def _broadcast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Points and vectors, of one batch shape."""
+    if all(tensor.shape == tensors[0].shape for tensor in tensors):
+        return tensors
+    return tuple(torch.broadcast_tensors(*tensors))
 
 
 def _first_refusal(checks: Iterable[Check]) -> Check:

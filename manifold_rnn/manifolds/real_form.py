@@ -139,8 +139,7 @@ class UnitaryRealForm(Parts):
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
         """Points drawn from the Haar measure of U(n/2), of shape ``size``."""
         dtype = kwargs.pop("dtype", None) or torch.get_default_dtype()
-        shape = as_shape(size)
-        self.layout.split(torch.empty(shape, dtype=dtype, device="meta"))
+        shape = self._require_shape(size, dtype)
         return super().random(*shape, dtype=dtype.to_complex(), **kwargs)
 
     def origin(
@@ -151,5 +150,10 @@ class UnitaryRealForm(Parts):
         seed: int | None = 42,
     ) -> Tensor:
         """The identity, of shape ``size``; ``seed`` is ignored."""
-        shape = as_shape(size)
+        shape = self._require_shape(size, dtype or torch.get_default_dtype())
         return torch.eye(shape[-1], dtype=dtype, device=device).expand(shape).clone()
+
+    def _require_shape(self, size: tuple[Any, ...], dtype: torch.dtype) -> Shape:
+        shape = as_shape(size)
+        self.layout.split(torch.empty(shape, dtype=dtype, device="meta"))
+        return shape

@@ -74,6 +74,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls.plain = vars(cls).get("plain")  # a subclass does something else
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
 

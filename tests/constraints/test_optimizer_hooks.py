@@ -7,9 +7,10 @@ import geoopt
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import manifold_rnn as mr
-from manifold_rnn.errors import OptimizerError, UnsupportedError
+from manifold_rnn.errors import OptimizerError, OptionError, UnsupportedError
 
 N = 4
 
@@ -80,6 +81,91 @@ def test_riemannian_optimizers_may_hold_it():
         assert mr.linalg.defect(module.weight) < 1e-9
     module = layer()
     train(module, Mine(module.parameters(), 0.1), 1)
+
+
+def _edited(optimizer, weight):
+    optimizer.param_groups[0]["params"][0] = weight
+
+
+def _refilled(optimizer, weight):
+    optimizer.param_groups[0]["params"] = []  # the parameter there dies, and its identity may be given to another
+    optimizer.param_groups[0]["params"] = [weight]
+
+
+def _regrouped(optimizer, weight):
+    optimizer.param_groups.clear()
+    optimizer.add_param_group({"params": [weight]})
+
+
+@pytest.mark.parametrize("put", [_edited, _refilled, _regrouped], ids=lambda f: f.__name__)
+def test_a_weight_is_noticed_however_it_came_into_an_optimizer(put):
+    for _ in range(5):
+        module = layer()
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(N, N))], 0.1)
+        optimizer.step()
+        put(optimizer, module.weight)
+        with pytest.raises(OptimizerError):
+            optimizer.step()
+        free = layer(view="trivialized", rebase_every=1)
+        entry = free.constraints["weight"]
+        put(optimizer, entry.coordinates)
+        train(free, optimizer, 2)
+        assert entry.steps == 2
+
+
+def test_an_optimizer_of_other_tensors_than_the_present_coordinates_counts_no_step():
+    module = layer(view="trivialized", rebase_every=1)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    train(module, optimizer, 1)
+    module.load_state_dict({key: value.clone() for key, value in module.state_dict().items()}, assign=True)
+    optimizer.step()
+    assert module.constraints["weight"].steps == 1
+
+
+def _fail_to_constrain():
+    class Broken(mr.Orthogonal):
+        def coordinate_shape(self, shape, dtype=None):
+            raise MemoryError
+
+    with pytest.raises(MemoryError) as caught:
+        mr.constrain(nn.Linear(N, N), "weight", Broken(), view="trivialized")
+    return caught  # which holds the frames, and what was being made in them
+
+
+def _constrain_and_delete():
+    module = layer()
+    del module.weight
+    return module
+
+
+def _constrain_and_prune():
+    return prune.l1_unstructured(layer(), "weight", 1)
+
+
+@pytest.mark.parametrize("leave", [_fail_to_constrain, _constrain_and_delete, _constrain_and_prune])
+def test_what_went_wrong_elsewhere_concerns_no_other_optimizer(leave):
+    held = leave()
+    module = nn.Linear(N, N).double()
+    train(module, torch.optim.SGD(module.parameters(), 0.1), 1)
+    del held
+
+
+@pytest.mark.parametrize("leave", [_constrain_and_delete, _constrain_and_prune])
+def test_a_weight_that_another_tool_took_is_missed_by_name_and_may_be_released(leave):
+    module = leave()
+    with pytest.raises(OptionError, match="'weight' is no parameter of its module any more"):
+        module(torch.ones(N, dtype=torch.float64))
+    mr.release(module, "weight")
+    assert not list(mr.constraints.parametrizations(module))
+
+
+def test_an_optimizer_that_was_refused_takes_the_weight_once_it_is_released():
+    module = layer()
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    with pytest.raises(OptimizerError):
+        train(module, optimizer, 1)
+    mr.release(module, "weight")
+    train(module, optimizer, 1)
 
 
 def test_released_weights_are_free():

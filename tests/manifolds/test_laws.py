@@ -90,6 +90,24 @@ def test_shapes_are_those_of_the_batch(case, batch, generator):
 
 
 @pytest.mark.parametrize("case", ALL, ids=ids)
+def test_one_point_takes_many_vectors_and_many_points_take_one(case, generator):
+    m, points = case.make("cayley"), case.point((3,), generator)
+    x = points[0]
+    vectors = torch.stack(list(directions(m, x, generator, count=3, norm=0.2)))
+    c = torch.stack([m.to_coordinates(x, u) for u in vectors])
+    for name, many in {
+        **dict.fromkeys(("proju", "egrad2rgrad", "retr", "to_coordinates", "egrad2coordinates"), vectors),
+        **dict.fromkeys(("from_coordinates", "retr_coordinates"), c),
+    }.items():
+        call = getattr(m, name)
+        torch.testing.assert_close(call(x, many), torch.stack([call(x, one) for one in many]), msg=name)
+        expected = torch.stack([call(p, many[0]) for p in points])
+        torch.testing.assert_close(call(points, many[0]).expand_as(expected), expected, msg=name)
+    torch.testing.assert_close(m.inner(x, vectors, vectors), torch.stack([m.inner(x, u, u) for u in vectors]))
+    torch.testing.assert_close(m.norm(x, vectors), torch.stack([m.norm(x, u) for u in vectors]))
+
+
+@pytest.mark.parametrize("case", ALL, ids=ids)
 def test_arguments_are_left_as_they_were(case, generator):
     m, x = case.make("cayley"), case.point((2,), generator)
     u, v = directions(m, x, generator)

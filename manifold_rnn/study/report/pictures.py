@@ -25,7 +25,7 @@ _SPECTRA = 12
 Where = dict[str | None, Value]
 
 
-class Layout:
+class Facets:
     """The keys with a list of values, split in what is ``across``, ``down``, and ``beside`` each other in heat maps."""
 
     def __init__(self, results: Results) -> None:
@@ -87,27 +87,27 @@ def draw_heatmap(results: Results) -> Figure | None:
     A cell shows the best combination in it by validation: where other keys vary too, and are too many for a map each,
     it is the best over them.
     """
-    layout = Layout(results)
-    if layout.across is None:
+    facets = Facets(results)
+    if facets.across is None:
         return None
-    down, across = layout.values(layout.down), layout.values(layout.across)
+    down, across = facets.values(facets.down), facets.values(facets.across)
     width, height = 1.35 * len(across) + 1.9, 0.72 * len(down) + 1.0
-    figure, axes = panels(len(layout.beside), width, height, columns=max(1, int(12 // width)))
+    figure, axes = panels(len(facets.beside), width, height, columns=max(1, int(12 // width)))
     means = [row.test_mean for row in results.rows if row.test_mean is not None]
     scale, titles = Normalize(min(means, default=0.0), max(means, default=1.0)), results.titles
-    for panel, beside in zip(axes, layout.beside, strict=True):
+    for panel, beside in zip(axes, facets.beside, strict=True):
         panel.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
-        panel.set(xlabel=titles.get(layout.across or "", ""), ylabel=titles.get(layout.down or "", ""))
-        panel.set_xticks(range(len(across)), [layout.name(layout.across, value) for value in across])
-        panel.set_yticks(range(len(down)), [layout.name(layout.down, value) for value in down])
-        panel.set_title(", ".join(layout.name(*item) for item in beside.items()))
+        panel.set(xlabel=titles.get(facets.across or "", ""), ylabel=titles.get(facets.down or "", ""))
+        panel.set_xticks(range(len(across)), [facets.name(facets.across, value) for value in across])
+        panel.set_yticks(range(len(down)), [facets.name(facets.down, value) for value in down])
+        panel.set_title(", ".join(facets.name(*item) for item in beside.items()))
         panel.grid(visible=False)
         panel.tick_params(length=0, labelcolor=INK, labelsize=10)
         panel.spines[:].set_visible(False)
         for i, vertical in enumerate(down):
             for j, horizontal in enumerate(across):
-                where = {**beside, layout.down: vertical, layout.across: horizontal}
-                _cell(panel, results, next(iter(layout.rows(where)), None), (j, i), scale)
+                where = {**beside, facets.down: vertical, facets.across: horizontal}
+                _cell(panel, results, next(iter(facets.rows(where)), None), (j, i), scale)
     return figure
 
 
@@ -134,21 +134,21 @@ def draw_curves(results: Results) -> Figure | None:
     """Draw the validation metric over epochs, a panel for every value of one key; None before any epoch has ended."""
     if not any(run.history for run in results.runs):
         return None
-    layout = Layout(results)
-    groups = _groups(layout)
-    keys = [key for key in results.keys if key != layout.down or results.grid.search]  # what differs within a panel
+    facets = Facets(results)
+    groups = _groups(facets)
+    keys = [key for key in results.keys if key != facets.down or results.grid.search]  # what differs within a panel
     figure, axes = panels(len(groups), 3.7 if len(groups) > 1 else 6.0, 3.0, share=True)
     handles: dict[tuple[int, int], Line2D] = {}
     for panel, (title, rows) in zip(axes, groups, strict=True):
         for row in rows:
-            style: Values = {"color": layout.colour(row), "linestyle": layout.line(row)}
+            style: Values = {"color": facets.colour(row), "linestyle": facets.line(row)}
             epochs, low, middle, high = _band(row)
             if low != high:
                 panel.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
             panel.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
             if epochs:
-                label = ", ".join(layout.name(key, row.choices[key]) for key in keys)
-                handles[layout.place(row)] = Line2D([], [], label=label or row.label, **style)
+                label = ", ".join(facets.name(key, row.choices[key]) for key in keys)
+                handles[facets.place(row)] = Line2D([], [], label=label or row.label, **style)
         panel.set(title=title, xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         metric_axis(panel, results, "validation")
@@ -169,12 +169,12 @@ def _band(row: Row) -> tuple[list[int], list[float], list[float], list[float]]:
     return list(kept), [min(v) for v in values], [mean(v) for v in values], [max(v) for v in values]
 
 
-def _groups(layout: Layout) -> list[tuple[str, Sequence[Row]]]:
-    rows = layout.results.rows
-    if layout.results.grid.search:
+def _groups(facets: Facets) -> list[tuple[str, Sequence[Row]]]:
+    rows = facets.results.rows
+    if facets.results.grid.search:
         return [(f"the best {_SHOWN}" if len(rows) > _SHOWN else "", rows[:_SHOWN])]
-    values = layout.values(layout.down)
-    groups = [(layout.name(layout.down, value), layout.rows({layout.down: value})) for value in values]
+    values = facets.values(facets.down)
+    groups = [(facets.name(facets.down, value), facets.rows({facets.down: value})) for value in values]
     return [(title, rows) for title, rows in groups if rows]
 
 
@@ -195,10 +195,10 @@ def draw_time(results: Results) -> Figure | None:
     timed = [row for row in results.rows if row.complete and row.seconds]
     if not timed:
         return None
-    layout = Layout(results)
+    facets = Facets(results)
     figure, (left, right) = panels(2, 5.2, 3.7, columns=2)
     for row in timed:
-        colour, marker, is_best = layout.colour(row), layout.marker(row), row is results.rows[0]
+        colour, marker, is_best = facets.colour(row), facets.marker(row), row is results.rows[0]
         epochs, _, middle, _ = _band(row)
         each = (row.seconds or 0.0) / max(len(run.history) for run in row.complete)
         seconds = [epoch * each for epoch in epochs]
@@ -212,7 +212,7 @@ def draw_time(results: Results) -> Figure | None:
     right.set(title="Against the time of a step", xlabel="milliseconds a step", xlim=(0, None))
     metric_axis(left, results, "validation")
     metric_axis(right, results, "test")
-    figure.legend(handles=_handles(layout), loc="outside right center")
+    figure.legend(handles=_handles(facets), loc="outside right center")
     return figure
 
 
@@ -221,12 +221,12 @@ def draw_ranges(results: Results) -> Figure | None:
     keys = [key for key, space in results.grid.search.items() if "choices" not in space]
     if not keys or not any(row.complete for row in results.rows):
         return None
-    layout = Layout(results)
+    facets = Facets(results)
     figure, axes = panels(len(keys), 3.7, 3.0)
     for panel, key in zip(axes, keys, strict=True):
         for row in results.rows:
             values = [run.validation or 0.0 for run in row.complete]
-            panel.scatter([row.choices[key]] * len(values), values, color=layout.colour(row), marker=layout.marker(row))
+            panel.scatter([row.choices[key]] * len(values), values, color=facets.colour(row), marker=facets.marker(row))
         panel.set(title=results.titles[key], xlabel=key)
         panel.set_xscale("log" if results.grid.search[key].get("log") else "linear")
         metric_axis(panel, results, "validation")
@@ -238,11 +238,11 @@ def draw_eigenvalues(results: Results) -> Figure | None:
     firsts = [(row, run) for row in results.rows for run in row.complete[:1] if run.spectrum_end][:_SPECTRA]
     if not firsts:
         return None
-    layout = Layout(results)
+    facets = Facets(results)
     figure, axes = panels(len(firsts), 2.6, 2.9, columns=4)
     for panel, (row, run) in zip(axes, firsts, strict=True):
         panel.add_patch(Circle((0, 0), 1, fill=False, edgecolor=LINE, linewidth=1.2))
-        for pairs, face, edge in ((run.spectrum_start, "none", MUTED), (run.spectrum_end, layout.colour(row), "none")):
+        for pairs, face, edge in ((run.spectrum_start, "none", MUTED), (run.spectrum_end, facets.colour(row), "none")):
             real, imaginary = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             panel.scatter(real, imaginary, s=14, facecolors=face, edgecolors=edge)
         reach = 1.06 * max(1.1, *(abs(part) for pair in (*run.spectrum_start, *run.spectrum_end) for part in pair))
@@ -252,12 +252,12 @@ def draw_eigenvalues(results: Results) -> Figure | None:
     return figure
 
 
-def _handles(layout: Layout) -> list[Line2D]:
+def _handles(facets: Facets) -> list[Line2D]:
     handles = []
-    for key in (layout.across, layout.down):
-        for value in layout.values(key) if key else []:
-            for row in layout.rows({key: value})[:1]:
-                colour, marker = (layout.colour(row), "o") if key == layout.across else (MUTED, layout.marker(row))
-                label = layout.name(key, value)
+    for key in (facets.across, facets.down):
+        for value in facets.values(key) if key else []:
+            for row in facets.rows({key: value})[:1]:
+                colour, marker = (facets.colour(row), "o") if key == facets.across else (MUTED, facets.marker(row))
+                label = facets.name(key, value)
                 handles.append(Line2D([], [], linestyle="none", color=colour, marker=marker, label=label))
     return handles
