@@ -100,7 +100,7 @@ class Update(Parametrization):
     def refresh(self, parameters: Mapping[str, nn.Parameter | None]) -> None:
         """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
         self._table = parameters
-        point: geoopt.ManifoldParameter = self.watched
+        point: geoopt.ManifoldParameter = parameters.get(self.name)
         kind = type(point)
         if point is None or kind is geoopt.ManifoldParameter:
             return
@@ -159,7 +159,7 @@ def _refresh(module: nn.Module, *_: object) -> None:
 def _before_forward(module: nn.Module, *_: object) -> None:
     if torch.compiler.is_compiling():
         return
-    _refresh(module)
-    for entry in entries(module).values():
-        if entry.is_stored_by_module and entry.watched is None:
+    for name, entry in entries(module).items():
+        entry.refresh(module._parameters)
+        if entry.is_stored_by_module and module._parameters.get(name) is None:
             entry()  # which says what is missing
