@@ -26,7 +26,7 @@ def _private(path: str, fallback: Any) -> Any:
     return value
 
 
-_transforms_active = _private("_C._are_functorch_transforms_active", lambda: False)
+_transforms_active = _private("_C._are_functorch_transforms_active", None)
 _current_level = _private("_C._functorch.maybe_current_level", lambda: None)
 _is_batchedtensor = _private("_C._functorch.is_batchedtensor", lambda _: True)
 _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lambda _: False)
@@ -48,7 +48,7 @@ def transform_level() -> int | None:
 
 def is_transformed() -> bool:
     """Whether a ``torch.func`` transform is active."""
-    return bool(_transforms_active()) or transform_level() is not None
+    return transform_level() is not None or (_transforms_active is not None and bool(_transforms_active()))
 
 
 def is_traced() -> bool:
@@ -80,7 +80,7 @@ def has_dispatch_mode() -> bool:
 def saved_tensor_hooks() -> object:
     """The innermost hooks on saved tensors, by which a checkpointed region is recognized; None where there are none."""
     if _saved_tensor_hooks is None:
-        return None
+        return object()  # equal to none: every place may be in a region of its own
     try:
         return _saved_tensor_hooks(True)  # also while tracing, since torch 2.7
     except TypeError:
@@ -92,7 +92,7 @@ def saved_tensor_hooks() -> object:
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)`` without its look at the signature, which costs as much as a small product."""
-    if torch.compiler.is_compiling() or _transforms_active():
+    if torch.compiler.is_compiling() or _transforms_active is None or _transforms_active():
         return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 

@@ -1,6 +1,6 @@
 """``manifold-rnn compare``: run a comparison from its file."""
 
-from ..study.settings import CompareSettings
+from ..study.grid import CompareSettings
 from ..training.values import Values
 from .parsing import CommandParser
 

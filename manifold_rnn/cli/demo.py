@@ -8,8 +8,7 @@ import torch
 
 from .. import zoo
 from ..constraints import degrees_of_freedom
-from ..study.grid import Grid
-from ..study.settings import CompareSettings
+from ..study.grid import CompareSettings, Grid
 from ..tasks import Digits
 from ..training.build import build_network
 from ..training.choices import require, require_choice, takes
@@ -72,5 +71,4 @@ def demo_grid(values: Mapping[str, Value]) -> Grid:
 
 
 def _shipped() -> Values:
-    content: Values = load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))
-    return content
+    return load_yaml(files("manifold_rnn.study").joinpath("demo.yaml").read_text(encoding="utf-8"))

@@ -19,7 +19,8 @@ def build_parser(command: str, description: str) -> CommandParser:
     names = {"network.zoo": zoo.available(), "network.cell": choices.cells()}
     names |= {"network.constraint": choices.constraints_by_name(), "optimizer.name": choices.optimizers()}
     epilog = "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items())
-    parser = CommandParser(description, RunSettings, files=True, epilog=f"Names: {epilog}.")
+    parser = CommandParser(description, RunSettings)
+    parser.parser.epilog = f"Names: {epilog}."
     if command == "fit":
         parser.add_flag("resume", bool, "Resume from the last checkpoint in the output folder, if there is one.")
     else:

@@ -35,9 +35,8 @@ def execute(command: str, values: Values) -> int:
         choices.require_choice("diagnostics", name, known)
     content = read_checkpoint(path)
     settings = read_run(content[RUN]["settings"])
-    task, double = settings.task, settings.precision == "float64"
+    task, dtype = settings.task, torch.float64 if settings.precision == "float64" else torch.float32
     with torch.random.fork_rng(devices=[]):
-        dtype = torch.float64 if double else torch.float32
         network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
     load_weights(path, content, torch.nn.ModuleDict({"network": network}))
     print(_progress(content, settings))

@@ -20,29 +20,20 @@ _MODE = "manifold_rnn"
 class CommandParser:
     """The parser of one subcommand.
 
-    The fields of the dataclass ``settings``, if there is one, and those of the dataclasses in it, are flags, and keys
-    of the files that ``--config`` reads if ``files`` is set. Fields in ``skip`` are left out.
+    The fields of the dataclass ``settings``, if there is one, and those of the dataclasses in it, are flags; if one is
+    a task, they are also keys of the files that ``--config`` reads. Fields in ``skip`` are left out.
     """
 
-    def __init__(
-        self,
-        description: str,
-        settings: type | None = None,
-        *,
-        files: bool = False,
-        skip: Sequence[str] = (),
-        epilog: str = "",
-    ) -> None:
-        options: Values = {"description": description, "epilog": epilog, "exit_on_error": False, "allow_abbrev": False}
+    def __init__(self, description: str, settings: type | None = None, skip: Sequence[str] = ()) -> None:
+        options: Values = {"description": description, "exit_on_error": False, "allow_abbrev": False}
         self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
         self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}
-        if files:
-            self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
         if settings is None:
             return
         hints = get_type_hints(settings)
         parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
         if "task" in hints:
+            self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
             self.parser.add_argument("--task", type=Task, help="What the network learns; --task.KEY sets its options.")
         for key, hint in parts.items():
             self.parser.add_class_arguments(hint, key)
@@ -71,7 +62,9 @@ class CommandParser:
             check_keys(self.settings, mapping)
         task = next((value for flag, value in flags if flag == "--task"), mapping.get("task"))
         name = task["name"] if isinstance(task, Mapping) else task
-        known = {**self.known, **(_task_keys(name) if name and "task" in self.known else {})}
+        known = dict(self.known)
+        if name and "task" in known:
+            known |= {f"task.{key}": hint for key, hint in hints_by_key(task_class(name)).items()}
         for flag, value in flags:
             key = flag.removeprefix("--")
             above = {".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 1)}
@@ -82,10 +75,6 @@ class CommandParser:
             if known[key] is not bool:
                 checked(known[key], load_yaml(value), key)
         raise OptionError(" ".join(str(error).split())[:400])
-
-
-def _task_keys(name: str) -> dict[str, Hint]:
-    return {f"task.{key}": hint for key, hint in hints_by_key(task_class(name)).items()}
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -118,8 +118,11 @@ class Parametrization(nn.Module, ABC):
     def after_step(self) -> None:
         """React to an optimizer step that trained the watched parameter; bases move here."""
 
-    def refresh(self) -> None:
-        """Repair what a load or a move has taken from the module's parameter; called before each forward."""
+    def refresh(self, parameters: Mapping[str, nn.Parameter | None]) -> None:
+        """Repair what a load or a move has taken from the module's parameter.
+
+        Called before each forward and after each load, with the module's own table of parameters.
+        """
 
     # --- loading and conversion ---
 

@@ -98,7 +98,10 @@ def register(module: nn.Module, name: str, entry: Parametrization) -> Registry:
     held = registry(module)
     if held is None:
         held = Registry()
-        module.add_module("_constraints" if "constraints" in dir(module) else "constraints", held)
+        try:
+            module.add_module("constraints", held)
+        except KeyError:  # the module, or one that it asks for missing attributes, has something of that name
+            module.add_module("_constraints", held)
     if not held:
         module.register_load_state_dict_pre_hook(check_loaded)
     held[name] = entry

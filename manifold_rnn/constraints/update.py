@@ -41,7 +41,7 @@ class Update(Parametrization):
 
     def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
         super().__init__()
-        self._table = module._parameters
+        self._table: Mapping[str, nn.Parameter | None] = module._parameters
         self.name, self.manifold, self.on_load = name, manifold, on_load
 
     def extra_repr(self) -> str:
@@ -77,11 +77,11 @@ class Update(Parametrization):
         return measured_defect(self.manifold, self._weight)
 
     def dimensions(self) -> dict[nn.Parameter, int]:
-        p = self._weight
-        return {p: self.manifold.degrees_of_freedom(tuple(p.shape), p.dtype)}
+        p = self.watched
+        return {} if p is None else {p: self.manifold.degrees_of_freedom(tuple(p.shape), p.dtype)}
 
     def degrees_of_freedom(self) -> int:
-        return sum(self.dimensions().values()) if self._weight.requires_grad else 0
+        return sum(count for p, count in self.dimensions().items() if p.requires_grad)
 
     @property
     def retraction(self) -> Retraction | None:
@@ -93,15 +93,16 @@ class Update(Parametrization):
 
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
-        self.refresh()
+        self.refresh(self._table)
         point: geoopt.ManifoldParameter = self._weight
         point.manifold = self.manifold
 
-    def refresh(self) -> None:
+    def refresh(self, parameters: Mapping[str, nn.Parameter | None]) -> None:
         """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        point: geoopt.ManifoldParameter = self._weight
+        self._table = parameters
+        point: geoopt.ManifoldParameter = parameters.get(self.name)
         kind = type(point)
-        if kind is geoopt.ManifoldParameter:
+        if point is None or kind is geoopt.ManifoldParameter:
             return
         if kind is nn.Parameter:  # a wider test would catch the stand-ins of torch.export
             point.__class__ = geoopt.ManifoldParameter
@@ -117,26 +118,26 @@ class Update(Parametrization):
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
     """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
+    register(module, entry.name, entry)
+    if _before_forward not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_before_forward, prepend=True)
+        module.register_load_state_dict_post_hook(_refresh)
     with torch.no_grad():
         entry().copy_(start)
-    if _refresh not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_refresh, prepend=True)
-        module.register_load_state_dict_post_hook(_refresh)
-    register(module, entry.name, entry)
     entry.mark()
 
 
 def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Undo `attach`; the value stays."""
+    entry.refresh(module._parameters)
     if entry.watched is not None:
-        entry.refresh()
         point: geoopt.ManifoldParameter = entry.watched
         point.__class__ = nn.Parameter
         del point.manifold
     optimizer_hooks.forget()
     unregister(module, name)
     if not any(other.is_stored_by_module for other in entries(module).values()):
-        drop_hook(module._forward_pre_hooks, _refresh)
+        drop_hook(module._forward_pre_hooks, _before_forward)
         drop_hook(module._load_state_dict_post_hooks, _refresh)
 
 
@@ -151,6 +152,14 @@ def refuse_sharded(parameter: Tensor | None, name: str) -> None:
 
 
 def _refresh(module: nn.Module, *_: object) -> None:
-    if not torch.compiler.is_compiling():
-        for entry in entries(module).values():
-            entry.refresh()
+    for entry in entries(module).values():
+        entry.refresh(module._parameters)
+
+
+def _before_forward(module: nn.Module, *_: object) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for name, entry in entries(module).items():
+        entry.refresh(module._parameters)
+        if entry.is_stored_by_module and module._parameters.get(name) is None:
+            entry()  # which says what is missing

@@ -90,7 +90,7 @@ class Parts(Manifold):
     @full_precision
     def _each(self, name: str, *tensors: Tensor) -> Tensor:
         """The tensor assembled from a method of every member on its parts."""
-        tensors = _broadcast(*tensors)
+        tensors = self._alike(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         results = [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)]
         return self.layout.join(results, tuple(tensors[0].shape))
@@ -98,7 +98,7 @@ class Parts(Manifold):
     @full_precision
     def _numbers(self, name: str, *tensors: Tensor) -> Tensor:
         """The numbers that a method of every member gives for its matrices, in the last axis, one row a point."""
-        tensors = _broadcast(*tensors)
+        tensors = self._alike(*tensors)
         lead = tensors[0].ndim - self.ndim
         parts = zip(*map(self.layout.split, tensors), strict=True)
         results = [getattr(m, name)(*p).unsqueeze(-1).flatten(lead) for m, p in zip(self.members, parts, strict=True)]
@@ -107,7 +107,7 @@ class Parts(Manifold):
     @full_precision
     def _coordinates(self, name: str, *tensors: Tensor) -> Tensor:
         """The coordinates that a method of every member gives, as one vector a point."""
-        tensors = _broadcast(*tensors)
+        tensors = self._alike(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         return self._flat(tensors[0], [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)])
 
@@ -115,6 +115,21 @@ class Parts(Manifold):
         flat = [c.flatten(x.ndim - self.ndim) for c in coordinates]  # each (..., d of the part)
         c = flat[0] if len(flat) == 1 else torch.cat(flat, -1)  # (..., d)
         return c if self._scale == 1 else c * self._scale
+
+    def _alike(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Points and vectors, of one batch shape."""
+        shapes = [tensor.shape for tensor in tensors]
+        if all(shape == shapes[0] for shape in shapes):
+            return tensors
+        own = {shape[max(0, len(shape) - self.ndim) :] for shape in shapes}
+        if len(own) > 1:
+            raise ShapeError(
+                f"Points and vectors on {self.name} have one shape, up to axes of a batch in front.\n"
+                f"Expected (..., {', '.join(map(str, shapes[0][-self.ndim :]))}), got {list(map(tuple, shapes))}.\n"
+                "Check the order of the arguments."
+            )
+        batch, (shape,) = torch.broadcast_shapes(*(shape[: len(shape) - self.ndim] for shape in shapes)), own
+        return tuple(tensor.expand(*batch, *shape) for tensor in tensors)
 
     def _with_batch(self, x: Tensor, *coordinates: Tensor) -> tuple[Tensor, ...]:
         """A point and coordinates, of one batch shape."""
@@ -161,7 +176,7 @@ class Parts(Manifold):
         rest = self.layout.remainder(tensors[-1])
         if rest is not None and rest.numel() and float(rest.max()) > atol:
             return False, f"entries outside of the parts are not zero with atol={atol}"
-        parts = zip(*map(self.layout.split, _broadcast(*tensors)), strict=True)
+        parts = zip(*map(self.layout.split, self._alike(*tensors)), strict=True)
         checks = (getattr(m, name)(*p, atol=atol, rtol=rtol) for m, p in zip(self.members, parts, strict=True))
         return _first_refusal(checks)
 
@@ -257,7 +272,7 @@ class Parts(Manifold):
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
-        x, g = _broadcast(x, g)
+        x, g = self._alike(x, g)
         triples = zip(self.members, self.layout.split(x), self.layout.split(g), strict=True)
         return self.layout.join([m.retr_gradient(part, own, t) for m, part, own in triples], tuple(x.shape))
 
@@ -265,7 +280,9 @@ class Parts(Manifold):
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         x, c = self._with_batch(x, c)
         triples = zip(self.members, self.layout.split(x), self._parts(x, c), strict=True)
-        squares = [m.square_coordinates(part, own, how).expand_as(own) for m, part, own in triples]
+        squares = [m.square_coordinates(part, own, how) for m, part, own in triples]
+        if len(squares) > 1 or squares[0].shape[:-1] != c.shape[:-1]:  # a number for each of several matrices
+            squares = [s.expand(p.shape) for s, p in zip(squares, self._parts(x, c), strict=True)]
         flat = self._flat(x, squares)
         return flat if self._scale == 1 else flat * self._scale  # squares scale twice
 
@@ -275,6 +292,7 @@ class Parts(Manifold):
     def defect(self, x: Tensor) -> Tensor:
         """The largest defect of a part, and the norm of what should be zero."""
         largest, rest = self._numbers("defect", x).amax(-1), self.layout.remainder(x)
+        largest = largest if self._scale == 1 else largest * self._scale
         return largest if rest is None else largest + rest
 
     @property
@@ -300,13 +318,6 @@ class Parts(Manifold):
 
     def random_like(self, x: Tensor) -> Tensor:
         return self._each("random_like", x)
-
-
-def _broadcast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Points and vectors, of one batch shape."""
-    if all(tensor.shape == tensors[0].shape for tensor in tensors):
-        return tensors
-    return tuple(torch.broadcast_tensors(*tensors))
 
 
 def _first_refusal(checks: Iterable[Check]) -> Check:

@@ -15,6 +15,7 @@ from .adapted import adapt
 from .base import Manifold
 from .euclidean import Euclidean
 from .layout import Layout, Shape
+from .matrix import as_shape
 from .parts import Parts
 
 
@@ -150,6 +151,9 @@ class BlockTriangular(Parts):
 
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
         """Blocks by the ``random`` of their manifolds; free entries normal with variance ``2 / n``."""
-        x = super().random(*size, **kwargs)
-        top, bottom, coupling = self._layout.split(x)
-        return self._layout.join((top, bottom, coupling * (2 / x.shape[-1]) ** 0.5), tuple(x.shape))
+        shape = as_shape(size)
+        of_top, of_bottom, of_coupling = self._layout.shapes(shape)
+        top = self.top.random(of_top, **kwargs)
+        kwargs["dtype"] = top.dtype
+        coupling = self.coupling.random(of_coupling, **kwargs) * (2 / shape[-1]) ** 0.5
+        return self._layout.join((top, self.bottom.random(of_bottom, **kwargs), coupling), shape)

@@ -18,8 +18,7 @@ A file is run by ``manifold-rnn compare grid.yaml``, or from Python:
 
 from typing import TYPE_CHECKING
 
-from .grid import Grid, read_grid
-from .settings import CompareSettings
+from .grid import CompareSettings, Grid, read_grid
 
 if TYPE_CHECKING:
     from .comparison import compare

@@ -13,7 +13,8 @@ checkpoint.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,13 +28,13 @@ from ..errors import OptionError
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, differences
-from .liveness import HeartbeatMonitor, Superseded, identity, is_known_dead, remove_identity
+from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyLost, reaching
 
 T = TypeVar("T")
 STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
 _MAX_DEATHS = 3
-_PAUSES = (1, 2, 5, 10, 20, 30, 0)  # seconds after the tries to write how a trial has ended
+_PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between the tries to write how a trial has ended
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
@@ -65,7 +66,8 @@ class Study:
         patience: float = 60.0,
     ) -> None:
         self.name, self.grid, self.cases, self.about = name, grid, grid.cases(), dict(about)
-        self._store, self._storage, self._monitor = store, store.storage, HeartbeatMonitor(patience)
+        self._store, self._storage, self._patience = store, store.storage, patience
+        self._since: dict[tuple[int, object], float] = {}  # when this process has first read a trial's heartbeat
         self.heartbeat_interval = patience / 6
         with reaching(store), store.lock():
             self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
@@ -77,9 +79,13 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each case, by the case's key."""
+        """Return the attempts at each case in their order, by the case's key."""
+        attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
         with reaching(self._store):
-            return _by_case(self._trials())
+            for trial in sorted(self._trials(), key=lambda trial: trial.number):
+                if "case" in trial.user_attrs:
+                    attempts[trial.user_attrs["case"]].append(trial)
+        return attempts
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the trial that each case has ended with, by the case's key."""
@@ -91,8 +97,7 @@ class Study:
         """Start an attempt at the first case that has not ended and that nobody runs; None if there is none."""
         with reaching(self._store), self._store.lock():
             self._close_lost()
-            trials = self._trials()
-            attempts = _by_case(trials)
+            attempts = self.attempts()
             for case in self.cases:
                 own = attempts.get(case.key, [])
                 if _final_attempt(own) or any(trial.state is TrialState.RUNNING for trial in own):
@@ -100,7 +105,7 @@ class Study:
                 if _kills_its_workers(own):
                     self._give_up(case, own)
                 else:
-                    return self._start(case, own, trials)
+                    return self._start(case, attempts)
         return None
 
     def beat(self, attempt: Attempt, count: int) -> None:
@@ -121,14 +126,12 @@ class Study:
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
         attributes = {"record": record.as_dict(), "failure": record.failure, "end": OWN}
+        end = (attempt.trial, attributes, _STATES[record.state], record.validation)
         for pause in _PAUSES:
-            try:
-                return self._close(attempt.trial, attributes, _STATES[record.state], record.validation)
-            except StudyLost:
-                if not pause:
-                    raise
-                time.sleep(pause)
-        return False
+            with suppress(StudyLost):
+                return self._close(*end)
+            time.sleep(pause)
+        return self._close(*end)
 
     def release(self, attempt: Attempt) -> None:
         """Leave a case to whoever claims it next."""
@@ -159,21 +162,25 @@ class Study:
             return closed
 
     def _close_lost(self) -> None:
+        now = time.monotonic()  # this process's own clock: those of other machines may be wrong
         for trial in self._trials():
             if trial.state is not TrialState.RUNNING:
                 continue
-            silent = self._monitor.is_silent(trial.number, trial.user_attrs.get("beat"))
+            heartbeat = (trial.number, trial.user_attrs.get("beat"))
+            silent = now - self._since.setdefault(heartbeat, now) > self._patience
             unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it had the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
                 number = self._number(trial)
                 self._set(number, {"end": LOST})
                 self._storage.set_trial_state_values(number, TrialState.FAIL)
 
-    def _start(self, case: Case, earlier: Sequence[FrozenTrial], trials: Iterable[FrozenTrial]) -> Attempt:
-        drawn = next((trial for trial in trials if trial.user_attrs.get("point") == case.point), None)
-        if case.choices is None and drawn is None:
-            return self._draw(case)
-        choices = case.choices if case.choices is not None else drawn.user_attrs["choices"] if drawn else {}
+    def _start(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
+        of_point = (t for trials in attempts.values() for t in trials if t.user_attrs["point"] == case.point)
+        drawn, earlier, choices = next(of_point, None), attempts.get(case.key), case.choices
+        if choices is None:
+            if drawn is None:
+                return self._draw(case)
+            choices = drawn.user_attrs["choices"]
         reported = earlier[-1].intermediate_values if earlier else {}
         template = create_trial(
             state=TrialState.RUNNING,
@@ -211,15 +218,6 @@ class Study:
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
-
-
-def _by_case(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
-    """The attempts at each case, by its key, in their order."""
-    attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if "case" in trial.user_attrs:
-            attempts[trial.user_attrs["case"]].append(trial)
-    return attempts
 
 
 def _final_attempt(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:

@@ -16,10 +16,9 @@ from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values
 from .claim import Attempt, Study
-from .grid import Grid, label, read_grid
+from .grid import CompareSettings, Grid, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
-from .settings import CompareSettings
 from .store import open_store
 from .worker import Objective, Worker, train, work_in_processes
 
@@ -151,12 +150,10 @@ def describe(grid: Grid) -> Values:
             f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write a file for each."
         )
     (task,) = tasks.values()
-    return {
-        "task": task.name,
-        "metric": task.metric_name,
-        "higher_is_better": task.higher_is_better,
-        "baseline": _baseline(task),
-    }
+    about: Values = {"task": task.name, "metric": task.metric_name, "higher_is_better": task.higher_is_better}
+    with suppress(ManifoldError):
+        return {**about, "baseline": task.baseline()._asdict()}
+    return {**about, "baseline": None}
 
 
 def _samples(grid: Grid) -> list[Values]:
@@ -166,10 +163,3 @@ def _samples(grid: Grid) -> list[Values]:
     ends = {key: space.get("choices") or [space["low"], space["high"]] for key, space in grid.search.items()}
     first = {key: values[0] for key, values in ends.items()}
     return [{**first, key: value} for key, values in ends.items() for value in values]
-
-
-def _baseline(task: Task) -> Mapping[str, float] | None:
-    try:
-        return task.baseline()._asdict()
-    except ManifoldError:
-        return None

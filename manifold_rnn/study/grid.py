@@ -1,4 +1,4 @@
-"""What a comparison runs, read from a file: a base, what varies, seeds; and the cases that follow from them."""
+"""What a comparison runs, read from a file: a base, what varies, seeds; the cases that follow; and where it runs."""
 
 import hashlib
 import json
@@ -113,6 +113,62 @@ class Grid:
         return same and {case.key for case in old.cases()} <= {case.key for case in self.cases()}
 
 
+@dataclass(frozen=True)
+class CompareSettings:
+    """Settings of a comparison.
+
+    Parameters
+    ----------
+    grid : str
+        YAML file of the comparison, see `Grid`.
+    output : str, optional
+        Folder for the study, the runs and the report. Default: a folder in runs with the name of the file.
+    storage : str, optional
+        Storage of the study: sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE, for many machines.
+        Default: a journal in the output folder.
+    study : str, optional
+        Name of the study in its storage. Default: that of the file.
+    workers : int
+        Processes on this machine; 0 only writes the report.
+    extend : bool
+        Whether to add to an existing study: values to a grid, seeds, or trials to a search.
+    patience : float
+        Seconds without a heartbeat after which a worker on another machine counts as dead.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> settings = mr.study.CompareSettings("grids/digits.yaml", workers=2)
+    >>> assert settings.name == "digits" and settings.folder.as_posix() == "runs/digits"
+    """
+
+    grid: str
+    output: str | None = None
+    storage: str | None = None
+    study: str | None = None
+    workers: int = 1
+    extend: bool = False
+    patience: float = 60.0
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
+        require(1 <= self.patience < math.inf, "patience", "a number of at least 1", self.patience)
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study or Path(self.grid).stem
+
+    @property
+    def folder(self) -> Path:
+        """Output folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+
 def read_grid(path: str | Path) -> Grid:
     r"""Read a comparison from a YAML file.
 
@@ -149,9 +205,8 @@ def read_grid(path: str | Path) -> Grid:
 def differences(stored: Mapping[str, Value], current: Mapping[str, Value]) -> list[str]:
     """Return what differs between two grids of plain values, one text for each dotted key."""
     old, new = flat(stored), flat(current)
-    changed = [key for key in sorted({**old, **new}) if key not in old or key not in new or old[key] != new[key]]
-    texts = [[shown_value(grid[key]) if key in grid else "not there" for grid in (old, new)] for key in changed]
-    return [f"{key} was {before}, now {after}" for key, (before, after) in zip(changed, texts, strict=True)]
+    pairs = {key: (old.get(key, "not there"), new.get(key, "not there")) for key in sorted({**old, **new})}
+    return [f"{key} was {shown_value(was)}, now {shown_value(now)}" for key, (was, now) in pairs.items() if was != now]
 
 
 def canonical(value: Value) -> str:
@@ -200,11 +255,9 @@ def shown_value(value: Value) -> str:
 
 def headings(keys: Iterable[str]) -> dict[str, str]:
     """Return a heading for every dotted key: its last part, or all of it where two would be the same."""
-    keys = list(keys)
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: (short if last.count(short) == 1 else key).replace("_", " ") for key, short in zip(keys, last, strict=True)
-    }
+    last = {key: key.rpartition(".")[2] for key in keys}
+    titles = {key: short if [*last.values()].count(short) == 1 else key for key, short in last.items()}
+    return {key: title.replace("_", " ") for key, title in titles.items()}
 
 
 def label(choices: Mapping[str, Value]) -> str:

@@ -1,13 +1,11 @@
 """Whether the worker of a trial is alive: by the lock it holds on the same machine, by its heartbeat from any other."""
 
-import itertools
 import os
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -45,41 +43,22 @@ def _own_lock(process: int) -> FileLock:
     return lock
 
 
-class HeartbeatMonitor:
-    """Which heartbeats have stopped, by this process's own clock: those of other machines may be wrong."""
+@contextmanager
+def heartbeat(beat: Callable[[int], None], interval: float) -> Iterator[None]:
+    """Call ``beat`` with 1, 2, 3... in a thread while the block runs, until the call raises `Superseded`."""
+    stop = threading.Event()
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._last: dict[int, tuple[object, float]] = {}
-
-    def is_silent(self, trial: int, beat: object) -> bool:
-        """Return whether a trial's heartbeat has been the same for longer than the patience."""
-        now = time.monotonic()
-        last, since = self._last.get(trial, (None, now))
-        if trial not in self._last or beat != last:
-            self._last[trial] = (beat, now)
-            return False
-        return now - since > self._patience
-
-
-class Heartbeat:
-    """A thread that calls ``beat`` with 1, 2, 3... while its block runs, until the call raises `Superseded`."""
-
-    def __init__(self, beat: Callable[[int], None], interval: float) -> None:
-        self._beat, self._interval = beat, interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
+    def call() -> None:
+        count = 0
         with suppress(Superseded):
-            for count in itertools.count(1):
-                if self._stop.wait(self._interval):
-                    return
-                self._beat(count)
+            while not stop.wait(interval):
+                count += 1
+                beat(count)
+
+    thread = threading.Thread(target=call, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

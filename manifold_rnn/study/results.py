@@ -1,7 +1,8 @@
 """The results of a study so far: its runs, and a row for every combination."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
@@ -41,15 +42,15 @@ class Results:
     grid: Grid
     cases: int
     runs: list[RunRecord]
-    rows: list[Row] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def rows(self) -> list[Row]:
+        """A row for every combination that has a run, the best first."""
         groups: dict[str, list[RunRecord]] = {}
         for run in self.runs:
             groups.setdefault(canonical(run.choices), []).append(run)
         rows, sign = [self._row(runs) for runs in groups.values()], -1 if self.higher_is_better else 1
-        rows.sort(key=lambda row: (row.validation_mean is None, sign * (row.validation_mean or 0.0)))
-        object.__setattr__(self, "rows", rows)
+        return sorted(rows, key=lambda row: (row.validation_mean is None, sign * (row.validation_mean or 0.0)))
 
     @property
     def keys(self) -> list[str]:

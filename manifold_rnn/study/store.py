@@ -7,16 +7,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from optuna.storages.journal import JournalFileOpenLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..errors import OptionError
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage, RDBStorage
-    from sqlalchemy import URL, Engine
 
 Lock = Callable[[], AbstractContextManager[object]]
 JOURNAL = "study.journal"
@@ -32,10 +31,10 @@ class Store:
     The system releases a lock when its holder dies, so no worker ever breaks one.
     """
 
-    storage: "BaseStorage"
+    storage: BaseStorage
     lock: Lock
     name: str
-    engines: tuple["Engine", ...] = ()
+    engines: tuple[Engine, ...] = ()
 
     def close(self) -> None:
         """Close its connections."""
@@ -49,14 +48,12 @@ class StudyLost(ConnectionError):
 
 
 @contextmanager
-def database_lock(engine: "Engine", name: str) -> Iterator[None]:
+def database_lock(engine: Engine, name: str) -> Iterator[None]:
     """Hold an advisory lock of PostgreSQL, among all who are connected to the database.
 
     It belongs to a transaction, and so ends with the connection. The server is asked to look after a silent connection
     soon, because that of a machine that has lost power says nothing for hours otherwise.
     """
-    from sqlalchemy import text
-
     with engine.begin() as connection:
         for setting, value in {"idle": 10, "interval": 5, "count": 3}.items():
             connection.execute(text(f"SET LOCAL tcp_keepalives_{setting} = {value}"))
@@ -98,7 +95,12 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
     """
     if url is None:
         return _journal(folder / JOURNAL)
-    parsed = _parsed(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
     name = parsed.render_as_string(hide_password=True)
     with _refusing(f"`storage` {name} cannot be opened"):
         if parsed.get_backend_name() == "sqlite":
@@ -109,9 +111,6 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
 @contextmanager
 def reaching(store: Store) -> Iterator[None]:
     """Turn what goes wrong with a storage while it is used into `StudyLost`, in one line."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
@@ -126,9 +125,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _journal(path: Path) -> Store:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     with _refusing(f"'{path}' cannot be opened as the journal of a study"):
         first = b""
         if path.exists():
@@ -140,7 +136,7 @@ def _journal(path: Path) -> Store:
     return Store(storage, FileLock(path.with_name("study.lock"), poll_interval=_POLL).acquire, str(path))
 
 
-def _sqlite(url: "URL", name: str) -> Store:
+def _sqlite(url: URL, name: str) -> Store:
     if not url.database or url.database == ":memory:":
         raise OptionError(f"`storage` needs sqlite:///FILE. Got {name}, which names no file.")
     if not Path(url.database).absolute().parent.is_dir():  # a lock would make the folder
@@ -150,9 +146,7 @@ def _sqlite(url: "URL", name: str) -> Store:
     return Store(storage, lock, name, (storage.engine,))
 
 
-def _postgresql(url: "URL", name: str, study: str) -> Store:
-    from sqlalchemy import create_engine
-
+def _postgresql(url: URL, name: str, study: str) -> Store:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     options = {"connect_timeout": 10} if "connect_timeout" not in url.query else {}
@@ -162,25 +156,10 @@ def _postgresql(url: "URL", name: str, study: str) -> Store:
     return Store(storage, lock, name, (storage.engine, engine))
 
 
-def _database(url: "URL", lock: Lock, connect: dict[str, int]) -> "RDBStorage":
-    from optuna.storages import RDBStorage
-
-    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
+def _database(url: URL, lock: Lock, connect: dict[str, int]) -> RDBStorage:
+    address = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
     with lock():  # two workers must not both make the tables
-        return RDBStorage(text, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
-
-
-def _parsed(url: str) -> "URL":
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
-    if parsed.drivername.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
-    return parsed
+        return RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
 
 
 @contextmanager
@@ -190,7 +169,6 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except OptionError:
         raise
-    except ImportError as error:
-        raise OptionError(f"{what}: {_reason(error)}. Install it: pip install 'manifold-rnn[postgresql]'.") from error
     except Exception as error:
-        raise OptionError(f"{what}: {_reason(error)}.") from error
+        hint = " Install it: pip install 'manifold-rnn[postgresql]'." if isinstance(error, ImportError) else ""
+        raise OptionError(f"{what}: {_reason(error)}.{hint}") from error

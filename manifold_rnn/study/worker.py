@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ..errors import ManifoldError
@@ -22,7 +21,7 @@ from ..training.signals import StopRequested, StopSignal
 from ..training.values import Values
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
-from .liveness import Heartbeat, Superseded
+from .liveness import Superseded, heartbeat
 
 _PAUSE = 2.0  # seconds between two looks for a case
 
@@ -74,7 +73,7 @@ class Worker:
     def _run(self, attempt: Attempt) -> None:
         began = time.monotonic()
         try:
-            with Heartbeat(lambda count: self.study.beat(attempt, count), self.study.heartbeat_interval):
+            with heartbeat(lambda count: self.study.beat(attempt, count), self.study.heartbeat_interval):
                 record = self._record(attempt)
         except Superseded:
             return
@@ -102,7 +101,9 @@ class Worker:
         except (Superseded, StopRequested, OSError):
             raise
         except Exception as error:
-            _write_traceback(folder, error)
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             words = " ".join(str(error).split())
             failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
             record = RunRecord(_whole(history, folder), failure=failure[:400])
@@ -122,31 +123,24 @@ def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
     return history
 
 
-def _write_traceback(folder: Path, error: Exception) -> None:
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-
-
 def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: StopSignal) -> None:
     """Call ``work`` in so many processes and wait for them; when a stop is requested, pass the request on once."""
     context = get_context("spawn")  # a fork would share open connections
-    started: list[tuple[BaseProcess, Connection]] = []
+    receiver, sender = context.Pipe(duplex=False)
+    processes = [context.Process(target=_work, args=(count, work, receiver)) for _ in range(count)]
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they have their own handlers
     try:
-        for _ in range(count):
-            receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(target=_work, args=(count, work, receiver))
+        for process in processes:
             process.start()
-            receiver.close()
-            started.append((process, sender))
     finally:
         signal.signal(signal.SIGINT, handler)
-    while any(process.is_alive() for process, _ in started):
-        for process, sender in started:
-            if stop.requested and not sender.closed:
+    receiver.close()
+    while any(process.is_alive() for process in processes):
+        for process in processes:
+            if stop.requested:
                 sender.close()
             process.join(timeout=0.1)
+    sender.close()
 
 
 def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> None:

@@ -61,7 +61,7 @@ def build_network(
             with torch.random.fork_rng(devices=[]):
                 size = closest_hidden_size(of_size, settings.budget)
         network = of_size(size)
-    except ManifoldError:
+    except ManifoldError:  # some are RuntimeErrors too
         raise
     except (RuntimeError, MemoryError, OverflowError) as error:
         if type(error) is RuntimeError and not re.search("alloc|overflow", str(error), re.IGNORECASE):
@@ -85,8 +85,7 @@ def build_constraint(value: str | Values, retraction: str | None = None) -> AnyC
     if retraction is not None and not inside:
         _require_taken("network.retraction", build, "retraction", f"network.constraint={build.__name__}")
         options["retraction"] = retraction
-    constraint: AnyConstraint = _called(build, **options)
-    return constraint
+    return _called(build, **options)
 
 
 def _is_complex(value: str | Values) -> bool:

@@ -5,15 +5,14 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..diagnostics import spectrum
-from .checkpoint import BEST, LAST, RUN, read_checkpoint, run_entry, write_checkpoint
+from .checkpoint import BEST, LAST, RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
 from .module import SequenceModule
-from .random_state import random_state, set_random_state
 from .record import Epoch, shown_metric
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
@@ -23,7 +22,7 @@ Module = LightningModule
 _LARGEST_SPECTRUM = 512
 
 
-class SafeCheckpointIO(CheckpointIO):
+class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoint files, with files that are never half written and always checked."""
 
     def save_checkpoint(self, checkpoint: Values, path: str | Path, storage_options: object = None) -> None:
@@ -31,9 +30,6 @@ class SafeCheckpointIO(CheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> Values:
         return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 class RunHistory(Callback):
@@ -87,9 +83,8 @@ class RunHistory(Callback):
         assert isinstance(pl_module, SequenceModule)
         loss, metric = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_metric"))
         number, train_loss, seconds = len(self.epochs) + 1, pl_module.train_loss(), self.seconds
-        self.epochs.append(
-            Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
-        )
+        epoch = Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
+        self.epochs.append(epoch)
         self.seconds, self.batch = 0.0, 0
 
     def _has_all_steps(self, trainer: Trainer) -> bool:
@@ -117,20 +112,16 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps the newest checkpoint, and stops the run on request, in training once a checkpoint is written.
 
-    A checkpoint is written at each epoch's end, after ``every`` seconds within an epoch, and before a stop, but never
-    between the last batch of an epoch and the end of its validation, because Lightning does not return to the
+    A checkpoint is written at each epoch's end, after ``checkpoint_every`` seconds within an epoch, and before a stop,
+    but never between the last batch of an epoch and the end of its validation, because Lightning does not return to the
     validation of an epoch. A stop in validation therefore takes effect at the end of it. ``after_epoch`` is called with
     every epoch once its checkpoint is written; what it raises ends the run.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        every: float | None,
-        stop: StopSignal,
-        history: RunHistory,
-        after_epoch: Callable[[Epoch], None],
+        self, folder: Path, history: RunHistory, stop: StopSignal, after_epoch: Callable[[Epoch], None]
     ) -> None:
+        every = history.settings.checkpoint_every
         interval = None if every is None else timedelta(seconds=every)
         super().__init__(folder, Path(LAST).stem, train_time_interval=interval, enable_version_counter=False)
         self._path, self._stop, self._history, self._after_epoch = str(folder / LAST), stop, history, after_epoch
@@ -193,12 +184,12 @@ class LastCheckpoint(ModelCheckpoint):
 class EpochLines(Callback):
     """Prints one line for each epoch, for logs and pipes."""
 
-    def __init__(self, settings: RunSettings, history: RunHistory) -> None:
-        self._settings, self._history = settings, history
+    def __init__(self, history: RunHistory) -> None:
+        self._history = history
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         if trainer.is_global_zero:
-            settings, epoch = self._settings, self._history.epochs[-1]
+            settings, epoch = self._history.settings, self._history.epochs[-1]
             name = settings.network.zoo or settings.network.cell or ""
             number = f"{epoch['epoch']:>{len(str(settings.epochs))}}/{settings.epochs}"
             scores = f"loss {epoch['train_loss']:.4g}   val {shown_metric(settings.task, epoch['val_metric'])}"

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from types import ModuleType
 
 import geoopt
@@ -33,8 +33,8 @@ def constraints_by_name() -> dict[str, Builder]:
     builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
     structured = _exported(constraints, constraints.Constraint)
     functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
-    known = {name: f for name, f in {**structured, **functions}.items() if set(_required(f)) <= set(members(f))}
-    known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not _required(kind)}
+    known = {name: f for name, f in {**structured, **functions}.items() if set(required(f)) <= set(members(f))}
+    known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not required(kind)}
     return dict(sorted(known.items()))
 
 
@@ -52,18 +52,18 @@ def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
 def diagnostics() -> dict[str, Builder]:
     """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
-    results = {name: typing.get_type_hints(f).get("return") for name, f in functions.items() if inspect.isfunction(f)}
-    return {name: functions[name] for name, result in results.items() if callable(getattr(result, "table", None))}
+    return {
+        name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table")
+    }
 
 
 def task_class(name: object) -> type[tasks.Task]:
     """Return a task by the name in `manifold_rnn.tasks`, or by its full name in any other module."""
     known = _exported(tasks, tasks.Task)
     if isinstance(name, str) and name not in known and "." in name:
-        module, _, own = name.rpartition(".")
         try:
-            kind = getattr(import_module(module), own)
-        except (ImportError, AttributeError) as error:
+            kind = resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
             raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {error}.") from error
         require(isinstance(kind, type) and issubclass(kind, tasks.Task), "task.name", "a subclass of Task", repr(name))
         return kind
@@ -90,26 +90,26 @@ def takes(build: Builder, option: str) -> bool:
 def require_options(key: str, build: Builder, options: Mapping[str, object]) -> None:
     """Raise `OptionError`, with the nearest name, unless ``build`` takes all of the options."""
     known = option_names(build)
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(str(name), known, f"{key}.")
-            takes = f"{getattr(build, '__name__', 'It')} takes {', '.join(known) or 'no options'}."
-            raise OptionError(f"Unknown key `{key}.{name}`.{hint} {takes}")
+    for name in [name for name in options if name not in known]:
+        hint = did_you_mean(str(name), known, f"{key}.")
+        rest = f"{build.__name__} takes {', '.join(known) or 'no options'}."
+        raise OptionError(f"Unknown key `{key}.{name}`.{hint} {rest}")
 
 
 def named_constraint(key: str, value: object) -> tuple[Builder, Values]:
     """Return the builder and the options of a constraint, which is a name or a mapping of its name and its options."""
-    name, options = named(key, value)
-    require_choice(key, name, constraints_by_name())
-    require_options(key, constraints_by_name()[name], options)
-    return constraints_by_name()[name], options
+    (name, options), known = named(key, value), constraints_by_name()
+    require_choice(key, name, known)
+    require_options(key, known[str(name)], options)
+    return known[str(name)], options
 
 
-def named(key: str, value: Value) -> tuple[str, Values]:
+def named(key: str, value: Value) -> tuple[object, Values]:
     """Split a value of the form ``name`` or ``{name: ..., option: ...}`` into the name and the options."""
     mapping = {"name": value} if isinstance(value, str) else value
-    valid = isinstance(mapping, Mapping) and isinstance(mapping.get("name"), str)
-    require(valid, key, "a name, or a mapping with the key name", repr(value))
+    require(
+        isinstance(mapping, Mapping) and "name" in mapping, key, "a name, or a mapping with the key name", repr(value)
+    )
     return mapping["name"], {option: content for option, content in mapping.items() if option != "name"}
 
 
@@ -149,7 +149,8 @@ def _exported(package: ModuleType, base: Value) -> dict[str, Value]:
     return {name: kind for name, kind in subclasses.items() if not inspect.isabstract(kind)}
 
 
-def _required(build: Builder) -> list[str]:
+def required(build: Builder) -> list[str]:
+    """Return the names of the options of a builder or a class that have no default."""
     return [name for name, option in inspect.signature(build).parameters.items() if option.default is option.empty]
 
 

@@ -5,26 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from ..errors import OptionError
 from ..tasks import Task
 
 _LARGEST_EVALUATION = 512
-
-
-class EvaluationLoader:
-    """The batches of a data set. It is no ``DataLoader``, so that a trainer does not replace how processes share it."""
-
-    def __init__(self, dataset: TensorDataset, batches: Sequence[list[int]]) -> None:
-        self._dataset, self._batches = dataset, batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for indices in self._batches:
-            yield self._dataset[indices]
 
 
 class TrainingLoader:
@@ -125,11 +111,11 @@ class SequenceData(LightningDataModule):
         self._loader.load_state_dict(self._position)
         return self._loader
 
-    def val_dataloader(self) -> EvaluationLoader:
+    def val_dataloader(self) -> Subset[tuple[Tensor, ...]]:
         """Return the validation set, in order."""
         return self._evaluation_loader(self.splits.validation)
 
-    def test_dataloader(self) -> EvaluationLoader:
+    def test_dataloader(self) -> Subset[tuple[Tensor, ...]]:
         """Return the test set, in order."""
         return self._evaluation_loader(self.splits.test)
 
@@ -142,12 +128,13 @@ class SequenceData(LightningDataModule):
         """Start the next training loader at this position."""
         self._position = state_dict
 
-    def _evaluation_loader(self, dataset: TensorDataset) -> EvaluationLoader:
+    def _evaluation_loader(self, dataset: TensorDataset) -> Subset[tuple[Tensor, ...]]:
         rank, world = self._rank_and_world()
         count, carried = len(dataset), self.task.carried
         size = (self.batch_size if carried else _LARGEST_EVALUATION) * world
         batches = _rows(count, size) if carried else torch.arange(count).split(size)
-        return EvaluationLoader(dataset, _shares(batches, rank, world))
+        # a batch for every list of indices, and no DataLoader, so that a trainer leaves alone how processes share it
+        return Subset(dataset, _shares(batches, rank, world))  # type: ignore[arg-type]
 
     def _rank_and_world(self) -> tuple[int, int]:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -13,9 +13,8 @@ from ..errors import OptionError
 CONFIG = "run.yaml"
 
 
-def open_folder(output: str | Path) -> Path:
-    """Return the path of the output folder, which is made if it is missing; `OptionError` if it cannot be written."""
-    folder = Path(output)
+def open_folder(folder: Path) -> None:
+    """Make the output folder if it is missing; raise `OptionError` if it cannot be written."""
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,7 +23,6 @@ def open_folder(output: str | Path) -> Path:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OptionError(f"`output` needs a folder that can be written. Got '{folder}': {reason}.") from error
-    return folder
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -60,12 +58,6 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -4,14 +4,14 @@ import types
 import typing
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin
 
 from ..errors import OptionError
 from ..tasks import Task
-from .choices import require, task_class, task_name, unknown_key
+from .choices import named, require, required, task_class, task_name, unknown_key
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
 
@@ -99,8 +99,7 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
 
 def checked(hint: Hint, value: Value, key: str) -> Value:
     """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
-    if get_origin(hint) is dict and not isinstance(value, Mapping):
-        require(False, key, "a mapping", repr(value))
+    require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
     try:
         return _value_parser(hint).parse_object({"value": value})["value"]
     except ArgumentError as error:
@@ -125,23 +124,16 @@ def hints_by_key(kind: Hint) -> dict[str, Hint]:
     """Return the type hint of every dotted key of a dataclass and the dataclasses in it."""
     keys: dict[str, Hint] = {}
     for name, hint in _hints(kind).items():
-        keys |= (
-            {f"{name}.{key}": sub for key, sub in hints_by_key(hint).items()} if is_dataclass(hint) else {name: hint}
-        )
+        keys |= {f"{name}.{key}": below for key, below in hints_by_key(hint).items()} or {name: hint}
     return keys
 
 
 def _task(value: Value) -> Task:
-    options = {"name": value} if isinstance(value, str) else value
-    named = isinstance(options, Mapping) and "name" in options
-    require(named, "task", "a mapping with the name of a task", repr(value))
-    kind = task_class(options["name"])
-    values = check_keys(kind, {key: entry for key, entry in options.items() if key != "name"}, "task.")
-    for f in fields(kind):  # type: ignore[arg-type]  # tasks are dataclasses
-        required = f.default is MISSING and f.default_factory is MISSING
-        require(
-            not required or values.get(f.name) is not None, f"task.{f.name}", f"a value for {kind.__name__}", "none"
-        )
+    name, options = named("task", value)
+    kind = task_class(name)
+    values = check_keys(kind, options, "task.")
+    for key in required(kind):
+        require(values.get(key) is not None, f"task.{key}", f"a value for {kind.__name__}", "none")
     return kind(**values)
 
 

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
@@ -79,8 +80,7 @@ class SequenceModule(LightningModule):
         """Return the network's outputs for sequences, or for the next pieces of a stream."""
         every_step = {"every_step": True} if self.task.every_step else {}
         if not self.task.carried:
-            outputs: Tensor = self.network(inputs, **every_step)
-            return outputs
+            return self.network(inputs, **every_step)
         network: Value = self.network
         outputs, state = network.carry_on(inputs, self.state, **every_step)
         self.state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
@@ -120,10 +120,7 @@ class SequenceModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Move a stream that was loaded to the device of the network."""
-        if isinstance(self.state, tuple):
-            self.state = tuple(part.to(self.device) for part in self.state)
-        elif self.state is not None:
-            self.state = self.state.to(self.device)
+        self.state = move_data_to_device(self.state, self.device)
 
     def on_train_epoch_end(self) -> None:
         """Log the training loss, and the largest defect of a weight, or the spectral radius if there is none."""
@@ -162,8 +159,7 @@ class SequenceModule(LightningModule):
         """Add the losses of this epoch and the stream, of all processes."""
         state: Value = self.state
         if self.trainer.world_size > 1 and state is not None:
-            gathered = self.all_gather(state)
-            state = gathered if isinstance(gathered, Tensor) else tuple(gathered)
+            state = self.all_gather(state)
         checkpoint["sequence_module"] = {"totals": self._totals_of_all(), "state": state}
 
     def on_load_checkpoint(self, checkpoint: Values) -> None:
@@ -180,8 +176,7 @@ class SequenceModule(LightningModule):
         """Sum of the losses and number of sequences, over all processes."""
         if self.trainer.world_size == 1:
             return self.totals.clone()
-        total: Tensor = self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
-        return total.cpu()
+        return self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum").cpu()
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)

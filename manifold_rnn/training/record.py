@@ -104,8 +104,7 @@ class RunRecord:
 
     def as_dict(self) -> Values:
         """Return plain values for JSON, in which a number that is not finite is null."""
-        values: Values = plain(asdict(self))
-        return values
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Value]) -> Self:

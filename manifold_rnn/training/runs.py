@@ -17,13 +17,12 @@ from ..errors import ManifoldError, OptionError
 from ..zoo import Network
 from .build import build_network
 from .callbacks import BestCheckpoint, EpochLines, LastCheckpoint, RunHistory, eigenvalues
-from .checkpoint import BEST, LAST, RUN, load_weights, read_checkpoint, require_same_run
+from .checkpoint import BEST, LAST, RUN, load_weights, read_checkpoint, require_same_run, seeded
 from .choices import require
 from .data import SequenceData
-from .folder import CONFIG, lock_folder, open_folder, remove_temporaries, replacing
+from .folder import CONFIG, lock_folder, open_folder, replacing
 from .mapping import as_mapping
 from .module import SequenceModule
-from .random_state import seeded
 from .record import Epoch, RunRecord, write_json
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
@@ -108,7 +107,8 @@ def run(
             open_folder(place)
             if not is_locked:
                 stack.callback(lock_folder(place).release)
-            remove_temporaries(place)
+            for left in place.glob(".*.tmp"):  # by processes that were killed
+                left.unlink(missing_ok=True)
             with replacing(place / CONFIG, durable=True) as temporary:
                 mapping = {**as_mapping(settings), "output": str(place)}
                 temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
@@ -167,12 +167,12 @@ def _train_and_test(
     quiet: bool,
 ) -> RunRecord:
     history = RunHistory(settings)
-    last = LastCheckpoint(folder, settings.checkpoint_every, stop, history, on_epoch or (lambda epoch: None))
+    last = LastCheckpoint(folder, history, stop, on_epoch or (lambda epoch: None))
     callbacks = [history, LearningRateMonitor("step"), BestCheckpoint(folder), last]
     if settings.patience is not None:  # it counts before the checkpoint of the epoch is written
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False))
     if not quiet:
-        callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines(settings, history))
+        callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines(history))
     purge = content["global_step"] if content else None
     logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
     trainer = build_trainer(settings, callbacks=callbacks, logger=logger, log_every_n_steps=settings.log_every)

@@ -1,7 +1,7 @@
 """Settings of a training run; each part checks its values when it is made. Imports nothing heavy."""
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .. import retractions, zoo
@@ -91,28 +91,22 @@ class NetworkSettings:
         require_choice("network.backend", self.backend, BACKENDS)
         if self.zoo is not None:
             require_choice("network.zoo", self.zoo, zoo.available())
-            for key in self._changed("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
-                expected = "a `network.cell`; a published network fixes it"
-                require(False, f"network.{key}", expected, f"network.zoo={self.zoo}")
+            for key in ("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
+                is_default = getattr(self, key) == getattr(NetworkSettings, key)
+                fixed = "a `network.cell`; a published network fixes it"
+                require(is_default, f"network.{key}", fixed, f"network.zoo={self.zoo}")
             choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
-        elif self.cell is not None:
-            self._require_cell(self.cell)
-
-    def _require_cell(self, name: str) -> None:
-        require_choice("network.cell", name, choices.cells())
-        cell = choices.cells()[name]
+            return
+        require_choice("network.cell", self.cell, choices.cells())
+        cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
         for gate in self.gates or ():
             require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
             choices.named_constraint("network.constraint", self.constraint)
-        for key in self._changed("retraction", "view", "rebase_every", "gates") if self.constraint is None else ():
-            require(False, f"network.{key}", "a `network.constraint`", getattr(self, key))
-
-    def _changed(self, *keys: str) -> list[str]:
-        """Those of the keys whose values are not their defaults."""
-        defaults = {f.name: {} if f.default is MISSING else f.default for f in fields(self)}
-        return [key for key in keys if getattr(self, key) != defaults[key]]
+        for key in ("retraction", "view", "rebase_every", "gates"):
+            value = getattr(self, key)
+            require(value is None or self.constraint is not None, f"network.{key}", "a `network.constraint`", value)
 
 
 @dataclass(frozen=True)
@@ -173,9 +167,8 @@ class OptimizerSettings:
         for key, rate in rates.items():
             positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
             require(positive, f"optimizer.{key}", "a positive number", rate)
-        require(
-            0 <= self.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0", self.weight_decay
-        )
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "optimizer.weight_decay", "a number of at least 0", decay)
         options = {option for name in names.values() for option in choices.option_names(known[name])}
         for option in self.options:
             require_choice("optimizer.options", option, sorted(options))

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -61,17 +61,13 @@ def process_rank(settings: RunSettings) -> int:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's notes and warnings, which repeat what the settings say."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with ExitStack() as stack:
+        for logger in (logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
 
 
 @contextmanager
@@ -80,15 +76,13 @@ def own_process_group() -> Iterator[None]:
 
     One that is left to the end of the program may abort it: its threads still read from a process that has gone.
     """
-    had_one = _has_process_group()
+    if not distributed.is_available() or distributed.is_initialized():
+        yield
+        return
     try:
         yield
-        if _has_process_group() and not had_one:
+        if distributed.is_initialized():
             distributed.barrier()
     finally:
-        if _has_process_group() and not had_one:
+        if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _has_process_group() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

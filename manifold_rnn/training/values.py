@@ -1,6 +1,7 @@
 """Plain values, as YAML and JSON have them: nested mappings and lists of texts, numbers, truth values and null."""
 
-import math
+import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,14 +39,8 @@ def flat(mapping: Mapping[str, Value], keep: Collection[str] = (), prefix: str =
 
 
 def plain(value: Value) -> Value:
-    """Return a nested value as JSON has it: with lists, and null for a number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    """Return a nested value as JSON has it: with lists, texts for paths, and null for a number that is not finite."""
+    return json.loads(json.dumps(value, default=os.fspath), parse_constant=lambda name: None)
 
 
 def read_yaml(path: str | Path) -> Values:

@@ -71,9 +71,9 @@ def goru(
     """
     cell, name = cells.GORU(), "weight_hh_l0"
     layer = Layer(cell, input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
-    cell.bind({name.removesuffix("_l0"): p for name, p in layer.named_parameters()}).reset(generator)
     block = cell.gates.index("c")
     network = Network(layer, output_size, rates={f"members.{block}": 1.0})
+    cell.bind({name.removesuffix("_l0"): p for name, p in layer.named_parameters()}).reset(generator)
     constrain(layer, name, {block: Rotations(layout, layers)}, view="trivialized", blocks=len(cell.gates))
     for angles in layer.get_submodule(f"constraints.{name}.members.{block}").parameters():
         init.uniform_(angles, -math.pi, math.pi, generator=generator)

@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_what_is_done_and_the_same_command_resumes(tmp_path):
         if line.startswith("1/3"):
             process.send_signal(signal.SIGINT)
             break
-    rest, errors = process.communicate(timeout=300)
+    rest, errors = process.communicate(timeout=1200)
     document = json.loads((tmp_path / "results.json").read_text())
     assert process.returncode == 130 and "Traceback" not in errors
     assert 1 <= len(document["runs"]) < 3 and "repeat the command to resume" in rest and "LSTM" in rest

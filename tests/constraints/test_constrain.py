@@ -96,6 +96,28 @@ def test_two_weights_of_one_module_and_a_taken_name():
     assert type(layer) is Layer
 
 
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_a_wrapper_that_passes_its_wrapped_module_s_attributes_on(view):
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.outer = inner, nn.Parameter(torch.eye(N))
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(super().__getattr__("inner"), name)
+
+        def forward(self, x):
+            return self.inner(x) @ self.outer
+
+    inner = mr.constrain(nn.Linear(N, N), "weight", mr.Orthogonal(), view=view)
+    wrapper = mr.constrain(Wrapper(inner), "outer", mr.Orthogonal("qr"), view=view)
+    wrapper(torch.ones(2, N)).sum().backward()
+    assert [name for name, _ in mr.constraints.parametrizations(wrapper)] == ["outer", "inner.weight"]
+
+
 def test_both_views_in_one_module():
     layer = nn.RNN(N, N)
     mr.constrain(layer, "weight_hh_l0", mr.Orthogonal())

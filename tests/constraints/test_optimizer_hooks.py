@@ -155,6 +155,8 @@ def test_a_weight_that_another_tool_took_is_missed_by_name_and_may_be_released(l
     module = leave()
     with pytest.raises(OptionError, match="'weight' is no parameter of its module any more"):
         module(torch.ones(N, dtype=torch.float64))
+    assert mr.degrees_of_freedom(module) >= N
+    module.load_state_dict({"bias": torch.zeros(N)}, strict=False)
     mr.release(module, "weight")
     assert not list(mr.constraints.parametrizations(module))
 

@@ -107,6 +107,16 @@ def test_one_point_takes_many_vectors_and_many_points_take_one(case, generator):
     torch.testing.assert_close(m.norm(x, vectors), torch.stack([m.norm(x, u) for u in vectors]))
 
 
+@pytest.mark.parametrize("case", [case for case in ALL if isinstance(case.make("cayley"), manifolds.Parts)], ids=ids)
+def test_a_vector_of_another_shape_is_refused(case, generator):
+    m, x = case.make("cayley"), case.point((), generator)
+    for shape in ((1, *x.shape[1:]), (*x.shape[:-1], 1), (*x.shape[:-1], x.shape[-1] + 2), ()):
+        for name in ("proju", "retr", "to_coordinates", "logmap", "retr_gradient"):
+            u = torch.ones(shape, dtype=x.dtype)
+            with pytest.raises(errors.ShapeError):
+                getattr(m, name)(x, u, *([0.1] if name == "retr_gradient" else []))
+
+
 @pytest.mark.parametrize("case", ALL, ids=ids)
 def test_arguments_are_left_as_they_were(case, generator):
     m, x = case.make("cayley"), case.point((2,), generator)
@@ -275,6 +285,8 @@ def test_agrees_with_geoopt_on_square_real_matrices(retraction, batch, generator
 
 
 def test_real_form_is_the_unitary_group(generator):
+    twice = 2 * torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(manifolds.UnitaryRealForm().defect(twice), linalg.defect(twice))
     form, unitary = manifolds.UnitaryRealForm("qr"), manifolds.Unitary("qr")
     w = unitary.random((3, 3, 3), dtype=torch.complex128, generator=generator)
     h = unitary.proju(w, torch.randn(w.shape, dtype=w.dtype, generator=generator))

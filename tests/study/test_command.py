@@ -200,11 +200,11 @@ def test_many_workers_of_one_command_end_every_case_once(grid, tmp_path, capfd):
 def interrupted(command, folder, number, begun, count):
     """Send a signal to a command when so many files are there, and return what it says."""
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 1200
         while len(list(folder.glob(begun))) < count and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(number)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=1200)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     document = json.loads((folder / "out" / "results.json").read_text())

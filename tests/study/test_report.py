@@ -19,8 +19,7 @@ from rich.console import Console
 from support.study_cases import ABOUT, AXES, BASE, epoch_scores, record
 
 from manifold_rnn.study import Grid
-from manifold_rnn.study.report import draw, print_table, write_report
-from manifold_rnn.study.report.page import page
+from manifold_rnn.study.report import draw, page, print_table, write_report
 from manifold_rnn.study.report.tables import comma_separated, document, markdown
 from manifold_rnn.study.results import Results, shown_duration
 from manifold_rnn.training import RunRecord
@@ -258,7 +257,9 @@ def test_the_page_opens_in_a_browser_without_errors_and_sorts(tmp_path):
     path.write_text((tmp_path / "report.html").read_text().replace("</body>", click))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     options += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    shown = subprocess.run([chromium, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    shown = subprocess.run(
+        [chromium, *options, path.as_uri()], capture_output=True, text=True, timeout=1200, check=True
+    )
     assert "CONSOLE" not in shown.stderr
     low, high = (float(part.split(" ")[0]) for part in re.search("<title>(.*)%</title>", shown.stdout)[1].split("% "))
     tests = [100 * row.test_mean for row in results(runs=broken).rows if row.test_mean is not None]

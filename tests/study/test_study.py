@@ -66,7 +66,7 @@ def test_a_case_of_a_dead_process_is_claimed_again_at_once(tmp_path, monkeypatch
 
 def test_a_silent_machine_loses_its_case_and_can_do_no_harm_when_it_comes_back(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(claim.time, "monotonic", lambda: clock[0])
     away, here = (open_study(tmp_path, axes=SMALL, patience=60) for _ in range(2))
     taken = away.claim()
     away.report(taken, 1, 0.5)
@@ -127,7 +127,7 @@ def test_a_trial_without_a_case_was_left_by_a_worker_that_died_while_it_drew(tmp
     one = open_study(tmp_path, axes=SEARCH)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
     other = optuna.load_study(study_name="study", storage=storage)
-    other.ask()
+    other.ask().set_user_attr("point", "draw 1")
     attempt = one.claim()
     assert attempt.case.key == "draw 1, seed 0"
     assert [trial.state.name for trial in other.get_trials()] == ["FAIL", "RUNNING"]

@@ -74,7 +74,7 @@ def start(folder, values, processes, resume=False, stop_after=-1):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]

@@ -54,7 +54,10 @@ WRONG = {
     "a number for a mapping": ({"network": {**LEM, "options": 3}}, "`network.options` needs a mapping. Got 3."),
     "a list for a number": ({"epochs": [3]}, "`epochs` needs an integer. Got [3]."),
     "a list of tasks": ({"task": {"name": ["Copying"]}}, "`task.name` needs one of Adding,"),
-    "a task without a name": ({"task": {"delay": 3}}, "`task` needs a mapping with the name of a task"),
+    "a task without a name": (
+        {"task": {"delay": 3}},
+        "`task` needs a name, or a mapping with the key name. Got {'delay': 3}.",
+    ),
     "an option of a task": (
         {"task": {"name": "Adding", "sizes": [1, 2]}},
         "`task.sizes` needs a list of 3, each an in",

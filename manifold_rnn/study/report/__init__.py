@@ -1,52 +1,58 @@
 """The report of a study: tables, pictures and a page, each file written at once."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib import rc_context
+import yaml  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
-from rich.console import Console
 
+from ... import __version__
 from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.record import write_json
-from ..results import Results
-from .curves import draw_curves
-from .heatmap import draw_heatmap
-from .page import page
-from .scatter import draw_eigenvalues, draw_ranges, draw_time
-from .tables import comma_separated, document, markdown, printed_table
-from .theme import STYLE, for_file
+from ..results import Results, Row, shown_duration
+from .pictures import draw
+from .tables import TEMPLATES, columns, comma_separated, document, markdown, numbers, print_table
+from .theme import svg
 
+__all__ = ["REPORT", "draw", "page", "print_table", "require_own", "write_report"]
 REPORT, RESULTS = "report.html", "results.json"
-_DRAW = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
-_DRAW["eigenvalues"] = draw_eigenvalues
 
 
 def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the pictures as SVG."""
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
-    texts |= {f"{name}.svg": for_file(figure, f"{name} of {results.study}") for name, figure in figures.items()}
+    texts |= {f"{name}.svg": svg(figure, f"{name} of {results.study}") for name, figure in figures.items()}
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     write_json(folder / RESULTS, document(results))
 
 
-def draw(results: Results) -> dict[str, Figure]:
-    """Draw all pictures for which there is something to show."""
-    with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
-        figures = {name: make(results) for name, make in _DRAW.items()}
-    return {name: figure for name, figure in figures.items() if figure is not None}
+def page(results: Results, figures: Mapping[str, Figure]) -> str:
+    """Return the report as HTML."""
+    complete = [row for row in results.rows if row.complete]
+    stated = {key: value for key, value in results.grid.plain().items() if value not in ({}, None)}
+    return TEMPLATES.get_template("page.html").render(
+        results=results,
+        columns=columns(results),
+        numbers=numbers,
+        duration=shown_duration,
+        listed=[results.titles[key] for key in results.listed],
+        near=[row.label for row in complete[1:] if _is_near(complete[0], row)],
+        pictures={name: svg(figure, name, on_page=True) for name, figure in figures.items()},
+        stated=yaml.safe_dump(stated, sort_keys=False, allow_unicode=True),
+        version=__version__,
+    )
 
 
-def print_table(results: Results, console: Console) -> None:
-    """Print the main columns of the table, the best combination in bold, and why runs failed."""
-    if results.rows:
-        console.print(printed_table(results), soft_wrap=False)
-    for row in [row for row in results.rows if row.remark]:
-        console.print(f"{row.label}: {row.remark}", style="yellow")
+def _is_near(best: Row, row: Row) -> bool:
+    """Whether two means differ by less than the deviations of both together."""
+    if best.validation_mean is None or row.validation_mean is None:
+        return False
+    return abs(best.validation_mean - row.validation_mean) <= sum(r.validation_deviation or 0.0 for r in (best, row))
 
 
 def require_own(folder: Path, study: str) -> None:

@@ -7,7 +7,7 @@ for (const button of document.querySelectorAll("th button")) {
     for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const body = head.closest("table").tBodies[0];
-    const value = (row) => row.cells[column].dataset.sort;
+    const value = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
     const order = (a, b) => {
       const [x, y] = [value(a), value(b)];
       if (x === "" || y === "") return (x === "") - (y === "");

@@ -1,53 +1,50 @@
-"""The table of a comparison as Markdown, CSV and JSON."""
+"""The table of a comparison: for a terminal, as Markdown, and in full precision as CSV and JSON."""
 
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
+from jinja2 import Environment, PackageLoader, select_autoescape
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from ... import __version__
-from ...training.values import Value, Values
+from ...training.values import Values
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
-# The heading of each column, its key in files, and what it shows; the columns of what varies come first.
-_COLUMNS: list[tuple[str, str, Callable[[Results, Row], str]]] = [
-    ("test {metric}", "test_mean", lambda results, row: results.shown_spread(row.test_mean, row.test_deviation)),
-    ("best seed", "test_best", lambda results, row: results.shown(row.test_best)),
-    (
-        "validation {metric}",
-        "validation_mean",
-        lambda results, row: results.shown_spread(row.validation_mean, row.validation_deviation),
-    ),
-    ("time per step", "seconds_per_step", lambda results, row: shown_duration(row.seconds_per_step)),
-    ("training", "seconds", lambda results, row: shown_duration(row.seconds)),
-    ("parameters", "parameters", lambda results, row: "-" if row.parameters is None else f"{row.parameters:,}"),
-    ("units", "hidden_size", lambda results, row: str(row.hidden_size or "-")),
-    ("defect", "defect", lambda results, row: "-" if row.defect is None else f"{row.defect:.0e}"),
-    ("runs", "complete", lambda results, row: f"{len(row.complete)} of {len(results.grid.seeds)}"),
-]
-
-_DETAILS = ("test_best", "validation_mean", "seconds")
+TEMPLATES = Environment(loader=PackageLoader(__package__, ""), autoescape=select_autoescape())
+_DETAILS = ("test_best", "validation_mean", "seconds")  # left out where there is little room
 
 
-def headers(results: Results) -> list[str]:
-    """Return the headings of the table's columns."""
-    return [*results.titles.values(), *(name.format(metric=results.about["metric"]) for name, _, _ in _COLUMNS)]
+class Column(NamedTuple):
+    """A column of the table: its heading, its key in files, and the text that it shows of a row."""
+
+    title: str
+    key: str
+    show: Callable[[Row], str]
 
 
-def cells(results: Results, row: Row) -> list[str]:
-    """Return the texts of a row."""
-    varying = [shown_value(row.choices.get(key)) for key in results.keys]
-    return [*varying, *(show(results, row) for _, _, show in _COLUMNS)]
-
-
-def sort_keys(results: Results, row: Row) -> list[str]:
-    """Return the values by which a reader may sort the columns, as texts."""
-    values = numbers(results, row)
-    varying = [shown_value(values[key]) for key in results.keys]
-    return [*varying, *("" if values[key] is None else str(values[key]) for _, key, _ in _COLUMNS)]
+def columns(results: Results) -> list[Column]:
+    """Return the columns of the table: those of what varies, then those of what was measured."""
+    metric, shown, spread = results.about["metric"], results.shown, results.shown_spread
+    return [
+        *(Column(title, key, partial(_shown_choice, key)) for key, title in results.titles.items()),
+        Column(f"test {metric}", "test_mean", lambda row: spread(row.test_mean, row.test_deviation)),
+        Column("best seed", "test_best", lambda row: shown(row.test_best)),
+        Column(
+            f"validation {metric}", "validation_mean", lambda row: spread(row.validation_mean, row.validation_deviation)
+        ),
+        Column("time per step", "seconds_per_step", lambda row: shown_duration(row.seconds_per_step)),
+        Column("training", "seconds", lambda row: shown_duration(row.seconds)),
+        Column("parameters", "parameters", lambda row: "-" if row.parameters is None else f"{row.parameters:,}"),
+        Column("units", "hidden_size", lambda row: str(row.hidden_size or "-")),
+        Column("defect", "defect", lambda row: "-" if row.defect is None else f"{row.defect:.0e}"),
+        Column("runs", "complete", lambda row: f"{len(row.complete)} of {len(results.grid.seeds)}"),
+    ]
 
 
 def numbers(results: Results, row: Row) -> Values:
@@ -57,32 +54,27 @@ def numbers(results: Results, row: Row) -> Values:
     return {key: row.choices.get(key) for key in results.keys} | measured | counts
 
 
-def printed_table(results: Results) -> Table:
-    """Return the main columns of the table for a terminal: the best combination in bold."""
+def print_table(results: Results, console: Console) -> None:
+    """Print the main columns of the table, the best combination in bold, and why runs failed."""
     baseline = results.about["baseline"]
     caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
     table = Table(title=results.about["task"], caption=caption, box=box.SIMPLE_HEAD)
-    varying, left_out = len(results.keys), _DETAILS if len(results.grid.seeds) > 1 else (*_DETAILS, "complete")
-    shown = [*range(varying), *(varying + k for k, (_, key, _) in enumerate(_COLUMNS) if key not in left_out)]
-    for place in shown:
-        table.add_column(headers(results)[place], justify="left" if place < varying else "right", overflow="fold")
+    left_out = _DETAILS if len(results.grid.seeds) > 1 else (*_DETAILS, "complete")
+    shown = [column for column in columns(results) if column.key not in left_out]
+    for column in shown:
+        table.add_column(column.title, justify="left" if column.key in results.keys else "right", overflow="fold")
     for row in results.rows:
-        texts, is_best = cells(results, row), row is results.rows[0] and bool(row.complete)
-        table.add_row(*(texts[place] for place in shown), style="bold" if is_best else "")
-    return table
+        is_best = row is results.rows[0] and bool(row.complete)
+        table.add_row(*(column.show(row) for column in shown), style="bold" if is_best else "")
+    if results.rows:
+        console.print(table, soft_wrap=False)
+    for row in [row for row in results.rows if row.remark]:
+        console.print(f"{row.label}: {row.remark}", style="yellow")
 
 
 def markdown(results: Results) -> str:
     """Return the table as Markdown: the best combination in bold, remarks below."""
-    head = headers(results)
-    varying = len(results.keys)
-    lines = [head, [":--"] * varying + ["--:"] * (len(head) - varying)]
-    for place, row in enumerate(results.rows):
-        texts = [cell.replace("|", "\\|") for cell in cells(results, row)]
-        lines.append([f"**{text}**" for text in texts] if place == 0 and row.complete else texts)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    remarks = "".join(f"\n- {row.label}: {row.remark}" for row in results.rows if row.remark)
-    return f"{table}\n" + (f"{remarks}\n" if remarks else "")
+    return TEMPLATES.get_template("table.md").render(results=results, columns=columns(results))
 
 
 def comma_separated(results: Results) -> str:
@@ -92,7 +84,8 @@ def comma_separated(results: Results) -> str:
     if rows:
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: _in_csv(value) for k, value in row.items()} for row in rows)
+        for row in rows:
+            writer.writerow({k: shown_value(v) if isinstance(v, (dict, list)) else v for k, v in row.items()})
     return stream.getvalue()
 
 
@@ -106,5 +99,5 @@ def document(results: Results) -> Values:
     }
 
 
-def _in_csv(value: Value) -> Value:
-    return shown_value(value) if isinstance(value, (dict, list)) else value
+def _shown_choice(key: str, row: Row) -> str:
+    return shown_value(row.choices.get(key))

@@ -47,22 +47,15 @@ def metric_axis(axes: Axes, results: Results, stage: str) -> None:
         axes.set_yscale("log")
 
 
-def for_page(figure: Figure, title: str) -> str:
-    """Return a figure as an SVG element for a page that defines the variables ink, muted, line and paper."""
-    _, start, rest = _svg(figure, title, _VARIABLES).partition("<svg")
-    return f'{start} role="img" aria-label="{escape(title)}"{rest}'
-
-
-def for_file(figure: Figure, title: str) -> str:
-    """Return a figure as an SVG file with a white ground."""
-    return _svg(figure, title, _LIGHT)
-
-
-def _svg(figure: Figure, title: str, colours: dict[str, str]) -> str:
+def svg(figure: Figure, title: str, *, on_page: bool = False) -> str:
+    """Return a figure as SVG: an element for a page that defines the variables of the ink, or a file on white."""
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # text stays text; names differ between pictures
         figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title, "Creator": "manifold-rnn"})
-    svg = stream.getvalue()
-    for stand_in, colour in colours.items():
-        svg = svg.replace(stand_in, colour)
-    return svg
+    text = stream.getvalue()
+    for stand_in, colour in (_VARIABLES if on_page else _LIGHT).items():
+        text = text.replace(stand_in, colour)
+    if not on_page:
+        return text
+    _, start, rest = text.partition("<svg")
+    return f'{start} role="img" aria-label="{escape(title)}"{rest}'
