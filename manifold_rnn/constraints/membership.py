@@ -72,6 +72,30 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
     )
 
 
+@torch.no_grad()
+def require_on_manifold(manifold: Manifold, x: Tensor, name: str, *, least: float = 0.0) -> None:
+    """Raise if a weight that an optimizer is about to move is no point, and say why that can be.
+
+    ``least`` is the smallest bound of the defect, for matrices of up to 128 columns.
+    """
+    if x.is_meta or not x.numel():
+        return
+    require_finite(x, f"the weight {name}", "Nothing was changed. Find what wrote into it, or load a checkpoint.")
+    n = manifold.width(tuple(x.shape))
+    bound = max(tolerance(x.dtype, n), least * max(1.0, n / 128)) * max(1.0, float(x.abs().max()))
+    require_near(f"the weight {name}", largest_defect(manifold, x), bound, manifold)
+
+
+def require_near(name: str, defect: float, bound: float, manifold: Manifold) -> None:
+    """Raise unless the defect of a weight is at most ``bound``."""
+    if not defect <= bound:  # NaN included
+        raise OffManifoldError(
+            f"{name[0].upper()}{name[1:]} is off its manifold: it was overwritten after constrain, or is no point of "
+            f"{manifold}.\nExpected a defect of at most {bound:.1e}, got {defect:.3g}. Nothing was changed.\n"
+            "Pass init= to constrain instead of overwriting, or write manifold.projx(weight) into it."
+        )
+
+
 def require_reached(what: object, computed: Tensor, weight: Tensor, bound: float | None = None) -> None:
     """Raise unless a constraint computes the weight that it was asked for, up to rounding or a bound."""
     if bound is None:

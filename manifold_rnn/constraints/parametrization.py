@@ -30,6 +30,8 @@ class Parametrization(nn.Module, ABC):
         Parameters that are real also where the weight is complex.
     name : str
         Of the weight in its module, in the update view.
+    gradient_hooks : mapping, optional
+        What ``register_hook`` has put on the weight before it was constrained, in the trivialized view.
     on_load : "raise" or "project"
         What `check` does with a point that is off its manifold.
     rebase_every : int or None
@@ -50,12 +52,16 @@ class Parametrization(nn.Module, ABC):
     is_diagonal: ClassVar[bool] = False
     always_real: ClassVar[tuple[str, ...]] = ()
     name: str = ""
+    gradient_hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = None
     on_load: str = "raise"
     rebase_every: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
         optimizer_hooks.track(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "gradient_hooks": None}  # as a parameter, whose hooks are not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -119,7 +125,16 @@ class Parametrization(nn.Module, ABC):
         """React to an optimizer step that trained the watched parameter; bases move here."""
 
     def refresh(self) -> None:
-        """Repair what a load or a move has taken from the module's parameter; called before each forward."""
+        """Repair what a load or a move has taken from the module's parameter; called after a load and before a step."""
+
+    def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
+        """Take the module's parameters from another table than before."""
+
+    def before_forward(self) -> None:
+        """Raise if something has taken the weight from its module; called before each forward."""
+
+    def require_point(self) -> None:
+        """Raise if the weight has been overwritten by something that is not in the set; called where one may have."""
 
     # --- loading and conversion ---
 
@@ -169,6 +184,20 @@ def _nearest(module: nn.Module, path: str) -> Iterator[tuple[str, Parametrizatio
             yield path + name, child
         else:
             yield from _nearest(child, f"{path}{name}.")
+
+
+def with_hooks(entry: Parametrization, weight: Tensor) -> Tensor:
+    """Put the hooks of a weight on what was computed for it."""
+    if (hooks := entry.gradient_hooks) and weight.requires_grad:
+
+        def call(gradient: Tensor) -> Tensor:
+            for hook in hooks.values():
+                changed = hook(gradient)
+                gradient = gradient if changed is None else changed
+            return gradient
+
+        weight.register_hook(call)
+    return weight
 
 
 def real_numbers(p: Tensor) -> int:

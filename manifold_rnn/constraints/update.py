@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import geoopt
 import torch
 from torch import Tensor, nn
+from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
 from .._torch import drop_hook
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..retractions import Retraction, get
 from . import optimizer_hooks
-from .membership import measured_defect, require_member
+from .membership import measured_defect, require_member, require_on_manifold
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
+
+
+class Point(geoopt.ManifoldParameter):  # type: ignore[misc]
+    """The weight of the update view: a parameter with a manifold, which a file holds as a plain parameter.
+
+    Then ``torch.load`` reads the file with its safe default, and a process without this package reads it too. A module
+    marks its weights again when it is loaded.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert isinstance(layer.weight, mr.constraints.update.Point)
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return nn.Parameter(self.data, self.requires_grad).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Point:
+        if id(self) not in memo:
+            copied: Any = nn.Parameter(self.data.clone(memory_format=torch.preserve_format), self.requires_grad)
+            memo[id(self)] = copied
+            copied.__class__, copied.manifold = Point, copy.deepcopy(self.manifold, memo)
+        point: Point = memo[id(self)]
+        return point
 
 
 class Update(Parametrization):
@@ -38,11 +65,21 @@ class Update(Parametrization):
     """
 
     is_stored_by_module = True
+    _table: dict[str, nn.Parameter | None]
 
     def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
         super().__init__()
-        self._table = module._parameters
+        self.look_into(module._parameters)
+        self._replaced = False  # by a conversion of the module, which makes a new parameter
         self.name, self.manifold, self.on_load = name, manifold, on_load
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.watched is not None:
+            self.refresh()
+
+    def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
+        self._table = table
 
     def extra_repr(self) -> str:
         return 'view="update"'
@@ -94,33 +131,62 @@ class Update(Parametrization):
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
         self.refresh()
-        point: geoopt.ManifoldParameter = self._weight
+        point: Any = self._weight
         point.manifold = self.manifold
 
     def refresh(self) -> None:
-        """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        point: geoopt.ManifoldParameter = self._weight
-        kind = type(point)
-        if kind is geoopt.ManifoldParameter:
-            return
-        if kind is nn.Parameter:  # a wider test would catch the stand-ins of torch.export
-            point.__class__ = geoopt.ManifoldParameter
+        """Give the parameter its class and manifold where it is new, as after a move from meta."""
+        point: Any = self._weight
+        if type(point) in (nn.Parameter, geoopt.ManifoldParameter):  # not the stand-ins of torch.export
+            point.__class__ = Point
             point.manifold = self.manifold
             optimizer_hooks.forget()
-        else:
+        elif type(point) is not Point:
             refuse_sharded(point, self.name)
+
+    def before_forward(self) -> None:
+        """Say what has taken the weight; mark it where a conversion of the module has replaced it.
+
+        Any other new parameter is marked when an optimizer steps, if it is still there then: one that
+        `torch.func.functional_call` lends to the module for one forward is somebody else's, and stays so.
+        """
+        kind, replaced = type(self._table.get(self.name)), self._replaced
+        if replaced:
+            self._replaced = False
+        if kind is Point:
+            return
+        if kind is not nn.Parameter:
+            refuse_sharded(self._weight, self.name)
+        elif replaced:
+            self.refresh()
+        else:
+            optimizer_hooks.forget()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Called before the module converts the weight."""
+        super()._apply(fn, recurse)
+        weight = self._weight
+        self._replaced |= get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
+        self._replaced |= fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).is_meta != weight.is_meta
+        return self
+
+    def require_point(self) -> None:
+        """Raise if the weight has been overwritten by something that is not on the manifold."""
+        require_on_manifold(self.manifold, self._weight, repr(self.name))
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         project = self.on_load == "project"
-        return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in loaded.items()}
+        # a parameter of somebody else's that is assigned would become a point: its values are enough
+        plain = {k: v.detach() if isinstance(v, nn.Parameter) else v for k, v in loaded.items()}
+        return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in plain.items()}
 
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
     """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
     with torch.no_grad():
         entry().copy_(start)
-    if _refresh not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_refresh, prepend=True)
+    if _before_forward not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_before_forward, prepend=True)
         module.register_load_state_dict_post_hook(_refresh)
     register(module, entry.name, entry)
     entry.mark()
@@ -136,7 +202,7 @@ def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     optimizer_hooks.forget()
     unregister(module, name)
     if not any(other.is_stored_by_module for other in entries(module).values()):
-        drop_hook(module._forward_pre_hooks, _refresh)
+        drop_hook(module._forward_pre_hooks, _before_forward)
         drop_hook(module._load_state_dict_post_hooks, _refresh)
 
 
@@ -151,6 +217,11 @@ def refuse_sharded(parameter: Tensor | None, name: str) -> None:
 
 
 def _refresh(module: nn.Module, *_: object) -> None:
+    for entry in entries(module).values():
+        entry.refresh()
+
+
+def _before_forward(module: nn.Module, *_: object) -> None:
     if not torch.compiler.is_compiling():
         for entry in entries(module).values():
-            entry.refresh()
+            entry.before_forward()

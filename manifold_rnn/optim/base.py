@@ -16,12 +16,19 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from .._options import full_signature, require_known
-from ..errors import NonFiniteError, OptionError, UnsupportedError
+from ..constraints.membership import require_on_manifold
+from ..constraints.optimizer_hooks import renew
+from ..errors import ManifoldError, NonFiniteError, OptionError, UnsupportedError
 from ..linalg import fixed_iterations
 from ..linalg.precision import may_read_device
-from ..manifolds import manifold_of
+from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, require_fixed_work
 from .options import DEFAULTS, RetractionOptions
+
+
+_LOOK_EVERY = 100  # steps between two looks at the numbers of weights that nothing seems to have touched
+_REPAIRED = 5e-2  # the defect that two corrections of rounding drift bring down to rounding in single precision
+_TOLERATED = 1e-3  # without corrections, that of a weight which single precision has rounded
 
 
 class RiemannianOptimizer(Optimizer):
@@ -111,9 +118,13 @@ class RiemannianOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        renew(group["params"])
         try:
             self.validate(group)
-        except OptionError:
+            for p in group["params"] if group["capturable"] else ():  # its steps do not look
+                if (manifold := manifold_of(p)) is not None:
+                    self.require_point(p, manifold, group, self._name_of(p))
+        except ManifoldError:
             self.param_groups.pop()
             raise
         if group["weight_decay"] and any(manifold_of(p) is not None for p in group["params"]):
@@ -149,14 +160,25 @@ class RiemannianOptimizer(Optimizer):
         ------
         NonFiniteError
             If a gradient has NaN or infinity and ``on_nonfinite="raise"``; nothing has been changed then.
+        OffManifoldError
+            If a weight was overwritten by something that is not on its manifold; nothing has been changed.
+        OptimizerError
+            If moments were gathered before `constrain` or `release`; nothing has been changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
-        ]
+        try:
+            work = [
+                (group, batch)
+                for group, batches in self._grouped()
+                for batch in batches.of(group["params"], self.state)
+            ]
+            self._require_points(work)
+        except ManifoldError:
+            self._forget_empty_states()
+            raise
         gradients = [batch.gradient() for _, batch in work]
         capturable = any(group["capturable"] for group in self.param_groups)
         with fixed_iterations() if capturable else contextlib.nullcontext():
@@ -186,11 +208,39 @@ class RiemannianOptimizer(Optimizer):
         y = self.advance(batch, x, g, steps, group)
         if finite is None:
             batch.write(y)
+            batch.remember()
             return
         batch.write(torch.where(finite, y, x))
         for s, old in zip(batch.states, before, strict=True):
             for k, v in s.items():
                 v.copy_(torch.where(finite, v, old.get(k, batch.starts.get(k, 0.0))))
+
+    def _require_points(self, work: list[tuple[dict[str, Any], Batch]]) -> None:
+        """Raise if a weight is off its manifold. Numbers are looked at only where another than this has written."""
+        for group, batch in work:
+            if batch.manifold is None or group["capturable"] or torch.compiler.is_compiling():
+                continue
+            if batch.is_untouched() and not self._is_due(batch, group):
+                continue
+            for p in batch.params:
+                self.require_point(p, batch.manifold, group, self._name_of(p))
+
+    def _is_due(self, batch: Batch, group: dict[str, Any]) -> bool:
+        """Whether to look all the same: writing through ``.data`` leaves no trace."""
+        steps = batch.states[0].get("step", 0)
+        return not isinstance(steps, Tensor) and steps % _LOOK_EVERY == 0 and _repairs(batch.manifold, group)
+
+    def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
+        """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""
+        least = _REPAIRED if _repairs(manifold, group) else _TOLERATED
+        require_on_manifold(manifold, p, name, least=least)
+
+    def _name_of(self, p: Tensor) -> str:
+        for i, group in enumerate(self.param_groups):
+            for j, q in enumerate(group["params"]):
+                if q is p:
+                    return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
+        return ""
 
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to from ``x``, given the gradient of the loss."""
@@ -209,15 +259,16 @@ class RiemannianOptimizer(Optimizer):
         return batch.manifold.polish(y) if due else y
 
     def _refuse_or_skip(self) -> None:
-        for i, group in enumerate(self.param_groups):
-            for j, p in enumerate(group["params"]):
+        for group in self.param_groups:
+            for p in group["params"]:
                 if p.grad is None or bool(p.grad.isfinite().all()) or group["on_nonfinite"] == "skip":
                     continue
-                name = group["param_names"][j] if "param_names" in group else f"number {j} of group {i}"
+                if (manifold := manifold_of(p)) is not None:
+                    self.require_point(p, manifold, group, self._name_of(p))  # which may be the cause
                 raise NonFiniteError(
                     f"A step needs finite gradients; nothing has been changed.\n"
                     f"Got {int((~p.grad.isfinite()).sum())} of {p.numel()} entries NaN or infinite in parameter "
-                    f"{name}, shape {tuple(p.shape)}.\n"
+                    f"{self._name_of(p)}, shape {tuple(p.shape)}.\n"
                     "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
                 )
         self._skipped = self._skipped + 1
@@ -230,6 +281,16 @@ class RiemannianOptimizer(Optimizer):
         if not isinstance(self._skipped, Tensor):
             self._skipped = torch.full((), self._skipped, dtype=torch.long, device=finite.device)
         self._skipped.add_(~finite)
+
+
+def _repairs(manifold: Manifold | None, group: dict[str, Any]) -> bool:
+    """Whether steps bring a weight that is slightly off its manifold back to it."""
+    if manifold is None:
+        return False
+    if manifold.retraction is not None and manifold.retraction.self_correcting:
+        return True
+    every = group.get("polish_every")
+    return bool(manifold.polish_every if every is None else every)
 
 
 def _surely_finite(gradients: list[Tensor]) -> bool:

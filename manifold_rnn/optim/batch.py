@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from .._torch import copy_each
+from ..constraints.optimizer_hooks import renew
 from ..errors import UnsupportedError
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
+from .preconditions import require_own_state
 
 State = dict[str, Any]
+_version = operator.attrgetter("_version")
 
 
 @dataclass
@@ -31,6 +34,18 @@ class Batch:
     stacks: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
+    marks: list[int] | None = None
+
+    def is_untouched(self) -> bool:
+        """Whether the parameters are what the last step has written, without a look at their numbers."""
+        return self.marks == self._marks()
+
+    def remember(self) -> None:
+        """Take the parameters as they are for points."""
+        self.marks = self._marks()
+
+    def _marks(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self.params), *map(_version, self.params)]
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
@@ -110,14 +125,30 @@ class Batches:
     def __init__(self) -> None:
         self._seen: list[tuple[int, int, int]] = []
         self._batches: list[Batch] = []
+        self._frames: dict[int, Hashable] = {}  # in which coordinates the state of each parameter is
 
     def of(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
         """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps."""
         live = [p for p in params if p.grad is not None]
         seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
         if seen != self._seen:
+            renew(live)
+            frames = {id(p): _frame(p) for p in live}
+            for p in live:
+                require_own_state(p, manifold_of(p), state[p], self._frames.get(id(p), frames[id(p)]) == frames[id(p)])
+            self._frames |= frames
+            seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
             self._batches, self._seen = _sorted(live, state), seen
         return self._batches
+
+
+def _frame(p: Tensor) -> Hashable:
+    """What coordinates of tangent vectors at a parameter depend on; a retraction is no part of it."""
+    manifold = manifold_of(p)
+    if manifold is None:
+        return None
+    frame: Hashable = (manifold.name, manifold.layout, manifold.coordinate_shape(tuple(p.shape), p.dtype))
+    return frame
 
 
 def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
