@@ -105,6 +105,8 @@ class AssembledParametrization(Parametrization):
         Of the weight.
     """
 
+    takes_complex32 = True
+
     def __init__(self, layout: Layout, parts: Sequence[Parametrization], shape: tuple[int, ...]) -> None:
         super().__init__()
         self.layout, self.shape = layout, shape
@@ -167,6 +169,8 @@ class FreePart(Parametrization):
     value : Tensor
         The start.
     """
+
+    takes_complex32 = True
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError, UnsupportedError
+from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
@@ -26,8 +27,8 @@ class Parametrization(nn.Module, ABC):
         Whether the weight is the module's own parameter (update view), not computed from parameters here.
     is_diagonal : bool
         Whether the weight is always diagonal, so that a scan may run in parallel over time.
-    always_real : tuple of str
-        Parameters that are real also where the weight is complex.
+    takes_complex32 : bool
+        Whether the weight can be computed in complex32, for which torch has few functions.
     name : str
         Of the weight in its module, in the update view.
     gradient_hooks : mapping, optional
@@ -50,7 +51,7 @@ class Parametrization(nn.Module, ABC):
 
     is_stored_by_module: ClassVar[bool] = False
     is_diagonal: ClassVar[bool] = False
-    always_real: ClassVar[tuple[str, ...]] = ()
+    takes_complex32: ClassVar[bool] = False
     name: str = ""
     gradient_hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = None
     on_load: str = "raise"
@@ -162,12 +163,37 @@ class Parametrization(nn.Module, ABC):
             checked |= {prefix + k: value for k, value in part.check(own, path + prefix).items()}
         return checked
 
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """The dtype of the dense weight."""
+        with torch.no_grad():
+            weight: Tensor = self()
+        return weight.dtype
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name in self.always_real:
-            if (p := self._parameters.get(name)) is not None and p.is_complex():  # .to(complex128) means the weight
-                p.data, p.grad = p.detach().real.clone(), None
-        return self
+        """Convert as a dense weight would be: its real parameters and complex buffers follow it together."""
+        before = self.weight_dtype
+        after = fn(torch.empty(0, dtype=before)).dtype
+        if after.is_complex != before.is_complex:
+            raise DtypeError(
+                f"A weight under a constraint stays {'complex' if before.is_complex else 'real'}: another kind of "
+                f"number makes another set.\nExpected a conversion of {before} to the like, got one to {after}. "
+                "This weight was not changed.\nRelease it, convert the module, and constrain it anew."
+            )
+
+        if after == torch.complex32 and not self.takes_complex32:
+            raise DtypeError(
+                f"{type(self).__name__} computes its weight by functions that torch does not have for complex32.\n"
+                "Expected complex64 or complex128, got complex32. This weight was not changed.\n"
+                "Keep complex64 and use autocast."
+            )
+
+        def follow(x: Tensor) -> Tensor:
+            y = fn(x)
+            dtype = after if x.is_complex() else after.to_real()
+            return y if y.dtype == dtype or not (x.is_complex() or x.is_floating_point()) else x.to(y.device, dtype)
+
+        return super()._apply(follow, recurse)
 
     def extra_repr(self) -> str:
         """Say which view this is."""

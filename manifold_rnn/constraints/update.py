@@ -65,6 +65,7 @@ class Update(Parametrization):
     """
 
     is_stored_by_module = True
+    takes_complex32 = True
     _table: dict[str, nn.Parameter | None]
 
     def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
@@ -109,6 +110,10 @@ class Update(Parametrization):
         """Make ``weight``, a point on the manifold, the value of the parameter."""
         require_shape(self._weight, weight)
         self._weight.copy_(require_member(self.manifold, weight, self._weight, "the assigned weight"))
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self._weight.dtype
 
     def defect(self) -> Tensor:
         return measured_defect(self.manifold, self._weight)

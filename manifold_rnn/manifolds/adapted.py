@@ -1,5 +1,6 @@
 """How a geoopt manifold gets the methods of this package, and which manifold a parameter carries."""
 
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -34,12 +35,23 @@ class Adapted(Manifold):
         self.manifold = manifold
         self.name, self.ndim, self.reversible = manifold.name, manifold.ndim, manifold.reversible
 
+    @property
+    def __scaling__(self) -> dict[str, Any]:
+        """How `geoopt.Scaled` scales each method: as those of the wrapped manifold."""
+        own = vars(Adapted)
+        return {name: info for name, info in self.manifold.__scaling__.items() if name in own}
+
     def key(self) -> Hashable:
         return id(self.manifold)
 
+    @property
+    def _wraps_ours(self) -> bool:
+        """Whether a manifold of this package is inside, as in geoopt's products: ours write into nothing."""
+        return any(isinstance(part, Manifold) for part in self.manifold.modules())
+
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         retr = self.retr
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not self._wraps_ours:
             retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
         y: Tensor = retr(x, self.from_coordinates(x, c))
         return y
@@ -58,6 +70,8 @@ def _delegate(name: str) -> Callable[..., Any]:
         return getattr(self.manifold, name)(*args, **kwargs)
 
     method.__name__ = name
+    if (original := getattr(geoopt.Manifold, name, None)) is not None:
+        method.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # geoopt.Scaled reads it
     return method
 
 

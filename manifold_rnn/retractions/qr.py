@@ -31,6 +31,7 @@ class QR(Retraction):
     """
 
     name: ClassVar[str] = "qr"
+    reversible = False
     self_correcting: ClassVar[bool] = True
     orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
 

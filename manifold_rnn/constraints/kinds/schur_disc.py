@@ -144,7 +144,6 @@ class SchurDiscParametrization(Parametrization):
         ``T``, row by row.
     """
 
-    always_real = ("eigenvalues",)
     places: Tensor
 
     def __init__(self, constraint: SchurDisc, like: Tensor) -> None:
