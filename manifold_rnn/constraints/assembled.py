@@ -136,6 +136,12 @@ class AssembledParametrization(Parametrization):
             part.assign(value)
 
     @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Give each part what is nearest to its share of ``weight``."""
+        for part, value in zip(self.parts().values(), self.layout.split(weight), strict=True):
+            part.assign_nearest(value.contiguous())
+
+    @torch.no_grad()
     def defect(self) -> Tensor | None:
         """The largest of the parts that have one."""
         defects = [d for d in (part.defect() for part in self.parts().values()) if d is not None]

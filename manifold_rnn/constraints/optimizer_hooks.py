@@ -15,8 +15,10 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
 
 from .._torch import uncompiled
 from ..errors import OptimizerError
@@ -32,6 +34,7 @@ class Watched(Protocol):
     name: str
     is_stored_by_module: ClassVar[bool]
     rebase_every: int | None
+    lineage: int
 
     @property
     def watched(self) -> nn.Parameter | None: ...
@@ -89,6 +92,22 @@ def forget() -> None:
 def _install() -> None:
     register_optimizer_step_pre_hook(_before_step)
     register_optimizer_step_post_hook(_after_step)
+    register_module_module_registration_hook(_note_average)
+
+
+_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models whose coordinates torch will average
+
+
+def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
+    if isinstance(module, AveragedModel) and child is not None:
+        if not any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
+            _averaged.add(child)
+            forget()
+
+
+def _is_averaged(entry: Watched) -> bool:
+    copies = (part for model in list(_averaged) for part in model.modules())
+    return any(vars(part).get("lineage") == entry.lineage for part in copies)
 
 
 class _Verdict:
@@ -191,6 +210,12 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
             return (
                 f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
                 f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
+            )
+        if entry.rebase_every and _is_averaged(entry):
+            return (
+                "An AveragedModel of torch averages coordinates that belong to different bases, which is no average of "
+                "weights.\nExpected rebase_every=None, or manifold_rnn.optim.average(model, decay=...), which averages "
+                "the weights and projects them."
             )
         if remembers and entry.rebase_every:
             return (

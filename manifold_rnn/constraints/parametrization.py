@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -13,6 +14,9 @@ from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
+
+
+_lineages = itertools.count()
 
 
 class Parametrization(nn.Module, ABC):
@@ -59,6 +63,7 @@ class Parametrization(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        self.lineage = next(_lineages)  # which copies share
         optimizer_hooks.track(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,6 +85,10 @@ class Parametrization(nn.Module, ABC):
             f"{type(self).__name__} cannot be solved for its parameters.\n"
             "Expected a constraint with an inverse.\nConstrain the weight again with init=."
         )
+
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Make the weight of the set that is nearest to ``weight``, or near it, the value of ``forward()``."""
+        self.assign(weight)
 
     def defect(self) -> Tensor | None:
         """Return the largest distance of a matrix of the weight from its set, in double precision.

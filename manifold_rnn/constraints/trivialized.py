@@ -143,6 +143,10 @@ class Trivialization(Parametrization):
         self.coordinates.zero_()
 
     @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        self.assign(projected(self.manifold, weight))
+
+    @torch.no_grad()
     def defect(self) -> Tensor:
         return measured_defect(self.manifold, self())
 

@@ -16,7 +16,7 @@ from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..retractions import Retraction, get
 from . import optimizer_hooks
-from .membership import measured_defect, require_member, require_on_manifold
+from .membership import measured_defect, projected, require_member, require_on_manifold
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
 
@@ -110,6 +110,10 @@ class Update(Parametrization):
         """Make ``weight``, a point on the manifold, the value of the parameter."""
         require_shape(self._weight, weight)
         self._weight.copy_(require_member(self.manifold, weight, self._weight, "the assigned weight"))
+
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        self._weight.copy_(projected(self.manifold, weight))
 
     @property
     def weight_dtype(self) -> torch.dtype:

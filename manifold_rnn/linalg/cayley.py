@@ -10,6 +10,7 @@ from torch.autograd.function import FunctionCtx
 from .checks import require_matrix
 from .defect import shift_diagonal
 from .precision import (
+    applied,
     full_precision,
     largest_norm,
     may_read_device,
@@ -122,7 +123,7 @@ class _Cayley(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[Tensor, int]:
-        W: Tensor = _Cayley.apply(A.movedim(in_dims[0], 0))
+        W: Tensor = applied(_Cayley, A.movedim(in_dims[0], 0))
         return W, 0
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
-from .precision import may_read_device
+from .precision import applied, may_read_device
 
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
 
@@ -66,7 +66,7 @@ def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
     """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
     if may_read_device() and not x.is_meta:
-        _OnNumbers.apply(x, check)
+        applied(_OnNumbers, x, check)
 
 
 class _OnNumbers(torch.autograd.Function):
@@ -87,4 +87,4 @@ class _OnNumbers(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, check: Callable[[Tensor], None]) -> tuple[Tensor, None]:
-        return _OnNumbers.apply(x.movedim(in_dims[0], 0), check), None
+        return applied(_OnNumbers, x.movedim(in_dims[0], 0), check), None

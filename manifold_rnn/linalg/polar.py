@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .checks import require_matrix
 from .defect import minus_identity
-from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
-from .product import multiply, multiply_add
+from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
+from .product import multiply, multiply_add, solve
 from .skew import skew
 
 _FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000, NaN beyond
@@ -61,7 +61,7 @@ def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
 
     Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
     """
-    result: Tensor = _Polar.apply(x, W.detach())[0]
+    result: Tensor = applied(_Polar, x, W.detach())[0]
     return result
 
 
@@ -123,18 +123,18 @@ class _Polar(torch.autograd.Function):
             if x.shape[-2] == x.shape[-1]:
                 return inside, None
             outside = g - W @ (W.mH @ g)
-            return inside + torch.linalg.solve(H, outside, left=False), None
+            return inside + solve(H, outside, left=False), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, known: Tensor | None) -> Any:
         known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
-        result = _Polar.apply(x.movedim(in_dims[0], 0), known)
+        result = applied(_Polar, x.movedim(in_dims[0], 0), known)
         return result, tuple(None if part is None else 0 for part in result)
 
 
 def lyapunov(H: Tensor, C: Tensor, eigen: _Eigen | None = None) -> Tensor:
     r"""Solve :math:`HS + SH = C`, ``H`` positive definite, differentiable also where its eigenvalues meet."""
-    S: Tensor = _Lyapunov.apply(H, C, *(eigen or torch.linalg.eigh(H.detach())))
+    S: Tensor = applied(_Lyapunov, H, C, *(eigen or torch.linalg.eigh(H.detach())))
     return S
 
 

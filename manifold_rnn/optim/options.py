@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from ..errors import OptionError
+
 OnNonFinite = Literal["raise", "skip"]
 
 
@@ -19,6 +21,14 @@ class RetractionOptions(StepOptions, total=False):
     """Those of an optimizer that retracts to the manifold at every step."""
 
     polish_every: int | None
+
+
+def bad_decay(decay: object) -> OptionError:
+    """A decay of a moving average that is none."""
+    return OptionError(
+        f"decay is the share of the old average.\nExpected None or a number from 0 up to below 1, got {decay!r}.\n"
+        "Use e.g. decay=0.999."
+    )
 
 
 DEFAULTS: RetractionOptions = {"maximize": False, "on_nonfinite": "raise", "capturable": False, "polish_every": None}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_qr
-from ..linalg.product import multiply_add
+from ..linalg.product import multiply_add, solve
 from ..linalg.qr import near_factor
 from ..linalg.skew import skew
 from .base import Retraction
@@ -50,4 +50,4 @@ class QR(Retraction):
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y
         sum_ = inverse_qr(xy) + torch.eye(xy.shape[-1], dtype=xy.dtype, device=xy.device)  # x^H (x + u) = x^H y R
-        return y @ torch.linalg.solve_ex(xy, sum_).result - x
+        return y @ solve(xy, sum_) - x

@@ -184,6 +184,11 @@ class SchurDiscParametrization(Parametrization):
         self.load_state_dict(solved.state_dict())
 
     @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Take the factors of ``weight``, scaled into the disc."""
+        self.assign(UnitDisc(self.constraint.radius).projx(weight))
+
+    @torch.no_grad()
     def defect(self) -> Tensor:
         """How far the largest modulus is out of the disc, relative to the radius."""
         return measured_defect(UnitDisc(self.constraint.radius), self())
