@@ -47,6 +47,7 @@ _dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
 _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
+_lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
 
 
@@ -141,6 +142,19 @@ def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     if torch.compiler.is_compiling() or _transforms_active():
         return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def sees_every_step() -> bool:
+    """Whether somebody looks at every operation now: the compiler, a transform, a trace or forward mode."""
+    return torch.compiler.is_compiling() or is_transformed() or is_traced() or is_forward_mode()
+
+
+def writable(x: Tensor) -> Tensor:
+    """A tensor with the same values that may be written into; its memory is copied when that happens."""
+    if _lazy_clone is None or x.is_complex() or has_dispatch_mode():
+        return x.clone()
+    copied: Tensor = _lazy_clone(x)
+    return copied
 
 
 def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
