@@ -99,10 +99,10 @@ def _stripped(x: Tensor, level: int) -> Tensor:
 
 def is_symbolic() -> bool:
     """Whether operations are written down for other numbers: by `torch.jit.trace`, `make_fx` or fake tensors."""
+    if not _dispatch_modes():
+        return _tracing_state() is not None
     if is_traced():
         return True
-    if not _dispatch_modes():
-        return False
     if _dispatch_mode is None or _proxy_mode is None:
         return True
     return _dispatch_mode(_proxy_mode) is not None or _dispatch_mode(_fake_mode) is not None

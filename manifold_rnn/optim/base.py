@@ -220,15 +220,12 @@ class RiemannianOptimizer(Optimizer):
         for group, batch in work:
             if batch.manifold is None or group["capturable"] or torch.compiler.is_compiling():
                 continue
-            if batch.is_untouched() and not self._is_due(batch, group):
+            if batch.is_untouched() and (batch.looked % _LOOK_EVERY or not _repairs(batch.manifold, group)):
+                batch.looked += 1  # writing through `.data` leaves no trace, so now and then there is a look
                 continue
+            batch.looked = 1
             for p in batch.params:
                 self.require_point(p, batch.manifold, group, self._name_of(p))
-
-    def _is_due(self, batch: Batch, group: dict[str, Any]) -> bool:
-        """Whether to look all the same: writing through ``.data`` leaves no trace."""
-        steps = batch.states[0].get("step", 0)
-        return not isinstance(steps, Tensor) and steps % _LOOK_EVERY == 0 and _repairs(batch.manifold, group)
 
     def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
         """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""

@@ -35,6 +35,7 @@ class Batch:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
     marks: list[int] | None = None
+    looked: int = 0  # steps since somebody looked at the numbers
 
     def is_untouched(self) -> bool:
         """Whether the parameters are what the last step has written, without a look at their numbers."""
