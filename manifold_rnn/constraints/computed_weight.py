@@ -105,6 +105,8 @@ def _weight(name: str) -> property:
         return evaluate(entry_of(module, name))
 
     def write(module: nn.Module, weight: Tensor) -> None:
+        if not isinstance(weight, Tensor):
+            del module._parameters[name]  # which says why it cannot be
         entry_of(module, name).assign(weight)
 
     def delete(module: nn.Module) -> None:

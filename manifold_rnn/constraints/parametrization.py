@@ -15,7 +15,6 @@ from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
 
-
 _lineages = itertools.count()
 
 
@@ -57,7 +56,7 @@ class Parametrization(nn.Module, ABC):
     is_diagonal: ClassVar[bool] = False
     takes_complex32: ClassVar[bool] = False
     name: str = ""
-    gradient_hooks: Mapping[int, Callable[[Tensor], Tensor | None]] | None = None
+    gradient_hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
     on_load: str = "raise"
     rebase_every: int | None = None
 

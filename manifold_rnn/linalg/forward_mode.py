@@ -37,7 +37,12 @@ def with_forward_mode(function: type[torch.autograd.Function]) -> type[torch.aut
         results = function.forward(*args)  # views among them would be views of tangents too
         return tuple(map(_cloned, results)) if isinstance(results, tuple) else _cloned(results)
 
-    body = {"forward": staticmethod(forward), "setup_context": staticmethod(setup_context), "jvp": staticmethod(jvp), "__module__": function.__module__}
+    body = {
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(setup_context),
+        "jvp": staticmethod(jvp),
+        "__module__": function.__module__,
+    }
     return type(function.__name__, (function,), body)
 
 
@@ -60,7 +65,7 @@ def _pushed(function: type[torch.autograd.Function], ctx: Any, tangents: tuple[A
         effective.extend(i for i in moving if pulled[i] is not None)
         return tuple(pulled[i] for i in effective)
 
-    _, transpose = torch.func.vjp(adjoint, *(z for z in zeros if z is not None))
+    transpose = torch.func.vjp(adjoint, *(z for z in zeros if z is not None))[1]
     pushed: Iterator[Tensor] = iter(transpose(tuple(tangents[i] for i in effective)))
     return tuple(None if z is None else next(pushed) for z in zeros)
 

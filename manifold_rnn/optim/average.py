@@ -46,7 +46,7 @@ class ConstrainedAverage(AveragedModel):
         return dict(parametrizations(self.module))
 
     def _mean(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        weight = 1 / (count + 1) if self.decay is None else 1 - self.decay
+        weight = 1 / (int(count) + 1) if self.decay is None else 1 - self.decay
         return average + (value - average) * weight
 
     @torch.no_grad()

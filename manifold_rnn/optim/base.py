@@ -25,7 +25,6 @@ from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, require_fixed_work
 from .options import DEFAULTS, RetractionOptions
 
-
 _LOOK_EVERY = 100  # steps between two looks at the numbers of weights that nothing seems to have touched
 _REPAIRED = 5e-2  # the defect that two corrections of rounding drift bring down to rounding in single precision
 _TOLERATED = 1e-3  # without corrections, that of a weight which single precision has rounded
