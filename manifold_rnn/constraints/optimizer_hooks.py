@@ -99,10 +99,11 @@ _averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models wh
 
 
 def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
-    if isinstance(module, AveragedModel) and child is not None:
-        if not any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
-            _averaged.add(child)
-            forget()
+    if child is None or not isinstance(module, AveragedModel):
+        return
+    if not any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
+        _averaged.add(child)
+        forget()
 
 
 def _is_averaged(entry: Watched) -> bool:

@@ -1,8 +1,8 @@
-"""Forward-mode derivatives of the functions that have an adjoint of their own: the transpose of that adjoint.
+r"""Forward-mode derivatives of the functions that have an adjoint of their own: the transpose of that adjoint.
 
 An adjoint is linear in the gradient that it gets, so its own adjoint is the derivative that forward mode asks for:
 
-.. math:: J t = \\bigl(v \\mapsto J^* v\\bigr)^* t.
+.. math:: J t = \bigl(v \mapsto J^* v\bigr)^* t.
 """
 
 import functools

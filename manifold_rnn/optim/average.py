@@ -80,7 +80,8 @@ class ConstrainedAverage(AveragedModel):
 def average(model: nn.Module, decay: float | None = None, *, use_buffers: bool = False) -> ConstrainedAverage:
     r"""Average the weights of a model over training, constrained ones on their sets.
 
-    .. math:: \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W),
+    .. math::
+        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W),
 
     with the dense weights ``W``. Coordinates are never averaged: they mean another weight after each move of the base.
     Free parameters are averaged as by torch.
