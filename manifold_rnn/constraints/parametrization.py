@@ -65,7 +65,7 @@ class Parametrization(nn.Module, ABC):
         self.lineage = next(_lineages)  # which copies share
         optimizer_hooks.track(self)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "gradient_hooks": None}  # as a parameter, whose hooks are not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:

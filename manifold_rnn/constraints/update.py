@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Self
 
 import geoopt
 import torch
@@ -14,35 +13,12 @@ from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap
 from .._torch import drop_hook
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
+from ..manifolds.adapted import Point
 from ..retractions import Retraction, get
 from . import optimizer_hooks
 from .membership import measured_defect, projected, require_member, require_on_manifold
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
-
-
-class Point(geoopt.ManifoldParameter):  # type: ignore[misc]
-    """The weight of the update view: a parameter with a manifold, which a file holds as a plain parameter.
-
-    Then ``torch.load`` reads the file with its safe default, and a process without this package reads it too. A module
-    marks its weights again when it is loaded.
-
-    Examples
-    --------
-    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
-    >>> assert isinstance(layer.weight, mr.constraints.update.Point)
-    """
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return nn.Parameter(self.data, self.requires_grad).__reduce_ex__(protocol)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Point:
-        if id(self) not in memo:
-            copied: Any = nn.Parameter(self.data.clone(memory_format=torch.preserve_format), self.requires_grad)
-            memo[id(self)] = copied
-            copied.__class__, copied.manifold = Point, copy.deepcopy(self.manifold, memo)
-        point: Point = memo[id(self)]
-        return point
 
 
 class Update(Parametrization):
@@ -74,7 +50,7 @@ class Update(Parametrization):
         self._replaced = False  # by a conversion of the module, which makes a new parameter
         self.name, self.manifold, self.on_load = name, manifold, on_load
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         if self.watched is not None:
             self.refresh()
@@ -140,12 +116,12 @@ class Update(Parametrization):
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
         self.refresh()
-        point: Any = self._weight
+        point: geoopt.ManifoldParameter = self._weight
         point.manifold = self.manifold
 
     def refresh(self) -> None:
         """Give the parameter its class and manifold where it is new, as after a move from meta."""
-        point: Any = self._weight
+        point: geoopt.ManifoldParameter = self._weight
         if type(point) in (nn.Parameter, geoopt.ManifoldParameter):  # not the stand-ins of torch.export
             point.__class__ = Point
             point.manifold = self.manifold
@@ -156,7 +132,7 @@ class Update(Parametrization):
     def before_forward(self) -> None:
         """Say what has taken the weight; mark it where a conversion of the module has replaced it.
 
-        Any other new parameter is marked when an optimizer steps, if it is still there then: one that
+        A new parameter otherwise is marked when an optimizer steps, if it is still there then: one that
         `torch.func.functional_call` lends to the module for one forward is somebody else's, and stays so.
         """
         kind, replaced = type(self._table.get(self.name)), self._replaced
