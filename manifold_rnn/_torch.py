@@ -3,6 +3,7 @@
 Checked with torch 2.6 to 2.14. A fallback is slower or more cautious, never wrong.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -27,6 +28,18 @@ def _private(path: str, fallback: Any) -> Any:
 
 
 _transforms_active = _private("_C._are_functorch_transforms_active", None)
+_forward_mode_enabled = _private("autograd.forward_ad._set_fwd_grad_enabled", None)
+_is_gradtrackingtensor = _private("_C._functorch.is_gradtrackingtensor", lambda _: False)
+_level_of = _private("_C._functorch.maybe_get_level", lambda _: None)
+_interpreters = _private("_C._functorch.get_interpreter_stack", lambda: None)
+_forward_transform = _private("_C._functorch.TransformType.Jvp", None)
+_unwrap_batched = _private("_C._functorch._unwrap_batched", None)
+_add_batch_dim = _private("_C._functorch._add_batch_dim", None)
+_wrap_for_grad = _private("_C._functorch._wrap_for_grad", None)
+_unwrap_for_grad = _private("_C._functorch._unwrap_for_grad", None)
+_proxy_mode = _private("_C._TorchDispatchModeKey.PROXY", None)
+_fake_mode = _private("_C._TorchDispatchModeKey.FAKE", None)
+_dispatch_mode = _private("_C._get_dispatch_mode", None)
 _current_level = _private("_C._functorch.maybe_current_level", lambda: None)
 _is_batchedtensor = _private("_C._functorch.is_batchedtensor", lambda _: True)
 _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lambda _: False)
@@ -34,6 +47,7 @@ _dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
 _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
+_lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
 
 
@@ -59,6 +73,39 @@ def is_traced() -> bool:
 def is_forward_mode() -> bool:
     """Whether a forward-mode derivative may be asked for."""
     return bool(forward_ad._current_level >= 0)
+
+
+def enable_forward_mode() -> contextlib.AbstractContextManager[object]:
+    """Context in which forward mode looks again, inside of a rule of a custom function, where torch turns it off."""
+    return contextlib.nullcontext() if _forward_mode_enabled is None else _forward_mode_enabled(True)
+
+
+def without_tangent(x: Tensor) -> Tensor:
+    """A tensor without its tangent of the innermost forward mode; those of outer transforms stay."""
+    levels = [each.level() for each in _interpreters() or () if each.key() == _forward_transform]
+    return _stripped(x, levels[-1]) if levels else forward_ad.unpack_dual(x, level=0).primal
+
+
+def _stripped(x: Tensor, level: int) -> Tensor:
+    """The same by wrapping anew what ``torch.func.jvp`` has wrapped, since vmap has no rule to unpack."""
+    bare: Tensor = x
+    if _is_batchedtensor(x) and (own := _level_of(x)) > level:
+        value, axis = _unwrap_batched(x, own)
+        bare = _add_batch_dim(_stripped(value, level), axis, own)
+    elif _is_gradtrackingtensor(x) and _level_of(x) == level:
+        bare = _wrap_for_grad(_unwrap_for_grad(x, level), level)
+    return bare
+
+
+def is_symbolic() -> bool:
+    """Whether operations are written down for other numbers: by `torch.jit.trace`, `make_fx` or fake tensors."""
+    if not _dispatch_modes():
+        return _tracing_state() is not None
+    if is_traced():
+        return True
+    if _dispatch_mode is None or _proxy_mode is None:
+        return True
+    return _dispatch_mode(_proxy_mode) is not None or _dispatch_mode(_fake_mode) is not None
 
 
 def is_batched(x: Tensor) -> bool:
@@ -95,6 +142,19 @@ def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     if torch.compiler.is_compiling() or _transforms_active is None or _transforms_active():
         return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def sees_every_step() -> bool:
+    """Whether somebody looks at every operation now: the compiler, a transform, a trace or forward mode."""
+    return torch.compiler.is_compiling() or is_transformed() or is_traced() or is_forward_mode()
+
+
+def writable(x: Tensor) -> Tensor:
+    """A tensor with the same values that may be written into; its memory is copied when that happens."""
+    if _lazy_clone is None or x.is_complex() or has_dispatch_mode():
+        return x.clone()
+    copied: Tensor = _lazy_clone(x)
+    return copied
 
 
 def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:

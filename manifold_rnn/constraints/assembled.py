@@ -105,6 +105,8 @@ class AssembledParametrization(Parametrization):
         Of the weight.
     """
 
+    takes_complex32 = True
+
     def __init__(self, layout: Layout, parts: Sequence[Parametrization], shape: tuple[int, ...]) -> None:
         super().__init__()
         self.layout, self.shape = layout, shape
@@ -132,6 +134,12 @@ class AssembledParametrization(Parametrization):
             copy.deepcopy(part).assign(value)  # which may refuse
         for part, value in pairs:
             part.assign(value)
+
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Give each part what is nearest to its share of ``weight``."""
+        for part, value in zip(self.parts().values(), self.layout.split(weight), strict=True):
+            part.assign_nearest(value.contiguous())
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
@@ -167,6 +175,8 @@ class FreePart(Parametrization):
     value : Tensor
         The start.
     """
+
+    takes_complex32 = True
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, SupportsIndex, cast
+from typing import Any, NoReturn, SupportsIndex, cast
 
 from torch import Tensor, nn
 
+from ..errors import OptionError
+from . import optimizer_hooks
 from .parametrization import Parametrization
 from .registry import entries, entry_of, register, registry, unregister
 from .scope import evaluate, scope, unscope_if_free
@@ -13,7 +15,11 @@ from .scope import evaluate, scope, unscope_if_free
 
 def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Make ``module.<name>`` a property that reads ``entry()``."""
+    weight = module._parameters[name]
+    assert weight is not None
     register(module, name, entry).positions[name] = list(module._parameters).index(name)
+    optimizer_hooks.replace(weight, entry.parameters(), name, by="constrain")
+    entry.gradient_hooks = weight._backward_hooks
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
     _specialize(module)
@@ -24,11 +30,16 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     """Undo `attach`, with a dense parameter at its old place."""
     held = registry(module)
     assert held is not None
-    position, trainable = held.positions.pop(name), any(p.requires_grad for p in held[name].parameters())
+    entry, position = held[name], held.positions.pop(name)
+    dense = nn.Parameter(weight.detach().clone(), requires_grad=any(p.requires_grad for p in entry.parameters()))
+    if entry.gradient_hooks:
+        dense._backward_hooks = entry.gradient_hooks
+    for p in entry.parameters():
+        optimizer_hooks.replace(p, [dense], name, by="release")
     unregister(module, name)
     _specialize(module)
     parameters = list(module._parameters.items())
-    parameters.insert(position, (name, nn.Parameter(weight.detach().clone(), requires_grad=trainable)))
+    parameters.insert(position, (name, dense))
     module._parameters.clear()
     module._parameters.update(parameters)
     if isinstance(module, nn.RNNBase):
@@ -41,6 +52,30 @@ def _specialize(module: nn.Module) -> None:
     names = tuple(sorted(name for name, entry in entries(module).items() if not entry.is_stored_by_module))
     own: type[nn.Module] = vars(type(module)).get("_own_class", type(module))
     module.__class__ = _subclass(cast(Hashable, own), names) if names else own
+    module._parameters = _Table(module._parameters) if names else dict(module._parameters)
+    for entry in entries(module).values():
+        entry.look_into(module._parameters)
+    if isinstance(module._parameters, _Table):
+        module._parameters.computed = names
+
+
+class _Table(dict[str, nn.Parameter | None]):
+    """The parameters of a module, which says why a weight that is computed is not among them."""
+
+    computed: tuple[str, ...] = ()
+
+    def __missing__(self, name: str) -> NoReturn:
+        if name not in self.computed:
+            raise KeyError(name)
+        raise OptionError(
+            f"The constrained weight {name!r} is computed, and no parameter of its module.\n"
+            "Expected a tool that reads the weight; got one that would take the parameter from the module.\n"
+            "Call manifold_rnn.release first, or do not apply the tool to this weight."
+        )
+
+    def __delitem__(self, name: str) -> None:
+        _ = self[name]
+        super().__delitem__(name)
 
 
 @functools.cache
@@ -70,9 +105,14 @@ def _weight(name: str) -> property:
         return evaluate(entry_of(module, name))
 
     def write(module: nn.Module, weight: Tensor) -> None:
+        if not isinstance(weight, Tensor):
+            del module._parameters[name]  # which says why it cannot be
         entry_of(module, name).assign(weight)
 
-    return property(read, write, doc="The constrained weight, computed from its free parameters.")
+    def delete(module: nn.Module) -> None:
+        del module._parameters[name]  # which says why it cannot be
+
+    return property(read, write, delete, doc="The constrained weight, computed from its free parameters.")
 
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor]:

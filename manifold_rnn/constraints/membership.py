@@ -65,7 +65,7 @@ def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *
     held = precision_held(value)
     if defect > bound:  # by what rounding the entries to half precision does, or to an ill-conditioned eigenvalue
         bound = max(bound, 2 * held * n**0.5 if held > torch.finfo(coarser).eps else 0.0)
-        bound += min(0.1, torch.finfo(coarser).eps * manifold.sensitivity(x))
+        bound += _from_rounding(manifold, x, coarser)
     if defect <= bound and held <= torch.finfo(like.dtype).eps:
         return value
     if defect <= bound or project:
@@ -85,6 +85,38 @@ def precision_held(value: Tensor) -> float:
         if torch.equal(real.to(dtype).to(real.dtype), real):
             return float(torch.finfo(dtype).eps)
     return float(torch.finfo(value.dtype).eps)
+
+
+@torch.no_grad()
+def require_on_manifold(manifold: Manifold, x: Tensor, name: str, *, least: float = 0.0) -> None:
+    """Raise if a weight that an optimizer is about to move is no point, and say why that can be.
+
+    ``least`` is the smallest bound of the defect, for matrices of up to 128 columns.
+    """
+    if x.is_meta or not x.numel():
+        return
+    require_finite(x, f"the weight {name}", "Nothing was changed. Find what wrote into it, or load a checkpoint.")
+    n = manifold.width(tuple(x.shape))
+    defect = largest_defect(manifold, x)
+    bound = max(tolerance(x.dtype, n), least * max(1.0, n / 128)) * max(1.0, float(x.abs().max()))
+    if defect > bound:
+        bound += _from_rounding(manifold, x, x.dtype)
+    require_near(f"the weight {name}", defect, bound, manifold)
+
+
+def require_near(name: str, defect: float, bound: float, manifold: Manifold) -> None:
+    """Raise unless the defect of a weight is at most ``bound``."""
+    if not defect <= bound:  # NaN included
+        raise OffManifoldError(
+            f"{name[0].upper()}{name[1:]} is off its manifold: it was overwritten after constrain, or is no point of "
+            f"{manifold}.\nExpected a defect of at most {bound:.1e}, got {defect:.3g}. Nothing was changed.\n"
+            "Pass init= to constrain instead of overwriting, or write manifold.projx(weight) into it."
+        )
+
+
+def _from_rounding(manifold: Manifold, x: Tensor, dtype: torch.dtype) -> float:
+    """By how much rounding the entries of ``x`` changes the defect where an eigenvalue is ill-conditioned."""
+    return min(0.1, torch.finfo(dtype).eps * manifold.sensitivity(x))
 
 
 def require_reached(what: object, computed: Tensor, weight: Tensor, bound: float | None = None) -> None:

@@ -10,13 +10,15 @@ import functools
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
 
 from .._torch import uncompiled
 from ..errors import OptimizerError
@@ -32,12 +34,15 @@ class Watched(Protocol):
     name: str
     is_stored_by_module: ClassVar[bool]
     rebase_every: int | None
+    lineage: int
 
     @property
     def watched(self) -> nn.Parameter | None: ...
     @property
     def counts_steps(self) -> bool: ...
     def after_step(self) -> None: ...
+    def refresh(self) -> None: ...
+    def require_point(self) -> None: ...
 
 
 _tracked: weakref.WeakSet[Watched] = weakref.WeakSet()
@@ -54,6 +59,29 @@ def track(entry: Watched) -> None:
     _install()
 
 
+class _Replaced:
+    """A parameter that is no longer its module's, the parameters that are there instead, and who did it."""
+
+    def __init__(self, old: Tensor, new: Iterable[Tensor], name: str, by: str) -> None:
+        self.old, self.new, self.name, self.by = weakref.ref(old), [weakref.ref(p) for p in new], name, by
+
+    def strands(self, p: Tensor, held: set[int]) -> bool:
+        """Whether an optimizer of ``p`` and the other held parameters would never train the weight."""
+        new = [q for reference in self.new if (q := reference()) is not None and q.requires_grad]
+        return self.old() is p and p.requires_grad and bool(new) and not any(id(q) in held for q in new)
+
+
+_replaced: dict[int, _Replaced] = {}
+
+
+def replace(old: Tensor, new: Iterable[Tensor], name: str, *, by: str) -> None:
+    """Remember that a module uses the parameters ``new`` in the place of ``old``, which optimizers may still hold."""
+    for key in [key for key, known in _replaced.items() if known.old() is None]:
+        del _replaced[key]
+    _replaced[id(old)] = _Replaced(old, new, name, by)
+    forget()
+
+
 def forget() -> None:
     """Forget what is known of all optimizers: a parameter has become a point, or is one no more."""
     global _changes
@@ -64,6 +92,23 @@ def forget() -> None:
 def _install() -> None:
     register_optimizer_step_pre_hook(_before_step)
     register_optimizer_step_post_hook(_after_step)
+    register_module_module_registration_hook(_note_average)
+
+
+_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models whose coordinates torch will average
+
+
+def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
+    if child is None or not isinstance(module, AveragedModel):
+        return
+    if not any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
+        _averaged.add(child)
+        forget()
+
+
+def _is_averaged(entry: Watched) -> bool:
+    copies = (part for model in list(_averaged) for part in model.modules())
+    return any(vars(part).get("lineage") == entry.lineage for part in copies)
 
 
 class _Verdict:
@@ -74,12 +119,16 @@ class _Verdict:
         watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
         self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in an optimizer that is plain
         self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
+        self.stranded: list[tuple[int, weakref.ref[Tensor], _Replaced]] = []
         self._parameters: list[weakref.ref[Tensor]] = []
+        held = {id(p) for _, _, p in _parameters(optimizer)}
         plain = not _moves_on_manifolds(type(optimizer))
         for group, index, p in _parameters(optimizer):
             self._parameters.append(weakref.ref(p, self._expire))
             if plain and type(p) is not nn.Parameter and manifold_of(p) is not None:
                 self.moved_freely.append((group, index, weakref.ref(p)))
+            if (known := _replaced.get(id(p))) is not None and known.strands(p, held):
+                self.stranded.append((group, weakref.ref(p), known))
             if (entry := watched.get(id(p))) is not None and not entry.is_stored_by_module:
                 self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
 
@@ -97,12 +146,30 @@ class _Verdict:
 _verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
 
 
+def _state(optimizer: Optimizer) -> tuple[object, ...]:
+    """What the verdict depends on; other tools change the class of a parameter and leave its identity."""
+    groups = [group["params"] for group in optimizer.param_groups]
+    return (_changes, *(tuple(map(id, params)) for params in groups), *(tuple(map(type, params)) for params in groups))
+
+
 def _verdict(optimizer: Optimizer) -> _Verdict:
-    state = (_changes, *(tuple(map(id, group["params"])) for group in optimizer.param_groups))
     verdict = _verdicts.get(optimizer)
-    if verdict is None or verdict.state != state:
-        verdict = _verdicts[optimizer] = _Verdict(optimizer, state)
+    if verdict is None or verdict.state != _state(optimizer):
+        points = renew(p for _, _, p in _parameters(optimizer))
+        if _is_geoopts(type(optimizer)):  # ours look for themselves
+            for entry in points:
+                entry.require_point()
+        verdict = _verdicts[optimizer] = _Verdict(optimizer, _state(optimizer))
     return verdict
+
+
+def renew(parameters: Iterable[Tensor]) -> list[Watched]:
+    """Mark as points what other tools have put in the place of constrained weights; return all points among them."""
+    identities = set(map(id, parameters))
+    points = [entry for entry in _entries() if entry.is_stored_by_module and id(entry.watched) in identities]
+    for entry in points:
+        entry.refresh()
+    return points
 
 
 def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
@@ -112,6 +179,9 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
     for group, index, parameter in verdict.moved_freely:
         if (p := parameter()) is not None and p.requires_grad and manifold_of(p) is not None:
             raise _off_manifold(optimizer, group, index, p)
+    for group, parameter, known in verdict.stranded:
+        if (p := parameter()) is not None and p.grad is None:  # else another module trains it
+            raise _stranded(optimizer, group, p, known)
     if verdict.entries and optimizer not in _warned and (advice := _advice(optimizer, verdict)):
         _warned.add(optimizer)
         warnings.warn(advice, UserWarning, stacklevel=4)
@@ -142,6 +212,12 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
                 f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
                 f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
             )
+        if entry.rebase_every and _is_averaged(entry):
+            return (
+                "An AveragedModel of torch averages coordinates that belong to different bases, which is no average of "
+                "weights.\nExpected rebase_every=None, or manifold_rnn.optim.average(model, decay=...), which averages "
+                "the weights and projects them."
+            )
         if remembers and entry.rebase_every:
             return (
                 f"{name} remembers coordinates, in parameter group {index}, that mean another weight after a rebase. "
@@ -156,6 +232,16 @@ def _off_manifold(optimizer: Optimizer, group: int, index: int, p: Tensor) -> Op
         f"(parameter {index} of group {group}, shape {tuple(p.shape)}).\n"
         "Expected a Riemannian optimizer, got a plain one. Nothing was changed.\n"
         'Use manifold_rnn.optim or geoopt.optim, or constrain with view="trivialized".'
+    )
+
+
+def _stranded(optimizer: Optimizer, group: int, p: Tensor, known: _Replaced) -> OptimizerError:
+    return OptimizerError(
+        f"{type(optimizer).__name__} was made before {known.by}(), which replaced a parameter of it: it would never "
+        f"train the weight {known.name!r}.\n"
+        f"Expected the new parameters, got the old one, of shape {tuple(p.shape)}, in group {group}. "
+        "Nothing was changed.\n"
+        f"Make the optimizer after {known.by}()."
     )
 
 
@@ -179,4 +265,8 @@ def _entries() -> list[Watched]:
 
 def _moves_on_manifolds(kind: type[Optimizer]) -> bool:
     """Whether the class says so, or is one of geoopt's."""
-    return any(k.__module__.startswith("geoopt.") or vars(k).get("moves_on_manifolds", False) for k in kind.__mro__)
+    return _is_geoopts(kind) or any(vars(k).get("moves_on_manifolds", False) for k in kind.__mro__)
+
+
+def _is_geoopts(kind: type[Optimizer]) -> bool:
+    return any(k.__module__.startswith("geoopt.") for k in kind.__mro__)

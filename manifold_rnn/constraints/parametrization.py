@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError, UnsupportedError
+from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
+
+_lineages = itertools.count()
 
 
 class Parametrization(nn.Module, ABC):
@@ -26,10 +30,12 @@ class Parametrization(nn.Module, ABC):
         Whether the weight is the module's own parameter (update view), not computed from parameters here.
     is_diagonal : bool
         Whether the weight is always diagonal, so that a scan may run in parallel over time.
-    always_real : tuple of str
-        Parameters that are real also where the weight is complex.
+    takes_complex32 : bool
+        Whether the weight can be computed in complex32, for which torch has few functions.
     name : str
         Of the weight in its module, in the update view.
+    gradient_hooks : mapping, optional
+        What ``register_hook`` has put on the weight before it was constrained, in the trivialized view.
     on_load : "raise" or "project"
         What `check` does with a point that is off its manifold.
     rebase_every : int or None
@@ -48,14 +54,19 @@ class Parametrization(nn.Module, ABC):
 
     is_stored_by_module: ClassVar[bool] = False
     is_diagonal: ClassVar[bool] = False
-    always_real: ClassVar[tuple[str, ...]] = ()
+    takes_complex32: ClassVar[bool] = False
     name: str = ""
+    gradient_hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
     on_load: str = "raise"
     rebase_every: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
+        self.lineage = next(_lineages)  # which copies share
         optimizer_hooks.track(self)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "gradient_hooks": None}  # as a parameter, whose hooks are not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -73,6 +84,10 @@ class Parametrization(nn.Module, ABC):
             f"{type(self).__name__} cannot be solved for its parameters.\n"
             "Expected a constraint with an inverse.\nConstrain the weight again with init=."
         )
+
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Make the weight of the set that is nearest to ``weight``, or near it, the value of ``forward()``."""
+        self.assign(weight)
 
     def defect(self) -> Tensor | None:
         """Return the largest distance of a matrix of the weight from its set, in double precision.
@@ -118,11 +133,17 @@ class Parametrization(nn.Module, ABC):
     def after_step(self) -> None:
         """React to an optimizer step that trained the watched parameter; bases move here."""
 
-    def refresh(self, parameters: Mapping[str, nn.Parameter | None]) -> None:
-        """Repair what a load or a move has taken from the module's parameter.
+    def refresh(self) -> None:
+        """Repair what a load or a move has taken from the module's parameter; called after a load and before a step."""
 
-        Called before each forward and after each load, with the module's own table of parameters.
-        """
+    def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
+        """Take the module's parameters from another table than before."""
+
+    def before_forward(self) -> None:
+        """Raise if something has taken the weight from its module; called before each forward."""
+
+    def require_point(self) -> None:
+        """Raise if the weight has been overwritten by something that is not in the set; called where one may have."""
 
     # --- loading and conversion ---
 
@@ -150,12 +171,37 @@ class Parametrization(nn.Module, ABC):
             checked |= {prefix + k: value for k, value in part.check(own, path + prefix).items()}
         return checked
 
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """The dtype of the dense weight."""
+        with torch.no_grad():
+            weight: Tensor = self()
+        return weight.dtype
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name in self.always_real:
-            if (p := self._parameters.get(name)) is not None and p.is_complex():  # .to(complex128) means the weight
-                p.data, p.grad = p.detach().real.clone(), None
-        return self
+        """Convert as a dense weight would be: its real parameters and complex buffers follow it together."""
+        before = self.weight_dtype
+        after = fn(torch.empty(0, dtype=before)).dtype
+        if after.is_complex != before.is_complex:
+            raise DtypeError(
+                f"A weight under a constraint stays {'complex' if before.is_complex else 'real'}: another kind of "
+                f"number makes another set.\nExpected a conversion of {before} to the like, got one to {after}. "
+                "This weight was not changed.\nRelease it, convert the module, and constrain it anew."
+            )
+
+        if after == torch.complex32 and not self.takes_complex32:
+            raise DtypeError(
+                f"{type(self).__name__} computes its weight by functions that torch does not have for complex32.\n"
+                "Expected complex64 or complex128, got complex32. This weight was not changed.\n"
+                "Keep complex64 and use autocast."
+            )
+
+        def follow(x: Tensor) -> Tensor:
+            y = fn(x)
+            dtype = after if x.is_complex() else after.to_real()
+            return y if y.dtype == dtype or not (x.is_complex() or x.is_floating_point()) else x.to(y.device, dtype)
+
+        return super()._apply(follow, recurse)
 
     def extra_repr(self) -> str:
         """Say which view this is."""
@@ -172,6 +218,20 @@ def _nearest(module: nn.Module, path: str) -> Iterator[tuple[str, Parametrizatio
             yield path + name, child
         else:
             yield from _nearest(child, f"{path}{name}.")
+
+
+def with_hooks(entry: Parametrization, weight: Tensor) -> Tensor:
+    """Put the hooks of a weight on what was computed for it."""
+    if (hooks := entry.gradient_hooks) and weight.requires_grad:
+
+        def call(gradient: Tensor) -> Tensor:
+            for hook in hooks.values():
+                changed = hook(gradient)
+                gradient = gradient if changed is None else changed
+            return gradient
+
+        weight.register_hook(call)
+    return weight
 
 
 def real_numbers(p: Tensor) -> int:

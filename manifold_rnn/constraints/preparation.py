@@ -40,6 +40,12 @@ def prepare(
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
     options = options.for_weight(module, name, weight)
+    if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
+        raise UnsupportedError(
+            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run on parameters only.\n"
+            'Expected none, since with view="trivialized" the weight is computed.\n'
+            "Remove them, and register them on the free parameters after constrain."
+        )
     groups = _groups(constraint, options)
     which, first = groups[0]
     if len(groups) == 1 and isinstance(first, geoopt.Manifold):
@@ -199,6 +205,12 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
             f"Expected one of: {', '.join(free) or 'it has none'}.\nCheck the name, or release it first."
         )
     update.refuse_sharded(weight, name)
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name == "weight" and module.max_norm is not None:
+        raise UnsupportedError(
+            f"max_norm of {type(module).__name__} rescales rows at each look-up, which takes the weight off its set.\n"
+            f"Expected max_norm=None, got {module.max_norm}.\n"
+            "Leave max_norm out: rows of a matrix with orthonormal columns have norms of at most 1."
+        )
     if is_lazy(weight):
         raise UnsupportedError(
             f"{name!r} is lazy and has no shape yet.\nExpected a parameter with a value, got {type(weight).__name__}.\n"

@@ -4,13 +4,13 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .._torch import drop_hook, saved_tensor_hooks, transform_level
-from .parametrization import Parametrization
+from .parametrization import Parametrization, with_hooks
 from .registry import registry
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -52,12 +52,12 @@ def evaluate(entry: Parametrization) -> Tensor:
     """Return ``entry()``, computed once within a scope for the same free parameters, modes and autograd context."""
     frame = _thread.frames[-1] if not torch.compiler.is_compiling() and _thread.frames else None
     if frame is None or frame.context != _context():
-        return cast(Tensor, entry())
+        return with_hooks(entry, entry())
     kept = frame.kept.get(entry)
     weight = kept.weight if kept is not None and kept.holds() else None
     if weight is None:
         frame.kept[entry] = kept = _Kept(entry)
-        weight = kept.weight = cast(Tensor, entry())
+        weight = kept.weight = with_hooks(entry, entry())
         if weight.requires_grad and frame.context[-1] is None:
             weight.register_hook(_forgetter(kept))
     return weight

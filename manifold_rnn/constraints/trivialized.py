@@ -102,7 +102,7 @@ class Trivialization(Parametrization):
     >>> assert layer.constraints["weight"].coordinates.shape == (3,)
     """
 
-    always_real: ClassVar[tuple[str, ...]] = ("coordinates",)
+    takes_complex32: ClassVar[bool] = True
     base: Tensor
 
     def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
@@ -143,8 +143,16 @@ class Trivialization(Parametrization):
         self.coordinates.zero_()
 
     @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        self.assign(projected(self.manifold, weight))
+
+    @torch.no_grad()
     def defect(self) -> Tensor:
         return measured_defect(self.manifold, self())
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self.base.dtype
 
     def dimensions(self) -> dict[nn.Parameter, int]:
         return {self.coordinates: self.manifold.degrees_of_freedom(tuple(self.base.shape), self.base.dtype)}
@@ -196,10 +204,7 @@ class Trivialization(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         precision = torch.finfo(self.base.dtype).eps
         super()._apply(fn, recurse)
-        free, real = self.coordinates, self.base.real.dtype
-        if free.dtype != real:  # .double() means the weight
-            free.data, free.grad = free.detach().to(real), None
-        if torch.finfo(real).eps < precision and not self.base.is_meta:
+        if torch.finfo(self.base.dtype).eps < precision and not self.base.is_meta:
             with torch.no_grad():
                 self.base.copy_(self.manifold.polish(self.base))  # the digits that it did not have before
         return self

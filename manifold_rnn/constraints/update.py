@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import geoopt
 import torch
 from torch import Tensor, nn
+from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
 from .._torch import drop_hook
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
+from ..manifolds.adapted import Point
 from ..retractions import Retraction, get
 from . import optimizer_hooks
-from .membership import measured_defect, require_member
+from .membership import measured_defect, projected, require_member, require_on_manifold
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
 
@@ -38,11 +41,21 @@ class Update(Parametrization):
     """
 
     is_stored_by_module = True
+    takes_complex32 = True
+    _table: dict[str, nn.Parameter | None]
 
     def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
         super().__init__()
-        self._table: Mapping[str, nn.Parameter | None] = module._parameters
+        self.look_into(module._parameters)
+        self._replaced = False  # by a conversion of the module, which makes a new parameter
         self.name, self.manifold, self.on_load = name, manifold, on_load
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self.refresh()
+
+    def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
+        self._table = table
 
     def extra_repr(self) -> str:
         return 'view="update"'
@@ -73,6 +86,14 @@ class Update(Parametrization):
         require_shape(self._weight, weight)
         self._weight.copy_(require_member(self.manifold, weight, self._weight, "the assigned weight"))
 
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        self._weight.copy_(projected(self.manifold, weight))
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self._weight.dtype
+
     def defect(self) -> Tensor:
         return measured_defect(self.manifold, self._weight)
 
@@ -93,27 +114,55 @@ class Update(Parametrization):
 
     def mark(self) -> None:
         """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
-        self.refresh(self._table)
+        self.refresh()
         point: geoopt.ManifoldParameter = self._weight
         point.manifold = self.manifold
 
-    def refresh(self, parameters: Mapping[str, nn.Parameter | None]) -> None:
-        """Give the parameter its class and manifold where ``assign=True`` or a move from meta has taken them away."""
-        self._table = parameters
-        point: geoopt.ManifoldParameter = parameters.get(self.name)
-        kind = type(point)
-        if point is None or kind is geoopt.ManifoldParameter:
-            return
-        if kind is nn.Parameter:  # a wider test would catch the stand-ins of torch.export
-            point.__class__ = geoopt.ManifoldParameter
+    def refresh(self) -> None:
+        """Give the parameter its class and manifold where it is new, as after a move from meta."""
+        point: geoopt.ManifoldParameter = self.watched
+        if type(point) in (nn.Parameter, geoopt.ManifoldParameter):  # not the stand-ins of torch.export
+            point.__class__ = Point
             point.manifold = self.manifold
             optimizer_hooks.forget()
-        else:
+        elif type(point) is not Point:
             refuse_sharded(point, self.name)
+
+    def before_forward(self) -> None:
+        """Say what has taken the weight; mark it where a conversion of the module has replaced it.
+
+        A new parameter otherwise is marked when an optimizer steps, if it is still there then: one that
+        `torch.func.functional_call` lends to the module for one forward is somebody else's, and stays so.
+        """
+        kind, replaced = type(self._table.get(self.name)), self._replaced
+        if replaced:
+            self._replaced = False
+        if kind is Point:
+            return
+        if kind is not nn.Parameter:
+            refuse_sharded(self._weight, self.name)
+        elif replaced:
+            self.refresh()
+        else:
+            optimizer_hooks.forget()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Called before the module converts the weight."""
+        super()._apply(fn, recurse)
+        weight = self._weight
+        self._replaced |= get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
+        self._replaced |= fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).is_meta != weight.is_meta
+        return self
+
+    def require_point(self) -> None:
+        """Raise if the weight has been overwritten by something that is not on the manifold."""
+        require_on_manifold(self.manifold, self._weight, repr(self.name))
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         project = self.on_load == "project"
-        return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in loaded.items()}
+        # a parameter of somebody else's that is assigned would become a point: its values are enough
+        plain = {k: v.detach() if isinstance(v, nn.Parameter) else v for k, v in loaded.items()}
+        return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in plain.items()}
 
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
@@ -129,7 +178,8 @@ def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
 
 def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Undo `attach`; the value stays."""
-    entry.refresh(module._parameters)
+    entry.look_into(module._parameters)
+    entry.refresh()
     if entry.watched is not None:
         point: geoopt.ManifoldParameter = entry.watched
         point.__class__ = nn.Parameter
@@ -153,13 +203,14 @@ def refuse_sharded(parameter: Tensor | None, name: str) -> None:
 
 def _refresh(module: nn.Module, *_: object) -> None:
     for entry in entries(module).values():
-        entry.refresh(module._parameters)
+        entry.look_into(module._parameters)
+        entry.refresh()
 
 
 def _before_forward(module: nn.Module, *_: object) -> None:
     if torch.compiler.is_compiling():
         return
-    for name, entry in entries(module).items():
-        entry.refresh(module._parameters)
-        if entry.is_stored_by_module and module._parameters.get(name) is None:
-            entry()  # which says what is missing
+    for entry in entries(module).values():
+        if module._parameters:  # a replica of DataParallel has none
+            entry.look_into(module._parameters)
+        entry.before_forward()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import double, without_autocast
+from .precision import applied, double, without_autocast
 from .skew import skew
 
 _Map = Callable[[Tensor], Tensor]
@@ -19,7 +19,7 @@ def moved_by_group(phi: _Map, x: Tensor, u: Tensor, inside: float = 1.0) -> Tens
     `retractions.Exponential`, and with s = 0 a factor of the Euclidean geodesic. Computed in double precision, in an
     orthonormal basis of the columns of ``x`` and ``u``, where the matrix of ``Omega`` is as long as ``u``: no squares.
     """
-    y: Tensor = _Action.apply(double(x), double(u), phi, inside)
+    y: Tensor = applied(_Action, double(x), double(u), phi, inside)
     return y.to(x.dtype)
 
 
@@ -36,23 +36,18 @@ class _Action(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, u = ctx.saved_tensors
+        # the first derivative along g stays in the span of x, u and g; a second one may leave any span
         again = torch.is_grad_enabled()
-        with torch.enable_grad(), without_autocast(x):
-            free = x.view_as(x), u.view_as(u)
-            if not again:
-                free = x.detach().requires_grad_(), u.detach().requires_grad_()
-            # the first derivative along g stays in the span of x, u and g; a second one may leave any span
-            Q = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device) if again else _basis(x, u, g)
-            y = _in_basis(Q, *free, ctx.phi, ctx.inside)
-            wanted = [f for f, needed in zip(free, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
-        gx, gu = (next(found) if needed else None for needed in ctx.needs_input_grad[:2])
+        Q = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device) if again else _basis(x, u, g)
+        with without_autocast(x):
+            pull = torch.func.vjp(lambda x, u: _in_basis(Q, x, u, ctx.phi, ctx.inside), x, u)[1]
+            gx, gu = (p if needed else None for p, needed in zip(pull(g), ctx.needs_input_grad, strict=False))
         return gx, gu, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, u: Tensor, phi: _Map, inside: float) -> Any:
         x, u = (t if d is None else t.movedim(d, 0) for t, d in zip((x, u), in_dims[:2], strict=True))
-        return _Action.apply(*torch.broadcast_tensors(x, u), phi, inside), 0
+        return applied(_Action, *torch.broadcast_tensors(x, u), phi, inside), 0
 
 
 def _basis(*parts: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .checks import TooFar, read_number, require_finite, require_length, require
 from .defect import shift_diagonal
 from .polar import polish
 from .precision import (
+    applied,
     full_precision,
     largest_norm,
     may_read_device,
@@ -129,7 +130,7 @@ class _Cayley(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[Tensor, int]:
-        W: Tensor = _Cayley.apply(A.movedim(in_dims[0], 0))
+        W: Tensor = applied(_Cayley, A.movedim(in_dims[0], 0))
         return W, 0
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._torch import transform_level
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
-from .precision import may_read_device
+from .precision import applied, may_read_device
 
 LONGEST = 2.0**40  # of a tangent vector: beyond it double precision leaves less than four digits of what a map gives
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
@@ -87,7 +87,7 @@ def require_length(u: Tensor, name: str, longest: float = LONGEST) -> None:
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
     """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
     if may_read_device() and not x.is_meta:
-        _OnNumbers.apply(x, check)
+        applied(_OnNumbers, x, check)
 
 
 def read_number(number: Callable[[Tensor], float], x: Tensor) -> float:
@@ -117,4 +117,4 @@ class _OnNumbers(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, check: Callable[[Tensor], None]) -> tuple[Tensor, None]:
-        return _OnNumbers.apply(x.movedim(in_dims[0], 0), check), None
+        return applied(_OnNumbers, x.movedim(in_dims[0], 0), check), None

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import OptionError, ShapeError
 from .checks import require_finite
 from .polar import power_of_two_below
-from .precision import full_precision, without_autocast
+from .precision import applied, full_precision, without_autocast
 
 _SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
 
@@ -54,7 +54,7 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
     if not bound > 0:
         raise OptionError(f"The bound of singular values is positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
     require_finite(x, "clip_singular_values")
-    y: Tensor = _Clip.apply(x.mT, bound).mT if x.shape[-2] < x.shape[-1] else _Clip.apply(x, bound)
+    y: Tensor = applied(_Clip, x.mT, bound).mT if x.shape[-2] < x.shape[-1] else applied(_Clip, x, bound)
     return y
 
 
@@ -84,7 +84,7 @@ class _Clip(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, bound: float) -> tuple[Tensor, int]:
-        y: Tensor = _Clip.apply(x.movedim(in_dims[0], 0), bound)
+        y: Tensor = applied(_Clip, x.movedim(in_dims[0], 0), bound)
         return y, 0
 
 

@@ -9,11 +9,11 @@ import torch
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
-from .._torch import constant_result
+from .._torch import constant_result, is_traced
 from .angles import eigenangles, rotation_by
 from .checks import require_length, require_matrix
 from .polar import polish
-from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
+from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew
 
@@ -69,7 +69,8 @@ def expm_skew(A: Tensor) -> Tensor:
     >>> assert torch.allclose(W, -torch.eye(2), atol=1e-6)
     """
     require_matrix(A, "expm_skew")
-    W: Tensor = recorded(_Expm, A)[0]
+    # a trace would fix how many results the function keeps
+    W: Tensor = (_Expm.forward(A) if is_traced() else recorded(_Expm, A))[0]
     return W
 
 
@@ -113,7 +114,7 @@ class _Expm(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        out = _Expm.apply(A.movedim(in_dims[0], 0))
+        out = applied(_Expm, A.movedim(in_dims[0], 0))
         return out, (0,) * len(out)
 
 
@@ -139,7 +140,7 @@ class _Adjoint(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
         size = info.batch_size
         front = [a.expand(size, *a.shape) if d is None else a.movedim(d, 0) for a, d in zip(args, in_dims, strict=True)]
-        result: Tensor = _Adjoint.apply(*front)
+        result: Tensor = applied(_Adjoint, *front)
         return result, 0
 
 

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .precision import applied
+
 Layers: TypeAlias = tuple[tuple[int, int, int], ...]  # of each: first coordinate, distance in a pair, pairs
 _Layer: TypeAlias = tuple[tuple[int, int, int], Tensor, Tensor, Tensor | None]
 
@@ -21,7 +23,7 @@ def rotated(h: Tensor, angles: Tensor, phases: Tensor | None, layers: Layers) ->
         return h
     batch = torch.broadcast_shapes(h.shape[:-2], angles.shape[:-1])
     wide = (None if p is None else p.expand(*batch, -1) for p in (angles, phases))
-    y: Tensor = _Rotate.apply(h.expand(*batch, -1, -1), *wide, layers)
+    y: Tensor = applied(_Rotate, h.expand(*batch, -1, -1), *wide, layers)
     return y
 
 

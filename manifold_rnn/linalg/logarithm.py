@@ -7,6 +7,7 @@ from ..errors import OffManifoldError
 from .checks import on_numbers, require_finite, require_matrix
 from .polar import polar
 from .precision import full_precision
+from .product import solve
 from .skew import skew
 
 _SIGN_STEPS = 12  # quadratic once near, halving an eigenvalue's logarithm before: real parts above about 1e-3
@@ -64,7 +65,7 @@ def logm_unitary(Q: Tensor) -> Tensor:
 def inverse_cayley_unchecked(Q: Tensor) -> Tensor:
     """``2 (Q + I)^-1 (Q - I)``, skew-Hermitian."""
     eye = _eye(Q)
-    return 2 * skew(torch.linalg.solve_ex(Q + eye, Q - eye).result)
+    return 2 * skew(solve(Q + eye, Q - eye))
 
 
 def inverse_polar(Q: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def inverse_polar(Q: Tensor) -> Tensor:
             )
 
     on_numbers(check, H)
-    return skew(torch.linalg.solve_ex(H, Q - Q.mH).result)
+    return skew(solve(H, Q - Q.mH))
 
 
 def inverse_polar_factor(M: Tensor) -> Tensor:
@@ -116,9 +117,9 @@ def inverse_qr(Q: Tensor) -> Tensor:
         head = [-c[..., j : j + 1].conj() for c in columns]
         block = Q[..., : j + 1, : j + 1]
         one = torch.ones_like(Q[..., :1, 0])
-        both = torch.linalg.solve_ex(
+        both = solve(
             block, torch.stack([torch.cat([*head, 0 * one], -1), torch.cat([*(0 * h for h in head), one], -1)], -1)
-        ).result
+        )
         start, slope = both[..., -1, 0], both[..., -1, 1]
         # the last entry of column j of QR is 1 + it, with t such that R_jj is real and positive
         t = torch.zeros_like(start.real) if not Q.is_complex() else -(start + slope).imag / slope.real

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .checks import TooFar, require_matrix
 from .defect import minus_identity
-from .precision import double, full_precision, host_max, may_read_device, recorded, without_autocast
-from .product import multiply, multiply_add
+from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
+from .product import multiply, multiply_add, solve
 from .skew import skew
 
 _FAR = 1e2  # norm of X^H X - I above which X is scaled first, and a sum should have been made in double
@@ -69,7 +69,7 @@ def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
 
     Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
     """
-    result: Tensor = _Polar.apply(x, W.detach(), False)[0]
+    result: Tensor = applied(_Polar, x, W.detach(), False)[0]
     return result
 
 
@@ -131,18 +131,18 @@ class _Polar(torch.autograd.Function):
             if x.shape[-2] == x.shape[-1]:
                 return inside, None, None
             outside = g - W @ (W.mH @ g)
-            return inside + torch.linalg.solve(H, outside, left=False), None, None
+            return inside + solve(H, outside, left=False), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, int | None, None], x: Tensor, known: Tensor | None, near: bool) -> Any:
         known = known if known is None or in_dims[1] is None else known.movedim(in_dims[1], 0)
-        result = _Polar.apply(x.movedim(in_dims[0], 0), known, near)
+        result = applied(_Polar, x.movedim(in_dims[0], 0), known, near)
         return result, tuple(None if part is None else 0 for part in result)
 
 
 def lyapunov(H: Tensor, C: Tensor, eigen: _Eigen | None = None) -> Tensor:
     r"""Solve :math:`HS + SH = C`, ``H`` positive definite, differentiable also where its eigenvalues meet."""
-    S: Tensor = _Lyapunov.apply(H, C, *(eigen or torch.linalg.eigh(H.detach())))
+    S: Tensor = applied(_Lyapunov, H, C, *(eigen or torch.linalg.eigh(H.detach())))
     return S
 
 

@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._torch import apply_function, is_batched, transform_level
+from .._torch import apply_function, is_batched, is_forward_mode, is_symbolic, transform_level
 from ..errors import DtypeError
+from .forward_mode import with_forward_mode
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -62,12 +63,20 @@ def _widen(a: Any) -> Any:
 
 def recorded(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)``; its forward alone where nobody records, as in an optimizer: it saves the dispatch."""
-    return apply_function(function, *args) if recording() else function.forward(*args)
+    return applied(function, *args) if recording() else function.forward(*args)
+
+
+def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply(*args)``, also under forward mode."""
+    if not torch.compiler.is_compiling() and is_forward_mode():
+        return with_forward_mode(function).apply(*args)
+    return apply_function(function, *args)
 
 
 def recording() -> bool:
     """Whether anybody may ask for a derivative, or transforms the code."""
-    return torch.is_grad_enabled() or torch.compiler.is_compiling() or transform_level() is not None
+    transformed = torch.compiler.is_compiling() or transform_level() is not None or is_forward_mode()
+    return torch.is_grad_enabled() or transformed
 
 
 def batched(*gradients: Tensor | None) -> bool:
@@ -108,8 +117,8 @@ def fixed_iterations() -> Iterator[None]:
 
 
 def may_read_device() -> bool:
-    """Whether an algorithm may look at a number to choose its iteration count: not while compiling or capturing."""
-    return not (torch.compiler.is_compiling() or _fixed.get())
+    """Whether an algorithm may look at a number to choose its path: not while compiling, capturing or tracing."""
+    return not (torch.compiler.is_compiling() or _fixed.get() or is_symbolic())
 
 
 def host_max(x: Tensor) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .checks import TooFar, require_matrix
 from .defect import minus_identity, shift_diagonal
 from .precision import (
+    applied,
     double,
     full_precision,
     host_max,
@@ -145,7 +146,7 @@ class _QR(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int, None, None], x: Tensor, near: bool, only: bool
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        return _QR.apply(x.movedim(in_dims[0], 0), near, only), (0, 0)
+        return applied(_QR, x.movedim(in_dims[0], 0), near, only), (0, 0)
 
 
 def _householder(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checks import require_finite, require_matrix
 from .polar import power_of_two_below
-from .precision import full_precision, may_read_device, recording, without_autocast
+from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -68,7 +68,7 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     """
     require_matrix(x, "spectral_radius")
     require_finite(x, "spectral_radius")
-    value: Tensor = _Radius.apply(x, guard(x.dtype) if tol is None else tol)
+    value: Tensor = applied(_Radius, x, guard(x.dtype) if tol is None else tol)
     return value
 
 
@@ -113,7 +113,7 @@ def spectral_condition(x: Tensor) -> Tensor:
 
 def dominant(x: Tensor) -> tuple[Tensor, Tensor]:
     r"""A dominant eigenvalue and its projector :math:`u v^H / v^H u`, both complex, differentiable to any order."""
-    eigenvalue, projector = _Dominant.apply(x)
+    eigenvalue, projector = applied(_Dominant, x)
     return eigenvalue, projector
 
 
@@ -159,7 +159,7 @@ class _Radius(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, tol: float) -> tuple[Tensor, int]:
-        value: Tensor = _Radius.apply(x.movedim(in_dims[0], 0), tol)
+        value: Tensor = applied(_Radius, x.movedim(in_dims[0], 0), tol)
         return value, 0
 
 
@@ -226,7 +226,7 @@ class _Dominant(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        value, projector = _Dominant.apply(x.movedim(in_dims[0], 0))
+        value, projector = applied(_Dominant, x.movedim(in_dims[0], 0))
         return (value, projector), (0, 0)
 
 

@@ -1,11 +1,15 @@
 """How a geoopt manifold gets the methods of this package, and which manifold a parameter carries."""
 
+from __future__ import annotations
+
+import copy
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import geoopt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from .base import Manifold
@@ -34,12 +38,23 @@ class Adapted(Manifold):
         self.manifold = manifold
         self.name, self.ndim, self.reversible = manifold.name, manifold.ndim, manifold.reversible
 
+    @property
+    def __scaling__(self) -> dict[str, Any]:
+        """How `geoopt.Scaled` scales each method: as those of the wrapped manifold."""
+        own = vars(Adapted)
+        return {name: info for name, info in self.manifold.__scaling__.items() if name in own}
+
     def key(self) -> Hashable:
         return id(self.manifold)
 
+    @property
+    def _wraps_ours(self) -> bool:
+        """Whether a manifold of this package is inside, as in geoopt's products: ours write into nothing."""
+        return any(isinstance(part, Manifold) for part in self.manifold.modules())
+
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         retr = self.retr
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not self._wraps_ours:
             retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
         y: Tensor = retr(x, self.from_coordinates(x, c))
         return y
@@ -58,6 +73,8 @@ def _delegate(name: str) -> Callable[..., Any]:
         return getattr(self.manifold, name)(*args, **kwargs)
 
     method.__name__ = name
+    if (original := getattr(geoopt.Manifold, name, None)) is not None:
+        method.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # geoopt.Scaled reads it
     return method
 
 
@@ -145,3 +162,27 @@ def manifold_of(parameter: Tensor) -> Manifold | None:
 def attached_manifold(parameter: Tensor) -> geoopt.Manifold | None:
     """What a parameter carries as its attribute ``manifold``, as it is."""
     return getattr(parameter, "manifold", None)
+
+
+class Point(geoopt.ManifoldParameter):  # type: ignore[misc]
+    """The weight of the update view: a parameter with a manifold, which a file holds as a plain parameter.
+
+    Then ``torch.load`` reads the file with its safe default, and a process without this package reads it too. A module
+    marks its weights again when it is loaded.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert isinstance(layer.weight, mr.manifolds.adapted.Point)
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return nn.Parameter(self.data, self.requires_grad).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Point:
+        if id(self) not in memo:
+            copied: Any = nn.Parameter(self.data.clone(memory_format=torch.preserve_format), self.requires_grad)
+            memo[id(self)] = copied
+            copied.__class__, copied.manifold = Point, copy.deepcopy(self.manifold, memo)
+        point: Point = memo[id(self)]
+        return point

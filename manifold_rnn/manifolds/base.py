@@ -226,6 +226,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         The entries of an ambient vector are no basis, so by default it is the matrix's whatever is asked for.
         """
         value: Tensor = self.component_inner(x, self._vector(x, c))
+        value = value.abs() if value.is_complex() else value  # geoopt's do not conjugate
         return value.unsqueeze(-1) if x.is_complex() else value
 
     @staticmethod

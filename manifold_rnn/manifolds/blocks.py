@@ -225,7 +225,7 @@ class Blocks(Parts):
         super().__init__()
         self._layout = BlockLayout.choose(blocks, None if which is None else [which], matrix_dims, transpose)
         self.manifold, self.free = adapt(manifold), Euclidean()
-        self.ndim, self.name, self.reversible = self._layout.ndim, f"Blocks({manifold.name})", manifold.reversible
+        self.ndim, self.name = self._layout.ndim, f"Blocks({manifold.name})"
 
     @property
     def layout(self) -> BlockLayout:

@@ -30,6 +30,7 @@ class Euclidean(Region):
     """
 
     name = "Euclidean"
+    reversible = True
     is_flat: ClassVar[bool] = True
 
     @property

@@ -41,9 +41,13 @@ class MatrixGroup(OrthonormalColumns):
     >>> assert isinstance(U, mr.manifolds.MatrixGroup) and U.to_coordinates(x, 1j * x).norm() == U.norm(x, 1j * x)
     """
 
-    reversible = True
     is_group: ClassVar[bool] = True
     is_complex: ClassVar[bool]
+
+    @property
+    def reversible(self) -> bool:
+        """Whether a step back along the transported vector ends where the step began: not with QR."""
+        return self.retraction.reversible
 
     @property
     def geometry(self) -> str:

@@ -36,8 +36,7 @@ class Parts(Manifold):
     >>> assert isinstance(gates, mr.manifolds.Parts) and len(gates.members) == 2
     """
 
-    reversible = False
-    _scale: float = 1.0  # |tensor| / |its part|, for layouts that store a part twice
+    _stored_norm: float = 1.0  # |tensor| / |its part|, for layouts that store a part twice
 
     @property
     @abstractmethod
@@ -54,6 +53,11 @@ class Parts(Manifold):
         """The same layout with other manifolds."""
 
     # --- facts ---
+
+    @property
+    def reversible(self) -> bool:
+        """Whether those of all parts are: see `MatrixGroup`."""
+        return all(m.reversible for m in self.members)
 
     @property
     def retraction(self) -> Retraction | None:
@@ -114,7 +118,7 @@ class Parts(Manifold):
     def _flat(self, x: Tensor, coordinates: Sequence[Tensor]) -> Tensor:
         flat = [c.flatten(x.ndim - self.ndim) for c in coordinates]  # each (..., d of the part)
         c = flat[0] if len(flat) == 1 else torch.cat(flat, -1)  # (..., d)
-        return c if self._scale == 1 else c * self._scale
+        return c if self._stored_norm == 1 else c * self._stored_norm
 
     def _alike(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Points and vectors, of one batch shape."""
@@ -142,7 +146,7 @@ class Parts(Manifold):
 
     def _parts(self, x: Tensor, c: Tensor) -> list[Tensor]:
         """The coordinates of each part: the inverse of `_flat`."""
-        batch, c = x.ndim - self.ndim, c if self._scale == 1 else c / self._scale
+        batch, c = x.ndim - self.ndim, c if self._stored_norm == 1 else c / self._stored_norm
         inner = self._coordinate_shapes(tuple(x.shape), x.dtype)
         pieces = (
             [c] if len(inner) == 1 else c.split([math.prod(s[batch:]) for s in inner], -1)
@@ -183,7 +187,7 @@ class Parts(Manifold):
     # --- geometry ---
 
     def projx(self, x: Tensor) -> Tensor:
-        return self._each("projx", x)
+        return self._each("projx", x).contiguous()  # geoopt's products view it
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         return self._each("proju", x, u)
@@ -204,14 +208,14 @@ class Parts(Manifold):
         return self._each("transp", x, y, v)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
-        total = self._numbers("inner", x, u, u if v is None else v).sum(-1) * self._scale**2
+        total = self._numbers("inner", x, u, u if v is None else v).sum(-1) * self._stored_norm**2
         return total.reshape(*total.shape, *[1] * self.ndim) if keepdim else total
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         return self.inner(x, u, keepdim=keepdim).sqrt()
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        total = torch.linalg.vector_norm(self._numbers("dist", x, y), dim=-1) * self._scale
+        total = torch.linalg.vector_norm(self._numbers("dist", x, y), dim=-1) * self._stored_norm
         return total.reshape(*total.shape, *[1] * self.ndim) if keepdim else total
 
     # --- coordinates ---
@@ -284,7 +288,7 @@ class Parts(Manifold):
         if len(squares) > 1 or squares[0].shape[:-1] != c.shape[:-1]:  # a number for each of several matrices
             squares = [s.expand(p.shape) for s, p in zip(squares, self._parts(x, c), strict=True)]
         flat = self._flat(x, squares)
-        return flat if self._scale == 1 else flat * self._scale  # squares scale twice
+        return flat if self._stored_norm == 1 else flat * self._stored_norm  # squares scale twice
 
     # --- points ---
 

@@ -98,10 +98,9 @@ class UnitaryRealForm(Parts):
 
     name = "UnitaryRealForm"
     ndim = 2
-    reversible = True
     is_complex: ClassVar[bool | None] = False
     is_group: ClassVar[bool] = True
-    _scale = math.sqrt(2)
+    _stored_norm = math.sqrt(2)
 
     def __init__(self, retraction: str | Retraction = "cayley") -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from .._options import full_signature
+from .._torch import sees_every_step, writable
 from ..constraints.constrain import constrain
 from ..constraints.registry import entries
 from . import scan
@@ -267,6 +268,8 @@ class Layer(nn.Module):
                 if output is not None:
                     outputs.append(output)
             y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0] if outputs else None
+        if y is not None and y.requires_grad and not self.bidirectional and not sees_every_step():
+            y = writable(y)  # a scan in one function keeps its outputs for the backward pass
         return y, tuple(torch.stack(parts) for parts in zip(*last_states, strict=True))
 
     def _initial_states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:

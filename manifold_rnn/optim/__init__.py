@@ -17,10 +17,16 @@ Parameter groups, schedules and `state_dict` are those of torch:
 
 >>> optimizer = mr.optim.Landing(layer.parameters(), lr=0.01)
 >>> layer(torch.randn(3, 4)).sum().backward(); optimizer.step(); optimizer.project()
+
+Weights averaged over training, on their manifolds:
+
+>>> averaged = mr.optim.average(layer, decay=0.99)
+>>> averaged.update_parameters(layer)
 """
 
 from .adagrad import RiemannianAdagrad
 from .adam import RiemannianAdam
+from .average import average
 from .base import RiemannianOptimizer
 from .landing import Landing
 from .rmsprop import RiemannianRMSprop
@@ -33,4 +39,5 @@ __all__ = [
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",
+    "average",
 ]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RiemannianOptimizer, require, require_second_moment
+from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions
+from .options import RetractionOptions, require, require_second_moment
 
 
 class RiemannianAdam(RiemannianOptimizer):

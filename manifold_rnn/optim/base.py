@@ -16,12 +16,15 @@ from torch.optim.optimizer import ParamsT
 
 from .._options import full_signature, require_known
 from .._torch import uncompiled
-from ..errors import NonFiniteError, OptionError, UnsupportedError
+from ..constraints.membership import require_on_manifold
+from ..constraints.optimizer_hooks import renew
+from ..errors import ManifoldError, NonFiniteError
 from ..linalg import fixed_iterations
 from ..linalg.checks import require_finite
-from ..manifolds import manifold_of
+from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, require_fixed_work
-from .options import DEFAULTS, RetractionOptions
+from .options import DEFAULTS, RetractionOptions, require
+from .preconditions import LOOK_EVERY, REPAIRED, TOLERATED, all_finite, norm_bound, repairs
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
 _ADVICE = "Lower the learning rate, clip the gradient, or pass on_nonfinite='skip'."
@@ -116,9 +119,13 @@ class RiemannianOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        renew(group["params"])
         try:
             self.validate(group)
-        except OptionError:
+            for p in group["params"] if group["capturable"] else ():  # its steps do not look
+                if (manifold := manifold_of(p)) is not None:
+                    self.require_point(p, manifold, group, self._name_of(p))
+        except ManifoldError:
             self.param_groups.pop()
             raise
         if group["weight_decay"] and any(manifold_of(p) is not None for p in group["params"]):
@@ -155,6 +162,10 @@ class RiemannianOptimizer(Optimizer):
         NonFiniteError
             If a gradient has NaN or infinity, or the step has no result on the manifold, and
             ``on_nonfinite="raise"``; nothing has been changed then.
+        OffManifoldError
+            If a weight was overwritten by something that is not on its manifold; nothing has been changed.
+        OptimizerError
+            If moments were gathered before `constrain` or `release`; nothing has been changed.
         """
         loss = None
         if closure is not None:
@@ -167,15 +178,13 @@ class RiemannianOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _run_uncompiled(self)
             return
-        work = [
-            (group, batch) for group, batches in self._grouped() for batch in batches.of(group["params"], self.state)
-        ]
+        work = self._work()
         gradients = [batch.gradient() for _, batch in work]
         if any(group["capturable"] for group in self.param_groups):
             self._run_captured(work, gradients)
             return
-        size = _norm(gradients)
-        if not (math.isfinite(size) or bool(_all_finite(gradients))):
+        size = norm_bound(gradients)
+        if not (math.isfinite(size) or bool(all_finite(gradients))):
             self._forget_empty_states()
             self._refuse_or_skip()
             return
@@ -187,10 +196,12 @@ class RiemannianOptimizer(Optimizer):
             try:
                 y = self._moved(batch, g, group)
                 self._require_sound(batch, y, size)
-            except NonFiniteError as error:
+            except BaseException as error:
                 for other in (batch, *(done for done, _ in moved)):
                     other.undo()
                 self._forget_empty_states()
+                if not isinstance(error, NonFiniteError):
+                    raise
                 self._refuse_or_skip(error, batch)
                 return
             moved.append((batch, y))
@@ -202,7 +213,7 @@ class RiemannianOptimizer(Optimizer):
 
     def _moved(self, batch: Batch, g: Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to; the states of the batch are already those after it."""
-        x, steps = batch.point(), batch.count(on_device=group["capturable"])
+        steps, x = batch.count(on_device=group["capturable"]), batch.point()  # first what `undo` goes by
         g = -g if group["maximize"] else g
         if batch.manifold is None and group["weight_decay"]:
             g = g + group["weight_decay"] * x
@@ -211,7 +222,7 @@ class RiemannianOptimizer(Optimizer):
     def _require_sound(self, batch: Batch, y: Tensor, size: float) -> None:
         """Raise `NonFiniteError` unless the result of a step is finite, where its map has not looked at it itself."""
         known = self.checks_steps and batch.manifold is not None and batch.manifold.checks_steps
-        if not (known or math.isfinite(_norm([y]))):
+        if not (known or math.isfinite(norm_bound([y]))):
             require_finite(y, "The result of a step", _ADVICE)
         if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
             for state in (v for s in batch.states for v in s.values() if isinstance(v, Tensor)):
@@ -221,7 +232,7 @@ class RiemannianOptimizer(Optimizer):
         before: list[tuple[Batch, list[dict[str, Tensor]]]] = []
         moved: list[Tensor] = []
         with fixed_iterations():
-            sound = _all_finite(gradients)
+            sound = all_finite(gradients)
             for (group, batch), g in zip(work, gradients, strict=True):
                 before.append((batch, [{k: v.clone() for k, v in s.items()} for s in batch.states]))
                 moved.append(self._moved(batch, g, {**group, "capturable": True}))
@@ -242,6 +253,40 @@ class RiemannianOptimizer(Optimizer):
         self._groups += [Batches() for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
+    def _work(self) -> list[Work]:
+        """The batches that have a gradient; raises where one of them is not what a step may begin with."""
+        try:
+            work = [(group, b) for group, batches in self._grouped() for b in batches.of(group["params"], self.state)]
+            self._require_points(work)
+        except ManifoldError:
+            self._forget_empty_states()
+            raise
+        return work
+
+    def _require_points(self, work: list[Work]) -> None:
+        """Raise if a weight is off its manifold. Numbers are looked at only where another than this has written."""
+        for group, batch in work:
+            if batch.manifold is None or group["capturable"]:
+                continue
+            if batch.is_untouched() and (batch.looked % LOOK_EVERY or not repairs(batch.manifold, group)):
+                batch.looked += 1  # writing through `.data` leaves no trace, so now and then there is a look
+                continue
+            batch.looked = 1
+            for p in batch.params:
+                self.require_point(p, batch.manifold, group, self._name_of(p))
+
+    def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
+        """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""
+        least = REPAIRED if repairs(manifold, group) else TOLERATED
+        require_on_manifold(manifold, p, name, least=least)
+
+    def _name_of(self, p: Tensor) -> str:
+        for i, group in enumerate(self.param_groups):
+            for j, q in enumerate(group["params"]):
+                if q is p:
+                    return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
+        return ""
+
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to from ``x``, given the gradient of the loss."""
         c = batch.coordinates(x, g)
@@ -260,22 +305,23 @@ class RiemannianOptimizer(Optimizer):
 
     def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
         """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
-        for i, group in enumerate(self.param_groups):
-            for j, p in enumerate(group["params"]):
+        for group in self.param_groups:
+            for p in group["params"]:
                 if p.grad is None or group["on_nonfinite"] == "skip":
                     continue
                 if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
                     continue
-                name = group["param_names"][j] if "param_names" in group else f"number {j} of group {i}"
+                if (manifold := manifold_of(p)) is not None:
+                    self.require_point(p, manifold, group, self._name_of(p))  # which may be the cause
                 if error is not None:
                     raise NonFiniteError(
-                        f"The step of parameter {name}, shape {tuple(p.shape)}, has no result; nothing was changed.\n"
-                        f"{error}"
+                        f"The step of parameter {self._name_of(p)}, shape {tuple(p.shape)}, has no result; "
+                        f"nothing was changed.\n{error}"
                     ) from error
                 raise NonFiniteError(
                     f"A step needs finite gradients; nothing has been changed.\n"
                     f"Got {int((~p.grad.isfinite()).sum())} of {p.numel()} entries NaN or infinite in parameter "
-                    f"{name}, shape {tuple(p.shape)}.\n"
+                    f"{self._name_of(p)}, shape {tuple(p.shape)}.\n"
                     "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
                 )
         self._skipped = self._skipped + 1
@@ -298,47 +344,3 @@ def _run_uncompiled(optimizer: RiemannianOptimizer) -> None:
 
 def _is_plain(pair: tuple[Work, Tensor]) -> bool:
     return pair[0][1].manifold is None
-
-
-def _norm(tensors: list[Tensor]) -> float:
-    """A bound of the norm of every tensor, which NaN and infinity survive; large numbers may make it infinite."""
-    _refuse_sparse(tensors)
-    if not tensors:
-        return 0.0
-    total = torch.linalg.vector_norm(tensors[0])
-    if len(tensors) > 1:  # one number to wait for
-        norms = (torch.linalg.vector_norm(g).to(total.device, torch.float64) for g in tensors[1:])
-        total = sum(norms, total.double())
-    return float(total)
-
-
-def _all_finite(gradients: list[Tensor]) -> Tensor:
-    """Whether every entry is finite, as one truth value on the device."""
-    _refuse_sparse(gradients)
-    gradients = [g for g in gradients if g.numel()]
-    if not gradients:
-        return torch.ones((), dtype=torch.bool)
-    return torch.stack([g.isfinite().all().to(gradients[0].device) for g in gradients]).all()
-
-
-def _refuse_sparse(gradients: list[Tensor]) -> None:
-    if any(g.is_sparse for g in gradients):
-        raise UnsupportedError(
-            "A Riemannian step takes dense gradients.\nGot a sparse one.\n"
-            "Use sparse=False, or geoopt's SparseRiemannianAdam."
-        )
-
-
-def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule: str) -> None:
-    """Raise `OptionError` unless the option of the group obeys the rule."""
-    try:
-        ok = holds(group[name])
-    except TypeError:
-        ok = False
-    if not ok:
-        raise OptionError(f"{name} is {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")
-
-
-def require_second_moment(group: dict[str, Any]) -> None:
-    """Raise `OptionError` unless the second moment is one that `Batch.square` knows."""
-    require(group, "second_moment", lambda v: v in ("elementwise", "matrix"), "'elementwise' or 'matrix'")

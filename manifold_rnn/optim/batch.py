@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from .._torch import copy_each
+from ..constraints.optimizer_hooks import renew
 from ..errors import UnsupportedError
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
+from .preconditions import require_own_state
 
 State = dict[str, Any]
 Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
 Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+_version = operator.attrgetter("_version")
 
 
 @dataclass
@@ -38,6 +41,15 @@ class Batch:
     counts: list[int | None] = field(default_factory=list)
     created: set[str] = field(default_factory=set)  # states that there were none of before this step
     can_undo: bool = False
+    marks: list[int] | None = None  # of the parameters as they were written last
+    looked: int = 0  # steps since somebody looked at the numbers
+
+    def is_untouched(self) -> bool:
+        """Whether the parameters are what the last step has written, without a look at their numbers."""
+        return self.marks == self._marks()
+
+    def _marks(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self.params), *map(_version, self.params)]
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
@@ -74,8 +86,10 @@ class Batch:
         return c.square() if self.manifold is None else self.manifold.square_coordinates(x, c, how)
 
     def write(self, y: Tensor) -> None:
-        """Give the parameters new values."""
+        """Give the parameters new values, and mark them as points."""
         copy_each(self.params, y.unbind())
+        if self.manifold is not None:
+            self.marks = self._marks()
 
     def undo(self) -> None:
         """Make the states what they were before the last `count`."""
@@ -164,14 +178,30 @@ class Batches:
     def __init__(self) -> None:
         self._seen: list[tuple[int, int, int]] = []
         self._batches: list[Batch] = []
+        self._frames: dict[int, Hashable] = {}  # in which coordinates the state of each parameter is
 
     def of(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
         """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps."""
         live = [p for p in params if p.grad is not None]
         seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
         if seen != self._seen:
+            renew(live)
+            frames = {id(p): _frame(p) for p in live}
+            for p in live:
+                require_own_state(p, manifold_of(p), state[p], self._frames.get(id(p), frames[id(p)]) == frames[id(p)])
+            self._frames |= frames
+            seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
             self._batches, self._seen = _sorted(live, state), seen
         return self._batches
+
+
+def _frame(p: Tensor) -> Hashable:
+    """What coordinates of tangent vectors at a parameter depend on; a retraction is no part of it."""
+    manifold = manifold_of(p)
+    if manifold is None:
+        return None
+    frame: Hashable = (manifold.name, manifold.layout, manifold.coordinate_shape(tuple(p.shape), p.dtype))
+    return frame
 
 
 def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:

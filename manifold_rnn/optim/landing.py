@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from ..constraints.membership import require_near
 from ..errors import UnsupportedError
+from ..linalg.checks import require_finite
 from ..linalg.defect import minus_identity
 from ..manifolds import Manifold, manifold_of
-from .base import RiemannianOptimizer, require
+from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import StepOptions
+from .options import StepOptions, require
 from .sgd import require_momentum, with_momentum
+
+_REACH = 1 - 1e-3  # distances from which the field leads to the manifold
 
 
 class Landing(RiemannianOptimizer):
@@ -50,7 +54,8 @@ class Landing(RiemannianOptimizer):
     attraction : float
         :math:`\lambda`.
     epsilon : float
-        The distance that is never exceeded, below 1. A weight that starts farther away comes nearer at every step.
+        The distance that is never exceeded, below 1. A weight that starts farther away, at less
+        than 1, comes nearer at every step; from 1 on it is refused.
     **options
         ``maximize``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
@@ -119,6 +124,14 @@ class Landing(RiemannianOptimizer):
         """Put every parameter on its manifold."""
         for p, manifold in self._constrained():
             p.copy_(manifold.projx(p))
+
+    @torch.no_grad()
+    def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
+        """Raise `OffManifoldError` at distance 1 or more, where the field does not lead to the manifold."""
+        if not p.is_meta:
+            require_finite(p, f"the weight {name}")
+            distance = max(map(float, _distances(p.detach(), manifold)), default=0.0)
+            require_near(f"the weight {name}", distance, _REACH, manifold)
 
     def _constrained(self) -> list[tuple[Tensor, Manifold]]:
         pairs = ((p, manifold_of(p)) for group in self.param_groups for p in group["params"])

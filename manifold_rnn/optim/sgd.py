@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..errors import OptionError
-from .base import RiemannianOptimizer, require
+from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions
+from .options import RetractionOptions, require
 
 
 class RiemannianSGD(RiemannianOptimizer):

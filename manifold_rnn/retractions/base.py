@@ -45,6 +45,7 @@ class Retraction(ABC):
     name: ClassVar[str]
     self_correcting: ClassVar[bool] = False  # orthonormalises x + u, and so removes the drift of x as well
     projecting: ClassVar[bool] = False  # on tall matrices it takes the tangent part by itself
+    reversible: ClassVar[bool] = True  # the inverse of phi(A) is phi(-A), so that a step on a group can be undone
     orders: ClassVar[dict[str, int]]  # by the manifold's `geometry`
 
     @abstractmethod

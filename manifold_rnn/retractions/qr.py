@@ -10,7 +10,7 @@ from ..linalg.checks import TooFar, require_length
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_qr
 from ..linalg.precision import double
-from ..linalg.product import multiply_add
+from ..linalg.product import multiply_add, solve
 from ..linalg.qr import near_factor, qr
 from ..linalg.skew import skew
 from .base import Retraction, require_far_step, tangent
@@ -33,6 +33,7 @@ class QR(Retraction):
     """
 
     name: ClassVar[str] = "qr"
+    reversible = False
     self_correcting: ClassVar[bool] = True
     orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
 
@@ -65,4 +66,4 @@ class QR(Retraction):
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y
         sum_ = inverse_qr(xy) + torch.eye(xy.shape[-1], dtype=xy.dtype, device=xy.device)  # x^H (x + u) = x^H y R
-        return y @ torch.linalg.solve_ex(xy, sum_).result - x
+        return y @ solve(xy, sum_) - x

@@ -10,7 +10,7 @@ from support.selection import spread
 
 from manifold_rnn import errors, manifolds, optim, retractions
 
-OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "Landing"})  # which has laws of its own
+OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "Landing", "average"})  # which has laws of its own
 PEERS = {name: getattr(torch.optim, name.removeprefix("Riemannian")) for name in OPTIMIZERS}
 OPTIONS = {
     "RiemannianSGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.3}],

@@ -92,8 +92,6 @@ class DampedSkew(Constraint):
 class DampedSkewParametrization(Parametrization):
     """A step of a damped rotation, from the ``coordinates`` of its skew matrix."""
 
-    always_real = ("coordinates",)
-
     def __init__(self, constraint: DampedSkew, like: Tensor) -> None:
         super().__init__()
         self.constraint, self.complex_ = constraint, like.is_complex()

@@ -112,7 +112,6 @@ class DiagonalDiscParametrization(Parametrization):
     """
 
     is_diagonal = True
-    always_real = ("log_rate", "phase")
 
     def __init__(self, constraint: DiagonalDisc, like: Tensor) -> None:
         super().__init__()

@@ -103,6 +103,11 @@ class FixedBaseParametrization(Trivialization):
         require_shape(self.base, weight)
         self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, weight))
 
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Find the coordinates of the nearest matrix in the component that the map reaches."""
+        self.assign(self.base @ self.reachable(self.base.mH @ weight))
+
     def rebase(self) -> None:
         """Refuse: the base is part of the constraint."""
         raise UnsupportedError(

@@ -78,7 +78,7 @@ class PhaseScaled(Constraint):
 class PhaseScaledParametrization(Trivialization):
     """A `Trivialization` at the identity, and the phases that multiply its columns."""
 
-    always_real: ClassVar[tuple[str, ...]] = ("coordinates", "phases")
+    takes_complex32: ClassVar[bool] = False
 
     def __init__(self, manifold: Manifold, base: Tensor) -> None:
         super().__init__(manifold, base)

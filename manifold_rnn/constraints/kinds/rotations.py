@@ -98,8 +98,6 @@ class Rotations(Constraint):
 class RotationsParametrization(Parametrization):
     """Layers of rotations; real ``angles`` and, for complex weights, ``phases`` and ``last_phases``."""
 
-    always_real = ("angles", "phases", "last_phases")
-
     def __init__(self, like: Tensor, layers: Layers) -> None:
         super().__init__()
         self.layers, self.size = layers, like.shape[-1]

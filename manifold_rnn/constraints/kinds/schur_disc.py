@@ -144,7 +144,6 @@ class SchurDiscParametrization(Parametrization):
         ``T``, row by row.
     """
 
-    always_real = ("eigenvalues",)
     places: Tensor
 
     def __init__(self, constraint: SchurDisc, like: Tensor) -> None:
@@ -183,6 +182,11 @@ class SchurDiscParametrization(Parametrization):
         bound = disc_parameters.reach(weight, self.constraint.radius)
         require_reached(self.constraint, solved(), weight, bound)
         self.load_state_dict(solved.state_dict())
+
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Take the factors of ``weight``, scaled into the disc."""
+        self.assign(UnitDisc(self.constraint.radius).projx(weight))
 
     @torch.no_grad()
     def defect(self) -> Tensor:

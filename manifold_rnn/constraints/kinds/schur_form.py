@@ -79,7 +79,6 @@ class SchurForm(Constraint):
 class SchurFormParametrization(Parametrization):
     """A matrix by a ``frame``, and the ``moduli``, ``angles`` and ``triangle`` in it."""
 
-    always_real = ("moduli", "angles")
     places: Tensor
 
     def __init__(self, constraint: SchurForm, like: Tensor) -> None:

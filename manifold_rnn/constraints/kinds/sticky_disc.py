@@ -72,6 +72,7 @@ class StickyDisc(Constraint):
 class StickyDiscParametrization(Trivialization):
     """A `Trivialization` with a memory; :math:`M` is its base plus its coordinates."""
 
+    takes_complex32 = False
     active: Tensor
 
     def __init__(self, manifold: UnitDisc, base: Tensor) -> None:

@@ -67,7 +67,6 @@ class UnitaryProduct(Constraint):
 class UnitaryProductParametrization(Parametrization):
     """The product of its ``phases``, ``reflections`` and ``permutation``; a batch shares the last."""
 
-    always_real = ("phases",)
     permutation: Tensor
 
     def __init__(self, like: Tensor) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...linalg.precision import applied
+
 
 def accumulate(a: Tensor, factor: float | Tensor, start: Tensor) -> Tensor:
     """Return ``v_t = factor_t v_{t-1} + a_t`` for all steps of ``a``, (T, B, n).
 
     A tensor of factors has the shape (T, B, 1) and receives no gradient.
     """
-    sums: Tensor = _Accumulate.apply(a, factor, start)
+    sums: Tensor = applied(_Accumulate, a, factor, start)
     return sums
 
 

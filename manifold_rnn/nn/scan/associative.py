@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ShapeError
-from ...linalg.precision import double, without_autocast
+from ...linalg.precision import applied, double, without_autocast
 from ..cells.elman_form import ElmanForm
 from .base import Request
 from .elman.backend import ElmanBackend
@@ -60,7 +60,7 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
             f"got {tuple(diag.shape)}, {tuple(u.shape)} and {tuple(h0.shape)}.\nMake batch and features agree."
         )
     dtype = torch.promote_types(torch.promote_types(diag.dtype, u.dtype), h0.dtype)
-    states: Tensor = _Scan.apply(diag.to(dtype), u.to(dtype), h0.to(dtype))  # (T, B, n)
+    states: Tensor = applied(_Scan, diag.to(dtype), u.to(dtype), h0.to(dtype))  # (T, B, n)
     return states
 
 
@@ -81,7 +81,7 @@ class _Scan(torch.autograd.Function):
         diag, h0, states = ctx.saved_tensors
         with without_autocast(g):
             d = diag.conj().resolve_conj()
-            u_gradient: Tensor = _Scan.apply(d, g.flip(0), torch.zeros_like(h0)).flip(0)  # (T, B, n)
+            u_gradient: Tensor = applied(_Scan, d, g.flip(0), torch.zeros_like(h0)).flip(0)  # (T, B, n)
             products = torch.linalg.vecdot(states[:-1], u_gradient[1:], dim=0) + h0.conj() * u_gradient[0]  # (B, n)
             return products.sum(0), u_gradient, d * u_gradient[0]
 

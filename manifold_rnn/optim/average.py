@@ -1,0 +1,132 @@
+"""Averages of the weights of a model over training, in both views: exponential moving averages and SWA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..constraints.parametrization import Parametrization
+from ..constraints.registry import parametrizations
+from .options import bad_decay
+
+
+class ConstrainedAverage(AveragedModel):
+    """The model with averaged weights that `average` returns: a `torch.optim.swa_utils.AveragedModel`.
+
+    Parameters
+    ----------
+    model : nn.Module
+    decay : float, optional
+    use_buffers : bool
+
+    Examples
+    --------
+    >>> averaged = mr.optim.average(torch.nn.Linear(2, 2))
+    >>> assert isinstance(averaged, torch.optim.swa_utils.AveragedModel)
+    """
+
+    averages_weights: ClassVar[bool] = True
+
+    def __init__(self, model: nn.Module, decay: float | None = None, use_buffers: bool = False) -> None:
+        super().__init__(model, multi_avg_fn=None, use_buffers=use_buffers)
+        self.decay = decay
+        with torch.no_grad():
+            for entry in self._entries().values():
+                copy.deepcopy(entry).assign_nearest(entry().detach())  # which may refuse
+        self.avg_fn: Callable[..., Any] = self._mean  # torch's own would average the coordinates
+        for name, entry in self._entries().items():
+            self.register_buffer(_key(name), entry().detach().clone())
+
+    def _entries(self) -> dict[str, Parametrization]:
+        return dict(parametrizations(self.module))
+
+    def _mean(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        weight = 1 / (int(count) + 1) if self.decay is None else 1 - self.decay
+        return average + (value - average) * weight
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of ``model`` into the average, and put the constrained ones onto their sets.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model that is trained, of the same structure.
+        """
+        own, trained = self._entries(), dict(parametrizations(model))
+        averages = {name: self._averaged(name, trained[name]().detach()) for name in own}
+        for name, entry in own.items():
+            copy.deepcopy(entry).assign_nearest(averages[name])  # which may refuse, before anything is changed
+        constrained = [p for entry in own.values() for p in _tensors(entry)]
+        kept = [p.detach().clone() for p in constrained]
+        super().update_parameters(model)  # the free parameters and buffers, as torch does
+        for p, value in zip(constrained, kept, strict=True):
+            p.copy_(value)
+        for name, entry in own.items():
+            getattr(self, _key(name)).copy_(averages[name])
+            entry.assign_nearest(averages[name])
+
+    def _averaged(self, name: str, weight: Tensor) -> Tensor:
+        before: Tensor = getattr(self, _key(name))
+        weight, count = weight.to(before), self.n_averaged.to(before.device)
+        return weight if count == 0 else self._mean(before, weight, count)
+
+
+def average(model: nn.Module, decay: float | None = None, *, use_buffers: bool = False) -> ConstrainedAverage:
+    r"""Average the weights of a model over training, constrained ones on their sets.
+
+    .. math::
+        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W),
+
+    with the dense weights ``W``. Coordinates are never averaged: they mean another weight after each move of the base.
+    Free parameters are averaged as by torch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model that is trained, in either view.
+    decay : float, optional
+        :math:`\gamma`, between 0 and 1, of an exponential moving average. Default: the mean of all weights, as in SWA.
+    use_buffers : bool
+        Whether to average buffers, such as those of batch normalization, as well.
+
+    Returns
+    -------
+    ConstrainedAverage
+        An `AveragedModel` of torch. Call ``update_parameters(model)`` after each step or epoch, and use it as a model.
+
+    Raises
+    ------
+    OptionError
+        If ``decay`` is not between 0 and 1.
+
+    Notes
+    -----
+    ``state_dict`` holds the dense averages too, so a resumed run goes on with the same average. A structured constraint
+    must be solvable for its parameters, or is refused with an `UnsupportedError`.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.Orthogonal(), view="trivialized", rebase_every=1)
+    >>> averaged, optimizer = mr.optim.average(layer, decay=0.9), torch.optim.Adam(layer.parameters())
+    >>> for _ in range(3):
+    ...     layer(torch.ones(4)).sum().backward(); optimizer.step(); averaged.update_parameters(layer)
+    >>> assert mr.linalg.defect(averaged.module.weight) < 1e-5
+    """
+    if decay is not None and not 0 <= decay < 1:
+        raise bad_decay(decay)
+    return ConstrainedAverage(model, decay, use_buffers)
+
+
+def _key(name: str) -> str:
+    return "average_of_" + name.replace(".", "__")
+
+
+def _tensors(entry: Parametrization) -> list[Tensor]:
+    own = [entry.watched] if entry.is_stored_by_module and entry.watched is not None else []
+    return [*own, *entry.parameters(), *entry.buffers()]

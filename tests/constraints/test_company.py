@@ -1,0 +1,232 @@
+"""Other tools that take, replace, lend, save or convert a constrained weight: right, or refused by name."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from support.constraint_cases import constrained, supported
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import manifold_rnn as mr
+from manifold_rnn.errors import DtypeError, ManifoldError, OptimizerError, OptionError, UnsupportedError
+
+VIEW = pytest.mark.parametrize("view", ["update", "trivialized"])
+TOOLS = {
+    "prune": lambda m: prune.l1_unstructured(m, "weight", 0.5),
+    "spectral_norm": lambda m: parametrizations.spectral_norm(m, "weight"),
+    "old spectral_norm": lambda m: nn.utils.spectral_norm(m, "weight"),
+    "weight_norm": lambda m: parametrizations.weight_norm(m, "weight"),
+    "parametrize": lambda m: parametrize.register_parametrization(m, "weight", nn.Identity()),
+    "del": lambda m: delattr(m, "weight"),
+    "None": lambda m: setattr(m, "weight", None),
+}
+ROWS = supported(torch.float32, torch.complex64)
+CASTS = {
+    "double": lambda m: m.double(),
+    "float": lambda m: m.float(),
+    "half": lambda m: m.half(),
+    "bfloat16": lambda m: m.bfloat16(),
+    "complex64": lambda m: m.to(torch.complex64),
+    "complex128": lambda m: m.to(torch.complex128),
+    "complex32": lambda m: m.to(torch.complex32),
+    "float64": lambda m: m.to(torch.float64),
+    "meta": lambda m: m.to("meta"),
+}
+
+
+def layer(view="update", **options):
+    torch.manual_seed(0)
+    return mr.constrain(nn.Linear(4, 4, bias=False), "weight", mr.Orthogonal(), view=view, **options)
+
+
+@VIEW
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_that_takes_the_weight_is_named_at_once_or_at_the_next_forward(name, view):
+    module = layer(view)
+
+    def take_and_use():
+        TOOLS[name](module)
+        module(torch.ones(1, 4))
+
+    with pytest.raises((ManifoldError, ValueError, TypeError, RuntimeError), match=r"weight|Point"):
+        take_and_use()
+
+
+@pytest.mark.parametrize("tool", [prune.remove, parametrize.remove_parametrizations], ids=lambda t: t.__name__)
+def test_a_tool_that_looks_for_its_own_finds_nothing(tool):
+    with pytest.raises(ValueError, match="weight"):
+        tool(layer(), "weight")
+
+
+@pytest.mark.parametrize("lent", [nn.Parameter, lambda x: x], ids=["parameter", "tensor"])
+def test_functional_call_leaves_lent_tensors_alone(lent):
+    module, own = layer(), lent(torch.randn(4, 4))
+    kind = type(own)
+    for _ in range(2):
+        torch.func.functional_call(module, {"weight": own}, (torch.ones(1, 4),)).sum()
+    assert type(own) is kind and not hasattr(own, "manifold")
+    module(torch.ones(1, 4)).sum().backward()
+    mr.optim.RiemannianSGD(module.parameters(), lr=0.1).step()
+    assert type(own) is kind and isinstance(module.weight.manifold, mr.Orthogonal)
+
+
+def test_assigning_a_parameter_of_another_module_leaves_it_plain():
+    module, plain = layer(), nn.Linear(4, 4, bias=False)
+    plain.weight = nn.Parameter(torch.eye(4))
+    module.load_state_dict(plain.state_dict(keep_vars=True), assign=True)
+    assert type(plain.weight) is nn.Parameter and isinstance(module.weight.manifold, mr.Orthogonal)
+
+
+@VIEW
+def test_files_of_parameters_load_with_the_safe_default(view):
+    module = layer(view)
+    for what in (list(module.parameters()), module.state_dict(keep_vars=True), module.state_dict()):
+        file = io.BytesIO()
+        torch.save(what, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+
+
+@VIEW
+def test_copies_keep_the_manifold_and_share_nothing(view):
+    module = layer(view)
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(copied.weight, module.weight)
+        (copied(torch.ones(1, 4)) - 1).square().sum().backward()
+        optimizer = mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD
+        optimizer(copied.parameters(), lr=0.1).step()
+        assert not torch.equal(copied.weight, module.weight) and mr.linalg.defect(copied.weight) < 1e-5
+
+
+@VIEW
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_max_norm_of_an_embedding_contradicts_a_constraint(kind, view):
+    with pytest.raises(UnsupportedError, match="max_norm"):
+        mr.constrain(kind(6, 3, max_norm=0.1), "weight", mr.Stiefel(), view=view)
+
+
+@VIEW
+def test_replicas_of_data_parallel_compute_the_weight(view):
+    module = layer(view)
+    replica = module._replicate_for_data_parallel()
+    replica.bias = None
+    names = dict(module.named_parameters(recurse=False))
+    for name, value in names.items():
+        setattr(replica, name, value)
+    if view == "trivialized":
+        entry = module.constraints["weight"]._replicate_for_data_parallel()
+        entry.coordinates = module.constraints["weight"].coordinates
+        registry = module.constraints._replicate_for_data_parallel()
+        registry._modules = {"weight": entry}
+        replica._modules = {"constraints": registry}
+    torch.testing.assert_close(replica(torch.ones(1, 4)), module(torch.ones(1, 4)))
+
+
+@VIEW
+def test_shared_memory_keeps_a_weight(view):
+    module = layer(view).share_memory()
+    (module(torch.ones(1, 4)) - 1).square().sum().backward()
+    (mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD)(module.parameters(), lr=0.1).step()
+    assert mr.linalg.defect(module.weight) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "view", "dtype"), ROWS)
+def test_what_is_saved_is_contiguous(name, view, dtype):
+    module = constrained(name, view, dtype)
+    assert all(value.is_contiguous() for value in module.state_dict().values())
+
+
+# --- casting ---
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature", "ignore:ComplexHalf support")
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize(("name", "view", "dtype"), ROWS)
+def test_a_constrained_weight_is_cast_as_a_dense_one_or_refused_unchanged(name, view, dtype, cast):
+    module, before = constrained(name, view, dtype), constrained(name, view, dtype).state_dict()
+    plain = nn.Linear(2, 2, bias=False, dtype=dtype)
+    weight = module.weight.detach().clone()
+    try:
+        CASTS[cast](module)
+    except DtypeError as refusal:
+        message = str(refusal)
+    else:
+        message = ""
+    if message:
+        assert cast.startswith("complex") != dtype.is_complex or cast == "complex32", message
+        assert len(message) <= 400
+        assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+        return
+    assert module.weight.dtype == CASTS[cast](plain).weight.dtype
+    if cast != "meta":
+        tolerance = {torch.float16: 2e-2, torch.bfloat16: 1e-1, torch.complex32: 2e-2}.get(module.weight.dtype, 1e-5)
+        wide = torch.complex128
+        torch.testing.assert_close(module.weight.to(wide), weight.to(wide), atol=tolerance, rtol=0)
+
+
+# --- hooks, optimizers ---
+
+
+@VIEW
+def test_hooks_on_a_weight_survive_constrain_and_release_and_a_rebase(view):
+    plain, seen = nn.Linear(4, 4, bias=False), []
+    handle = plain.weight.register_hook(lambda g: seen.append(g.clone()))
+    options = {"rebase_every": 1} if view == "trivialized" else {}
+    module = mr.constrain(plain, "weight", mr.Orthogonal(), view=view, **options)
+    optimizer = (mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD)(module.parameters(), lr=0.1)
+    for count in (1, 2):
+        module(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        assert len(seen) == count and torch.equal(seen[-1], torch.ones(4, 4))
+    module.load_state_dict(module.state_dict())
+    mr.release(module, "weight")(torch.ones(1, 4)).sum().backward()
+    assert len(seen) == 3
+    handle.remove()
+    module(torch.ones(1, 4)).sum().backward()
+    assert len(seen) == 3
+
+
+def test_a_hook_may_change_the_gradient_of_a_computed_weight():
+    plain = nn.Linear(4, 4, bias=False)
+    plain.weight.register_hook(torch.zeros_like)
+    module = mr.constrain(plain, "weight", mr.Orthogonal(), view="trivialized")
+    module(torch.ones(1, 4)).sum().backward()
+    assert not module.constraints["weight"].coordinates.grad.any()
+
+
+def test_hooks_that_only_a_parameter_has_are_refused():
+    plain = nn.Linear(4, 4)
+    plain.weight.register_post_accumulate_grad_hook(lambda p: None)
+    with pytest.raises(UnsupportedError, match="register_post_accumulate_grad_hook"):
+        mr.constrain(plain, "weight", mr.Orthogonal(), view="trivialized")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, mr.optim.RiemannianAdam], ids=lambda k: k.__name__)
+def test_an_optimizer_of_a_replaced_parameter_is_refused(kind):
+    plain = nn.Linear(4, 4)
+    optimizer = kind(plain.parameters(), lr=0.1)
+    module = mr.constrain(plain, "weight", mr.Orthogonal(), view="trivialized")
+    module(torch.ones(1, 4)).sum().backward()
+    with pytest.raises(OptimizerError, match=r"constrain\(\).*'weight'") as caught:
+        optimizer.step()
+    assert len(str(caught.value)) <= 400
+    optimizer.add_param_group({"params": list(module.constraints.parameters())})
+    optimizer.step()
+    other = kind(module.parameters(), lr=0.1)
+    mr.release(module, "weight").zero_grad()
+    module(torch.ones(1, 4)).sum().backward()
+    other.zero_grad()
+    with pytest.raises(OptimizerError, match=r"release\(\)"):
+        other.step()
+
+
+def test_reading_the_parameter_of_a_computed_weight_says_why_there_is_none():
+    module = layer("trivialized")
+    for take in (lambda: module._parameters["weight"], lambda: module._parameters.__delitem__("weight")):
+        with pytest.raises(OptionError, match="computed"):
+            take()
+    with pytest.raises(KeyError):
+        module._parameters["weigth"]

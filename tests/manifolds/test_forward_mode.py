@@ -1,0 +1,84 @@
+"""Every map in forward mode, against differences and reverse mode; traces of weights hold for other numbers."""
+
+import pytest
+import torch
+from support.constraint_cases import constrained, supported
+from support.manifold_cases import PAIRS, ids
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp
+from torch.fx.experimental.proxy_tensor import make_fx
+
+MAPS = {"retr": "xu", "retr_coordinates": "xc", "egrad2coordinates": "xg", "projx": "o", "polish": "o", "proju": "xg"}
+ROWS = [(case, r, name) for case, r in PAIRS for name in MAPS if case.retractions != ("own",)]
+ORDERS = {"fr": (jacfwd, jacrev), "rf": (jacrev, jacfwd), "ff": (jacfwd, jacfwd)}
+WEIGHTS = supported(torch.float64)
+
+
+def inputs(case, m, name, generator):
+    x = case.point((), generator)
+    u = 0.4 * m.proju(x, torch.randn(x.shape, dtype=x.dtype, generator=generator))
+    g = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    given = {"x": x, "u": u, "g": g, "c": m.to_coordinates(x, u), "o": x + 0.05 * g}
+    return [given[key] for key in MAPS[name]]
+
+
+def scalar(y):
+    return (torch.view_as_real(y) if y.is_complex() else y).pow(3).sum()
+
+
+@pytest.mark.parametrize(("case", "retraction", "name"), ROWS, ids=ids)
+def test_a_derivative_in_forward_mode_is_the_limit_of_differences(case, retraction, name, generator):
+    m = case.make(retraction)
+    x, f = inputs(case, m, name, generator), getattr(m, name)
+    t = [torch.randn(a.shape, dtype=a.dtype, generator=generator) for a in x]
+    for g in (f, grad(lambda *a: scalar(f(*a)), argnums=len(x) - 1)):  # and forward over reverse
+        _, slope = jvp(g, tuple(x), tuple(t))
+        ahead, behind = (g(*(a + h * b for a, b in zip(x, t, strict=True))) for h in (1e-6, -1e-6))
+        torch.testing.assert_close(slope, (ahead - behind) / 2e-6, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("case", "retraction"),
+    [(c, r) for c, r in PAIRS if c.name in ("Orthogonal", "Stiefel") and c.shape[-1] < 5],
+    ids=ids,
+)
+def test_second_derivatives_agree_in_every_order(case, retraction, order, generator):
+    m = case.make(retraction)
+    x, c = inputs(case, m, "retr_coordinates", generator)
+    outer, inner = ORDERS[order]
+    f = lambda c: scalar(m.retr_coordinates(x, c))  # noqa: E731
+    torch.testing.assert_close(outer(inner(f))(c), jacrev(jacrev(f))(c), atol=1e-8, rtol=1e-8)
+
+
+def loss_of(layer):
+    def loss(parameters):
+        return scalar(functional_call(layer, parameters, (torch.ones(2, layer.in_features, dtype=torch.float64),)))
+
+    return loss, {name: p.detach().clone() for name, p in layer.named_parameters()}
+
+
+@pytest.mark.parametrize(("name", "view", "dtype"), WEIGHTS)
+def test_weights_of_both_views_have_forward_derivatives(name, view, dtype):
+    loss, p = loss_of(constrained(name, view, dtype))
+    t = {key: torch.randn_like(value) for key, value in p.items()}
+    slope = sum((g * t[key]).sum() for key, g in grad(loss)(p).items())
+    torch.testing.assert_close(jvp(loss, (p,), (t,))[1], slope, atol=1e-9, rtol=1e-9)
+    if name in ("Orthogonal", "UnitDisc", "Rotations"):
+        torch.testing.assert_close(hessian(loss)(p), jacrev(jacrev(loss))(p), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize(("name", "view", "dtype"), [row for row in WEIGHTS if row[1] == "trivialized"])
+def test_a_graph_of_a_weight_holds_for_other_numbers(name, view, dtype, every):
+    try:
+        layer = constrained(name, view, dtype, rebase_every=every)
+        if layer is None:
+            return
+    except TypeError:
+        return
+    loss, p = loss_of(layer)
+    for f in (loss, grad(loss)):
+        graph = make_fx(f)(p)
+        for scale in (0.0, 2.0):
+            other = {key: value + scale * torch.ones_like(value) for key, value in p.items()}
+            torch.testing.assert_close(graph(other), f(other), atol=1e-8, rtol=1e-8)

@@ -1,0 +1,185 @@
+"""A step begins at a point, with state of its own coordinates, or is refused by the name of the cause, unchanged."""
+
+import copy
+
+import geoopt
+import pytest
+import torch
+from torch import nn
+
+import manifold_rnn as mr
+from manifold_rnn import optim, retractions
+from manifold_rnn.errors import ManifoldError, NonFiniteError, OffManifoldError, OptimizerError
+
+OPTIMIZERS = sorted(name for name in optim.__all__ if name.startswith("Riemannian") or name == "Landing")
+OPTIMIZERS.remove("RiemannianOptimizer")
+OVERWRITE = {
+    "copy_": lambda m, x: m.weight.detach().copy_(x),
+    "data=": lambda m, x: setattr(m.weight, "data", x.clone()),
+    "data.copy_": lambda m, x: m.weight.data.copy_(x),
+    "new parameter": lambda m, x: setattr(m, "weight", nn.Parameter(x.clone())),
+    "vector": lambda m, x: nn.utils.vector_to_parameters(x.flatten(), m.parameters()),
+}
+SCALES = (0.0, 0.5, 3.0)
+
+
+def layer(retraction="cayley", n=6):
+    torch.manual_seed(0)
+    return mr.constrain(nn.Linear(n, n, bias=False), "weight", mr.Orthogonal(retraction))
+
+
+def backward(module):
+    module.zero_grad()
+    (module(torch.ones(2, module.in_features)) - 1).square().mean().backward()
+
+
+def snapshot(module, optimizer):
+    return copy.deepcopy((module.weight.detach().clone(), optimizer.state_dict()["state"]))
+
+
+def assert_same(a, b):
+    assert torch.equal(a[0], b[0])
+    torch.testing.assert_close(a[1], b[1], atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("how", OVERWRITE)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("retraction", retractions.names())
+def test_an_overwritten_weight_is_refused_and_nothing_is_changed(name, retraction, how):
+    for scale in SCALES:
+        module = layer(retraction)
+        OVERWRITE[how](module, scale * torch.randn(6, 6))
+        optimizer = getattr(optim, name)(module.parameters(), lr=0.01)
+        backward(module)
+        before = snapshot(module, optimizer)
+        with pytest.raises(OffManifoldError, match="overwritten after constrain") as caught:
+            optimizer.step()
+        assert len(str(caught.value)) <= 400 and "rate" not in str(caught.value)
+        assert_same(snapshot(module, optimizer), before)
+
+
+@pytest.mark.parametrize("how", [how for how in OVERWRITE if how not in ("data.copy_", "new parameter")])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_so_is_one_that_is_overwritten_between_two_steps(name, how):
+    module = layer()
+    optimizer = getattr(optim, name)(module.parameters(), lr=0.01)
+    for _ in range(3):
+        backward(module)
+        optimizer.step()
+    OVERWRITE[how](module, torch.randn(6, 6))
+    backward(module)
+    before = snapshot(module, optimizer)
+    with pytest.raises(OffManifoldError):
+        optimizer.step()
+    assert_same(snapshot(module, optimizer), before)
+
+
+def test_writing_through_data_leaves_no_trace_and_is_found_within_a_hundred_steps():
+    module = layer()
+    optimizer = optim.RiemannianSGD(module.parameters(), lr=1e-6)
+    backward(module)
+    optimizer.step()
+    module.weight.data.zero_()
+    with pytest.raises(OffManifoldError):  # noqa: PT012 - one of the steps
+        for _ in range(100):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_numbers_are_looked_at_only_where_somebody_else_has_written(name, monkeypatch):
+    module = layer()
+    optimizer, looks = getattr(optim, name)(module.parameters(), lr=0.01), []
+    inspect = type(optimizer).require_point
+    monkeypatch.setattr(type(optimizer), "require_point", lambda *args: (looks.append(1), inspect(*args)))
+    for _ in range(5):
+        backward(module)
+        optimizer.step()
+    assert len(looks) == 1
+    module.load_state_dict(layer().state_dict())
+    optimizer.step()
+    assert len(looks) == 2
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_weight_that_is_no_number_is_named_not_the_gradient(name):
+    module = layer()
+    module.weight.data.fill_(torch.nan)
+    optimizer = getattr(optim, name)(module.parameters(), lr=0.01)
+    backward(module)
+    with pytest.raises(NonFiniteError, match="the weight"):
+        optimizer.step()
+
+
+def test_capturable_optimizers_look_when_they_are_made():
+    module = layer()
+    OVERWRITE["copy_"](module, torch.randn(6, 6))
+    with pytest.raises(OffManifoldError):
+        optim.RiemannianAdam(module.parameters(), capturable=True)
+
+
+def test_landing_takes_what_it_can_lead_back():
+    module = layer(n=3)
+    module.weight.detach().mul_(1.1)
+    optimizer = optim.Landing(module.parameters(), lr=0.1)
+    for _ in range(3):
+        before = optimizer.distance
+        backward(module)
+        optimizer.step()
+        assert optimizer.distance < max(before, 0.5)
+
+
+def test_geoopts_optimizers_are_stopped_before_an_overwritten_weight_too():
+    module = layer()
+    OVERWRITE["copy_"](module, torch.randn(6, 6))
+    backward(module)
+    with pytest.raises(OffManifoldError):
+        geoopt.optim.RiemannianSGD(module.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("manifold", [mr.Orthogonal(), mr.Stiefel()], ids=lambda m: m.name)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Landing"])
+def test_moments_of_before_constrain_or_release_are_refused(name, manifold):
+    options = {"momentum": 0.9} if name == "RiemannianSGD" else {}
+    module = nn.Linear(4, 4)
+    optimizer = getattr(optim, name)(module.parameters(), lr=0.1, **options)
+    changes = (
+        lambda: mr.constrain(module, "weight", manifold),
+        lambda: mr.release(module, "weight"),
+    )
+    backward(module)
+    optimizer.step()
+    for change in changes:
+        change()
+        backward(module)
+        before = snapshot(module, optimizer)
+        with pytest.raises(OptimizerError, match="before constrain or release") as caught:
+            optimizer.step()
+        assert len(str(caught.value)) <= 400
+        assert_same(snapshot(module, optimizer), before)
+        del optimizer.state[module.weight]
+        optimizer.step()
+
+
+def test_another_retraction_keeps_the_moments():
+    module = layer()
+    optimizer = optim.RiemannianAdam(module.parameters(), lr=0.01)
+    for retraction in retractions.names():
+        mr.set_retraction(module, "weight", retraction)
+        backward(module)
+        optimizer.step()
+
+
+def test_loaded_moments_of_other_coordinates_are_refused():
+    plain, module = nn.Linear(6, 6, bias=False), layer()
+    source = torch.optim.Adam(plain.parameters())
+    backward(plain)
+    source.step()
+    target = optim.RiemannianAdam(module.parameters())
+    state = target.state_dict()
+    target.load_state_dict({**state, "state": source.state_dict()["state"]})
+    backward(module)
+    with pytest.raises(ManifoldError, match="coordinates"):
+        target.step()
