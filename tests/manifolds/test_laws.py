@@ -56,6 +56,17 @@ def test_retraction_has_its_order(case, retraction, batch, generator):
             assert report.geodesic_order < 2.5  # the test can tell the orders apart
 
 
+@pytest.mark.parametrize(("case", "retraction"), [(c, r) for c, r in PAIRS if c.retractions != ("own",)], ids=ids)
+def test_a_reversible_manifold_is_one_where_a_step_can_be_undone(case, retraction, generator):
+    m = case.make(retraction)
+    x = case.point((), generator)
+    (u,) = directions(m, x, generator, count=1)
+    y, v = m.retr_transp(x, u, u)
+    error = float((m.retr(y, -v) - x).abs().max())
+    if m.reversible or not case.solid:  # a step inside of a region ends at its boundary in other places
+        assert (error <= 100 * ROUNDING) == m.reversible
+
+
 @pytest.mark.parametrize(("case", "retraction"), PAIRS, ids=ids)
 def test_gradient_is_the_slope_along_the_retraction(case, retraction, batch, generator):
     m = case.make(retraction)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.scan_cases import EVERY, arguments, call, error, real, require_native, values, wide
+from support.scan_cases import EVERY, arguments, call, edge_values, edges, error, real, require_native, values, wide
 from support.selection import spread
 
 from manifold_rnn.nn.scan import ElmanForm, fused, native
@@ -203,33 +203,11 @@ def test_an_output_changed_in_place_is_noticed(scan, generator):
         h.sum().backward()
 
 
-EDGES = (0.0, 1e-45, 3e-40, 1e-30, 1e-19, 1e-3, 1.0, 1e10, 1e19, 1e20, 1e30, 1e38)
-
-
 @pytest.mark.parametrize(("activation", "double"), EVERY, ids=str)
 def test_arguments_from_subnormal_to_the_largest_numbers(activation, double, scan, generator):
     dtype = torch.complex64 if double.is_complex else torch.float32
-    n = len(EDGES)
-    phase = torch.randn(3, 2, n, dtype=dtype, generator=generator).sgn()
-    single = {
-        "x": torch.tensor(EDGES, dtype=dtype) * phase,
-        "V": torch.eye(n, dtype=dtype),
-        "W": torch.zeros(n, n, dtype=dtype),
-        "h0": torch.zeros(2, n, dtype=dtype),
-    }
-    if activation == "modrelu":
-        single["threshold"] = torch.linspace(-0.2, 0.1, n)
-    single = {k: p.requires_grad_() for k, p in single.items()}
-    weight = torch.randn(3, 2, n, dtype=dtype, generator=generator)
-
-    def found(run, tensors):
-        y = call(run, activation, tensors)
-        y = y[0] if isinstance(y, tuple) else y
-        wanted = [tensors[k] for k in ("x", "threshold") if k in tensors]
-        gradients = torch.autograd.grad((y * weight.to(y.dtype)).real.sum(), wanted)
-        return [y.detach(), *gradients]
-
-    true = found(plain_states, wide(single))
+    tensors, weight = edges(activation, dtype, generator)
+    true = edge_values(plain_states, activation, wide(tensors), weight)
     for run in (scan, plain_states):  # the loop is compared as well
-        for a, b in zip(found(run, single), true, strict=True):
+        for a, b in zip(edge_values(run, activation, tensors, weight), true, strict=True):
             torch.testing.assert_close(a.to(b.dtype), b, rtol=1e-4, atol=1e-5)

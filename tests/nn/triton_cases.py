@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.counting import AliveBytes
-from support.scan_cases import arguments, call, real
+from support.scan_cases import arguments, call, edge_values, edges, real, wide
 from support.selection import sample, spread
 from torch import multiprocessing, nn
 
@@ -151,6 +151,14 @@ def test_nan_and_infinity_are_where_they_are_in_the_fused_scan(case, spoil, path
         assert torch.equal(a.isfinite(), b.isfinite())  # infinite complex numbers may become NaN in products, or not
         keep = b.isfinite() if dtype.is_complex else torch.ones_like(b, dtype=torch.bool)
         torch.testing.assert_close(a[keep], b[keep], equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
+@by_path("case", cases=spread(EVERY, PATHS, every=5))
+def test_arguments_from_subnormal_to_the_largest_numbers(case, path, generator):
+    tensors, weight = edges(*case, generator, DEVICE)
+    true = edge_values(plain_states, case[0], wide(tensors), weight)
+    for a, b in zip(edge_values(triton, case[0], tensors, weight), true, strict=True):
+        torch.testing.assert_close(a.to(b.dtype), b, rtol=1e-4, atol=1e-5)
 
 
 @by_path(cases=spread(PATHS, every=2))

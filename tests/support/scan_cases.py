@@ -82,3 +82,29 @@ def error(results, true):
         for a, b in zip(results, true, strict=True)
         if b.numel()
     )
+
+
+_SIZES = (0.0, 1e-45, 3e-40, 1e-30, 1e-19, 1e-3, 1.0, 1e10, 1e19, 1e20, 1e30, 1e38)
+
+
+def edges(activation, dtype, generator, device="cpu"):
+    """Arguments in single precision from subnormal to the largest numbers, one a unit, and weights of the outputs."""
+    n = len(_SIZES)
+    tensors = {
+        "x": torch.tensor(_SIZES, dtype=dtype) * torch.randn(3, 2, n, dtype=dtype, generator=generator).sgn(),
+        "V": torch.eye(n, dtype=dtype),
+        "W": torch.zeros(n, n, dtype=dtype),
+        "h0": torch.zeros(2, n, dtype=dtype),
+    }
+    if activation == "modrelu":
+        tensors["threshold"] = torch.linspace(-0.2, 0.1, n)
+    weight = torch.randn(3, 2, n, dtype=dtype, generator=generator)
+    return {k: p.to(device).requires_grad_() for k, p in tensors.items()}, weight.to(device)
+
+
+def edge_values(run, activation, tensors, weight):
+    """Outputs, and the gradients of the arguments and of the threshold."""
+    y = call(run, activation, tensors)
+    y = y[0] if isinstance(y, tuple) else y
+    wanted = [tensors[k] for k in ("x", "threshold") if k in tensors]
+    return [y.detach(), *torch.autograd.grad((y * weight.to(y.dtype)).real.sum(), wanted)]
