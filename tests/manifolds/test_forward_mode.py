@@ -4,10 +4,10 @@ import pytest
 import torch
 from support.constraint_cases import constrained, supported
 from support.manifold_cases import PAIRS, ids
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
-MAPS = {"retr": "xu", "retr_coordinates": "xc", "egrad2coordinates": "xg", "projx": "o", "polish": "o", "proju": "xg"}
+MAPS = {"retr": "xu", "retr_free": "xc", "egrad2coordinates": "xg", "projx": "o", "polish": "o", "proju": "xg"}
 ROWS = [(case, r, name) for case, r in PAIRS for name in MAPS if case.retractions != ("own",)]
 ORDERS = {"fr": (jacfwd, jacrev), "rf": (jacrev, jacfwd), "ff": (jacfwd, jacfwd)}
 WEIGHTS = supported(torch.float64)
@@ -36,6 +36,25 @@ def test_a_derivative_in_forward_mode_is_the_limit_of_differences(case, retracti
         torch.testing.assert_close(slope, (ahead - behind) / 2e-6, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e2, 1e6])
+@pytest.mark.parametrize("name", ["retr", "expmap"])
+@pytest.mark.parametrize(("case", "retraction"), [(c, r) for c, r in PAIRS if c.make(r).is_orthonormal], ids=ids)
+def test_a_long_step_has_the_same_derivative_in_both_modes(case, retraction, name, size, generator):
+    m = case.make(retraction)
+    x = case.point((), generator)
+    u = size * m.proju(x, torch.randn(x.shape, dtype=x.dtype, generator=generator))
+    t = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for _ in "xu"]
+    y, slope = jvp(getattr(m, name), (x, u), tuple(t))
+    same, pull = vjp(getattr(m, name), x, u)
+    pulled = pull(slope)
+    torch.testing.assert_close(y, same, atol=1e-12, rtol=0)
+    forward, reverse = (
+        slope.abs().square().sum(),
+        sum((g.conj() * d).real.sum() for g, d in zip(pulled, t, strict=True)),
+    )
+    torch.testing.assert_close(reverse, forward, atol=0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("case", "retraction"),
@@ -44,9 +63,9 @@ def test_a_derivative_in_forward_mode_is_the_limit_of_differences(case, retracti
 )
 def test_second_derivatives_agree_in_every_order(case, retraction, order, generator):
     m = case.make(retraction)
-    x, c = inputs(case, m, "retr_coordinates", generator)
+    x, c = inputs(case, m, "retr_free", generator)
     outer, inner = ORDERS[order]
-    f = lambda c: scalar(m.retr_coordinates(x, c))  # noqa: E731
+    f = lambda c: scalar(m.retr_free(x, c))  # noqa: E731
     torch.testing.assert_close(outer(inner(f))(c), jacrev(jacrev(f))(c), atol=1e-8, rtol=1e-8)
 
 

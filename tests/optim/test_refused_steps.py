@@ -1,5 +1,6 @@
 """A step is sound or refused with everything untouched; counters keep their digits; compiled steps are plain ones."""
 
+import contextlib
 import copy
 
 import pytest
@@ -85,6 +86,27 @@ def test_a_refused_step_is_skipped_where_that_is_asked_for(capturable, generator
         optimizer.step()
         assert same(before, frozen(params, optimizer)) == (scale > 1)
     assert optimizer.skipped == 2
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_an_error_of_any_kind_ends_leaves_everything_as_it_was(name, monkeypatch, generator):
+    params = [point(mr.Orthogonal(), (n, n), torch.float32, generator) for n in (4, 3)]
+    optimizer, advance = made(name, params), type(made(name, params)).advance
+
+    def end(self, batch, *args):
+        y = advance(self, batch, *args)
+        if batch.params[0] is params[1] and armed:
+            raise KeyboardInterrupt
+        return y
+
+    monkeypatch.setattr(type(optimizer), "advance", end)
+    for armed in (True, False, True):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        before = frozen(params, optimizer)
+        with pytest.raises(KeyboardInterrupt) if armed else contextlib.nullcontext():
+            optimizer.step()
+        assert same(before, frozen(params, optimizer)) == armed
 
 
 @pytest.mark.parametrize("case", [c for c in ALL if c.solid], ids=ids)
