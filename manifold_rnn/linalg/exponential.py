@@ -127,13 +127,18 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        A, G = ctx.saved_tensors
-        with without_autocast(A):  # second derivatives are rare: the block formula, differentiated by torch
-            dA, dG = torch.func.vjp(adjoint_by_block_exponential, A, G)[1](g)
+        A, G, W, *kept = ctx.saved_tensors
+        dA, dG = None, None
+        with without_autocast(A):
+            if ctx.needs_input_grad[0]:  # second derivatives are rare: the block formula, differentiated by torch
+                (dA,) = torch.func.vjp(lambda A: adjoint_by_block_exponential(A, G), A)[1](g)
+            if ctx.needs_input_grad[1]:  # the derivative along g, by the same steps
+                E = expm_skew(A) if torch.is_grad_enabled() else W
+                dG = multiply(recorded(_Adjoint, A, multiply(E, skew(g)), W, *kept), E)
         return dA, dG, *(None for _ in ctx.needs_input_grad[2:])
 
     @staticmethod

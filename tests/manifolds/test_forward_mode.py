@@ -48,11 +48,8 @@ def test_a_long_step_has_the_same_derivative_in_both_modes(case, retraction, nam
     same, pull = vjp(getattr(m, name), x, u)
     pulled = pull(slope)
     torch.testing.assert_close(y, same, atol=1e-12, rtol=0)
-    forward, reverse = (
-        slope.abs().square().sum(),
-        sum((g.conj() * d).real.sum() for g, d in zip(pulled, t, strict=True)),
-    )
-    torch.testing.assert_close(reverse, forward, atol=0, rtol=1e-6)
+    reverse = sum((g.conj() * d).real.sum() for g, d in zip(pulled, t, strict=True))
+    torch.testing.assert_close(reverse, slope.abs().square().sum(), atol=0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", ORDERS)
