@@ -296,7 +296,7 @@ class Parts(Manifold):
     def defect(self, x: Tensor) -> Tensor:
         """The largest defect of a part, and the norm of what should be zero."""
         largest, rest = self._numbers("defect", x).amax(-1), self.layout.remainder(x)
-        largest = largest if self._scale == 1 else largest * self._scale
+        largest = largest if self._stored_norm == 1 else largest * self._stored_norm
         return largest if rest is None else largest + rest
 
     @property
