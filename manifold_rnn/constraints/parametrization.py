@@ -139,8 +139,8 @@ class Parametrization(nn.Module, ABC):
     def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
         """Take the module's parameters from another table than before."""
 
-    def before_forward(self) -> None:
-        """Raise if something has taken the weight from its module; called before each forward."""
+    def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
+        """Raise if something has taken the weight from its module, whose table this is; called before each forward."""
 
     def require_point(self) -> None:
         """Raise if the weight has been overwritten by something that is not in the set; called where one may have."""

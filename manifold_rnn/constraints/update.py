@@ -128,12 +128,14 @@ class Update(Parametrization):
         elif type(point) is not Point:
             refuse_sharded(point, self.name)
 
-    def before_forward(self) -> None:
+    def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
         """Say what has taken the weight; mark it where a conversion of the module has replaced it.
 
         A new parameter otherwise is marked when an optimizer steps, if it is still there then: one that
         `torch.func.functional_call` lends to the module for one forward is somebody else's, and stays so.
         """
+        if table:  # a replica of DataParallel has none
+            self._table = table
         kind, replaced = type(self._table.get(self.name)), self._replaced
         if replaced:
             self._replaced = False
@@ -211,6 +213,4 @@ def _before_forward(module: nn.Module, *_: object) -> None:
     if torch.compiler.is_compiling():
         return
     for entry in entries(module).values():
-        if module._parameters:  # a replica of DataParallel has none
-            entry.look_into(module._parameters)
-        entry.before_forward()
+        entry.before_forward(module._parameters)

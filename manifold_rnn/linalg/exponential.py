@@ -13,7 +13,16 @@ from .._torch import constant_result, is_traced
 from .angles import eigenangles, rotation_by
 from .checks import require_length, require_matrix
 from .polar import polish
-from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
+from .precision import (
+    applied,
+    double,
+    full_precision,
+    host_max,
+    may_read_device,
+    recorded,
+    recording,
+    without_autocast,
+)
 from .product import multiply, multiply_add
 from .skew import skew
 
@@ -137,7 +146,7 @@ class _Adjoint(torch.autograd.Function):
             if ctx.needs_input_grad[0]:  # second derivatives are rare: the block formula, differentiated by torch
                 (dA,) = torch.func.vjp(lambda A: adjoint_by_block_exponential(A, G), A)[1](g)
             if ctx.needs_input_grad[1]:  # the derivative along g, by the same steps
-                E = expm_skew(A) if torch.is_grad_enabled() else W
+                E = expm_skew(A) if recording() else W  # which has no derivative
                 dG = multiply(recorded(_Adjoint, A, multiply(E, skew(g)), W, *kept), E)
         return dA, dG, *(None for _ in ctx.needs_input_grad[2:])
 

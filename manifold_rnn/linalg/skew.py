@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._torch import is_forward_mode, is_transformed
 from ..errors import DtypeError, ShapeError
 from .checks import require_matrix
 from .precision import full_precision
@@ -40,7 +41,7 @@ def skew(x: Tensor) -> Tensor:
     >>> assert torch.equal(a, torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
     """
     require_matrix(x, "skew")
-    return (x - x.mH).mul_(0.5)
+    return _times(x - x.mH, 0.5)
 
 
 @full_precision
@@ -74,7 +75,7 @@ def pack_skew(A: Tensor) -> Tensor:
     """
     require_matrix(A, "pack_skew")
     n, twice = A.shape[-1], (A - A.mH).flatten(-2)
-    a = twice.index_select(-1, _cached(_lower, n, A.device)).mul_(math.sqrt(0.5))
+    a = _times(twice.index_select(-1, _cached(_lower, n, A.device)), math.sqrt(0.5))
     if not A.is_complex():
         return a
     diagonal = twice.imag.index_select(-1, _cached(_diagonal, n, A.device))
@@ -135,6 +136,11 @@ def skew_size(d: int, *, complex_: bool = False) -> int:
     return n
 
 
+def _times(x: Tensor, factor: float) -> Tensor:
+    """``factor x``, in the memory of ``x`` but for forward mode, whose zeros cannot be written into."""
+    return x * factor if is_forward_mode() else x.mul_(factor)
+
+
 _CACHE: dict[tuple[str, int, torch.device, torch.dtype | None], Tensor] = {}
 
 
@@ -147,7 +153,7 @@ def _cached(
     if key not in _CACHE:
         with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward
             table = build(n, device).to(dtype)
-        if type(table) is not Tensor:  # a fake tensor of some tracer must not outlive it
+        if type(table) is not Tensor or is_transformed():  # what a tracer or a transform wraps must not outlive it
             return table
         _CACHE[key] = table
     return _CACHE[key]

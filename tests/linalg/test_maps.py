@@ -238,3 +238,21 @@ def test_products_are_those_of_torch(n, batch, generator):
                 torch.testing.assert_close(got, beta * C + alpha * expected, atol=1e-4, rtol=0)
     X.requires_grad_()
     torch.testing.assert_close(torch.autograd.grad(product.multiply(X, Y).sum(), X)[0], torch.ones_like(X) @ Y.mT)
+
+
+@pytest.mark.parametrize("transform", [torch.func.jacfwd, torch.func.jacrev, torch.func.vmap], ids=lambda f: f.__name__)
+def test_what_was_first_computed_inside_a_transform_is_used_outside(transform, wide):
+    n = 17 + 2 * wide.is_complex + (transform is torch.func.jacfwd) * 4 + (transform is torch.func.vmap) * 8
+    size = n * n if wide.is_complex else n * (n - 1) // 2
+    c = torch.zeros(3, size, dtype=torch.float64)
+
+    def there_and_back(c):
+        return linalg.pack_skew(linalg.unpack_skew(c, wide))
+
+    transform(there_and_back)(c[:1] if transform is not torch.func.vmap else c)  # of this size for the first time
+    assert torch.autograd.gradcheck(there_and_back, c[0].requires_grad_(), fast_mode=True)
+    torch.testing.assert_close(
+        torch.func.jacfwd(lambda t: there_and_back(c + t).sum())(torch.zeros(())),
+        c.new_tensor(3.0 * size).to(torch.float32),
+        check_dtype=False,
+    )

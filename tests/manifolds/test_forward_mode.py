@@ -83,8 +83,14 @@ def test_weights_of_both_views_have_forward_derivatives(name, view, dtype):
         torch.testing.assert_close(hessian(loss)(p), jacrev(jacrev(loss))(p), atol=1e-7, rtol=1e-7)
 
 
+def slow_traces(rows):
+    """A trace of a spectral radius has 58 squarings, and takes seconds."""
+    slow = ("UnitDisc", "StickyDisc", "triangle", "enrnn")
+    return [pytest.param(*row, marks=pytest.mark.slow if row[0].startswith(slow) else ()) for row in rows]
+
+
 @pytest.mark.parametrize("every", [None, 1])
-@pytest.mark.parametrize(("name", "view", "dtype"), [row for row in WEIGHTS if row[1] == "trivialized"])
+@pytest.mark.parametrize(("name", "view", "dtype"), slow_traces(row for row in WEIGHTS if row[1] == "trivialized"))
 def test_a_graph_of_a_weight_holds_for_other_numbers(name, view, dtype, every):
     try:
         layer = constrained(name, view, dtype, rebase_every=every)
