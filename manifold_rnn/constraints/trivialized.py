@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import is_forward_mode, is_transformed
-from ..errors import OptionError, UnsupportedError
+from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, adapt
 from ..retractions import Retraction
@@ -182,8 +182,11 @@ class Trivialization(Parametrization):
     @torch.no_grad()
     def rebase(self) -> None:
         """Move the base to the weight, polished, and the coordinates to 0, unless the weight is not finite."""
-        with without_autocast(self.base):
-            weight = self.manifold.polish(self.manifold.retr_free(self.base, self.coordinates))
+        try:
+            with without_autocast(self.base):
+                weight = self.manifold.polish(self.manifold.retr_free(self.base, self.coordinates))
+        except NonFiniteError:  # which the next forward raises
+            return
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
             self.base.copy_(weight)
             self.coordinates.zero_()

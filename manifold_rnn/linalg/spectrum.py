@@ -139,7 +139,7 @@ class _Radius(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, tol: float) -> Tensor:
         value, least = _by_squaring(x)
-        if may_read_device() and bool((least < _DEFECTIVE).any()):
+        if may_read_device() and not x.is_meta and bool((least < _DEFECTIVE).any()):
             # rounding errors only raise either of the two where a nilpotent part outweighs the eigenvalues
             value = torch.where(least < _DEFECTIVE, torch.minimum(value, _by_eigenvalues(x)), value)
         return value.to(x.real.dtype)
