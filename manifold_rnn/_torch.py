@@ -41,6 +41,7 @@ _proxy_mode = _private("_C._TorchDispatchModeKey.PROXY", None)
 _fake_mode = _private("_C._TorchDispatchModeKey.FAKE", None)
 _dispatch_mode = _private("_C._get_dispatch_mode", None)
 _current_level = _private("_C._functorch.maybe_current_level", lambda: None)
+_unwrap_if_dead = _private("_C._functorch.unwrap_if_dead", None)
 _is_batchedtensor = _private("_C._functorch.is_batchedtensor", lambda _: True)
 _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lambda _: False)
 _dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
@@ -139,9 +140,11 @@ def saved_tensor_hooks() -> object:
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)`` without its look at the signature, which costs as much as a small product."""
-    if torch.compiler.is_compiling() or _transforms_active is None or _transforms_active():
+    if torch.compiler.is_compiling() or _unwrap_if_dead is None or _transforms_active is None or _transforms_active():
         return function.apply(*args)
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+    # what a transform that has ended left on a tensor would hide the graph
+    bare = [_unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in args]
+    return super(torch.autograd.Function, function).apply(*bare)  # type: ignore[misc]
 
 
 def sees_every_step() -> bool:

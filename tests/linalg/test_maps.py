@@ -256,3 +256,16 @@ def test_what_was_first_computed_inside_a_transform_is_used_outside(transform, w
         c.new_tensor(3.0 * size).to(torch.float32),
         check_dtype=False,
     )
+
+
+@pytest.mark.parametrize("wide", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("name", ["expm_skew", "cayley", "polar", "logm_unitary"])
+def test_what_pulls_back_after_a_transform_has_ended_has_derivatives(name, wide, generator):
+    x = ARGUMENT[name]((3, 3), wide, generator).requires_grad_()
+    f = getattr(linalg, name)
+    g = torch.randn(f(x).shape, dtype=wide, generator=generator, requires_grad=True)
+    second = [
+        torch.autograd.grad(pulled.abs().square().sum(), (x, g))
+        for pulled in (torch.func.vjp(f, x)[1](g)[0], torch.autograd.grad(f(x), x, g, create_graph=True)[0])
+    ]
+    torch.testing.assert_close(*second, atol=1e-10, rtol=1e-10)
