@@ -274,6 +274,7 @@ class RiemannianOptimizer(Optimizer):
             batch.looked = 1
             for p in batch.params:
                 self.require_point(p, batch.manifold, group, self._name_of(p))
+            batch.trust()
 
     def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
         """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""

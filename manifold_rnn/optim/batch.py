@@ -21,6 +21,7 @@ State = dict[str, Any]
 Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
 Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _version = operator.attrgetter("_version")
+_NOWHERE: list[int] = []
 
 
 @dataclass
@@ -41,15 +42,22 @@ class Batch:
     counts: list[int | None] = field(default_factory=list)
     created: set[str] = field(default_factory=set)  # states that there were none of before this step
     can_undo: bool = False
-    marks: list[int] | None = None  # of the parameters as they were written last
+    written: tuple[list[int], int] = (_NOWHERE, 0)  # what `_found` returns after the last step
+    found: tuple[list[int], int] = (_NOWHERE, 0)  # and before this one
     looked: int = 0  # steps since somebody looked at the numbers
 
     def is_untouched(self) -> bool:
         """Whether the parameters are what the last step has written, without a look at their numbers."""
-        return self.marks == self._marks()
+        self.found = self._found()
+        return self.found == self.written
 
-    def _marks(self) -> list[int]:
-        return [*map(Tensor.data_ptr, self.params), *map(_version, self.params)]
+    def trust(self) -> None:
+        """Take the parameters as `is_untouched` has found them for points."""
+        self.written = self.found
+
+    def _found(self) -> tuple[list[int], int]:
+        """Where the parameters are, and how often they were written; a count only grows, so one sum tells all."""
+        return list(map(Tensor.data_ptr, self.params)), sum(map(_version, self.params))
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""
@@ -86,10 +94,10 @@ class Batch:
         return c.square() if self.manifold is None else self.manifold.square_coordinates(x, c, how)
 
     def write(self, y: Tensor) -> None:
-        """Give the parameters new values, and mark them as points."""
+        """Give the parameters new values."""
         copy_each(self.params, y.unbind())
-        if self.manifold is not None:
-            self.marks = self._marks()
+        places, count = self.written
+        self.written = places, count + len(self.params)
 
     def undo(self) -> None:
         """Make the states what they were before the last `count`."""
@@ -145,31 +153,35 @@ class Batch:
 
     def _replace(self, name: str, held: Held) -> Held:
         """Give the parameters another state of this name, and return the one they had."""
-        views = [s[name] for s in self.states]
-        before = views[0].unsqueeze(0) if len(views) == 1 else self.stacks[name][0]
-        self.stacks[name] = held
+        before, self.stacks[name] = self.stacks[name], held
         for s, view in zip(self.states, held[1], strict=True):
             s[name] = view
-        return before, views
+        return before
 
     def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
         """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
         self.starts[name] = start
-        if any(name not in s for s in self.states):
+        buffer, views = self.stacks.get(name, (None, []))
+        held = [s.get(name) for s in self.states]
+        if buffer is not None and all(map(operator.is_, held, views)):
+            return buffer
+        # there is none yet, or states that were loaded or copied since are no views of the buffer any more
+        if any(map(_is_none, held)):
             self.created.add(name)
             for s, c in zip(self.states, like.unbind(), strict=True):
                 s.setdefault(name, torch.full_like(c, start))
-        if len(self.states) == 1:
-            alone: Tensor = self.states[0][name]
-            return alone.unsqueeze(0)
-        held, (buffer, views) = [s[name] for s in self.states], self.stacks.get(name, (None, []))
-        # states that were loaded or copied since are no views of the buffer any more
-        if buffer is None or not all(map(operator.is_, held, views)):
-            buffer = torch.stack(held)
-            self.stacks[name] = buffer, list(buffer.unbind())
-            for s, view in zip(self.states, self.stacks[name][1], strict=True):
-                s[name] = view
+        found: list[Tensor] = [s[name] for s in self.states]
+        alone = len(found) == 1
+        buffer = found[0].unsqueeze(0) if alone else torch.stack(found)
+        views = found if alone else list(buffer.unbind())
+        self.stacks[name] = buffer, views
+        for s, view in zip(self.states, views, strict=True):
+            s[name] = view
         return buffer
+
+
+def _is_none(x: object) -> bool:
+    return x is None
 
 
 class Batches:

@@ -52,8 +52,9 @@ def test_an_overwritten_weight_is_refused_and_nothing_is_changed(name, retractio
         optimizer = getattr(optim, name)(module.parameters(), lr=0.01)
         backward(module)
         before = snapshot(module, optimizer)
-        with pytest.raises(OffManifoldError, match="overwritten after constrain") as caught:
-            optimizer.step()
+        for _ in range(2):  # and again, unless somebody mends it
+            with pytest.raises(OffManifoldError, match="overwritten after constrain") as caught:
+                optimizer.step()
         assert len(str(caught.value)) <= 400 and "rate" not in str(caught.value)
         assert_same(snapshot(module, optimizer), before)
 
