@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,19 @@ def train_slowly(mapping, **options):
     return train(mapping, pause=0.05, **options)
 
 
+def train_until_one_is_killed(mapping, *, folder, on_epoch, stop):
+    """Train slowly; the first worker of a study that comes to its second epoch is killed there, whichever it is."""
+
+    def die_or_report(epoch):
+        if epoch["epoch"] == 2:
+            with suppress(FileExistsError):
+                (folder.parent / "killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        on_epoch(epoch)
+
+    return train_slowly(mapping, folder=folder, on_epoch=die_or_report, stop=stop)
+
+
 def train_for_long(mapping, **options):
     return train(mapping, epochs=10**6, pause=0.05, **options)
 
@@ -86,9 +99,9 @@ def attempts(study):
 
 
 def fork_workers(folder, url, count):
-    """Start a process that starts so many workers; each works until every case of the study has ended."""
+    """Start a process that starts so many workers, one of which is killed; the others end every case."""
     command = [sys.executable, __file__, str(folder), url or "", str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command)
 
 
 def _main(folder, url, count):
@@ -102,11 +115,10 @@ def _main(folder, url, count):
         if child := os.fork():
             workers.append(child)
             continue
-        Worker(open_study(folder, url or None), train_slowly, Path(folder, "runs")).work()
+        Worker(open_study(folder, url or None), train_until_one_is_killed, Path(folder, "runs")).work()
         os._exit(0)
-    print(*workers, flush=True)
     status = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
-    sys.exit(sorted(status) not in ([0] * len(status), [-signal.SIGKILL, *[0] * (len(status) - 1)]))
+    sys.exit(sorted(status) != [-signal.SIGKILL, *[0] * (len(status) - 1)])
 
 
 def _binary(name):
