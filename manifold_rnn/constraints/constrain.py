@@ -91,8 +91,8 @@ def constrain(
     ``constraints`` is taken. Wide matrices and blocks are transposed for manifolds of tall ones. An orthogonal kernel,
     flattened, is no orthogonal convolution: where patches overlap, the map from image to image is not orthogonal. Tied
     weights stay tied in the update view, and in both with `constrain_matching`. A weight on the meta device waits for
-    ``load_state_dict``. Averaged weights, and weights filled by ``torch.nn.init``, are off the manifold: use
-    ``manifold.projx`` on the first, and ``init`` for the second.
+    ``load_state_dict``. Averages of weights are those of `optim.average`. Weights filled by ``torch.nn.init`` are
+    off the manifold: use ``init``.
 
     Examples
     --------

@@ -49,6 +49,14 @@ def projected(manifold: Manifold, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def widened_point(manifold: Manifold, x: Tensor, before: torch.dtype) -> Tensor:
+    """Return a point that was converted from ``before``, with the digits that a coarser dtype did not have."""
+    if x.is_meta or torch.finfo(x.dtype).eps >= torch.finfo(before).eps or not bool(x.isfinite().all()):
+        return x
+    return projected(manifold, x)
+
+
+@torch.no_grad()
 def require_member(manifold: Manifold, value: Tensor, like: Tensor, name: str, *, project: bool = False) -> Tensor:
     """Return ``value`` if it is on the manifold and so may stand for ``like``, its projection if asked, else raise.
 

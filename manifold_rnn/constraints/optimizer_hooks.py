@@ -34,7 +34,6 @@ class Watched(Protocol):
     name: str
     is_stored_by_module: ClassVar[bool]
     rebase_every: int | None
-    lineage: int
 
     @property
     def watched(self) -> nn.Parameter | None: ...
@@ -95,20 +94,21 @@ def _install() -> None:
     register_module_module_registration_hook(_note_average)
 
 
-_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models whose coordinates torch will average
-
-
 def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
+    """Warn when an averaged model takes a copy in which the means of parameters are no weights of their sets."""
     if child is None or not isinstance(module, AveragedModel):
         return
-    if not any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
-        _averaged.add(child)
-        forget()
-
-
-def _is_averaged(entry: Watched) -> bool:
-    copies = (part for model in list(_averaged) for part in model.modules())
-    return any(vars(part).get("lineage") == entry.lineage for part in copies)
+    if any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
+        return
+    inside = set(map(id, child.modules()))
+    if any(id(entry) in inside and (entry.is_stored_by_module or entry.rebase_every) for entry in _entries()):
+        warnings.warn(
+            "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: "
+            'neither is a weight of its set.\nExpected view="trivialized" with rebase_every=None, or '
+            "manifold_rnn.optim.average(model, decay=...), which averages the weights and projects them.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 class _Verdict:
@@ -211,12 +211,6 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
             return (
                 f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
                 f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
-            )
-        if entry.rebase_every and _is_averaged(entry):
-            return (
-                "An AveragedModel of torch averages coordinates that belong to different bases, which is no average of "
-                "weights.\nExpected rebase_every=None, or manifold_rnn.optim.average(model, decay=...), which averages "
-                "the weights and projects them."
             )
         if remembers and entry.rebase_every:
             return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -14,8 +13,6 @@ from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
-
-_lineages = itertools.count()
 
 
 class Parametrization(nn.Module, ABC):
@@ -62,7 +59,7 @@ class Parametrization(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lineage = next(_lineages)  # which copies share
+        self._constants: dict[str, Tensor] = {}
         optimizer_hooks.track(self)
 
     def __getstate__(self) -> dict[str, object]:
@@ -201,7 +198,15 @@ class Parametrization(nn.Module, ABC):
             dtype = after if x.is_complex() else after.to_real()
             return y if y.dtype == dtype or not (x.is_complex() or x.is_floating_point()) else x.to(y.device, dtype)
 
-        return super()._apply(follow, recurse)
+        super()._apply(follow, recurse)
+        for name, value in self._constants.items():  # whose numbers `to_empty` would lose
+            self._buffers[name] = value.to(getattr(self, name).device)
+        return self
+
+    def keep_constant(self, name: str, value: Tensor, device: torch.device) -> None:
+        """Register a buffer that follows from the shape alone: no state dict has it, and no conversion loses it."""
+        self._constants[name] = value
+        self.register_buffer(name, value.to(device), persistent=False)
 
     def extra_repr(self) -> str:
         """Say which view this is."""

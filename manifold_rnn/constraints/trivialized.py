@@ -10,13 +10,13 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_forward_mode, is_transformed
+from .._torch import is_forward_mode, is_transformed, sees_every_step
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, adapt
 from ..retractions import Retraction
 from .constraint import Constraint
-from .membership import measured_defect, projected, require_member
+from .membership import measured_defect, projected, require_member, require_on_manifold, widened_point
 from .parametrization import Parametrization, require_shape
 
 
@@ -109,6 +109,7 @@ class Trivialization(Parametrization):
         super().__init__()
         self.manifold, self.rebase_every = manifold, rebase_every
         self.steps = 0
+        self._converted = False  # since somebody has looked at the base
         base = base.detach().clone()
         self.register_buffer("base", base)
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
@@ -121,6 +122,9 @@ class Trivialization(Parametrization):
     def forward(self) -> Tensor:
         if self.base.is_meta:
             return torch.empty_like(self.base)  # whose numbers no algorithm can look at
+        if self._converted and not sees_every_step():
+            self._converted = False
+            self.require_point()
         with without_autocast(self.base):
             if self._is_at_base():
                 weight: Tensor = _AtBase.apply(self.coordinates, self.base, self.manifold)
@@ -205,12 +209,16 @@ class Trivialization(Parametrization):
         return checked
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        precision = torch.finfo(self.base.dtype).eps
+        before = self.base.dtype
         super()._apply(fn, recurse)
-        if torch.finfo(self.base.dtype).eps < precision and not self.base.is_meta:
-            with torch.no_grad():
-                self.base.copy_(self.manifold.polish(self.base))  # the digits that it did not have before
+        with torch.no_grad():
+            self.base.copy_(widened_point(self.manifold, self.base, before))
+        self._converted = True
         return self
+
+    def require_point(self) -> None:
+        """Raise if the base is no point, as after ``to_empty`` without a load."""
+        require_on_manifold(self.manifold, self.base, "base")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
-from .._torch import drop_hook
+from .._torch import drop_hook, sees_every_step
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..manifolds.adapted import Point
 from ..retractions import Retraction, get
 from . import optimizer_hooks
-from .membership import measured_defect, projected, require_member, require_on_manifold
+from .membership import measured_defect, projected, require_member, require_on_manifold, widened_point
 from .parametrization import Parametrization, require_shape
 from .registry import entries, register, unregister
 
@@ -48,6 +48,7 @@ class Update(Parametrization):
         super().__init__()
         self.look_into(module._parameters)
         self._replaced = False  # by a conversion of the module, which makes a new parameter
+        self._converted = False  # since somebody has looked at the weight
         self.name, self.manifold, self.on_load = name, manifold, on_load
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -139,21 +140,28 @@ class Update(Parametrization):
         kind, replaced = type(self._table.get(self.name)), self._replaced
         if replaced:
             self._replaced = False
-        if kind is Point:
-            return
-        if kind is not nn.Parameter:
-            refuse_sharded(self._weight, self.name)
-        elif replaced:
-            self.refresh()
-        else:
+        if kind is nn.Parameter and not replaced:
             optimizer_hooks.forget()
+        elif kind is nn.Parameter:
+            self.refresh()
+        elif kind is not Point:
+            refuse_sharded(self._weight, self.name)
+        if self._converted and kind in (Point, nn.Parameter) and not sees_every_step():
+            self._converted = False
+            self.require_point()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Called before the module converts the weight."""
         super()._apply(fn, recurse)
-        weight = self._weight
+        weight, kind = self._weight, type(self._weight)
+        like = fn(torch.empty(0, dtype=weight.dtype, device=weight.device))
+        if not like.is_meta:
+            weight.data = widened_point(self.manifold, weight.data.to(like.dtype), weight.dtype)
+        self._converted = True
+        if get_swap_module_params_on_conversion() and kind is Point:
+            weight.__class__ = nn.Parameter  # torch swaps no others; the next forward or step marks it again
         self._replaced |= get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
-        self._replaced |= fn(torch.empty(0, dtype=weight.dtype, device=weight.device)).is_meta != weight.is_meta
+        self._replaced |= like.is_meta != weight.is_meta
         return self
 
     def require_point(self) -> None:

@@ -63,21 +63,19 @@ class IdentityPlusLowRank(Constraint):
 class IdentityPlusLowRankParametrization(Parametrization):
     """The sum, from its ``left`` and ``right`` factors and, if it is trained, the ``scale`` of the identity."""
 
-    scale: Tensor
+    scale: nn.Parameter | None
 
     def __init__(self, constraint: IdentityPlusLowRank, like: Tensor) -> None:
         super().__init__()
         self.constraint = constraint
         left, right, scale = self._factors(like)
         self.left, self.right = nn.Parameter(left), nn.Parameter(right)
-        if constraint.train_scale:
-            self.scale = nn.Parameter(scale)
-        else:
-            self.register_buffer("scale", scale, persistent=False)
+        self.scale = nn.Parameter(scale) if constraint.train_scale else None
 
     def forward(self) -> Tensor:
         with without_autocast(self.left):
-            return self.left @ self.right + self.scale * _eye(self.left)
+            eye = _eye(self.left)
+            return self.left @ self.right + (eye if self.scale is None else self.scale * eye)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
@@ -87,7 +85,8 @@ class IdentityPlusLowRankParametrization(Parametrization):
         left, right, scale = self._factors(weight)
         require_reached("IdentityPlusLowRank", left @ right + scale * _eye(left), weight)
         for own, solved in ((self.left, left), (self.right, right), (self.scale, scale)):
-            own.copy_(solved)
+            if own is not None:
+                own.copy_(solved)
 
     @torch.no_grad()
     def _factors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -88,8 +88,8 @@ class ReflectionsParametrization(Parametrization):
         n = like.shape[-1]
         self.size, self.count = n, count
         self.manifold = Unitary() if like.is_complex() else Orthogonal()
-        i, j = torch.tril_indices(n, count, device=like.device)
-        self.register_buffer("places", i * count + j, persistent=False)
+        i, j = torch.tril_indices(n, count, device="cpu")
+        self.keep_constant("places", i * count + j, like.device)
         self.vectors = nn.Parameter(like.new_empty(*like.shape[:-2], len(i)))
         self.reset()
 

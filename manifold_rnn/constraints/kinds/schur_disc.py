@@ -150,7 +150,7 @@ class SchurDiscParametrization(Parametrization):
         super().__init__()
         self.constraint = constraint
         places = torch.from_numpy(disc_parameters.block_places(like.shape[-1], 1 if like.is_complex() else 2))
-        self.register_buffer("places", places.to(like.device), persistent=False)
+        self.keep_constant("places", places, like.device)
         Q, eigenvalues, triangle = _factors(constraint, like)
         group = Unitary if like.is_complex() else Orthogonal
         self.frame = Trivialization(group(constraint.retraction), Q)

@@ -88,7 +88,7 @@ class SchurFormParametrization(Parametrization):
         if constraint.legacy_mask:
             inside = (n // width) * width**2 + n % width
             places = np.concatenate([places[:inside], np.flatnonzero(np.triu(np.ones((n, n)), 1))])
-        self.register_buffer("places", torch.from_numpy(places).to(like.device), persistent=False)
+        self.keep_constant("places", torch.from_numpy(places), like.device)
         group = (Unitary if like.is_complex() else SpecialOrthogonal)(constraint.retraction)
         self.frame = Trivialization(group, torch.eye(n, dtype=like.dtype, device=like.device).expand_as(like))
         self.moduli = nn.Parameter(like.real.new_empty(*batch, n // width + n % width))
