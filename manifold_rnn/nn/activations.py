@@ -149,8 +149,10 @@ def mod_tanh(z: Tensor) -> Tensor:
     """
     if not z.is_complex():
         return torch.tanh(z)
-    # so small an eps changes no digit: where it is not far below |z|, tanh(r) / r is 1
-    quarter, r = _modulus(z, torch.finfo(z.dtype).tiny ** 0.5)
+    finfo = torch.finfo(z.dtype)
+    quarter = 0.25 * z  # whose modulus is finite
+    # moved away from subnormal numbers, at which the derivative of a modulus is NaN; below sqrt(eps) tanh(r) is r
+    r = (quarter + finfo.tiny**0.5).abs().clamp(min=0.25 * finfo.eps**0.5)
     return quarter * (torch.tanh(4 * r) / r)
 
 

@@ -59,7 +59,8 @@ class LSTM(Gated):
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``h`` of shape (B, n), and ``(h, c)``."""
         h, c = state
-        i, f, g, o = (u + h @ W.mT).chunk(4, -1)  # (B, n) each
-        c = gate(f) * c + gate(i) * mod_tanh(g)
-        h = gate(o) * mod_tanh(c)
+        a = u + h @ W.mT
+        i, f, _, o = gate(a).chunk(4, -1)  # (B, n) each; one call costs less than three
+        c = f * c + i * mod_tanh(a.chunk(4, -1)[2])
+        h = o * mod_tanh(c)
         return h, (h, c)
