@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.constraint_cases import constrained, supported
 from support.manifold_cases import PAIRS, ids
+from support.selection import sample, slow_but
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -25,7 +26,7 @@ def scalar(y):
     return (torch.view_as_real(y) if y.is_complex() else y).pow(3).sum()
 
 
-@pytest.mark.parametrize(("case", "retraction", "name"), ROWS, ids=ids)
+@pytest.mark.parametrize(("case", "retraction", "name"), sample(ROWS, 2), ids=ids)
 def test_a_derivative_in_forward_mode_is_the_limit_of_differences(case, retraction, name, generator):
     m = case.make(retraction)
     x, f = inputs(case, m, name, generator), getattr(m, name)
@@ -83,15 +84,17 @@ def test_weights_of_both_views_have_forward_derivatives(name, view, dtype):
         torch.testing.assert_close(hessian(loss)(p), jacrev(jacrev(loss))(p), atol=1e-7, rtol=1e-7)
 
 
-def slow_traces(rows):
-    """A trace of a spectral radius has 58 squarings, and takes seconds."""
+def traces():
+    """A third of them by default; that of a spectral radius has 58 squarings and takes seconds."""
+    rows = [(*row, every) for row in WEIGHTS for every in (None, 1) if row[1] == "trivialized"]
     slow = ("UnitDisc", "StickyDisc", "triangle", "enrnn")
-    return [pytest.param(*row, marks=pytest.mark.slow if row[0].startswith(slow) else ()) for row in rows]
+    quick = [row for row in rows if not row[0].startswith(slow)][::3]
+    return slow_but(quick, rows)
 
 
-@pytest.mark.parametrize("every", [None, 1])
-@pytest.mark.parametrize(("name", "view", "dtype"), slow_traces(row for row in WEIGHTS if row[1] == "trivialized"))
-def test_a_graph_of_a_weight_holds_for_other_numbers(name, view, dtype, every):
+@pytest.mark.parametrize("case", traces(), ids=str)
+def test_a_graph_of_a_weight_holds_for_other_numbers(case):
+    name, view, dtype, every = case
     try:
         layer = constrained(name, view, dtype, rebase_every=every)
         if layer is None:
