@@ -1,6 +1,7 @@
 """``manifold-rnn``: finds the subcommand, parses its arguments, runs it, and answers every mistake with one line."""
 
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _refuse(f"{', '.join(missing)} not installed. Install the extra: pip install 'manifold-rnn[train]'.")
     try:
-        return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
-    except (ManifoldError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    except (ManifoldError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("manifold-rnn: interrupted", file=sys.stderr)
@@ -76,6 +79,10 @@ def _help() -> str:
         "usage: manifold-rnn COMMAND [options]\n\nRecurrent networks with weights on manifolds.\n\n"
         f"commands:\n{rows}\n\nmanifold-rnn COMMAND --help lists the options of a command."
     )
+
+
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"manifold-rnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _refuse(message: str) -> int:
