@@ -84,7 +84,8 @@ def best_checkpoint(folder: Path, history: Sequence[Mapping[str, Value]]) -> tup
             reasons.append(f"{path.name} {error.reason}")
             continue
         own = content[RUN]["history"]
-        if own[-1]["val_loss"] == lowest and _scores(own) == _scores(history[: len(own)]):
+        is_of_run = bool(own) and _scores(own) == _scores(history[: len(own)])
+        if is_of_run and own[-1]["val_loss"] == lowest and not content[RUN]["batch"]:
             return path, content
         reasons.append(f"{path.name} is another's")
     raise OptionError(

@@ -86,8 +86,11 @@ def prepare(settings: RunSettings, folder: Path) -> None:
 
 def require_settings(folder: Path) -> None:
     """Raise `OptionError` if the settings in a folder are not those of a run, and so its files are not either."""
-    if (folder / CONFIG).exists():
-        read_run(folder / CONFIG)
+    try:
+        if (folder / CONFIG).exists():
+            read_run(folder / CONFIG)
+    except OptionError as error:
+        raise OptionError(f"'{folder / CONFIG}' needs to hold the settings of a run. Got: {error}"[:400]) from error
 
 
 def _require_nothing_trained(settings: RunSettings, folder: Path) -> None:

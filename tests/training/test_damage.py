@@ -139,6 +139,13 @@ def test_a_file_of_another_run_with_equal_settings_is_noticed(name, copied, nois
     assert state_of(copied) == before
 
 
+def test_a_checkpoint_within_an_epoch_is_not_taken_for_the_best(tmp_path, capsys):
+    train(VALUES, tmp_path, stop_after=24)
+    shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.ckpt")  # which has the same history
+    shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.previous.ckpt")
+    assert "best.ckpt is another's" in answer(fit(tmp_path, "--resume"), capsys)
+
+
 def test_a_kill_between_two_files_leaves_the_best_of_the_last_checkpoint(whole, copied):
     history = read_checkpoint(copied / "last.ckpt")[RUN]["history"]
     assert [epoch["val_loss"] for epoch in history] == sorted((e["val_loss"] for e in history), reverse=True)

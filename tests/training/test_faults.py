@@ -248,3 +248,14 @@ def test_a_signal_ends_a_score_without_a_number(where, stage, number, copied, mo
     assert main([stage, "--config", str(copied / "run.yaml"), "--output", str(copied)]) == 130
     assert capsys.readouterr().out == "stopped before the end\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_a_command_begins_is_one_line(number, monkeypatch, capsys):
+    from manifold_rnn.cli import inspect
+
+    monkeypatch.setattr(inspect, "build_parser", lambda *_: os.kill(os.getpid(), number))
+    assert main(["inspect", "x.ckpt"]) == 130
+    assert capsys.readouterr().err == "manifold-rnn: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -153,9 +153,9 @@ def test_a_network_that_diverges_leaves_its_best(tmp_path):
 
 PHASES = {  # where the signal comes, and the epochs that are over when the run stops
     "in setup": ("manifold_rnn.training.runs:require_hardware", 1, 0),
-    "in data loading": ("manifold_rnn.tasks.Copying:splits", 1, 0),
-    "as Lightning handles signals, before training": ("lightning.pytorch.Trainer:_run_stage", 1, 0),
-    "as Lightning handles signals, before the test": ("lightning.pytorch.Trainer:_run_stage", 2, 3),
+    "in data loading": ("manifold_rnn.tasks:Copying.splits", 1, 0),
+    "as Lightning handles signals, before training": ("lightning.pytorch:Trainer._run_stage", 1, 0),
+    "as Lightning handles signals, before the test": ("lightning.pytorch:Trainer._run_stage", 2, 3),
     "while the best network is read": ("manifold_rnn.training.runs:best_checkpoint", 1, 3),
     "while the result is written": ("manifold_rnn.training.record:_json", 1, 3),
     "before training": ("manifold_rnn.training.module:SequenceModule.configure_optimizers", 1, 0),
