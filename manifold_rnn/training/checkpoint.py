@@ -16,6 +16,7 @@ from .. import __version__
 from ..constraints import load_checked
 from ..errors import OptionError
 from .folder import BEST, previous, replacing
+from .folder import LAST as LAST  # which studies import from here
 from .mapping import as_mapping, read_run
 from .settings import RunSettings
 from .values import Value, Values, flat
@@ -161,6 +162,8 @@ def load_weights(path: Path, content: Values, module: nn.Module) -> None:
     try:
         load_checked(module, content["state_dict"])
     except (RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise OptionError(f"'{path}' does not fit the network.\nGot {reason}.\nIt is from another version.") from error
 

@@ -96,7 +96,7 @@ class RunRecord:
         """The name and the value of the first number that is not finite; empty if there is none."""
         numbers = asdict(self)
         for epoch in numbers["history"]:  # where JSON has null for such a number
-            epoch |= {key: math.nan for key in ("train_loss", "val_loss", "val_metric") if epoch[key] is None}
+            epoch |= {key: math.nan for key in ("train_loss", "val_loss", "val_metric") if epoch.get(key, 0.0) is None}
         return next((f"{name} is {value}" for name, value in _leaves(numbers, "") if not math.isfinite(value)), "")
 
     @property
