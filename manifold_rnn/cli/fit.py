@@ -5,11 +5,11 @@ from pathlib import Path
 
 from .. import zoo
 from ..training import choices
-from ..training.checkpoint import BEST
-from ..training.folder import resume_command
+from ..training.folder import BEST, resume_command
 from ..training.mapping import read_run
 from ..training.record import shown_metric
 from ..training.settings import RunSettings
+from ..training.signals import StopRequested, StopSignal
 from ..training.values import Values
 from .parsing import CommandParser
 
@@ -23,6 +23,7 @@ def build_parser(command: str, description: str) -> CommandParser:
     parser.parser.epilog = f"Names: {epilog}."
     if command == "fit":
         parser.add_flag("resume", bool, "Resume from the last checkpoint in the output folder, if there is one.")
+        parser.add_flag("restart", bool, "Start again in the output folder; the files of its run are kept inside.")
     else:
         parser.add_flag("checkpoint", str | None, f"The checkpoint. Default: {BEST} in the output folder.")
     return parser
@@ -30,18 +31,24 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Run the command and return its exit status."""
-    from ..training.runs import evaluate, run  # here, because Lightning takes seconds to import
+    with StopSignal() as stop:
+        from ..training.runs import evaluate, run  # here, because Lightning takes seconds to import
 
-    resume, checkpoint = values.pop("resume", False), values.pop("checkpoint", None)
-    settings = read_run(values)
-    if command != "fit":
-        path = Path(settings.output, BEST) if checkpoint is None else checkpoint
-        print(json.dumps(evaluate(settings, stage=command, checkpoint=path)))
-        return 0
-    record = run(settings, folder=settings.output, resume=resume, quiet=False)
+        resume, restart = values.pop("resume", False), values.pop("restart", False)
+        checkpoint = values.pop("checkpoint", None)
+        settings = read_run(values)
+        if command != "fit":
+            path = Path(settings.output, BEST) if checkpoint is None else checkpoint
+            try:
+                print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)))
+            except StopRequested:
+                print("stopped before the end")
+                return 130
+            return 0
+        record = run(settings, folder=settings.output, resume=resume, restart=restart, stop=stop, quiet=False)
     if record.failure is not None:
-        hint = f"; resume with: {resume_command(settings.output)}" if record.stopped else ""
-        print(f"{record.failure}{hint}")
+        verb, flag = ("resume", "--resume") if record.stopped else ("start again", "--restart")
+        print(f"{record.failure}; {verb} with: {resume_command(settings.output, flag)}")
         return 130 if record.stopped else 1
     if record.test_loss is not None and record.test_metric is not None:
         print(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")

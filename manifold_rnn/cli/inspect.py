@@ -11,6 +11,7 @@ from ..training.build import build_network
 from ..training.checkpoint import RUN, load_weights, read_checkpoint
 from ..training.folder import resume_command
 from ..training.mapping import as_mapping, read_run
+from ..training.record import shown_progress
 from ..training.settings import RunSettings
 from ..training.values import Values
 from .parsing import CommandParser
@@ -51,10 +52,11 @@ def execute(command: str, values: Values) -> int:
 
 
 def _progress(content: Values, settings: RunSettings) -> str:
-    state, history = content[RUN], content[RUN]["history"]
-    text = f"progress: {len(history)} of {settings.epochs} epochs are over"
-    text += f", and {state['batch']} batches of the next" if state["batch"] else ""
-    text += f"; {content['global_step']:,} steps"
+    history = content[RUN]["history"]
+    text = f"progress: {shown_progress(content[RUN], settings.epochs)}; {content['global_step']:,} steps"
+    for environment in content[RUN].get("environments", []):
+        text += f"\ntrained with {', '.join(f'{key} {value}' for key, value in environment.items() if key != 'data')}"
+        text += f", on data with the digest {environment['data'][:12]}"
     if history:
         last, lowest = history[-1], min(epoch["val_loss"] for epoch in history)
         text += f"\nlast epoch: training loss {last['train_loss']:.4g}, validation loss {last['val_loss']:.4g}, "

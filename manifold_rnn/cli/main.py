@@ -1,8 +1,12 @@
 """``manifold-rnn``: finds the subcommand, parses its arguments, runs it, and answers every mistake with one line."""
 
+import signal
 import sys
+import threading
+import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -43,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _refuse(f"{', '.join(missing)} not installed. Install the extra: pip install 'manifold-rnn[train]'.")
     try:
-        return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
-    except (ManifoldError, OSError) as error:
+        with warnings.catch_warnings(), _interrupted_by_sigterm():
+            warnings.showwarning = _print_warning
+            return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    except (ManifoldError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("manifold-rnn: interrupted", file=sys.stderr)
@@ -76,6 +82,23 @@ def _help() -> str:
         "usage: manifold-rnn COMMAND [options]\n\nRecurrent networks with weights on manifolds.\n\n"
         f"commands:\n{rows}\n\nmanifold-rnn COMMAND --help lists the options of a command."
     )
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, until a command handles both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"manifold-rnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _refuse(message: str) -> int:

@@ -1,7 +1,9 @@
 """What a run adds to Lightning's own callbacks: safe checkpoint files, the history, requests to stop, lines."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..diagnostics import spectrum
-from .checkpoint import BEST, LAST, RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
+from ..errors import NonFiniteError
+from .checkpoint import RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
+from .environment import hardware, joined, scans_used, warn_of_changes
+from .folder import BEST, LAST
 from .module import SequenceModule
 from .record import Epoch, shown_metric
 from .settings import RunSettings
@@ -23,34 +28,55 @@ _LARGEST_SPECTRUM = 512
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's plugin for checkpoint files, with files that are never half written and always checked."""
+    """Lightning's plugin for checkpoint files, in two generations that are never half written and always checked.
+
+    ``content`` is a checkpoint that was read and checked before; the trainer loads it, and reads no file again. Files
+    in ``unusable`` are replaced without becoming the generation before.
+    """
+
+    def __init__(self, content: Values | None = None, unusable: Sequence[Path] = ()) -> None:
+        self._content, self._unusable = content, {*unusable}
 
     def save_checkpoint(self, checkpoint: Values, path: str | Path, storage_options: object = None) -> None:
-        write_checkpoint(Path(path), checkpoint)
+        write_checkpoint(Path(path), checkpoint, keep=Path(path) not in self._unusable)
+        self._unusable.discard(Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> Values:
-        return read_checkpoint(Path(path))
+        content, self._content = self._content, None
+        return read_checkpoint(Path(path)) if content is None else content
 
 
 class RunHistory(Callback):
     """Keeps the history of a run and all sources of random numbers in its checkpoints, and ends it after max_steps.
 
     ``epochs`` are those that are over. ``seconds`` is the time of the training batches of the next one, of which
-    ``batch`` are over. ``spectrum_start`` has the eigenvalues before the first step.
+    ``batch`` of ``batches`` are over. ``spectrum_start`` has the eigenvalues before the first step. ``environment`` is
+    that of this process, and ``earlier`` has those of the parts of the run before it. Raises `NonFiniteError` after an
+    epoch with a score that is not finite, before its checkpoint is written.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: RunSettings, environment: Values, earlier: Sequence[Values] = ()) -> None:
+        self.settings, self.environment, self.earlier = settings, environment, earlier
         self.epochs: list[Epoch] = []
-        self.seconds, self.batch = 0.0, 0
+        self.seconds, self.batch, self.batches = 0.0, 0, 0
         self.spectrum_start: list[list[float]] = []
-        self._started_at = 0.0
+        self._started_at, self._first_batch = 0.0, ExitStack()
         self._random_state: Values | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: Values) -> None:
-        state = {"history": list(self.epochs), "seconds": self.seconds, "batch": self.batch}
+        state = {**self.progress, "seconds": self.seconds, "environments": self.environments}
         state |= {"spectrum_start": self.spectrum_start, "random": random_state()}
         checkpoint[RUN] = run_entry(self.settings, state)
+
+    @property
+    def progress(self) -> Values:
+        """The finished epochs, and the batches of the next one."""
+        return {"history": list(self.epochs), "batch": self.batch, "batches": self.batches}
+
+    @property
+    def environments(self) -> list[Values]:
+        """The environments of all parts of the run."""
+        return joined(self.earlier, self.environment)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: Values) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # and not when the best network is tested
@@ -59,6 +85,7 @@ class RunHistory(Callback):
             self.spectrum_start, self._random_state = state["spectrum_start"], state["random"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        self.batches = int(trainer.num_training_batches)
         if trainer.global_step == 0:
             self.spectrum_start = eigenvalues(pl_module)
         self._started_at = time.perf_counter() - self.seconds
@@ -73,9 +100,22 @@ class RunHistory(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         self._started_at = time.perf_counter()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: object, batch_idx: int) -> None:
+        if "scan" not in self.environment:
+            self._scans = self._first_batch.enter_context(scans_used())
+
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+        self._first_batch.close()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        if "scan" not in self.environment:
+            self._first_batch.close()
+            measured = {"scan": ", ".join(sorted(self._scans)), "accelerator": hardware(pl_module.device)}
+            self.environment |= measured
+            if trainer.is_global_zero:
+                warn_of_changes(self.earlier, measured)
         self.seconds, self.batch = time.perf_counter() - self._started_at, batch_idx + 1
         trainer.should_stop |= self._has_all_steps(trainer)  # the epoch is then validated and ends
 
@@ -86,6 +126,11 @@ class RunHistory(Callback):
         epoch = Epoch(epoch=number, train_loss=train_loss, val_loss=loss, val_metric=metric, seconds=seconds)
         self.epochs.append(epoch)
         self.seconds, self.batch = 0.0, 0
+        for name, value in epoch.items():
+            if not math.isfinite(value):  # type: ignore[arg-type]  # all are numbers
+                raise NonFiniteError(
+                    f"A run needs finite scores.\nGot {name} = {value} in epoch {number}.\nLower the learning rate."
+                )
 
     def _has_all_steps(self, trainer: Trainer) -> bool:
         return self.settings.max_steps is not None and trainer.global_step >= self.settings.max_steps
@@ -107,6 +152,24 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_score = self.kth_value = best
             self.best_model_path = self.kth_best_model_path = path
             self.best_k_models = {path: best}
+
+
+class StopInEvaluation(Callback):
+    """Raises `StopRequested` in a test, or in a validation outside of training, soon after a request to stop."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def on_test_start(self, trainer: Trainer, *_: Value, **__: Value) -> None:
+        """Stop if requested; of all hooks below."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        self._stop.install()  # again, because Lightning's handler of SIGTERM would end the program with status 0
+        if trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False):
+            raise StopRequested
+
+    on_test_batch_start = on_test_end = on_test_start
+    on_validation_start = on_validation_batch_start = on_validation_end = on_test_start
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -159,19 +222,6 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_checkpoint(trainer, self._path)
         self._after_epoch(self._history.epochs[-1])
         self._decide_to_stop(trainer)
-
-    def on_test_start(self, trainer: Trainer, pl_module: Module) -> None:
-        self._stop.install()
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: Module, batch: object, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._decide_to_stop(trainer)
-        self._stop_if_decided()
-
-    def on_test_end(self, trainer: Trainer, pl_module: Module) -> None:
-        self._decide_to_stop(trainer)
-        self._stop_if_decided()
 
     def _decide_to_stop(self, trainer: Trainer) -> None:
         self._stops = trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False)

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from torch import nn
 from .. import __version__
 from ..constraints import load_checked
 from ..errors import OptionError
-from .folder import replacing
+from .folder import BEST, previous, replacing
+from .folder import LAST as LAST  # which studies import from here
 from .mapping import as_mapping, read_run
 from .settings import RunSettings
-from .values import Values, flat
+from .values import Value, Values, flat
 
-LAST, BEST = "last.ckpt", "best.ckpt"
 RUN = "manifold_rnn"  # the key of what the package adds to Lightning's checkpoint
 _DIGEST = b"manifold_rnn sha256 "  # stands after the archive of torch, before the digest of all bytes up to here
 _FORMAT = 2
@@ -27,38 +28,105 @@ _MAY_CHANGE = ("output", "epochs", "max_steps", "patience", "checkpoint_every", 
 _MAPPINGS = ("optimizer.groups", "optimizer.options", "network.options", "network.constraint")
 
 
-def write_checkpoint(path: Path, content: Values) -> None:
-    """Replace a checkpoint by a new one, once the new one is on the disk; at an `OSError` the old one is kept."""
+def write_checkpoint(path: Path, content: Values, *, keep: bool = False) -> None:
+    """Replace a checkpoint by a new one, once the new one is on the disk; ``keep`` the old one as the `previous`."""
     buffer = io.BytesIO()  # a full disk makes torch raise a RuntimeError about its archive, and Python an OSError
     torch.save(content, buffer)
     buffer.write(_DIGEST)
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
-    with replacing(path, durable=True) as temporary:
+    with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> Values:
+    """Read a checkpoint, as `read_generation` does, and warn if it is not the newest."""
+    source, content, reason = read_generation(path)
+    if reason:
+        text = f"'{path}' {reason}: read '{source.name}' in its place, the checkpoint before it."
+        warnings.warn(text, stacklevel=2)
+    return content
+
+
+def read_generation(path: Path) -> tuple[Path, Values, str]:
     """Read a checkpoint of Lightning, whose entry "manifold_rnn" holds the settings and the history of the run.
+
+    Returns the file that was read, which is the `previous` one if the newest is damaged or missing; the content; and
+    what is wrong with the newest, or nothing.
 
     Raises
     ------
     OptionError
-        If there is no such file, its digest does not hold, or it is no checkpoint of this package.
+        If there is no such file, no digest holds, or it is no checkpoint of this package.
     """
     try:
+        return path, _read(path), ""
+    except _Unusable as error:
+        try:
+            return previous(path), _read(previous(path)), error.reason
+        except _Unusable:
+            raise error from None
+
+
+def best_checkpoint(folder: Path, history: Sequence[Mapping[str, Value]]) -> tuple[Path, Values]:
+    """Read the checkpoint with the lowest validation loss of this history, the newest or the `previous` one.
+
+    A run that was killed between two files may have left a best checkpoint that the last one does not count yet.
+
+    Raises
+    ------
+    OptionError
+        If neither is of this history, which is that of a run that may be another one with equal settings.
+    """
+    lowest, reasons = min(epoch["val_loss"] for epoch in history), []
+    for path in (folder / BEST, previous(folder / BEST)):
+        try:
+            content = _read(path)
+        except _Unusable as error:
+            reasons.append(f"{path.name} {error.reason}")
+            continue
+        own = content[RUN]["history"]
+        is_of_run = bool(own) and _scores(own) == _scores(history[: len(own)])
+        if is_of_run and own[-1]["val_loss"] == lowest and not content[RUN]["batch"]:
+            return path, content
+        reasons.append(f"{path.name} is another's")
+    raise OptionError(
+        f"'{folder}' needs the checkpoint with its lowest validation loss, {lowest:.4g}.\n"
+        f"Got none: {', '.join(reasons)}.\nPut {BEST} of this run back, or start again with --restart."
+    )
+
+
+class _Unusable(OptionError):
+    """There is no such file, or it is damaged: the generation before it may be read."""
+
+    def __init__(self, path: Path, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _read(path: Path) -> Values:
+    try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _Unusable(path, "is missing", f"There is no checkpoint at '{path}': {error.strerror}.") from error
     except OSError as error:
-        raise OptionError(f"There is no checkpoint at '{path}': {error.strerror or error}.") from error
+        raise OptionError(f"The checkpoint '{path}' cannot be read: {error.strerror or error}.") from error
     body, digest = data[:-32], data[-32:]
     if not body.endswith(_DIGEST) or hashlib.sha256(body).digest() != digest:
         raise _damaged(path, "the digest of the file does not hold")
     try:
         content = torch.load(io.BytesIO(body[: -len(_DIGEST)]), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader raises for an archive that it cannot read
+        if is_out_of_memory(error):
+            raise
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(content, dict) or content.get(RUN, {}).get("format") != _FORMAT:
         raise _damaged(path, "it has another content")
     return content
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a lack of memory, for which torch has no class on a CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def run_entry(settings: RunSettings, state: Values) -> Values:
@@ -78,11 +146,24 @@ def require_same_run(path: Path, content: Values, settings: RunSettings) -> None
             )
 
 
+def require_same_data(path: Path, content: Values, current: Values) -> None:
+    """Raise `OptionError` if a checkpoint was trained on data with another digest than that of this environment."""
+    for known in content[RUN].get("environments", [])[-1:]:
+        if known["data"] != current["data"]:
+            raise OptionError(
+                f"'{path}' is a checkpoint of a run on other data.\n"
+                f"Expected the digest {known['data'][:12]}, got {current['data'][:12]}.\n"
+                "Put back the files of the task, or train in another `output`."
+            )
+
+
 def load_weights(path: Path, content: Values, module: nn.Module) -> None:
     """Load the weights of a checkpoint, or raise `OptionError` and leave the module as it is."""
     try:
         load_checked(module, content["state_dict"])
     except (RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise OptionError(f"'{path}' does not fit the network.\nGot {reason}.\nIt is from another version.") from error
 
@@ -123,8 +204,14 @@ def seeded(seed: int) -> Iterator[None]:
         set_random_state(before)
 
 
-def _damaged(path: Path, reason: str) -> OptionError:
-    return OptionError(
+def _scores(history: Sequence[Mapping[str, Value]]) -> list[Values]:
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in history]
+
+
+def _damaged(path: Path, reason: str) -> _Unusable:
+    return _Unusable(
+        path,
+        "is damaged",
         f"'{path}' is damaged or no checkpoint of this package: {reason}.\nNothing was changed.\n"
-        "Use another checkpoint of the run, or start again in another folder."
+        "Use another checkpoint of the run, or start again in another folder.",
     )

@@ -94,7 +94,8 @@ class SequenceModule(LightningModule):
         if not value.isfinite():
             raise NonFiniteError(
                 "Training needs a finite loss.\n"
-                f"Got {value.item()} in epoch {self.current_epoch + 1}.\nLower the learning rate."
+                f"Got {value.item()} in epoch {self.current_epoch + 1}, batch {batch_idx + 1}.\n"
+                "Lower the learning rate."
             )
         self.totals += torch.stack([value.cpu().double() * len(targets), torch.tensor(len(targets))])
         self.log("loss", value, prog_bar=True)

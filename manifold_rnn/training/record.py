@@ -1,14 +1,17 @@
 """The record of a run: what training, comparisons and reports know of it."""
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self, TypedDict
 
+from ..errors import OptionError
 from ..tasks import Task
 from .folder import replacing
+from .signals import StopRequested, StopSignal
 from .values import Value, Values, plain
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
@@ -54,6 +57,9 @@ class RunRecord:
         In a comparison: the values of what varies, by dotted key.
     seed : int
         Seed of the run.
+    environments : list of dict
+        The environment of each part of the run: versions, threads, ``data`` with a digest of the sets, and ``scan`` and
+        ``accelerator`` if a batch was trained. A part that resumes in an equal environment adds none.
 
     Examples
     --------
@@ -76,11 +82,22 @@ class RunRecord:
     pruned: bool = False
     choices: Values = field(default_factory=dict)
     seed: int = 0
+    environments: list[Values] = field(default_factory=list)
 
     @property
     def state(self) -> str:
-        """The end of the run, which is "complete", "pruned" or "failed"."""
-        return FAILED if self.failure is not None else PRUNED if self.pruned else COMPLETE
+        """The end of the run: "complete", "pruned", or "failed", as it also is if a number is not finite."""
+        if self.failure is not None or self.not_finite:
+            return FAILED
+        return PRUNED if self.pruned else COMPLETE
+
+    @property
+    def not_finite(self) -> str:
+        """The name and the value of the first number that is not finite; empty if there is none."""
+        numbers = asdict(self)
+        for epoch in numbers["history"]:  # where JSON has null for such a number
+            epoch |= {key: math.nan for key in ("train_loss", "val_loss", "val_metric") if epoch.get(key, 0.0) is None}
+        return next((f"{name} is {value}" for name, value in _leaves(numbers, "") if not math.isfinite(value)), "")
 
     @property
     def epochs(self) -> int:
@@ -117,7 +134,54 @@ def shown_metric(task: Task, value: float) -> str:
     return f"{task.metric_name} {value:.1%}" if task.higher_is_better else f"{task.metric_name} {value:.4g}"
 
 
+def shown_progress(state: Mapping[str, Value], epochs: int) -> str:
+    """Return the progress that a checkpoint holds, such as "1 of 3 epochs and 4 of 10 batches of the next"."""
+    batches = f" of {state['batches']}" if "batches" in state else ""  # which older checkpoints do not hold
+    rest = f" and {state['batch']}{batches} batches of the next" if state["batch"] else ""
+    return f"{len(state['history'])} of {epochs} epochs{rest}"
+
+
+def write_record(path: Path, record: RunRecord, stop: StopSignal) -> None:
+    """Write a record as JSON with a digest of its content; raise `StopRequested` while the file is not there yet."""
+    values = record.as_dict()
+    with replacing(path) as temporary:
+        temporary.write_text(_json({**values, "sha256": _digest(values)}), encoding="utf-8")
+        if stop.requested:
+            raise StopRequested
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record that `write_record` wrote, or raise `OptionError` if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        digest = values.pop("sha256")
+    except OSError as error:
+        raise OptionError(f"The result '{path}' cannot be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:  # no UTF-8, no JSON, no digest, no mapping
+        raise OptionError(f"The result '{path}' is damaged: it is no record with a digest. Train again.") from error
+    if digest != _digest(values):
+        raise OptionError(f"The result '{path}' is damaged: its digest does not hold. Train again.")
+    return RunRecord.from_dict(values)
+
+
 def write_json(path: Path, document: Values) -> None:
     """Write a document as JSON, atomically; a number that is not finite becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(f"{json.dumps(plain(document), indent=2, allow_nan=False)}\n", encoding="utf-8")
+        temporary.write_text(_json(document), encoding="utf-8")
+
+
+def _json(document: Values) -> str:
+    return f"{json.dumps(plain(document), indent=2, allow_nan=False)}\n"
+
+
+def _digest(values: Values) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _leaves(value: Value, name: str) -> Iterator[tuple[str, float]]:
+    """Every float in a nested value, with its dotted name."""
+    if isinstance(value, float):
+        yield name, value
+    items = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list | tuple) else ()
+    for key, inner in items:
+        yield from _leaves(inner, f"{name}.{key}" if name else str(key))

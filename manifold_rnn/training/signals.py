@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
+from .values import Value
+
 
 class StopRequested(Exception):
     """Raised at a safe point after a request to stop. After a KeyboardInterrupt, Lightning ends the program itself."""
@@ -20,6 +22,7 @@ class StopSignal:
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
         self._signalled, self._also = False, also
+        self._before: list[tuple[signal.Signals, Value]] = []
 
     @property
     def requested(self) -> bool:
@@ -34,10 +37,11 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before if _is_main_thread() else []:
             signal.signal(number, handler)
+        self._before = []
 
     def install(self) -> None:
-        """Handle Ctrl-C and SIGTERM here; to be repeated after a library has put its own handlers there."""
-        for number in (signal.SIGINT, signal.SIGTERM) if _is_main_thread() else ():
+        """Handle Ctrl-C and SIGTERM in the context; to be repeated after a library has put its own handlers there."""
+        for number, _ in self._before if _is_main_thread() else ():
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -8,17 +8,23 @@ from contextlib import ExitStack, contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import distributed
 
 from ..errors import OptionError
 from .callbacks import SafeCheckpointIO
+from .checkpoint import is_out_of_memory
 from .settings import RunSettings
 from .values import Value
 
 
-def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **options: Value) -> Trainer:
-    """Return the trainer that settings describe; without callbacks it writes nothing."""
+def build_trainer(
+    settings: RunSettings,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_io: SafeCheckpointIO | None = None,
+    **options: Value,
+) -> Trainer:
+    """Return the trainer that settings describe; without a callback for checkpoints it writes nothing."""
     many = settings.devices * settings.nodes > 1
     return Trainer(
         max_epochs=settings.epochs,
@@ -28,9 +34,9 @@ def build_trainer(settings: RunSettings, callbacks: Sequence[Callback] = (), **o
         num_nodes=settings.nodes,
         strategy="ddp" if many else settings.strategy,
         precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",  # the module converts by itself
-        plugins=[SafeCheckpointIO()],
+        plugins=[checkpoint_io or SafeCheckpointIO()],
         callbacks=list(callbacks),
-        enable_checkpointing=bool(callbacks),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -68,6 +74,21 @@ def quiet_lightning() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module="lightning")
         yield
+
+
+@contextmanager
+def lack_of_memory_named() -> Iterator[None]:
+    """Turn the errors of a lack of memory, which torch raises as a RuntimeError on a CPU, into a `MemoryError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            "There is not enough memory for this run. Checkpoints are kept as they are.\n"
+            f"Got {type(error).__name__}: {' '.join(str(error).split())[:150] or 'no message'}.\n"
+            "Use a smaller `batch_size` or network."
+        ) from error
 
 
 @contextmanager

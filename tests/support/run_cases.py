@@ -1,5 +1,6 @@
 """A short run, its training, which may be stopped after any step, and what makes two ends equal."""
 
+import json
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,7 +9,9 @@ import pytest
 pytest.importorskip("lightning")
 import torch
 
+from manifold_rnn.cli import main
 from manifold_rnn.training import SequenceModule, read_run, run
+from manifold_rnn.training.checkpoint import read_checkpoint
 from manifold_rnn.training.signals import StopSignal
 
 VALUES = {
@@ -52,3 +55,33 @@ def require_equal(a, b, at=""):
         assert a.dtype == b.dtype and torch.equal(a, b), at
     else:
         assert a == b or "seconds" in at or at.endswith(".output"), (at, a, b)
+
+
+def answer(arguments, capsys):
+    """The one line of an error with status 2."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("manifold-rnn: error: ") and len(err) <= 450, err
+    return err
+
+
+def fit(folder, *flags):
+    return ["fit", "--config", folder / "run.yaml", "--output", folder, *flags]
+
+
+def state_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def require_same_end(whole, parts):
+    for name in ("last.ckpt", "best.ckpt"):
+        require_equal(*(read_checkpoint(folder / name) for folder in (whole, parts)))
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
+    assert all(result.pop("sha256") for result in results)  # they have other seconds
+    require_equal(*results)
+
+
+def slow(*values):
+    """These values of a parameter, only with `-m slow`."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]

@@ -199,7 +199,8 @@ def test_images_that_are_cut_off_are_refused(tmp_path, capsys):
 def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
     assert main(["inspect", str(copied / "best.ckpt")]) == 0
     out = capsys.readouterr().out
-    for words in ("1 of 1 epochs are over", "10 steps", "trained degrees of freedom", "defect of layer.weight_hh_l0"):
+    progress = ("1 of 1 epochs; 10 steps", "scan fused", "on data with the digest")
+    for words in (*progress, "trained degrees of freedom", "defect of layer.weight_hh_l0"):
         assert words in out
     assert "spectrum of W_hh: moduli from" in out and "name: Copying" in out
     assert f"manifold-rnn fit --config {copied / 'run.yaml'} --output {copied} --resume" in out
@@ -255,7 +256,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(path, {"version": 1})
 
     def fail():
-        with replacing(path, durable=True) as temporary:
+        with replacing(path, keep=True) as temporary:
             temporary.write_text("half")
             raise OSError("full")
 

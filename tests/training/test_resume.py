@@ -16,7 +16,7 @@ pytest.importorskip("lightning")
 import numpy as np
 import torch
 import yaml
-from support.run_cases import VALUES, require_equal, train
+from support.run_cases import VALUES, require_equal, require_same_end, train
 
 from manifold_rnn.cli import main
 from manifold_rnn.training import read_run, run
@@ -59,12 +59,6 @@ def noisy(module, loss):
     """A loss that depends on all sources of random numbers, as that of a network with dropout does."""
     drawn = random.random() + float(np.random.rand()) + torch.rand(())  # noqa: NPY002
     return loss * (1 + 0.1 * drawn)
-
-
-def require_same_end(whole, parts):
-    for name in ("last.ckpt", "best.ckpt"):
-        require_equal(*(read_checkpoint(folder / name) for folder in (whole, parts)))
-    require_equal(*(json.loads((folder / "result.json").read_text()) for folder in (whole, parts)))
 
 
 @pytest.mark.parametrize("values", RUNS, indirect=True)
@@ -158,6 +152,12 @@ def test_a_network_that_diverges_leaves_its_best(tmp_path):
 # ---- signals in every phase ------------------------------------------------------------------------------------------
 
 PHASES = {  # where the signal comes, and the epochs that are over when the run stops
+    "in setup": ("manifold_rnn.training.runs:require_hardware", 1, 0),
+    "in data loading": ("manifold_rnn.tasks:Copying.splits", 1, 0),
+    "as Lightning handles signals, before training": ("lightning.pytorch:Trainer._run_stage", 1, 0),
+    "as Lightning handles signals, before the test": ("lightning.pytorch:Trainer._run_stage", 2, 3),
+    "while the best network is read": ("manifold_rnn.training.runs:best_checkpoint", 1, 3),
+    "while the result is written": ("manifold_rnn.training.record:_json", 1, 3),
     "before training": ("manifold_rnn.training.module:SequenceModule.configure_optimizers", 1, 0),
     "in training": ("manifold_rnn.training.module:SequenceModule.training_step", 14, 1),
     "at the last batch of an epoch": ("manifold_rnn.training.module:SequenceModule.training_step", 10, 1),
@@ -165,7 +165,12 @@ PHASES = {  # where the signal comes, and the epochs that are over when the run 
     "while a checkpoint is written": ("os:fsync", 5, 1),
     "in the final test": ("manifold_rnn.training.module:SequenceModule.test_step", 1, 3),
 }
-QUICK = {("in training", signal.SIGTERM), ("in validation", signal.SIGINT), ("in the final test", signal.SIGINT)}
+QUICK = {
+    ("in training", signal.SIGTERM),
+    ("in validation", signal.SIGINT),
+    ("in the final test", signal.SIGTERM),
+    ("while the result is written", signal.SIGTERM),
+}
 SIGNALS = [
     pytest.param(
         phase, number, marks=[] if (phase, number) in QUICK else pytest.mark.slow, id=f"{phase}, {number.name}"
@@ -194,12 +199,15 @@ def test_a_signal_leaves_a_checkpoint_a_line_and_a_status(phase, number, tmp_pat
     out, err = capsys.readouterr()
     assert err.count("\n") == (number == signal.SIGINT)  # "Press Ctrl-C again"
     line = out.splitlines()[-1]
-    assert f"stopped after {epochs} of 3 epochs; resume with: manifold-rnn fit" in line
+    rest = " and 4 of 10 batches of the next" if count == 14 else ""
+    assert f"stopped after {epochs} of 3 epochs{rest}; resume with: manifold-rnn fit" in line
     assert not (output / "result.json").exists()
     if epochs:
         assert len(read_checkpoint(output / "last.ckpt")[RUN]["history"]) == epochs
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert main(line.partition("manifold-rnn ")[2].split()) == 0
+    if epochs:
+        assert f"Resuming after {epochs} of 3 epochs{rest}.\n" in capsys.readouterr().out
     train(VALUES, tmp_path / "whole")
     require_same_end(tmp_path / "whole", output)
 

@@ -1,0 +1,70 @@
+"""What the numbers of a run depend on besides its settings: data, versions, threads, device, and the scan that ran."""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from .. import __version__
+from ..tasks.base import Splits
+from .values import Values
+
+_ROWS = 4096  # a set may be an expanded tensor, which is copied for its digest
+_SCANS = logging.getLogger("manifold_rnn.nn.scan.run")
+
+
+def environment(splits: Splits) -> Values:
+    """Return the environment of this process, and a digest of every byte of the data."""
+    digest = hashlib.sha256()
+    for tensor in (tensor for part in splits for tensor in part.tensors):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        for rows in tensor.split(_ROWS):
+            digest.update(rows.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    versions = {"manifold_rnn": __version__, "torch": str(torch.__version__)}
+    return {**versions, "threads": torch.get_num_threads(), "data": digest.hexdigest()}
+
+
+def hardware(device: torch.device) -> str:
+    """Return the name of a device; for a CPU, the vector instructions that torch uses there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
+@contextmanager
+def scans_used() -> Iterator[set[str]]:
+    """Collect the names of the scans that run in the block, which `nn.scan.run` writes to the debug log."""
+    names: set[str] = set()
+
+    def collect(record: logging.LogRecord) -> bool:
+        names.add(str(record.args[0]) if isinstance(record.args, tuple) else record.getMessage())
+        return level <= logging.DEBUG  # whoever reads the debug log anyway still does
+
+    level = _SCANS.getEffectiveLevel()
+    own = _SCANS.level
+    _SCANS.addFilter(collect)
+    _SCANS.setLevel(logging.DEBUG)
+    try:
+        yield names
+    finally:
+        _SCANS.setLevel(own)
+        _SCANS.removeFilter(collect)
+
+
+def joined(earlier: Sequence[Values], current: Values) -> list[Values]:
+    """Return the environments of a run in their order, with the current one added if it differs from the last."""
+    if earlier and earlier[-1] == {**earlier[-1], **current}:
+        return [*earlier]
+    return [*earlier, current]
+
+
+def warn_of_changes(earlier: Sequence[Values], current: Values) -> None:
+    """Warn in one line of what has changed since the last part of a run."""
+    before = earlier[-1] if earlier else {}
+    changes = [f"{key} {current[key]} (was {old})" for key, old in before.items() if current.get(key, old) != old]
+    if changes:
+        text = f"The run resumes with {', '.join(changes)}. Numbers may differ from those of a run without a break."
+        warnings.warn(text, stacklevel=2)
