@@ -15,6 +15,7 @@ from .. import __version__
 from ..constraints import load_checked
 from ..errors import OptionError
 from .folder import replacing
+from .formats import CHECKPOINT, KEY
 from .mapping import as_mapping, read_run
 from .settings import RunSettings
 from .values import Values, flat
@@ -22,7 +23,6 @@ from .values import Values, flat
 LAST, BEST = "last.ckpt", "best.ckpt"
 RUN = "manifold_rnn"  # the key of what the package adds to Lightning's checkpoint
 _DIGEST = b"manifold_rnn sha256 "  # stands after the archive of torch, before the digest of all bytes up to here
-_FORMAT = 2
 _MAY_CHANGE = ("output", "epochs", "max_steps", "patience", "checkpoint_every", "log_every", "accelerator")
 _MAPPINGS = ("optimizer.groups", "optimizer.options", "network.options", "network.constraint")
 
@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> Values:
     Raises
     ------
     OptionError
-        If there is no such file, its digest does not hold, or it is no checkpoint of this package.
+        If there is no such file, its digest does not hold, or this version of the package does not read it.
     """
     try:
         data = path.read_bytes()
@@ -56,14 +56,15 @@ def read_checkpoint(path: Path) -> Values:
         content = torch.load(io.BytesIO(body[: -len(_DIGEST)]), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader raises for an archive that it cannot read
         raise _damaged(path, type(error).__name__) from error
-    if not isinstance(content, dict) or content.get(RUN, {}).get("format") != _FORMAT:
+    if not isinstance(content, dict) or KEY not in content.get(RUN, {}):
         raise _damaged(path, "it has another content")
+    CHECKPOINT.require(content[RUN][KEY], f"'{path}'")
     return content
 
 
 def run_entry(settings: RunSettings, state: Values) -> Values:
     """Return the entry "manifold_rnn" of a checkpoint: the settings of the run, and the state of its record."""
-    return {"format": _FORMAT, "version": __version__, "settings": as_mapping(settings), **state}
+    return {KEY: CHECKPOINT.current, "version": __version__, "settings": as_mapping(settings), **state}
 
 
 def require_same_run(path: Path, content: Values, settings: RunSettings) -> None:

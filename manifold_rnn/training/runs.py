@@ -21,6 +21,7 @@ from .checkpoint import BEST, LAST, RUN, load_weights, read_checkpoint, require_
 from .choices import require
 from .data import SequenceData
 from .folder import CONFIG, lock_folder, open_folder, replacing
+from .formats import KEY, SETTINGS
 from .mapping import as_mapping
 from .module import SequenceModule
 from .record import Epoch, RunRecord, write_json
@@ -110,7 +111,7 @@ def run(
             for left in place.glob(".*.tmp"):  # by processes that were killed
                 left.unlink(missing_ok=True)
             with replacing(place / CONFIG, durable=True) as temporary:
-                mapping = {**as_mapping(settings), "output": str(place)}
+                mapping = {KEY: SETTINGS.current, **as_mapping(settings), "output": str(place)}
                 temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
         if not quiet and resume and content is None:
             print(f"There is no checkpoint in '{place}' yet: the run starts.")

@@ -83,6 +83,15 @@ def test_importing_the_package_leaves_the_training_stack_alone():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["", ".training", ".study", ".cli"])
+def test_importing_gives_no_warning_and_filters_none_of_others(name):
+    code = (
+        "import warnings, torch, scipy, scipy.optimize; before = list(warnings.filters)\n"
+        f"import manifold_rnn; assert list(warnings.filters) == before\nimport manifold_rnn{name}"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
 def test_versions_agree():
     citation = (ROOT / "CITATION.cff").read_text()
     changes = (ROOT / "CHANGELOG.md").read_text()
