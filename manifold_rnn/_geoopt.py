@@ -3,5 +3,5 @@
 import warnings
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", r".torch\.jit", DeprecationWarning)
+    warnings.filterwarnings("ignore", r".torch\.jit")  # a DeprecationWarning, since torch 2.14 a FutureWarning
     import geoopt as geoopt
