@@ -25,7 +25,7 @@ class Format:
         problem, hint = "has an unknown format", "Use a file that this package has written."
         if type(number) is int and number > self.current:
             problem, hint = "is from a newer version", "Upgrade the package: pip install --upgrade manifold-rnn."
-        elif type(number) is int and 1 <= number:
+        elif type(number) is int and number >= 1:
             problem, hint = "is from an older version", "Read it with the version that wrote it."
         numbers = " to ".join(map(str, dict.fromkeys((self.oldest, self.current))))
         raise OptionError(
