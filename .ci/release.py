@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = {".gitignore"}
 
 
-def call(*command: str | Path, cwd: Path) -> str:
+def call(*command: str | Path, cwd: Path, quiet: bool = False) -> str:
     """Run a command, echoed, and return what it prints; an error ends the release."""
     print("+", *command, flush=True)
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
-    print(done.stdout[-2000:], end="", flush=True)
+    print("" if quiet else done.stdout[-2000:], end="", flush=True)
     if done.returncode:
         sys.exit(f"{command[0]} ended with status {done.returncode}.")
     return done.stdout
@@ -39,7 +39,7 @@ def unpack(sdist: Path, into: Path) -> Path:
     with tarfile.open(sdist) as archive:
         archive.extractall(into, filter="data")
     (source,) = into.iterdir()
-    tracked = set(call("git", "ls-files", cwd=ROOT).splitlines()) - NOT_SHIPPED
+    tracked = set(call("git", "ls-files", cwd=ROOT, quiet=True).splitlines()) - NOT_SHIPPED
     missing = sorted(name for name in tracked if not (source / name).is_file())
     if missing:
         sys.exit(f"The sdist has {len(missing)} files less than the repository, the first: {missing[:5]}.")
@@ -61,7 +61,7 @@ def use(wheel: Path, source: Path, place: Path) -> None:
     if not (place / "demo" / "report.html").is_file():
         sys.exit("The demo wrote no report.")
     call(*pinned, f"manifold-rnn[train,test] @ {wheel.as_uri()}", cwd=place)
-    call(python, "-m", "pytest", "--collect-only", "-qq", "--no-header", "tests", cwd=source)
+    call(python, "-m", "pytest", "--collect-only", "-qq", "tests", cwd=source, quiet=True)
     call(python, "-m", "pytest", "tests/formats", "tests/project/test_readme.py", cwd=source)
 
 
