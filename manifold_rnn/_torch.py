@@ -1,6 +1,6 @@
 """Every use of a private name of torch, in one place; each function has a fallback for versions without the name.
 
-Checked with torch 2.6 to 2.14. A fallback is slower or more cautious, never wrong.
+Tested with torch 2.10 to 2.14. A fallback is slower or more cautious, never wrong.
 """
 
 import contextlib
@@ -129,10 +129,7 @@ def saved_tensor_hooks() -> object:
     """The innermost hooks on saved tensors, by which a checkpointed region is recognized; None where there are none."""
     if _saved_tensor_hooks is None:
         return object()  # equal to none: every place may be in a region of its own
-    try:
-        return _saved_tensor_hooks(True)  # also while tracing, since torch 2.7
-    except TypeError:
-        return _saved_tensor_hooks()
+    return _saved_tensor_hooks(True)  # also while tracing
 
 
 # --- cheaper calls ---

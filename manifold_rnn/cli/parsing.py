@@ -11,8 +11,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from ..errors import OptionError
 from ..tasks import Task
 from ..training.choices import did_you_mean, task_class
-from ..training.mapping import Hint, check_keys, checked, hints_by_key
-from ..training.values import Value, Values, load_yaml, merged, read_yaml
+from ..training.formats import KEY, SETTINGS
+from ..training.mapping import Hint, check_keys, checked, hints_by_key, read_settings
+from ..training.values import Value, Values, load_yaml, merged
 
 _MODE = "manifold_rnn"
 
@@ -58,7 +59,7 @@ class CommandParser:
         flags = _pairs(arguments)
         mapping: Values = {}
         for path in [value for flag, value in flags if flag == "--config"]:
-            mapping = merged(mapping, read_yaml(path))
+            mapping = merged(mapping, read_settings(path))
             check_keys(self.settings, mapping)
         task = next((value for flag, value in flags if flag == "--task"), mapping.get("task"))
         name = task["name"] if isinstance(task, Mapping) else task
@@ -90,6 +91,8 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def _load_settings(text: str) -> Value:
     """Load YAML, and write a task as jsonargparse expects an object of a subclass."""
     content = load_yaml(text)
+    if isinstance(content, dict) and KEY in content:
+        content = SETTINGS.checked(content, "A file of settings")
     if isinstance(content, dict) and isinstance(task := content.get("task"), dict) and "name" in task:
         options = {key: value for key, value in task.items() if key != "name"}
         content["task"] = {"class_path": task["name"], "init_args": options}

@@ -25,6 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..errors import OptionError
+from ..training.formats import KEY, STUDY
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, differences
@@ -72,7 +73,10 @@ class Study:
         with reaching(store), store.lock():
             self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
             stored = self._study.user_attrs.get("grid")
-            if stored is not None:
+            if stored is None:
+                self._study.set_user_attr(KEY, STUDY.current)
+            else:
+                STUDY.require(self._study.user_attrs.get(KEY, 1), f"The study '{name}'")
                 _require_same(name, stored, grid, extend)
             if stored is None or differences(stored, grid.plain()):
                 self._study.set_user_attr("grid", grid.plain())

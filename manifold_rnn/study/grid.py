@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import OptionError
 from ..training.choices import require
-from ..training.mapping import check_keys
-from ..training.values import Value, Values, flat, overridden, read_yaml
+from ..training.mapping import check_keys, read_settings
+from ..training.values import Value, Values, flat, overridden
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def read_grid(path: str | Path) -> Grid:
     ...     _ = path.write_text(text)
     ...     assert len(mr.study.read_grid(path).cases()) == 2
     """
-    content = read_yaml(path)
+    content = read_settings(path)
     try:
         return Grid(**{"base": {}, **check_keys(Grid, content)})
     except OptionError as error:

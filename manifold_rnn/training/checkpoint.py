@@ -17,13 +17,13 @@ from ..constraints import load_checked
 from ..errors import OptionError
 from .folder import BEST, previous, replacing
 from .folder import LAST as LAST  # which studies import from here
+from .formats import CHECKPOINT, KEY
 from .mapping import as_mapping, read_run
 from .settings import RunSettings
 from .values import Value, Values, flat
 
 RUN = "manifold_rnn"  # the key of what the package adds to Lightning's checkpoint
 _DIGEST = b"manifold_rnn sha256 "  # stands after the archive of torch, before the digest of all bytes up to here
-_FORMAT = 2
 _MAY_CHANGE = ("output", "epochs", "max_steps", "patience", "checkpoint_every", "log_every", "accelerator")
 _MAPPINGS = ("optimizer.groups", "optimizer.options", "network.options", "network.constraint")
 
@@ -56,7 +56,7 @@ def read_generation(path: Path) -> tuple[Path, Values, str]:
     Raises
     ------
     OptionError
-        If there is no such file, no digest holds, or it is no checkpoint of this package.
+        If there is no such file, no digest holds, or this version of the package does not read it.
     """
     try:
         return path, _read(path), ""
@@ -119,8 +119,9 @@ def _read(path: Path) -> Values:
         if is_out_of_memory(error):
             raise
         raise _damaged(path, type(error).__name__) from error
-    if not isinstance(content, dict) or content.get(RUN, {}).get("format") != _FORMAT:
+    if not isinstance(content, dict) or KEY not in content.get(RUN, {}):
         raise _damaged(path, "it has another content")
+    CHECKPOINT.require(content[RUN][KEY], f"'{path}'")
     return content
 
 
@@ -131,7 +132,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def run_entry(settings: RunSettings, state: Values) -> Values:
     """Return the entry "manifold_rnn" of a checkpoint: the settings of the run, and the state of its record."""
-    return {"format": _FORMAT, "version": __version__, "settings": as_mapping(settings), **state}
+    return {KEY: CHECKPOINT.current, "version": __version__, "settings": as_mapping(settings), **state}
 
 
 def require_same_run(path: Path, content: Values, settings: RunSettings) -> None:

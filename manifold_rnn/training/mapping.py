@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origi
 from ..errors import OptionError
 from ..tasks import Task
 from .choices import named, require, required, task_class, task_name, unknown_key
+from .formats import SETTINGS
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
 
@@ -45,10 +46,15 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
     >>> settings = mr.training.read_run({"task": {"name": "Digits"}, "network": {"zoo": "exprnn"}, "clip": 1})
     >>> assert settings.network.zoo == "exprnn" and settings.clip == 1.0
     """
-    mapping = source if isinstance(source, Mapping) else read_yaml(source)
+    mapping = SETTINGS.checked(source, "A mapping") if isinstance(source, Mapping) else read_settings(source)
     require("task" in mapping, "task", "the name of a task, such as Copying", "none")
     values, hints = check_keys(RunSettings, {"network": {}, **mapping}), _hints(RunSettings)
     return RunSettings(**{k: hints[k](**v) if is_dataclass(hints[k]) else v for k, v in values.items()})  # type: ignore[operator]
+
+
+def read_settings(path: str | Path) -> Values:
+    """Read a YAML file of settings, or raise `OptionError`, also if it is from a newer version of the package."""
+    return SETTINGS.checked(read_yaml(path), f"'{path}'")
 
 
 def as_mapping(settings: RunSettings) -> Values:

@@ -11,6 +11,7 @@ from typing import Self, TypedDict
 from ..errors import OptionError
 from ..tasks import Task
 from .folder import replacing
+from .formats import KEY, RECORD
 from .signals import StopRequested, StopSignal
 from .values import Value, Values, plain
 
@@ -121,11 +122,12 @@ class RunRecord:
 
     def as_dict(self) -> Values:
         """Return plain values for JSON, in which a number that is not finite is null."""
-        return plain(asdict(self))
+        return {KEY: RECORD.current, **plain(asdict(self))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Value]) -> Self:
-        """Return the record that `as_dict` made these values of."""
+        """Return the record that `as_dict` made these values of; `OptionError` if a newer version of it did."""
+        RECORD.require(values.get(KEY, 1), "A result")
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 

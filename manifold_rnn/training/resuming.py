@@ -19,6 +19,7 @@ from .checkpoint import (
 )
 from .data import SequenceData
 from .folder import BEST, CONFIG, LAST, RESULT, previous, remove_temporary, replacing
+from .formats import KEY, SETTINGS
 from .mapping import as_mapping, read_run
 from .record import read_record
 from .settings import RunSettings
@@ -80,7 +81,7 @@ def prepare(settings: RunSettings, folder: Path) -> None:
     if (folder / RESULT).exists():
         os.replace(folder / RESULT, previous(folder / RESULT))
     with replacing(folder / CONFIG) as temporary:
-        mapping = {**as_mapping(settings), "output": str(folder)}
+        mapping = {KEY: SETTINGS.current, **as_mapping(settings), "output": str(folder)}
         temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
 
 

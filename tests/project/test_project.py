@@ -83,6 +83,15 @@ def test_importing_the_package_leaves_the_training_stack_alone():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["", ".training", ".study", ".cli"])
+def test_importing_gives_no_warning_and_filters_none_of_others(name):
+    code = (
+        "import warnings, torch, scipy, scipy.optimize; before = list(warnings.filters)\n"
+        f"import manifold_rnn; assert list(warnings.filters) == before\nimport manifold_rnn{name}"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
 def test_versions_agree():
     citation = (ROOT / "CITATION.cff").read_text()
     changes = (ROOT / "CHANGELOG.md").read_text()
@@ -90,11 +99,28 @@ def test_versions_agree():
     assert f"## [{manifold_rnn.__version__}]" in changes
 
 
-def test_every_dependency_has_a_tested_pin():
+def lower_bounds(*left_out):
+    """The lower bound of every requirement of the package and its extras; all bounds of one name agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(d for group in project["optional-dependencies"].values() for d in group)]
-    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    assert {re.match(r"[\w-]+", requirement)[0] for requirement in wanted} <= pinned | {"manifold-rnn"}
+    groups = [group for name, group in project["optional-dependencies"].items() if name not in left_out]
+    bounds = {}
+    for requirement in [*project["dependencies"], *(d for group in groups for d in group)]:
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?(?:;.*)?", requirement).groups()
+        if name != "manifold-rnn":
+            assert bound and bounds.setdefault(name, bound) == bound, requirement
+    return bounds
+
+
+def pins(file):
+    return dict(line.split("==") for line in (ROOT / file).read_text().splitlines() if "==" in line)
+
+
+def test_every_dependency_has_a_tested_pin():
+    assert lower_bounds().keys() <= pins("constraints.txt").keys()
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_declared():
+    assert pins("constraints-lowest.txt") == lower_bounds("docs")
 
 
 def test_private_names_of_torch_have_one_room():

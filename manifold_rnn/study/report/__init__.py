@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ... import __version__
 from ...errors import OptionError
 from ...training.folder import replacing
+from ...training.formats import KEY, TABLE
 from ...training.record import write_json
 from ..results import Results, Row, shown_duration
 from .pictures import draw
@@ -61,9 +62,11 @@ def require_own(folder: Path, study: str) -> None:
     if not path.exists():
         return
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))["study"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        owner, number = content["study"], content.get(KEY, 1)
     except (ValueError, KeyError, TypeError):
-        owner = None
+        owner, number = None, None
     if owner != study:
         of = f"of the study '{owner}'" if owner else "of something else"
         raise OptionError(f"`output` needs a folder for '{study}' alone. Got '{folder}' with results {of}.")
+    TABLE.require(number, f"'{path}'")

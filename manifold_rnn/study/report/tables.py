@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ... import __version__
+from ...training.formats import KEY, TABLE
 from ...training.values import Values
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
@@ -92,6 +93,7 @@ def comma_separated(results: Results) -> str:
 def document(results: Results) -> Values:
     """Return everything, for JSON: the rows, and every run with its history."""
     return {
+        KEY: TABLE.current,
         **{"study": results.study, "about": results.about, "grid": results.grid.plain(), "cases": results.cases},
         "version": __version__,
         "rows": [numbers(results, row) for row in results.rows],
