@@ -1,25 +1,14 @@
 """Settings from nested mappings of plain values, as YAML files give them, and back; mistakes are answered by key."""
 
-import types
-import typing
-from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin
 
-from ..errors import OptionError
 from ..tasks import Task
 from .choices import named, require, required, task_class, task_name, unknown_key
+from .fields import Hint, checked, hints
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-Hint: TypeAlias = object  # a type, or what `typing` has instead of one
-_KINDS: dict[Hint, str] = {int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
 def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
@@ -47,8 +36,8 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
     """
     mapping = source if isinstance(source, Mapping) else read_yaml(source)
     require("task" in mapping, "task", "the name of a task, such as Copying", "none")
-    values, hints = check_keys(RunSettings, {"network": {}, **mapping}), _hints(RunSettings)
-    return RunSettings(**{k: hints[k](**v) if is_dataclass(hints[k]) else v for k, v in values.items()})  # type: ignore[operator]
+    values, kinds = check_keys(RunSettings, {"network": {}, **mapping}), hints(RunSettings)
+    return RunSettings(**{k: kinds[k](**v) if is_dataclass(kinds[k]) else v for k, v in values.items()})  # type: ignore[operator]
 
 
 def as_mapping(settings: RunSettings) -> Values:
@@ -82,13 +71,13 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
     OptionError
         If a key is unknown or a value has the wrong type.
     """
-    hints = _hints(kind)
+    known = hints(kind)
     values: Values = {}
     for key, value in mapping.items():
-        hint = hints.get(key)
+        hint = known.get(key)
         if hint is None:
-            below = [f"{path}{name}.{sub}" for name in hints for sub in _hints(hints[name])]
-            raise unknown_key(f"{path}{key}", [*(path + name for name in hints), *below])
+            below = [f"{path}{name}.{sub}" for name in known for sub in hints(known[name])]
+            raise unknown_key(f"{path}{key}", [*(path + name for name in known), *below])
         if is_dataclass(hint):
             require(isinstance(value, Mapping), f"{path}{key}", "a mapping of its settings", repr(value))
             values[key] = check_keys(hint, value, f"{path}{key}.")
@@ -97,33 +86,10 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
     return values
 
 
-def checked(hint: Hint, value: Value, key: str) -> Value:
-    """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
-    require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
-    try:
-        return _value_parser(hint).parse_object({"value": value})["value"]
-    except ArgumentError as error:
-        raise OptionError(f"`{key}` needs {expected(hint)}. Got {value!r}.") from error
-
-
-def expected(hint: Hint) -> str:
-    """Return what a type hint accepts, in words, such as "an integer, or null"."""
-    if get_origin(hint) in (Union, types.UnionType):
-        parts = [part for part in get_args(hint) if part is not type(None)]
-        words = " or ".join(dict.fromkeys(expected(part) for part in parts))
-        return words + (", or null" if len(parts) < len(get_args(hint)) else "")
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (tuple, list):
-        count = f" of {len(get_args(hint))}" if get_origin(hint) is tuple else ""
-        return f"a list{count}, each {expected(get_args(hint)[0])}"
-    return _KINDS.get(get_origin(hint) or hint, "a text")
-
-
 def hints_by_key(kind: Hint) -> dict[str, Hint]:
     """Return the type hint of every dotted key of a dataclass and the dataclasses in it."""
     keys: dict[str, Hint] = {}
-    for name, hint in _hints(kind).items():
+    for name, hint in hints(kind).items():
         keys |= {f"{name}.{key}": below for key, below in hints_by_key(hint).items()} or {name: hint}
     return keys
 
@@ -135,19 +101,3 @@ def _task(value: Value) -> Task:
     for key in required(kind):
         require(values.get(key) is not None, f"task.{key}", f"a value for {kind.__name__}", "none")
     return kind(**values)
-
-
-@cache
-def _hints(kind: Hint) -> dict[str, Hint]:
-    """The type hints of the fields of a dataclass; none for any other type."""
-    hints = typing.get_type_hints(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
-    return {f.name: hints[f.name] for f in fields(kind)} if hints else {}  # type: ignore[arg-type]
-
-
-@cache
-def _value_parser(hint: Hint) -> "ArgumentParser":
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    return parser
