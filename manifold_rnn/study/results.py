@@ -1,12 +1,13 @@
 """The results of a study so far: its runs, and a row for every combination."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
-from ..training.values import Value, Values
+from ..training.values import Value, Values, presentable
 from .claim import Study
 from .grid import Grid, canonical, headings, label
 
@@ -96,9 +97,11 @@ class Results:
         return f"{mean:.3g} ± {deviation:.1g}"
 
     def _row(self, runs: list[RunRecord]) -> Row:
-        complete = [run for run in runs if run.state == COMPLETE]
+        wrong = [run for run in runs if run.state == COMPLETE and not_finite(run)]
+        complete = [run for run in runs if run.state == COMPLETE and run not in wrong]
         pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in runs if run.state == PRUNED]
-        failed = [f"seed {run.seed}: {run.failure}" for run in runs if run.state == FAILED]
+        failed = [f"seed {run.seed}: {presentable(run.failure or '')}" for run in runs if run.state == FAILED]
+        failed += [f"seed {run.seed}: {not_finite(run)} is not finite" for run in wrong]
         return Row(
             self.label(runs[0].choices),
             runs[0].choices,
@@ -124,8 +127,24 @@ class Results:
 def gather(study: Study) -> Results:
     """Read the results of a study so far."""
     ends = study.ends()
-    runs = [RunRecord.from_dict(ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
+    ended = [(case, ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
+    runs = [RunRecord.from_dict({**record, "choices": case.choices or record["choices"]}) for case, record in ended]
     return Results(study.name, study.about, study.grid, len(study.cases), runs)
+
+
+def not_finite(record: RunRecord) -> str | None:
+    """Return the name of a number of a record that is not finite, in storage or not; None if all are."""
+    measured = ("test_loss", "test_metric", "seconds_per_step", "defect")
+    numbers = {name: getattr(record, name) for name in measured if getattr(record, name) is not None}
+    for epoch in record.history:
+        numbers |= {f"{key} of epoch {epoch['epoch']}": value for key, value in epoch.items() if key != "epoch"}
+    parts = [part for pair in (*record.spectrum_start, *record.spectrum_end) for part in pair]
+    numbers["an eigenvalue"] = 0.0 if all(map(_is_finite, parts)) else math.nan
+    return next((name for name, value in numbers.items() if not _is_finite(value)), None)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)  # JSON has null for it
 
 
 def shown_duration(seconds: float | None) -> str:

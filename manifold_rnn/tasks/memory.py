@@ -3,8 +3,12 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from .base import Task
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
@@ -18,6 +22,11 @@ def machine_memory() -> int:
         with suppress(OSError, ValueError):  # no such file, or the word max in it
             known.append(int(Path(path).read_text(encoding="ascii")))
     return min(known, default=2**63)
+
+
+def require_task_in_memory(task: "Task") -> None:
+    """Raise `OptionError` if one sequence of a task takes too much."""
+    require_memory("task", 4 * task.length * task.input_size, "a sequence", f"{task.length:,} steps")
 
 
 def require_memory(key: str, needed: int, what: str, got: object) -> None:

@@ -6,6 +6,7 @@ import typing
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,14 +55,7 @@ def build_network(
     >>> network = mr.training.build_network(settings, 2, 3)
     >>> assert network(torch.zeros(4, 5, 2)).shape == (4, 3)
     """
-    build = _published if settings.zoo is not None else _from_cell
-    size = settings.hidden_size
-
-    def of_size(hidden_size: int) -> Network:
-        if hidden_size >= _LARGE:
-            _require_weights_in_memory(of_size, hidden_size)
-        return build(settings, (input_size, hidden_size, output_size), dtype)
-
+    size, of_size = settings.hidden_size, partial(_of_size, settings, input_size, output_size, dtype)
     try:
         if settings.budget is not None:
             key, needed = "network.budget", 2 * dtype.itemsize * settings.budget
@@ -79,9 +73,19 @@ def build_network(
     return network
 
 
-def require_batch_in_memory(settings: RunSettings, sequences: int) -> None:
-    """Raise `OptionError` if the inputs and states of a training batch, of so many sequences at most, take too much."""
+def _of_size(settings: NetworkSettings, input_size: int, output_size: int, dtype: torch.dtype, size: int) -> Network:
+    if size >= _LARGE:
+        _require_weights_in_memory(partial(_of_size, settings, input_size, output_size, dtype), size)
+    build = _published if settings.zoo is not None else _from_cell
+    return build(settings, (input_size, size, output_size), dtype)
+
+
+def require_run_in_memory(settings: RunSettings, sequences: int) -> None:
+    """Raise `OptionError` if weights take too much, or inputs and states of a batch from so many sequences."""
     network, task = settings.network, settings.task
+    if network.budget is None and network.hidden_size >= _LARGE:
+        sized = partial(_of_size, network, task.input_size, task.output_size, torch.float32)
+        _require_weights_in_memory(sized, network.hidden_size)
     numbers = task.input_size + (network.hidden_size if network.budget is None and not network.recompute else 0)
     rows = min(settings.batch_size, sequences)
     on_host = settings.accelerator == "cpu" or not torch.cuda.is_available()

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import OptionError
 from .choices import require
-from .values import Value
+from .values import Value, Values
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -55,6 +55,8 @@ def _fits(hint: Hint, value: Value) -> bool:
         return any(_fits(part, value) for part in get_args(hint))
     if get_origin(hint) is Literal:
         return any(type(part) is type(value) and part == value for part in get_args(hint))
+    if hint == Values and type(value) is dict:
+        return all(type(key) is str for key in value)
     if get_origin(hint) in (dict, list) and not value:
         return type(value) is get_origin(hint)
     return hint in (int, float, bool, str, type(None)) and type(value) is hint

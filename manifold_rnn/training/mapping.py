@@ -1,11 +1,25 @@
 """Settings from nested mappings of plain values, as YAML files give them, and back; mistakes are answered by key."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+from .. import zoo
 from ..tasks import Task
-from .choices import named, require, required, task_class, task_name, unknown_key
+from .choices import (
+    Builder,
+    cells,
+    named,
+    named_constraint,
+    option_names,
+    require,
+    required,
+    takes,
+    task_class,
+    task_name,
+    unknown_key,
+)
 from .fields import Hint, checked, hints
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
@@ -59,6 +73,31 @@ def as_mapping(settings: RunSettings) -> Values:
     """
     mapping: Values = plain(asdict(settings))
     return {**mapping, "task": {"name": task_name(type(settings.task)), **mapping["task"]}}
+
+
+def resolved(settings: RunSettings) -> Values:
+    """Return a mapping that is equal for equal runs: as `as_mapping`, with the defaults of what options leave out."""
+    mapping = as_mapping(settings)
+    network, optimizer = mapping["network"], mapping["optimizer"]
+    build = getattr(zoo, network["zoo"]) if network["zoo"] else cells()[network["cell"]]
+    own = [build]
+    network["options"] = {**_defaults(build), **network["options"]}
+    if network["constraint"] is not None:
+        kind, options = named_constraint("network.constraint", network["constraint"])
+        network["constraint"] = {**_defaults(kind), **options, "name": kind.__name__}
+        own.append(kind)
+    for key in ("retraction", "view", "rebase_every"):
+        defaults = (inspect.signature(kind).parameters[key].default for kind in own if takes(kind, key))
+        if network[key] is None:
+            network[key] = next((value for value in defaults if isinstance(value, (str, int))), None)
+    optimizer["constrained"] = optimizer["constrained"] or optimizer["name"]
+    return mapping
+
+
+def _defaults(build: Builder) -> Values:
+    parameters = inspect.signature(build).parameters
+    known = {name: parameters[name].default for name in option_names(build)}
+    return {name: value for name, value in known.items() if isinstance(value, (str, int, float))}
 
 
 def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Values:

@@ -15,7 +15,7 @@ from ..constraints import degrees_of_freedom
 from ..diagnostics import constrained_parameters, defects, recurrent_matrix
 from ..errors import ManifoldError, OptionError
 from ..zoo import Network
-from .build import build_network, require_batch_in_memory
+from .build import build_network, require_run_in_memory
 from .callbacks import BestCheckpoint, EpochLines, LastCheckpoint, RunHistory, eigenvalues
 from .checkpoint import BEST, LAST, RUN, load_weights, read_checkpoint, require_same_run, seeded
 from .choices import require
@@ -96,8 +96,8 @@ def run(
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
         data.require_sequences(settings.devices * settings.nodes)
         content = _checkpoint_to_resume(settings, place, resume, data) if rank == 0 or resume else None
+        require_run_in_memory(settings, len(data.splits.train))
         module = _build_module(settings)
-        require_batch_in_memory(settings, len(data.splits.train))
         if content is not None:
             load_weights(place / LAST, content, module)  # before anything is written; the trainer loads them again
         for key in () if resume else ("constrained", "constrained_lr"):
