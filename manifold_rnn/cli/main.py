@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         return _refuse(f"{', '.join(missing)} not installed. Install the extra: pip install 'manifold-rnn[train]'.")
+    from ..training.values import print_any_text
+
+    print_any_text()
     try:
         return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except (ManifoldError, OSError) as error:
@@ -79,5 +82,7 @@ def _help() -> str:
 
 
 def _refuse(message: str) -> int:
-    print(f"manifold-rnn: error: {' '.join(message.split())}", file=sys.stderr)
+    from ..training.values import presentable
+
+    print(f"manifold-rnn: error: {presentable(' '.join(message.split()))}", file=sys.stderr)
     return 2

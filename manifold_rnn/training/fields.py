@@ -28,7 +28,8 @@ def check_fields(settings: object, path: str = "") -> None:
 
     A path becomes text, a number of numpy one of Python, and an integer a float where one is expected.
     """
-    for name, hint in hints(type(settings)).items():
+    kind: Hint = type(settings)
+    for name, hint in hints(kind).items():
         value = getattr(settings, name)
         if isinstance(hint, type) and (is_dataclass(hint) or isinstance(hint, ABCMeta)):
             require(isinstance(value, hint), f"{path}{name}", f"a {hint.__name__}", f"{value!r:.80}")

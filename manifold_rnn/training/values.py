@@ -16,9 +16,8 @@ Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
 _LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # of settings: bytes, values, and levels
 _USER = re.compile(r"(\w://[^\s/:@]*:)\S*@")
-_SECRET = re.compile(
-    r"(?i)(\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b['\"]?\s*[=:]\s*)[^\s&,;]+"
-)
+_KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
+_SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 
 
 def merged(below: Mapping[str, Value], above: Mapping[str, Value]) -> Values:
