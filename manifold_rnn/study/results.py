@@ -44,6 +44,10 @@ class Results:
     cases: int
     runs: list[RunRecord]
 
+    def __post_init__(self) -> None:
+        about = {key: presentable(value) if isinstance(value, str) else value for key, value in self.about.items()}
+        object.__setattr__(self, "about", about)
+
     @cached_property
     def rows(self) -> list[Row]:
         """A row for every combination that has a run, the best first."""

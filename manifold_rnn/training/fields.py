@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import numpy as np
 
@@ -44,6 +44,8 @@ def checked(hint: Hint, value: Value, key: str) -> Value:
     if _fits(hint, value):
         return value
     require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
+    is_set = value is not None or get_origin(hint) in (Union, types.UnionType) or hint is Any
+    require(is_set, key, expected(hint), "none")  # which the parser takes for every type
     try:
         return _value_parser(hint).parse_object({"value": value})["value"]
     except ArgumentError as error:

@@ -257,7 +257,7 @@ def draw_eigenvalues(results: Results) -> Figure | None:
         reach = 1.06 * max(1.1, *(abs(part) for pair in (*run.spectrum_start, *run.spectrum_end) for part in pair))
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=(), aspect="equal")
         panel.spines[:].set_visible(False)
-        panel.set_title(f"{shortened(row.label)}: {run.matrix}", fontsize=9)
+        panel.set_title(f"{shortened(row.label)}: {presentable(run.matrix)}", fontsize=9)
     return figure
 
 

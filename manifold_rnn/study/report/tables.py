@@ -19,6 +19,7 @@ from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
 TEMPLATES = Environment(loader=PackageLoader(__package__, ""), autoescape=select_autoescape())
+TEMPLATES.filters["shown"] = presentable
 TEMPLATES.filters["literal"] = lambda text: re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", text)  # in Markdown
 _DETAILS = ("test_best", "validation_mean", "seconds")  # left out where there is little room
 
@@ -61,7 +62,7 @@ def print_table(results: Results, console: Console) -> None:
     """Print the main columns of the table, the best combination in bold, and why runs failed."""
     baseline = results.about["baseline"]
     caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
-    table = Table(title=Text(presentable(results.about["task"])), caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title=Text(results.about["task"]), caption=caption, box=box.SIMPLE_HEAD)
     left_out = _DETAILS if len(results.grid.seeds) > 1 else (*_DETAILS, "complete")
     shown = [column for column in columns(results) if column.key not in left_out]
     for column in shown:
