@@ -80,6 +80,9 @@ class NetworkSettings:
     options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key, known in {"zoo": zoo.available(), "cell": choices.cells()}.items():
+            if getattr(self, key) is not None:  # first, because the names say more than the type
+                require_choice(f"network.{key}", getattr(self, key), known)
         check_fields(self, "network.")
         got = "neither" if self.zoo is None else "both"
         one = "either `network.zoo`, such as scornn, or `network.cell`, such as Elman"
@@ -92,14 +95,12 @@ class NetworkSettings:
             require_choice("network.retraction", self.retraction, retractions.names())
         require_choice("network.backend", self.backend, BACKENDS)
         if self.zoo is not None:
-            require_choice("network.zoo", self.zoo, zoo.available())
             for key in ("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
                 is_default = getattr(self, key) == getattr(NetworkSettings, key)
                 fixed = "a `network.cell`; a published network fixes it"
                 require(is_default, f"network.{key}", fixed, f"network.zoo={self.zoo}")
             choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
             return
-        require_choice("network.cell", self.cell, choices.cells())
         cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
         for gate in self.gates or ():

@@ -91,7 +91,10 @@ def test_settings_made_from_python_answer_as_those_of_a_file(part, name):
             rest = {key: entry for key, entry in mapping.items() if key not in (*parts, "task")}
             return RunSettings(mr.tasks.Digits(), **parts, **rest)
 
-        assert outcome(build_from_python) == outcome(lambda mapping=mapping: read_run(mapping)), value
+        ends = [outcome(build_from_python), outcome(lambda mapping=mapping: read_run(mapping))]
+        if name in ("zoo", "cell") and not isinstance(value, str):  # the names are listed, or a text is asked for
+            ends = [end.partition(" needs ")[0] if isinstance(end, str) else end for end in ends]
+        assert ends[0] == ends[1], value
 
 
 def test_near_types_are_converted_and_parts_of_another_type_are_refused():
