@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         return _refuse(f"{', '.join(missing)} not installed. Install the extra: pip install 'manifold-rnn[train]'.")
+    from ..training.values import print_any_text
+
+    print_any_text()
     try:
         with warnings.catch_warnings(), _interrupted_by_sigterm():
             warnings.showwarning = _print_warning
@@ -102,5 +105,7 @@ def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"manifold-rnn: error: {' '.join(message.split())}", file=sys.stderr)
+    from ..training.values import presentable
+
+    print(f"manifold-rnn: error: {presentable(' '.join(message.split()))}", file=sys.stderr)
     return 2

@@ -1,6 +1,7 @@
 """Command lines and YAML files of settings, parsed by jsonargparse; mistakes are answered with the nearest key."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from itertools import zip_longest
 from typing import NoReturn, get_origin, get_type_hints
@@ -11,9 +12,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from ..errors import OptionError
 from ..tasks import Task
 from ..training.choices import did_you_mean, task_class
+from ..training.fields import Hint, checked
 from ..training.formats import KEY, SETTINGS
-from ..training.mapping import Hint, check_keys, checked, hints_by_key, read_settings
-from ..training.values import Value, Values, load_yaml, merged
+from ..training.mapping import check_keys, hints_by_key
+from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
 
 _MODE = "manifold_rnn"
 
@@ -28,12 +30,14 @@ class CommandParser:
     def __init__(self, description: str, settings: type | None = None, skip: Sequence[str] = ()) -> None:
         options: Values = {"description": description, "exit_on_error": False, "allow_abbrev": False}
         self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
+        self.config: Values = {}  # what the files of --config hold, merged
         self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}
+        self.has_files = "task" in self.known
         if settings is None:
             return
         hints = get_type_hints(settings)
         parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
-        if "task" in hints:
+        if self.has_files:
             self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
             self.parser.add_argument("--task", type=Task, help="What the network learns; --task.KEY sets its options.")
         for key, hint in parts.items():
@@ -48,20 +52,34 @@ class CommandParser:
 
     def parse(self, arguments: Sequence[str]) -> Values:
         """Return the flags and files as one nested mapping, with a task as files write it."""
-        namespace = self.parser.parse_args(list(arguments), defaults=False)
+        namespace = self.parser.parse_args(self._with_files(arguments), defaults=False)
         values: Values = {key: value for key, value in namespace.as_dict().items() if key not in ("config", "help")}
         if task := values.get("task"):
             values["task"] = {"name": task["class_path"], **task.get("init_args", {})}
         return values
 
+    def _with_files(self, arguments: Sequence[str]) -> list[str]:
+        """Put the content of every file in the place of its path: a file is read once, because it may be a pipe."""
+        replaced, rest = [], list(arguments)
+        while rest:
+            argument = rest.pop(0)
+            flag, equals, path = argument.partition("=")
+            if flag != "--config" or not self.has_files:
+                replaced.append(argument)
+                continue
+            if not equals and rest and not rest[0].startswith("--"):
+                path = rest.pop(0)
+            text = read_text(path)
+            self.config = merged(self.config, SETTINGS.checked(parse_yaml(text, path), f"'{path}'"))
+            replaced.append(f"--config=\n{text}")
+        return replaced
+
     def explain(self, error: Exception, arguments: Sequence[str]) -> NoReturn:
         """Raise `OptionError` that names the key or the flag which the parser could not accept."""
         flags = _pairs(arguments)
-        mapping: Values = {}
-        for path in [value for flag, value in flags if flag == "--config"]:
-            mapping = merged(mapping, read_settings(path))
-            check_keys(self.settings, mapping)
-        task = next((value for flag, value in flags if flag == "--task"), mapping.get("task"))
+        if self.config:
+            check_keys(self.settings, self.config)
+        task = next((value for flag, value in flags if flag == "--task"), self.config.get("task"))
         name = task["name"] if isinstance(task, Mapping) else task
         known = dict(self.known)
         if name and "task" in known:
@@ -74,7 +92,9 @@ class CommandParser:
             if key not in known:
                 raise OptionError(f"Unknown flag `{flag}`.{did_you_mean(key, known, '--')} See --help.")
             if known[key] is not bool:
-                checked(known[key], load_yaml(value), key)
+                with suppress(YAMLError):
+                    value = load_yaml(value)
+                checked(known[key], value, key)
         raise OptionError(" ".join(str(error).split())[:400])
 
 

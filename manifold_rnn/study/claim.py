@@ -7,14 +7,13 @@ its attempt closed.
 
 Every trial is one attempt at a case. A case ends with the first attempt that ends by itself: complete, pruned, or
 failed for a reason of its own. Attempts whose worker died or was stopped do not count; the next one resumes from their
-checkpoint.
+checkpoint. A case that failed is run again only on request, see `Study.retry`.
 """
 
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,9 +27,9 @@ from ..errors import OptionError
 from ..training.formats import KEY, STUDY
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
-from .grid import Case, Grid, differences
+from .grid import Case, Grid, case_key, differences
 from .liveness import Superseded, identity, is_known_dead, remove_identity
-from .store import Store, StudyLost, reaching
+from .store import Store, StudyBusy, StudyLost, reaching
 
 T = TypeVar("T")
 STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
@@ -46,6 +45,7 @@ class Attempt:
     trial: int
     case: Case
     choices: Values
+    is_retry: bool = False
 
 
 class Study:
@@ -88,23 +88,40 @@ class Study:
         with reaching(self._store):
             for trial in sorted(self._trials(), key=lambda trial: trial.number):
                 if "case" in trial.user_attrs:
-                    attempts[trial.user_attrs["case"]].append(trial)
+                    attempts[self._key(trial.user_attrs)].append(trial)
         return attempts
+
+    def _key(self, attributes: Mapping[str, Value]) -> str:
+        """The key of a trial's case: of a grid by the run that it gives, because the file may be written otherwise."""
+        if self.grid.search:
+            return str(attributes["case"])
+        return case_key(self.grid.point(attributes["choices"]), attributes["seed"])
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the trial that each case has ended with, by the case's key."""
-        attempts = self.attempts()
-        final = {case.key: _final_attempt(attempts.get(case.key, [])) for case in self.cases}
+        attempts, retried = self.attempts(), self._retried()
+        final = {case.key: _final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
         return {key: trial for key, trial in final.items() if trial is not None}
 
-    def claim(self) -> Attempt | None:
-        """Start an attempt at the first case that has not ended and that nobody runs; None if there is none."""
+    def retry(self, keys: Collection[str]) -> None:
+        """Let the failures of these cases count no longer, so that the cases are claimed again."""
+        with reaching(self._store), self._store.lock():
+            failed = {trial.number for key, trial in self.ends().items() if key in keys and is_failed(trial)}
+            self._study.set_user_attr("retried", sorted(failed | self._retried()))
+
+    def claim(self, skip: Collection[str] = ()) -> Attempt | None:
+        """Start an attempt at the first case that has not ended and that nobody runs; None if there is none.
+
+        Cases whose key is in ``skip`` are left out. Raises `StudyBusy` if another process keeps the storage locked.
+        """
         with reaching(self._store), self._store.lock():
             self._close_lost()
-            attempts = self.attempts()
+            attempts, retried = self.attempts(), self._retried()
             for case in self.cases:
                 own = attempts.get(case.key, [])
-                if _final_attempt(own) or any(trial.state is TrialState.RUNNING for trial in own):
+                if _final_attempt(own, retried) or any(trial.state is TrialState.RUNNING for trial in own):
+                    continue
+                if case.key in skip:
                     continue
                 if _kills_its_workers(own):
                     self._give_up(case, own)
@@ -131,11 +148,17 @@ class Study:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
         attributes = {"record": record.as_dict(), "failure": record.failure, "end": OWN}
         end = (attempt.trial, attributes, _STATES[record.state], record.validation)
-        for pause in _PAUSES:
-            with suppress(StudyLost):
+        pauses = iter(_PAUSES)
+        while True:
+            try:
                 return self._close(*end)
-            time.sleep(pause)
-        return self._close(*end)
+            except StudyBusy:  # however long: the process that holds the lock ends or goes on
+                continue
+            except StudyLost:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                time.sleep(pause)
 
     def release(self, attempt: Attempt) -> None:
         """Leave a case to whoever claims it next."""
@@ -193,7 +216,8 @@ class Study:
             user_attrs=_claimed(case, choices, max(reported, default=0)),
             intermediate_values=reported,
         )
-        return Attempt(self._storage.create_new_trial(self._id, template), case, choices)
+        is_retry = any(trial.number in self._retried() for trial in earlier or ())
+        return Attempt(self._storage.create_new_trial(self._id, template), case, choices, is_retry)
 
     def _draw(self, case: Case) -> Attempt:
         search = self.grid.search
@@ -220,12 +244,22 @@ class Study:
         for key, content in attributes.items():
             self._storage.set_trial_user_attr(trial, key, content)
 
+    def _retried(self) -> set[int]:
+        """The numbers of the failed trials that do not count any more."""
+        with reaching(self._store):
+            return set(self._study.user_attrs.get("retried", ()))
+
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
 
-def _final_attempt(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    ended = (trial for trial in attempts if trial.state.is_finished())
+def is_failed(trial: FrozenTrial) -> bool:
+    """Return whether a trial, as one of `Study.ends`, has failed."""
+    return trial.state is TrialState.FAIL
+
+
+def _final_attempt(attempts: Sequence[FrozenTrial], retried: Collection[int]) -> FrozenTrial | None:
+    ended = (trial for trial in attempts if trial.state.is_finished() and trial.number not in retried)
     return next((trial for trial in ended if trial.user_attrs.get("end") not in (STOPPED, LOST)), None)
 
 
@@ -249,7 +283,10 @@ def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study
 def _require_same(name: str, stored: Mapping[str, Value], grid: Grid, extend: bool) -> None:
     """Raise `OptionError`, with what differs, unless the grids are equal or the new one extends the stored one."""
     changed = "; ".join(differences(stored, grid.plain()))
-    if not changed or (extend and grid.extends(Grid(**stored))):
+    if not changed:
+        return
+    old = Grid(**stored)
+    if grid.extends(old) and (extend or old.extends(grid)):  # the second: the same cases in other words
         return
     changed = changed if len(changed) <= 180 else f"{changed[:177]}..."
     hint = "Choose another `study` or `output`, or add --extend if the old cases are all in the new grid."

@@ -1,8 +1,10 @@
 """``compare``: opens the study of a comparison, works on it, and writes the report."""
 
+import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import optuna
@@ -10,16 +12,18 @@ from rich.console import Console
 
 from ..errors import ManifoldError, OptionError
 from ..tasks import Task
+from ..tasks.memory import require_task_in_memory
+from ..training.build import require_run_in_memory
 from ..training.folder import open_folder
 from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Value, Values
-from .claim import Attempt, Study
-from .grid import CompareSettings, Grid, label, read_grid
+from ..training.values import Value, Values, presentable, print_any_text
+from .claim import Attempt, Study, is_failed
+from .grid import CompareSettings, Grid, canonical, folder_name, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
-from .store import open_store
+from .store import StudyBusy, open_store
 from .worker import Objective, Worker, train, work_in_processes
 
 
@@ -70,9 +74,15 @@ def compare(
     """
     grid = grid or read_grid(settings.grid)
     comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
-    console = Console(highlight=False, soft_wrap=True)
+    print_any_text()
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     with closing(comparison.open()) as study, StopSignal() as stop:
-        console.print(f"{settings.name}: {len(study.cases)} runs, of which {len(study.ends())} have ended before")
+        if settings.retry_failed or settings.retry is not None:
+            study.retry(_failed_cases(study, settings.retry or "*"))
+        before = f"{len(study.cases)} runs, of which {len(study.ends())} have ended before"
+        left_out = grid.combinations() - len({case.point for case in study.cases})
+        equal = f"; {left_out} combinations give the same run as another and are not run twice" * bool(left_out)
+        console.print(f"{presentable(settings.name)}: {before}{equal}")
         with suppress(StopRequested):
             if settings.workers > 1:
                 work_in_processes(settings.workers, comparison.work, stop)
@@ -96,8 +106,18 @@ class Comparison:
     about: Values
     objective: Objective
 
-    def open(self) -> Study:
-        """Open the folder, the storage and the study; each is refused before the next is touched."""
+    def open(self, stop: StopSignal | None = None) -> Study:
+        """Open the folder, the storage and the study; wait, with a line, while another process keeps them locked."""
+        while True:
+            try:
+                return self._open()
+            except StudyBusy as error:
+                print(f"manifold-rnn: {error} Waiting: end or resume that process.", file=sys.stderr, flush=True)
+                if stop is not None and stop.requested:
+                    raise StopRequested from error
+
+    def _open(self) -> Study:
+        """Open what is needed; each part is refused before the next is touched."""
         settings, folder = self.settings, self.settings.folder
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         store = open_store(settings.storage, folder, settings.name) if settings.storage else None
@@ -108,17 +128,37 @@ class Comparison:
 
     def work(self, stop: StopSignal) -> None:
         """Work until every case has ended, and print a line for each run."""
-        results, cases = Results("", self.about, self.grid, 0, []), len(self.grid.cases())
+        results = Results("", self.about, self.grid, 0, [])
 
         def print_case(attempt: Attempt, record: RunRecord, seconds: float) -> None:
             score = f"{self.about['metric']} {results.shown(record.validation)}{', pruned' if record.pruned else ''}"
             outcome = score if record.failure is None else f"failed: {record.failure}"
-            number = f"{len(study.ends()):>{len(str(cases))}}/{cases}"
-            name = f"{results.label(attempt.choices)}, seed {attempt.case.seed}"
-            print(f"{number}  {name}   {outcome}   {shown_duration(seconds)}", flush=True)
+            number = f"{len(study.ends()):>{len(str(len(study.cases)))}}/{len(study.cases)}"
+            name = case_name(results, attempt.choices, attempt.case.seed)
+            print(f"{number}  {name}   {presentable(outcome)}   {shown_duration(seconds)}", flush=True)
 
-        with closing(self.open()) as study:
+        with closing(self.open(stop)) as study:
             Worker(study, self.objective, self.settings.folder / "runs", stop, print_case).work()
+
+
+def case_name(results: Results, choices: Values, seed: int) -> str:
+    """Return what lines call a case."""
+    return f"{results.label(choices)}, seed {seed}"
+
+
+def _failed_cases(study: Study, pattern: str) -> list[str]:
+    """The keys of the failed cases whose printed name or folder fits a pattern; `OptionError` if none does."""
+    results, names = Results("", study.about, study.grid, 0, []), {}
+    for case in study.cases:
+        if (end := study.ends().get(case.key)) and is_failed(end):
+            choices = case.choices or end.user_attrs["choices"]
+            run = canonical(study.grid.run_mapping(choices, case.seed))
+            names[case.key] = (case_name(results, choices, case.seed), folder_name(choices, case.seed, run))
+    keys = [key for key, both in names.items() if pattern in both or any(fnmatchcase(name, pattern) for name in both)]
+    if not keys and pattern != "*":
+        known = "; ".join(name for name, _ in names.values()) or "none"
+        raise OptionError(f"`retry` needs the name of a failed case. Got {pattern!r:.80}. Failed: {known}."[:400])
+    return keys
 
 
 def _print_summary(results: Results, folder: Path, console: Console) -> None:
@@ -127,7 +167,8 @@ def _print_summary(results: Results, folder: Path, console: Console) -> None:
         console.print(f"Best by validation: {row.label}, test {results.about['metric']} {test}", style="bold")
     failed = sum(run.state == FAILED for run in results.runs)
     left = results.cases - len(results.runs)
-    notes = [f"{failed} failed"] * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)
+    again = [f"{failed} failed: add --retry_failed to run them again"]
+    notes = again * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)
     console.print(f"Report: {folder / REPORT}" + (f" ({', '.join(notes)})" if notes else ""))
 
 
@@ -137,14 +178,19 @@ def describe(grid: Grid) -> Values:
     Raises `OptionError` if a combination is no run, the data is not there, or they are measured in different ways.
     """
     tasks: dict[str, Task] = {}
+    sizes: list[tuple[Task, int]] = []
     for choices in _samples(grid):
         try:
-            task = read_run(grid.run_mapping(choices, grid.seeds[0])).task
+            settings = read_run(grid.run_mapping(choices, grid.seeds[0]))
+            require_task_in_memory(settings.task)
+            task, size = next((pair for pair in sizes if pair[0] == settings.task), (settings.task, None))
+            if size is None:
+                size = len(task.splits().train)  # else the first run would say what is missing, and then all others
+                sizes.append((task, size))
+                tasks.setdefault(task.metric_name, task)
+            require_run_in_memory(settings, size)
         except OptionError as error:
             raise OptionError(f"{label(choices)}: {error}"[:400]) from error
-        if task not in tasks.values():
-            task.splits()  # else the first run would say what is missing, and then all others
-            tasks.setdefault(task.metric_name, task)
     if len(tasks) > 1:
         raise OptionError(
             f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write a file for each."

@@ -5,14 +5,19 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from ..errors import OptionError
-from ..training.choices import require
-from ..training.mapping import check_keys, read_settings
-from ..training.values import Value, Values, flat, overridden
+from ..errors import ManifoldError, OptionError
+from ..training.choices import require, require_folder
+from ..training.fields import check_fields
+from ..training.mapping import check_keys, read_run, read_settings, resolved
+from ..training.values import Value, Values, flat, overridden, presentable
+
+_MOST_CASES = 100_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Grid:
     pruning: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require(bool(self.seeds), "seeds", "a list of at least one integer", "none")
         _require(all(0 <= seed < 2**32 for seed in self.seeds), "seeds", "integers from 0 to 2^32 - 1", self.seeds)
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "every seed once", self.seeds)
@@ -88,16 +94,34 @@ class Grid:
             _require(distinct, f"grid.{key}", "every value once", values)
         for key, space in self.search.items():
             _require_space(f"search.{key}", space)
+        count = self.combinations() * len(self.seeds)
+        _require(count <= _MOST_CASES, "grid", f"at most {_MOST_CASES:,} runs", count)
 
     def cases(self) -> list[Case]:
-        """Return all cases, each combination's first seed before any second one."""
-        points: list[tuple[str, Values | None]]
-        if self.search:
-            points = [(f"draw {k + 1}", None) for k in range(self.trials or 0)]
-        else:
-            combinations = [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
-            points = [(canonical(choices), choices) for choices in combinations]
-        return [Case(f"{point}, seed {seed}", point, seed, choices) for seed in self.seeds for point, choices in points]
+        """Return all cases, each combination's first seed before any second one; of equal runs only the first."""
+        points: dict[str, Values | None] = {f"draw {k + 1}": None for k in range(self.trials or 0)}
+        for values in product(*self.grid.values()) if self.grid else ():
+            choices = dict(zip(self.grid, values, strict=True))
+            points.setdefault(self.point(choices), choices)
+        return [Case(case_key(p, seed), p, seed, choices) for seed in self.seeds for p, choices in points.items()]
+
+    def combinations(self) -> int:
+        """Return the number of combinations in the file."""
+        return math.prod(map(len, self.grid.values())) * (self.trials or 1)
+
+    def point(self, choices: Mapping[str, Value]) -> str:
+        """Return a text that is equal for combinations that give the same run, in whatever words."""
+        key = canonical(choices)
+        if key not in self._points:
+            run: Values = _normal(self.run_mapping(choices, 0))
+            with suppress(ManifoldError):  # settings of another objective, or wrong ones, which `describe` refuses
+                run = _normal(resolved(read_run(run)))
+            self._points[key] = hashlib.sha256(canonical(run).encode()).hexdigest()
+        return self._points[key]
+
+    @cached_property
+    def _points(self) -> dict[str, str]:
+        return {}
 
     def run_mapping(self, choices: Mapping[str, Value], seed: int) -> Values:
         """Return the settings of a case, for `manifold_rnn.training.read_run`."""
@@ -109,7 +133,8 @@ class Grid:
 
     def extends(self, old: "Grid") -> bool:
         """Return whether this grid has every case of another one, and differs in nothing else."""
-        same = all(getattr(old, part) == getattr(self, part) for part in ("base", "search", "pruning"))
+        parts = ("base", "search", "pruning") if self.search else ("search", "pruning")  # the base is in the cases
+        same = all(getattr(old, part) == getattr(self, part) for part in parts)
         return same and {case.key for case in old.cases()} <= {case.key for case in self.cases()}
 
 
@@ -132,6 +157,11 @@ class CompareSettings:
         Processes on this machine; 0 only writes the report.
     extend : bool
         Whether to add to an existing study: values to a grid, seeds, or trials to a search.
+    retry_failed : bool
+        Whether to run all failed cases again.
+    retry : str, optional
+        Runs the failed cases of this name again, as they are printed or as their folders are called; ``*`` stands for
+        any text.
     patience : float
         Seconds without a heartbeat after which a worker on another machine counts as dead.
 
@@ -148,20 +178,27 @@ class CompareSettings:
 
     grid: str
     output: str | None = None
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # which may have a password
     study: str | None = None
     workers: int = 1
     extend: bool = False
+    retry_failed: bool = False
+    retry: str | None = None
     patience: float = 60.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
+        require(self.workers <= 1024, "workers", "an integer of at most 1024", self.workers)
+        require_folder("output", str(self.folder) if self.output is None else self.output)
+        require(self.study is None or bool(self.study.strip()), "study", "a name", repr(self.study))
         require(1 <= self.patience < math.inf, "patience", "a number of at least 1", self.patience)
 
     @property
     def name(self) -> str:
         """Name of the study."""
-        return self.study or Path(self.grid).stem
+        is_pipe = str(Path(self.grid).parent) in ("/dev/fd", "/proc/self/fd")  # by a number that differs each time
+        return self.study or ("stdin" if is_pipe else Path(self.grid).stem)
 
     @property
     def folder(self) -> Path:
@@ -228,6 +265,20 @@ def _require_space(key: str, space: Value) -> None:
     _require(ordered, key, "low below high, and above 0 if log is true", space)
 
 
+def case_key(point: str, seed: int) -> str:
+    """Return what identifies a case."""
+    return f"{point}, seed {seed}"
+
+
+def _normal(value: Value) -> Value:
+    """A plain value with integers in the place of floats that are equal to them."""
+    if isinstance(value, Mapping):
+        return {key: _normal(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_normal(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _is_plain(value: Value) -> bool:
     try:
         return bool(json.loads(json.dumps(value)) == value)
@@ -247,17 +298,17 @@ def shown_value(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return ", ".join(shown_entry(str(key).replace("_", " "), entry) for key, entry in value.items())
+        return ", ".join(shown_entry(presentable(str(key).replace("_", " ")), entry) for key, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(shown_value(entry) for entry in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else presentable(str(value))
 
 
 def headings(keys: Iterable[str]) -> dict[str, str]:
     """Return a heading for every dotted key: its last part, or all of it where two would be the same."""
     last = {key: key.rpartition(".")[2] for key in keys}
     titles = {key: short if [*last.values()].count(short) == 1 else key for key, short in last.items()}
-    return {key: title.replace("_", " ") for key, title in titles.items()}
+    return {key: presentable(title.replace("_", " ")) for key, title in titles.items()}
 
 
 def label(choices: Mapping[str, Value]) -> str:

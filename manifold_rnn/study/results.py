@@ -1,12 +1,13 @@
 """The results of a study so far: its runs, and a row for every combination."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
-from ..training.values import Value, Values
+from ..training.values import Value, Values, presentable
 from .claim import Study
 from .grid import Grid, canonical, headings, label
 
@@ -42,6 +43,10 @@ class Results:
     grid: Grid
     cases: int
     runs: list[RunRecord]
+
+    def __post_init__(self) -> None:
+        about = {key: presentable(value) if isinstance(value, str) else value for key, value in self.about.items()}
+        object.__setattr__(self, "about", about)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -98,7 +103,8 @@ class Results:
     def _row(self, runs: list[RunRecord]) -> Row:
         complete = [run for run in runs if run.state == COMPLETE]
         pruned = [f"seed {run.seed}: pruned after epoch {run.epochs}" for run in runs if run.state == PRUNED]
-        failed = [f"seed {run.seed}: {run.failure}" for run in runs if run.state == FAILED]
+        reasons = {run.seed: presentable(run.failure or run.not_finite) for run in runs if run.state == FAILED}
+        failed = [f"seed {seed}: {reason}" for seed, reason in reasons.items()]
         return Row(
             self.label(runs[0].choices),
             runs[0].choices,
@@ -124,7 +130,8 @@ class Results:
 def gather(study: Study) -> Results:
     """Read the results of a study so far."""
     ends = study.ends()
-    runs = [RunRecord.from_dict(ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
+    ended = [(case, ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
+    runs = [RunRecord.from_dict({**record, "choices": case.choices or record["choices"]}) for case, record in ended]
     return Results(study.name, study.about, study.grid, len(study.cases), runs)
 
 

@@ -1,14 +1,16 @@
 """Where a study is kept: a journal or SQLite beside the results, or PostgreSQL; and the locks of its workers."""
 
 import os
+import re
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -16,17 +18,21 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..errors import OptionError
+from ..training.values import without_secrets
 
 Lock = Callable[[], AbstractContextManager[object]]
 JOURNAL = "study.journal"
 _FIRST_BYTES = b'{"op_code"'
 _EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 _POLL = 0.01  # seconds between two tries to get a lock
+_WAIT = 30.0  # seconds until a lock counts as busy, so that whoever waits can be stopped
+_TABLE = "studies"  # which every database of Optuna has
+_BUSY_STATES = ("40001", "40P01", "55P03", "57014")  # of PostgreSQL: conflicts and timeouts, which pass
 
 
 @dataclass(frozen=True)
 class Store:
-    """An open storage, the lock of a study in it, and its name without a password.
+    """An open storage, the lock of a study in it, its name without a password, and what hides secrets in a text.
 
     The system releases a lock when its holder dies, so no worker ever breaks one.
     """
@@ -34,6 +40,7 @@ class Store:
     storage: BaseStorage
     lock: Lock
     name: str
+    hide: Callable[[str], str] = without_secrets
     engines: tuple[Engine, ...] = ()
 
     def close(self) -> None:
@@ -47,6 +54,10 @@ class StudyLost(ConnectionError):
     """The storage cannot be reached any more."""
 
 
+class StudyBusy(StudyLost):
+    """Another process holds a lock of the storage, and may be suspended: its end, or its going on, releases it."""
+
+
 @contextmanager
 def database_lock(engine: Engine, name: str) -> Iterator[None]:
     """Hold an advisory lock of PostgreSQL, among all who are connected to the database.
@@ -55,8 +66,10 @@ def database_lock(engine: Engine, name: str) -> Iterator[None]:
     soon, because that of a machine that has lost power says nothing for hours otherwise.
     """
     with engine.begin() as connection:
-        for setting, value in {"idle": 10, "interval": 5, "count": 3}.items():
-            connection.execute(text(f"SET LOCAL tcp_keepalives_{setting} = {value}"))
+        settings = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+        limits = {"lock_timeout": round(1000 * _WAIT), "statement_timeout": 0, "idle_in_transaction_session_timeout": 0}
+        for setting, value in {**settings, **limits}.items():
+            connection.execute(text(f"SET LOCAL {setting} = {value}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(name.encode())})
         yield
 
@@ -74,7 +87,7 @@ class JournalLock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        self._lock.acquire()
+        self._lock.acquire(timeout=_WAIT)
         if self._journal.exists():
             with open(self._journal, "rb+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -97,35 +110,59 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
         return _journal(folder / JOURNAL)
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from error
+    except (ArgumentError, ValueError):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from None  # which may have the password
+    if "@" in (parsed.host or ""):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Write an @ in the password as %40.")
     if parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
         raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
-    name = parsed.render_as_string(hide_password=True)
-    with _refusing(f"`storage` {name} cannot be opened"):
+    name, hide = parsed.set(query={}).render_as_string(hide_password=True), partial(_without_secrets_of, parsed)
+    with _refusing(f"`storage` {name} cannot be opened", hide):
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed, name)
-        return _postgresql(parsed, name, study)
+            return _sqlite(parsed, name, hide)
+        return _postgresql(parsed, name, hide, study)
+
+
+def _without_secrets_of(url: URL, message: str) -> str:
+    """A message without the password of a URL and the values of its query, in which drivers take passwords too."""
+    for secret in [url.password, *(value for values in url.normalized_query.values() for value in values)]:
+        message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message) if secret else message
+    return without_secrets(message)
 
 
 @contextmanager
 def reaching(store: Store) -> Iterator[None]:
-    """Turn what goes wrong with a storage while it is used into `StudyLost`, in one line."""
+    """Turn what goes wrong with a storage while it is used into `StudyLost` or `StudyBusy`, in one line."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise StudyLost(f"The study at {store.name} cannot be reached: {_reason(error)}.") from error
+    except (Timeout, StorageInternalError, SQLAlchemyError) as error:
+        if _is_busy(error):
+            raise StudyBusy(f"The study at {store.name} waits for a lock that another process holds.") from None
+        reason = store.hide(_reason(error))
+        raise StudyLost(f"The study at {store.name} cannot be reached: {reason}.") from None  # it may have a password
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_busy(error: BaseException) -> bool:
+    cause = _first_cause(error)
+    if isinstance(cause, sqlite3.OperationalError):
+        return "is locked" in str(cause)
+    return isinstance(cause, Timeout) or getattr(cause, "sqlstate", None) in _BUSY_STATES
 
 
 def _reason(error: BaseException) -> str:
     """The first line of an error's first cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200].rstrip(".")
+    cause = _first_cause(error)
+    return next(iter(str(cause).splitlines()), type(cause).__name__)[:200].rstrip(".")
 
 
 def _journal(path: Path) -> Store:
-    with _refusing(f"'{path}' cannot be opened as the journal of a study"):
+    with _refusing(f"'{path}' cannot be opened as the journal of a study", without_secrets):
         first = b""
         if path.exists():
             with open(path, "rb") as file:
@@ -133,27 +170,36 @@ def _journal(path: Path) -> Store:
         if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # half a line, if its writer died
             raise ValueError("it begins like no journal")
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-    return Store(storage, FileLock(path.with_name("study.lock"), poll_interval=_POLL).acquire, str(path))
+    return Store(storage, _file_lock(path.with_name("study.lock")), str(path))
 
 
-def _sqlite(url: URL, name: str) -> Store:
+def _file_lock(path: str | Path) -> Lock:
+    return partial(FileLock(path, poll_interval=_POLL).acquire, timeout=_WAIT)
+
+
+def _sqlite(url: URL, name: str, hide: Callable[[str], str]) -> Store:
     if not url.database or url.database == ":memory:":
         raise OptionError(f"`storage` needs sqlite:///FILE. Got {name}, which names no file.")
     if not Path(url.database).absolute().parent.is_dir():  # a lock would make the folder
         raise FileNotFoundError("its folder does not exist")
-    lock = FileLock(f"{url.database}.lock", poll_interval=_POLL).acquire
-    storage = _database(url, lock, {"timeout": 60})
-    return Store(storage, lock, name, (storage.engine,))
+    if Path(url.database).exists():
+        with closing(sqlite3.connect(url.database, timeout=_WAIT)) as file:
+            tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and _TABLE not in tables:
+            raise ValueError(f"it has tables of something else, such as {min(tables)}")
+    lock = _file_lock(f"{url.database}.lock")
+    storage = _database(url, lock, {"timeout": round(_WAIT)})
+    return Store(storage, lock, name, hide, (storage.engine,))
 
 
-def _postgresql(url: URL, name: str, study: str) -> Store:
+def _postgresql(url: URL, name: str, hide: Callable[[str], str], study: str) -> Store:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     options = {"connect_timeout": 10} if "connect_timeout" not in url.query else {}
     engine = create_engine(url, connect_args=options, pool_pre_ping=True)
     storage = _database(url, partial(database_lock, engine, "manifold-rnn"), options)
     lock = partial(database_lock, engine, f"manifold-rnn {study}")
-    return Store(storage, lock, name, (storage.engine, engine))
+    return Store(storage, lock, name, hide, (storage.engine, engine))
 
 
 def _database(url: URL, lock: Lock, connect: dict[str, int]) -> RDBStorage:
@@ -163,12 +209,14 @@ def _database(url: URL, lock: Lock, connect: dict[str, int]) -> RDBStorage:
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(what: str, hide: Callable[[str], str]) -> Iterator[None]:
     """Turn whatever goes wrong in opening a storage into `OptionError`; drivers raise errors of many kinds."""
     try:
         yield
     except OptionError:
         raise
     except Exception as error:
+        if _is_busy(error):
+            raise StudyBusy(f"{what} before another process releases its lock.") from None
         hint = " Install it: pip install 'manifold-rnn[postgresql]'." if isinstance(error, ImportError) else ""
-        raise OptionError(f"{what}: {_reason(error)}.{hint}") from error
+        raise OptionError(f"{what}: {hide(_reason(error))}.{hint}") from None  # it may have a password

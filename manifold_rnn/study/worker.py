@@ -1,5 +1,7 @@
 """Workers of a study, in this process or in several: each claims a case, runs it, and stores how it ended."""
 
+import errno
+import itertools
 import math
 import os
 import signal
@@ -18,12 +20,16 @@ from ..training.checkpoint import LAST, RUN, read_checkpoint
 from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values
+from ..training.values import Values, presentable, print_any_text, without_secrets
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
 from .liveness import Superseded, heartbeat
+from .store import StudyBusy, StudyLost
 
 _PAUSE = 2.0  # seconds between two looks for a case
+# Errors of the system that every case would meet; any other, such as a file of data that is missing, fails its case.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_OF_THE_MACHINE |= {errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT}
 
 # What trains: called with the settings of a run and ``folder``, where it keeps the run and resumes from; ``on_epoch``,
 # to be called with every finished epoch; and ``stop``, which holds a request to stop.
@@ -59,13 +65,21 @@ class Worker:
 
         Raises `StopRequested` if it was stopped within a run; the case is left to whoever comes next.
         """
+        blocked: dict[str, float] = {}  # until when a case is left alone, because its folder is locked
         while not self.stop.requested:
-            attempt = self.study.claim()
-            if attempt is not None:
-                self._run(attempt)
-            elif len(self.study.ends()) == len(self.study.cases):
-                return
-            else:
+            attempt = None
+            try:
+                attempt = self.study.claim({key for key, until in blocked.items() if time.monotonic() < until})
+                if attempt is not None:
+                    self._run(attempt)
+                elif len(self.study.ends()) == len(self.study.cases):
+                    return
+            except StudyBusy:  # raised after a while: a suspended worker may hold the lock for any time
+                continue
+            except BlockingIOError:  # a worker that was thought dead is only suspended, and has the folder
+                assert attempt is not None
+                blocked[attempt.case.key] = time.monotonic() + 6 * self.study.heartbeat_interval
+            if attempt is None:
                 until = time.monotonic() + min(_PAUSE, self.study.heartbeat_interval)
                 while time.monotonic() < until and not self.stop.requested:
                     time.sleep(0.05)
@@ -77,7 +91,7 @@ class Worker:
                 record = self._record(attempt)
         except Superseded:
             return
-        except (StopRequested, OSError):  # a full disk is not the case's fault
+        except (StopRequested, OSError):  # not the case's fault, see `_record`
             with suppress(OSError):
                 self.study.release(attempt)
             raise
@@ -94,24 +108,41 @@ class Worker:
             if self.study.report(attempt, epoch["epoch"], epoch["val_metric"]):
                 raise Pruned
 
+        if attempt.is_retry:
+            _make_room(folder)
         try:
             record = self.objective(mapping, folder=folder, on_epoch=on_epoch, stop=self.stop)
         except Pruned:
             record = RunRecord(_whole(history, folder), pruned=True)
-        except (Superseded, StopRequested, OSError):
+        except (Superseded, StopRequested, StudyLost, BlockingIOError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+                raise
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            words = " ".join(str(error).split())
+                text = without_secrets("".join(traceback.format_exception(error)))
+                (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+            words = without_secrets(" ".join(str(error).split()))
             failure = words if isinstance(error, ManifoldError) else f"{type(error).__name__}: {words}"
             record = RunRecord(_whole(history, folder), failure=failure[:400])
         if record.stopped:
             raise StopRequested
         if record.failure is None and (record.validation is None or not math.isfinite(record.validation)):
             record = replace(record, failure=f"the validation metric is {record.validation}")
+        if record.failure is None and record.not_finite:
+            record = replace(record, failure=record.not_finite)
         return replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
+
+
+def _make_room(folder: Path) -> None:
+    """Move what a failed attempt has left aside, unless the retry can resume from its checkpoint."""
+    try:
+        read_checkpoint(folder / LAST)
+    except ManifoldError:
+        if folder.exists():
+            names = (folder.with_name(f"{folder.name}.failed{number}") for number in itertools.count(1))
+            folder.rename(next(name for name in names if not name.exists()))
 
 
 def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
@@ -149,11 +180,12 @@ def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> N
     os.setpgrp()  # or the terminal's Ctrl-C would come here too, beside the parent's
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    print_any_text()
     with StopSignal(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
         try:
             work(stop)
         except StopRequested:
             sys.exit(130)
         except (ManifoldError, OSError) as error:
-            print(f"manifold-rnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"manifold-rnn: error: {presentable(' '.join(str(error).split()))}", file=sys.stderr)
             sys.exit(2)

@@ -78,6 +78,10 @@ class Adding(Synthetic):
         """Steps of a sequence."""
         return self.steps
 
+    @property
+    def sequence_bytes(self) -> int:
+        return 8 * self.steps + 8
+
     def draw(self, count: int, generator: torch.Generator | None) -> TensorDataset:
         """Return sequences of numbers and marks, and their sums, of shape (count, 1)."""
         x = torch.rand(count, self.steps, 2, generator=generator, dtype=torch.float32, device="cpu")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .files import refuse
+from .files import refuse, require_file
 from .spectra import RATE
 
 _FULL_SCALE = 32_768
@@ -23,6 +23,7 @@ def read_sound(path: Path) -> Tensor:
     OptionError
         If the file is damaged, compressed, not of 16 bits, or of another rate.
     """
+    require_file(path)
     content = path.read_bytes()
     rate, samples = _sphere(path, content) if content.startswith(_SPHERE) else _riff(path)
     wave = samples.astype(np.float64) / _FULL_SCALE

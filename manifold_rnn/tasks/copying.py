@@ -87,6 +87,10 @@ class Copying(Synthetic):
         """Steps of a sequence, T + 20."""
         return self.delay + 2 * _SYMBOLS
 
+    @property
+    def sequence_bytes(self) -> int:
+        return 2 * self.length + 8 * _SYMBOLS  # both in bytes, and the symbols as they are drawn
+
     def draw(self, count: int, generator: torch.Generator | None) -> OneHot:
         """Return sequences of symbols, and their targets of shape (count, T + 20)."""
         symbols = torch.randint(1, _KINDS + 1, (count, _SYMBOLS), generator=generator, device="cpu")

@@ -1,12 +1,14 @@
 """Where the files of a task are, and how a file that does not fit is refused."""
 
 import os
+import stat
 from pathlib import Path
 from typing import NoReturn
 
 from ..errors import OptionError
 
 VARIABLE = "MANIFOLD_RNN_DATA"
+LARGEST_FILE = 2**30  # bytes; the largest corpora of the field have 10^9
 _SHOWN = 100
 
 
@@ -38,18 +40,29 @@ def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolde
     Raises
     ------
     OptionError
-        If neither is.
+        If neither is, or it is larger than any text to learn.
     """
     path = Path(path).expanduser()
     base = data_dir or os.environ.get(VARIABLE)
     places = [path] if base is None else [path, Path(base) / path, Path(base) / subfolder / path]
     for place in places:
-        if place.is_file():
+        if place.exists() and not place.is_dir():
+            require_file(place)
             return place
     where = "" if base is None else f" nor below {shown(Path(base))}"
     raise OptionError(
         f"{task} reads a file.\nFound none at {shown(path)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
     )
+
+
+def require_file(path: Path) -> None:
+    """Raise `OptionError` unless a path is a regular file of a size that can be read at once."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        refuse(path, "Data is read from regular files.", "a pipe or a device", "Copy its content into a file.")
+    if state.st_size > LARGEST_FILE:
+        rule = f"A file of data has at most {LARGEST_FILE:,} bytes."
+        refuse(path, rule, f"{state.st_size:,}", "Use a part of it.")
 
 
 def refuse(path: Path, rule: str, got: str, change: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """IDX files, the format of MNIST: a magic number, the sizes of the axes, and the bytes."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .files import refuse, shown
+from .files import LARGEST_FILE, refuse, require_file, shown
 
 _GZIP = b"\x1f\x8b"
 _UNSIGNED_BYTES = 0x08
@@ -38,29 +39,33 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     Raises
     ------
     OptionError
-        If the file is damaged, truncated, or holds something else.
+        If the file is damaged, truncated, larger than its header says, or holds something else.
     """
-    content = _unpacked(path)
     magic = bytes([0, 0, _UNSIGNED_BYTES, axes])
     header = 4 + 4 * axes
-    if len(content) < header or content[:4] != magic:
-        got = f"0x{content[:4].hex()}" if len(content) >= header else f"{len(content)} bytes"
-        rule = f"An IDX file of bytes with {axes} axes begins with 0x{magic.hex()} and {axes} sizes."
-        refuse(path, rule, got, "Fetch the file again, and check that images and labels were not swapped.")
-    sizes = np.frombuffer(content, ">u4", axes, offset=4).tolist()
-    expected = math.prod(sizes)
-    if len(content) != header + expected:
+    require_file(path)
+    with open(path, "rb") as file, _unpacked(file) as stream:
+        try:
+            start = stream.read(header)
+            if len(start) < header or start[:4] != magic:
+                got = f"0x{start[:4].hex()}" if len(start) >= header else f"{len(start)} bytes"
+                rule = f"An IDX file of bytes with {axes} axes begins with 0x{magic.hex()} and {axes} sizes."
+                refuse(path, rule, got, "Fetch the file again, and check that images and labels were not swapped.")
+            sizes = np.frombuffer(start, ">u4", axes, offset=4).tolist()
+            expected = math.prod(sizes)
+            if expected > LARGEST_FILE:
+                rule = f"An IDX file has at most {LARGEST_FILE:,} bytes after the header."
+                refuse(path, rule, f"sizes of {expected:,}", "The file is damaged: fetch it again.")
+            content = stream.read(expected + 1)  # never more: a small file may unpack to any size
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            rule = "A file that begins as gzip has to be one to its end."
+            refuse(path, rule, str(error) or type(error).__name__, "The file is truncated or damaged: fetch it again.")
+    if len(content) != expected:
         rule = f"An IDX file has as many bytes as its sizes say.\nExpected {expected:,} after the header."
-        refuse(path, rule, f"{len(content) - header:,}", "The file is truncated or damaged: fetch it again.")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes).copy()  # from bytes it could not be written
+        got = f"{len(content):,}{' or more' if len(content) > expected else ''}"
+        refuse(path, rule, got, "The file is truncated or damaged: fetch it again.")
+    return np.frombuffer(content, np.uint8).reshape(sizes).copy()  # from bytes it could not be written
 
 
-def _unpacked(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content.startswith(_GZIP):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        rule = "A file that begins as gzip has to be one to its end."
-        refuse(path, rule, str(error) or type(error).__name__, "The file is truncated or damaged: fetch it again.")
+def _unpacked(file: io.BufferedReader) -> "io.BufferedReader | gzip.GzipFile":
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from .base import Score, Task
+from .memory import require_memory
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -66,6 +67,7 @@ class NextFrame(TensorDataset):
 
 def padded(spectra: Sequence[Tensor], steps: int) -> NextFrame:
     """Stack spectrograms of shape (at most steps + 1, 129)."""
+    require_memory("task.length", 4 * len(spectra) * (steps + 1) * BINS, "a set of frames", f"{steps:,}")
     frames = torch.full((len(spectra), steps + 1, BINS), _SILENCE)
     for row, spectrum in zip(frames, spectra, strict=True):
         row[: len(spectrum)] = spectrum

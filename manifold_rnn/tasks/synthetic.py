@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 
 from ..errors import OptionError
 from .base import Splits, Task, require_seed
+from .memory import require_memory
 
 
 class Synthetic(Task):
@@ -20,6 +21,11 @@ class Synthetic(Task):
 
     sizes: tuple[int, int, int]
     seed: int
+
+    @property
+    def sequence_bytes(self) -> int:
+        """A lower bound of the memory that a sequence takes while it is drawn."""
+        return self.length
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator | None) -> TensorDataset:
@@ -42,7 +48,9 @@ class Synthetic(Task):
         return inputs, targets
 
     def splits(self) -> Splits:
-        """Return the three sets, always the same ones."""
+        """Return the three sets, always the same ones; `OptionError` if they do not fit into memory."""
+        needed = sum(self.sizes) * self.sequence_bytes
+        require_memory("task.sizes", needed, "a set of sequences", f"{self.sizes} of {self.length:,} steps")
         generator = torch.Generator().manual_seed(self.seed)
         return Splits(*(self.draw(size, generator) for size in self.sizes))
 

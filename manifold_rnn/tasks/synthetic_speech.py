@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .spectra import HOP, RATE, WINDOW, Frames, NextFrame, log_spectrum
+from .spectra import BINS, HOP, RATE, WINDOW, Frames, NextFrame, log_spectrum
 from .synthetic import Synthetic, require_drawn
 
 _HARMONICS = 24
@@ -68,6 +68,10 @@ class SyntheticSpeech(Frames, Synthetic):
         require_drawn(self)
         if self.length < 8:
             raise OptionError(f"SyntheticSpeech needs sounds of at least 8 steps.\nGot {self.length}.\nUse more.")
+
+    @property
+    def sequence_bytes(self) -> int:
+        return 4 * BINS * self.length
 
     def draw(self, count: int, generator: torch.Generator | None) -> NextFrame:
         """Return so many new sounds."""

@@ -1,11 +1,14 @@
 """Networks and constraints from settings."""
 
+import math
 import re
 import typing
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
+import numpy as np
 import torch
 
 from .. import zoo
@@ -14,11 +17,13 @@ from ..constraints.constraint import AnyConstraint
 from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
 from ..nn.cells import Cell
+from ..tasks.memory import require_memory
 from ..zoo import Network
 from .choices import Builder, cells, members, named_constraint, require, require_choice, takes
-from .settings import NetworkSettings
+from .settings import NetworkSettings, RunSettings
 from .values import Value, Values
 
+_LARGE, _SMALL = 4096, (32, 64, 128)  # hidden sizes: from where memory is estimated, and from which
 _CONSTRAINED_RATE = 0.1  # the ratio of learning rates that the literature recommends
 
 
@@ -50,14 +55,11 @@ def build_network(
     >>> network = mr.training.build_network(settings, 2, 3)
     >>> assert network(torch.zeros(4, 5, 2)).shape == (4, 3)
     """
-    build = _published if settings.zoo is not None else _from_cell
-    size = settings.hidden_size
-
-    def of_size(hidden_size: int) -> Network:
-        return build(settings, (input_size, hidden_size, output_size), dtype)
-
+    size, of_size = settings.hidden_size, partial(_of_size, settings, input_size, output_size, dtype)
     try:
         if settings.budget is not None:
+            key, needed = "network.budget", 2 * dtype.itemsize * settings.budget
+            require_memory(key, needed, "a network", settings.budget)
             with torch.random.fork_rng(devices=[]):
                 size = closest_hidden_size(of_size, settings.budget)
         network = of_size(size)
@@ -69,6 +71,35 @@ def build_network(
         raise OptionError(f"`network.hidden_size` needs a network that fits into memory. Got {size}.") from error
     network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
     return network
+
+
+def _of_size(settings: NetworkSettings, input_size: int, output_size: int, dtype: torch.dtype, size: int) -> Network:
+    if size >= _LARGE:
+        _require_weights_in_memory(partial(_of_size, settings, input_size, output_size, dtype), size)
+    build = _published if settings.zoo is not None else _from_cell
+    return build(settings, (input_size, size, output_size), dtype)
+
+
+def require_run_in_memory(settings: RunSettings, sequences: int) -> None:
+    """Raise `OptionError` if weights take too much, or inputs and states of a batch from so many sequences."""
+    network, task = settings.network, settings.task
+    if network.budget is None and network.hidden_size >= _LARGE:
+        sized = partial(_of_size, network, task.input_size, task.output_size, torch.float32)
+        _require_weights_in_memory(sized, network.hidden_size)
+    numbers = task.input_size + (network.hidden_size if network.budget is None and not network.recompute else 0)
+    rows = min(settings.batch_size, sequences)
+    on_host = settings.accelerator == "cpu" or not torch.cuda.is_available()
+    got = f"{rows:,} sequences of {task.length:,} steps"
+    require_memory("batch_size", rows * task.length * numbers * 4 * on_host, "a batch", got)
+
+
+def _require_weights_in_memory(build: Callable[[int], torch.nn.Module], size: int) -> None:
+    """Raise `OptionError` if weights and gradients take too much, by how they grow over small sizes."""
+    needed = 0.0
+    with torch.random.fork_rng(devices=[]), suppress(ManifoldError):  # options may not fit to the small sizes
+        sizes = [sum(tensor.nbytes for tensor in build(small).state_dict().values()) for small in _SMALL]
+        needed = 2 * float(np.polyval(np.polyfit(_SMALL, sizes, 2), size))
+    require_memory("network.hidden_size", math.ceil(needed), "a network", size)
 
 
 def build_constraint(value: str | Values, retraction: str | None = None) -> AnyConstraint:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pkgutil import resolve_name
 from types import ModuleType
 
@@ -119,6 +120,11 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         raise OptionError(f"`{key}` needs {expected}. Got {got}.")
 
 
+def require_folder(key: str, path: str) -> None:
+    """Raise `OptionError` unless a text can be the path of a folder."""
+    require(bool(path.strip()) and "\0" not in path, key, "the path of a folder", f"{path!r:.80}")
+
+
 def require_choice(key: str, name: object, known: Collection[str]) -> None:
     """Raise `OptionError`, with the known names and the nearest one, unless ``name`` is known."""
     if not isinstance(name, str) or name not in known:
@@ -154,6 +160,7 @@ def required(build: Builder) -> list[str]:
     return [name for name, option in inspect.signature(build).parameters.items() if option.default is option.empty]
 
 
+@cache
 def _hints(build: Builder) -> dict[str, Value]:
     return typing.get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]  # of this very class
 

@@ -9,6 +9,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from ..errors import OptionError
 from ..tasks import Task
+from ..tasks.memory import require_task_in_memory
 
 _LARGEST_EVALUATION = 512
 
@@ -82,6 +83,7 @@ class SequenceData(LightningDataModule):
         if batch_size < 1:
             raise OptionError(f"A batch needs at least 1 sequence.\nGot batch size {batch_size}.\nChoose a larger one.")
         self.task, self.batch_size, self.seed = task, batch_size, seed
+        require_task_in_memory(task)
         self.splits = task.splits()
         self._position: Mapping[str, int] = {"epoch": 0, "batch": 0}
         self._loader: TrainingLoader | None = None

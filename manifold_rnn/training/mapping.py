@@ -1,26 +1,29 @@
 """Settings from nested mappings of plain values, as YAML files give them, and back; mistakes are answered by key."""
 
-import types
-import typing
-from argparse import ArgumentError
+import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin
 
-from ..errors import OptionError
+from .. import zoo
 from ..tasks import Task
-from .choices import named, require, required, task_class, task_name, unknown_key
+from .choices import (
+    Builder,
+    cells,
+    named,
+    named_constraint,
+    option_names,
+    require,
+    required,
+    takes,
+    task_class,
+    task_name,
+    unknown_key,
+)
+from .fields import Hint, checked, hints
 from .formats import SETTINGS
 from .settings import RunSettings
 from .values import Value, Values, plain, read_yaml
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-Hint: TypeAlias = object  # a type, or what `typing` has instead of one
-_KINDS: dict[Hint, str] = {int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
 def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
@@ -48,8 +51,8 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
     """
     mapping = SETTINGS.checked(source, "A mapping") if isinstance(source, Mapping) else read_settings(source)
     require("task" in mapping, "task", "the name of a task, such as Copying", "none")
-    values, hints = check_keys(RunSettings, {"network": {}, **mapping}), _hints(RunSettings)
-    return RunSettings(**{k: hints[k](**v) if is_dataclass(hints[k]) else v for k, v in values.items()})  # type: ignore[operator]
+    values, kinds = check_keys(RunSettings, {"network": {}, **mapping}), hints(RunSettings)
+    return RunSettings(**{k: kinds[k](**v) if is_dataclass(kinds[k]) else v for k, v in values.items()})  # type: ignore[operator]
 
 
 def read_settings(path: str | Path) -> Values:
@@ -78,6 +81,31 @@ def as_mapping(settings: RunSettings) -> Values:
     return {**mapping, "task": {"name": task_name(type(settings.task)), **mapping["task"]}}
 
 
+def resolved(settings: RunSettings) -> Values:
+    """Return a mapping that is equal for equal runs: as `as_mapping`, with the defaults of what options leave out."""
+    mapping = as_mapping(settings)
+    network, optimizer = mapping["network"], mapping["optimizer"]
+    build = getattr(zoo, network["zoo"]) if network["zoo"] else cells()[network["cell"]]
+    own = [build]
+    network["options"] = {**_defaults(build), **network["options"]}
+    if network["constraint"] is not None:
+        kind, options = named_constraint("network.constraint", network["constraint"])
+        network["constraint"] = {**_defaults(kind), **options, "name": kind.__name__}
+        own.append(kind)
+    for key in ("retraction", "view", "rebase_every"):
+        defaults = (inspect.signature(kind).parameters[key].default for kind in own if takes(kind, key))
+        if network[key] is None:
+            network[key] = next((value for value in defaults if isinstance(value, (str, int))), None)
+    optimizer["constrained"] = optimizer["constrained"] or optimizer["name"]
+    return mapping
+
+
+def _defaults(build: Builder) -> Values:
+    parameters = inspect.signature(build).parameters
+    known = {name: parameters[name].default for name in option_names(build)}
+    return {name: value for name, value in known.items() if isinstance(value, (str, int, float))}
+
+
 def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Values:
     """Return the fields of a dataclass that a mapping sets, with every key and value checked.
 
@@ -88,13 +116,13 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
     OptionError
         If a key is unknown or a value has the wrong type.
     """
-    hints = _hints(kind)
+    known = hints(kind)
     values: Values = {}
     for key, value in mapping.items():
-        hint = hints.get(key)
+        hint = known.get(key)
         if hint is None:
-            below = [f"{path}{name}.{sub}" for name in hints for sub in _hints(hints[name])]
-            raise unknown_key(f"{path}{key}", [*(path + name for name in hints), *below])
+            below = [f"{path}{name}.{sub}" for name in known for sub in hints(known[name])]
+            raise unknown_key(f"{path}{key}", [*(path + name for name in known), *below])
         if is_dataclass(hint):
             require(isinstance(value, Mapping), f"{path}{key}", "a mapping of its settings", repr(value))
             values[key] = check_keys(hint, value, f"{path}{key}.")
@@ -103,33 +131,10 @@ def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Valu
     return values
 
 
-def checked(hint: Hint, value: Value, key: str) -> Value:
-    """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
-    require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
-    try:
-        return _value_parser(hint).parse_object({"value": value})["value"]
-    except ArgumentError as error:
-        raise OptionError(f"`{key}` needs {expected(hint)}. Got {value!r}.") from error
-
-
-def expected(hint: Hint) -> str:
-    """Return what a type hint accepts, in words, such as "an integer, or null"."""
-    if get_origin(hint) in (Union, types.UnionType):
-        parts = [part for part in get_args(hint) if part is not type(None)]
-        words = " or ".join(dict.fromkeys(expected(part) for part in parts))
-        return words + (", or null" if len(parts) < len(get_args(hint)) else "")
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (tuple, list):
-        count = f" of {len(get_args(hint))}" if get_origin(hint) is tuple else ""
-        return f"a list{count}, each {expected(get_args(hint)[0])}"
-    return _KINDS.get(get_origin(hint) or hint, "a text")
-
-
 def hints_by_key(kind: Hint) -> dict[str, Hint]:
     """Return the type hint of every dotted key of a dataclass and the dataclasses in it."""
     keys: dict[str, Hint] = {}
-    for name, hint in _hints(kind).items():
+    for name, hint in hints(kind).items():
         keys |= {f"{name}.{key}": below for key, below in hints_by_key(hint).items()} or {name: hint}
     return keys
 
@@ -141,19 +146,3 @@ def _task(value: Value) -> Task:
     for key in required(kind):
         require(values.get(key) is not None, f"task.{key}", f"a value for {kind.__name__}", "none")
     return kind(**values)
-
-
-@cache
-def _hints(kind: Hint) -> dict[str, Hint]:
-    """The type hints of the fields of a dataclass; none for any other type."""
-    hints = typing.get_type_hints(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
-    return {f.name: hints[f.name] for f in fields(kind)} if hints else {}  # type: ignore[arg-type]
-
-
-@cache
-def _value_parser(hint: Hint) -> "ArgumentParser":
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    return parser

@@ -96,8 +96,10 @@ class RunRecord:
     def not_finite(self) -> str:
         """The name and the value of the first number that is not finite; empty if there is none."""
         numbers = asdict(self)
-        for epoch in numbers["history"]:  # where JSON has null for such a number
+        for epoch in numbers["history"]:  # where JSON has null for such a number, as in the two spectra
             epoch |= {key: math.nan for key in ("train_loss", "val_loss", "val_metric") if epoch.get(key, 0.0) is None}
+        for spectrum in ("spectrum_start", "spectrum_end"):
+            numbers[spectrum] = [[math.nan if part is None else part for part in pair] for pair in numbers[spectrum]]
         return next((f"{name} is {value}" for name, value in _leaves(numbers, "") if not math.isfinite(value)), "")
 
     @property

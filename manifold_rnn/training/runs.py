@@ -16,7 +16,7 @@ from ..constraints import degrees_of_freedom
 from ..diagnostics import constrained_parameters, defects, recurrent_matrix
 from ..errors import ManifoldError, NonFiniteError, OptionError
 from ..zoo import Network
-from .build import build_network
+from .build import build_network, require_run_in_memory
 from .callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -122,6 +122,7 @@ def run(
         require_settings(place)
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
         data.require_sequences(settings.devices * settings.nodes)
+        require_run_in_memory(settings, len(data.splits.train))
         module, current = _build_module(settings), environment(data.splits)
         for key in () if resume else ("constrained", "constrained_lr"):
             value = getattr(settings.optimizer, key)

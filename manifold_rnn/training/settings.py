@@ -8,7 +8,8 @@ from .. import retractions, zoo
 from ..nn.scan.backends import BACKENDS
 from ..tasks import Task
 from . import choices
-from .choices import require, require_choice
+from .choices import require, require_choice, require_folder
+from .fields import check_fields
 from .values import Values
 
 
@@ -79,25 +80,27 @@ class NetworkSettings:
     options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key, known in {"zoo": zoo.available(), "cell": choices.cells()}.items():
+            if getattr(self, key) is not None:  # first, because the names say more than the type
+                require_choice(f"network.{key}", getattr(self, key), known)
+        check_fields(self, "network.")
         got = "neither" if self.zoo is None else "both"
         one = "either `network.zoo`, such as scornn, or `network.cell`, such as Elman"
         require((self.zoo is None) != (self.cell is None), "network", one, got)
         require(1 <= self.hidden_size < 2**31, "network.hidden_size", "an integer from 1 to 2^31 - 1", self.hidden_size)
         for key, least in {"num_layers": 1, "budget": 1, "rebase_every": 0}.items():
-            value = getattr(self, key)
-            require(value is None or value >= least, f"network.{key}", f"an integer of at least {least}", value)
+            _require_integer(f"network.{key}", getattr(self, key), least)
+        require(self.num_layers <= 1024, "network.num_layers", "an integer of at most 1024", self.num_layers)
         if self.retraction is not None:
             require_choice("network.retraction", self.retraction, retractions.names())
         require_choice("network.backend", self.backend, BACKENDS)
         if self.zoo is not None:
-            require_choice("network.zoo", self.zoo, zoo.available())
             for key in ("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
                 is_default = getattr(self, key) == getattr(NetworkSettings, key)
                 fixed = "a `network.cell`; a published network fixes it"
                 require(is_default, f"network.{key}", fixed, f"network.zoo={self.zoo}")
             choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
             return
-        require_choice("network.cell", self.cell, choices.cells())
         cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
         for gate in self.gates or ():
@@ -153,6 +156,7 @@ class OptimizerSettings:
     options: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimizer.")
         known = choices.optimizers()
         names = {"name": self.name, "constrained": self.constrained or self.name}
         rates: dict[str, float | None] = {"lr": self.lr, "constrained_lr": self.constrained_lr}
@@ -205,9 +209,9 @@ class ScheduleSettings:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        require_choice("schedule.name", self.name, ("constant", "cosine", "step"))
+        check_fields(self, "schedule.")
         require(0 <= self.warmup < 1, "schedule.warmup", "a fraction from 0 to below 1", self.warmup)
-        require(self.every >= 1, "schedule.every", "an integer of at least 1", self.every)
+        _require_integer("schedule.every", self.every)
         require(0 < self.factor < math.inf, "schedule.factor", "a positive number", self.factor)
 
 
@@ -283,11 +287,16 @@ class RunSettings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for key in ("epochs", "batch_size", "devices", "nodes", "log_every", "max_steps", "patience"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, "an integer of at least 1", value)
+            _require_integer(key, getattr(self, key))
+        require_folder("output", self.output)
         for key in ("clip", "checkpoint_every"):
             value = getattr(self, key)
             require(value is None or 0 < value < math.inf, key, "a positive number", value)
-        require_choice("precision", self.precision, ("float32", "float64", "bfloat16"))
         require(0 <= self.seed < 2**32, "seed", "an integer from 0 to 2^32 - 1", self.seed)
+
+
+def _require_integer(key: str, value: int | None, least: int = 1) -> None:
+    require(value is None or value >= least, key, f"an integer of at least {least}", value)
+    require(value is None or value < 2**31, key, "an integer below 2^31", value)

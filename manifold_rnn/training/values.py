@@ -1,8 +1,12 @@
 """Plain values, as YAML and JSON have them: nested mappings and lists of texts, numbers, truth values and null."""
 
+import io
 import json
 import os
+import re
+import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +14,10 @@ from ..errors import OptionError
 
 Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
+_LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # of settings: bytes, values, and levels
+_USER = re.compile(r"(\w://[^\s/:@]*:)\S*@")
+_KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
+_SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 
 
 def merged(below: Mapping[str, Value], above: Mapping[str, Value]) -> Values:
@@ -43,13 +51,52 @@ def plain(value: Value) -> Value:
     return json.loads(json.dumps(value, default=os.fspath), parse_constant=lambda name: None)
 
 
+def presentable(text: str) -> str:
+    """Return a text as outputs may show it: no passwords, and escapes for what is no printable character."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with stars for passwords in URLs, and for values of keys such as ``password`` and ``token``."""
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
+
+
+def print_any_text() -> None:
+    """Let this process print escapes for characters that a terminal does not have, instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def read_yaml(path: str | Path) -> Values:
     """Read a YAML file that holds a mapping, or raise `OptionError`."""
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a file of settings, or a pipe, once; raise `OptionError` if it is large or not in UTF-8."""
     try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"'{path}' cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # the loader's own kinds are not public, and the text may not be UTF-8
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise OptionError(f"'{path}' needs to hold at most {_LARGEST_FILE:,} bytes of settings. Got more.")
+        return content.decode("utf-8-sig")
+    except OptionError:
+        raise
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{error.object[error.start]:02x} at {error.start:,}, which is not UTF-8"
+        raise OptionError(f"'{path}' needs to be a YAML file. Got: {got}.") from error
+    except (OSError, ValueError) as error:  # the second for a NUL in the path
+        raise OptionError(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def parse_yaml(text: str, path: str | Path) -> Values:
+    """Return the mapping that the text of a YAML file holds, or raise `OptionError`."""
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        content = load_yaml(text)
+    except YAMLError as error:
         reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise OptionError(f"'{path}' needs to be a YAML file. Got: {reason[:250]}.") from error
     if not isinstance(content, Mapping):
@@ -58,7 +105,62 @@ def read_yaml(path: str | Path) -> Values:
 
 
 def load_yaml(text: str) -> Value:
-    """Read YAML as jsonargparse does, where 1e-3 is a number."""
-    from jsonargparse import get_loader
+    """Read YAML as jsonargparse does, where 1e-3 is a number; raise `yaml.YAMLError` for anything else.
 
-    return get_loader("yaml")(text)
+    A key that comes twice in a mapping, deep nesting, and aliases that expand to very much are refused too.
+    """
+    from jsonargparse import get_loader
+    from yaml import YAMLError
+
+    try:
+        _require_tame(text)
+        return get_loader("yaml")(text)
+    except YAMLError:
+        raise
+    except Exception as error:  # such as a number of more digits than Python reads
+        raise YAMLError(f"{type(error).__name__}: {error}") from error
+
+
+@dataclass
+class _Open:
+    """A collection that has begun: its keys and its number of nodes so far, aliases expanded."""
+
+    anchor: str | None = None
+    is_mapping: bool = False
+    children: int = 0
+    size: int = 1
+    keys: set[str] = field(default_factory=set)
+
+
+def _require_tame(text: str) -> None:
+    import yaml
+
+    sizes: dict[str, int] = {}  # of what has an anchor
+    above = [_Open()]
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.NodeEvent):
+            top, line = above[-1], event.start_mark.line + 1
+            if top.is_mapping and top.children % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+                if event.value in top.keys:
+                    raise yaml.YAMLError(f"the key `{event.value:.80}` twice in a mapping, again in line {line}")
+                top.keys.add(event.value)
+            top.children += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                above.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
+                if len(above) > _DEEPEST:
+                    raise yaml.YAMLError(f"more than {_DEEPEST} levels of nesting, in line {line}")
+                continue
+            if isinstance(event, yaml.AliasEvent) and event.anchor not in sizes:
+                raise yaml.YAMLError(f"an alias `{event.anchor:.80}` of nothing that is complete, in line {line}")
+            size = sizes[event.anchor] if isinstance(event, yaml.AliasEvent) else 1
+            if event.anchor and isinstance(event, yaml.ScalarEvent):
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = above[-1].size
+            if anchor := above.pop().anchor:
+                sizes[anchor] = size
+        else:
+            continue
+        above[-1].size += size
+        if above[-1].size > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values, aliases expanded")

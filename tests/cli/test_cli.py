@@ -1,7 +1,9 @@
 import builtins
 import importlib.util
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -214,6 +216,26 @@ def test_a_config_is_read_once(tmp_path, monkeypatch):
         patch.setattr("builtins.open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
         assert main(["fit", "--config", str(tmp_path / "a.yaml")]) == 0
     assert opened.count(str(tmp_path / "a.yaml")) == 1
+
+
+def test_a_config_from_a_pipe_is_used_and_its_mistakes_are_answered(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(fit, "execute", lambda command, values: seen.append(read_run(values)) or 0)
+    for text, status in (("task: {name: Adding}\nnetwork: {zoo: lem}\nepochs: 3", 0), ("task: Adding\nepoch: 3", 2)):
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(text,))
+        writer.start()
+        assert main(["fit", "--config", str(tmp_path / "pipe"), "--clip", "2"]) == status
+        writer.join()
+        (tmp_path / "pipe").unlink()
+    assert [(settings.epochs, settings.clip) for settings in seen] == [(3, 2.0)]
+    assert "Unknown key `epoch`. Did you mean `epochs`?" in capsys.readouterr().err
+
+
+def test_a_secret_in_a_wrong_argument_is_not_repeated(capsys):
+    for arguments in (["grid.yaml", "postgresql://u:hunter2@h/d"], ["--storge=postgresql://u:hunter2@h/d"]):
+        assert main(["compare", *arguments]) == 2
+        assert "hunter2" not in capsys.readouterr().err
 
 
 COMMANDS = {

@@ -12,24 +12,28 @@ from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.formats import KEY, TABLE
 from ...training.record import write_json
+from ...training.values import presentable, without_secrets
 from ..results import Results, Row, shown_duration
-from .pictures import draw
+from ..store import JOURNAL
+from .pictures import PICTURES, draw
 from .tables import TEMPLATES, columns, comma_separated, document, markdown, numbers, print_table
 from .theme import svg
 
 __all__ = ["REPORT", "draw", "page", "print_table", "require_own", "write_report"]
 REPORT, RESULTS = "report.html", "results.json"
+_WRITTEN = (REPORT, "table.md", "table.csv", *(f"{name}.svg" for name in PICTURES))
 
 
 def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the pictures as SVG."""
+    write_json(folder / RESULTS, document(results))  # first: it says whose the other files are
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
-    texts |= {f"{name}.svg": svg(figure, f"{name} of {results.study}") for name, figure in figures.items()}
+    study = presentable(results.study)
+    texts |= {f"{name}.svg": svg(figure, f"{name} of {study}") for name, figure in figures.items()}
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    write_json(folder / RESULTS, document(results))
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page(results: Results, figures: Mapping[str, Figure]) -> str:
@@ -44,7 +48,7 @@ def page(results: Results, figures: Mapping[str, Figure]) -> str:
         listed=[results.titles[key] for key in results.listed],
         near=[row.label for row in complete[1:] if _is_near(complete[0], row)],
         pictures={name: svg(figure, name, on_page=True) for name, figure in figures.items()},
-        stated=yaml.safe_dump(stated, sort_keys=False, allow_unicode=True),
+        stated=without_secrets(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True)),
         version=__version__,
     )
 
@@ -60,11 +64,15 @@ def require_own(folder: Path, study: str) -> None:
     """Raise `OptionError` if a folder has the results of another study, or of something else."""
     path = folder / RESULTS
     if not path.exists():
+        foreign = [name for name in _WRITTEN if (folder / name).exists() and not (folder / JOURNAL).exists()]
+        if foreign:
+            got = f"Got '{folder}', which has the file {foreign[0]} of something else"
+            raise OptionError(f"`output` needs a folder for '{study}' alone. {got}. Choose another folder.")
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         owner, number = content["study"], content.get(KEY, 1)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         owner, number = None, None
     if owner != study:
         of = f"of the study '{owner}'" if owner else "of something else"

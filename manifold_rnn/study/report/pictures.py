@@ -12,16 +12,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ...training.values import Value, Values
+from ...training.values import Value, Values, presentable
 from ..grid import shown_entry
 from ..results import Results, Row
-from .theme import COLOURS, INK, LINE, LINES, MARKERS, MUTED, STYLE, metric_axis, panels
+from .theme import COLOURS, INK, LINE, LINES, MARKERS, MUTED, STYLE, metric_axis, panels, plain_logarithm
 
 _MAP = colormaps["viridis"]
 _FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns
 _FACETS = 6
 _SHOWN = 8  # curves of a search
 _SPECTRA = 12
+PICTURES = ("heatmap", "curves", "ranges", "time", "eigenvalues")
+_LONGEST = 80  # letters of a label
 Where = dict[str | None, Value]
 
 
@@ -70,14 +72,19 @@ class Facets:
 
     def name(self, key: str | None, value: Value) -> str:
         """Return what to call a value in a picture."""
-        return "" if key is None else shown_entry(self.results.titles[key], value)
+        return "" if key is None else shortened(shown_entry(self.results.titles[key], value))
+
+
+def shortened(text: str) -> str:
+    """Return a text without its middle if it is too long for a picture."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
 
 
 def draw(results: Results) -> dict[str, Figure]:
     """Draw all pictures for which there is something to show."""
-    makers = {"heatmap": draw_heatmap, "curves": draw_curves, "ranges": draw_ranges, "time": draw_time}
+    makers = (draw_heatmap, draw_curves, draw_ranges, draw_time, draw_eigenvalues)
     with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
-        figures = {name: make(results) for name, make in {**makers, "eigenvalues": draw_eigenvalues}.items()}
+        figures = {name: make(results) for name, make in zip(PICTURES, makers, strict=True)}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -148,7 +155,7 @@ def draw_curves(results: Results) -> Figure | None:
             panel.plot(epochs, middle, linewidth=1.8, marker="o" if len(epochs) < 4 else None, markersize=4, **style)
             if epochs:
                 label = ", ".join(facets.name(key, row.choices[key]) for key in keys)
-                handles[facets.place(row)] = Line2D([], [], label=label or row.label, **style)
+                handles[facets.place(row)] = Line2D([], [], label=shortened(label or row.label), **style)
         panel.set(title=title, xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         metric_axis(panel, results, "validation")
@@ -227,8 +234,10 @@ def draw_ranges(results: Results) -> Figure | None:
         for row in results.rows:
             values = [run.validation or 0.0 for run in row.complete]
             panel.scatter([row.choices[key]] * len(values), values, color=facets.colour(row), marker=facets.marker(row))
-        panel.set(title=results.titles[key], xlabel=key)
-        panel.set_xscale("log" if results.grid.search[key].get("log") else "linear")
+        panel.set(title=results.titles[key], xlabel=presentable(key))
+        if results.grid.search[key].get("log"):
+            panel.set_xscale("log")
+            plain_logarithm(panel.xaxis)
         metric_axis(panel, results, "validation")
     return figure
 
@@ -248,7 +257,7 @@ def draw_eigenvalues(results: Results) -> Figure | None:
         reach = 1.06 * max(1.1, *(abs(part) for pair in (*run.spectrum_start, *run.spectrum_end) for part in pair))
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=(), aspect="equal")
         panel.spines[:].set_visible(False)
-        panel.set_title(f"{row.label}: {run.matrix}", fontsize=9)
+        panel.set_title(f"{shortened(row.label)}: {presentable(run.matrix)}", fontsize=9)
     return figure
 
 

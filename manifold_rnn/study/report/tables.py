@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -10,14 +11,17 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ... import __version__
 from ...training.formats import KEY, TABLE
-from ...training.values import Values
+from ...training.values import Value, Values, presentable, without_secrets
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
 TEMPLATES = Environment(loader=PackageLoader(__package__, ""), autoescape=select_autoescape())
+TEMPLATES.filters["shown"] = presentable
+TEMPLATES.filters["literal"] = lambda text: re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", text)  # in Markdown
 _DETAILS = ("test_best", "validation_mean", "seconds")  # left out where there is little room
 
 
@@ -59,18 +63,18 @@ def print_table(results: Results, console: Console) -> None:
     """Print the main columns of the table, the best combination in bold, and why runs failed."""
     baseline = results.about["baseline"]
     caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
-    table = Table(title=results.about["task"], caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title=Text(results.about["task"]), caption=caption, box=box.SIMPLE_HEAD)
     left_out = _DETAILS if len(results.grid.seeds) > 1 else (*_DETAILS, "complete")
     shown = [column for column in columns(results) if column.key not in left_out]
     for column in shown:
-        table.add_column(column.title, justify="left" if column.key in results.keys else "right", overflow="fold")
+        table.add_column(Text(column.title), justify="left" if column.key in results.keys else "right", overflow="fold")
     for row in results.rows:
         is_best = row is results.rows[0] and bool(row.complete)
-        table.add_row(*(column.show(row) for column in shown), style="bold" if is_best else "")
+        table.add_row(*(Text(column.show(row)) for column in shown), style="bold" if is_best else "")
     if results.rows:
         console.print(table, soft_wrap=False)
     for row in [row for row in results.rows if row.remark]:
-        console.print(f"{row.label}: {row.remark}", style="yellow")
+        console.print(Text(f"{row.label}: {row.remark}"), style="yellow")
 
 
 def markdown(results: Results) -> str:
@@ -84,21 +88,36 @@ def comma_separated(results: Results) -> str:
     rows = [numbers(results, row) for row in results.rows]
     if rows:
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({key: _cell(key) for key in rows[0]})
         for row in rows:
-            writer.writerow({k: shown_value(v) if isinstance(v, (dict, list)) else v for k, v in row.items()})
+            writer.writerow({key: _cell(value) for key, value in row.items()})
     return stream.getvalue()
+
+
+def _cell(value: Value) -> Value:
+    """A cell of a CSV file, in which no text is a formula for a spreadsheet."""
+    text = shown_value(value) if isinstance(value, (str, dict, list)) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def document(results: Results) -> Values:
     """Return everything, for JSON: the rows, and every run with its history."""
-    return {
+    content = {
         KEY: TABLE.current,
         **{"study": results.study, "about": results.about, "grid": results.grid.plain(), "cases": results.cases},
         "version": __version__,
         "rows": [numbers(results, row) for row in results.rows],
         "runs": [{"state": run.state, "validation": run.validation, **run.as_dict()} for run in results.runs],
     }
+    return {key: _without_secrets(value) for key, value in content.items()}
+
+
+def _without_secrets(value: Value) -> Value:
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(entry) for entry in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _shown_choice(key: str, row: Row) -> str:

@@ -1,12 +1,15 @@
 """The style of the pictures, and how a figure becomes SVG."""
 
 import io
+import re
+import warnings
 from html import escape
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from ..results import Results
 
@@ -14,6 +17,7 @@ from ..results import Results
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 _LIGHT = {INK: "#1d2530", MUTED: "#5d6878", LINE: "#dfe3e8", PAPER: "#ffffff"}
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+_STAND_IN = re.compile("|".join(_LIGHT))
 # Okabe and Ito's palette, distinct for every kind of colour vision; the darkest blue is lifted for dark pages.
 COLOURS = ("#0b84c9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -23,6 +27,7 @@ STYLE = {
     **{"axes.grid": True, "grid.color": LINE, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.titlecolor": INK, "axes.titlesize": 11, "axes.labelcolor": MUTED, "axes.labelsize": 10},
     **{"xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9},
+    "text.parse_math": False,  # labels are data: a $ in them is a $
     **{"legend.frameon": False, "legend.fontsize": 9.5, "legend.labelcolor": INK, "legend.handlelength": 2.2},
 }
 
@@ -45,16 +50,25 @@ def metric_axis(axes: Axes, results: Results, stage: str) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     else:
         axes.set_yscale("log")
+        plain_logarithm(axes.yaxis)
+
+
+def plain_logarithm(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis as plain text, because the pictures have no mathematics."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def svg(figure: Figure, title: str, *, on_page: bool = False) -> str:
     """Return a figure as SVG: an element for a page that defines the variables of the ink, or a file on white."""
     stream = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # text stays text; names differ between pictures
+    own = rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False})
+    with own, warnings.catch_warnings():  # text stays text; names differ between pictures
+        warnings.simplefilter("ignore", UserWarning)  # of letters that the font lacks, and of long labels
         figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title, "Creator": "manifold-rnn"})
-    text = stream.getvalue()
-    for stand_in, colour in (_VARIABLES if on_page else _LIGHT).items():
-        text = text.replace(stand_in, colour)
+    colours = _VARIABLES if on_page else _LIGHT
+    tag = re.compile("<[^>]*>")  # and not the text between tags, which may be the name of a colour
+    text = tag.sub(lambda match: _STAND_IN.sub(lambda found: colours[found[0]], match[0]), stream.getvalue())
     if not on_page:
         return text
     _, start, rest = text.partition("<svg")

@@ -1,0 +1,95 @@
+"""The fields of settings, checked against their type hints: with the same message from Python, a flag or a file."""
+
+import os
+import types
+import typing
+from abc import ABCMeta
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import numpy as np
+
+from ..errors import OptionError
+from .choices import require
+from .values import Value, Values
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+Hint: TypeAlias = object  # a type, or what `typing` has instead of one
+_KINDS: dict[Hint, str] = {int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
+
+
+def check_fields(settings: object, path: str = "") -> None:
+    """Raise `OptionError` unless the fields of a frozen dataclass have the types of their hints; convert near ones.
+
+    A path becomes text, a number of numpy one of Python, and an integer a float where one is expected.
+    """
+    kind: Hint = type(settings)
+    for name, hint in hints(kind).items():
+        value = getattr(settings, name)
+        if isinstance(hint, type) and (is_dataclass(hint) or isinstance(hint, ABCMeta)):
+            require(isinstance(value, hint), f"{path}{name}", f"a {hint.__name__}", f"{value!r:.80}")
+            continue
+        near = os.fspath(value) if isinstance(value, os.PathLike) else value
+        near = near.item() if isinstance(near, np.generic) else near
+        object.__setattr__(settings, name, checked(hint, near, f"{path}{name}"))
+
+
+def checked(hint: Hint, value: Value, key: str) -> Value:
+    """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
+    if _fits(hint, value):
+        return value
+    require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
+    is_set = value is not None or get_origin(hint) in (Union, types.UnionType) or hint is Any
+    require(is_set, key, expected(hint), "none")  # which the parser takes for every type
+    try:
+        return _value_parser(hint).parse_object({"value": value})["value"]
+    except ArgumentError as error:
+        raise OptionError(f"`{key}` needs {expected(hint)}. Got {value!r:.80}.") from error
+
+
+def _fits(hint: Hint, value: Value) -> bool:
+    """Whether a value has a plain type exactly; the parser, which takes a millisecond, decides everything else."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(part, value) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(type(part) is type(value) and part == value for part in get_args(hint))
+    if hint == Values and type(value) is dict:
+        return all(type(key) is str for key in value)
+    if get_origin(hint) in (dict, list) and not value:
+        return type(value) is get_origin(hint)
+    return hint in (int, float, bool, str, type(None)) and type(value) is hint
+
+
+def expected(hint: Hint) -> str:
+    """Return what a type hint accepts, in words, such as "an integer, or null"."""
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        words = " or ".join(dict.fromkeys(expected(part) for part in parts))
+        return words + (", or null" if len(parts) < len(get_args(hint)) else "")
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (tuple, list):
+        count = f" of {len(get_args(hint))}" if get_origin(hint) is tuple else ""
+        return f"a list{count}, each {expected(get_args(hint)[0])}"
+    return _KINDS.get(get_origin(hint) or hint, "a text")
+
+
+@cache
+def hints(kind: Hint) -> dict[str, Hint]:
+    """Return the type hints of the fields of a dataclass; none for any other type."""
+    known = typing.get_type_hints(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
+    return {f.name: known[f.name] for f in fields(kind)} if known else {}  # type: ignore[arg-type]
+
+
+@cache
+def _value_parser(hint: Hint) -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser

@@ -1,0 +1,382 @@
+"""What goes wrong beside a comparison, or is written in its file, and what must not follow from it."""
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("matplotlib")
+import optuna
+from filelock import FileLock
+from rich.console import Console
+from support import ROOT
+from support.study_cases import ABOUT, BASE, attempts, epoch_scores, open_study, record, train
+
+from manifold_rnn.errors import OptionError
+from manifold_rnn.study import CompareSettings, Grid, compare, store
+from manifold_rnn.study.report import print_table, write_report
+from manifold_rnn.study.results import Results, gather
+from manifold_rnn.study.store import JOURNAL, StudyBusy, open_store
+from manifold_rnn.study.worker import Worker
+
+SMALL = {"network.constraint": ["Orthogonal", "Unitary"], "network.retraction": ["cayley"]}
+GRID = """
+base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 4}, epochs: 2, batch_size: 512}
+grid:
+  network.constraint: [Orthogonal, Unitary]
+  network.retraction: [cayley, polar]
+"""
+MARKUP = [
+    *(
+        "$x^2$",
+        r"\$a\frac$",
+        "[/x]",
+        "[bold]b",
+        "<b>&\"'",
+        "</script><!--",
+        "a_b*c*`d`",
+        "# a | b",
+        "%s {0} {{ a }}",
+    ),
+    *("=1+1", "@a,b", "q\"u'o", "two\nlines\r", "n\0ul", "\x1b[31mred", "\ud800", "汉字 ☃ µ", "long" * 2000, "#010203"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def reported(texts, **changes):
+    about = {**ABOUT, "task": texts[0], "metric": f"bits {texts[0]}", **changes}
+    grid = Grid(BASE, {"network.cell": texts, f"a.{texts[0]}": [1, 2]})
+    runs = [record([epoch_scores(0.9, 1), epoch_scores(0.9, 2)], choices=case.choices) for case in grid.cases()]
+    for run in runs[::3]:
+        run.failure = f"why: {run.choices['network.cell']}"
+    runs[1].spectrum_end, runs[1].matrix = [[0.5, 0.5]], texts[0]
+    return Results(texts[0], about, grid, len(runs), runs)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("text", MARKUP, ids=lambda text: ascii(text)[:20])
+def test_what_a_file_says_is_text_in_every_output(text, higher, tmp_path):
+    report = reported([text, "plain"], higher_is_better=higher)
+    write_report(report, tmp_path)
+    for path in tmp_path.glob("*.svg"):
+        root = ElementTree.fromstring(path.read_bytes())
+        words = {"".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("text")}
+        assert "plain" in " ".join(words) or path.stem in ("eigenvalues", "time")
+        if text.isprintable() and len(text) < 20 and path.stem == "heatmap":
+            assert text in words
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<script") == 1 and "<b>" not in page and "\0" not in page and "\x1b" not in page
+    lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    cells = {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines if line.startswith("|")}
+    assert len(cells) == 1 and sum(line.startswith("|") for line in lines) == 2 + len(report.rows)
+    assert not any(re.search(r"(?<!\\)[<$`#]", line) for line in lines)
+    rows = list(csv.reader(io.StringIO((tmp_path / "table.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 1 + len(report.rows) and len({len(row) for row in rows}) == 1
+    assert not any(cell.startswith(("=", "@")) for row in rows for cell in row)
+    json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    stream = io.StringIO()
+    print_table(report, Console(file=stream, width=200))
+    assert "\x1b" not in stream.getvalue() and "\0" not in stream.getvalue()
+    if text.isprintable() and len(text) < 20:
+        assert text in stream.getvalue()
+
+
+def test_a_terminal_of_ascii_does_not_end_a_comparison(tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from support import study_cases as c\n"
+        "from manifold_rnn.study import CompareSettings, compare\n"
+        "about = {**c.ABOUT, 'task': '\\xb5 \\u2713', 'metric': 'accuracy \\xb1'}\n"
+        "sys.exit(compare(CompareSettings('grid.yaml', output='out'), objective=c.train, about=about))"
+    )
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=ascii_only, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert b"4/4" in run.stdout and (tmp_path / "out" / "report.html").exists()
+
+
+def test_failed_cases_are_run_again_on_request_and_complete_ones_are_not(tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    broken, begun = [True], []
+
+    def objective(mapping, *, folder, **options):
+        begun.append(mapping["network"]["constraint"] + mapping["network"]["retraction"])
+        if mapping["network"]["constraint"] == "Unitary" and broken:
+            folder.mkdir(parents=True)
+            (folder / "left.txt").write_text("by the attempt that failed")
+            raise RuntimeError("out of memory")
+        return train(mapping, folder=folder, **options)
+
+    def compared(**options):
+        settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"), **options)
+        begun.clear()
+        return compare(settings, objective=objective, about=ABOUT)
+
+    assert compared() == 1
+    assert "2 failed: add --retry_failed" in capsys.readouterr().out
+    assert compared() == 1 and not begun  # a failure is an end, unless it is asked for
+    with pytest.raises(OptionError, match=r"`retry` needs the name of a failed case.*Unitary · cayley, seed 0"):
+        compared(retry="Orthogonal · cayley, seed 0")
+    assert compared(retry_failed=True) == 1 and begun == ["Unitarycayley", "Unitarypolar"]
+    broken.clear()
+    assert compared(retry="Unitary · cayley, seed 0") == 1 and begun == ["Unitarycayley"]
+    assert compared(retry="unitary-polar-*") == 0 and begun == ["Unitarypolar"]
+    assert compared(retry_failed=True) == 0 and not begun
+    assert len(list(tmp_path.glob("out/runs/*.failed*/left.txt"))) == 4  # what failed attempts left is kept
+    runs = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert [run["state"] for run in runs] == ["complete"] * 4
+
+
+def test_a_case_that_was_given_up_can_be_retried(tmp_path, monkeypatch):
+    from manifold_rnn.study import claim
+
+    (tmp_path / "worker.lock").touch()
+    one = open_study(tmp_path, axes={"network.constraint": ["Orthogonal"]}, seeds=[0])
+    with monkeypatch.context() as past:
+        past.setattr(claim, "identity", lambda: str(tmp_path / "worker.lock"))
+        while one.claim() is not None:
+            pass
+    assert one.claim() is None
+    one.retry([case.key for case in one.cases])
+    assert one.claim().is_retry
+
+
+def test_combinations_that_give_the_same_run_are_run_once(tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(
+        "base: {task: {name: Digits}, network: {cell: Elman, constraint: Orthogonal}}\n"
+        "grid:\n  network.retraction: [null, cayley, polar]\n  optimizer: [{lr: 1e-3}, {}, {lr: 0.001, name: Adam}]\n"
+        "  clip: [1, 1.0]\n"
+    )
+
+    def objective(mapping, *, folder, on_epoch, stop):
+        on_epoch(epoch_scores(0.5, 1))
+        return record([epoch_scores(0.5, 1)])
+
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    assert compare(settings, objective=objective, about=ABOUT) == 0
+    assert "2 runs" in (out := capsys.readouterr().out) and "16 combinations give the same run" in out
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(document["runs"]) == len(document["rows"]) == 2
+
+
+def test_a_study_goes_on_if_its_file_says_the_same_in_other_words(tmp_path):
+    Worker(open_study(tmp_path, axes=SMALL), train, tmp_path / "runs").work()
+    base = {**BASE, "optimizer": {"lr": 0.001}, "task": {"name": "Digits", "seed": 0}}
+    axes = {"network.constraint": ["Unitary", {"name": "Orthogonal"}], "network.retraction": ["cayley"]}
+    other = open_study(tmp_path, axes=Grid(base, axes, seeds=[1, 0]))
+    assert len(other.ends()) == 4 and other.claim() is None
+    results = gather(other)
+    shown = [row.choices["network.constraint"] for row in results.rows]
+    assert all(constraint in shown for constraint in axes["network.constraint"])
+    assert len(results.rows) == 2 and all(len(row.complete) == 2 for row in results.rows)
+
+
+def hold(kind, folder):
+    """Keep a lock as a suspended worker does, and return what releases it."""
+    if kind == "sqlite":
+        connection = sqlite3.connect(folder / "a.db", isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        return connection.close
+    lock = FileLock({"study": folder / "study.lock", "journal": folder / f"{JOURNAL}.append"}[kind], is_singleton=False)
+    lock.acquire()
+    return lock.release
+
+
+@pytest.mark.parametrize("kind", ["study", "journal", "sqlite"])
+def test_workers_wait_for_the_lock_of_a_suspended_one_and_lose_nothing(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_WAIT", 0.05)
+    url = f"sqlite:///{tmp_path / 'a.db'}" if kind == "sqlite" else None
+    one = open_study(tmp_path, url, axes=SMALL)
+    release = hold(kind, tmp_path)
+    with pytest.raises(StudyBusy):
+        one.claim()
+    calls, held, real = [], [release], one._close
+
+    def close(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:  # while the second result is to be written, a lock is kept for three tries
+            held.append(hold(kind, tmp_path))
+        if len(calls) == 5:
+            held.pop()()
+        return real(*arguments)
+
+    claims, claim = [], one.claim
+
+    def claim_after_waiting(*arguments):
+        claims.append(arguments)
+        if len(claims) == 3:
+            held.pop()()
+        return claim(*arguments)
+
+    monkeypatch.setattr(one, "_close", close)
+    monkeypatch.setattr(one, "claim", claim_after_waiting)
+    Worker(one, train, tmp_path / "runs").work()
+    assert list(attempts(one).values()) == [[("COMPLETE", "own")]] * 4 and not held
+
+
+def test_a_run_whose_folder_a_suspended_worker_has_is_left_alone_for_a_while(tmp_path):
+    one, asked = open_study(tmp_path, axes=SMALL, patience=1), []
+
+    def objective(mapping, **options):
+        asked.append(mapping["network"]["constraint"])
+        if len(asked) == 1:
+            raise BlockingIOError("Another process is training in the folder.")
+        return train(mapping, **options)
+
+    Worker(one, objective, tmp_path / "runs").work()
+    assert len(one.ends()) == 4 and asked.count("Orthogonal") == 3
+    assert all(trial.state.name == "COMPLETE" for trial in one.ends().values())
+
+
+@pytest.mark.parametrize("error", [
+    FileNotFoundError(errno.ENOENT, "No such file"), PermissionError(errno.EACCES, "not readable"),
+    OSError("no errno: not a sound"), MemoryError(), RecursionError("deep"), KeyError("a"), TimeoutError("a download"),
+], ids=repr)  # fmt: skip
+def test_an_error_of_one_case_ends_that_case_alone(error, tmp_path):
+    def objective(mapping, **options):
+        if mapping["network"]["constraint"] == "Unitary":
+            raise error
+        return train(mapping, **options)
+
+    one = open_study(tmp_path, axes=SMALL)
+    Worker(one, objective, tmp_path / "runs").work()
+    assert sorted(trial.state.name for trial in one.ends().values()) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE])
+def test_an_error_of_the_machine_ends_the_work_and_no_case(number, tmp_path):
+    def objective(mapping, **options):
+        raise OSError(number, os.strerror(number))
+
+    one = open_study(tmp_path, axes=SMALL)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        Worker(one, objective, tmp_path / "runs").work()
+    assert not one.ends()
+
+
+SPOILED = {
+    **{name: {name: math.nan} for name in ("test_loss", "test_metric", "seconds_per_step", "defect")},
+    "an infinite loss of the test": {"test_loss": math.inf},
+    "an eigenvalue": {"spectrum_end": [[math.nan, 0.0]]},
+    **{
+        f"{key} of epoch 1": {"history": [{**epoch_scores(0.99, 1), key: math.nan}, epoch_scores(0.99, 2)]}
+        for key in ("train_loss", "val_loss", "val_metric")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stored"),
+    [
+        *((changes, "by this version") for changes in SPOILED.values()),
+        # JSON has null for a number that is not finite, which in other places is a number that is not there
+        *((changes, "before") for name, changes in SPOILED.items() if "epoch" in name or "eigenvalue" in name),
+    ],
+)
+def test_a_case_with_any_number_that_is_not_finite_is_not_ranked(changes, stored, tmp_path):
+    def objective(mapping, **options):
+        good = [epoch_scores(0.5, 1), epoch_scores(0.5, 2)]
+        spoiled = mapping["network"]["constraint"] == "Unitary"
+        return (
+            record([epoch_scores(0.99, 1)], **changes)
+            if spoiled and "history" not in changes
+            else record(changes["history"] if spoiled else good)
+        )
+
+    one = open_study(tmp_path, axes=SMALL, seeds=[0])
+    if stored == "before":
+        while attempt := one.claim():
+            one.finish(attempt, objective(one.grid.run_mapping(attempt.choices, 0)))
+    else:
+        Worker(one, objective, tmp_path / "runs").work()
+    rows = gather(one).rows
+    assert rows[0].choices["network.constraint"] == "Orthogonal" and len(rows[0].complete) == 1
+    assert (not rows[1].complete and "is not finite" in rows[1].remark) or "is nan" in rows[1].remark
+    write_report(gather(one), tmp_path)
+
+
+SECRET = "s3cr3t-w0rd"
+URLS = [
+    f"postgresql://u:{SECRET}@127.0.0.1:1/d", f"postgresql://127.0.0.1:1/d?password={SECRET}",
+    f"postgresql://127.0.0.1:1/d?user=u&sslpassword={SECRET}&sslmode=disable", f"postgresql://u:a@{SECRET}@h/d",
+    f"postgresql://u:{SECRET}@h:port/d", f"postgresql+{SECRET}", f"mysql://u:{SECRET}@h/d",
+    f"postgresql://127.0.0.1:1/d?nosuch={SECRET}", f"sqlite:////none/such/a.db?password={SECRET}",
+    f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/d",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_part_of_a_url_in_which_drivers_take_secrets_is_shown(url, tmp_path):
+    settings = CompareSettings("grid.yaml", storage=url)
+    assert SECRET not in repr(settings)
+    with pytest.raises(OptionError) as refusal:
+        open_store(url, tmp_path, "study")
+    import traceback
+
+    assert SECRET not in "".join(traceback.format_exception(refusal.value)) and len(str(refusal.value)) <= 400
+
+
+def test_a_driver_that_repeats_the_password_while_a_study_runs_is_not_quoted(tmp_path):
+    one = open_study(tmp_path, f"sqlite:///{tmp_path / 'a.db'}?timeout=60", axes=SMALL)
+    hide = store._without_secrets_of
+    url = store.make_url(f"postgresql://u:{SECRET}@h/d?sslpassword=other-{SECRET}")
+    assert SECRET not in hide(url, f"connection failed: password {SECRET} and other-{SECRET}")
+    one.close()
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "report.html", "curves.svg", "results.json"])
+def test_a_folder_with_files_of_something_else_is_left_as_it_is(name, tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    with pytest.raises(OptionError, match="`output` needs a folder for 'grid' alone"):
+        compare(settings, objective=train, about=ABOUT)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+def test_a_database_of_something_else_is_left_as_it_is(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE mine (a)")
+    connection.close()
+    before = (tmp_path / "a.db").read_bytes()
+    with pytest.raises(OptionError, match="it has tables of something else, such as mine"):
+        open_store(f"sqlite:///{tmp_path / 'a.db'}", tmp_path, "study")
+    assert (tmp_path / "a.db").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+
+@pytest.mark.parametrize("changes", [
+    {"output": ""}, {"output": " "}, {"output": "a\0b"}, {"study": ""}, {"workers": 10**6}, {"workers": "2x"},
+    {"workers": 1.5}, {"patience": math.nan}, {"extend": 3}, {"storage": 3},
+], ids=str)  # fmt: skip
+def test_settings_of_a_comparison_made_from_python_are_checked(changes):
+    with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
+        CompareSettings("grid.yaml", **changes)
+
+
+@pytest.mark.parametrize("changes", [
+    {"seeds": [0.5]}, {"seeds": ["a"]}, {"seeds": 3}, {"pruning": 3}, {"grid": [1]}, {"base": None},
+    {"grid": {"epochs": list(range(1, 1001)), "batch_size": list(range(1, 1001))}},
+], ids=lambda changes: str(changes)[:30])  # fmt: skip
+def test_a_grid_made_from_python_is_checked(changes):
+    with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
+        Grid(**{"base": BASE, "grid": SMALL, **changes})
+
+
+def test_a_grid_from_a_pipe_has_a_name_that_lasts():
+    assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}

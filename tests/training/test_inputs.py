@@ -1,0 +1,165 @@
+"""Settings from files, pipes and Python: checked where they enter, with one message, and nothing unbounded."""
+
+import dataclasses
+import itertools
+import math
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning")
+import manifold_rnn as mr
+from manifold_rnn.errors import OptionError
+from manifold_rnn.tasks import memory
+from manifold_rnn.training import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings, read_run
+from manifold_rnn.training.build import build_network, require_run_in_memory
+from manifold_rnn.training.mapping import resolved
+from manifold_rnn.training.values import presentable, read_yaml, without_secrets
+
+LETTERS = "abcdefghi"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise(LETTERS)
+)
+FILES = {
+    "a key twice": (b"epochs: 1\nclip: 2\nepochs: 3\n", "`epochs` twice in a mapping, again in line 3"),
+    "a key twice below": (b"network:\n  zoo: lem\n  'zoo': lru\n", "`zoo` twice in a mapping, again in line 3"),
+    "a key twice in a flow": (b"task: {name: Digits, seed: 1, seed: 2}\n", "`seed` twice"),
+    "a bomb of aliases": (BOMB.encode(), "more than 100,000 values"),
+    "an alias inside of itself": (b"a: &a [*a]\n", "an alias `a` of nothing that is complete"),
+    "deep nesting": (b"a: " + b"[" * 100_000, "more than 50 levels"),
+    "a large file": (b"#" * 2**20 + b"\na: 1", "at most 1,048,576 bytes"),
+    "a number of many digits": (b"epochs: " + b"9" * 5000, "needs to be a YAML file"),
+    "another encoding": ("clip: é".encode("latin-1"), "byte 0xe9 at 6, which is not UTF-8"),
+    "UTF-16": ("epochs: 1".encode("utf-16"), "byte 0xff at 0, which is not UTF-8"),
+    "NUL": (b"epochs: 1\0", "needs to be a YAML file"),
+}
+
+
+@pytest.mark.parametrize(("content", "answer"), FILES.values(), ids=FILES)
+def test_a_file_that_is_not_plain_is_refused_by_what_is_wrong(content, answer, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(OptionError) as refusal:
+        read_yaml(path)
+    assert answer in str(refusal.value) and "run.yaml" in str(refusal.value)
+    assert len(str(refusal.value)) <= 400 + len(str(path)) and "\n" not in str(refusal.value)
+
+
+def test_a_mark_of_the_byte_order_other_ends_of_lines_and_merged_keys_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfbase: &b {clip: 1, epochs: 2}\r\nrun: {<<: *b, epochs: 3}\r\n")
+    assert read_yaml(tmp_path / "a.yaml")["run"] == {"clip": 1, "epochs": 3}
+
+
+def test_a_pipe_is_read_once_and_a_device_is_not_read_for_ever(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("epochs: 3",))
+    writer.start()
+    assert read_yaml(tmp_path / "pipe") == {"epochs": 3}
+    writer.join()
+    with pytest.raises(OptionError, match="at most"):
+        read_yaml("/dev/zero")
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_yaml("a\0b")
+
+
+PARTS = {"network": NetworkSettings, "optimizer": OptimizerSettings, "schedule": ScheduleSettings}
+VALID = {"network": {"zoo": "lem"}, "optimizer": {}, "schedule": {}}
+WRONG = ["no such thing", 1.5, -1, math.nan, math.inf, True, None, [3], {"a": 1}, 10**30, b"bytes", object()]
+CASES = [("", field.name) for field in dataclasses.fields(RunSettings) if field.name not in ("task", *PARTS)]
+CASES += [(part, field.name) for part, kind in PARTS.items() for field in dataclasses.fields(kind)]
+
+
+def outcome(make):
+    try:
+        made = make()
+    except OptionError as error:
+        return str(error)
+    return {name: getattr(made, name) for name in ("epochs", *PARTS)}
+
+
+@pytest.mark.parametrize(("part", "name"), CASES)
+def test_settings_made_from_python_answer_as_those_of_a_file(part, name):
+    for value in WRONG:
+        mapping = {"task": {"name": "Digits"}, **VALID}
+        mapping = {**mapping, part: {**VALID[part], name: value}} if part else {**mapping, name: value}
+
+        def build_from_python(mapping=mapping):
+            parts = {key: kind(**mapping[key]) for key, kind in PARTS.items()}
+            rest = {key: entry for key, entry in mapping.items() if key not in (*parts, "task")}
+            return RunSettings(mr.tasks.Digits(), **parts, **rest)
+
+        ends = [outcome(build_from_python), outcome(lambda mapping=mapping: read_run(mapping))]
+        if name in ("zoo", "cell") and not isinstance(value, str):  # the names are listed, or a text is asked for
+            ends = [end.partition(" needs ")[0] if isinstance(end, str) else end for end in ends]
+        assert ends[0] == ends[1], value
+
+
+def test_near_types_are_converted_and_parts_of_another_type_are_refused():
+    settings = RunSettings(mr.tasks.Digits(), NetworkSettings("lem", hidden_size=np.int64(8)), output=Path("a"))
+    assert settings.output == "a" and type(settings.network.hidden_size) is int
+    assert type(OptimizerSettings(lr=1).lr) is float
+    for changes in ({"network": {"zoo": "lem"}}, {"task": "Digits"}, {"optimizer": None}):
+        with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs a"):
+            RunSettings(**{"task": mr.tasks.Digits(), "network": NetworkSettings("lem"), **changes})
+
+
+@pytest.mark.parametrize(
+    "network", [{"cell": name} for name in ("Elman", "LSTM", "LRU")] + [{"zoo": "scornn"}], ids=str
+)
+def test_a_network_beyond_memory_is_refused_before_it_is_built(network, monkeypatch):
+    settings = NetworkSettings(**network, hidden_size=4096)
+    held = sum(weight.nbytes for weight in build_network(settings, 3, 2).state_dict().values())
+    monkeypatch.setattr(memory, "machine_memory", lambda: held)
+    with pytest.raises(OptionError, match=r"`network.hidden_size` needs a network that fits into memory. Got 4096"):
+        build_network(settings, 3, 2)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 3 * held)
+    build_network(settings, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"network": {"cell": "Elman", "hidden_size": 10**9}}, "network.hidden_size"),
+        ({"network": {"zoo": "lru", "hidden_size": 10**9}}, "network.hidden_size"),
+        ({"task": {"name": "Copying", "delay": 10**9, "sizes": [1, 1, 1]}}, "batch_size"),
+        ({"batch_size": 10**8, "task": {"name": "Copying", "delay": 10**4}}, "batch_size"),
+    ],
+)
+def test_a_run_beyond_memory_is_refused_by_an_estimate(changes, key):
+    settings = read_run({"task": "Digits", "network": {"cell": "Elman"}, **changes})
+    with pytest.raises(OptionError, match=f"`{key}` needs"):
+        require_run_in_memory(settings, 10**6)
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("text", [
+    f"postgresql://u:{SECRET}@h:5432/d", f"at postgresql+psycopg://u:{SECRET}@h failed", f"https://:{SECRET}@h/a b",
+    f"https://h/d?password={SECRET}&x=1", f"https://h?sslpassword={SECRET}", f"token: {SECRET}",
+    f'{{"api_key": "{SECRET}"}}', f"PGPASSWORD={SECRET} psql", f"user=u password={SECRET} host=h",
+    f"postgresql://u:{SECRET}@{SECRET}@h/d",
+])  # fmt: skip
+def test_secrets_of_urls_and_keys_are_not_shown(text):
+    assert SECRET not in without_secrets(text) and "***" in without_secrets(text)
+
+
+def test_ordinary_text_is_shown_as_it_is_and_no_character_controls_a_terminal():
+    for text in ("Orthogonal · lr 0.001", "password authentication failed", "https://a.org/b:c", "µ ± é 中", "a:b@c"):
+        assert presentable(text) == text
+    assert presentable("a\x1b[31m\n\0\ud800\u202e") == "a\\x1b[31m\\n\\x00\\ud800\\u202e"
+
+
+def test_runs_are_equal_whatever_is_left_out_or_written_otherwise():
+    base = {"task": "Digits", "network": {"cell": "Elman", "constraint": "Orthogonal"}}
+    same = [
+        {**base, "epochs": 10, "optimizer": {"lr": 0.001}},
+        {**base, "task": {"name": "Digits", "seed": 0}},
+        {**base, "network": {**base["network"], "constraint": {"name": "Orthogonal"}, "retraction": "cayley"}},
+        {**base, "network": {**base["network"], "hidden_size": 128}, "optimizer": {"constrained": "Adam"}},
+    ]
+    assert all(resolved(read_run(other)) == resolved(read_run(base)) for other in same)
+    assert resolved(read_run({**base, "epochs": 11})) != resolved(read_run(base))
