@@ -1,6 +1,5 @@
 """The results of a study so far: its runs, and a row for every combination."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
