@@ -118,7 +118,8 @@ class MatrixGroup(OrthonormalColumns):
         """
         self.require(x)
         U, _, Vh = torch.linalg.svd(x.detach())
-        return self._settle(with_polar_adjoint(x, U @ self._component(Vh, U)))
+        W = polish(U @ self._component(Vh, U))  # in single precision the factors are off by several roundings
+        return self._settle(with_polar_adjoint(x, W))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
         """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""

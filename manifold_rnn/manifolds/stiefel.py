@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import retractions
 from ..errors import OptionError, UnsupportedError
-from ..linalg import expm_skew
+from ..linalg import expm_skew, polish
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length, require_matrix, require_same
 from ..linalg.norms import scale_of
@@ -104,7 +104,7 @@ class Stiefel(OrthonormalColumns):
         """Nearest matrix with orthonormal columns, by the singular value decomposition."""
         self.require(x)
         U, _, Vh = torch.linalg.svd(x.detach(), full_matrices=False)
-        return with_polar_adjoint(x, U @ Vh)
+        return with_polar_adjoint(x, polish(U @ Vh))
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
