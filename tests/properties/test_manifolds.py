@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from support.properties import GROUP_ROWS, LENGTHS, OURS, PATTERNS, ambient, assert_point, law, points, tolerance
 from support.tolerances import atol
 
@@ -27,8 +28,8 @@ def size(u):
     return float(u.abs().max()) if u.numel() else 0.0
 
 
-@law(drawn=points(rows=OURS), length=LENGTHS, pattern=PATTERNS)
-def test_every_map_along_any_finite_vector_ends_on_the_manifold_or_is_refused(drawn, length, pattern):
+@law(drawn=points(rows=OURS), length=LENGTHS, pattern=PATTERNS, recorded=st.booleans())
+def test_every_map_along_any_finite_vector_ends_on_the_manifold_or_is_refused(drawn, length, pattern, recorded):
     m, x, g = drawn.manifold, drawn.x, ambient(drawn, pattern, length)
     c = m.to_coordinates(x, g)
     maps = {
@@ -38,7 +39,8 @@ def test_every_map_along_any_finite_vector_ends_on_the_manifold_or_is_refused(dr
         "retr_free": lambda: refused_or(m.retr_free, x, c),
     }
     for name, call in maps.items():
-        y = call()
+        with torch.set_grad_enabled(recorded):  # what nobody records takes shorter ways
+            y = call()
         if y is None:
             assert size(g) > 1e10, name
         else:
@@ -78,13 +80,19 @@ def test_a_step_of_zero_ends_where_it_began(drawn):
         torch.testing.assert_close(y, x, atol=tolerance(x), rtol=0)
 
 
-@law(drawn=points(rows=tuple(r for r in OURS if r[2] in (torch.float64, torch.complex128))), length=LENGTHS)
-def test_short_steps_agree_with_the_straight_line_to_first_order(drawn, length):
+@law(
+    drawn=points(rows=tuple(r for r in OURS if r[2] in (torch.float64, torch.complex128))),
+    length=LENGTHS,
+    recorded=st.booleans(),
+)
+def test_short_steps_agree_with_the_straight_line_to_first_order(drawn, length, recorded):
     m, x = drawn.manifold, drawn.x
     t = min(length, 1e-2)
     u = m.proju(x, drawn.normal())
     u = u / max(1.0, float(torch.linalg.vector_norm(u)))
-    for y in (m.retr(x, t * u), m.expmap(x, t * u), m.retr_coordinates(x, m.to_coordinates(x, t * u))):
+    with torch.set_grad_enabled(recorded):
+        ends = m.retr(x, t * u), m.expmap(x, t * u), m.retr_coordinates(x, m.to_coordinates(x, t * u))
+    for y in ends:
         assert size(y - x - t * u) <= 3 * t**2 + 100 * atol(x.dtype)
 
 
