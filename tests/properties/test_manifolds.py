@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.properties import GROUP_ROWS, LENGTHS, OURS, PATTERNS, ambient, assert_point, law, points, tolerance
 from support.tolerances import atol
 
-from manifold_rnn import errors, manifolds
+from manifold_rnn import errors, linalg, manifolds
 
 REFUSALS = (errors.NonFiniteError, errors.UnsupportedError, errors.OffManifoldError)
 
@@ -152,3 +152,32 @@ def test_a_half_turn_is_refused_or_right_and_its_gradient_is_finite(kind, sign):
             free = torch.zeros(m.coordinate_shape((4, 4), dtype), dtype=dtype.to_real(), requires_grad=True)
             m.retr_free(sign * x, free).real.sum().backward()
             assert bool(free.grad.isfinite().all())
+
+
+def test_angles_of_special_unitary_matrices_may_add_up_to_a_whole_turn(generator):
+    m = manifolds.SpecialUnitary("exp")
+    for angles in ([2.6, 2.4, -5.0], [-2.6, -2.4, 5.0], [3.0, 2.2, 2.0, -7.2], [3.0, 2.9, 2.7, -8.6], [0.1] * 3):
+        theta = torch.tensor([*angles[:-1], -sum(angles[:-1])], dtype=torch.float64)
+        V = manifolds.Unitary().random(len(theta), len(theta), dtype=torch.complex128, generator=generator)
+        y = V * torch.polar(torch.ones_like(theta), theta) @ V.mH
+        x = m.origin(len(theta), len(theta), dtype=y.dtype)
+        v = m.logmap(x, y)
+        torch.testing.assert_close(m.expmap(x, v), y, atol=1e-11, rtol=0)
+        # of all choices of turns that add up to 0, none is shorter
+        principal = torch.angle(torch.polar(torch.ones_like(theta), theta))
+        turns = torch.cartesian_prod(*[torch.arange(-2, 3, dtype=torch.float64)] * len(theta))
+        sums = principal + 2 * torch.pi * turns
+        lengths = torch.linalg.vector_norm(sums[sums.sum(-1).abs() < 1e-9], dim=-1)
+        assert float(m.norm(x, v)) <= float(lengths.min()) + 1e-9
+
+
+def test_columns_of_vanishing_numbers_are_no_obstacle(generator):
+    for dtype in (torch.float32, torch.complex64, torch.float64, torch.complex128):
+        tiny = torch.finfo(dtype).tiny
+        for scale in (1e-2 * tiny, tiny, 1e3 * tiny):
+            x = torch.randn(5, 3, dtype=dtype, generator=generator)
+            x[:, 1:] *= scale
+            for factor in (linalg.qr(x)[0], manifolds.Stiefel().projx(x), linalg.polar(x)):
+                assert float(linalg.defect(factor)) < 1e-5
+            for result in (manifolds.Contraction(0.5).projx(x), manifolds.Stiefel("cayley").retr(factor, 1e10 * x)):
+                assert bool(result.isfinite().all())

@@ -126,7 +126,7 @@ def ambient(drawn, pattern, length):
     size = torch.view_as_real(g).abs().amax() if g.is_complex() else g.abs().amax()
     g = g / size.clamp(min=torch.finfo(g.dtype).tiny)
     parts = torch.view_as_real(g) if g.is_complex() else g
-    parts = parts * min(length, 0.7 * largest)
+    parts = parts * min(length, 0.99 * largest)
     return torch.view_as_complex(parts) if g.is_complex() else parts
 
 
