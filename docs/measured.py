@@ -52,9 +52,10 @@ def write_promises(results: Path, into: Path) -> None:
     rows = _lines(results / "memory.jsonl")
     write_if_new(into / "memory.rst", memory(rows) if rows else _missing("python benchmarks/memory.py"))
     path = results / "mutations.json"
-    rows = json.loads(path.read_text())["mutations"] if path.exists() else []
-    table = list_table(("fault", "file", "found by"), ((r["fault"], f"``{r['file']}``", _found(r)) for r in rows))
-    write_if_new(into / "mutations.rst", table if rows else _missing("python benchmarks/mutations.py"))
+    faults = json.loads(path.read_text())["mutations"] if path.exists() else {}
+    cells = ((name, f"``{row['file']}``", _found(row)) for name, row in faults.items())
+    table = list_table(("fault", "file", "found by"), cells)
+    write_if_new(into / "mutations.rst", table if faults else _missing("python benchmarks/mutations.py"))
 
 
 def _lines(path: Path) -> list[dict]:
