@@ -1,81 +1,175 @@
-"""Measure how far single precision drifts off the manifold in many random optimizer steps.
+"""Measure how far a weight drifts off its manifold in many optimizer steps, and write one row for each combination.
 
-Each run gives `RiemannianSGD` random gradients, of norms spread from 0.1 to 1, and keeps the worst defect seen,
-measured in double. One more run takes the correction away from the Cayley retraction, and shows what it is for.
+A row is one manifold, retraction, optimizer and dtype. Four weights are stepped as one batch, with gradients of four
+kinds: random ones, a constant one, one that changes its sign at each step, and small ones with a spike of norm 1000
+every fifty steps. The worst defect is measured in double precision. Rows are appended to a file, and rows that are in
+the file already are not measured again, so you can interrupt the command and continue it.
 """
 
 import argparse
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
+from pathlib import Path
 
-import geoopt
 import torch
-from timing import write
+from timing import RESULTS, machine
 
 import manifold_rnn as mr
+from manifold_rnn import manifolds, optim, retractions
+from manifold_rnn.manifolds import Manifold
 
-NAMES = ["cayley", "exp", "qr", "polar"]
-UNPOLISHED = "cayley unpolished"
-# the manifold, its dtype, and the rows for one column
-CASES = {
-    "float32": (mr.Orthogonal, torch.float32, 1),
-    "complex64": (mr.Unitary, torch.complex64, 1),
-    "special": (mr.SpecialUnitary, torch.complex64, 1),
-    "stiefel": (mr.Stiefel, torch.float32, 4),
+GRADIENTS = 64
+WEIGHTS = 4
+OWN, NONE, LANDING = "its own", "none", "Landing"
+LANDED = ("Orthogonal", "SpecialOrthogonal", "Unitary", "Stiefel", "Stiefel canonical", "Blocks")
+DTYPES = {"float32": (torch.float32, torch.complex64), "float64": (torch.float64, torch.complex128)}
+BOUNDS = {"float32": 1e-5, "float64": 1e-12}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A manifold with any retraction, the shape of its points for a size ``n``, and whether they are complex."""
+
+    make: Callable[[str], Manifold]
+    shape: Callable[[int], tuple[int, int]]
+    is_complex: bool = False
+    has_retraction: bool = True
+
+
+def _square(n: int) -> tuple[int, int]:
+    return n, n
+
+
+def _region(kind: type[Manifold], **options: object) -> Family:
+    return Family(lambda _: kind(**options), _square, has_retraction=False)
+
+
+FAMILIES = {
+    "Orthogonal": Family(mr.Orthogonal, _square),
+    "SpecialOrthogonal": Family(mr.SpecialOrthogonal, _square),
+    "Unitary": Family(mr.Unitary, _square, True),
+    "SpecialUnitary": Family(mr.SpecialUnitary, _square, True),
+    "UnitaryRealForm": Family(mr.UnitaryRealForm, _square),
+    "Stiefel": Family(mr.Stiefel, lambda n: (n, n // 2)),
+    "Stiefel canonical": Family(lambda r: mr.Stiefel(r, "canonical"), lambda n: (n, n // 2), True),
+    "Blocks": Family(lambda r: manifolds.Blocks(mr.Orthogonal(r), 3), lambda n: (3 * n, n)),
+    "BlockTriangular": Family(lambda r: mr.BlockTriangular(mr.Orthogonal(r), mr.Contraction()), _square),
+    "Contraction": _region(mr.Contraction),
+    "UnitDisc": _region(mr.UnitDisc),
 }
-SIZES = {"float32": [32, 128], "complex64": [32, 128], "special": [32], "stiefel": [32, 128]}
+OPTIMIZERS = {
+    "RiemannianSGD": {"lr": 1.0},
+    "RiemannianSGD, momentum": {"lr": 0.2, "momentum": 0.9},
+    "RiemannianAdam": {"lr": 0.02},
+    "RiemannianRMSprop": {"lr": 0.02, "momentum": 0.5, "centered": True},
+    "RiemannianAdagrad": {"lr": 0.2},
+    "Landing": {"lr": 0.1, "momentum": 0.9},
+}
 
 
-def worst_defect(
-    name: str, n: int, case: str, steps: int, *, polish_every: int | None = None, looks: int = 200
-) -> float:
-    """Return the largest float64 defect of a run, looked at so many times; ``polish_every`` is the optimizer's."""
-    make, kind, ratio = CASES[case]
-    size = n, n // ratio
+@dataclass(frozen=True)
+class Row:
+    """One combination."""
+
+    manifold: str
+    retraction: str
+    optimizer: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return "/".join(asdict(self).values())
+
+    def bound(self, n: int) -> float:
+        """Return the largest defect that the documentation allows."""
+        return BOUNDS[self.dtype] * max(1, n / 128)
+
+
+def rows() -> Iterator[Row]:
+    """Every combination, single precision first."""
+    for dtype, (name, family), optimizer in itertools.product(DTYPES, FAMILIES.items(), OPTIMIZERS):
+        if optimizer == LANDING:
+            choices = (NONE,) if name in LANDED else ()
+        else:
+            choices = tuple(retractions.names()) if family.has_retraction else (OWN,)
+        for retraction in choices:
+            yield Row(name, retraction, optimizer, dtype)
+
+
+def measured(row: Row, n: int, steps: int, *, looks: int = 200, **options: object) -> dict[str, float]:
+    """Return the worst defect in double precision of a run that is looked at so many times, and seconds a step.
+
+    Landing has a distance from the manifold until `project`. Its defect is that of the projected weights.
+    """
+    family = FAMILIES[row.manifold]
+    dtype = DTYPES[row.dtype][family.is_complex]
     generator = torch.Generator().manual_seed(0)
-    manifold = make(name)
-    x = geoopt.ManifoldParameter(manifold.random(*size, dtype=kind, generator=generator), manifold=manifold)
-    optimizer = mr.optim.RiemannianSGD([x], lr=1.0, polish_every=polish_every)
-    worst = 0.0
+    manifold = family.make("cayley" if row.retraction in (OWN, NONE) else row.retraction)
+    shape = family.shape(n)
+    weights = [torch.nn.Parameter(manifold.random(*shape, dtype=dtype, generator=generator)) for _ in range(WEIGHTS)]
+    for w in weights:
+        w.manifold = manifold
+    name = row.optimizer.partition(",")[0]
+    optimizer = getattr(optim, name)(weights, **OPTIMIZERS[row.optimizer], **options)
+    gradients = _gradients(shape, dtype, generator)
+    worst = distance = 0.0
+    start = time.perf_counter()
     for step in range(1, steps + 1):
-        g = torch.randn(size, dtype=kind, generator=generator)
-        norm = 10 ** -float(torch.rand((), generator=generator))
-        x.grad = g * (norm * 2**0.5 / torch.linalg.matrix_norm(g))  # of a square one about half is tangent
+        for w, g in zip(weights, gradients[step % GRADIENTS], strict=True):
+            w.grad = g
         optimizer.step()
         if step % max(1, steps // looks) == 0:
-            worst = max(worst, float(manifold.defect(x.detach().to(torch.promote_types(kind, torch.float64)))))
-    return worst
+            points = torch.stack([w.detach().to(torch.promote_types(dtype, torch.float64)) for w in weights])
+            if name == LANDING:
+                distance = max(distance, optimizer.distance)
+                points = manifold.projx(points.to(dtype)).to(points.dtype)
+            worst = max(worst, float(manifold.defect(points).max()))
+    seconds = (time.perf_counter() - start) / steps
+    return {"worst": worst, **({"distance": distance} if name == LANDING else {}), "microseconds": round(1e6 * seconds)}
 
 
-def measure(steps: int, cases: list[str], jobs: int) -> dict[str, dict[str, float]]:
-    """Return the worst defects, by case and size, then by retraction; runs go side by side, one thread each."""
-    runs = sorted(((n, case) for case in cases for n in SIZES[case]), reverse=True)  # the long ones first
-    table: dict[str, dict[str, float]] = {f"{case} n={n}": {} for n, case in runs}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending = {}
-        for n, case in runs:
-            for name in NAMES:
-                pending[pool.submit(worst_defect, name, n, case, steps)] = f"{case} n={n}", name
-        n, case = min(SIZES[cases[0]]), cases[0]
-        pending[pool.submit(worst_defect, "cayley", n, case, steps, polish_every=0)] = f"{case} n={n}", UNPOLISHED
-        for run in as_completed(pending):
-            row, name = pending[run]
-            table[row][name] = run.result()
-            print(f"{row:<18} {name:<18} {run.result():.1e}", flush=True)
-    return table
+def _gradients(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> list[list[torch.Tensor]]:
+    """Gradients for the weights, to be repeated: random, constant, of changing sign, and with a rare spike."""
+
+    def drawn(norm: float) -> torch.Tensor:
+        g = torch.randn(shape, dtype=dtype, generator=generator)
+        return g * (norm * 2**0.5 / torch.linalg.matrix_norm(g))  # of a square one about half is tangent
+
+    constant, back = drawn(0.3), drawn(1.0)
+    found = []
+    for k in range(GRADIENTS):
+        norm = 10 ** -float(torch.rand((), generator=generator))
+        found.append([drawn(norm), constant, back * (-1) ** k, drawn(1e3 if k % 50 == 49 else 1e-3)])
+    return found
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--n", type=int, default=16, help="rows of the matrices")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns such as 'Stiefel/*/RiemannianAdam/float32'")
+    parser.add_argument("--every", type=int, default=1, help="measure only each so-manieth row; 5 meets all pairs")
+    parser.add_argument("--output", type=Path, default=RESULTS / "drift.jsonl", help="one row in each line")
     arguments = parser.parse_args()
-    table = measure(**vars(arguments))
-    write("drift", table, steps=f"{arguments.steps:,}")
+    torch.set_num_threads(1)
+    about = {"machine": machine(), "torch": torch.__version__.partition("+")[0]}
+    lines = arguments.output.read_text().splitlines() if arguments.output.exists() else []
+    names = [field.name for field in fields(Row)]
+    done = {(Row(**{key: old[key] for key in names}), old["n"], old["steps"]) for old in map(json.loads, lines)}
+    for row in itertools.islice(rows(), 0, None, arguments.every):
+        wanted = any(fnmatch(str(row), pattern) for pattern in arguments.only)
+        if not wanted or (row, arguments.n, arguments.steps) in done:
+            continue
+        result = measured(row, arguments.n, arguments.steps)
+        with arguments.output.open("a") as file:
+            file.write(
+                json.dumps({**asdict(row), "n": arguments.n, "steps": arguments.steps, **result, **about}) + "\n"
+            )
+        print(f"{row!s:<60} {result['worst']:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ RESULTS = HERE.parent / "benchmarks" / "results"
 cell_pictures.write(HERE / "networks" / "cells.toml", HERE / "_build" / "cells")
 measured.write_tables(RESULTS, HERE / "networks", HERE / "_build" / "measured")
 measured.write_runs(RESULTS, HERE / "_build" / "measured")
+measured.write_promises(RESULTS, HERE / "_build" / "measured")
 task_pages.write(HERE / "_build" / "tasks")
 rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 

@@ -45,6 +45,58 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
 
 
+def write_promises(results: Path, into: Path) -> None:
+    """Write the tables of the page on reliability: drift, memory, and faults that the tests must find."""
+    rows = _lines(results / "drift.jsonl")
+    write_if_new(into / "drift.rst", drift(rows) if rows else _missing("python benchmarks/drift.py"))
+    rows = _lines(results / "memory.jsonl")
+    write_if_new(into / "memory.rst", memory(rows) if rows else _missing("python benchmarks/memory.py"))
+    path = results / "mutations.json"
+    faults = json.loads(path.read_text())["mutations"] if path.exists() else {}
+    cells = ((name, f"``{row['file']}``", _found(row)) for name, row in faults.items())
+    table = list_table(("fault", "file", "found by"), cells)
+    write_if_new(into / "mutations.rst", table if faults else _missing("python benchmarks/mutations.py"))
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _missing(command: str) -> str:
+    return f"*Not measured yet: run* ``{command}``.\n"
+
+
+def _found(row: dict) -> str:
+    return f"``{row['test'].partition('[')[0].partition('::')[2]}``" if row["found"] else "**no quick test**"
+
+
+def drift(rows: list[dict]) -> str:
+    """The worst defect of every manifold, size and number of steps, and how many combinations were measured."""
+    groups: dict[tuple[str, str, int, int], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["dtype"], row["manifold"], row["n"], row["steps"]), []).append(row)
+    head = ("precision", "manifold", "n", "steps", "combinations", "worst defect", "bound")
+    cells = []
+    for (dtype, manifold, n, steps), found in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][3])):
+        bound = {"float32": 1e-5, "float64": 1e-12}[dtype] * max(1, n / 128)
+        worst = max(row["worst"] for row in found)
+        cells.append((dtype, manifold, str(n), f"{steps:,}", str(len(found)), f"{worst:.1e}", f"{bound:.0e}"))
+    return list_table(head, cells) + f"\n{rows[-1]['machine']}, one thread, torch {rows[-1]['torch']}.\n"
+
+
+def memory(rows: list[dict]) -> str:
+    """What was alive after the first half of the steps, and after all of them."""
+    cases = dict.fromkeys(row["case"] for row in rows)
+    head = ("training", "steps", "tensors", "objects", "resident memory, KB")
+    cells = []
+    for case in cases:
+        found = [row for row in rows if row["case"] == case]
+        half, last = found[len(found) // 2 - 1], found[-1]
+        pairs = (f"{half[key]:,} → {last[key]:,}" for key in ("step", "tensors", "objects", "kilobytes"))
+        cells.append((case.replace("_", " "), *pairs))
+    return list_table(head, cells) + f"\n{rows[-1]['machine']}, one thread, torch {rows[-1]['torch']}.\n"
+
+
 def write_runs(results: Path, into: Path) -> None:
     """Write the table of the long runs, and draw their curves."""
     path = results / "runs.json"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .norms import largest_part, without_vanishing
 from .precision import applied, double, without_autocast
 from .skew import skew
 
@@ -52,9 +53,9 @@ class _Action(torch.autograd.Function):
 
 def _basis(*parts: Tensor) -> Tensor:
     """Orthonormal columns whose span has those of every part, whatever their sizes are."""
-    largest = [part.detach().abs().amax((-2, -1), keepdim=True) for part in parts]
+    largest = list(map(largest_part, parts))
     even = [part.detach() / torch.where(size > 0, size, 1) for part, size in zip(parts, largest, strict=True)]
-    return torch.linalg.qr(torch.cat(torch.broadcast_tensors(*even), -1))[0]
+    return torch.linalg.qr(without_vanishing(torch.cat(torch.broadcast_tensors(*even), -1)))[0]
 
 
 def _in_basis(Q: Tensor, x: Tensor, u: Tensor, phi: _Map, inside: float) -> Tensor:

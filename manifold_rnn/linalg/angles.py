@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .defect import plus_identity
-from .polar import polar, power_of_two_below
+from .norms import power_of_two_below
+from .polar import polar
 from .precision import double
 
 _SLACK = 8  # units of the norm, times n, below which an eigenvalue may be the rounding error of 0

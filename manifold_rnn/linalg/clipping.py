@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import OptionError, ShapeError
 from .checks import require_finite
-from .polar import power_of_two_below
+from .norms import largest_part, power_of_two_below, without_vanishing
 from .precision import applied, full_precision, without_autocast
 
 _SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
@@ -90,8 +90,8 @@ class _Clip(torch.autograd.Function):
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = torch.where(x.isfinite(), x, 0)  # the factorisation would raise; NaN goes into the result instead
-    scale = power_of_two_below(finite.abs().amax((-2, -1), keepdim=True)).clamp(min=1)  # values may overflow later
-    U, s, Vh = torch.linalg.svd(finite / scale, full_matrices=False)
+    scale = power_of_two_below(largest_part(finite)).clamp(min=1)  # values may overflow later
+    U, s, Vh = torch.linalg.svd(without_vanishing(finite / scale), full_matrices=False)
     return U, s * scale.squeeze(-1) + (x - x).abs().sum((-2, -1))[..., None], Vh
 
 

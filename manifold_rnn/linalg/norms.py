@@ -13,6 +13,30 @@ def norm(u: Tensor, *, keepdim: bool = False) -> Tensor:
     return size if keepdim else size.squeeze((-2, -1))
 
 
+def largest_part(x: Tensor) -> Tensor:
+    """Return the largest real or imaginary part of each matrix, (..., 1, 1), finite even where a modulus is not."""
+    x = x.detach()
+    parts = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x.abs()
+    return parts.amax((-2, -1), keepdim=True)
+
+
+def power_of_two_below(size: Tensor) -> Tensor:
+    """The power of two just below, by which a division rounds nothing; 1 for 0."""
+    return torch.exp2(torch.floor(torch.log2(torch.where(size > 0, size, 1))))
+
+
+def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a matrix for LAPACK, and the power of two by which it was divided so that its largest entry is near 1."""
+    scale = power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
+    return without_vanishing(x / scale), scale
+
+
+def without_vanishing(x: Tensor) -> Tensor:
+    """Return a matrix of ordinary size without its smallest entries: LAPACK makes NaN of complex columns of those."""
+    information = torch.finfo(x.dtype)
+    return torch.where(x.abs() < information.tiny / information.eps, 0, x) if x.is_complex() else x
+
+
 def scale_of(u: Tensor) -> Tensor:
     """Return powers of two, (..., 1, 1), that make the largest entry one of ordinary size; 1 where it is one, or 0."""
     largest = u.detach().abs().amax((-2, -1), keepdim=True)

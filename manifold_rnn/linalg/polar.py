@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .checks import TooFar, require_matrix
 from .defect import minus_identity
+from .norms import normalized, power_of_two_below
 from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add, solve
 from .skew import skew
@@ -188,11 +189,6 @@ def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None
     return _newton_schulz(x, gram), None, None
 
 
-def power_of_two_below(size: Tensor) -> Tensor:
-    """The power of two just below, by which a division rounds nothing; 1 for 0."""
-    return torch.exp2(torch.floor(torch.log2(torch.where(size > 0, size, 1))))
-
-
 def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """On a CPU as fast as a few products, and as exact while the condition is moderate."""
     squares, V = torch.linalg.eigh(gram)
@@ -244,5 +240,5 @@ def _scaled(y: Tensor, low: Tensor) -> Tensor:
 
 def _polar_by_svd(x: Tensor) -> Tensor:
     """In double, for the same reason."""
-    U, _, Vh = torch.linalg.svd(double(x), full_matrices=False)
+    U, _, Vh = torch.linalg.svd(normalized(double(x))[0], full_matrices=False)
     return (U @ Vh).to(x.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .checks import TooFar, require_matrix
 from .defect import minus_identity, shift_diagonal
+from .norms import normalized
 from .precision import (
     applied,
     double,
@@ -150,7 +151,9 @@ class _QR(torch.autograd.Function):
 
 
 def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
-    Q, R = torch.linalg.qr(x)
+    even, scale = normalized(x) if x.is_complex() else (x, 1.0)
+    Q, R = torch.linalg.qr(even)
+    R = R * scale
     d = R.diagonal(dim1=-2, dim2=-1)
     phase = torch.where(d == 0, torch.ones_like(d), d.sgn())
     return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1)

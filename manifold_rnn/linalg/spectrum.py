@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import require_finite, require_matrix
-from .polar import power_of_two_below
+from .norms import power_of_two_below
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit

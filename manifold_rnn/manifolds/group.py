@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import DtypeError
 from ..linalg import expm_skew, logm_unitary, pack_skew, polish, qr, skew, unpack_skew
 from ..linalg.checks import require_matrix, require_same
-from ..linalg.norms import norm
+from ..linalg.norms import norm, normalized
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import full_precision
 from ..linalg.product import multiply
@@ -117,8 +117,9 @@ class MatrixGroup(OrthonormalColumns):
             If ``x`` cannot be projected.
         """
         self.require(x)
-        U, _, Vh = torch.linalg.svd(x.detach())
-        return self._settle(with_polar_adjoint(x, U @ self._component(Vh, U)))
+        U, _, Vh = torch.linalg.svd(normalized(x.detach())[0])
+        W = polish(U @ self._component(Vh, U))  # in single precision the factors are off by several roundings
+        return self._settle(with_polar_adjoint(x, W))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
         """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import retractions
 from ..errors import OptionError, UnsupportedError
-from ..linalg import expm_skew
+from ..linalg import expm_skew, polish
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length, require_matrix, require_same
-from ..linalg.norms import scale_of
+from ..linalg.norms import normalized, scale_of
 from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import double, full_precision, host_max, may_read_device
 from ..linalg.product import multiply_add
@@ -103,8 +103,8 @@ class Stiefel(OrthonormalColumns):
     def projx(self, x: Tensor) -> Tensor:
         """Nearest matrix with orthonormal columns, by the singular value decomposition."""
         self.require(x)
-        U, _, Vh = torch.linalg.svd(x.detach(), full_matrices=False)
-        return with_polar_adjoint(x, U @ Vh)
+        U, _, Vh = torch.linalg.svd(normalized(x.detach())[0], full_matrices=False)
+        return with_polar_adjoint(x, polish(U @ Vh))
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import OptionError, UnsupportedError
 from ..linalg import spectral_condition, spectral_radius
 from ..linalg.checks import require_matrix
-from ..linalg.polar import power_of_two_below
+from ..linalg.norms import largest_part, power_of_two_below
 from ..linalg.precision import full_precision
 from ..linalg.spectrum import guard, radius_slope
 from .region import Region
@@ -164,7 +164,7 @@ class UnitDisc(Region):
 
 def divided_by_radius(x: Tensor, radius: float, always: Tensor | None = None) -> Tensor:
     """Return ``x`` divided by its spectral radius over ``radius``, where that is above 1, or above 0 ``always``."""
-    largest = x.detach().abs().amax((-2, -1), keepdim=True)
+    largest = largest_part(x)
     # the radius of entries near the largest number would be infinite
     scale = torch.where(largest > _SCALE_ABOVE, power_of_two_below(largest), 1)
     size = spectral_radius(x / scale)[..., None, None] / radius

@@ -225,8 +225,7 @@ class RiemannianOptimizer(Optimizer):
         if not (known or math.isfinite(norm_bound([y]))):
             require_finite(y, "The result of a step", _ADVICE)
         if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
-            for state in (v for s in batch.states for v in s.values() if isinstance(v, Tensor)):
-                require_finite(state, "The optimizer's state", _ADVICE)
+            batch.require_finite_states(_ADVICE)
 
     def _run_captured(self, work: list[Work], gradients: list[Tensor]) -> None:
         before: list[tuple[Batch, list[dict[str, Tensor]]]] = []
@@ -274,7 +273,8 @@ class RiemannianOptimizer(Optimizer):
             batch.looked = 1
             for p in batch.params:
                 self.require_point(p, batch.manifold, group, self._name_of(p))
-            batch.trust()
+            batch.require_finite_states("Delete optimizer.state[parameter], or load another checkpoint.")
+            batch.trust()  # an infinite second moment would hold its coordinate still without an error
 
     def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
         """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""

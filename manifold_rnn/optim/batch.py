@@ -13,6 +13,7 @@ from torch import Tensor
 from .._torch import copy_each
 from ..constraints.optimizer_hooks import renew
 from ..errors import UnsupportedError
+from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
 from .preconditions import require_own_state
@@ -58,6 +59,11 @@ class Batch:
     def _found(self) -> tuple[list[int], int]:
         """Where the parameters are, and how often they were written; a count only grows, so one sum tells all."""
         return list(map(Tensor.data_ptr, self.params)), sum(map(_version, self.params))
+
+    def require_finite_states(self, advice: str) -> None:
+        """Raise `NonFiniteError`, with advice, if a moment has NaN or infinity."""
+        for state in (v for s in self.states for v in s.values() if isinstance(v, Tensor)):
+            require_finite(state, "The optimizer's state", advice)
 
     def point(self) -> Tensor:
         """The parameters' values, stacked; to be read only."""

@@ -52,3 +52,10 @@ def test_a_base_that_moves_at_each_step_takes_mapped_gradients():
         (rows,) = torch.autograd.grad(W, free, basis, is_grads_batched=True)
         found.append(rows)
     torch.testing.assert_close(*found, atol=1e-13, rtol=0)
+
+
+def test_a_base_made_from_a_trained_weight_is_no_part_of_its_graph():
+    source = torch.eye(3, requires_grad=True)
+    entry = mr.constraints.Trivialization(mr.Orthogonal(), 1.0 * source)
+    entry().sum().backward()
+    assert source.grad is None and not entry.base.requires_grad and entry.coordinates.grad is not None

@@ -6,11 +6,11 @@ import copy
 import pytest
 import torch
 from support.manifold_cases import ALL, ids
+from support.optimizer_cases import OPTIMIZERS, frozen, point, same
 
 import manifold_rnn as mr
 from manifold_rnn import errors, optim
 
-OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "average"})
 OPTIONS = {
     "RiemannianSGD": {"momentum": 0.9},
     "RiemannianRMSprop": {"momentum": 0.9, "centered": True},
@@ -25,26 +25,8 @@ KINDS = {
 }
 
 
-def point(manifold, shape, dtype, generator):
-    p = torch.nn.Parameter(manifold.random(*shape, dtype=dtype, generator=generator))
-    p.manifold = manifold
-    return p
-
-
 def made(name, params, **more):
     return getattr(optim, name)(params, lr=1.0 if name == "RiemannianSGD" else 0.1, **OPTIONS.get(name, {}), **more)
-
-
-def frozen(params, optimizer):
-    return [p.detach().clone() for p in params], copy.deepcopy(optimizer.state_dict()["state"])
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("warm", [0, 2])

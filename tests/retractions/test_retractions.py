@@ -69,6 +69,14 @@ def test_ignores_the_part_of_the_argument_that_is_not_tangent(retraction, A, x, 
     close(retraction.retract(x, x @ (A + H + H.mH)), retraction.retract(x, x @ A))
 
 
+@pytest.mark.parametrize("norm", [1e-8, 1e-4, 1e-2, 0.1, 0.5, 2.0, 20.0])
+def test_what_nobody_records_is_what_is_recorded(retraction, A, x, norm, close):
+    u = x @ (norm * A)
+    recorded = retraction.translate(x, norm * A), retraction.retract(x, u), retraction.group_map(norm * A)
+    with torch.no_grad():  # where optimizers take shorter ways
+        close((retraction.translate(x, norm * A), retraction.retract(x, u), retraction.group_map(norm * A)), recorded)
+
+
 def test_is_left_invariant(retraction, A, x, close):
     close(retraction.retract(x, x @ A), x @ retraction.group_map(A))
     close(retraction.translate(x, A), x @ retraction.group_map(A))

@@ -1,0 +1,30 @@
+"""Nothing piles up while a model is trained: as many objects and tensors are alive after many steps as after few."""
+
+import sys
+
+import pytest
+from support import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+memory = pytest.importorskip("memory")
+
+
+LONG = ("moving_base", "layer")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [(name, 999 if name in LONG else 300) for name in memory.CASES]
+    + [pytest.param(name, 100_000, marks=pytest.mark.slow) for name in memory.CASES],
+)
+def test_no_object_and_no_tensor_is_left_behind_by_a_step(name, steps):
+    rows = memory.measured(name, steps, looks=3)[1:]
+    assert len({row["tensors"] for row in rows}) == 1, rows
+    assert max(row["objects"] for row in rows) - min(row["objects"] for row in rows) < 20, rows  # not one a step
+
+
+@pytest.mark.slow
+def test_resident_memory_is_flat():
+    for name in memory.CASES:
+        rows = memory.measured(name, 50_000)[1:]
+        assert rows[-1]["kilobytes"] - rows[0]["kilobytes"] < 4096, (name, rows)
