@@ -42,5 +42,5 @@ def same(a, b):
 
 
 def bits(x):
-    x = torch.view_as_real(x) if x.is_complex() else x
-    return x.contiguous().view(torch.uint8) if x.ndim else x.reshape(1).view(torch.uint8)
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return x.reshape(-1).clone().view(torch.uint8)
