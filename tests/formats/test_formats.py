@@ -53,6 +53,7 @@ def test_a_kept_result_is_that_of_its_checkpoint(kept, view):
 
 @sets
 @views
+@pytest.mark.filterwarnings("ignore:The run resumes with")  # other versions than those that wrote it
 def test_a_kept_run_is_resumed(kept, view, tmp_path):
     folder = copied(kept / view, tmp_path)
     before = json.loads((folder / "result.json").read_text())["history"]

@@ -34,7 +34,7 @@ GRID = {
     "grid": {"network.retraction": ["cayley", "qr"]},
     "seeds": [0, 1],
 }
-NOT_KEPT = ("logs", "runs", ".lock", "*.lock", "*.append", "*.svg", "*.html", "*.md", "*.csv")
+NOT_KEPT = ("*.previous.ckpt", "logs", "runs", ".lock", "*.lock", "*.append", "*.svg", "*.html", "*.md", "*.csv")
 
 
 def outputs(folder):
