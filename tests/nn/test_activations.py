@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.activation_cases import FUNCTIONS
 
 from manifold_rnn.nn import ModReLU, gate, mod_relu, mod_tanh, real_features, split_relu
 from manifold_rnn.nn.activations import EPS
@@ -129,19 +130,11 @@ def test_mod_tanh_stretches_by_its_slope_along_and_by_its_ratio_across():
 
 
 SIZES = (0.0, 1e-45, 3e-40, 1e-38, 1e-30, 1e-20, 1e-8, 1e-3, 0.5, 3.0, 1e10, 1e19, 1e20, 1e38, 3e38)
-MODULI = {
-    "mod_tanh": mod_tanh,
-    "mod_relu off": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype)),
-    "mod_relu on": lambda z: mod_relu(z, torch.full((1,), 0.2, dtype=z.real.dtype)),
-    "ideal": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype), 0.0),
-    "split_relu": split_relu,
-    "gate": gate,
-}
 
 
-@pytest.mark.parametrize("name", MODULI)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_and_gradients_are_right_from_subnormal_to_the_largest_numbers(name):
-    f = MODULI[name]
+    f = FUNCTIONS[name]
     for phase in (1, -1, 1j, 0.6 + 0.8j, 1 - 1j):
         z = torch.tensor([size * phase for size in SIZES], dtype=torch.complex64, requires_grad=True)
         wide = z.detach().to(torch.complex128).requires_grad_()

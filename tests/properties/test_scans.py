@@ -5,27 +5,18 @@ import math
 import torch
 from hypothesis import strategies as st
 from support import naive
+from support.activation_cases import FUNCTIONS
 from support.cell_cases import CELLS, RECURRENCES, make, parts, shaken
 from support.properties import SINGLE_OF, law
 from support.scan_cases import EVERY, arguments, error, values, wide
 from support.seeds import seeded
 from support.tolerances import atol
 
-from manifold_rnn.nn import gate, mod_relu, mod_tanh, real_features, split_relu
 from manifold_rnn.nn.scan import associative, fused
 from manifold_rnn.nn.scan.elman.engine import plain_states
 
 EXPONENTS = st.one_of(st.floats(-45, 38.4), st.sampled_from([-45.0, -38.0, -19.0, 0.0, 19.0, 38.4]))
 LOW = [torch.float32, torch.complex64]
-FUNCTIONS = {
-    "gate": gate,
-    "mod_relu off": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype)),
-    "mod_relu on": lambda z: mod_relu(z, torch.full((1,), 0.2, dtype=z.real.dtype)),
-    "ideal": lambda z: mod_relu(z, torch.full((1,), -0.2, dtype=z.real.dtype), 0.0),
-    "mod_tanh": mod_tanh,
-    "real_features": real_features,
-    "split_relu": split_relu,
-}
 
 
 @st.composite

@@ -18,6 +18,13 @@ import pytest
 
 from manifold_rnn.training.record import RunRecord
 
+SMALL = {"network.constraint": ["Orthogonal", "Unitary"], "network.retraction": ["cayley"]}
+GRID = """
+base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 4}, epochs: 2, batch_size: 512}
+grid:
+  network.constraint: [Orthogonal, Unitary]
+  network.retraction: [cayley, polar]
+"""
 ABOUT = {
     "task": "UCI digits",
     "metric": "accuracy",
