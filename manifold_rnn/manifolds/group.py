@@ -46,7 +46,7 @@ class MatrixGroup(OrthonormalColumns):
 
     @property
     def reversible(self) -> bool:
-        """Whether a step back along the transported vector ends where the step began: not with QR."""
+        """Whether a step back along the transported vector ends where the step began, which it does not with QR."""
         return self.retraction.reversible
 
     @property

@@ -56,7 +56,7 @@ class Parts(Manifold):
 
     @property
     def reversible(self) -> bool:
-        """Whether those of all parts are: see `MatrixGroup`."""
+        """Whether those of all parts are, as of a `MatrixGroup`."""
         return all(m.reversible for m in self.members)
 
     @property

@@ -26,13 +26,14 @@ Weights averaged over training, on their manifolds:
 
 from .adagrad import RiemannianAdagrad
 from .adam import RiemannianAdam
-from .average import average
+from .average import ConstrainedAverage, average
 from .base import RiemannianOptimizer
 from .landing import Landing
 from .rmsprop import RiemannianRMSprop
 from .sgd import RiemannianSGD
 
 __all__ = [
+    "ConstrainedAverage",
     "Landing",
     "RiemannianAdagrad",
     "RiemannianAdam",

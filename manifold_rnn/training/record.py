@@ -87,7 +87,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """The end of the run: "complete", "pruned", or "failed", as it also is if a number is not finite."""
+        """How the run ended, "complete", "pruned" or "failed"; the last also if a number is not finite."""
         if self.failure is not None or self.not_finite:
             return FAILED
         return PRUNED if self.pruned else COMPLETE
