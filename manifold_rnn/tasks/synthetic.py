@@ -58,7 +58,7 @@ class Synthetic(Task):
         if not self.fresh or not epoch:
             return self.draw(self.sizes[0], torch.Generator().manual_seed(self.seed))
         (mixed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
-        return self.draw(self.sizes[0], torch.Generator().manual_seed(int(mixed >> 1)))
+        return self.draw(self.sizes[0], torch.Generator().manual_seed(int(mixed) >> 1))
 
 
 def require_drawn(task: Synthetic) -> None:

@@ -6,11 +6,12 @@ import io
 import geoopt
 import pytest
 import torch
+from support import optimizer_cases
 from support.selection import spread
 
 from manifold_rnn import errors, manifolds, optim, retractions
 
-OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "Landing", "average"})  # which has laws of its own
+OPTIMIZERS = sorted(set(optimizer_cases.OPTIMIZERS) - {"Landing"})  # which has laws of its own
 PEERS = {name: getattr(torch.optim, name.removeprefix("Riemannian")) for name in OPTIMIZERS}
 OPTIONS = {
     "RiemannianSGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.3}],

@@ -5,14 +5,13 @@ import copy
 import geoopt
 import pytest
 import torch
+from support.optimizer_cases import OPTIMIZERS
 from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import optim, retractions
 from manifold_rnn.errors import ManifoldError, NonFiniteError, OffManifoldError, OptimizerError
 
-OPTIMIZERS = sorted(name for name in optim.__all__ if name.startswith("Riemannian") or name == "Landing")
-OPTIMIZERS.remove("RiemannianOptimizer")
 OVERWRITE = {
     "copy_": lambda m, x: m.weight.detach().copy_(x),
     "data=": lambda m, x: setattr(m.weight, "data", x.clone()),

@@ -6,7 +6,16 @@ import torch
 
 from manifold_rnn import optim
 
-OPTIMIZERS = sorted(set(optim.__all__) - {"RiemannianOptimizer", "average"})
+
+BASE = optim.RiemannianOptimizer
+
+
+def is_optimizer(kind):
+    """Whether it is an optimizer that can be made, not the base of all."""
+    return isinstance(kind, type) and issubclass(kind, BASE) and kind is not BASE
+
+
+OPTIMIZERS = sorted(name for name in optim.__all__ if is_optimizer(getattr(optim, name)))
 OPTIONS = {
     "RiemannianAdam": {"amsgrad": True},
     "RiemannianSGD": {"momentum": 0.9},
