@@ -6,7 +6,6 @@ import torch
 
 from manifold_rnn import optim
 
-
 BASE = optim.RiemannianOptimizer
 
 
