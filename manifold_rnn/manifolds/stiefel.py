@@ -144,15 +144,15 @@ class Stiefel(OrthonormalColumns):
         u = tangent(x, u)
         if self.metric == "canonical" or x.shape[-2] == x.shape[-1]:
             return retractions.Exponential().retract(x, u)
+        dtype, x, u = x.dtype, double(x), double(u)  # single precision leaves a defect of some 1e-5
         A, p = x.mH @ u, x.shape[-1]
         if may_read_device() and not read_number(host_max, u.abs()) <= _LONG_ABOVE:  # NaN included
             require_length(u, "The exponential map")
-            wide = double(u)
-            return (moved_by_group(expm_skew, double(x), wide, 0.0) @ expm_skew(-(double(x).mH @ wide))).to(x.dtype)
+            return (moved_by_group(expm_skew, x, u, 0.0) @ expm_skew(-A)).to(dtype)
         eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A)
         block = torch.cat([torch.cat([A, -(u.mH @ u)], -1), torch.cat([eye, A], -1)], -2)
         E = torch.linalg.matrix_exp(block)[..., :p]
-        return (x @ E[..., :p, :] + u @ E[..., p:, :]) @ torch.linalg.matrix_exp(-A)
+        return ((x @ E[..., :p, :] + u @ E[..., p:, :]) @ torch.linalg.matrix_exp(-A)).to(dtype)
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self.retr(x, self._vector(x, c))  # which takes the tangent part

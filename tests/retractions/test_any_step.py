@@ -124,6 +124,14 @@ def test_the_exponential_map_of_either_metric_follows_long_vectors(retraction, g
             assert linalg.defect(manifold.expmap(x, u)) < 1e-12
 
 
+def test_the_exponential_map_in_single_precision_ends_on_the_manifold(generator):
+    for length in (0.1, 1.0, 3.0, 10.0):
+        for n, p in ((5, 4), (4, 2), (40, 7)):
+            x = mr.Stiefel().random(100, n, p, dtype=torch.float32, generator=generator)
+            u = length * torch.randn(x.shape, generator=generator)
+            assert linalg.defect(mr.Stiefel().expmap(x, u).double()).max() < 1e-5
+
+
 def test_the_gradient_of_a_long_tall_step_is_that_of_the_curve(generator):
     for phi in (linalg.cayley, linalg.expm_skew):
         for inside in (0.0, 1.0):
