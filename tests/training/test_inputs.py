@@ -141,7 +141,7 @@ SECRET = "hunter2"
     f"postgresql://u:{SECRET}@h:5432/d", f"at postgresql+psycopg://u:{SECRET}@h failed", f"https://:{SECRET}@h/a b",
     f"https://h/d?password={SECRET}&x=1", f"https://h?sslpassword={SECRET}", f"token: {SECRET}",
     f'{{"api_key": "{SECRET}"}}', f"PGPASSWORD={SECRET} psql", f"user=u password={SECRET} host=h",
-    f"postgresql://u:{SECRET}@{SECRET}@h/d",
+    f"postgresql://u:{SECRET}@{SECRET}@h/d", f"postgresql://u:p@ss/{SECRET}@h/d", f"postgresql://u%3A{SECRET}@h/d",
 ])  # fmt: skip
 def test_secrets_of_urls_and_keys_are_not_shown(text):
     assert SECRET not in without_secrets(text) and "***" in without_secrets(text)
