@@ -127,7 +127,8 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
 def _without_secrets_of(url: URL, message: str) -> str:
     """A message without the password of a URL, the values of its query, and what else may be part of a password."""
     misplaced = [(url.username or "").partition(":")[2], (url.database or "").partition("#")[2]]
-    for secret in [url.password, *misplaced, *(value for values in url.normalized_query.values() for value in values)]:
+    queried = [part for value in url.query.values() for part in ([value] if isinstance(value, str) else value)]
+    for secret in [url.password, *misplaced, *queried]:
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message) if secret else message
     return without_secrets(message)
 
