@@ -16,7 +16,7 @@ from manifold_rnn.errors import OptionError
 from manifold_rnn.tasks import memory
 from manifold_rnn.training import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings, read_run
 from manifold_rnn.training.build import build_network, require_run_in_memory
-from manifold_rnn.training.mapping import resolved
+from manifold_rnn.training.mapping import as_mapping, resolved
 from manifold_rnn.training.values import presentable, read_yaml, without_secrets
 
 LETTERS = "abcdefghi"
@@ -104,6 +104,32 @@ def test_near_types_are_converted_and_parts_of_another_type_are_refused():
     for changes in ({"network": {"zoo": "lem"}}, {"task": "Digits"}, {"optimizer": None}):
         with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs a"):
             RunSettings(**{"task": mr.tasks.Digits(), "network": NetworkSettings("lem"), **changes})
+
+
+OPTIONS = {
+    "maximize": "maybe",
+    "amsgrad": [1],
+    "capturable": 2,
+    "eps": math.inf,
+    "polish_every": True,
+    "betas": [True, 1],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), OPTIONS.items())
+def test_options_of_an_optimizer_have_the_types_of_its_parameters(option, value):
+    with pytest.raises(OptionError, match=f"`optimizer.options.{option}` needs"):
+        OptimizerSettings(options={option: value})
+    for key in ("lr", "name"):
+        with pytest.raises(OptionError, match=f"`optimizer.groups.a.{key}` needs"):
+            OptimizerSettings(groups={"a": {key: True}})
+
+
+def test_a_text_for_a_truth_value_or_a_number_is_read_as_one():
+    settings = OptimizerSettings(options={"maximize": "false", "eps": "1e-8", "betas": ["0.5", 0.9]})
+    assert settings.options == {"maximize": False, "eps": 1e-8, "betas": (0.5, 0.9)}
+    run = RunSettings(mr.tasks.Digits(), NetworkSettings("lem"), settings)
+    assert read_run(as_mapping(run)) == run
 
 
 @pytest.mark.parametrize(
