@@ -288,5 +288,18 @@ def test_a_grid_made_from_python_is_checked(changes):
         Grid(**{"base": BASE, "grid": SMALL, **changes})
 
 
+def test_a_grid_that_varies_a_mapping_and_a_part_of_it_is_refused():
+    with pytest.raises(OptionError, match="`network` needs to vary as a whole or in parts"):
+        Grid(BASE, {"network": [{"cell": "Elman", "hidden_size": 5}], "network.hidden_size": [6]})
+
+
+def test_a_grid_of_numbers_of_numpy_is_one_of_plain_numbers():
+    import numpy as np
+
+    axes, base = {"network.hidden_size": list(np.arange(4, 8))}, {**BASE, "epochs": np.int64(4)}
+    plain = Grid(BASE, {"network.hidden_size": [4, 5, 6, 7]}, seeds=[0, 1, 2])
+    assert Grid(base, axes, seeds=list(np.arange(3))).cases() == plain.cases()
+
+
 def test_a_grid_from_a_pipe_has_a_name_that_lasts():
     assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}
