@@ -13,6 +13,8 @@ from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
 from .values import Values
 
+_LARGEST_EXPONENT = 700  # of e, in a float
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -302,6 +304,10 @@ class RunSettings:
         check_fields(self)
         for key in ("epochs", "batch_size", "devices", "nodes", "log_every", "max_steps", "patience"):
             _require_integer(key, getattr(self, key))
+        growth = self.epochs // self.schedule.every * math.log(self.schedule.factor)
+        expected = "a factor whose power at the last epoch is a finite number"
+        overflows = self.schedule.name == "step" and growth > _LARGEST_EXPONENT
+        require(not overflows, "schedule.factor", expected, self.schedule.factor)
         require_folder("output", self.output)
         for key in ("clip", "checkpoint_every"):
             value = getattr(self, key)
