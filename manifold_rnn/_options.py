@@ -5,9 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import get_type_hints
 
 from .errors import OptionError
+
+
+def is_integer(value: object, least: int) -> bool:
+    """Return whether a value is an integer of at least ``least``, of Python or numpy, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def require_known(kind: type, shared: type, options: Mapping[str, object]) -> None:

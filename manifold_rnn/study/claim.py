@@ -14,7 +14,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import optuna
@@ -146,7 +146,8 @@ class Study:
 
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
         """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
-        attributes = {"record": record.as_dict(), "failure": record.failure, "end": OWN}
+        record = replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
+        attributes = {"record": record.as_digested_dict(), "failure": record.failure, "end": OWN}
         end = (attempt.trial, attributes, _STATES[record.state], record.validation)
         pauses = iter(_PAUSES)
         while True:
@@ -233,7 +234,7 @@ class Study:
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
         failure = f"the worker died {_MAX_DEATHS} times in a row before another epoch had ended"
-        record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_dict()
+        record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_digested_dict()
         attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": OWN}
         self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
 
@@ -251,6 +252,19 @@ class Study:
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+
+def stored_record(case: Case, end: FrozenTrial) -> RunRecord:
+    """Return the record of a case that has ended; raise `OptionError` if it, or the case that it is of, has changed."""
+    stored, attributes = end.user_attrs["record"], end.user_attrs
+    try:
+        record = RunRecord.from_dict(stored)
+        if "sha256" in stored and any(stored[key] != attributes[key] for key in ("choices", "seed")):
+            raise OptionError("A result is damaged: it is of another run.")
+    except OptionError as error:
+        hint = "If it is damaged, move the study away, such as study.journal, and repeat the command."
+        raise OptionError(f"The study cannot be read at trial {end.number}. {error} {hint}") from error
+    return replace(record, choices=case.choices or record.choices)
 
 
 def is_failed(trial: FrozenTrial) -> bool:

@@ -79,6 +79,7 @@ def compare(
     with closing(comparison.open()) as study, StopSignal() as stop:
         if settings.retry_failed or settings.retry is not None:
             study.retry(_failed_cases(study, settings.retry or "*"))
+        gather(study)  # a damaged result is refused before hours of work
         before = f"{len(study.cases)} runs, of which {len(study.ends())} have ended before"
         left_out = grid.combinations() - len({case.point for case in study.cases})
         equal = f"; {left_out} combinations give the same run as another and are not run twice" * bool(left_out)

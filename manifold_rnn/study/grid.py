@@ -83,6 +83,10 @@ class Grid:
             for key in keys:
                 allowed = isinstance(key, str) and key.partition(".")[0] not in ("seed", "output")
                 _require(allowed, place, "keys of a run other than seed and output", key)
+        varied = [*self.grid, *self.search]
+        for key in varied:
+            parts = [other for other in varied if other.startswith(f"{key}.")]
+            _require(not parts, key, "to vary as a whole or in parts, not both", f"also {', '.join(parts)}")
         if self.grid:
             _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
         else:

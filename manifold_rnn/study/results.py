@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values, presentable
-from .claim import Study
+from .claim import Study, stored_record
 from .grid import Grid, canonical, headings, label
 
 
@@ -127,10 +127,9 @@ class Results:
 
 
 def gather(study: Study) -> Results:
-    """Read the results of a study so far."""
+    """Read the results of a study so far, or raise `OptionError` if one of them is damaged."""
     ends = study.ends()
-    ended = [(case, ends[case.key].user_attrs["record"]) for case in study.cases if case.key in ends]
-    runs = [RunRecord.from_dict({**record, "choices": case.choices or record["choices"]}) for case, record in ended]
+    runs = [stored_record(case, ends[case.key]) for case in study.cases if case.key in ends]
     return Results(study.name, study.about, study.grid, len(study.cases), runs)
 
 

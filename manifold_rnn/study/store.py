@@ -112,20 +112,23 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from None  # which may have the password
-    if "@" in (parsed.host or ""):
-        raise OptionError(f"`storage` needs {_EXPECTED}. Write an @ in the password as %40.")
     if parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
         raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
-    name, hide = parsed.set(query={}).render_as_string(hide_password=True), partial(_without_secrets_of, parsed)
+    is_file, hide = parsed.get_backend_name() == "sqlite", partial(_without_secrets_of, parsed)
+    if "@" in (parsed.host or "") or (not is_file and "@" in (parsed.database or "")):
+        raise OptionError(f"`storage` needs {_EXPECTED}. Write @ and / in the password as %40 and %2F.")
+    # only what has no secret, however the URL is divided: a colon of the password may be in the user's name
+    place = f"/{parsed.database or ''}" if is_file else f"{parsed.host or ''}{f':{parsed.port}' if parsed.port else ''}"
+    name = f"{parsed.drivername}://{place}"
     with _refusing(f"`storage` {name} cannot be opened", hide):
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed, name, hide)
-        return _postgresql(parsed, name, hide, study)
+        return _sqlite(parsed, name, hide) if is_file else _postgresql(parsed, name, hide, study)
 
 
 def _without_secrets_of(url: URL, message: str) -> str:
-    """A message without the password of a URL and the values of its query, in which drivers take passwords too."""
-    for secret in [url.password, *(value for values in url.normalized_query.values() for value in values)]:
+    """A message without the password of a URL, the values of its query, and what else may be part of a password."""
+    misplaced = [(url.username or "").partition(":")[2], (url.database or "").partition("#")[2]]
+    queried = [part for value in url.query.values() for part in ([value] if isinstance(value, str) else value)]
+    for secret in [url.password, *misplaced, *queried]:
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message) if secret else message
     return without_secrets(message)
 

@@ -132,7 +132,7 @@ class Worker:
             record = replace(record, failure=f"the validation metric is {record.validation}")
         if record.failure is None and record.not_finite:
             record = replace(record, failure=record.not_finite)
-        return replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
+        return record
 
 
 def _make_room(folder: Path) -> None:

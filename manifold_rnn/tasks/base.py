@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from .._options import is_integer
 from ..errors import OptionError
 from .published import Published, published
 
@@ -132,5 +133,5 @@ class Task(ABC):
 
 def require_seed(seed: int) -> None:
     """Raise `OptionError` unless the seed is one that numpy and torch take."""
-    if not 0 <= seed < 2**32:
+    if not is_integer(seed, 0) or seed >= 2**32:
         raise OptionError(f"The seed of a task is an integer from 0 to 2^32 - 1.\nGot {seed}.\nChoose another.")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from .._options import is_integer
 from ..errors import OptionError
 from .base import Splits, Task, require_seed
 from .memory import require_memory
@@ -64,7 +65,7 @@ class Synthetic(Task):
 def require_drawn(task: Synthetic) -> None:
     """Raise `OptionError` unless the seed is in range, and there are three sizes from 1 up."""
     require_seed(task.seed)
-    if len(task.sizes) != 3 or min(task.sizes) < 1:
+    if len(task.sizes) != 3 or not all(is_integer(size, 1) for size in task.sizes):
         raise OptionError(
             f"{type(task).__name__} has sequences to train, validate and test on.\n"
             f"Got sizes={task.sizes}.\nUse three sizes from 1 up."
@@ -82,8 +83,8 @@ def require_layout(task: Synthetic, layout: str, layouts: tuple[str, str]) -> No
 
 def require_length(task: Synthetic, name: str, length: int, least: int) -> None:
     """Raise `OptionError` if there is no room for what is to be remembered."""
-    if length < least:
+    if not is_integer(length, least):
         raise OptionError(
             f"{type(task).__name__} needs room for what is to be remembered.\n"
-            f"Expected {name} of at least {least}, got {length}.\nUse a larger one."
+            f"Expected {name} as an integer of at least {least}, got {length!r}.\nUse a larger one."
         )

@@ -33,14 +33,15 @@ def check_fields(settings: object, path: str = "") -> None:
         value = getattr(settings, name)
         if isinstance(hint, type) and (is_dataclass(hint) or isinstance(hint, ABCMeta)):
             require(isinstance(value, hint), f"{path}{name}", f"a {hint.__name__}", f"{value!r:.80}")
+            if isinstance(hint, ABCMeta):  # a task, which does not check the types of its own fields
+                check_fields(value, f"{path}{name}.")
             continue
-        near = os.fspath(value) if isinstance(value, os.PathLike) else value
-        near = near.item() if isinstance(near, np.generic) else near
-        object.__setattr__(settings, name, checked(hint, near, f"{path}{name}"))
+        object.__setattr__(settings, name, checked(hint, value, f"{path}{name}"))
 
 
 def checked(hint: Hint, value: Value, key: str) -> Value:
     """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
+    value = _native(value)
     if _fits(hint, value):
         return value
     require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
@@ -50,6 +51,17 @@ def checked(hint: Hint, value: Value, key: str) -> Value:
         return _value_parser(hint).parse_object({"value": value})["value"]
     except ArgumentError as error:
         raise OptionError(f"`{key}` needs {expected(hint)}. Got {value!r:.80}.") from error
+
+
+def _native(value: Value) -> Value:
+    """A nested value with texts for paths, and Python's numbers and lists for those of numpy."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {_native(key): _native(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_native, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _fits(hint: Hint, value: Value) -> bool:

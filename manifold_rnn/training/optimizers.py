@@ -94,7 +94,6 @@ def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Opti
     riemannian, on_manifold = optimizers()[name], any(manifold_of(p) for g in groups for p in g["params"])
     known, plain = option_names(riemannian), riemannian.plain
     options = {key: value for key, value in settings.options.items() if key in known}
-    options |= {key: tuple(value) for key, value in options.items() if isinstance(value, list)}
     use_plain = plain is not None and not on_manifold and all(takes(plain, option) for option in options)
     kind: Builder = plain if plain is not None and use_plain else riemannian
     try:

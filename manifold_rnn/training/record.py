@@ -16,6 +16,7 @@ from .signals import StopRequested, StopSignal
 from .values import Value, Values, plain
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+_DIGEST = "sha256"
 
 
 class Epoch(TypedDict):
@@ -126,10 +127,21 @@ class RunRecord:
         """Return plain values for JSON, in which a number that is not finite is null."""
         return {KEY: RECORD.current, **plain(asdict(self))}
 
+    def as_digested_dict(self) -> Values:
+        """Return the plain values of `as_dict` with a digest of them, which `from_dict` checks."""
+        values = self.as_dict()
+        return {**values, _DIGEST: _digest(values)}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Value]) -> Self:
-        """Return the record that `as_dict` made these values of; `OptionError` if a newer version of it did."""
+        """Return the record that `as_dict` made these values of.
+
+        Raises `OptionError` if a newer version of it did, or if the values have a digest and it does not hold.
+        """
         RECORD.require(values.get(KEY, 1), "A result")
+        content = {key: value for key, value in values.items() if key != _DIGEST}
+        if values.get(_DIGEST, digest := _digest(content)) != digest:
+            raise OptionError("A result is damaged: its digest does not hold.")
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
@@ -147,9 +159,9 @@ def shown_progress(state: Mapping[str, Value], epochs: int) -> str:
 
 def write_record(path: Path, record: RunRecord, stop: StopSignal) -> None:
     """Write a record as JSON with a digest of its content; raise `StopRequested` while the file is not there yet."""
-    values = record.as_dict()
+    values = record.as_digested_dict()
     with replacing(path) as temporary:
-        temporary.write_text(_json({**values, "sha256": _digest(values)}), encoding="utf-8")
+        temporary.write_text(_json(values), encoding="utf-8")
         if stop.requested:
             raise StopRequested
 
@@ -158,7 +170,7 @@ def read_record(path: Path) -> RunRecord:
     """Read a record that `write_record` wrote, or raise `OptionError` if the file is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        digest = values.pop("sha256")
+        digest = values.pop(_DIGEST)
     except OSError as error:
         raise OptionError(f"The result '{path}' cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:  # no UTF-8, no JSON, no digest, no mapping

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from typing import Literal
 
 from .. import retractions, zoo
@@ -9,8 +10,10 @@ from ..nn.scan.backends import BACKENDS
 from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
-from .fields import check_fields
+from .fields import check_fields, checked
 from .values import Values
+
+_LARGEST_EXPONENT = 700  # of e, in a float
 
 
 @dataclass(frozen=True)
@@ -165,17 +168,28 @@ class OptimizerSettings:
             valid = isinstance(group, dict) and group and group.keys() <= {"name", "lr"}
             require(bool(valid), f"optimizer.groups.{part}", "a mapping with name, lr or both", group)
             names[f"groups.{part}.name"] = group.get("name", self.name)
-            rates[f"groups.{part}.lr"] = group.get("lr")
+            if "lr" in group:
+                group["lr"] = rates[f"groups.{part}.lr"] = checked(
+                    float | None, group["lr"], f"optimizer.groups.{part}.lr"
+                )
         for key, name in names.items():
             require_choice(f"optimizer.{key}", name, known)
         for key, rate in rates.items():
-            positive = rate is None or (isinstance(rate, float | int) and 0 < rate < math.inf)
-            require(positive, f"optimizer.{key}", "a positive number", rate)
+            require(rate is None or 0 < rate < math.inf, f"optimizer.{key}", "a positive number", rate)
         decay = self.weight_decay
         require(0 <= decay < math.inf, "optimizer.weight_decay", "a number of at least 0", decay)
-        options = {option for name in names.values() for option in choices.option_names(known[name])}
-        for option in self.options:
+        options: Values = {}
+        for kind in (known[name] for name in names.values()):
+            parameters = signature(kind).parameters
+            options |= {option: parameters[option] for option in choices.option_names(kind)}
+        for option, value in self.options.items():
             require_choice("optimizer.options", option, sorted(options))
+            key = f"optimizer.options.{option}"
+            if (hint := options[option].annotation) is not Parameter.empty:
+                self.options[option] = value = checked(hint, value, key)
+            numbers = value if isinstance(value, tuple) else (value,)
+            finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+            require(finite, key, "finite numbers", value)
 
 
 @dataclass(frozen=True)
@@ -290,6 +304,10 @@ class RunSettings:
         check_fields(self)
         for key in ("epochs", "batch_size", "devices", "nodes", "log_every", "max_steps", "patience"):
             _require_integer(key, getattr(self, key))
+        growth = self.epochs // self.schedule.every * math.log(self.schedule.factor)
+        expected = "a factor whose power at the last epoch is a finite number"
+        overflows = self.schedule.name == "step" and growth > _LARGEST_EXPONENT
+        require(not overflows, "schedule.factor", expected, self.schedule.factor)
         require_folder("output", self.output)
         for key in ("clip", "checkpoint_every"):
             value = getattr(self, key)

@@ -15,7 +15,7 @@ from ..errors import OptionError
 Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
 _LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # of settings: bytes, values, and levels
-_USER = re.compile(r"(\w://[^\s/:@]*:)\S*@")
+_USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))\S*@")
 _KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
 _SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 
@@ -48,7 +48,11 @@ def flat(mapping: Mapping[str, Value], keep: Collection[str] = (), prefix: str =
 
 def plain(value: Value) -> Value:
     """Return a nested value as JSON has it: with lists, texts for paths, and null for a number that is not finite."""
-    return json.loads(json.dumps(value, default=os.fspath), parse_constant=lambda name: None)
+    try:
+        text = json.dumps(value, default=os.fspath)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"Settings need plain values: texts, numbers, lists and mappings. Got: {error}.") from error
+    return json.loads(text, parse_constant=lambda name: None)
 
 
 def presentable(text: str) -> str:

@@ -227,6 +227,27 @@ def test_a_case_with_any_number_that_is_not_finite_is_not_ranked(changes, stored
     write_report(gather(one), tmp_path)
 
 
+@pytest.mark.parametrize("change", [
+    ('"test_metric":0.', '"test_metric":0.9'), ('"val_loss":', '"val_loss":1'), ('"seed":0', '"seed":1'),
+    ('"sha256":"', '"sha256":"0'), ('"choices":{"network.constraint":"Orth', '"choices":{"network.constraint":"Horth'),
+], ids=str)  # fmt: skip
+def test_a_changed_character_of_a_stored_result_is_not_ranked(change, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    assert compare(settings, objective=train, about=ABOUT) == 0
+    journal, lines = tmp_path / "out" / JOURNAL, []
+    for line in (content := journal.read_text()).splitlines():
+        lines.append(line.replace(*change, 1) if '"record":' in line and change[0] in line else line)
+    assert "\n".join(lines) != content.strip()
+    journal.write_text("\n".join([*lines, ""]))
+    capsys.readouterr()
+    with pytest.raises(OptionError, match=r"The study cannot be read at trial \d. A result is damaged"):
+        compare(settings, objective=train, about=ABOUT)
+    assert "Best" not in capsys.readouterr().out
+    journal.unlink()
+    assert compare(settings, objective=train, about=ABOUT) == 0
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "report.html", "curves.svg", "results.json"])
 def test_a_folder_with_files_of_something_else_is_left_as_it_is(name, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
@@ -265,6 +286,19 @@ def test_settings_of_a_comparison_made_from_python_are_checked(changes):
 def test_a_grid_made_from_python_is_checked(changes):
     with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
         Grid(**{"base": BASE, "grid": SMALL, **changes})
+
+
+def test_a_grid_that_varies_a_mapping_and_a_part_of_it_is_refused():
+    with pytest.raises(OptionError, match="`network` needs to vary as a whole or in parts"):
+        Grid(BASE, {"network": [{"cell": "Elman", "hidden_size": 5}], "network.hidden_size": [6]})
+
+
+def test_a_grid_of_numbers_of_numpy_is_one_of_plain_numbers():
+    import numpy as np
+
+    axes, base = {"network.hidden_size": list(np.arange(4, 8))}, {**BASE, "epochs": np.int64(4)}
+    plain = Grid(BASE, {"network.hidden_size": [4, 5, 6, 7]}, seeds=[0, 1, 2])
+    assert Grid(base, axes, seeds=list(np.arange(3))).cases() == plain.cases()
 
 
 def test_a_grid_from_a_pipe_has_a_name_that_lasts():

@@ -103,7 +103,8 @@ URLS = [
     f"postgresql://127.0.0.1:1/d?user=u&sslpassword={SECRET}&sslmode=disable", f"postgresql://u:a@{SECRET}@h/d",
     f"postgresql://u:{SECRET}@h:port/d", f"postgresql+{SECRET}", f"mysql://u:{SECRET}@h/d",
     f"postgresql://127.0.0.1:1/d?nosuch={SECRET}", f"sqlite:////none/such/a.db?password={SECRET}",
-    f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/d",
+    f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/d", f"postgresql://u:p@ss/{SECRET}@127.0.0.1:1/d",
+    f"postgresql://u@127.0.0.1:1/d#{SECRET}", f"postgresql://u%3A{SECRET}@127.0.0.1:1/d",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from manifold_rnn.errors import OptionError
 from manifold_rnn.tasks import memory
 from manifold_rnn.training import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings, read_run
 from manifold_rnn.training.build import build_network, require_run_in_memory
-from manifold_rnn.training.mapping import resolved
+from manifold_rnn.training.mapping import as_mapping, resolved
 from manifold_rnn.training.values import presentable, read_yaml, without_secrets
 
 LETTERS = "abcdefghi"
@@ -106,6 +106,75 @@ def test_near_types_are_converted_and_parts_of_another_type_are_refused():
             RunSettings(**{"task": mr.tasks.Digits(), "network": NetworkSettings("lem"), **changes})
 
 
+OPTIONS = {
+    "maximize": "maybe",
+    "amsgrad": [1],
+    "capturable": 2,
+    "eps": math.inf,
+    "polish_every": True,
+    "betas": [True, 1],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), OPTIONS.items())
+def test_options_of_an_optimizer_have_the_types_of_its_parameters(option, value):
+    with pytest.raises(OptionError, match=f"`optimizer.options.{option}` needs"):
+        OptimizerSettings(options={option: value})
+    for key in ("lr", "name"):
+        with pytest.raises(OptionError, match=f"`optimizer.groups.a.{key}` needs"):
+            OptimizerSettings(groups={"a": {key: True}})
+
+
+def test_numbers_of_numpy_are_those_of_python_at_every_depth():
+    task = mr.tasks.Copying(delay=np.int64(3), sizes=(np.int64(9), 4, 4), seed=np.int64(1))
+    network = NetworkSettings("lem", options={"time_step": np.float64(0.5)})
+    options = {"betas": (np.float32(0.5), 0.9)}
+    optimizer = OptimizerSettings(options=options, groups={"weight_hh": {"lr": np.float32(0.5)}})
+    settings = RunSettings(task, network, optimizer)
+    same = RunSettings(
+        mr.tasks.Copying(delay=3, sizes=(9, 4, 4), seed=1),
+        NetworkSettings("lem", options={"time_step": 0.5}),
+        OptimizerSettings(options={"betas": (0.5, 0.9)}, groups={"weight_hh": {"lr": 0.5}}),
+    )
+    assert as_mapping(settings) == as_mapping(same) and read_run(as_mapping(settings)) == settings
+    mapping = {**as_mapping(same), "epochs": np.int64(2), "output": Path("a")}
+    assert read_run(mapping).epochs == 2 and read_run(mapping).output == "a"
+
+
+@pytest.mark.parametrize("fields", [
+    {"delay": math.nan}, {"delay": 3.5}, {"delay": True}, {"delay": "3"}, {"fresh": "maybe"}, {"seed": 0.5},
+    {"sizes": (1, 2.5, 3)},
+], ids=str)  # fmt: skip
+def test_fields_of_a_task_made_from_python_are_checked(fields):
+    with pytest.raises(OptionError):
+        RunSettings(mr.tasks.Copying(**fields), NetworkSettings("lem"))
+
+
+@pytest.mark.parametrize("build", [
+    *(lambda v=v: mr.Rotations(layers=v) for v in (10**11, 2.0, math.inf, 1.5, True)),
+    *(lambda v=v: mr.Reflections(count=v) for v in (1.5, math.nan, True)),
+    lambda: mr.nn.cells.NRU(heads=True), lambda: mr.nn.cells.Momentum(momentum=True),
+    lambda: mr.nn.cells.Momentum(host=3), lambda: mr.nn.cells.Momentum(period=True),
+])  # fmt: skip
+def test_counts_of_constraints_and_cells_are_integers_within_bounds(build):
+    with pytest.raises(OptionError):
+        build()
+
+
+def test_a_schedule_that_exceeds_every_number_is_refused():
+    growing = ScheduleSettings("step", factor=1e200)
+    with pytest.raises(OptionError, match=r"`schedule.factor` needs"):
+        RunSettings(mr.tasks.Digits(), NetworkSettings("lem"), schedule=growing, epochs=4)
+    RunSettings(mr.tasks.Digits(), NetworkSettings("lem"), schedule=growing, epochs=1)
+
+
+def test_a_text_for_a_truth_value_or_a_number_is_read_as_one():
+    settings = OptimizerSettings(options={"maximize": "false", "eps": "1e-8", "betas": ["0.5", 0.9]})
+    assert settings.options == {"maximize": False, "eps": 1e-8, "betas": (0.5, 0.9)}
+    run = RunSettings(mr.tasks.Digits(), NetworkSettings("lem"), settings)
+    assert read_run(as_mapping(run)) == run
+
+
 @pytest.mark.parametrize(
     "network", [{"cell": name} for name in ("Elman", "LSTM", "LRU")] + [{"zoo": "scornn"}], ids=str
 )
@@ -141,7 +210,7 @@ SECRET = "hunter2"
     f"postgresql://u:{SECRET}@h:5432/d", f"at postgresql+psycopg://u:{SECRET}@h failed", f"https://:{SECRET}@h/a b",
     f"https://h/d?password={SECRET}&x=1", f"https://h?sslpassword={SECRET}", f"token: {SECRET}",
     f'{{"api_key": "{SECRET}"}}', f"PGPASSWORD={SECRET} psql", f"user=u password={SECRET} host=h",
-    f"postgresql://u:{SECRET}@{SECRET}@h/d",
+    f"postgresql://u:{SECRET}@{SECRET}@h/d", f"postgresql://u:p@ss/{SECRET}@h/d", f"postgresql://u%3A{SECRET}@h/d",
 ])  # fmt: skip
 def test_secrets_of_urls_and_keys_are_not_shown(text):
     assert SECRET not in without_secrets(text) and "***" in without_secrets(text)

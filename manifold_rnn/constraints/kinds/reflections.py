@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..._options import is_integer
 from ...errors import OptionError
 from ...linalg.checks import require_matrix
 from ...linalg.householder import reflected, unit
@@ -60,9 +61,10 @@ class Reflections(Constraint):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
+        if self.count is not None and not is_integer(self.count, 1):
             raise OptionError(
-                f"Reflections multiplies `count` of them.\nExpected at least 1, or None for all, got {self.count}.\n"
+                "Reflections multiplies `count` of them.\n"
+                f"Expected an integer of at least 1, or None for all, got {self.count!r:.40}.\n"
                 "Choose a positive number."
             )
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..._options import is_integer
 from ...errors import OptionError
 from ...linalg.checks import require_matrix
 from ...linalg.givens import Layers, on_circle, rotated
@@ -17,6 +18,8 @@ from ...manifolds import SpecialOrthogonal, Unitary
 from ..constraint import Constraint
 from ..membership import measured_defect
 from ..parametrization import Parametrization
+
+_MOST_LAYERS = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +74,11 @@ class Rotations(Constraint):
                 f"layout of Rotations says which coordinates rotate together.\nExpected 'tunable' or 'fft', got "
                 f"{self.layout!r}.\nCheck the spelling."
             )
-        if self.layers is not None and (self.layout == "fft" or self.layers < 1):
+        counts = is_integer(self.layers, 1) and int(self.layers or 0) <= _MOST_LAYERS
+        if self.layers is not None and (self.layout == "fft" or not counts):
             raise OptionError(
-                f"Rotations has layers=1 or more with the layout 'tunable', and a fixed number with 'fft'.\n"
-                f"Got layout={self.layout!r} and layers={self.layers}.\nLeave one of them out."
+                f"Rotations has 1 to {_MOST_LAYERS:,} layers with the layout 'tunable', and a fixed number in 'fft'.\n"
+                f"Got layout={self.layout!r} and layers={self.layers!r:.40}.\nLeave one of them out, or correct it."
             )
 
     def trivialize(self, like: Tensor) -> RotationsParametrization:

@@ -8,6 +8,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ...errors import OptionError
 from .accumulate import accumulate
 from .base import FILLED_BY_BIND, Cell, State
 from .elman import Elman
@@ -86,6 +87,8 @@ class Momentum(Cell):
     offset: Tensor | None = field(default=None, kw_only=True, repr=False, metadata={FILLED_BY_BIND: True})
 
     def __post_init__(self) -> None:
+        if not isinstance(self.host, Cell):
+            raise OptionError(f"The host of Momentum is a cell.\nGot {self.host!r:.80}.\nPass a cell, such as Elman().")
         require_choice("Momentum", "kind", self.kind, get_args(Kind))
         require_number("Momentum", "momentum", self.momentum, zero=True)
         require_number("Momentum", "scale", self.scale)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..._options import is_integer
 from ...errors import OptionError
 from ..activations import split_relu
 from .base import Cell, State
@@ -74,11 +75,12 @@ class NRU(Cell):
     rectify: bool = False
 
     def __post_init__(self) -> None:
-        size = self.heads * self.memory_size
-        if min(self.heads, self.memory_size) < 1 or math.isqrt(size) ** 2 != size:
+        counts = is_integer(self.heads, 1) and is_integer(self.memory_size, 1)
+        if not counts or math.isqrt(self.heads * self.memory_size) ** 2 != self.heads * self.memory_size:
             raise OptionError(
                 "The directions of an NRU do not fill a square matrix, the outer product of two vectors.\n"
-                f"Expected heads * memory_size to be a positive square, got {self.heads} * {self.memory_size}.\n"
+                "Expected heads * memory_size of integers to be a positive square, got "
+                f"{self.heads!r:.40} * {self.memory_size!r:.40}.\n"
                 "With 4 heads choose a square as memory_size."
             )
 

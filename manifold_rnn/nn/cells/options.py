@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from ..._options import is_integer
 from ...errors import OptionError
 
 
 def require_number(cell: str, option: str, value: float, *, below: float = math.inf, zero: bool = False) -> None:
     """Raise `OptionError` unless ``value`` is above 0, or 0 where ``zero`` allows it, and below ``below``."""
-    if isinstance(value, (int, float)) and (0 < value < below or (zero and value == 0)):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and (0 < value < below or (zero and value == 0)):
         return
     upper = "finite" if below == math.inf else f"below {below:g}"
     raise OptionError(
@@ -29,7 +31,7 @@ def require_choice(cell: str, option: str, value: str, choices: Sequence[str]) -
 
 def require_count(cell: str, option: str, value: int) -> None:
     """Raise `OptionError` unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, int) or value < 1:
+    if not is_integer(value, 1):
         raise OptionError(
             f"The {option} of {cell} is not a number of steps.\n"
             f"Expected an integer of at least 1, got {value!r}.\nChoose a positive integer."
