@@ -47,7 +47,7 @@ def execute(command: str, values: Values) -> int:
             print(table)
     text = yaml.safe_dump(_non_empty(as_mapping(settings)), sort_keys=False)
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"resume with:\n  {resume_command(path.parent)}")
+    print(f"resume with:\n  {resume_command(path.parent)}", flush=True)
     return 0
 
 

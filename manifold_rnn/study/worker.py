@@ -20,7 +20,7 @@ from ..training.checkpoint import LAST, RUN, read_checkpoint
 from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values, presentable, print_any_text, without_secrets
+from ..training.values import Values, presentable, print_any_text, say, without_secrets
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
 from .liveness import Superseded, heartbeat
@@ -187,5 +187,5 @@ def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> N
         except StopRequested:
             sys.exit(130)
         except (ManifoldError, OSError) as error:
-            print(f"manifold-rnn: error: {presentable(' '.join(str(error).split()))}", file=sys.stderr)
+            say(f"manifold-rnn: error: {presentable(' '.join(str(error).split()))}", to_errors=True)
             sys.exit(2)

@@ -44,6 +44,7 @@ from .trainer import (
     quiet_lightning,
     require_hardware,
 )
+from .values import say
 
 
 def run(
@@ -142,7 +143,7 @@ def run(
         if not quiet and resume:
             shown = None if start.content is None else shown_progress(start.content[RUN], settings.epochs)
             line = f"There is no checkpoint in '{place}' yet: the run starts."
-            print(line if shown is None else f"Resuming after {shown}.", flush=True)
+            say(line if shown is None else f"Resuming after {shown}.")
         stack.enter_context(own_process_group())
         history = RunHistory(settings, current, start.environments)
         return _train_and_test(settings, place, start, data, module, history, stop, on_epoch, quiet)
@@ -220,7 +221,7 @@ def _train_and_test(
     if settings.patience is not None:  # it counts before the checkpoint of the epoch is written
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False))
     if not quiet:
-        callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines(history))
+        callbacks.append(RichProgressBar() if sys.stdout and sys.stdout.isatty() else EpochLines(history))
     purge = start.content["global_step"] if start.content else None
     logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
     files = SafeCheckpointIO(start.content, start.unusable)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,6 +67,25 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str, *, to_errors: bool = False) -> None:
+    """Print a line at once; a pipe that nobody reads, or a log on a full disk, does not end the work."""
+    stream = sys.stderr if to_errors else sys.stdout
+    if stream is not None:  # as it is if the program was started with it closed
+        with suppress(OSError, ValueError):  # the second of a stream that was closed later
+            print(text, file=stream, flush=True)
+
+
+def drop_unprinted() -> None:
+    """Drop what no stream took, which Python would report at the end of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def read_yaml(path: str | Path) -> Values:

@@ -1,10 +1,12 @@
 """What goes wrong beside a comparison, or is written in its file, and what must not follow from it."""
 
 import errno
+import io
 import json
 import math
 import os
 import sqlite3
+import sys
 
 import pytest
 
@@ -269,3 +271,18 @@ def test_a_grid_made_from_python_is_checked(changes):
 
 def test_a_grid_from_a_pipe_has_a_name_that_lasts():
     assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
+def test_a_stream_that_takes_nothing_does_not_end_a_comparison(code, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    class Broken(io.StringIO):
+        write = refuse
+
+    (tmp_path / "grid.yaml").write_text(GRID)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    assert compare(settings, objective=train, about=ABOUT) == 0
+    assert (tmp_path / "out" / "report.html").exists()
