@@ -48,7 +48,7 @@ def execute(command: str, values: Values) -> int:
         record = run(settings, folder=settings.output, resume=resume, restart=restart, stop=stop, quiet=False)
     if record.failure is not None:
         verb, flag = ("resume", "--resume") if record.stopped else ("start again", "--restart")
-        say(f"{record.failure}; {verb} with: {resume_command(settings.output, flag)}")
+        say(f"{record.failure.rstrip('.')}; {verb} with: {resume_command(settings.output, flag)}")
         return 130 if record.stopped else 1
     if record.test_loss is not None and record.test_metric is not None:
         say(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")

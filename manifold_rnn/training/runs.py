@@ -27,7 +27,7 @@ from .callbacks import (
     eigenvalues,
 )
 from .checkpoint import RUN, best_checkpoint, load_weights, read_checkpoint, require_same_data, require_same_run, seeded
-from .choices import require
+from .choices import require, require_choice, require_folder, require_path, require_task_name
 from .data import SequenceData
 from .environment import environment, warn_of_changes
 from .folder import LOGS, RESULT, lock_folder, move_aside, open_folder, require_own
@@ -109,7 +109,8 @@ def run(
     ...     record = mr.training.run(settings, folder=output)
     >>> assert len(record.history) == 1 and record.failure is None
     """
-    require(bool(str(folder).strip()), "output", "the name of a folder", repr(folder))
+    require_folder("output", folder)
+    require_task_name(type(settings.task))
     require(not (resume and restart), "restart", "a run that does not resume", "resume as well")
     place = Path(folder)
     rank = process_rank(settings)
@@ -138,6 +139,7 @@ def run(
         if start.content is not None:
             load_weights(start.source, start.content, module)  # before anything is written; the trainer does it again
         if rank == 0:
+            open_folder(place / LOGS)
             prepare(settings, place)
             warn_of_changes(start.environments, current)
         if not quiet and resume:
@@ -172,7 +174,7 @@ def evaluate(
     Raises
     ------
     OptionError
-        If the checkpoint is damaged, from another run, or trained on other data.
+        If the stage is unknown, or the checkpoint is damaged, from another run, or trained on other data.
     NonFiniteError
         If a score is not finite.
 
@@ -182,6 +184,8 @@ def evaluate(
     >>> try: mr.training.evaluate(settings, stage="test", checkpoint="missing.ckpt")
     ... except mr.errors.OptionError as error: assert "missing.ckpt" in str(error)
     """
+    require_choice("stage", stage, ("validate", "test"))
+    require_path("checkpoint", checkpoint)
     path = Path(checkpoint)
     content = read_checkpoint(path)
     require_same_run(path, content, settings)
