@@ -141,6 +141,24 @@ def load_yaml(text: str) -> Value:
         raise YAMLError(f"{type(error).__name__}: {error}") from error
 
 
+def dump_yaml(values: Values) -> str:
+    """Return YAML that `load_yaml` reads as these values: with quotes for a text that it would read as a number."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
+        pass
+
+    def represented(dumper: Value, text: str) -> Value:
+        try:
+            is_text = load_yaml(text) == text
+        except yaml.YAMLError:
+            is_text = False
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+
+    Dumper.add_representer(str, represented)
+    return str(yaml.dump(values, Dumper=Dumper, sort_keys=False))
+
+
 @dataclass
 class _Open:
     """A collection that has begun: its keys and its number of nodes so far, aliases expanded."""
