@@ -23,7 +23,7 @@ from .grid import CompareSettings, Grid, canonical, folder_name, label, read_gri
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
 from .store import StudyBusy, open_store
-from .worker import Objective, Worker, train, work_in_processes
+from .worker import RUNS, Objective, Worker, train, work_in_processes
 
 
 def compare(
@@ -122,6 +122,7 @@ class Comparison:
         store = open_store(settings.storage, folder, settings.name) if settings.storage else None
         open_folder(folder)
         require_own(folder, settings.name)
+        open_folder(folder / RUNS)
         store = store or open_store(None, folder, settings.name)
         return Study(store, settings.name, self.grid, self.about, extend=settings.extend, patience=settings.patience)
 
@@ -137,7 +138,7 @@ class Comparison:
             say(f"{number}  {name}   {presentable(outcome)}   {shown_duration(seconds)}")
 
         with closing(self.open(stop)) as study:
-            Worker(study, self.objective, self.settings.folder / "runs", stop, print_case).work()
+            Worker(study, self.objective, self.settings.folder / RUNS, stop, print_case).work()
 
 
 class _LastingConsole(Console):
