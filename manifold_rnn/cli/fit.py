@@ -10,7 +10,7 @@ from ..training.mapping import read_run
 from ..training.record import shown_metric
 from ..training.settings import RunSettings
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values
+from ..training.values import Values, say
 from .parsing import CommandParser
 
 
@@ -40,17 +40,17 @@ def execute(command: str, values: Values) -> int:
         if command != "fit":
             path = Path(settings.output, BEST) if checkpoint is None else checkpoint
             try:
-                print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)))
+                print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)), flush=True)
             except StopRequested:
-                print("stopped before the end")
+                say("stopped before the end")
                 return 130
             return 0
         record = run(settings, folder=settings.output, resume=resume, restart=restart, stop=stop, quiet=False)
     if record.failure is not None:
         verb, flag = ("resume", "--resume") if record.stopped else ("start again", "--restart")
-        print(f"{record.failure}; {verb} with: {resume_command(settings.output, flag)}")
+        say(f"{record.failure.rstrip('.')}; {verb} with: {resume_command(settings.output, flag)}")
         return 130 if record.stopped else 1
     if record.test_loss is not None and record.test_metric is not None:
-        print(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")
-    print(f"Written to {settings.output}")
+        say(f"test loss {record.test_loss:.4g}   {shown_metric(settings.task, record.test_metric)}")
+    say(f"Written to {settings.output}")
     return 0

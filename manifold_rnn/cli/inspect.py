@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import yaml  # type: ignore[import-untyped]
 
 from ..constraints import degrees_of_freedom
 from ..training import choices
@@ -13,7 +12,7 @@ from ..training.folder import resume_command
 from ..training.mapping import as_mapping, read_run
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
-from ..training.values import Values
+from ..training.values import Values, dump_yaml
 from .parsing import CommandParser
 
 
@@ -30,6 +29,7 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
+    choices.require_path("checkpoint", values["checkpoint"])
     path, known = Path(values["checkpoint"]), choices.diagnostics()
     chosen = values.get("diagnostics") or [*known]
     for name in chosen:
@@ -45,9 +45,9 @@ def execute(command: str, values: Values) -> int:
     for name in chosen:
         if table := known[name](network).table():
             print(table)
-    text = yaml.safe_dump(_non_empty(as_mapping(settings)), sort_keys=False)
+    text = dump_yaml(_non_empty(as_mapping(settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"resume with:\n  {resume_command(path.parent)}")
+    print(f"resume with:\n  {resume_command(path.parent)}", flush=True)
     return 0
 
 

@@ -46,18 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         return _refuse(f"{', '.join(missing)} not installed. Install the extra: pip install 'manifold-rnn[train]'.")
-    from ..training.values import print_any_text
+    from ..training.values import drop_unprinted, print_any_text, say
 
     print_any_text()
     try:
         with warnings.catch_warnings(), _interrupted_by_sigterm():
             warnings.showwarning = _print_warning
             return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    except BrokenPipeError:  # whoever reads has seen enough
+        return 0
     except (ManifoldError, OSError, MemoryError) as error:
-        return _refuse(str(error))
+        return _refuse(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        print("manifold-rnn: interrupted", file=sys.stderr)
+        say("manifold-rnn: interrupted", to_errors=True)
         return 130
+    finally:
+        drop_unprinted()
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -65,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     command = arguments[0] if arguments else "no command"
     if command in ("-h", "--help", "--version"):
-        print(f"manifold-rnn {__version__}" if command == "--version" else _help())
+        print(f"manifold-rnn {__version__}" if command == "--version" else _help(), flush=True)
         return 0
     require_choice("manifold-rnn", command, _COMMANDS)
     module, about = _COMMANDS[command]
@@ -101,11 +105,13 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"manifold-rnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    from ..training.values import say
+
+    say(f"manifold-rnn: warning: {' '.join(str(message).split())}", to_errors=True)
 
 
 def _refuse(message: str) -> int:
-    from ..training.values import presentable
+    from ..training.values import presentable, say
 
-    print(f"manifold-rnn: error: {presentable(' '.join(message.split()))}", file=sys.stderr)
+    say(f"manifold-rnn: error: {presentable(' '.join(message.split()))}", to_errors=True)
     return 2

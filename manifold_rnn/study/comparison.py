@@ -1,6 +1,5 @@
 """``compare``: opens the study of a comparison, works on it, and writes the report."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from ..training.folder import open_folder
 from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Value, Values, presentable, print_any_text
+from ..training.values import Value, Values, presentable, print_any_text, say
 from .claim import Attempt, Study, is_failed
 from .grid import CompareSettings, Grid, canonical, folder_name, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
 from .store import StudyBusy, open_store
-from .worker import Objective, Worker, train, work_in_processes
+from .worker import RUNS, Objective, Worker, train, work_in_processes
 
 
 def compare(
@@ -75,7 +74,7 @@ def compare(
     grid = grid or read_grid(settings.grid)
     comparison = Comparison(settings, grid, dict(about) if about is not None else describe(grid), objective)
     print_any_text()
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = _LastingConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
     with closing(comparison.open()) as study, StopSignal() as stop:
         if settings.retry_failed or settings.retry is not None:
             study.retry(_failed_cases(study, settings.retry or "*"))
@@ -113,7 +112,7 @@ class Comparison:
             try:
                 return self._open()
             except StudyBusy as error:
-                print(f"manifold-rnn: {error} Waiting: end or resume that process.", file=sys.stderr, flush=True)
+                say(f"manifold-rnn: {error} Waiting: end or resume that process.", to_errors=True)
                 if stop is not None and stop.requested:
                     raise StopRequested from error
 
@@ -124,6 +123,7 @@ class Comparison:
         store = open_store(settings.storage, folder, settings.name) if settings.storage else None
         open_folder(folder)
         require_own(folder, settings.name)
+        open_folder(folder / RUNS)
         store = store or open_store(None, folder, settings.name)
         return Study(store, settings.name, self.grid, self.about, extend=settings.extend, patience=settings.patience)
 
@@ -136,10 +136,23 @@ class Comparison:
             outcome = score if record.failure is None else f"failed: {record.failure}"
             number = f"{len(study.ends()):>{len(str(len(study.cases)))}}/{len(study.cases)}"
             name = case_name(results, attempt.choices, attempt.case.seed)
-            print(f"{number}  {name}   {presentable(outcome)}   {shown_duration(seconds)}", flush=True)
+            say(f"{number}  {name}   {presentable(outcome)}   {shown_duration(seconds)}")
 
         with closing(self.open(stop)) as study:
-            Worker(study, self.objective, self.settings.folder / "runs", stop, print_case).work()
+            Worker(study, self.objective, self.settings.folder / RUNS, stop, print_case).work()
+
+
+class _LastingConsole(Console):
+    """Prints as far as anybody takes it: what it cannot print does not end a comparison."""
+
+    def print(self, *objects: Value, **options: Value) -> None:
+        """Print as a console does."""
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Keep quiet, where Rich ends the program."""
+        self.quiet = True
 
 
 def case_name(results: Results, choices: Values, seed: int) -> str:

@@ -20,12 +20,13 @@ from ..training.checkpoint import LAST, RUN, read_checkpoint
 from ..training.mapping import read_run
 from ..training.record import Epoch, RunRecord
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values, presentable, print_any_text, without_secrets
+from ..training.values import Values, presentable, print_any_text, say, without_secrets
 from .claim import Attempt, Study
 from .grid import canonical, folder_name
 from .liveness import Superseded, heartbeat
 from .store import StudyBusy, StudyLost
 
+RUNS = "runs"  # where the folders of runs are
 _PAUSE = 2.0  # seconds between two looks for a case
 # Errors of the system that every case would meet; any other, such as a file of data that is missing, fails its case.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -117,8 +118,9 @@ class Worker:
         except (Superseded, StopRequested, StudyLost, BlockingIOError):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-                raise
+            for cause in (error, error.__cause__):  # which an `OptionError` has of a folder or a file
+                if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
+                    raise cause from None
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 text = without_secrets("".join(traceback.format_exception(error)))
@@ -187,5 +189,5 @@ def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> N
         except StopRequested:
             sys.exit(130)
         except (ManifoldError, OSError) as error:
-            print(f"manifold-rnn: error: {presentable(' '.join(str(error).split()))}", file=sys.stderr)
+            say(f"manifold-rnn: error: {presentable(' '.join(str(error).split()))}", to_errors=True)
             sys.exit(2)

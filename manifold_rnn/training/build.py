@@ -203,4 +203,5 @@ def _called(build: Builder, *arguments: object, **options: object) -> Value:
         return build(*arguments, **options)
     except (TypeError, AttributeError) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "dtype")
-        raise OptionError(f"{build.__name__} cannot be built with {shown or 'no options'}: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise OptionError(f"{build.__name__} cannot be built with {shown or 'no options'}: {reason}.") from error

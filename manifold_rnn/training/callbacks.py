@@ -21,7 +21,7 @@ from .module import SequenceModule
 from .record import Epoch, shown_metric
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
-from .values import Value, Values
+from .values import Value, Values, say
 
 Module = LightningModule
 _LARGEST_SPECTRUM = 512
@@ -243,7 +243,7 @@ class EpochLines(Callback):
             name = settings.network.zoo or settings.network.cell or ""
             number = f"{epoch['epoch']:>{len(str(settings.epochs))}}/{settings.epochs}"
             scores = f"loss {epoch['train_loss']:.4g}   val {shown_metric(settings.task, epoch['val_metric'])}"
-            print(f"{name:<10} epoch {number}   {scores}   {epoch['seconds']:.2f} s", flush=True)
+            say(f"{name:<10} epoch {number}   {scores}   {epoch['seconds']:.2f} s")
 
 
 def eigenvalues(module: Value) -> list[list[float]]:

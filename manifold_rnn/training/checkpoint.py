@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import nn
 from .. import __version__
 from ..constraints import load_checked
 from ..errors import OptionError
+from ..tasks.memory import require_memory
 from .folder import BEST, previous, replacing
 from .folder import LAST as LAST  # which studies import from here
 from .formats import CHECKPOINT, KEY
@@ -105,6 +107,7 @@ class _Unusable(OptionError):
 
 def _read(path: Path) -> Values:
     try:
+        _require_end(path)
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise _Unusable(path, "is missing", f"There is no checkpoint at '{path}': {error.strerror}.") from error
@@ -123,6 +126,18 @@ def _read(path: Path) -> Values:
         raise _damaged(path, "it has another content")
     CHECKPOINT.require(content[RUN][KEY], f"'{path}'")
     return content
+
+
+def _require_end(path: Path) -> None:
+    """Refuse what is no checkpoint by its kind and its last bytes, before much is read of it."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise _damaged(path, "it is no regular file")
+    with open(path, "rb") as file:
+        file.seek(max(0, state.st_size - len(_DIGEST) - 32))
+        if not file.read(len(_DIGEST)).startswith(_DIGEST):
+            raise _damaged(path, "the digest of the file does not hold")
+    require_memory("checkpoint", 2 * state.st_size, "a file", f"'{path}'")  # its bytes, and the tensors in them
 
 
 def is_out_of_memory(error: BaseException) -> bool:

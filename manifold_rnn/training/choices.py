@@ -5,6 +5,7 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 
@@ -65,7 +66,8 @@ def task_class(name: object) -> type[tasks.Task]:
         try:
             kind = resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {error}.") from error
+            reason = str(error).rstrip(".")
+            raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {reason}.") from error
         require(isinstance(kind, type) and issubclass(kind, tasks.Task), "task.name", "a subclass of Task", repr(name))
         return kind
     require_choice("task.name", name, known)
@@ -76,6 +78,16 @@ def task_name(kind: type[tasks.Task]) -> str:
     """Return the name by which `task_class` finds a task."""
     is_exported = _exported(tasks, tasks.Task).get(kind.__name__) is kind
     return kind.__name__ if is_exported else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def require_task_name(kind: type[tasks.Task]) -> None:
+    """Raise `OptionError` unless `task_class` finds a task by its name, which files hold."""
+    name = task_name(kind)
+    try:
+        found = task_class(name) is kind
+    except OptionError:
+        found = False
+    require(found, "task", "a class that its module has by its name, for files to name it", name)
 
 
 def option_names(build: Builder) -> list[str]:
@@ -120,9 +132,19 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         raise OptionError(f"`{key}` needs {expected}. Got {got}.")
 
 
-def require_folder(key: str, path: str) -> None:
-    """Raise `OptionError` unless a text can be the path of a folder."""
-    require(bool(path.strip()) and "\0" not in path, key, "the path of a folder", f"{path!r:.80}")
+def require_path(key: str, path: object, kind: str = "file") -> None:
+    """Raise `OptionError` unless a value can be the path of a file, or of another kind."""
+    usable = isinstance(path, str | Path) and bool(str(path).strip()) and "\0" not in str(path)
+    require(usable, key, f"the path of a {kind}", f"{path!r:.80}")
+
+
+def require_folder(key: str, path: object) -> None:
+    """Raise `OptionError` unless a value can be the path of a folder that every library can write into."""
+    require_path(key, path, "folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"`{key}` needs the path of a folder in UTF-8. Got {path!r:.80}.") from error
 
 
 def require_choice(key: str, name: object, known: Collection[str]) -> None:

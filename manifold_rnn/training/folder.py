@@ -10,6 +10,7 @@ from shlex import quote
 from filelock import FileLock, Timeout
 
 from ..errors import OptionError
+from .formats import KEY
 
 CONFIG, LAST, BEST, RESULT, LOGS = "run.yaml", "last.ckpt", "best.ckpt", "result.json", "logs"
 
@@ -22,18 +23,23 @@ def previous(path: Path) -> Path:
 _FILES = [CONFIG, LOGS, *(name for file in (LAST, BEST, RESULT) for name in (file, previous(Path(file)).name))]
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, [*_FILES, 'probe']))})\.\d+\.tmp")
 _ATTEMPT = re.compile(r"attempt-\d+")
+_PRINTED = re.compile(r".+\.(out|err|log|[oe]\d+)")  # what a batch system or a shell may keep of a run's lines
 
 
 def require_own(folder: Path) -> None:
-    """Raise `OptionError` if a folder holds files, but not those of a run; neither reads nor changes anything."""
+    """Raise `OptionError` if a folder holds files, but not those of a run; changes nothing.
+
+    What is printed may be kept in the folder of a run, also before it starts.
+    """
     try:
         names = {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):
         return  # `open_folder` makes it, or says what is wrong
-    own = {".lock", "error.txt"} | {name for name in names if _TEMPORARY.fullmatch(name) or _ATTEMPT.fullmatch(name)}
+    patterns = (_TEMPORARY, _ATTEMPT, _PRINTED)
+    own = {".lock", "error.txt"} | {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
     if names - own == {LOGS}:
         foreign = {LOGS}
-    elif CONFIG in names and names & {LAST, previous(Path(LAST)).name, RESULT}:
+    elif CONFIG in names and (names & {LAST, previous(Path(LAST)).name, RESULT} or _is_written(folder / CONFIG)):
         return  # a run, in which the user may keep notes
     else:
         foreign = names - own - {*_FILES}
@@ -42,6 +48,14 @@ def require_own(folder: Path) -> None:
             f"`output` needs a new folder, an empty one, or that of a run.\n"
             f"Got '{folder}', which holds other files, such as '{min(foreign)}'.\nChoose another `output`."
         )
+
+
+def _is_written(config: Path) -> bool:
+    """Whether a run has written these settings, which then begin with the number of their format."""
+    if not config.is_file():
+        return False
+    with open(config, "rb") as file:
+        return file.read(len(KEY) + 1).decode(errors="replace") == f"{KEY}:"
 
 
 def open_folder(folder: Path) -> None:
@@ -65,6 +79,11 @@ def lock_folder(folder: Path) -> FileLock:
         raise BlockingIOError(
             f"Another process is training in '{folder}'. Wait for it, or choose another `output`."
         ) from None
+    except OSError as error:
+        raise OptionError(
+            f"`output` needs a folder with a file .lock that can be locked.\n"
+            f"Got '{folder}': {error.strerror or type(error).__name__}.\nRemove .lock, or choose another `output`."
+        ) from error
     return lock
 
 

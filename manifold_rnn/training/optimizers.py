@@ -99,7 +99,8 @@ def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Opti
     try:
         return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, **options)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"`optimizer.options` of {name} cannot be {options}: {error}."[:400]) from error
+        reason = str(error).rstrip(".")
+        raise OptionError(f"`optimizer.options` of {name} cannot be {options}: {reason}."[:400]) from error
 
 
 class CombinedOptimizer(Optimizer):

@@ -2,10 +2,9 @@
 
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml  # type: ignore[import-untyped]
 
 from ..errors import OptionError
 from .checkpoint import (
@@ -23,7 +22,7 @@ from .formats import KEY, SETTINGS
 from .mapping import as_mapping, read_run
 from .record import read_record
 from .settings import RunSettings
-from .values import Values
+from .values import Values, dump_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,37 @@ def prepare(settings: RunSettings, folder: Path) -> None:
         os.replace(folder / RESULT, previous(folder / RESULT))
     with replacing(folder / CONFIG) as temporary:
         mapping = {KEY: SETTINGS.current, **as_mapping(settings), "output": str(folder)}
-        temporary.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
+        temporary.write_text(dump_yaml(mapping), encoding="utf-8")
 
 
 def require_settings(folder: Path) -> None:
-    """Raise `OptionError` if the settings in a folder are not those of a run, and so its files are not either."""
+    """Raise `OptionError` if the settings in a folder are not those of a run, and so its files are not either.
+
+    Settings that are damaged beside a checkpoint, which holds them too, are only warned of: they will be replaced.
+    """
+    path = folder / CONFIG
     try:
-        if (folder / CONFIG).exists():
-            read_run(folder / CONFIG)
+        if path.exists():
+            read_run(path)
     except OptionError as error:
-        raise OptionError(f"'{folder / CONFIG}' needs to hold the settings of a run. Got: {error}"[:400]) from error
+        if not _is_newer(path) and any(_is_checkpoint(folder / name) for name in (LAST, BEST)):
+            warnings.warn(f"'{path}' is damaged: it will be written again, as a run begins.", stacklevel=2)
+            return
+        reason = f"{str(error)[:200].rstrip('.')}.\nMove it away, or choose another `output`."
+        raise OptionError(f"'{path}' needs to hold the settings of a run. Got: {reason}") from error
+
+
+def _is_newer(path: Path) -> bool:
+    """Whether a file of settings has another format, which says that it is not damaged."""
+    with suppress(OptionError):
+        return bool(read_yaml(path).get(KEY, SETTINGS.current) != SETTINGS.current)
+    return False
+
+
+def _is_checkpoint(path: Path) -> bool:
+    with suppress(OptionError):
+        return bool(read_generation(path)[1])
+    return False
 
 
 def _require_nothing_trained(settings: RunSettings, folder: Path) -> None:

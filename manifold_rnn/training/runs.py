@@ -27,7 +27,7 @@ from .callbacks import (
     eigenvalues,
 )
 from .checkpoint import RUN, best_checkpoint, load_weights, read_checkpoint, require_same_data, require_same_run, seeded
-from .choices import require
+from .choices import require, require_choice, require_folder, require_path, require_task_name
 from .data import SequenceData
 from .environment import environment, warn_of_changes
 from .folder import LOGS, RESULT, lock_folder, move_aside, open_folder, require_own
@@ -44,6 +44,7 @@ from .trainer import (
     quiet_lightning,
     require_hardware,
 )
+from .values import say
 
 
 def run(
@@ -108,7 +109,8 @@ def run(
     ...     record = mr.training.run(settings, folder=output)
     >>> assert len(record.history) == 1 and record.failure is None
     """
-    require(bool(str(folder).strip()), "output", "the name of a folder", repr(folder))
+    require_folder("output", folder)
+    require_task_name(type(settings.task))
     require(not (resume and restart), "restart", "a run that does not resume", "resume as well")
     place = Path(folder)
     rank = process_rank(settings)
@@ -137,12 +139,13 @@ def run(
         if start.content is not None:
             load_weights(start.source, start.content, module)  # before anything is written; the trainer does it again
         if rank == 0:
+            open_folder(place / LOGS)
             prepare(settings, place)
             warn_of_changes(start.environments, current)
         if not quiet and resume:
             shown = None if start.content is None else shown_progress(start.content[RUN], settings.epochs)
             line = f"There is no checkpoint in '{place}' yet: the run starts."
-            print(line if shown is None else f"Resuming after {shown}.", flush=True)
+            say(line if shown is None else f"Resuming after {shown}.")
         stack.enter_context(own_process_group())
         history = RunHistory(settings, current, start.environments)
         return _train_and_test(settings, place, start, data, module, history, stop, on_epoch, quiet)
@@ -171,7 +174,7 @@ def evaluate(
     Raises
     ------
     OptionError
-        If the checkpoint is damaged, from another run, or trained on other data.
+        If the stage is unknown, or the checkpoint is damaged, from another run, or trained on other data.
     NonFiniteError
         If a score is not finite.
 
@@ -181,6 +184,8 @@ def evaluate(
     >>> try: mr.training.evaluate(settings, stage="test", checkpoint="missing.ckpt")
     ... except mr.errors.OptionError as error: assert "missing.ckpt" in str(error)
     """
+    require_choice("stage", stage, ("validate", "test"))
+    require_path("checkpoint", checkpoint)
     path = Path(checkpoint)
     content = read_checkpoint(path)
     require_same_run(path, content, settings)
@@ -220,7 +225,7 @@ def _train_and_test(
     if settings.patience is not None:  # it counts before the checkpoint of the epoch is written
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False))
     if not quiet:
-        callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines(history))
+        callbacks.append(RichProgressBar() if sys.stdout and sys.stdout.isatty() else EpochLines(history))
     purge = start.content["global_step"] if start.content else None
     logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
     files = SafeCheckpointIO(start.content, start.unusable)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
-from .values import Value
+from .values import Value, say
 
 
 class StopRequested(Exception):
@@ -48,7 +48,7 @@ class StopSignal:
         if self._signalled and number == signal.SIGINT:
             sys.exit(130)
         if number == signal.SIGINT:
-            print("Stopping at the next checkpoint. Press Ctrl-C again to quit at once.", file=sys.stderr, flush=True)
+            say("Stopping at the next checkpoint. Press Ctrl-C again to quit at once.", to_errors=True)
         self._signalled = True
 
 

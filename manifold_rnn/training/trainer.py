@@ -2,8 +2,9 @@
 
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -66,14 +67,26 @@ def process_rank(settings: RunSettings) -> int:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notes and warnings, which repeat what the settings say."""
+    """Silence Lightning's notes and warnings, which repeat what settings say, and the traceback of a log's thread."""
     with ExitStack() as stack:
         for logger in (logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module="lightning")
+        stack.callback(setattr, threading, "excepthook", threading.excepthook)
+        threading.excepthook = _said_elsewhere(threading.excepthook)
         yield
+
+
+def _said_elsewhere(hook: Callable[[threading.ExceptHookArgs], object]) -> Callable[[threading.ExceptHookArgs], None]:
+    """Leave out a write that failed in TensorBoard's thread: the next call from this thread raises it."""
+
+    def called(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            hook(args)
+
+    return called
 
 
 @contextmanager

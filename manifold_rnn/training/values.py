@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,6 +73,25 @@ def print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def say(text: str, *, to_errors: bool = False) -> None:
+    """Print a line at once; a pipe that nobody reads, or a log on a full disk, does not end the work."""
+    stream = sys.stderr if to_errors else sys.stdout
+    if stream is not None:  # as it is if the program was started with it closed
+        with suppress(OSError, ValueError):  # the second of a stream that was closed later
+            print(text, file=stream, flush=True)
+
+
+def drop_unprinted() -> None:
+    """Drop what no stream took, which Python would report at the end of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def read_yaml(path: str | Path) -> Values:
     """Read a YAML file that holds a mapping, or raise `OptionError`."""
     return parse_yaml(read_text(path), path)
@@ -123,6 +143,24 @@ def load_yaml(text: str) -> Value:
         raise
     except Exception as error:  # such as a number of more digits than Python reads
         raise YAMLError(f"{type(error).__name__}: {error}") from error
+
+
+def dump_yaml(values: Values) -> str:
+    """Return YAML that `load_yaml` reads as these values: with quotes for a text that it would read as a number."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
+        pass
+
+    def represented(dumper: Value, text: str) -> Value:
+        try:
+            is_text = load_yaml(text) == text
+        except yaml.YAMLError:
+            is_text = False
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+
+    Dumper.add_representer(str, represented)
+    return str(yaml.dump(values, Dumper=Dumper, sort_keys=False))
 
 
 @dataclass

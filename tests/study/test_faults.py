@@ -1,10 +1,12 @@
 """What goes wrong beside a comparison, or is written in its file, and what must not follow from it."""
 
 import errno
+import io
 import json
 import math
 import os
 import sqlite3
+import sys
 
 import pytest
 
@@ -303,3 +305,50 @@ def test_a_grid_of_numbers_of_numpy_is_one_of_plain_numbers():
 
 def test_a_grid_from_a_pipe_has_a_name_that_lasts():
     assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
+def test_a_stream_that_takes_nothing_does_not_end_a_comparison(code, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    class Broken(io.StringIO):
+        write = refuse
+
+    (tmp_path / "grid.yaml").write_text(GRID)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    assert compare(settings, objective=train, about=ABOUT) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_folder_that_the_machine_cannot_make_ends_the_work_and_no_case(code, tmp_path, monkeypatch):
+    from manifold_rnn.training.folder import open_folder
+
+    study = open_study(tmp_path)
+    real = type(tmp_path).mkdir
+
+    def full(path, *args, **options):
+        if "runs" in path.parts:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *args, **options)
+
+    def objective(mapping, *, folder, **options):
+        open_folder(folder)
+        return train(mapping, folder=folder, **options)
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", full)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        Worker(study, objective, tmp_path / "runs").work()
+    assert not study.ends()
+
+
+def test_a_file_in_the_place_of_the_folders_of_runs_is_refused_before_any(tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "runs").write_text("mine")
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    with pytest.raises(OptionError, match=r"needs a folder that can be written.*runs"):
+        compare(settings, objective=train, about=ABOUT)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["runs"]
