@@ -32,9 +32,12 @@ def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def without_vanishing(x: Tensor) -> Tensor:
-    """Return a matrix of ordinary size without its smallest entries: LAPACK makes NaN of complex columns of those."""
+    """Return a matrix of ordinary size without its smallest parts: LAPACK makes NaN of complex columns of those."""
+    if not x.is_complex():
+        return x
     information = torch.finfo(x.dtype)
-    return torch.where(x.abs() < information.tiny / information.eps, 0, x) if x.is_complex() else x
+    real, imag = (torch.where(part.abs() < information.tiny / information.eps, 0, part) for part in (x.real, x.imag))
+    return torch.complex(real, imag)
 
 
 def scale_of(u: Tensor) -> Tensor:

@@ -14,6 +14,14 @@ SCALES = (1e-38, 1e-20, 0.1, 1.0, 1e2, 1e4, 1e10, 1e20, 1e37)
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
+def test_parts_that_vanish_beside_others_make_no_nan(shape, generator):
+    for exponent in range(30, 39):
+        x = 0.05 * torch.randn(shape, dtype=torch.complex64, generator=generator) + 2.5 * 10.0**exponent
+        y = linalg.clip_singular_values(x)
+        assert abs(float(torch.linalg.matrix_norm(y, 2)) - 1) < 1e-5
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (6, 3), (2, 3, 6)], ids=str)
 @pytest.mark.parametrize("bound", [0.5, 1.0, 7.0])
 def test_clipped_singular_values_are_those_of_double_precision(shape, bound, generator):
