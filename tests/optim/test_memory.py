@@ -19,8 +19,9 @@ LONG = ("moving_base", "layer")
 )
 def test_no_object_and_no_tensor_is_left_behind_by_a_step(name, steps):
     rows = memory.measured(name, steps, looks=3)[1:]
-    assert len({row["tensors"] for row in rows}) == 1, rows
-    assert max(row["objects"] for row in rows) - min(row["objects"] for row in rows) < 20, rows  # not one a step
+    first, last = rows[0], rows[-1]  # what goes away in between was left by other tests
+    assert last["tensors"] <= first["tensors"], rows
+    assert last["objects"] < first["objects"] + 20, rows  # not one a step
 
 
 @pytest.mark.slow
