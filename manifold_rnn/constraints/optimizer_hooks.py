@@ -26,6 +26,11 @@ from ..manifolds import manifold_of
 
 # These remember coordinates that mean another weight after a rebase.
 _REMEMBER_COORDINATES = ("ASGD", "Rprop", "LBFGS")
+_NO_AVERAGE = (
+    "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: neither is "
+    'a weight of its set.\nExpected view="trivialized" with rebase_every=None, or manifold_rnn.optim.average(model, '
+    "decay=...), which averages the weights and projects them."
+)
 
 
 class Watched(Protocol):
@@ -34,6 +39,7 @@ class Watched(Protocol):
     name: str
     is_stored_by_module: ClassVar[bool]
     rebase_every: int | None
+    lineage: int
 
     @property
     def watched(self) -> nn.Parameter | None: ...
@@ -94,21 +100,25 @@ def _install() -> None:
     register_module_module_registration_hook(_note_average)
 
 
+_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models that torch will average
+
+
 def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Warn when an averaged model takes a copy in which the means of parameters are no weights of their sets."""
+    """Remember a copy that an averaged model takes, and warn if means of its parameters are no points."""
     if child is None or not isinstance(module, AveragedModel):
         return
     if any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
         return
+    _averaged.add(child)
+    forget()
     inside = set(map(id, child.modules()))
-    if any(id(entry) in inside and (entry.is_stored_by_module or entry.rebase_every) for entry in _entries()):
-        warnings.warn(
-            "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: "
-            'neither is a weight of its set.\nExpected view="trivialized" with rebase_every=None, or '
-            "manifold_rnn.optim.average(model, decay=...), which averages the weights and projects them.",
-            UserWarning,
-            stacklevel=4,
-        )
+    if any(id(entry) in inside and entry.is_stored_by_module for entry in _entries()):
+        warnings.warn(_NO_AVERAGE, UserWarning, stacklevel=4)
+
+
+def _is_averaged(entry: Watched) -> bool:
+    copies = (part for model in list(_averaged) for part in model.modules())
+    return any(vars(part).get("lineage") == entry.lineage for part in copies)
 
 
 class _Verdict:
@@ -212,6 +222,8 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
                 f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
                 f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
             )
+        if entry.rebase_every and _is_averaged(entry):
+            return _NO_AVERAGE
         if remembers and entry.rebase_every:
             return (
                 f"{name} remembers coordinates, in parameter group {index}, that mean another weight after a rebase. "

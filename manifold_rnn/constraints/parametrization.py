@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -13,6 +14,8 @@ from ..errors import DtypeError, OptionError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..retractions import Retraction
 from . import optimizer_hooks
+
+_lineages = itertools.count()
 
 
 class Parametrization(nn.Module, ABC):
@@ -60,6 +63,7 @@ class Parametrization(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._constants: dict[str, Tensor] = {}
+        self.lineage = next(_lineages)  # which copies share
         optimizer_hooks.track(self)
 
     def __getstate__(self) -> dict[str, object]:

@@ -94,11 +94,19 @@ def test_every_constraint_is_averaged_on_its_set_or_refused_unchanged(name, view
 
 
 @pytest.mark.parametrize("use_buffers", [False, True])
-@pytest.mark.parametrize(("view", "every"), [("update", None), ("trivialized", 2)])
-def test_torchs_average_of_points_or_with_a_moving_base_is_warned_about(view, every, use_buffers):
-    module = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal(), view=view, rebase_every=every)
+def test_torchs_average_of_points_is_warned_about_where_it_is_made(use_buffers):
+    module = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal())
     with pytest.warns(UserWarning, match=r"optim\.average"):
         AveragedModel(nn.Sequential(module), use_buffers=use_buffers)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_torchs_average_of_coordinates_with_a_moving_base_is_warned_about_at_the_first_step(use_buffers):
+    module = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal(), view="trivialized", rebase_every=2)
+    foreign = AveragedModel(module, use_buffers=use_buffers)
+    with pytest.warns(UserWarning, match=r"optim\.average"):
+        steps(module, "trivialized", 1)
+    del foreign
 
 
 def test_ours_and_fixed_bases_are_not():
@@ -106,9 +114,10 @@ def test_ours_and_fixed_bases_are_not():
         warnings.simplefilter("error")
         for view, every in CASES:
             module = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal(), view=view, rebase_every=every)
-            mr.optim.average(module)
+            kept = [mr.optim.average(module)]
             if view == "trivialized" and not every:
-                AveragedModel(module)
+                kept.append(AveragedModel(module))
+            steps(module, view, 1)
         AveragedModel(nn.Linear(4, 4))
 
 
