@@ -27,8 +27,8 @@ from ..manifolds import manifold_of
 # These remember coordinates that mean another weight after a rebase.
 _REMEMBER_COORDINATES = ("ASGD", "Rprop", "LBFGS")
 _NO_AVERAGE = (
-    "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: neither is "
-    'a weight of its set.\nExpected view="trivialized" with rebase_every=None, or manifold_rnn.optim.average(model, '
+    "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: neither "
+    'is a weight of its set.\nExpected view="trivialized" with rebase_every=None, or manifold_rnn.optim.average(model, '
     "decay=...), which averages the weights and projects them."
 )
 
