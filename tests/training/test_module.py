@@ -175,7 +175,7 @@ def test_options_reach_the_optimizers_that_have_them(view):
     assert isinstance(recurrent, mr.optim.RiemannianRMSprop)  # torch's has no initial accumulator
     assert (recurrent.defaults["alpha"], recurrent.defaults["initial_accumulator_value"]) == (0.25, 1.0)
     assert others.defaults["betas"] == (0.5, 0.75) and "alpha" not in others.defaults
-    with pytest.raises(OptionError, match=r"`optimizer.options` of Adam cannot be \{'betas': \(2, 0\)\}"):
+    with pytest.raises(OptionError, match=r"`optimizer.options` of Adam cannot be \{'betas': \(2\.0, 0\.0\)\}"):
         build_optimizer(network, OptimizerSettings("Adam", options={"betas": [2, 0]}))
 
 
