@@ -272,41 +272,6 @@ def test_a_database_of_something_else_is_left_as_it_is(tmp_path):
     assert (tmp_path / "a.db").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a.db"]
 
 
-@pytest.mark.parametrize("changes", [
-    {"output": ""}, {"output": " "}, {"output": "a\0b"}, {"study": ""}, {"workers": 10**6}, {"workers": "2x"},
-    {"workers": 1.5}, {"patience": math.nan}, {"extend": 3}, {"storage": 3},
-], ids=str)  # fmt: skip
-def test_settings_of_a_comparison_made_from_python_are_checked(changes):
-    with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
-        CompareSettings("grid.yaml", **changes)
-
-
-@pytest.mark.parametrize("changes", [
-    {"seeds": [0.5]}, {"seeds": ["a"]}, {"seeds": 3}, {"pruning": 3}, {"grid": [1]}, {"base": None},
-    {"grid": {"epochs": list(range(1, 1001)), "batch_size": list(range(1, 1001))}},
-], ids=lambda changes: str(changes)[:30])  # fmt: skip
-def test_a_grid_made_from_python_is_checked(changes):
-    with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
-        Grid(**{"base": BASE, "grid": SMALL, **changes})
-
-
-def test_a_grid_that_varies_a_mapping_and_a_part_of_it_is_refused():
-    with pytest.raises(OptionError, match="`network` needs to vary as a whole or in parts"):
-        Grid(BASE, {"network": [{"cell": "Elman", "hidden_size": 5}], "network.hidden_size": [6]})
-
-
-def test_a_grid_of_numbers_of_numpy_is_one_of_plain_numbers():
-    import numpy as np
-
-    axes, base = {"network.hidden_size": list(np.arange(4, 8))}, {**BASE, "epochs": np.int64(4)}
-    plain = Grid(BASE, {"network.hidden_size": [4, 5, 6, 7]}, seeds=[0, 1, 2])
-    assert Grid(base, axes, seeds=list(np.arange(3))).cases() == plain.cases()
-
-
-def test_a_grid_from_a_pipe_has_a_name_that_lasts():
-    assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}
-
-
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
 def test_a_stream_that_takes_nothing_does_not_end_a_comparison(code, tmp_path, monkeypatch):
     def refuse(*_):
