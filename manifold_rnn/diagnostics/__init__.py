@@ -11,7 +11,8 @@ The eigenvalues of the recurrent matrix:
 >>> assert abs(spectrum.radius - 1) < 1e-5
 """
 
-from .weights import Defects, RecurrentMatrix, Spectrum, constrained_parameters, defects, recurrent_matrix, spectrum
+from .sources import RecurrentMatrix, recurrent_matrix
+from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
 
 __all__ = [
     "Defects",

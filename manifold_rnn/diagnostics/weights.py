@@ -1,36 +1,19 @@
-"""The recurrent matrix of a network, its spectrum, and the defects of the constrained weights."""
+"""The spectrum of the recurrent matrix of a network, and the defects of the constrained weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..constraints import parametrizations
-from ..errors import OptionError
 from ..manifolds import manifold_of
-from ..nn import Layer
+from .sources import recurrent_matrix
 
 if TYPE_CHECKING:
     import matplotlib.axes
-
-_CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
-_TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
-
-
-class RecurrentMatrix(NamedTuple):
-    """A square recurrent matrix and its name, such as ``W_hh`` or ``W_hh of g``.
-
-    Examples
-    --------
-    >>> matrix = mr.diagnostics.recurrent_matrix(mr.zoo.scornn(1, 4, 2))
-    >>> assert matrix.name == "W_hh" and matrix.weight.shape == (4, 4)
-    """
-
-    name: str
-    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -111,47 +94,6 @@ class Defects:
         """Draw a bar for each weight into axes of matplotlib, on a logarithmic scale."""
         axes.barh(list(self.by_weight), list(self.by_weight.values()))
         axes.set(xscale="log", xlabel="defect")
-
-
-def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
-    """Return the recurrent matrix of the first level of a network.
-
-    Where the cell has several gates, it is the matrix of the gate that proposes the new state.
-
-    Parameters
-    ----------
-    network : nn.Module
-        With a recurrent layer of this package or of torch; the first one counts.
-
-    Returns
-    -------
-    RecurrentMatrix
-        Detached from the graph.
-
-    Raises
-    ------
-    OptionError
-        If the network has no such layer.
-
-    Examples
-    --------
-    >>> network = mr.zoo.Network(mr.nn.LSTM(1, 4, batch_first=True), 2)
-    >>> assert mr.diagnostics.recurrent_matrix(network).name == "W_hh of g"
-    """
-    layer = next((module for module in network.modules() if isinstance(module, (Layer, nn.RNNBase))), None)
-    if layer is None:
-        raise OptionError(
-            f"{type(network).__name__} has no recurrent matrix.\nExpected a network with a recurrent layer.\n"
-            "Pass a network of mr.zoo."
-        )
-    if isinstance(layer, Layer):
-        weight, gates = layer.weights("_l0")["weight_hh"].detach(), layer.cell.gates
-    else:
-        weight, gates = layer.all_weights[0][1].detach(), _TORCH_GATES.get(layer.mode, ("h",))
-    if len(gates) == 1:
-        return RecurrentMatrix("W_hh", weight)
-    gate = next((name for name in _CANDIDATES if name in gates), gates[0])
-    return RecurrentMatrix(f"W_hh of {gate}", weight.chunk(len(gates))[gates.index(gate)])
 
 
 def spectrum(network: nn.Module) -> Spectrum:

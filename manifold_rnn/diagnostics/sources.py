@@ -1,0 +1,142 @@
+"""What a diagnostic looks at: a matrix, a recurrent layer, or a network that has one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError, OptionError, ShapeError
+from ..nn import Layer
+
+RecurrentLayer: TypeAlias = Layer | nn.RNNBase
+States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
+_CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
+_TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+
+
+class RecurrentMatrix(NamedTuple):
+    """A square recurrent matrix and its name, such as ``W_hh`` or ``W_hh of g``.
+
+    Examples
+    --------
+    >>> matrix = mr.diagnostics.recurrent_matrix(mr.zoo.scornn(1, 4, 2))
+    >>> assert matrix.name == "W_hh" and matrix.weight.shape == (4, 4)
+    """
+
+    name: str
+    weight: Tensor
+
+
+def find_layer(module: object) -> RecurrentLayer | None:
+    """Return the first recurrent layer of a module, of this package or of torch, or None."""
+    modules = module.modules() if isinstance(module, nn.Module) else ()
+    return next((part for part in modules if isinstance(part, (Layer, nn.RNNBase))), None)
+
+
+def recurrent_layer(network: nn.Module) -> RecurrentLayer:
+    """Return the first recurrent layer of a network, or raise `OptionError`."""
+    layer = find_layer(network)
+    if layer is None:
+        raise OptionError(
+            f"{type(network).__name__} has no recurrent matrix.\nExpected a network with a recurrent layer.\n"
+            "Pass a network of mr.zoo."
+        )
+    return layer
+
+
+def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
+    """Return the recurrent matrix of the first level of a network.
+
+    Where the cell has several gates, it is the matrix of the gate that proposes the new state.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With a recurrent layer of this package or of torch; the first one counts.
+
+    Returns
+    -------
+    RecurrentMatrix
+        Detached from the graph.
+
+    Raises
+    ------
+    OptionError
+        If the network has no such layer.
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.LSTM(1, 4, batch_first=True), 2)
+    >>> assert mr.diagnostics.recurrent_matrix(network).name == "W_hh of g"
+    """
+    layer = recurrent_layer(network)
+    if isinstance(layer, Layer):
+        weight, gates = layer.weights("_l0")["weight_hh"].detach(), layer.cell.gates
+    else:
+        weight, gates = layer.all_weights[0][1].detach(), _TORCH_GATES.get(layer.mode, ("h",))
+    if len(gates) == 1:
+        return RecurrentMatrix("W_hh", weight)
+    gate = next((name for name in _CANDIDATES if name in gates), gates[0])
+    return RecurrentMatrix(f"W_hh of {gate}", weight.chunk(len(gates))[gates.index(gate)])
+
+
+def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
+    """Return a square matrix in double precision: ``source`` itself, or the recurrent matrix of a module.
+
+    Raises
+    ------
+    ShapeError, NonFiniteError, OptionError
+        If it is not one square matrix, has an entry that is not finite, or the module has no recurrent matrix.
+    """
+    name, weight = RecurrentMatrix("W", source.detach()) if isinstance(source, Tensor) else recurrent_matrix(source)
+    if weight.dim() != 2 or weight.shape[0] != weight.shape[1] or not weight.numel():
+        raise ShapeError(f"{who} needs one square matrix, shape (n, n) with n at least 1. Got {tuple(weight.shape)}.")
+    if not weight.isfinite().all():
+        count = int((~weight.isfinite()).sum())
+        raise NonFiniteError(f"{who} needs a matrix of finite numbers. Got {count} entries of {name} that are not.")
+    return RecurrentMatrix(name, weight.to(torch.complex128 if weight.is_complex() else torch.float64))
+
+
+def hidden_states(source: States, x: Tensor) -> Tensor:
+    """Return the outputs of the recurrent layer at all steps, shape (B, T, n), for a batch of inputs.
+
+    Parameters
+    ----------
+    source : nn.Module, or function of ``x``
+        A recurrent layer; a network, of which the first recurrent layer counts and sees what the network gives it;
+        or anything else that returns states of shape (B, T, n), alone or as the first of a tuple.
+    x : Tensor
+        As ``source`` takes it.
+
+    Raises
+    ------
+    ShapeError
+        If what is returned does not have three axes.
+    """
+    layer = find_layer(source)
+    if layer is None:
+        output = source(x)
+    elif layer is source:
+        output = layer(x)
+    else:
+        args, kwargs = layer_arguments(source, layer, x)
+        output = layer(*args, **{**kwargs, "every_step": True} if isinstance(layer, Layer) else kwargs)
+    h = output[0] if isinstance(output, tuple) else output
+    if not isinstance(h, Tensor) or h.dim() != 3:
+        got = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
+        raise ShapeError(f"Diagnostics need states of shape (B, T, n). {type(source).__name__} gave {got}.")
+    return h if layer is None or layer.batch_first else h.transpose(0, 1)
+
+
+def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Run a network and return the arguments with which it called a layer last."""
+    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = layer.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
+    try:
+        network(*inputs)
+    finally:
+        handle.remove()
+    if not found:
+        raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")
+    return found[-1]
