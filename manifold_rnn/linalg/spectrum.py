@@ -13,6 +13,7 @@ _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _DEFECTIVE = 1e-8  # size of a normalized square that says that a nilpotent part outweighs the eigenvalues
 _UNDERFLOW = 1e-150  # and that the next square may underflow
+_NEGLIGIBLE = 1e-290  # beside a largest entry of 1; the reciprocal of a smaller pivot overflows
 _PARALLEL = 1e-18  # smallest |v^H u| that is divided by: unit vectors this far from each other are orthogonal
 
 
@@ -200,11 +201,12 @@ class _Dominant(torch.autograd.Function):
         finite = torch.where(x.isfinite(), x, 0).to(_WIDE.get(x.dtype, x.dtype))
         size = finite.abs().amax((-2, -1), keepdim=True)
         scaled = finite / torch.where(size > 0, size, 1)
+        scaled = torch.where(scaled.abs() > _NEGLIGIBLE, scaled, 0)
         eigenvalues, vectors = torch.linalg.eig(scaled)
         index = eigenvalues.abs().argmax(-1, keepdim=True)
         top = eigenvalues.gather(-1, index)
         u = vectors.gather(-1, index.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
-        v = _left_vector(scaled, top, u)
+        u, v = _right_and_left(scaled, top, u)
         overlap = v.mH @ u
         overlap = torch.where(overlap.abs() < _PARALLEL, _PARALLEL, overlap)
         poison = torch.complex(0 * x.abs(), torch.zeros_like(x.real)).sum((-2, -1))  # NaN where x is not finite
@@ -230,13 +232,20 @@ class _Dominant(torch.autograd.Function):
         return (value, projector), (0, 0)
 
 
-def _left_vector(x: Tensor, eigenvalue: Tensor, u: Tensor) -> Tensor:
-    """Left eigenvector by inverse iteration from ``u``, whose part along it grows with the condition number."""
+def _right_and_left(x: Tensor, eigenvalue: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit eigenvectors by inverse iteration, the left one from a right one and the right one again from the left one.
+
+    The part of either along the other grows with the condition number. The right one is made again because balancing,
+    which eigenvalue routines begin with, can lose it where the entries have very different sizes.
+    """
     eye = torch.eye(x.shape[-1], dtype=u.dtype, device=u.device)
     LU, pivots, _ = torch.linalg.lu_factor_ex((eigenvalue[..., None] * eye - x).mH)
-    zero = (
-        LU.diagonal(dim1=-2, dim2=-1).abs() < torch.finfo(u.dtype).eps
-    )  # one pivot is; the entries of x are at most 1
-    LU = LU + torch.where(zero, torch.finfo(u.dtype).eps, 0).diag_embed()
-    v = torch.linalg.lu_solve(LU, pivots, u)  # once: a second time would turn away again on a Jordan block
+    eps = torch.finfo(u.dtype).eps
+    zero = LU.diagonal(dim1=-2, dim2=-1).abs() < eps  # one pivot is; the entries of x are at most 1
+    LU = LU + torch.where(zero, eps, 0).diag_embed()
+    v = _unit(torch.linalg.lu_solve(LU, pivots, u))  # once: a second time would turn away again on a Jordan block
+    return _unit(torch.linalg.lu_solve(LU, pivots, v, adjoint=True)), v
+
+
+def _unit(v: Tensor) -> Tensor:
     return v / torch.linalg.vector_norm(v, dim=-2, keepdim=True)

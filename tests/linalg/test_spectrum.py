@@ -208,3 +208,17 @@ def test_clipping_is_the_nearest_point_and_its_gradient_survives_ties(generator)
 def test_a_bound_that_is_not_positive_is_refused(bound):
     with pytest.raises(errors.OptionError, match="positive"):
         linalg.clip_singular_values(torch.eye(2), bound)
+
+
+@pytest.mark.parametrize("exponent", [0, -8, -16, -40, -150, -290, -300, -309, -320])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_columns_of_very_different_sizes_have_the_right_eigenvectors(exponent, dtype):
+    small = 10.0**exponent
+    right, left = torch.tensor([1.0, -1.7]).double(), torch.tensor([1.0, small], dtype=torch.float64)
+    x = torch.outer(right, left).to(dtype).requires_grad_()  # of rank one: the other eigenvalue is 0
+    eigenvalue = float(left @ right)
+    (slope,) = torch.autograd.grad(linalg.spectral_radius(x), x)
+    expected = torch.outer(left, right) / abs(eigenvalue)
+    torch.testing.assert_close(slope, expected.to(dtype), atol=1e-13, rtol=1e-13)
+    condition = left.norm() * right.norm() / abs(eigenvalue)
+    torch.testing.assert_close(linalg.spectral_condition(x.detach()), condition)
