@@ -11,15 +11,21 @@ The eigenvalues of the recurrent matrix:
 >>> assert abs(spectrum.radius - 1) < 1e-5
 """
 
+from .gradient_flow import GradientFlow, gradient_flow
+from .lyapunov import Lyapunov, lyapunov_exponents
 from .sources import RecurrentMatrix, recurrent_matrix
 from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
 
 __all__ = [
     "Defects",
+    "GradientFlow",
+    "Lyapunov",
     "RecurrentMatrix",
     "Spectrum",
     "constrained_parameters",
     "defects",
+    "gradient_flow",
+    "lyapunov_exponents",
     "recurrent_matrix",
     "spectrum",
 ]
