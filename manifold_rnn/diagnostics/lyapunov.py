@@ -14,6 +14,8 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
+_ZERO = 1e-6  # an exponent of this size is 0 up to rounding error in single precision
+
 
 @dataclass(frozen=True)
 class Lyapunov:
@@ -55,7 +57,7 @@ class Lyapunov:
         rows = [
             ("largest exponent", f"{self.largest:.4g}", "mean log growth of a small change in one step"),
             ("smallest computed", f"{self.exponents[-1]:.4g}", f"{len(self.exponents)} of {self.states} exponents"),
-            ("positive", f"{sum(value > 0 for value in self.exponents)}", "directions that grow"),
+            ("positive", f"{sum(value > _ZERO for value in self.exponents)}", "directions that grow"),
             ("time steps", f"{self.steps}", f"of {self.sequences} sequences, after {self.transient} left out"),
         ]
         return aligned("Lyapunov exponents", rows)
