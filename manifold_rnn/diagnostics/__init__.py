@@ -13,19 +13,28 @@ The eigenvalues of the recurrent matrix:
 
 from .gradient_flow import GradientFlow, gradient_flow
 from .lyapunov import Lyapunov, lyapunov_exponents
+from .memory import Memory, memory
+from .signal_to_noise import SignalToNoise, signal_to_noise
 from .sources import RecurrentMatrix, recurrent_matrix
+from .weight_profile import WeightProfile, weight_profile
 from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
 
 __all__ = [
     "Defects",
     "GradientFlow",
     "Lyapunov",
+    "Memory",
     "RecurrentMatrix",
+    "SignalToNoise",
     "Spectrum",
+    "WeightProfile",
     "constrained_parameters",
     "defects",
     "gradient_flow",
     "lyapunov_exponents",
+    "memory",
     "recurrent_matrix",
+    "signal_to_noise",
     "spectrum",
+    "weight_profile",
 ]

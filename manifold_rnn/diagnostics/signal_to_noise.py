@@ -1,0 +1,173 @@
+"""Memory of a linear recurrence with noise, in closed form."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError, OptionError, ShapeError
+from ..linalg import spectral_radius
+from .checks import require_at_least
+from .plotting import axes_or_new
+from .sources import matrix_of
+from .tables import aligned
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_DOUBLINGS = 60
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    r"""What a linear readout recovers of the past inputs of a noisy linear recurrence.
+
+    Parameters
+    ----------
+    ratio : tuple of float
+        Signal-to-noise ratio of :math:`s_{t-k}` at the delays k = 0, 1, ...: the variance of the input over that of the
+        error of the best linear readout, less 1.
+    recall : tuple of float
+        :math:`R^2` of that readout at each delay.
+    power : float
+        Variance of the state that is due to the inputs, over that due to noise.
+    noise : float
+        Variance of the noise of each unit.
+
+    Examples
+    --------
+    >>> result = mr.diagnostics.SignalToNoise((1.0, 0.25), (0.5, 0.2), 0.4, 1.0)
+    >>> assert result.total == 1.25 and "signal-to-noise" in result.table()
+    """
+
+    ratio: tuple[float, ...]
+    recall: tuple[float, ...]
+    power: float
+    noise: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the ratios over the delays."""
+        return sum(self.ratio)
+
+    @property
+    def capacity(self) -> float:
+        """Sum of the recall over the delays."""
+        return sum(self.recall)
+
+    def table(self) -> str:
+        """Return a line for each number."""
+        K = len(self.ratio) - 1
+        rows = [
+            ("total ratio", f"{self.total:.4g}", f"sum over the delays 0 to {K}"),
+            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, less 1"),
+            (f"ratio at delay {K}", f"{self.ratio[-1]:.4g}", "if it is not near 0, use more delays"),
+            ("capacity", f"{self.capacity:.4g}", "sum of R^2 over the delays"),
+            ("power", f"{self.power:.4g}", "variance of the state by inputs, over that by noise"),
+        ]
+        return aligned(f"signal-to-noise ratio, noise of variance {self.noise:g}", rows)
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw the ratio over the delays."""
+        axes = axes_or_new(axes)
+        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}")
+        axes.set(xlabel="delay $k$", ylabel="ratio", title="signal-to-noise ratio of past inputs")
+        axes.legend(fontsize="small")
+        return axes
+
+
+def signal_to_noise(
+    source: Tensor | nn.Module, v: Tensor | None = None, *, noise: float = 1.0, delays: int | None = None
+) -> SignalToNoise:
+    r"""Return the signal-to-noise ratio of past inputs in a linear recurrence with noise.
+
+    .. math:: h_t = W h_{t-1} + v s_t + z_t, \qquad s_t \sim N(0, 1), \quad z_t \sim N(0, \epsilon I),
+
+    .. math:: R^2_k = (W^k v)^{\mathsf H} C^{-1} W^k v, \qquad \mathrm{SNR}_k = \frac{R^2_k}{1 - R^2_k}, \qquad
+        C = \sum_{j \ge 0} W^j (v v^{\mathsf H} + \epsilon I) (W^j)^{\mathsf H}.
+
+    Parameters
+    ----------
+    source : Tensor, shape (n, n), or nn.Module
+        ``W``; of a module its recurrent matrix, taken as a linear recurrence.
+    v : Tensor, shape (n,), optional
+        The direction in which inputs enter. Default: the first unit, the head of a chain.
+    noise : float
+        :math:`\epsilon`, the variance of the noise of each unit, positive.
+    delays : int, optional
+        Largest delay. Default: 2n.
+
+    Returns
+    -------
+    SignalToNoise
+
+    Raises
+    ------
+    ShapeError, NonFiniteError
+        If ``W`` is not square, or ``v`` does not fit, or an entry is not finite.
+    OptionError
+        If the spectral radius is not below 1, so that noise accumulates without bound, or a number is out of range.
+
+    Notes
+    -----
+    Past and future inputs disturb the readout of one as noise does; where noise dominates, the ratio times
+    :math:`\epsilon` is the Fisher memory. ``C`` is ill conditioned, so its triangular root is computed instead,
+    by doubling the number of steps with QR decompositions. For a chain with gain :math:`\alpha` and inputs at its head,
+    :math:`\mathrm{SNR}_k = \alpha^{2k} / (\epsilon \sum_{j \le k} \alpha^{2j})` for k < n. For a scaled orthogonal
+    ``W`` the ``power`` is :math:`\lVert v \rVert^2 / (n \epsilon)`, and the total of the ratios is at most
+    :math:`\lVert v \rVert^2 / \epsilon`. Source: Ganguli, Huh and Sompolinsky (2008) for the problem.
+
+    Examples
+    --------
+    >>> chain = mr.nn.init.chain_(torch.empty(20, 20), 1.0)
+    >>> orthogonal = 0.99 * mr.Orthogonal().random(20, 20)
+    >>> one, other = (mr.diagnostics.signal_to_noise(W) for W in (chain, orthogonal))
+    >>> assert one.total > 3 and other.total < 1.1
+    """
+    W = matrix_of(source, "signal_to_noise").weight
+    n = len(W)
+    delays = 2 * n if delays is None else delays
+    require_at_least("delays", delays, 0)
+    if not 0 < noise < torch.inf:
+        raise OptionError(f"`noise` is a variance, positive and finite. Got {noise!r:.40}.")
+    v = _direction(v, W)
+    if (radius := float(spectral_radius(W))) >= 1:
+        raise OptionError(
+            "`signal_to_noise` needs a recurrence in which noise does not accumulate without bound.\n"
+            f"Expected a spectral radius below 1. Got {radius:.6g}.\n"
+            f"Scale the matrix, for instance by {0.99 / radius:.4g}."
+        )
+    impulses = [v]
+    for _ in range(delays):
+        impulses.append(W @ impulses[-1])
+    H = torch.stack(impulses, -1)  # (n, K + 1)
+    eye = torch.eye(n, dtype=W.dtype, device=W.device)
+    by_noise, by_input = _root(W, eye), _root(W, v[None].conj())
+    root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^H root
+    recall = torch.linalg.solve_triangular(root.mH, H, upper=False).abs().square().sum(0)
+    ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
+    power = by_input.abs().square().sum() / (noise * by_noise.abs().square().sum())
+    return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
+
+
+def _direction(v: Tensor | None, W: Tensor) -> Tensor:
+    """Return ``v`` in the dtype of ``W``, or the first unit vector."""
+    if v is None:
+        return torch.eye(len(W), 1, dtype=W.dtype, device=W.device)[:, 0]
+    if v.shape != W.shape[:1]:
+        raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
+    if not bool(v.isfinite().all()):
+        raise NonFiniteError("`v` has an entry that is not finite.\nExpected finite numbers.")
+    return v.detach().to(W.device, W.dtype if W.is_complex() or not v.is_complex() else v.dtype)
+
+
+def _root(W: Tensor, start: Tensor) -> Tensor:
+    r"""Return R with :math:`R^H R = \sum_j W^j S^H S (W^j)^H`, by doubling the number of terms."""
+    R, power = start, W
+    for _ in range(_DOUBLINGS):
+        further = R @ power.mH
+        if float(further.abs().max()) <= torch.finfo(W.dtype).tiny ** 0.5:
+            break
+        R, power = torch.linalg.qr(torch.cat([R, further]))[1], power @ power
+    return R
