@@ -1,13 +1,14 @@
 """How the gradient flows back through time, and which units pass nothing on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import OptionError, ShapeError
 from ..zoo import Network
@@ -22,7 +23,7 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
-Data: TypeAlias = Iterable[Tensor] | TensorDataset | DataLoader[tuple[Tensor, ...]]
+Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _ALWAYS = 0.95  # share of the steps from which on a unit counts as saturated
 _QUANTILES = {"largest": 1.0, "upper quartile": 0.75, "median": 0.5, "lower quartile": 0.25, "smallest": 0.0}
@@ -42,8 +43,8 @@ class GradientFlow:
     times : tuple of int
         The steps t of the products, from 0.
     log10_singular_values : mapping from str to tuple of float
-        Decimal logarithms of singular values of :math:`\partial s_T / \partial s_t`, means over sequences: "largest",
-        "upper quartile", "median", "lower quartile" and "smallest".
+        Decimal logarithms of singular values of :math:`\partial s_T / \partial s_t`, medians over the sequences:
+        "largest", "upper quartile", "median", "lower quartile" and "smallest". Minus infinity where one is 0.
     lyapunov : Lyapunov
         The largest exponents.
     dead : tuple of tuples of int
@@ -87,16 +88,17 @@ class GradientFlow:
     def table(self) -> str:
         """Return a line for each number."""
         first, last = self.gradient_mean[0], self.gradient_mean[-1]
-        spread = {name: 10.0 ** values[0] if values[0] < 300 else torch.inf for name, values in self._values()}
-        steps = f"over {len(self.gradient_mean)} steps"
+        t = self._first_product()
+        products = {name: 10.0 ** min(values[t], 300.0) for name, values in self.log10_singular_values.items()}
+        span = f"of the product of the last {len(self.gradient_mean) - self.times[t]} Jacobians"
         rows = [
             ("loss", f"{self.loss:.4g}", f"mean of {self.sequences} sequences"),
             ("gradient, first step", f"{first:.3g}", "mean norm of dL/ds at t = 1"),
             ("gradient, last step", f"{last:.3g}", "mean norm of dL/ds at t = T"),
             ("gradient, first / last", f"{first / last if last else torch.nan:.3g}", "1: nothing vanishes or explodes"),
-            ("largest singular value", f"{spread['largest']:.3g}", f"of the product of Jacobians {steps}"),
-            ("median singular value", f"{spread['median']:.3g}", f"of {self.states}"),
-            ("smallest singular value", f"{spread['smallest']:.3g}", "0: some change of the state is lost"),
+            ("largest singular value", f"{products['largest']:.3g}", span),
+            ("median singular value", f"{products['median']:.3g}", f"of {self.states}"),
+            ("smallest singular value", f"{products['smallest']:.3g}", "0: some change of the state is lost"),
             ("largest exponent", f"{self.lyapunov.largest:.4g}", "Lyapunov, mean log growth in one step"),
             ("dead units", f"{self.dead_fraction:.1%}", "their output never changes"),
             ("saturated units", f"{self.saturated_fraction:.1%}", f"saturated in {_ALWAYS:.0%} of the steps"),
@@ -104,8 +106,10 @@ class GradientFlow:
         ]
         return aligned("gradient flow", rows)
 
-    def _values(self) -> Iterable[tuple[str, tuple[float, ...]]]:
-        return self.log10_singular_values.items()
+    def _first_product(self) -> int:
+        """Return the index of the longest product that is not zero, or of the last one."""
+        largest = self.log10_singular_values["largest"]
+        return next((k for k, value in enumerate(largest) if isfinite(value)), len(largest) - 1)
 
     def plot(
         self, axes: "matplotlib.axes.Axes | None" = None, quantity: Literal["gradient", "products"] = "gradient"
@@ -121,8 +125,9 @@ class GradientFlow:
             axes.set(yscale="log", xlabel="time step $t$", ylabel=r"$\|\partial L / \partial s_t\|$")
             axes.set(title="gradient over time")
         else:
-            for name, values in self._values():
-                axes.plot(self.times, values, label=name, marker="." if len(self.times) == 1 else None)
+            for k, (name, values) in enumerate(self.log10_singular_values.items()):  # equal ones stay visible
+                marker = "." if len(self.times) == 1 else None
+                axes.plot(self.times, values, label=name, linewidth=5 - k, marker=marker)
             axes.set(xlabel="time step $t$", ylabel=r"$\log_{10}$ singular value")
             axes.set(title=r"Jacobian from step $t$ to the last, $\partial s_T / \partial s_t$")
         axes.legend(fontsize="small")
@@ -149,7 +154,7 @@ def gradient_flow(
     ----------
     network : nn.Module
         A network, or a recurrent layer of this package or of torch, whose outputs are then those of all steps.
-    data : (inputs, targets), TensorDataset or DataLoader
+    data : (inputs, targets), Dataset or DataLoader
         A batch, or a source of which the first batch counts. Tensors are moved to the device of the network.
     loss : function of outputs and targets, optional
         Its result is a scalar. Default: cross-entropy if the targets are integers, else the mean squared error.
@@ -245,17 +250,15 @@ def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Te
     """Return inputs and targets of the first batch of data, on a device."""
     generator = data.generator if isinstance(data, DataLoader) else None
     before = None if generator is None else generator.get_state()
-    if isinstance(data, DataLoader):
-        pair = next(iter(data), ())
-    else:
-        pair = data[:size] if isinstance(data, TensorDataset) else tuple(data)
+    loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
+    pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
     if generator is not None and before is not None:
         generator.set_state(before)
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         got = ", ".join(type(part).__name__ for part in pair) or "nothing"
         raise OptionError(
             "The data of this diagnostic are a batch of inputs and targets.\n"
-            f"Expected two tensors, a TensorDataset of two, or a DataLoader of pairs. Got {got:.80}.\n"
+            f"Expected two tensors, or a Dataset or DataLoader of pairs. Got {got:.80}.\n"
             "Pass (inputs, targets)."
         )
     inputs, targets = (part.to(device) for part in pair)
@@ -321,7 +324,7 @@ class _Jacobians:
         for t, J, _ in trajectory.derivatives(sequences, reverse=True):
             product.multiply(J.mT)
             if t in self.times:
-                self.logs[t] = product.log_singular_values().mean(0)
+                self.logs[t] = product.log_singular_values().median(0)[0]
 
     def saturation(self, threshold: float) -> list[Tensor]:
         """Return the share of the steps at which each unit of each level is saturated."""

@@ -1,4 +1,4 @@
-"""Axes for the pictures of results; matplotlib is imported when one is drawn."""
+"""Where the pictures of diagnostics are drawn. matplotlib is imported only here, when something is drawn."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,9 @@ if TYPE_CHECKING:
 
 
 def axes_or_new(axes: "matplotlib.axes.Axes | None") -> "matplotlib.axes.Axes":
-    """Return the given axes, or axes of a new figure."""
+    """Return the axes, or those of a new figure of their own."""
     if axes is not None:
         return axes
     from matplotlib.figure import Figure
 
-    return Figure(layout="constrained").subplots()
+    return Figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import NonFiniteError, OptionError, ShapeError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..linalg import spectral_radius
 from .checks import require_at_least
 from .plotting import axes_or_new
@@ -78,7 +78,7 @@ class SignalToNoise:
 
 
 def signal_to_noise(
-    source: Tensor | nn.Module, v: Tensor | None = None, *, noise: float = 1.0, delays: int | None = None
+    source: Tensor | nn.Module, v: Tensor, *, noise: float = 1.0, delays: int | None = None
 ) -> SignalToNoise:
     r"""Return the signal-to-noise ratio of past inputs in a linear recurrence with noise.
 
@@ -91,8 +91,8 @@ def signal_to_noise(
     ----------
     source : Tensor, shape (n, n), or nn.Module
         ``W``; of a module its recurrent matrix, taken as a linear recurrence.
-    v : Tensor, shape (n,), optional
-        The direction in which inputs enter. Default: the first unit, the head of a chain.
+    v : Tensor, shape (n,)
+        The direction in which inputs enter. The head of a chain is the first unit.
     noise : float
         :math:`\epsilon`, the variance of the noise of each unit, positive.
     delays : int, optional
@@ -104,7 +104,7 @@ def signal_to_noise(
 
     Raises
     ------
-    ShapeError, NonFiniteError
+    ShapeError, NonFiniteError, DtypeError
         If ``W`` is not square, or ``v`` does not fit, or an entry is not finite.
     OptionError
         If the spectral radius is not below 1, so that noise accumulates without bound, or a number is out of range.
@@ -122,7 +122,8 @@ def signal_to_noise(
     --------
     >>> chain = mr.nn.init.chain_(torch.empty(20, 20), 1.0)
     >>> orthogonal = 0.99 * mr.Orthogonal().random(20, 20)
-    >>> one, other = (mr.diagnostics.signal_to_noise(W) for W in (chain, orthogonal))
+    >>> head = torch.eye(20)[0]
+    >>> one, other = (mr.diagnostics.signal_to_noise(W, head) for W in (chain, orthogonal))
     >>> assert one.total > 3 and other.total < 1.1
     """
     W = matrix_of(source, "signal_to_noise").weight
@@ -151,15 +152,15 @@ def signal_to_noise(
     return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
 
 
-def _direction(v: Tensor | None, W: Tensor) -> Tensor:
-    """Return ``v`` in the dtype of ``W``, or the first unit vector."""
-    if v is None:
-        return torch.eye(len(W), 1, dtype=W.dtype, device=W.device)[:, 0]
+def _direction(v: Tensor, W: Tensor) -> Tensor:
+    """Return ``v`` in the dtype of ``W``, or raise."""
     if v.shape != W.shape[:1]:
         raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
     if not bool(v.isfinite().all()):
         raise NonFiniteError("`v` has an entry that is not finite.\nExpected finite numbers.")
-    return v.detach().to(W.device, W.dtype if W.is_complex() or not v.is_complex() else v.dtype)
+    if v.is_complex() and not W.is_complex():
+        raise DtypeError("`v` is complex and `W` is real.\nExpected a real `v`.\nPass `W` as a complex matrix.")
+    return v.detach().to(W.device, W.dtype)
 
 
 def _root(W: Tensor, start: Tensor) -> Tensor:

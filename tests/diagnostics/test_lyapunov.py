@@ -116,6 +116,8 @@ def test_bad_input_is_answered():
             lyapunov_exponents(layer, x, **options)
     with pytest.raises(OptionError, match="no recurrent matrix"):
         lyapunov_exponents(nn.Linear(1, 1), x)
+    with pytest.raises(OptionError, match="one tensor"):
+        lyapunov_exponents(layer, (x, x))
     with pytest.raises(UnsupportedError, match="bidirectional"):
         lyapunov_exponents(nn.RNN(1, 3, bidirectional=True), x)
     with pytest.raises(NonFiniteError, match="not finite at step 1"):

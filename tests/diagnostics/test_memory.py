@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.diagnostics import Memory, memory, signal_to_noise
-from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
+from manifold_rnn import diagnostics
+from manifold_rnn.diagnostics import Memory, memory
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 
 def linear(W, V):
@@ -15,6 +16,11 @@ def linear(W, V):
         layer.weight_hh_l0.copy_(W)
         layer.weight_ih_l0.copy_(V)
     return layer
+
+
+def signal_to_noise(W, v=None, **options):
+    head = torch.eye(len(W) if isinstance(W, torch.Tensor) else 2)[:1]
+    return diagnostics.signal_to_noise(W, head[0] if v is None and len(head) else v, **options)
 
 
 def zeros(*shape, dtype=torch.float64):
@@ -160,6 +166,7 @@ def test_bad_input_is_answered():
         (lambda: signal_to_noise(2 * W), OptionError, "spectral radius below 1"),
         (lambda: signal_to_noise(W, torch.ones(3)), ShapeError, "one entry for each unit"),
         (lambda: signal_to_noise(W, torch.ones(2) / 0), NonFiniteError, "finite"),
+        (lambda: signal_to_noise(W, torch.ones(2) * 1j), DtypeError, "complex"),
         (lambda: signal_to_noise(W, noise=0.0), OptionError, "`noise`"),
         (lambda: signal_to_noise(W, delays=-1), OptionError, "`delays`"),
         (lambda: signal_to_noise(nn.Linear(2, 2)), OptionError, "no recurrent matrix"),
