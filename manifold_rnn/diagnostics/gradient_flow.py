@@ -127,9 +127,9 @@ class GradientFlow:
         else:
             for k, (name, values) in enumerate(self.log10_singular_values.items()):  # equal ones stay visible
                 marker = "." if len(self.times) == 1 else None
-                axes.plot(self.times, values, label=name, linewidth=5 - k, marker=marker)
+                axes.plot(self.times, values, label=name, linewidth=3.5 - 0.6 * k, marker=marker)
             axes.set(xlabel="time step $t$", ylabel=r"$\log_{10}$ singular value")
-            axes.set(title=r"Jacobian from step $t$ to the last, $\partial s_T / \partial s_t$")
+            axes.set(title=r"products of Jacobians, $\partial s_T / \partial s_t$")
         axes.legend(fontsize="small")
         return axes
 
