@@ -9,6 +9,12 @@ The eigenvalues of the recurrent matrix:
 
 >>> spectrum = mr.diagnostics.spectrum(network)
 >>> assert abs(spectrum.radius - 1) < 1e-5
+
+How the gradient of a loss flows back through the states, and what they keep of past inputs:
+
+>>> x, y = torch.randn(4, 20, 1), torch.randint(10, (4,))
+>>> flow = mr.diagnostics.gradient_flow(network, (x, y))
+>>> assert len(flow.gradient_mean) == 20 and mr.diagnostics.memory(network).total > 0
 """
 
 from .gradient_flow import GradientFlow, gradient_flow

@@ -1,18 +1,16 @@
 """How the gradient flows back through time, and which units pass nothing on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from ..errors import OptionError, ShapeError
-from ..zoo import Network
-from .checks import require_at_least
+from .batches import Data, Loss, default_loss, first_batch, outputs_for
+from .checks import require_at_least, require_positive
 from .lyapunov import Exponents, Lyapunov
 from .plotting import axes_or_new
 from .products import Product
@@ -23,8 +21,6 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
-Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _ALWAYS = 0.95  # share of the steps from which on a unit counts as saturated
 _QUANTILES = {"largest": 1.0, "upper quartile": 0.75, "median": 0.5, "lower quartile": 0.25, "smallest": 0.0}
 
@@ -208,8 +204,7 @@ def gradient_flow(
     """
     for name, number in {"sequences": sequences, "times": times, "exponents": exponents, "batch": batch}.items():
         require_at_least(name, number, 1)
-    if not 0 < threshold < 1:
-        raise OptionError(f"`threshold` is a share of the largest gain, above 0 and below 1. Got {threshold!r:.40}.")
+    require_positive("threshold", threshold, below=1)
     layer = recurrent_layer(network)
     with evaluating(network):
         x, y = first_batch(data, batch, next(network.parameters()).device)
@@ -244,47 +239,6 @@ def gradient_flow(
         trajectory.steps.size,
         norms.shape[1],
     )
-
-
-def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets of the first batch of data, on a device."""
-    generator = data.generator if isinstance(data, DataLoader) else None
-    before = None if generator is None else generator.get_state()
-    loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
-    pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
-    if generator is not None and before is not None:
-        generator.set_state(before)
-    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        got = ", ".join(type(part).__name__ for part in pair) or "nothing"
-        raise OptionError(
-            "The data of this diagnostic are a batch of inputs and targets.\n"
-            f"Expected two tensors, or a Dataset or DataLoader of pairs. Got {got:.80}.\n"
-            "Pass (inputs, targets)."
-        )
-    inputs, targets = (part.to(device) for part in pair)
-    return inputs, targets
-
-
-def outputs_for(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    """Return the outputs of a network, at every step if there are targets for every step."""
-    at_steps = targets.dim() == (3 if targets.is_floating_point() or targets.is_complex() else 2)
-    out = network(x, every_step=True) if at_steps and isinstance(network, Network) else network(x)
-    return out[0] if isinstance(out, tuple) else out
-
-
-def default_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy if the targets are integers, of the last axis of the outputs; else the mean square."""
-    is_classes = not targets.is_floating_point() and not targets.is_complex()
-    expected = tuple(outputs.shape[:-1] if is_classes else outputs.shape)
-    if tuple(targets.shape) != expected:
-        raise ShapeError(
-            "The outputs of the network do not fit the targets.\n"
-            f"Expected targets of shape {expected} for outputs of shape {tuple(outputs.shape)}. "
-            f"Got {tuple(targets.shape)}.\nChange the targets, or pass `loss`."
-        )
-    if is_classes:
-        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long())
-    return (outputs - targets).abs().square().mean()
 
 
 def _gradient_norms(loss: Tensor, trajectory: Trajectory) -> Tensor:

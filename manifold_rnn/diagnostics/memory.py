@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError, OptionError, ShapeError
 from ..nn import real_features
-from .checks import require_at_least
+from .checks import require_at_least, require_positive
 from .plotting import axes_or_new
 from .sources import States, find_layer, hidden_states, layer_arguments
 from .steps import evaluating
@@ -162,8 +162,7 @@ def memory(
     """
     require_at_least("steps", steps, 2)
     require_at_least("sequences", sequences, 1)
-    if not 0 < scale < torch.inf:
-        raise OptionError(f"`scale` is the largest modulus of the inputs, a positive number. Got {scale!r:.40}.")
+    require_positive("scale", scale)
     with evaluating(source), torch.no_grad():
         u, h = _drawn(source, steps, sequences, scale, seed) if data is None else _given(source, data)
     u, h = (real_features(z).double() for z in (u, h))

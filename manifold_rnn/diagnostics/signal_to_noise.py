@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..linalg import spectral_radius
-from .checks import require_at_least
+from ..nn import real_features
+from .checks import require_at_least, require_positive
 from .plotting import axes_or_new
 from .sources import matrix_of
 from .tables import aligned
@@ -33,7 +34,7 @@ class SignalToNoise:
     power : float
         Variance of the state that is due to the inputs, over that due to noise.
     noise : float
-        Variance of the noise of each unit.
+        Variance of the noise of each unit, or of both parts of a complex one.
 
     Examples
     --------
@@ -84,8 +85,8 @@ def signal_to_noise(
 
     .. math:: h_t = W h_{t-1} + v s_t + z_t, \qquad s_t \sim N(0, 1), \quad z_t \sim N(0, \epsilon I),
 
-    .. math:: R^2_k = (W^k v)^{\mathsf H} C^{-1} W^k v, \qquad \mathrm{SNR}_k = \frac{R^2_k}{1 - R^2_k}, \qquad
-        C = \sum_{j \ge 0} W^j (v v^{\mathsf H} + \epsilon I) (W^j)^{\mathsf H}.
+    .. math:: R^2_k = (W^k v)^\top C^{-1} W^k v, \qquad \mathrm{SNR}_k = \frac{R^2_k}{1 - R^2_k}, \qquad
+        C = \sum_{j \ge 0} W^j (v v^\top + \epsilon I) (W^j)^\top.
 
     Parameters
     ----------
@@ -94,9 +95,9 @@ def signal_to_noise(
     v : Tensor, shape (n,)
         The direction in which inputs enter. The head of a chain is the first unit.
     noise : float
-        :math:`\epsilon`, the variance of the noise of each unit, positive.
+        :math:`\epsilon`, the variance of the noise of each unit, positive. A complex unit has it in both parts.
     delays : int, optional
-        Largest delay. Default: 2n.
+        Largest delay. Default: twice the number of real entries of a state.
 
     Returns
     -------
@@ -111,6 +112,8 @@ def signal_to_noise(
 
     Notes
     -----
+    The inputs are real; a complex recurrence is taken in its real form, with the states [Re, Im].
+
     Past and future inputs disturb the readout of one as noise does; where noise dominates, the ratio times
     :math:`\epsilon` is the Fisher memory. ``C`` is ill conditioned, so its triangular root is computed instead,
     by doubling the number of steps with QR decompositions. For a chain with gain :math:`\alpha` and inputs at its head,
@@ -127,12 +130,12 @@ def signal_to_noise(
     >>> assert one.total > 3 and other.total < 1.1
     """
     W = matrix_of(source, "signal_to_noise").weight
-    n = len(W)
-    delays = 2 * n if delays is None else delays
-    require_at_least("delays", delays, 0)
-    if not 0 < noise < torch.inf:
-        raise OptionError(f"`noise` is a variance, positive and finite. Got {noise!r:.40}.")
+    require_positive("noise", noise)
     v = _direction(v, W)
+    if W.is_complex():
+        W, v = torch.cat([torch.cat([W.real, -W.imag], 1), torch.cat([W.imag, W.real], 1)]), real_features(v)
+    delays = 2 * len(W) if delays is None else delays
+    require_at_least("delays", delays, 0)
     if (radius := float(spectral_radius(W))) >= 1:
         raise OptionError(
             "`signal_to_noise` needs a recurrence in which noise does not accumulate without bound.\n"
@@ -143,17 +146,19 @@ def signal_to_noise(
     for _ in range(delays):
         impulses.append(W @ impulses[-1])
     H = torch.stack(impulses, -1)  # (n, K + 1)
-    eye = torch.eye(n, dtype=W.dtype, device=W.device)
-    by_noise, by_input = _root(W, eye), _root(W, v[None].conj())
-    root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^H root
-    recall = torch.linalg.solve_triangular(root.mH, H, upper=False).abs().square().sum(0)
+    eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+    by_noise, by_input = _root(W, eye), _root(W, v[None])
+    root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^T root
+    recall = torch.linalg.solve_triangular(root.mT, H, upper=False).square().sum(0)
     ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
-    power = by_input.abs().square().sum() / (noise * by_noise.abs().square().sum())
+    power = by_input.square().sum() / (noise * by_noise.square().sum())
     return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
 
 
 def _direction(v: Tensor, W: Tensor) -> Tensor:
     """Return ``v`` in the dtype of ``W``, or raise."""
+    if not isinstance(v, Tensor):
+        raise OptionError(f"`v` is a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
     if v.shape != W.shape[:1]:
         raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
     if not bool(v.isfinite().all()):
@@ -164,10 +169,10 @@ def _direction(v: Tensor, W: Tensor) -> Tensor:
 
 
 def _root(W: Tensor, start: Tensor) -> Tensor:
-    r"""Return R with :math:`R^H R = \sum_j W^j S^H S (W^j)^H`, by doubling the number of terms."""
+    r"""Return R with :math:`R^\top R = \sum_j W^j S^\top S (W^j)^\top`, by doubling the number of terms."""
     R, power = start, W
     for _ in range(_DOUBLINGS):
-        further = R @ power.mH
+        further = R @ power.mT
         if float(further.abs().max()) <= torch.finfo(W.dtype).tiny ** 0.5:
             break
         R, power = torch.linalg.qr(torch.cat([R, further]))[1], power @ power

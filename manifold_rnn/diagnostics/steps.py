@@ -258,7 +258,7 @@ def stepwise(layer: RecurrentLayer) -> Iterator[Recorder]:
 
 def record(network: nn.Module, x: Tensor) -> Trajectory:
     """Return the trajectory of the first recurrent layer of a network, or of a layer, without a graph."""
-    if not isinstance(x, Tensor):
+    if not isinstance(x, (Tensor, PackedSequence)):
         raise OptionError(f"The inputs of a layer are one tensor.\nGot {type(x).__name__}.\nPass the inputs alone.")
     with evaluating(network), stepwise(recurrent_layer(network)) as recorder, torch.no_grad():
         network(x)

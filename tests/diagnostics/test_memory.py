@@ -87,13 +87,15 @@ def test_a_chain_beats_orthogonal_matrices_under_noise_but_not_against_its_direc
     assert faint.total * 1e6 == pytest.approx(1, abs=1e-5)  # normal: the total of the Fisher memory is 1
 
 
-def test_the_ratio_of_complex_and_real_form():
-    Q = 0.9 * mr.Unitary().random(4, 4, dtype=torch.complex128)
-    Q = Q + 0.1 * torch.eye(4).roll(1, 0)
-    real = torch.cat([torch.cat([Q.real, -Q.imag], 1), torch.cat([Q.imag, Q.real], 1)])
-    Q, real = 0.8 * Q, 0.8 * real
-    one, other = signal_to_noise(Q, delays=10), signal_to_noise(real, delays=10)
-    assert one.power == pytest.approx(2 * other.power, rel=1e-10)  # of a complex state both parts are noisy
+def test_complex_recurrences_and_their_real_form_have_the_same_numbers():
+    W = 0.8 * mr.Unitary().random(4, 4, dtype=torch.complex128) + 0.1 * torch.eye(4).roll(1, 0)
+    V = torch.randn(4, 1, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    real_W = torch.cat([torch.cat([W.real, -W.imag], 1), torch.cat([W.imag, W.real], 1)])
+    real_V = torch.cat([V.real, V.imag])
+    one, other = signal_to_noise(W, V[:, 0], delays=10), signal_to_noise(real_W, real_V[:, 0], delays=10)
+    assert one == other
+    a, b = memory(linear(W, V), delays=10), memory(linear(real_W, real_V), delays=10)
+    assert a.states == b.states == 8 and a.recall[0] == pytest.approx(b.recall[0], abs=1e-6)
 
 
 def test_trained_networks_layers_of_torch_and_functions(generator):
@@ -167,6 +169,8 @@ def test_bad_input_is_answered():
         (lambda: signal_to_noise(W, torch.ones(3)), ShapeError, "one entry for each unit"),
         (lambda: signal_to_noise(W, torch.ones(2) / 0), NonFiniteError, "finite"),
         (lambda: signal_to_noise(W, torch.ones(2) * 1j), DtypeError, "complex"),
+        (lambda: signal_to_noise(W, [1.0, 0.0]), OptionError, "vector"),
+        (lambda: signal_to_noise(W, noise="1"), OptionError, "`noise`"),
         (lambda: signal_to_noise(W, noise=0.0), OptionError, "`noise`"),
         (lambda: signal_to_noise(W, delays=-1), OptionError, "`delays`"),
         (lambda: signal_to_noise(nn.Linear(2, 2)), OptionError, "no recurrent matrix"),
