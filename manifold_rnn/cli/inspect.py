@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..constraints import degrees_of_freedom
+from ..errors import ManifoldError
 from ..training import choices
 from ..training.build import build_network
 from ..training.checkpoint import RUN, load_weights, read_checkpoint
@@ -43,7 +44,11 @@ def execute(command: str, values: Values) -> int:
     print(_progress(content, settings))
     print(f"network: {degrees_of_freedom(network):,} trained degrees of freedom")
     for name in chosen:
-        if table := known[name](network).table():
+        try:
+            table = known[name](network).table()
+        except ManifoldError as error:  # such as weights that are not finite
+            table = f"{name}: {str(error).splitlines()[0]}"
+        if table:
             print(table)
     text = dump_yaml(_non_empty(as_mapping(settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")

@@ -209,7 +209,7 @@ class Layer(nn.Module):
         swaps_axes = self.batch_first and is_batched
         x = input.transpose(0, 1) if swaps_axes else input if is_batched else input.unsqueeze(1)  # (T, B, m)
         require_steps(x, tuple(input.shape))
-        states = self._initial_states(cells, hx, x.shape[1] if is_batched else None)
+        states = self.initial_states(cells, hx, x.shape[1] if is_batched else None)
         y, h_n = self._run_levels(cells, x, states, every_step)  # (T, B, n * directions), (levels * directions, B, n)
         if not is_batched:
             h_n = tuple(h.squeeze(1) for h in h_n)
@@ -222,7 +222,7 @@ class Layer(nn.Module):
     ) -> tuple[PackedSequence | None, _Hidden]:
         x, batch_sizes, sorted_indices, unsorted_indices = input
         sizes = batch_sizes.tolist()
-        states = self._initial_states(cells, hx, sizes[0])
+        states = self.initial_states(cells, hx, sizes[0])
         if hx is not None and sorted_indices is not None:
             states = [tuple(s.index_select(0, sorted_indices) for s in state) for state in states]
         y, h_n = self._run_levels(cells, x, states, every_step, sizes)  # (N, n * directions), ...
@@ -272,8 +272,18 @@ class Layer(nn.Module):
             y = writable(y)  # a scan in one function keeps its outputs for the backward pass
         return y, tuple(torch.stack(parts) for parts in zip(*last_states, strict=True))
 
-    def _initial_states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
-        """Return the initial state of each cell, (B, n); ``batch`` is None if the input has no batch axis."""
+    def initial_states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
+        """Return the initial state of each level and direction, its parts of shape (B, n).
+
+        Parameters
+        ----------
+        cells : list of Cell
+            One for each of the `suffixes`, bound to its weights.
+        hx : Tensor or tuple of Tensor, optional
+            As for `forward`.
+        batch : int, optional
+            Number of sequences B; None if the input has no batch axis.
+        """
         states = [cell.initial_state(1 if batch is None else batch) for cell in cells]
         if hx is not None:
             parts = hx if isinstance(hx, tuple) else (hx,)

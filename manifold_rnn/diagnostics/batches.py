@@ -1,0 +1,56 @@
+"""The batch and the loss of a diagnostic that needs data."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import OptionError, ShapeError
+from ..zoo import Network
+
+Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of the first batch of data, on a device."""
+    generator = data.generator if isinstance(data, DataLoader) else None
+    before = None if generator is None else generator.get_state()
+    loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
+    pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
+    if generator is not None and before is not None:
+        generator.set_state(before)
+    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+        got = ", ".join(type(part).__name__ for part in pair) or "nothing"
+        raise OptionError(
+            "The data of this diagnostic are a batch of inputs and targets.\n"
+            f"Expected two tensors, or a Dataset or DataLoader of pairs. Got {got:.80}.\n"
+            "Pass (inputs, targets)."
+        )
+    inputs, targets = (part.to(device) for part in pair)
+    return inputs, targets
+
+
+def outputs_for(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """Return the outputs of a network, at every step if there are targets for every step."""
+    at_steps = targets.dim() == (3 if targets.is_floating_point() or targets.is_complex() else 2)
+    out = network(x, every_step=True) if at_steps and isinstance(network, Network) else network(x)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def default_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy if the targets are integers, of the last axis of the outputs; else the mean square."""
+    is_classes = not targets.is_floating_point() and not targets.is_complex()
+    expected = tuple(outputs.shape[:-1] if is_classes else outputs.shape)
+    if tuple(targets.shape) != expected:
+        raise ShapeError(
+            "The outputs of the network do not fit the targets.\n"
+            f"Expected targets of shape {expected} for outputs of shape {tuple(outputs.shape)}. "
+            f"Got {tuple(targets.shape)}.\nChange the targets, or pass `loss`."
+        )
+    if is_classes:
+        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long())
+    return (outputs - targets).abs().square().mean()

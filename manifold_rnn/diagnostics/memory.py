@@ -1,0 +1,256 @@
+"""Memory: how well past inputs can be read out of the present state by a linear map."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError, OptionError, ShapeError
+from ..nn import real_features
+from .checks import require_at_least, require_positive
+from .plotting import axes_or_new
+from .sources import States, find_layer, hidden_states, layer_arguments
+from .steps import evaluating
+from .tables import aligned
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_PENALTIES = torch.logspace(-20, 2, 12, dtype=torch.float64)  # as shares of the largest squared singular value
+_SHOWN = 6  # most features drawn one by one
+
+
+@dataclass(frozen=True)
+class Memory:
+    r"""How much of each past input a linear readout of the state recovers.
+
+    Parameters
+    ----------
+    recall : tuple of tuples of float
+        For each input feature: :math:`R^2` of :math:`u_{t-k}` read out of :math:`h_t`, at the delays k = 0, ..., K, on
+        sequences that neither the readout nor its penalty has seen.
+    states : int
+        Number of real features of the state that is read.
+    rows : tuple of int
+        Number of rows, one for each time step and sequence, for training, validation and test.
+
+    Examples
+    --------
+    >>> memory = mr.diagnostics.Memory(((1.0, 0.5, 0.0),), 4, (300, 100, 100))
+    >>> assert memory.total == 1.5 and memory.delay == 1 and "capacity" in memory.table()
+    """
+
+    recall: tuple[tuple[float, ...], ...]
+    states: int
+    rows: tuple[int, int, int]
+
+    @property
+    def capacity(self) -> tuple[float, ...]:
+        """Sum of the recall of each input feature over the delays; negative ones count 0."""
+        return tuple(sum(max(value, 0.0) for value in values) for values in self.recall)
+
+    @property
+    def total(self) -> float:
+        """Sum over the features. For independent inputs it is at most the number of features of the state."""
+        return sum(self.capacity)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Recall at each delay, averaged over the features."""
+        return tuple(sum(values) / len(values) for values in zip(*self.recall, strict=True))
+
+    @property
+    def delay(self) -> int:
+        """Largest delay up to which the mean recall is at least one half; -1 if there is none."""
+        below = [k for k, value in enumerate(self.mean) if value < 0.5]
+        return (below[0] if below else len(self.mean)) - 1
+
+    def table(self) -> str:
+        """Return a line for each number."""
+        K = len(self.mean) - 1
+        rows = [
+            ("total capacity", f"{self.total:.4g}", f"sum of R^2 over {len(self.recall)} features, delays 0 to {K}"),
+            ("states", f"{self.states}", "real features that are read, the bound for independent inputs"),
+            ("half recalled", f"{self.delay}", "largest delay up to which R^2 is at least 0.5; -1: none"),
+            ("recall now", f"{self.mean[0]:.4g}", "mean R^2 at delay 0"),
+            ("recall at the last delay", f"{self.mean[-1]:.4g}", "if it is not near 0, use more delays"),
+        ]
+        for j, (value, _) in enumerate(zip(self.capacity, range(_SHOWN), strict=False)):
+            rows.append((f"capacity of feature {j}", f"{value:.4g}", "sum of its R^2"))
+        return aligned("memory, by linear readout", rows)
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw the recall over the delays, of each feature if there are few, else their mean and range."""
+        axes = axes_or_new(axes)
+        k = range(len(self.mean))
+        marker = "." if len(self.mean) < 40 else None
+        if len(self.recall) <= _SHOWN:
+            for j, values in enumerate(self.recall):
+                axes.plot(k, values, label=f"feature {j}: capacity {self.capacity[j]:.3g}", marker=marker)
+        else:
+            lowest, highest = (tuple(f(v) for v in zip(*self.recall, strict=True)) for f in (min, max))
+            axes.fill_between(k, lowest, highest, alpha=0.25, label="all features", linewidth=0)
+            axes.plot(k, self.mean, label=f"mean: total capacity {self.total:.3g}", marker=marker)
+        axes.set(xlabel="delay $k$", ylabel="$R^2$ of $u_{t-k}$", title="recall of past inputs", ylim=(-0.05, 1.05))
+        axes.legend(fontsize="small")
+        return axes
+
+
+def memory(
+    source: States,
+    data: Tensor | None = None,
+    *,
+    delays: int | None = None,
+    steps: int = 500,
+    sequences: int = 16,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> Memory:
+    r"""Measure the memory of a layer by linear readout of its past inputs.
+
+    .. math:: \hat u_{t-k} = A_k h_t + a_k, \qquad R^2_k = 1 - \frac{\sum_t (u_{t-k} - \hat u_{t-k})^2}{
+        \sum_t (u_{t-k} - \bar u)^2},
+
+    where the :math:`A_k` are found by ridge regression in closed form. Each target has its own penalty, the one with
+    the smallest error on validation rows, and :math:`R^2` is measured on test rows.
+
+    Parameters
+    ----------
+    source : nn.Module or function
+        A recurrent layer of this package or of torch; or a network, of which the first recurrent layer counts; or, with
+        ``data``, any function that returns states of shape (B, T, n).
+    data : Tensor, shape (B, T, ...), optional
+        Inputs as ``source`` takes them; of a network the inputs of its layer are recalled. Default: independent
+        inputs for the layer, uniform in plus and minus ``scale``.
+    delays : int, optional
+        Largest delay K. Default: the number of features of the state, at most half of the steps.
+    steps, sequences : int
+        Number of time steps T and sequences B that are drawn.
+    scale : float
+        Largest modulus of the inputs that are drawn. Small inputs measure the linear response.
+    seed : int
+        Seed of the inputs that are drawn.
+
+    Returns
+    -------
+    Memory
+
+    Raises
+    ------
+    OptionError
+        If there is no layer and no data, or a number is out of range.
+    ShapeError
+        If the states or inputs do not have shape (B, T, n), or too few rows are left.
+    NonFiniteError
+        If a state or an input is not finite.
+
+    Notes
+    -----
+    The first K steps of each sequence are left out. Three or more sequences are split into training, validation and
+    test, half and twice a quarter; fewer are split along time. A feature that is constant has nothing to recall and
+    counts 0. A complex state or input is read as [Re, Im]. The module runs in evaluation mode and its dtype, and the
+    regression in double precision. For independent inputs the total is at most the number of features of the state.
+    Source: Jaeger (2001), Short Term Memory in Echo State Networks.
+
+    Examples
+    --------
+    >>> chain = mr.nn.RNN(1, 5, nonlinearity=lambda z: z, bias=False, dtype=torch.float64)
+    >>> _ = mr.nn.init.chain_(chain.weight_hh_l0.data, 1.0), mr.nn.init.source_(chain.weight_ih_l0.data)
+    >>> memory = mr.diagnostics.memory(chain, delays=8)
+    >>> assert min(memory.recall[0][:5]) > 0.999 and max(memory.recall[0][5:]) < 0.1
+    """
+    require_at_least("steps", steps, 2)
+    require_at_least("sequences", sequences, 1)
+    require_positive("scale", scale)
+    with evaluating(source), torch.no_grad():
+        u, h = _drawn(source, steps, sequences, scale, seed) if data is None else _given(source, data)
+    u, h = (real_features(z).double() for z in (u, h))
+    for z, what in ((u, "inputs"), (h, "states")):
+        if not bool(z.isfinite().all()):
+            raise NonFiniteError(f"`memory` needs finite {what}.\nGot NaN or infinity.\nCheck the weights and data.")
+    T, n = h.shape[1:]
+    delays = min(n, T // 2) if delays is None else delays
+    require_at_least("delays", delays, 0, T - 1)
+    past = torch.stack([u[:, delays - k : T - k] for k in range(delays + 1)], 2)  # (B, T - K, K + 1, m)
+    parts = _split(h[:, delays:], past.flatten(2))
+    recall = _recall(*parts).unflatten(0, (delays + 1, u.shape[-1]))
+    rows = [len(states) for states, _ in parts]
+    return Memory(tuple(tuple(values) for values in recall.mT.tolist()), n, (rows[0], rows[1], rows[2]))
+
+
+def _drawn(source: States, steps: int, sequences: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return independent inputs and the states of the layer for them, (B, T, m) and (B, T, n)."""
+    layer = find_layer(source)
+    if layer is None:
+        raise OptionError(
+            f"{type(source).__name__} has no recurrent layer for which inputs can be drawn.\n"
+            "Expected a layer or a network with one.\nPass inputs as `data`."
+        )
+    weight = next(layer.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    u = scale * (2 * torch.rand(sequences, steps, layer.input_size, generator=generator, dtype=torch.float64) - 1)
+    u = u.to(weight.device, weight.real.dtype)
+    return u, hidden_states(layer, u if layer.batch_first else u.transpose(0, 1))
+
+
+def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inputs of the layer, or of a function that gives states, and the states, (B, T, m) and (B, T, n)."""
+    if not isinstance(data, Tensor):
+        raise OptionError(f"`data` are the inputs, one tensor.\nGot {type(data).__name__}.\nPass the inputs alone.")
+    layer, u, is_batch_first = find_layer(source), data, True
+    if layer is not None:
+        is_batch_first = layer.batch_first
+        if layer is not source:
+            args, kwargs = layer_arguments(source, layer, data)
+            u = args[0] if args else kwargs["input"]
+    h = hidden_states(source, data)
+    u = u if is_batch_first or u.dim() != 3 else u.transpose(0, 1)
+    if u.dim() != 3 or u.shape[:2] != h.shape[:2]:
+        raise ShapeError(
+            "`memory` needs inputs and states of the same sequences and time steps.\n"
+            f"Expected inputs of shape {tuple(h.shape[:2])} and a number of features. Got {tuple(u.shape)}.\n"
+            "Pass one batch of sequences of equal length."
+        )
+    return u, h
+
+
+def _split(h: Tensor, past: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return rows of states and targets for training, validation and test."""
+    if len(h) < 3:
+        h, past = (z.transpose(0, 1) for z in (h, past))  # pieces of time
+    count = len(h)
+    if count < 3:
+        raise ShapeError(
+            "Too few rows are left to train, validate and test a readout.\n"
+            f"Expected at least 3 sequences, or 3 time steps after the delays. Got {count}.\n"
+            "Pass more sequences or steps, or fewer delays."
+        )
+    quarter = max(1, count // 4)
+    sizes = [count - 2 * quarter, quarter, quarter]
+    pairs = zip(h.split(sizes), past.split(sizes), strict=True)
+    return [(states.flatten(0, 1), targets.flatten(0, 1)) for states, targets in pairs]
+
+
+def _recall(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Tensor:
+    """Return R^2 of each target on test rows, (targets,)."""
+    center, offset = train[0].mean(0), train[1].mean(0)
+    U, S, Vh = torch.linalg.svd(train[0] - center, full_matrices=False)
+    largest = S.max().square() if len(S) and S.max() > 0 else torch.ones_like(S.sum())
+    penalties = _PENALTIES.to(S) * largest
+    projected = U.mT @ (train[1] - offset)  # (r, targets)
+
+    def residuals(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sums of squared errors for each penalty, (penalties, targets), and around the mean of training."""
+        coordinates, wanted = (rows[0] - center) @ Vh.mT, rows[1] - offset
+        errors = [
+            (wanted - coordinates @ (S / (S.square() + penalty))[:, None].mul(projected)).square().sum(0)
+            for penalty in penalties
+        ]
+        return torch.stack(errors), (rows[1] - rows[1].mean(0)).square().sum(0)
+
+    best = residuals(valid)[0].argmin(0, keepdim=True)
+    errors, variance = residuals(test)
+    error = errors.gather(0, best)[0]
+    scale = torch.finfo(S.dtype).eps * test[1].square().sum(0)  # a constant feature varies by rounding error
+    return torch.where(variance > scale, 1 - error / torch.where(variance > scale, variance, 1), 0)

@@ -1,0 +1,179 @@
+"""Memory of a linear recurrence with noise, in closed form."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from ..linalg import spectral_radius
+from ..nn import real_features
+from .checks import require_at_least, require_positive
+from .plotting import axes_or_new
+from .sources import matrix_of
+from .tables import aligned
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_DOUBLINGS = 60
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    r"""What a linear readout recovers of the past inputs of a noisy linear recurrence.
+
+    Parameters
+    ----------
+    ratio : tuple of float
+        Signal-to-noise ratio of :math:`s_{t-k}` at the delays k = 0, 1, ...: the variance of the input over that of the
+        error of the best linear readout, less 1.
+    recall : tuple of float
+        :math:`R^2` of that readout at each delay.
+    power : float
+        Variance of the state that is due to the inputs, over that due to noise.
+    noise : float
+        Variance of the noise of each unit, or of both parts of a complex one.
+
+    Examples
+    --------
+    >>> result = mr.diagnostics.SignalToNoise((1.0, 0.25), (0.5, 0.2), 0.4, 1.0)
+    >>> assert result.total == 1.25 and "signal-to-noise" in result.table()
+    """
+
+    ratio: tuple[float, ...]
+    recall: tuple[float, ...]
+    power: float
+    noise: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the ratios over the delays."""
+        return sum(self.ratio)
+
+    @property
+    def capacity(self) -> float:
+        """Sum of the recall over the delays."""
+        return sum(self.recall)
+
+    def table(self) -> str:
+        """Return a line for each number."""
+        K = len(self.ratio) - 1
+        rows = [
+            ("total ratio", f"{self.total:.4g}", f"sum over the delays 0 to {K}"),
+            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, less 1"),
+            (f"ratio at delay {K}", f"{self.ratio[-1]:.4g}", "if it is not near 0, use more delays"),
+            ("capacity", f"{self.capacity:.4g}", "sum of R^2 over the delays"),
+            ("power", f"{self.power:.4g}", "variance of the state by inputs, over that by noise"),
+        ]
+        return aligned(f"signal-to-noise ratio, noise of variance {self.noise:g}", rows)
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw the ratio over the delays."""
+        axes = axes_or_new(axes)
+        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}")
+        axes.set(xlabel="delay $k$", ylabel="ratio", title="signal-to-noise ratio of past inputs")
+        axes.legend(fontsize="small")
+        return axes
+
+
+def signal_to_noise(
+    source: Tensor | nn.Module, v: Tensor, *, noise: float = 1.0, delays: int | None = None
+) -> SignalToNoise:
+    r"""Return the signal-to-noise ratio of past inputs in a linear recurrence with noise.
+
+    .. math:: h_t = W h_{t-1} + v s_t + z_t, \qquad s_t \sim N(0, 1), \quad z_t \sim N(0, \epsilon I),
+
+    .. math:: R^2_k = (W^k v)^\top C^{-1} W^k v, \qquad \mathrm{SNR}_k = \frac{R^2_k}{1 - R^2_k}, \qquad
+        C = \sum_{j \ge 0} W^j (v v^\top + \epsilon I) (W^j)^\top.
+
+    Parameters
+    ----------
+    source : Tensor, shape (n, n), or nn.Module
+        ``W``; of a module its recurrent matrix, taken as a linear recurrence.
+    v : Tensor, shape (n,)
+        The direction in which inputs enter. The head of a chain is the first unit.
+    noise : float
+        :math:`\epsilon`, the variance of the noise of each unit, positive. A complex unit has it in both parts.
+    delays : int, optional
+        Largest delay. Default: twice the number of real entries of a state.
+
+    Returns
+    -------
+    SignalToNoise
+
+    Raises
+    ------
+    ShapeError, NonFiniteError, DtypeError
+        If ``W`` is not square, or ``v`` does not fit, or an entry is not finite.
+    OptionError
+        If the spectral radius is not below 1, so that noise accumulates without bound, or a number is out of range.
+
+    Notes
+    -----
+    The inputs are real; a complex recurrence is taken in its real form, with the states [Re, Im].
+
+    Past and future inputs disturb the readout of one as noise does; where noise dominates, the ratio times
+    :math:`\epsilon` is the Fisher memory. ``C`` is ill conditioned, so its triangular root is computed instead,
+    by doubling the number of steps with QR decompositions. For a chain with gain :math:`\alpha` and inputs at its head,
+    :math:`\mathrm{SNR}_k = \alpha^{2k} / (\epsilon \sum_{j \le k} \alpha^{2j})` for k < n. For a scaled orthogonal
+    ``W`` the ``power`` is :math:`\lVert v \rVert^2 / (n \epsilon)`, and the total of the ratios is at most
+    :math:`\lVert v \rVert^2 / \epsilon`. Source: Ganguli, Huh and Sompolinsky (2008) for the problem.
+
+    Examples
+    --------
+    >>> chain = mr.nn.init.chain_(torch.empty(20, 20), 1.0)
+    >>> orthogonal = 0.99 * mr.Orthogonal().random(20, 20)
+    >>> head = torch.eye(20)[0]
+    >>> one, other = (mr.diagnostics.signal_to_noise(W, head) for W in (chain, orthogonal))
+    >>> assert one.total > 3 and other.total < 1.1
+    """
+    W = matrix_of(source, "signal_to_noise").weight
+    require_positive("noise", noise)
+    v = _direction(v, W)
+    if W.is_complex():
+        W, v = torch.cat([torch.cat([W.real, -W.imag], 1), torch.cat([W.imag, W.real], 1)]), real_features(v)
+    delays = 2 * len(W) if delays is None else delays
+    require_at_least("delays", delays, 0)
+    if (radius := float(spectral_radius(W))) >= 1:
+        raise OptionError(
+            "`signal_to_noise` needs a recurrence in which noise does not accumulate without bound.\n"
+            f"Expected a spectral radius below 1. Got {radius:.6g}.\n"
+            f"Scale the matrix, for instance by {0.99 / radius:.4g}."
+        )
+    impulses = [v]
+    for _ in range(delays):
+        impulses.append(W @ impulses[-1])
+    H = torch.stack(impulses, -1)  # (n, K + 1)
+    eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
+    by_noise, by_input = _root(W, eye), _root(W, v[None])
+    root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^T root
+    recall = torch.linalg.solve_triangular(root.mT, H, upper=False).square().sum(0)
+    ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
+    power = by_input.square().sum() / (noise * by_noise.square().sum())
+    return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
+
+
+def _direction(v: Tensor, W: Tensor) -> Tensor:
+    """Return ``v`` in the dtype of ``W``, or raise."""
+    if not isinstance(v, Tensor):
+        raise OptionError(f"`v` is a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
+    if v.shape != W.shape[:1]:
+        raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
+    if not bool(v.isfinite().all()):
+        raise NonFiniteError("`v` has an entry that is not finite.\nExpected finite numbers.")
+    if v.is_complex() and not W.is_complex():
+        raise DtypeError("`v` is complex and `W` is real.\nExpected a real `v`.\nPass `W` as a complex matrix.")
+    return v.detach().to(W.device, W.dtype)
+
+
+def _root(W: Tensor, start: Tensor) -> Tensor:
+    r"""Return R with :math:`R^\top R = \sum_j W^j S^\top S (W^j)^\top`, by doubling the number of terms."""
+    R, power = start, W
+    for _ in range(_DOUBLINGS):
+        further = R @ power.mT
+        if float(further.abs().max()) <= torch.finfo(W.dtype).tiny ** 0.5:
+            break
+        R, power = torch.linalg.qr(torch.cat([R, further]))[1], power @ power
+    return R
