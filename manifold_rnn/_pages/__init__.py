@@ -1,7 +1,7 @@
 """Pages of reports in one style, each a file that loads nothing; their pictures, and how they become SVG."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cycler import cycler
 from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
@@ -35,7 +35,8 @@ def templates(package: str | None) -> Environment:
 
 def picture(draw: Callable[[Axes], object], width: float = 9.0, height: float = 4.2) -> Figure:
     """Return a picture in the style of the pages: ``draw`` is a ``plot`` of a diagnostic, called with axes."""
-    with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):  # type: ignore[arg-type]  # whose keys are checked when it runs
+    style: dict[Any, Any] = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with rc_context(style):
         figure, (axes,) = panels(1, width, height)
         draw(axes)
     return figure

@@ -11,7 +11,7 @@ from .._options import is_integer
 from ..errors import OptionError, ShapeError
 from .activity import BATCH, activity, batch_axis, batches, evaluated
 from .covered import Coverage
-from .features import Calibration, Feature
+from .features import Calibration, Feature, require_signal
 from .mutation import Distance, Mutate, Mutation, root_mean_square
 from .plotting import axes_or_new
 from .sources import States
@@ -228,7 +228,9 @@ def search(
         mutation = Mutation(first, mutate, axis, seed)
 
         def run(x: Tensor, _: Tensor) -> Tensor:
-            return activity(layer, x.transpose(0, axis), scale.signal)
+            values = activity(layer, x.transpose(0, axis), scale.signal)
+            require_signal(values, scale.window, scale.units)
+            return values
 
         loop = Genetic(run, scale, first, mutation, measured_distance(distance, axis), radius)
         if feature is None:
