@@ -83,7 +83,9 @@ def execute(command: str, values: Values) -> int:
         say("The task is no classification of sequences: coverage is measured, and answers are not compared.")
     if task.carried:
         say("The pieces of the stream were run one by one, each from the initial state.")
-    about = {"checkpoint": checkpoint, "task": task.name, **options}
+    scale = result.coverage.calibration
+    used = {**options, "window": list(scale.window), "pieces": scale.pieces}
+    about = {"checkpoint": checkpoint, "task": task.name, **used}
     if output:
         _write_record(Path(output), result, about, numbers)
     if report:
@@ -172,7 +174,7 @@ def _write_report(path: Path, result: Campaign, about: Values) -> None:
     tiles |= {"cases": f"{result.cases:,}", "seeds": f"{result.seeds:,}"}
     if result.adversarial is not None:
         tiles |= {"adversarial": f"{result.adversarial:,}", "seeds broken": f"{len(result.broken):,}"}
-    lead = "Coverage is how many of the features that test cases could reach they have reached. " + (
+    lead = "Coverage counts which features of the states the test cases have reached. " + (
         "Answers were not compared, because the task does not classify sequences."
         if result.adversarial is None
         else f"A case is adversarial if the answer differs from that for its seed, within distance {result.radius:g}."

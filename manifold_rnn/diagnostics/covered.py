@@ -99,10 +99,10 @@ class Coverage:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw all metrics against the number of cases."""
         axes = axes_or_new(axes)
-        for k, metric in enumerate(METRICS):
+        for metric in METRICS:
             style, width = ("o-", 2.2) if metric in SEARCHED else (".--", 1)
             x, y = self.history["cases"], self.history[metric]
-            axes.plot(x, y, style, color=f"C{k}", linewidth=width, markersize=3, label=metric)
+            axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
         axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
