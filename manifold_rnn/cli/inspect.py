@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-import torch
-
 from ..constraints import degrees_of_freedom
 from ..errors import ManifoldError
 from ..training import choices
-from ..training.build import build_network
-from ..training.checkpoint import RUN, load_weights, read_checkpoint
+from ..training.checkpoint import RUN
 from ..training.folder import resume_command
-from ..training.mapping import as_mapping, read_run
+from ..training.mapping import as_mapping
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
 from ..training.values import Values, dump_yaml
 from .parsing import CommandParser
+from .trained import trained_network
 
 
 def build_parser(command: str, description: str) -> CommandParser:
@@ -30,17 +28,11 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
-    choices.require_path("checkpoint", values["checkpoint"])
-    path, known = Path(values["checkpoint"]), choices.diagnostics()
+    known = choices.diagnostics()
     chosen = values.get("diagnostics") or [*known]
     for name in chosen:
         choices.require_choice("diagnostics", name, known)
-    content = read_checkpoint(path)
-    settings = read_run(content[RUN]["settings"])
-    task, dtype = settings.task, torch.float64 if settings.precision == "float64" else torch.float32
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
-    load_weights(path, content, torch.nn.ModuleDict({"network": network}))
+    network, settings, content = trained_network(values["checkpoint"])
     print(_progress(content, settings))
     print(f"network: {degrees_of_freedom(network):,} trained degrees of freedom")
     for name in chosen:
@@ -52,7 +44,7 @@ def execute(command: str, values: Values) -> int:
             print(table)
     text = dump_yaml(_non_empty(as_mapping(settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"resume with:\n  {resume_command(path.parent)}", flush=True)
+    print(f"resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
     return 0
 
 

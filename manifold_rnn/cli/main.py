@@ -20,6 +20,7 @@ _COMMANDS = {  # the module of each, and its help
     "test": ("fit", "score a checkpoint on the test set"),
     "compare": ("compare", "compare combinations of settings as one study, and write a report"),
     "inspect": ("inspect", "describe a checkpoint and say how to resume it"),
+    "coverage": ("coverage", "test a checkpoint with mutants of its test set, and measure what they cover"),
     "demo": ("demo", "compare an LSTM and published networks on handwritten digits"),
 }
 

@@ -1,45 +1,60 @@
 """Diagnostics: numbers that describe a network, with a table and a picture of each. They need no extra but for plots.
 
-How far each constrained weight is off its set:
+The eigenvalues of the recurrent matrix and what they hide, and how far each constrained weight is off its set:
 
 >>> network = mr.zoo.scornn(1, 8, 10)
->>> assert mr.diagnostics.defects(network).largest < 1e-5
-
-The eigenvalues of the recurrent matrix:
-
 >>> spectrum = mr.diagnostics.spectrum(network)
 >>> assert abs(spectrum.radius - 1) < 1e-5
+>>> assert mr.diagnostics.defects(network).largest < 1e-5
 
 How the gradient of a loss flows back through the states, and what they keep of past inputs:
 
->>> x, y = torch.randn(4, 20, 1), torch.randint(10, (4,))
+>>> x, y = torch.rand(50, 20, 1), torch.randint(10, (50,))
 >>> flow = mr.diagnostics.gradient_flow(network, (x, y))
 >>> assert len(flow.gradient_mean) == 20 and mr.diagnostics.memory(network).total > 0
+
+What test cases make the states do, and inputs that make them do more:
+
+>>> covered = mr.diagnostics.coverage(network, calibrate=x, cases=x[:10])
+>>> found = mr.diagnostics.search(network, covered, x[:5], feature=("change", 0), offspring=50)
+>>> assert found.fitness[-1] <= found.fitness[0]
 """
 
+from .campaigns import Campaign, campaign
+from .covered import Coverage, coverage
+from .features import Calibration, Feature
 from .gradient_flow import GradientFlow, gradient_flow
 from .lyapunov import Lyapunov, lyapunov_exponents
 from .memory import Memory, memory
+from .searching import Search, search
 from .signal_to_noise import SignalToNoise, signal_to_noise
 from .sources import RecurrentMatrix, recurrent_matrix
 from .weight_profile import WeightProfile, weight_profile
 from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
 
 __all__ = [
+    "Calibration",
+    "Campaign",
+    "Coverage",
     "Defects",
+    "Feature",
     "GradientFlow",
     "Lyapunov",
     "Memory",
     "RecurrentMatrix",
+    "Search",
     "SignalToNoise",
     "Spectrum",
     "WeightProfile",
+    "campaign",
     "constrained_parameters",
+    "coverage",
     "defects",
     "gradient_flow",
     "lyapunov_exponents",
     "memory",
     "recurrent_matrix",
+    "search",
     "signal_to_noise",
     "spectrum",
     "weight_profile",

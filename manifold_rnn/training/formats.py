@@ -40,6 +40,7 @@ class Format:
 
 
 CHECKPOINT = Format("a checkpoint", current=2, oldest=2)
+COVERAGE = Format("the record of a test campaign", current=1)
 RECORD = Format("a result", current=1)
 SETTINGS = Format("settings", current=1)
 STUDY = Format("a study", current=1)

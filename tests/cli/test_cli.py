@@ -109,6 +109,17 @@ BAD = {
     "a config without a name": (["fit", "--config"], "cannot be read"),
     "no checkpoint": (["inspect"], "checkpoint"),
     "a checkpoint that is missing": (["inspect", "no.ckpt"], "There is no checkpoint at 'no.ckpt'"),
+    "no checkpoint to cover": (["coverage"], "checkpoint"),
+    "a checkpoint to cover that is missing": (["coverage", "no.ckpt"], "There is no checkpoint at 'no.ckpt'"),
+    "fewer than no cases": (["coverage", "x", "--cases", "-1"], "`cases` needs an integer of at least 0. Got -1."),
+    "cases that are no number": (["coverage", "x", "--cases", "all"], "`cases` needs an integer. Got 'all'."),
+    "a flag of coverage misspelt": (["coverage", "x", "--case", "9"], "Did you mean `--cases`?"),
+    "no seeds": (["coverage", "x", "--seeds", "0"], "`seeds` needs an integer of at least 1. Got 0."),
+    "a radius of 0": (["coverage", "x", "--radius", "0"], "`radius` needs a positive number. Got 0.0."),
+    "a radius that is no number": (["coverage", "x", "--radius", "nan"], "`radius` needs a"),
+    "a window of one step": (["coverage", "x", "--window", "[3]"], "`window` needs a first and a last step. Got [3]."),
+    "an unknown signal": (["coverage", "x", "--signal", "forgot"], "Did you mean `forget`?"),
+    "a report without a name": (["coverage", "x", "--report", " "], "`report` needs the path of a file"),
     "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
 }
 
@@ -243,6 +254,7 @@ COMMANDS = {
     "test": ["--config", "--checkpoint"],
     "validate": ["--config", "--checkpoint"],
     "inspect": ["checkpoint", "--diagnostics"],
+    "coverage": ["checkpoint", "--cases", "--seeds", "--window", "--signal", "--seed", "--output", "--report"],
     "compare": ["grid", "--workers", "--storage", "--extend"],
     "demo": ["--epochs", "--hidden_size", "--seed", "--output", "--retraction", "--batch_size", "--lr", "--networks"],
 }
@@ -266,7 +278,7 @@ def test_help_and_inspect_do_not_wait_for_lightning_or_matplotlib():
         "for arguments in (['--help'], ['fit', '--help'], ['demo', '--help'], ['compare', '--help']):\n"
         "    try: assert main(arguments) == 0\n"
         "    except SystemExit as end: assert end.code == 0\n"
-        "assert main(['inspect', 'no.ckpt']) == 2\n"
+        "assert main(['inspect', 'no.ckpt']) == 2 and main(['coverage', 'no.ckpt']) == 2\n"
         "heavy = {'lightning', 'matplotlib', 'optuna', 'sklearn', 'tensorboard'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 from ... import __version__
+from ..._pages.theme import svg
 from ...errors import OptionError
 from ...training.folder import replacing
 from ...training.formats import KEY, TABLE
@@ -17,7 +18,6 @@ from ..results import Results, Row, shown_duration
 from ..store import JOURNAL
 from .pictures import PICTURES, draw
 from .tables import TEMPLATES, columns, comma_separated, document, markdown, numbers, print_table
-from .theme import svg
 
 __all__ = ["REPORT", "draw", "page", "print_table", "require_own", "write_report"]
 REPORT, RESULTS = "report.html", "results.json"

@@ -10,12 +10,12 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ..._pages.theme import COLOURS, INK, LINE, LINES, MARKERS, MUTED, STYLE, panels, plain_logarithm
 from ...training.values import Value, Values, presentable
 from ..grid import shown_entry
 from ..results import Results, Row
-from .theme import COLOURS, INK, LINE, LINES, MARKERS, MUTED, STYLE, metric_axis, panels, plain_logarithm
 
 _MAP = colormaps["viridis"]
 _FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns
@@ -270,3 +270,13 @@ def _handles(facets: Facets) -> list[Line2D]:
                 label = facets.name(key, value)
                 handles.append(Line2D([], [], linestyle="none", color=colour, marker=marker, label=label))
     return handles
+
+
+def metric_axis(axes: Axes, results: Results, stage: str) -> None:
+    """Write the metric on the vertical axis as elsewhere; errors, which span powers, by their logarithm."""
+    axes.set_ylabel(f"{stage} {results.about['metric']}")
+    if results.higher_is_better:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    else:
+        axes.set_yscale("log")
+        plain_logarithm(axes.yaxis)

@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ... import __version__
+from ..._pages import templates
 from ...training.formats import KEY, TABLE
 from ...training.values import Value, Values, presentable, without_secrets
 from ..grid import shown_value
 from ..results import Results, Row, shown_duration
 
-TEMPLATES = Environment(loader=PackageLoader(__package__, ""), autoescape=select_autoescape())
+TEMPLATES = templates(__package__)
 TEMPLATES.filters["shown"] = presentable
 TEMPLATES.filters["literal"] = lambda text: re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", text)  # in Markdown
 _DETAILS = ("test_best", "validation_mean", "seconds")  # left out where there is little room

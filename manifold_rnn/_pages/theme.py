@@ -9,9 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter
-
-from ..results import Results
+from matplotlib.ticker import LogFormatter
 
 # Stand-ins, which no palette has: on a page they become variables of its style, in a file what they are in the light.
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
@@ -41,16 +39,6 @@ def panels(count: int, width: float, height: float, columns: int = 3, share: boo
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
-
-
-def metric_axis(axes: Axes, results: Results, stage: str) -> None:
-    """Write the metric on the vertical axis as elsewhere; errors, which span powers, by their logarithm."""
-    axes.set_ylabel(f"{stage} {results.about['metric']}")
-    if results.higher_is_better:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    else:
-        axes.set_yscale("log")
-        plain_logarithm(axes.yaxis)
 
 
 def plain_logarithm(axis: Axis) -> None:

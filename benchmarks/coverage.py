@@ -1,0 +1,113 @@
+"""Coverage of an LSTM on handwritten digits by rows: by the training set, by random mutants of it, and by search.
+
+Five initial weights, for torch's layer and for this package's with the same weights: LSTM 64, Adam 3e-3, batches of 64,
+60 epochs, 1437 images for training. The window has all 8 steps, and words have 4 of 3 letters. A search has 50 mutants
+of each of 4 survivors in 10 generations. How much is covered depends on the initial weights, so the table has the mean
+and the range: each number is mean, smallest, largest. The last rows have the flips of 10,000 mutants of 100 test
+images, and the fitness at the end of a search for each uncovered step of boundary coverage, which is reached at 0.
+"""
+
+import argparse
+from statistics import mean
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from timing import write
+from torch import Tensor, nn
+
+import manifold_rnn as mr
+from manifold_rnn import diagnostics
+
+METRICS = ("boundary", "change", "temporal")
+CASES = (1000, 5000, 10_000)
+RADIUS = 0.24  # 0.03 times the root of 64: where a distance is divided by the count of entries, this is 0.03
+
+
+class TorchNetwork(nn.Module):
+    """torch's LSTM and a readout of its last state."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer, self.readout = nn.LSTM(8, size, batch_first=True), nn.Linear(size, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.readout(self.layer(x)[0][:, -1])
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return training images (N, 8, 8) with their digits, and the test set."""
+    bunch = load_digits()
+    x, y = torch.tensor(bunch.images, dtype=torch.float32) / 16, torch.tensor(bunch.target)
+    train, test = train_test_split(range(len(y)), test_size=360, stratify=y, random_state=0)
+    return x[train], y[train], x[test], y[test]
+
+
+def trained(kind: str, seed: int, x: Tensor, y: Tensor, size: int = 64, epochs: int = 60) -> nn.Module:
+    """Train torch's layer, or this package's with the same initial weights."""
+    torch.manual_seed(seed)
+    network: nn.Module = TorchNetwork(size)
+    if kind == "mr.nn.LSTM":
+        start, network = network, mr.zoo.Network(mr.nn.LSTM(8, size, batch_first=True), 10)
+        network.load_state_dict(start.state_dict())
+    optimizer, order = torch.optim.Adam(network.parameters(), 3e-3), torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(y), generator=order).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return network
+
+
+def mutants(x: Tensor, count: int) -> Tensor:
+    """Return random mutants of the training set: noise of a variance between 0.005 and 0.02, cut to [0, 1]."""
+    generator = torch.Generator().manual_seed(count)
+    seeds = x[torch.randint(len(x), (count,), generator=generator)]
+    variances = 0.005 + 0.015 * torch.rand(count, 1, 1, generator=generator)
+    return (seeds + variances.sqrt() * torch.randn(seeds.shape, generator=generator)).clamp(0, 1)
+
+
+def row(covered: diagnostics.Coverage) -> dict[str, float]:
+    """Return the three coverages."""
+    return {metric: covered.by_metric[metric] for metric in METRICS}
+
+
+def measure(kind: str, seed: int) -> dict[str, dict[str, float]]:
+    """Return the rows of the table for one network."""
+    x, y, x_test, y_test = digits()
+    network = trained(kind, seed, x, y)
+    with torch.no_grad():
+        accuracy = float((network(x_test).argmax(-1) == y_test).float().mean())
+    known = diagnostics.coverage(network, x, x, pieces=4)
+    rows = {"network": {"test accuracy": accuracy}, "training set": row(known)}
+    for cases in CASES:
+        rows[f"{cases:,} random"] = row(diagnostics.coverage(network, x, mutants(x, cases), pieces=4))
+    start = diagnostics.coverage(network, x, pieces=4)
+    found = diagnostics.campaign(network, start, x_test[:100], 10_000, 1, generations=0, radius=RADIUS)
+    rows["10,000 of 100 seeds"] = {"flips": found.adversarial or 0, "seeds broken": len(found.broken)}
+    unreached = [feature for feature in known.unreached if feature.metric == "boundary"]
+    searches = [diagnostics.search(network, known, x_test[:100], feature=f, offspring=50) for f in unreached]
+    rows["search"] = {f"step {s.feature.at}": s.fitness[-1] for s in searches}
+    rows["search reached"] = {f"step {s.feature.at}": float(s.reached) for s in searches}
+    return rows
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Return mean, smallest and largest value of each column."""
+    columns = {key: [row[key] for row in rows if key in row] for key in sorted({key for row in rows for key in row})}
+    return {key: [round(part(values), 3) for part in (mean, min, max)] for key, values in columns.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    table = {}
+    for kind in ("torch.nn.LSTM", "mr.nn.LSTM"):
+        networks = [measure(kind, seed) for seed in range(options.seeds)]
+        table[kind] = {name: summary([rows[name] for rows in networks]) for name in networks[0]}
+        for name, values in table[kind].items():
+            print(f"{kind:<14} {name:<20}", "  ".join(f"{key} {value}" for key, value in values.items()), flush=True)
+    write("coverage", [{"layer": kind, **rows} for kind, rows in table.items()], seeds=options.seeds)

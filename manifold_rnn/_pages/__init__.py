@@ -1,0 +1,61 @@
+"""Pages of reports in one style, each a file that loads nothing; their pictures, and how they become SVG."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cycler import cycler
+from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .. import __version__
+from .theme import COLOURS, STYLE, panels, svg
+
+__all__ = ["Section", "page", "picture", "svg", "templates"]
+
+
+class Section(NamedTuple):
+    """A part of a page: its heading, a note below it, a picture with a caption, and text in columns."""
+
+    heading: str
+    note: str = ""
+    picture: Figure | None = None
+    caption: str = ""
+    text: str = ""
+
+
+def templates(package: str | None) -> Environment:
+    """Return the templates of a package, and those here, on which they are built."""
+    loaders = [PackageLoader(name, "") for name in dict.fromkeys((package or __name__, __name__))]
+    environment = Environment(loader=ChoiceLoader(loaders), autoescape=select_autoescape())
+    environment.globals["version"] = __version__
+    return environment
+
+
+def picture(draw: Callable[[Axes], object], width: float = 9.0, height: float = 4.2) -> Figure:
+    """Return a picture in the style of the pages: ``draw`` is a ``plot`` of a diagnostic, called with axes."""
+    style: dict[Any, Any] = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with rc_context(style):
+        figure, (axes,) = panels(1, width, height)
+        draw(axes)
+    return figure
+
+
+def page(
+    heading: str,
+    subject: str,
+    lead: str,
+    tiles: Mapping[str, str],
+    sections: Sequence[Section],
+    details: str = "",
+) -> str:
+    """Return a page of sections as HTML: a heading over numbers in tiles, the sections, and details to unfold."""
+    drawn = [s.picture and svg(s.picture, f"{k} {s.heading}", on_page=True) for k, s in enumerate(sections)]
+    return (
+        templates(None)
+        .get_template("sections.html")
+        .render(
+            heading=heading, subject=subject, lead=lead, tiles=tiles, sections=sections, pictures=drawn, details=details
+        )
+    )

@@ -1,0 +1,203 @@
+"""``manifold-rnn coverage``: test a checkpoint with mutants of its test set; needs matplotlib for a report alone."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from .. import __version__
+from ..diagnostics import Campaign, campaign, coverage
+from ..diagnostics.campaigns import largest_output
+from ..tasks import Task
+from ..training.checkpoint import require_same_data
+from ..training.choices import require, require_choice, require_folder, require_path
+from ..training.environment import environment
+from ..training.folder import open_folder, replacing
+from ..training.formats import COVERAGE, KEY
+from ..training.record import write_json
+from ..training.values import Value, Values, dump_yaml, presentable, say
+from .parsing import CommandParser
+from .trained import Trained, trained_network
+
+Show: TypeAlias = Callable[[str, float, str], None]  # called with a phase, the fraction of it that is done, and a text
+_BATCH = 256
+_FLAGS: dict[str, tuple[Value, Value, str]] = {  # type, default, and what it is
+    "cases": (int, 1000, "Random mutants of seeds; searches run further cases."),
+    "seeds": (int, 100, "Sequences of the test set that the mutants come from; all of them if there are fewer."),
+    "rounds": (int, 10, "Rounds of mutants, each followed by searches for what they leave uncovered."),
+    "generations": (int, 10, "Generations of a search; 0 for none."),
+    "offspring": (int, 50, "Mutants of each survivor in a generation."),
+    "radius": (float, 0.2, "Largest root mean square difference from the seed at which a new answer is adversarial."),
+    "window": (list[int] | None, None, "First and last time step that count, such as [4, 24]. Default: all."),
+    "boundary": (float, 0.8, "Threshold of boundary coverage."),
+    "change": (float, 0.6, "Threshold of stepwise coverage."),
+    "symbols": (int, 3, "Letters of the alphabet of temporal coverage."),
+    "pieces": (int | None, None, "Letters of a word of temporal coverage. Default: 5, or fewer for short sequences."),
+    "signal": (str, "output", "What is measured: output for the states, forget for the forget gates of an LSTM."),
+    "seed": (int, 0, "Seed of the choice of sequences and of the mutants."),
+}
+RECORD, EXAMPLES = "coverage.json", "examples.pt"
+
+
+def build_parser(command: str, description: str) -> CommandParser:
+    """Return the parser of the command."""
+    parser = CommandParser(description)
+    parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/best.ckpt.")
+    for name, (hint, default, about) in _FLAGS.items():
+        parser.add_flag(name, hint, about if default is None else f"{about} Default: {default}.")
+    parser.add_flag("output", str | None, f"Folder for {RECORD} and the adversarial inputs, {EXAMPLES}.")
+    parser.add_flag("report", str | None, "HTML file for a page with the table and a picture.")
+    return parser
+
+
+def execute(command: str, values: Values) -> int:
+    """Run the campaign, print its table, and write the record and the report."""
+    options: Values = {name: values.get(name, default) for name, (_, default, _) in _FLAGS.items()}
+    _check(options, values.get("output"), values.get("report"))
+    output, report, checkpoint = (str(values.get(key) or "") for key in ("output", "report", "checkpoint"))
+    trained = trained_network(checkpoint)
+    task, splits = trained.settings.task, trained.settings.task.splits()
+    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    generator = torch.Generator().manual_seed(options["seed"])
+    numbers = torch.randperm(len(splits.test), generator=generator)[: options["seeds"]].sort().values.tolist()
+    seeds, classifies = _inputs(trained, splits.test, numbers), _classifies(task, splits.test)
+    with _progress() as show:
+        start = coverage(trained.network, _known(trained, splits.train, show), **_scale(options, task.length))
+        for place in [Path(output)] * bool(output) + [Path(report).parent] * bool(report):  # once all is accepted
+            open_folder(place)
+        result = campaign(
+            trained.network,
+            start,
+            seeds,
+            **{key: options[key] for key in ("cases", "rounds", "generations", "offspring", "radius", "seed")},
+            classify=largest_output if classifies else None,
+            progress=lambda fraction, cases: show("testing", fraction, f"{cases:,} cases"),
+        )
+    print(result.table(), flush=True)
+    if not classifies:
+        say("The task is no classification of sequences: coverage is measured, and answers are not compared.")
+    if task.carried:
+        say("The pieces of the stream were run one by one, each from the initial state.")
+    scale = result.coverage.calibration
+    used = {**options, "window": list(scale.window), "pieces": scale.pieces}
+    about = {"checkpoint": checkpoint, "task": task.name, **used}
+    if output:
+        _write_record(Path(output), result, about, numbers)
+    if report:
+        _write_report(Path(report), result, about)
+    for name in [Path(output) / RECORD] * bool(output) + [report] * bool(report):
+        say(f"Written to {name}")
+    return 0
+
+
+def _check(options: Values, output: str | None, report: str | None) -> None:
+    """Raise `OptionError` for an option that can be checked before anything is read."""
+    least = {"cases": 0, "seeds": 1, "rounds": 1, "generations": 0, "offspring": 1, "seed": 0}
+    for key, smallest in least.items():
+        require(options[key] >= smallest, key, f"an integer of at least {smallest}", options[key])
+    require(options["seed"] < 2**63, "seed", "an integer below 2^63", options["seed"])
+    require(0 < options["radius"] < float("inf"), "radius", "a positive number", options["radius"])
+    require(len(options["window"] or (0, 0)) == 2, "window", "a first and a last step", options["window"])
+    require_choice("signal", options["signal"], ("output", "forget"))
+    if output is not None:
+        require_folder("output", output)
+    if report is not None:
+        require_path("report", report)
+        require(not Path(report).is_dir(), "report", "the path of a file", f"the folder '{report}'")
+
+
+def _classifies(task: Task, part: TensorDataset) -> bool:
+    """Whether a network gives one of several classes to each sequence."""
+    target = part[0][1]
+    return not task.every_step and task.output_size > 1 and target.dim() == 0 and not target.is_floating_point()
+
+
+def _inputs(trained: Trained, part: TensorDataset, numbers: Sequence[int]) -> Tensor:
+    """Sequences of a set in the precision of the network; symbols stay integers."""
+    x: Tensor = part[numbers][0]
+    return x.to(trained.network.readout.weight.dtype) if x.is_floating_point() else x
+
+
+def _scale(options: Values, length: int) -> Values:
+    """What the features of coverage are, for sequences of this length."""
+    window = (0, length - 1) if options["window"] is None else tuple(options["window"])
+    pieces = options["pieces"] if options["pieces"] is not None else max(1, min(5, window[1] - window[0] + 1))
+    same = {key: options[key] for key in ("boundary", "change", "symbols", "signal")}
+    return {"window": window, "pieces": pieces, **same}
+
+
+def _known(trained: Trained, train: TensorDataset, show: Show) -> Iterator[Tensor]:
+    """The training set in batches."""
+    for start in range(0, len(train), _BATCH):
+        numbers = range(start, min(start + _BATCH, len(train)))
+        yield _inputs(trained, train, [*numbers])
+        show("calibrating", numbers.stop / len(train), f"{numbers.stop:,} of {len(train):,} sequences")
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """Show what is done: as a bar on a terminal, by a line for each phase elsewhere."""
+    if not (sys.stdout and sys.stdout.isatty()):
+        yield lambda phase, fraction, text: say(f"{phase}: {text}") if fraction == 1 else None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    texts = TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.fields[text]}")
+    with Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as bars:
+        phases = {phase: bars.add_task(phase, total=1.0, text="") for phase in ("calibrating", "testing")}
+        yield lambda phase, fraction, text: bars.update(phases[phase], completed=fraction, text=text)
+
+
+def _write_record(folder: Path, result: Campaign, about: Values, numbers: Sequence[int]) -> None:
+    """Write the adversarial inputs, then the record that counts them."""
+    broken = [numbers[k] for k in result.broken]
+    content = {"test_sequences": broken, "inputs": result.examples.contiguous()}
+    with replacing(folder / EXAMPLES) as temporary:
+        torch.save(content, temporary)
+    document = {KEY: COVERAGE.current, "version": __version__, "settings": about, **result.record()}
+    write_json(folder / RECORD, {**document, "broken_test_sequences": broken})
+
+
+def _write_report(path: Path, result: Campaign, about: Values) -> None:
+    """Write the page."""
+    from .._pages import Section, page, picture
+
+    scale = result.coverage
+    tiles = {
+        name: f"{value:.1%}" for name, value in scale.by_metric.items() if name in ("boundary", "change", "temporal")
+    }
+    tiles |= {"cases": f"{result.cases:,}", "seeds": f"{result.seeds:,}"}
+    if result.adversarial is not None:
+        tiles |= {"adversarial": f"{result.adversarial:,}", "seeds broken": f"{len(result.broken):,}"}
+    lead = "Coverage counts which features of the states the test cases have reached. " + (
+        "Answers were not compared, because the task does not classify sequences."
+        if result.adversarial is None
+        else f"A case is adversarial if the answer differs from that for its seed, within distance {result.radius:g}."
+    )
+    caption = "Thick: sums over all units, by time step and word. Dashed: single units."
+    searches = "\n".join(
+        f"{found.feature!s:<16}  {'reached' if found.reached else 'not reached':<12}  "
+        f"fitness {found.fitness[0]:8.4f} to {found.fitness[-1]:8.4f}  {found.cases:>6,} cases"
+        for found in result.searches
+    )
+    note = (
+        "Fitness is the distance to the feature: of the seeds, and of the best case. A failed search shows no defect."
+    )
+    sections = [
+        Section("Coverage by cases", picture=picture(scale.plot), caption=caption),
+        Section("Table", text=result.table()),
+        Section("Searches", note=note, text=searches or "none"),
+    ]
+    html = page("Test coverage", presentable(str(about["task"])), lead, tiles, sections, _lines(about))
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
+def _lines(values: Values) -> str:
+    """Return values as lines of YAML, without passwords and unprintable characters."""
+    return "\n".join(map(presentable, dump_yaml(values).splitlines()))

@@ -1,0 +1,113 @@
+"""The activity of a recurrent layer on test cases: what coverage measures, as real numbers of shape (B, T, n)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError, OptionError, ShapeError
+from ..nn import Layer, cells, gate
+from .sources import States, find_layer, hidden_states, layer_arguments
+
+Signal: TypeAlias = Literal["output", "forget"] | Callable[[Tensor], Tensor]
+Cases: TypeAlias = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
+BATCH = 256
+
+
+@contextmanager
+def evaluated(source: States) -> Iterator[None]:
+    """Run without gradients and without dropout; restore the modes of all modules and the random state."""
+    modules = [*source.modules()] if isinstance(source, nn.Module) else []
+    modes = [module.training for module in modules]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def batch_axis(source: States) -> int:
+    """Return the axis of the inputs that counts cases: the first, but for a layer without ``batch_first``."""
+    return int(isinstance(source, (Layer, nn.RNNBase)) and not source.batch_first)
+
+
+def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
+    """Yield the inputs in batches that are not empty: pieces of a tensor, or the items of an iterable."""
+    for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else cases:
+        x = item[0] if isinstance(item, (tuple, list)) and item else item
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(f"{who} needs batches of inputs, such as tensors of shape (B, T, m). Got {got}.")
+        if x.shape[axis]:
+            yield x
+
+
+def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
+    """Return the states or another signal of a layer for a batch, shape (B, T, n), in double precision.
+
+    Complex numbers are replaced by their moduli.
+
+    Raises
+    ------
+    ShapeError
+        If the inputs do not fit a layer of torch, or the signal does not have three axes or has no step.
+    NonFiniteError
+        If an input or a number of the signal is not finite.
+    OptionError
+        If the signal is unknown, or the layer does not have it.
+    """
+    if not x.isfinite().all():
+        raise NonFiniteError("Coverage needs finite inputs. Got NaN or infinity. Remove those cases.")
+    if isinstance(source, nn.RNNBase) and (x.dim() != 3 or x.shape[-1] != source.input_size):
+        raise ShapeError(
+            f"{type(source).__name__} needs inputs with three axes, the last of {source.input_size} features. "
+            f"Got shape {tuple(x.shape)}."
+        )
+    if signal == "forget":
+        values = _forget_gates(source, x)
+    elif signal == "output" or callable(signal):
+        values = hidden_states(source, x)
+        values = signal(values) if callable(signal) else values
+    else:
+        raise OptionError(f'`signal` needs "output", "forget" or a function of the states. Got {signal!r:.80}.')
+    if not isinstance(values, Tensor) or values.dim() != 3 or not values.numel():
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(f"Coverage needs a signal of shape (B, T, n) with at least one step and unit. Got {got}.")
+    values = (values.abs() if values.is_complex() else values).double()
+    if not values.isfinite().all():
+        raise NonFiniteError(
+            "Coverage needs finite states. Got NaN or infinity. Use a network whose states stay finite."
+        )
+    return values
+
+
+def _forget_gates(source: States, x: Tensor) -> Tensor:
+    """The forget gates of an LSTM with one level and one direction, of this package or of torch."""
+    layer = find_layer(source)
+    is_lstm = isinstance(layer, nn.LSTM) or (isinstance(layer, Layer) and isinstance(layer.cell, cells.LSTM))
+    if layer is None or not is_lstm or layer.num_layers > 1 or layer.bidirectional:
+        raise OptionError(
+            'The signal "forget" needs an LSTM with one level and one direction. '
+            f'Got {type(source).__name__}. Use signal="output".'
+        )
+    args, kwargs = ((x,), {}) if layer is source else layer_arguments(source, layer, x)
+    inputs, hx = args[0], args[1] if len(args) > 1 else kwargs.get("hx")
+    inputs = inputs if layer.batch_first else inputs.transpose(0, 1)
+    h = hidden_states(source, x)
+    first = h.new_zeros(h.shape[-1])
+    if isinstance(layer, Layer):
+        cell = layer.cell.bind(layer.weights("_l0"))
+        u, W = cell.project(inputs), cell.weights["weight_hh"]
+        first = layer.get_parameter("initial_state_l0") if layer.train_initial_state else first
+    else:
+        weight_ih, W, *biases = layer.all_weights[0][: 4 if layer.bias else 2]
+        u = nn.functional.linear(inputs, weight_ih, biases[0] + biases[1] if biases else None)
+    first = first if hx is None else hx[0][0].unsqueeze(1)  # (n), or (B, 1, n)
+    before = torch.cat([first.expand(len(h), 1, -1), h[:, :-1]], 1)  # (B, T, n): the state before each step
+    return gate(u.chunk(4, -1)[1] + before @ W.chunk(4)[1].mT)

@@ -1,0 +1,238 @@
+"""Coverage of a recurrent layer by test cases, after TestRNN: how much of what its states can do they make it do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .activity import Cases, Signal, activity, batch_axis, batches, evaluated
+from .features import METRICS, SEARCHED, Calibration, Feature, Reached, calibrated, require_signal
+from .plotting import axes_or_new
+from .sources import States
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_MEANINGS = {
+    "boundary": "steps with a large sum of the states",
+    "change": "steps with a large change of that sum",
+    "temporal": "words over time",
+    "NC": "units above 0",
+    "KMNC": "tenths of [-1, 1], by unit",
+    "NBC": "ends beyond -0.7 and 0.7, by unit",
+    "SNAC": "units above 0.7",
+}
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What test cases have covered, as fractions from 0 to 1.
+
+    Parameters
+    ----------
+    boundary, change, temporal : float
+        Boundary, stepwise and temporal coverage.
+    neuron : mapping from str to float
+        The metrics of single units: ``NC``, ``KMNC``, ``NBC`` and ``SNAC``.
+    words : tuple of str
+        The words of temporal coverage that were observed, in order; "a" is the lowest letter.
+    history : mapping from str to tuple
+        The number of ``cases`` after each batch, and every metric then.
+    cases : int
+    reached : mapping from str to tuple of int
+        The places of the features that were reached, by metric.
+    calibration : Calibration
+        The scale.
+
+    See Also
+    --------
+    coverage : measures it.
+
+    Examples
+    --------
+    >>> x = torch.randn(50, 6, 2)
+    >>> measured = mr.diagnostics.coverage(mr.nn.RNN(2, 8, batch_first=True), x, x[:5])
+    >>> assert measured.cases == 5 and measured.boundary <= 1 and "boundary" in measured.table()
+    """
+
+    boundary: float
+    change: float
+    temporal: float
+    neuron: Mapping[str, float]
+    words: tuple[str, ...]
+    history: Mapping[str, tuple[float, ...]]
+    cases: int
+    reached: Reached
+    calibration: Calibration
+
+    @property
+    def by_metric(self) -> dict[str, float]:
+        """All seven coverages, by the name of the metric."""
+        return {metric: len(self.reached[metric]) / total for metric, total in self.calibration.totals.items()}
+
+    @property
+    def unreached(self) -> tuple[Feature, ...]:
+        """The features of boundary, stepwise and temporal coverage that no case has reached yet.
+
+        This does not say that an input exists that reaches them, nor that the network has a defect.
+        """
+        totals, seen = self.calibration.totals, {metric: {*self.reached[metric]} for metric in SEARCHED}
+        missing = ((metric, k) for metric in SEARCHED for k in range(totals[metric]) if k not in seen[metric])
+        return tuple(self.calibration.feature(*pair) for pair in missing)
+
+    def table(self) -> str:
+        """Return one line for each metric, then the features that were not reached."""
+        totals, rows = self.calibration.totals, [f"coverage by {self.cases:,} cases"]
+        for metric, value in self.by_metric.items():
+            count = f"{len(self.reached[metric]):,} of {totals[metric]:,}"
+            rows.append(f"  {metric:<8}  {value:6.1%}  {count:>15}  {_MEANINGS[metric]}")
+        unreached, kinds = self.unreached, ("steps of boundary", "steps of change", "words")
+        for metric, kind in zip(SEARCHED, kinds, strict=True):
+            at = [str(feature.at) for feature in unreached if feature.metric == metric]
+            more = f" and {len(at) - _LISTED:,} more" if len(at) > _LISTED else ""
+            rows.append(f"unreached {kind}: {', '.join(at[:_LISTED])}{more}" if at else f"unreached {kind}: none")
+        return "\n".join([*rows, "Unreached features may be beyond every input: they are no defects."])
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw all metrics against the number of cases."""
+        axes = axes_or_new(axes)
+        for metric in METRICS:
+            style, width = ("o-", 2.2) if metric in SEARCHED else (".--", 1)
+            x, y = self.history["cases"], self.history[metric]
+            axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
+        axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        return axes
+
+
+class CoverageCount:
+    """Counts the features that batches of a signal reach, from those that were reached before."""
+
+    def __init__(self, calibration: Calibration, before: Coverage | None = None) -> None:
+        self.calibration, self.cases = calibration, 0 if before is None else before.cases
+        self._seen = {m: torch.zeros(total, dtype=torch.bool) for m, total in calibration.totals.items()}
+        for metric, places in (before.reached if before is not None else {}).items():
+            self._seen[metric][[*places]] = True
+        self._history = {key: [*values] for key, values in before.history.items()} if before is not None else {}
+
+    def add(self, values: Tensor) -> None:
+        """Count the cases of a signal of shape (B, T, n)."""
+        require_signal(values, self.calibration.window, self.calibration.units)
+        self.cases += len(values)
+        for metric, reached in self.calibration.reached(values).items():
+            self._seen[metric] |= reached.cpu()
+
+    def mark(self) -> None:
+        """Write the coverage so far into the history."""
+        row = {
+            "cases": float(self.cases),
+            **{metric: float(seen.double().mean()) for metric, seen in self._seen.items()},
+        }
+        for key, value in row.items():
+            self._history.setdefault(key, []).append(value)
+
+    def is_reached(self, feature: Feature) -> bool:
+        """Return whether a feature was reached."""
+        return bool(self._seen[feature.metric][self.calibration.index(feature)])
+
+    def coverage(self) -> Coverage:
+        """Return what is covered."""
+        reached = {metric: tuple(seen.nonzero().flatten().tolist()) for metric, seen in self._seen.items()}
+        totals = self.calibration.totals
+        by_metric = {metric: len(places) / totals[metric] for metric, places in reached.items()}
+        return Coverage(
+            **{metric: by_metric[metric] for metric in SEARCHED},
+            neuron={metric: by_metric[metric] for metric in METRICS[3:]},
+            words=tuple(map(self.calibration.word, reached["temporal"])),
+            history={key: tuple(self._history.get(key, ())) for key in ("cases", *METRICS)},
+            cases=self.cases,
+            reached=reached,
+            calibration=self.calibration,
+        )
+
+
+def coverage(
+    layer: States,
+    calibrate: Cases,
+    cases: Cases = (),
+    window: tuple[int, int] | None = None,
+    boundary: float = 0.8,
+    change: float = 0.6,
+    symbols: int = 3,
+    pieces: int = 5,
+    signal: Signal = "output",
+) -> Coverage:
+    r"""Measure which features of a recurrent layer's states test cases reach.
+
+    With the states :math:`h_t` and the sum :math:`S_t = \sum_i h_{t, i}`:
+
+    - Boundary coverage has a feature for every time step. It is reached if :math:`|S_t|`, scaled so that its range
+      over the known cases is [0, 1], is at least ``boundary``.
+    - Stepwise coverage has a feature for every time step. It is reached if :math:`|S_t - S_{t-1}|`, scaled likewise, is
+      at least ``change``. The sum before the first step is 0.
+    - Temporal coverage has a feature for every word. The word of a case: subtract from :math:`|S_t|` the mean over the
+      known cases, divide by their standard deviation, average over ``pieces`` equal pieces of the window, and replace
+      each average by one of ``symbols`` letters, which are equally probable under the normal distribution.
+    - The metrics of single units look at :math:`h_{t, i}` at all steps of the window: above 0 (NC), in each tenth of
+      [-1, 1] (KMNC), above 0.7 or below -0.7 (NBC), above 0.7 (SNAC). They are made for states in [-1, 1].
+
+    Of complex states the moduli :math:`|h_{t, i}|` count.
+
+    Parameters
+    ----------
+    layer : nn.Module, or function of a batch
+        A recurrent layer, a network with one, or anything that returns states of shape (B, T, n).
+    calibrate : Tensor, or iterable of Tensor
+        The known cases, such as the training set: inputs as ``layer`` takes them. An iterable has batches of them, or
+        tuples that begin with them, as a `torch.utils.data.DataLoader` has.
+    cases : Tensor, or iterable of Tensor
+        The test cases. Coverage is recorded after each batch, and after every 256 cases of a tensor.
+    window : tuple of int, optional
+        The first and the last time step that count, from 0. Default: all steps.
+    boundary, change : float
+        Thresholds.
+    symbols, pieces : int
+        Letters of the alphabet, and letters of a word. There are :math:`symbols^{pieces}` words.
+    signal : "output", "forget" or callable
+        What is measured in the place of the states: the forget gates of an LSTM, or a function of the states that
+        returns a tensor of shape (B, T, n).
+
+    Returns
+    -------
+    Coverage
+
+    Raises
+    ------
+    OptionError
+        If there are no known cases, an option makes no sense, or the layer has no forget gates.
+    ShapeError
+        If the states do not have three axes, or cases differ in the number of units or lack steps of the window.
+    NonFiniteError
+        If an input or a state is not finite.
+
+    Notes
+    -----
+    Boundary and stepwise coverage of a case count time steps, so a window of few steps has coarse values. They may stay
+    below 1 even on the known cases, because their largest sums may occur at a few steps only. Source: Huang, Sun, Zhao,
+    Sharp, Ruan, Meng, Huang, *Coverage-guided testing for recurrent neural networks* (2021); its first version measures
+    forget gates, its later versions states.
+
+    Examples
+    --------
+    >>> x = torch.rand(300, 8, 2)
+    >>> layer = torch.nn.LSTM(2, 16, batch_first=True)
+    >>> measured = mr.diagnostics.coverage(layer, x, x, pieces=4)
+    >>> assert measured.cases == 300 and 0 < measured.temporal <= 1
+    >>> assert measured.history["cases"] == (256, 300)
+    """
+    axis = batch_axis(layer)
+    with evaluated(layer):
+        known = (activity(layer, x, signal) for x in batches(calibrate, axis, "`calibrate`"))
+        count = CoverageCount(calibrated(known, window, boundary, change, symbols, pieces, signal))
+        for x in batches(cases, axis, "`cases`"):
+            count.add(activity(layer, x, signal))
+            count.mark()
+    return count.coverage()

@@ -1,0 +1,83 @@
+"""Mutants of test cases, and how far they are from the cases that they come from."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError, OptionError, ShapeError
+
+Mutate: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+_VARIANCES = (0.005, 0.02)  # of noise on inputs in [0, 1]
+_RATE = 0.05  # of steps whose symbol is replaced
+
+
+def root_mean_square(x: Tensor, y: Tensor) -> Tensor:
+    """Return the Euclidean distance of each pair of cases, divided by the root of the number of entries."""
+    squares: Tensor = (x - y).abs().double() ** 2
+    return squares.flatten(1).mean(1).sqrt()
+
+
+class Mutation:
+    """Makes mutants of seeds, whose cases are on the first axis.
+
+    ``mutate`` is what the user passed: it takes and returns inputs whose cases are on ``axis``. Without it, symbols are
+    replaced, and other numbers get Gaussian noise and stay in the range of the seeds.
+    """
+
+    def __init__(self, seeds: Tensor, mutate: Mutate | None, axis: int, seed: int) -> None:
+        try:
+            self._generator = torch.Generator(seeds.device).manual_seed(seed)
+        except (TypeError, RuntimeError) as error:
+            raise OptionError(f"`seed` needs an integer from 0 to 2^63 - 1. Got {seed!r:.40}.") from error
+        self._mutate, self._axis = mutate, axis
+        self._is_integer = not (seeds.is_floating_point() or seeds.is_complex())
+        self._is_one_hot = seeds.dim() == 3 and seeds.shape[2] > 1 and not self._is_integer and _is_one_hot(seeds)
+        if self._is_integer or self._is_one_hot:
+            self._symbols = (seeds.argmax(-1) if self._is_one_hot else seeds).unique()
+        elif not seeds.is_complex():
+            low, high = float(seeds.min()), float(seeds.max())
+            self._low, self._high = (low, high) if high > low else (-torch.inf, torch.inf)
+        self._scale = float((seeds - seeds.mean()).abs().max()) or 1.0 if seeds.is_complex() else 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return one mutant of each case, or raise if the user's function returns something else."""
+        if self._mutate is None:
+            return self._symbols_replaced(x) if self._is_integer or self._is_one_hot else self._noisy(x)
+        mutants = self._mutate(x.transpose(0, self._axis), self._generator)
+        if not isinstance(mutants, Tensor) or mutants.shape != x.transpose(0, self._axis).shape:
+            got = f"shape {tuple(mutants.shape)}" if isinstance(mutants, Tensor) else type(mutants).__name__
+            raise ShapeError(f"`mutate` needs to return cases of the shape that it is passed. Got {got}.")
+        if not mutants.isfinite().all():
+            raise NonFiniteError("`mutate` needs to return finite numbers. Got NaN or infinity. Lower its noise.")
+        return mutants.transpose(0, self._axis).to(x)
+
+    def choose(self, count: int, of: int) -> Tensor:
+        """Return so many different numbers below ``of``, in random order."""
+        return torch.randperm(of, generator=self._generator, device=self._generator.device)[:count]
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        low, high = _VARIANCES
+        shape = (len(x), *[1] * (x.dim() - 1))
+        variance = low + (high - low) * torch.rand(shape, generator=self._generator, device=x.device)
+        noise = torch.randn(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
+        if x.is_complex():
+            return x + (self._scale * variance.sqrt()).to(x.real) * noise
+        width = self._high - self._low if self._high < torch.inf else 1.0
+        return (x + (width * variance.sqrt()).to(x) * noise).clamp(self._low, self._high)
+
+    def _symbols_replaced(self, x: Tensor) -> Tensor:
+        old = x.argmax(-1) if self._is_one_hot else x
+        flat = old.flatten(1)
+        chosen = torch.rand(flat.shape, generator=self._generator, device=x.device) < _RATE
+        first = torch.randint(flat.shape[1], (len(flat), 1), generator=self._generator, device=x.device)
+        chosen.scatter_(1, first, True)  # at least one step of every case
+        drawn = torch.randint(len(self._symbols), flat.shape, generator=self._generator, device=x.device)
+        new = torch.where(chosen, self._symbols[drawn], flat).view_as(old)
+        return torch.nn.functional.one_hot(new, x.shape[-1]).to(x) if self._is_one_hot else new
+
+
+def _is_one_hot(x: Tensor) -> bool:
+    return bool(((x == 0) | (x == 1)).all() and (x.sum(-1) == 1).all())
