@@ -1,18 +1,35 @@
-"""``manifold-rnn inspect``: describe a checkpoint; imports neither Lightning nor matplotlib."""
+"""``manifold-rnn inspect``: describe a checkpoint; imports no Lightning, and matplotlib for a report alone."""
 
+import inspect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from torch.utils.data import TensorDataset
 
 from ..constraints import degrees_of_freedom
 from ..errors import ManifoldError
 from ..training import choices
-from ..training.checkpoint import RUN
+from ..training.checkpoint import RUN, require_same_data
+from ..training.environment import environment
 from ..training.folder import resume_command
 from ..training.mapping import as_mapping
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
-from ..training.values import Values, dump_yaml
+from ..training.values import Value, Values, dump_yaml, presentable, say
 from .parsing import CommandParser
-from .trained import trained_network
+from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
+
+_QUICK = ("defects", "spectrum")  # what is printed where nothing else is asked for
+
+
+class Result(NamedTuple):
+    """What a diagnostic found, or why it does not apply."""
+
+    name: str
+    found: Value | None
+    text: str
+    about: str
 
 
 def build_parser(command: str, description: str) -> CommandParser:
@@ -20,32 +37,97 @@ def build_parser(command: str, description: str) -> CommandParser:
     parser = CommandParser(description)
     parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/last.ckpt.")
     known = ", ".join(choices.diagnostics())
+    default = f"{', '.join(_QUICK)}; all of them in a report"
     parser.add_flag(
-        "diagnostics", list[str] | None, f"A list of functions in manifold_rnn.diagnostics. Default: {known}."
+        "diagnostics", list[str] | None, f"Functions of manifold_rnn.diagnostics: {known}. Default: {default}."
     )
+    parser.add_flag("sequences", int, "Sequences of the test set for the diagnostics that need data. Default: 100.")
+    parser.add_flag("report", str | None, "HTML file for a page with all tables and pictures.")
     return parser
 
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
-    known = choices.diagnostics()
-    chosen = values.get("diagnostics") or [*known]
+    known, report, sequences = choices.diagnostics(), values.get("report"), values.get("sequences", 100)
+    chosen = values.get("diagnostics") or ([*_QUICK] if report is None else [*known])
     for name in chosen:
         choices.require_choice("diagnostics", name, known)
-    network, settings, content = trained_network(values["checkpoint"])
-    print(_progress(content, settings))
-    print(f"network: {degrees_of_freedom(network):,} trained degrees of freedom")
-    for name in chosen:
-        try:
-            table = known[name](network).table()
-        except ManifoldError as error:  # such as weights that are not finite
-            table = f"{name}: {str(error).splitlines()[0]}"
-        if table:
-            print(table)
-    text = dump_yaml(_non_empty(as_mapping(settings)))
+    choices.require(sequences >= 1, "sequences", "an integer of at least 1", sequences)
+    require_report(report)
+    trained = trained_network(values["checkpoint"])
+    print(_progress(trained.content, trained.settings))
+    print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
+    results = []
+    for result in _results(trained, values["checkpoint"], chosen, sequences):
+        results.append(result)
+        if result.text:
+            print(result.text, flush=True)
+    text = dump_yaml(_non_empty(as_mapping(trained.settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
     print(f"resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
+    if report is not None:
+        _write_report(Path(report), trained, results, text)
+        say(f"Written to {report}")
     return 0
+
+
+def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
+    """Run diagnostics one by one, on the test set where they need data."""
+    known = choices.diagnostics()
+    data = _data(trained, checkpoint, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
+    for name in chosen:
+        diagnostic = known[name]
+        about = (inspect.getdoc(diagnostic) or "").partition("\n\n")[0].replace("\n", " ")
+        given: Values = {}
+        if choices.needs_data(diagnostic):
+            given["data"] = data
+            if choices.takes(diagnostic, "loss"):
+                given["loss"] = trained.settings.task.loss
+        try:
+            found = diagnostic(trained.network, **given)
+        except ManifoldError as error:  # such as weights that are not finite
+            yield Result(name, None, f"{name}: {' '.join(str(error).split())}", about)
+        else:
+            yield Result(name, found, found.table(), about)
+
+
+def _data(trained: Trained, checkpoint: str, sequences: int) -> TensorDataset:
+    """The first sequences of the test set, in the precision of the network."""
+    splits = trained.settings.task.splits()
+    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    inputs, targets = splits.test[:sequences]
+    return TensorDataset(in_its_precision(trained.network, inputs), in_its_precision(trained.network, targets))
+
+
+def _write_report(path: Path, trained: Trained, results: Sequence[Result], settings: str) -> None:
+    """Write the page: a section for each diagnostic."""
+    from .._pages import Section, page, picture
+
+    task, history = trained.settings.task, trained.content[RUN]["history"]
+    tiles = {"degrees of freedom": f"{degrees_of_freedom(trained.network):,}"}
+    if history:
+        tiles[f"validation {task.metric_name}"] = f"{history[-1]['val_metric']:.4g}"
+        tiles["validation loss"] = f"{history[-1]['val_loss']:.4g}"
+    numbers = {"radius": "spectral radius", "norm": "largest singular value", "largest": "largest defect"}
+    for result in results:
+        for field, shown in numbers.items():
+            value = getattr(result.found, field, None)
+            if result.name in _QUICK and value is not None:
+                tiles[shown] = f"{value:.4g}"
+    sections = [
+        Section(
+            result.name.replace("_", " ").capitalize(),
+            note=result.about,
+            picture=None if result.found is None else picture(result.found.plot),
+            text=result.text,
+        )
+        for result in results
+        if result.text
+    ]
+    lead = " ".join(_progress(trained.content, trained.settings).split("\n")[-1:])
+    write_page(
+        path, page("What the network does", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
+    )
 
 
 def _progress(content: Values, settings: RunSettings) -> str:

@@ -8,9 +8,10 @@ import torch
 from ..training import choices
 from ..training.build import build_network
 from ..training.checkpoint import RUN, load_weights, read_checkpoint
+from ..training.folder import open_folder, replacing
 from ..training.mapping import read_run
 from ..training.settings import RunSettings
-from ..training.values import Value, Values
+from ..training.values import Value, Values, presentable
 from ..zoo import Network
 
 
@@ -33,3 +34,27 @@ def trained_network(checkpoint: Value) -> Trained:
         network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
     load_weights(path, content, torch.nn.ModuleDict({"network": network}))
     return Trained(network, settings, content)
+
+
+def in_its_precision(network: Network, x: torch.Tensor) -> torch.Tensor:
+    """Return inputs or targets in the precision of a network; symbols and classes stay integers."""
+    return x.to(network.readout.weight.dtype) if x.is_floating_point() else x
+
+
+def require_report(path: Value) -> None:
+    """Raise `OptionError` unless a report can be written to a path, or there is none."""
+    if path is not None:
+        choices.require_path("report", path)
+        choices.require(not Path(path).is_dir(), "report", "the path of a file", f"the folder '{path}'")
+        open_folder(Path(path).parent)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
+def presentable_lines(text: str) -> str:
+    """Return a text without passwords and without characters that cannot be shown."""
+    return "\n".join(presentable(line) for line in text.splitlines())

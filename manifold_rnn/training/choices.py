@@ -52,13 +52,18 @@ def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
 
 
 def diagnostics() -> dict[str, Builder]:
-    """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
+    """Return the diagnostics of a network alone or of one with data, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
     return {
         name: f
         for name, f in functions.items()
-        if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table") and len(required(f)) == 1
+        if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table") and len(required(f)) <= 1 + needs_data(f)
     }
+
+
+def needs_data(diagnostic: Builder) -> bool:
+    """Return whether a diagnostic has no result without data."""
+    return "data" in required(diagnostic)
 
 
 def task_class(name: object) -> type[tasks.Task]:
