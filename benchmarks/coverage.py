@@ -81,8 +81,9 @@ def measure(kind: str, seed: int) -> dict[str, dict[str, float]]:
         accuracy = float((network(x_test).argmax(-1) == y_test).float().mean())
     known = diagnostics.coverage(network, x, x, pieces=4)
     rows = {"network": {"test accuracy": accuracy}, "training set": row(known)}
+    random = mutants(x, max(CASES))
     for cases in CASES:
-        rows[f"{cases:,} random"] = row(diagnostics.coverage(network, x, mutants(x, cases), pieces=4))
+        rows[f"{cases:,} random"] = row(diagnostics.coverage(network, x, random[:cases], pieces=4))
     start = diagnostics.coverage(network, x, pieces=4)
     found = diagnostics.campaign(network, start, x_test[:100], 10_000, 1, generations=0, radius=RADIUS)
     rows["10,000 of 100 seeds"] = {"flips": found.adversarial or 0, "seeds broken": len(found.broken)}

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import NonFiniteError, OptionError, ShapeError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..nn import Layer, cells, gate
 from .sources import States, find_layer, hidden_states, layer_arguments
 
@@ -57,6 +57,8 @@ def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
     ------
     ShapeError
         If the inputs do not fit a layer of torch, or the signal does not have three axes or has no step.
+    DtypeError
+        If the inputs have another dtype than the weights of a layer of torch.
     NonFiniteError
         If an input or a number of the signal is not finite.
     OptionError
@@ -68,6 +70,11 @@ def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
         raise ShapeError(
             f"{type(source).__name__} needs inputs with three axes, the last of {source.input_size} features. "
             f"Got shape {tuple(x.shape)}."
+        )
+    if isinstance(source, nn.RNNBase) and x.dtype != source.weight_ih_l0.dtype:
+        raise DtypeError(
+            f"{type(source).__name__} needs inputs in the dtype of its weights, {source.weight_ih_l0.dtype}. "
+            f"Got {x.dtype}. Convert the inputs."
         )
     if signal == "forget":
         values = _forget_gates(source, x)

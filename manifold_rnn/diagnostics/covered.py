@@ -210,6 +210,8 @@ def coverage(
         If there are no known cases, an option makes no sense, or the layer has no forget gates.
     ShapeError
         If the states do not have three axes, or cases differ in the number of units or lack steps of the window.
+    DtypeError
+        If the inputs have another dtype than the weights.
     NonFiniteError
         If an input or a state is not finite.
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import Feature, coverage
-from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 METRICS = ("boundary", "change", "temporal", "NC", "KMNC", "NBC", "SNAC")
 KNOWN = [[0.0, 1.0, 2.0, 4.0], [0.0, 0.0, 0.0, 0.0]]
@@ -202,6 +202,7 @@ BAD = {
         ShapeError,
         r"the last of 3 features. Got shape \(4, 6, 2\)",
     ),
+    "another dtype": (lambda: coverage(nn.LSTM(2, 4).double(), X), DtypeError, "torch.float64. Got torch.float32"),
     "other units": (lambda: coverage(same, X, X[..., :1]), ShapeError, "2 units"),
     "short cases": (lambda: coverage(same, X, X[:, :3]), ShapeError, "at least 6 steps"),
     "NaN": (lambda: coverage(same, X * torch.nan), NonFiniteError, "finite inputs"),
