@@ -15,14 +15,14 @@ from ..diagnostics import Campaign, campaign, coverage
 from ..diagnostics.campaigns import largest_output
 from ..tasks import Task
 from ..training.checkpoint import require_same_data
-from ..training.choices import require, require_choice, require_folder, require_path
+from ..training.choices import require, require_choice, require_folder
 from ..training.environment import environment
 from ..training.folder import open_folder, replacing
 from ..training.formats import COVERAGE, KEY
 from ..training.record import write_json
 from ..training.values import Value, Values, dump_yaml, presentable, say
 from .parsing import CommandParser
-from .trained import Trained, trained_network
+from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
 
 Show: TypeAlias = Callable[[str, float, str], None]  # called with a phase, the fraction of it that is done, and a text
 _BATCH = 256
@@ -106,9 +106,7 @@ def _check(options: Values, output: str | None, report: str | None) -> None:
     require_choice("signal", options["signal"], ("output", "forget"))
     if output is not None:
         require_folder("output", output)
-    if report is not None:
-        require_path("report", report)
-        require(not Path(report).is_dir(), "report", "the path of a file", f"the folder '{report}'")
+    require_report(report)
 
 
 def _classifies(task: Task, part: TensorDataset) -> bool:
@@ -118,9 +116,8 @@ def _classifies(task: Task, part: TensorDataset) -> bool:
 
 
 def _inputs(trained: Trained, part: TensorDataset, numbers: Sequence[int]) -> Tensor:
-    """Sequences of a set in the precision of the network; symbols stay integers."""
-    x: Tensor = part[numbers][0]
-    return x.to(trained.network.readout.weight.dtype) if x.is_floating_point() else x
+    """Sequences of a set in the precision of the network."""
+    return in_its_precision(trained.network, part[numbers][0])
 
 
 def _scale(options: Values, length: int) -> Values:
@@ -193,11 +190,5 @@ def _write_report(path: Path, result: Campaign, about: Values) -> None:
         Section("Table", text=result.table()),
         Section("Searches", note=note, text=searches or "none"),
     ]
-    html = page("Test coverage", presentable(str(about["task"])), lead, tiles, sections, _lines(about))
-    with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
-
-
-def _lines(values: Values) -> str:
-    """Return values as lines of YAML, without passwords and unprintable characters."""
-    return "\n".join(map(presentable, dump_yaml(values).splitlines()))
+    details = presentable_lines(dump_yaml(about))
+    write_page(path, page("Test coverage", presentable(str(about["task"])), lead, tiles, sections, details))

@@ -12,7 +12,7 @@ from ..errors import ManifoldError
 from ..training import choices
 from ..training.checkpoint import RUN, require_same_data
 from ..training.environment import environment
-from ..training.folder import resume_command
+from ..training.folder import open_folder, resume_command
 from ..training.mapping import as_mapping
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
@@ -55,6 +55,8 @@ def execute(command: str, values: Values) -> int:
     choices.require(sequences >= 1, "sequences", "an integer of at least 1", sequences)
     require_report(report)
     trained = trained_network(values["checkpoint"])
+    if report is not None:
+        open_folder(Path(report).parent)  # before hours of work, and once all is accepted
     print(_progress(trained.content, trained.settings))
     print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
     results = []
@@ -133,9 +135,9 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
 def _progress(content: Values, settings: RunSettings) -> str:
     history = content[RUN]["history"]
     text = f"progress: {shown_progress(content[RUN], settings.epochs)}; {content['global_step']:,} steps"
-    for environment in content[RUN].get("environments", []):
-        text += f"\ntrained with {', '.join(f'{key} {value}' for key, value in environment.items() if key != 'data')}"
-        text += f", on data with the digest {environment['data'][:12]}"
+    for known in content[RUN].get("environments", []):
+        text += f"\ntrained with {', '.join(f'{key} {value}' for key, value in known.items() if key != 'data')}"
+        text += f", on data with the digest {known['data'][:12]}"
     if history:
         last, lowest = history[-1], min(epoch["val_loss"] for epoch in history)
         text += f"\nlast epoch: training loss {last['train_loss']:.4g}, validation loss {last['val_loss']:.4g}, "

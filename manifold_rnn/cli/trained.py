@@ -8,7 +8,7 @@ import torch
 from ..training import choices
 from ..training.build import build_network
 from ..training.checkpoint import RUN, load_weights, read_checkpoint
-from ..training.folder import open_folder, replacing
+from ..training.folder import replacing
 from ..training.mapping import read_run
 from ..training.settings import RunSettings
 from ..training.values import Value, Values, presentable
@@ -46,7 +46,6 @@ def require_report(path: Value) -> None:
     if path is not None:
         choices.require_path("report", path)
         choices.require(not Path(path).is_dir(), "report", "the path of a file", f"the folder '{path}'")
-        open_folder(Path(path).parent)
 
 
 def write_page(path: Path, html: str) -> None:

@@ -4,48 +4,18 @@ import io
 import json
 import re
 import sys
-from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from support.checkpoint_cases import TASKS, TEXT
 
 pytest.importorskip("lightning")
 from manifold_rnn.cli import coverage as command
 from manifold_rnn.cli import main
 
-LSTM = ["--network.cell", "LSTM", "--network.hidden_size", "5"]
-TEXT = "to be or not to be, that is the question. " * 60
-TASKS = {  # how each is trained, and whether its answers are compared
-    "digits": (["--task", "Digits", "--network.zoo", "scornn", "--network.hidden_size", "6"], True),
-    "adding": (["--task", "Adding", "--task.steps", "6", "--task.sizes", "[40,10,20]", *LSTM], False),
-    "copying": (["--task", "Copying", "--task.delay", "3", "--task.sizes", "[40,10,20]", *LSTM], False),
-    "text": (["--task", "Characters", "--task.path", "TEXT", "--task.length", "7", *LSTM], False),
-    "double": (
-        ["--task", "Adding", "--task.sizes", "[9,9,9]", "--task.steps", "3", "--precision", "float64", *LSTM],
-        False,
-    ),
-}
 QUICK = ["--cases", "30", "--rounds", "1", "--generations", "1", "--offspring", "3", "--seeds", "12"]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The checkpoint of one epoch of a task."""
-    folder, known = tmp_path_factory.mktemp("runs"), {}
-    (folder / "text.txt").write_text(TEXT)
-
-    def checkpoint(name):
-        if name not in known:
-            flags = [str(folder / "text.txt") if flag == "TEXT" else flag for flag in TASKS[name][0]]
-            with redirect_stdout(io.StringIO()):
-                limits = ["--epochs", "1", "--max_steps", "2", "--batch_size", "64"]
-                assert main(["fit", *flags, *limits, "--output", str(folder / name)]) == 0
-            known[name] = folder / name / "best.ckpt"
-        return str(known[name])
-
-    return checkpoint
 
 
 @pytest.mark.parametrize("name", TASKS)

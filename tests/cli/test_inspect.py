@@ -1,0 +1,105 @@
+"""``manifold-rnn inspect``: which diagnostics it runs, on tasks of every kind, and the page that it writes."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoint_cases import TASKS, TEXT
+
+pytest.importorskip("lightning")
+from manifold_rnn.cli import inspect as command
+from manifold_rnn.cli import main
+from manifold_rnn.training import choices
+from manifold_rnn.training.checkpoint import read_checkpoint, write_checkpoint
+
+FEW = ["--sequences", "5"]
+
+
+def refused(arguments, capsys):
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("manifold-rnn: error: ") and len(err) <= 450
+    return err
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_report_has_a_section_for_each_diagnostic_and_loads_nothing(name, runs, tmp_path, capsys):
+    path = tmp_path / "pages" / "out.html"
+    assert main(["inspect", runs(name), *FEW, "--report", str(path)]) == 0
+    out, page = capsys.readouterr().out, path.read_text()
+    assert f"Written to {path}" in out and [p.name for p in path.parent.iterdir()] == ["out.html"]
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    known = [diagnostic.replace("_", " ").capitalize() for diagnostic in choices.diagnostics()]
+    assert [h for h in known if h not in headings] in ([], ["Defects"])  # a network without constraint has none
+    assert not re.search(r"(src|href)=[\"']?(?!data:|#)[\w/]", page)
+    HTMLParser().feed(page)
+    applied = [d for d in choices.diagnostics() if f"\n{d}: " not in out]
+    assert page.count("<svg") >= len(applied) - 1 and "gradient_flow" in applied
+
+
+def test_without_a_report_the_quick_diagnostics_are_printed_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", runs("digits")]) == 0
+    out = capsys.readouterr().out
+    assert "defect of layer.weight_hh_l0" in out and "spectrum" in out and "gradient flow" not in out
+    assert not list(tmp_path.iterdir())
+    assert main(["inspect", runs("digits"), "--diagnostics", "[gradient_flow]", *FEW]) == 0
+    out = capsys.readouterr().out
+    assert "gradient flow" in out and "mean of 5 sequences" in out and "spectrum" not in out
+
+
+def test_every_diagnostic_that_can_describe_a_checkpoint_is_known_and_the_quick_ones_are_among_them():
+    known = choices.diagnostics()
+    assert set(command._QUICK) < set(known) and {"gradient_flow", "memory", "robustness", "pseudospectrum"} <= set(
+        known
+    )
+    assert choices.needs_data(known["gradient_flow"]) and not choices.needs_data(known["spectrum"])
+
+
+def test_weights_that_are_not_finite_still_have_a_report(runs, tmp_path, capsys):
+    content = read_checkpoint(Path(runs("digits")))
+    for value in content["state_dict"].values():
+        value[..., 0] = torch.nan
+    broken, path = tmp_path / "nan.ckpt", tmp_path / "out.html"
+    write_checkpoint(broken, content)
+    assert main(["inspect", str(broken), *FEW, "--report", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "pseudospectrum: " in out and "pseudospectrum: " in path.read_text()
+
+
+def test_bad_flags_are_answered_with_one_line(runs, tmp_path, capsys):
+    checkpoint = runs("digits")
+    assert "the folder" in refused(["inspect", checkpoint, "--report", tmp_path], capsys)
+    assert "`report`" in refused(["inspect", checkpoint, "--report", ""], capsys)
+    assert "at least 1" in refused(["inspect", checkpoint, "--sequences", "0"], capsys)
+    assert "Did you mean `spectrum`?" in refused(["inspect", checkpoint, "--diagnostics", "[spectrun]"], capsys)
+    (tmp_path / "file").write_text("")
+    assert "can be written" in refused(["inspect", checkpoint, "--report", tmp_path / "file" / "a.html"], capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_other_data_than_that_of_the_run_is_refused_where_data_are_needed(runs, capsys):
+    checkpoint = Path(runs("text"))
+    path = checkpoint.parents[1] / "text.txt"
+    path.write_text(TEXT.replace("question", "noitseuq"))
+    try:
+        assert main(["inspect", str(checkpoint)]) == 0
+        assert "data" in refused(["inspect", checkpoint, "--diagnostics", "[gradient_flow]"], capsys)
+    finally:
+        path.write_text(TEXT)
+
+
+def test_it_imports_no_library_that_it_does_not_need(runs):
+    code = (
+        "import sys; from manifold_rnn.cli import main; main(sys.argv[1:]);"
+        "print([name for name in ('lightning', 'matplotlib', 'optuna', 'pandas', 'scipy.stats') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", runs("digits")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("[]\n"), done.stdout[-200:]
