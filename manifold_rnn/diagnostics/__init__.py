@@ -11,15 +11,24 @@ The eigenvalues of the recurrent matrix:
 >>> assert abs(spectrum.radius - 1) < 1e-5
 """
 
+from .lipschitz import LipschitzBound, lipschitz_bound
+from .robustness import Robustness, robustness
 from .sources import RecurrentMatrix, recurrent_matrix
 from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
+from .worst_case import WorstPerturbation, worst_perturbation
 
 __all__ = [
     "Defects",
+    "LipschitzBound",
     "RecurrentMatrix",
+    "Robustness",
     "Spectrum",
+    "WorstPerturbation",
     "constrained_parameters",
     "defects",
+    "lipschitz_bound",
     "recurrent_matrix",
+    "robustness",
     "spectrum",
+    "worst_perturbation",
 ]

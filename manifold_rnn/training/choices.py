@@ -55,7 +55,9 @@ def diagnostics() -> dict[str, Builder]:
     """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
     return {
-        name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table")
+        name: f
+        for name, f in functions.items()
+        if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table") and len(required(f)) == 1
     }
 
 
