@@ -1,4 +1,4 @@
-"""Robustness of one network with five recurrent matrices: free, scaled by radius, by norm, orthogonal, block triangular.
+"""Robustness of one network with five recurrent matrices: free, scaled by radius or norm, orthogonal, block triangular.
 
 The handwritten digits by rows (8 steps of 8 pixels), an Elman cell with tanh and 32 units, Adam with a rate of 3e-3, 60
 epochs in batches of 64, three seeds. The scaled matrices are divided after each step of the optimizer. A row has the
