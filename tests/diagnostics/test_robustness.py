@@ -311,7 +311,13 @@ def test_the_table_has_a_line_for_each_number():
     table = quick(network()).table()
     lines = table.splitlines()
     assert table.isascii() and len({line.index(line.split()[-1]) for line in lines[2:4]}) == 1
-    for words in ("no perturbation", "gaussian noise 0.2", "L-inf 0.1, 1 step", "L2 0.1, 3 steps", "random E, norm 0.3"):
+    for words in (
+        "no perturbation",
+        "gaussian noise 0.2",
+        "L-inf 0.1, 1 step",
+        "L2 0.1, 3 steps",
+        "random E, norm 0.3",
+    ):
         assert sum(words in line for line in lines) == 1
     assert sum("growth" in line for line in lines) == 3 and max(map(len, lines)) < 120
     loss = quick(mr.zoo.Network(mr.nn.LSTM(M, 4, batch_first=True), C), data(classes=False)).table()
@@ -333,7 +339,11 @@ def test_the_picture_has_a_bar_for_each_score():
 X, Y = data()
 BAD = {
     "no pair": (lambda: quick(network(), X), OptionError, "pair of tensors"),
-    "an empty dataset": (lambda: quick(network(), torch.utils.data.TensorDataset(X[:0], Y[:0])), OptionError, "pair of tensors"),
+    "an empty dataset": (
+        lambda: quick(network(), torch.utils.data.TensorDataset(X[:0], Y[:0])),
+        OptionError,
+        "pair of tensors",
+    ),
     "no sequences": (lambda: quick(network(), (X[:0], Y[:0])), ShapeError, "at least one"),
     "a vector": (lambda: quick(network(), (X[:, 0, 0], Y)), ShapeError, "B, T"),
     "other lengths": (lambda: quick(network(), (X, Y[:3])), ShapeError, "as many targets"),
@@ -373,3 +383,8 @@ def test_bad_input_is_named(name):
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+def test_inspect_offers_functions_of_a_network_alone_only():
+    offered = pytest.importorskip("manifold_rnn.training.choices").diagnostics()
+    assert "defects" in offered and "robustness" not in offered
