@@ -94,7 +94,14 @@ class Judge:
                 f"{who} needs class numbers from 0 to {answer.shape[-1] - 1}.\nGot {int(y.min())} to {int(y.max())}.\n"
                 "Check the targets and the readout."
             )
-        return cls(network, x, y, loss or (_cross_entropy if classes else _squares), by_accuracy, batch_size, bounds)
+        loss = loss or (_cross_entropy if classes else _squares)
+        value = loss(answer, y[:1])
+        if not isinstance(value, Tensor) or value.dim():
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"{who} needs a loss that is a scalar, the mean over a batch.\nGot {got}.\nTake the mean of it."
+            )
+        return cls(network, x, y, loss, by_accuracy, batch_size, bounds)
 
     @property
     def name(self) -> str:
@@ -117,7 +124,8 @@ class Judge:
         off = torch.backends.cudnn.flags(enabled=False) if x.is_cuda else contextlib.nullcontext()
         with torch.enable_grad(), off:
             x = x.detach().requires_grad_()
-            (g,) = torch.autograd.grad(self.loss(self.network(x), y), x, allow_unused=True)
+            value = self.loss(self.network(x), y)
+            g = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
         return torch.zeros_like(x) if g is None else g
 
     def attacked(self, norm: Norm, radius: float, steps: int) -> tuple[float, float]:

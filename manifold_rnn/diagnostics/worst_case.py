@@ -73,7 +73,7 @@ def worst_perturbation(
     The eigenvalue arrives at ``z`` up to rounding error, times its condition number. Which ``z`` is the worst is the
     result of a local search from 16 angles and those of the 16 outermost eigenvalues: there may be a worse one in
     between. With ``eps``, the search repeats the steepest perturbation, the polar factor of the slope of the spectral
-    radius. It takes about 200 decompositions of W: under a second for n = 32, and seconds for n = 128. Sources:
+    radius. It takes some hundred decompositions of W: under a second for n = 32, and seconds for n = 128. Sources:
     Trefethen and Embree (2005), chapter 2, for the singular vectors, Guglielmi and Overton (2011) for the search.
 
     Examples

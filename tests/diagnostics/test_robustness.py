@@ -293,8 +293,14 @@ def test_where_the_gradient_is_zero_nothing_moves():
         def forward(self, x):
             return 0 * x.sum((1, 2))[:, None] + torch.eye(C)[0]
 
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return (x[:, 0] > 0).float()
+
     result = quick(Constant(), (torch.randn(B, T, M), torch.zeros(B, dtype=torch.long)))
     assert set(result.attacks.values()) == {1.0}
+    result = quick(Rounded(), (torch.rand(B, T, M), torch.zeros(B, dtype=torch.long)))
+    assert set(result.attacks.values()) == {result.clean}
 
 
 def test_a_tiny_gradient_is_followed():
@@ -353,6 +359,7 @@ BAD = {
     "targets of another shape": (lambda: quick(network(), (X, torch.randn(B, C + 1))), ShapeError, "fit the outputs"),
     "no tensor": (lambda: quick(network().layer, (X, Y)), ShapeError, "tuple"),
     "weights of NaN": (lambda: quick(spoiled(), (X, Y)), NonFiniteError, "are not"),
+    "a loss of each sequence": (lambda: quick(network(), loss=lambda a, b: a.sum(-1)), ShapeError, "scalar"),
     "radii": (lambda: quick(network(), radii=(0.1, -0.1)), OptionError, "`radii`"),
     "norms": (lambda: quick(network(), norms=("1",)), OptionError, "'inf' and '2'"),
     "noise": (lambda: quick(network(), noise=(math.nan,)), OptionError, "`noise`"),
