@@ -49,8 +49,8 @@ results = {name: mr.diagnostics.robustness(network, test, norms=("inf",)) for na
 print(results["orthogonal"].table())
 
 # %%
-# Both matrices have spectral radius 1. The scaled one is not normal: its norm is above 1, and a perturbation of norm
-# 0.3 moves its eigenvalues farther than 1.3. The dashed line is the accuracy without perturbation.
+# Both matrices have spectral radius 1. The scaled one is not normal: its norm is above 1, and its eigenvalues can move
+# by more than the norm of a perturbation. The dashed line is the accuracy without perturbation.
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 8.4), layout="constrained")
 for axis, (name, result) in zip(axes, results.items(), strict=True):
@@ -61,14 +61,14 @@ for axis, (name, result) in zip(axes, results.items(), strict=True):
 # How far do states move when inputs move? The curves are the largest ratios over the test set. The certified bound
 # holds for all inputs. It needs operator norms only, and lies far above.
 
-growth_figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+growth_figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
 for color, (name, result) in enumerate(results.items()):
     steps = range(1, task.length + 1)
     axis.plot(steps, result.growth["gradient"], color=f"C{color}", label=f"{name}, along the gradient")
     axis.plot(steps, result.growth["random"], ":", color=f"C{color}", label=f"{name}, at random")
     axis.axhline(result.lipschitz, color=f"C{color}", linestyle="--", label=f"{name}, certified")
 axis.set(xlabel="time step", ylabel=r"$\|\delta h_t\| / \|d\|$", yscale="log", title="Growth of input changes")
-axis.legend(fontsize="small", ncols=2)
+growth_figure.legend(loc="outside lower center", fontsize="small", ncols=2)
 
 # %%
 # The table is that of ``benchmarks/robustness.py``: 60 epochs, means of three seeds, test accuracy. The last columns

@@ -60,6 +60,7 @@ class Robustness:
     >>> result = mr.diagnostics.robustness(network, data)
     >>> print(result.table().splitlines()[0])
     robustness: accuracy of 20 sequences
+    >>> assert 0 <= result.clean <= 1 and set(result.weights) == {"random", "worst case"}
     """
 
     measure: str
