@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ..errors import OptionError
@@ -16,6 +15,7 @@ from .sources import matrix_of
 _ANGLES, _OUTERMOST = 16, 16  # of the search on the circle: angles, and eigenvalues whose angles are tried too
 _STARTS, _STEPS, _CONVERGED = 6, 30, 1e-9  # of the search for the largest spectral radius
 _NUMBERS = 2**22  # in a chunk of shifted matrices
+_GOLDEN, _SECTIONS = 0.5 * (5**0.5 - 1), 20  # of the search between two angles
 _TIE = 1e-7  # relative to the matrix: by how much equal singular values are told apart
 
 
@@ -232,10 +232,21 @@ def _steepest(slope: Tensor) -> Tensor:
 
 
 def _refined(f: Callable[[float], float], best: float, angles: Tensor, value: float) -> float:
-    """The angle of a smaller value between the neighbours of the best one, or that one."""
+    """The angle of a smaller value between the neighbors of the best one, by golden section, or that one."""
     if not math.isfinite(value) or len(angles) < 3:
         return best
     k = int((angles - best).abs().argmin())
     below, above = float(angles[max(k - 1, 0)]), float(angles[min(k + 1, len(angles) - 1)])
-    result = minimize_scalar(f, bounds=(below, above), method="bounded", options={"xatol": 1e-7, "maxiter": 25})
-    return float(result.x) if result.fun < value else best
+    left, right = above - _GOLDEN * (above - below), below + _GOLDEN * (above - below)
+    values = {left: f(left), right: f(right)}
+    for _ in range(_SECTIONS):
+        if values[left] < values[right]:
+            above, right = right, left
+            left = above - _GOLDEN * (above - below)
+            values[left] = f(left)
+        else:
+            below, left = left, right
+            right = below + _GOLDEN * (above - below)
+            values[right] = f(right)
+    found = min(values, key=lambda angle: values[angle])
+    return found if values[found] < value else best

@@ -61,8 +61,10 @@ def test_the_eigenvalue_arrives_at_the_worst_point_of_the_circle(name):
 @pytest.mark.parametrize("z", [0.6 + 0.9j, 1.1, -2.0, 0.1j])
 def test_the_eigenvalue_arrives_at_a_chosen_point(name, z):
     W = MATRICES[name]
+    scale = max(1, float(W.abs().max()))
+    z = z * scale  # nearer to the axis, relative to the matrix, a pair of eigenvalues is nearly defective
     E, reached, size = worst_perturbation(W, z)
-    assert reached == z and distance(W + E, z) < ARRIVES * max(1, float(W.abs().max()))
+    assert reached == z and distance(W + E, z) < ARRIVES * scale
     if W.is_complex() or not complex(z).imag:
         assert size == pytest.approx(smallest(W, z), rel=1e-9, abs=1e-12)
 
