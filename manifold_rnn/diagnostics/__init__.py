@@ -18,19 +18,27 @@ What test cases make the states do, and inputs that make them do more:
 >>> covered = mr.diagnostics.coverage(network, calibrate=x, cases=x[:10])
 >>> found = mr.diagnostics.search(network, covered, x[:5], feature=("change", 0), offspring=50)
 >>> assert found.fitness[-1] <= found.fitness[0]
+
+How much of its accuracy survives noise, attacks and perturbed weights:
+
+>>> report = mr.diagnostics.robustness(network, (x, y), radii=(0.1,))
+>>> assert 0 <= report.accuracy <= 1
 """
 
 from .campaigns import Campaign, campaign
 from .covered import Coverage, coverage
 from .features import Calibration, Feature
 from .gradient_flow import GradientFlow, gradient_flow
+from .lipschitz import LipschitzBound, lipschitz_bound
 from .lyapunov import Lyapunov, lyapunov_exponents
 from .memory import Memory, memory
+from .robustness import Robustness, robustness
 from .searching import Search, search
 from .signal_to_noise import SignalToNoise, signal_to_noise
 from .sources import RecurrentMatrix, recurrent_matrix
 from .weight_profile import WeightProfile, weight_profile
 from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
+from .worst_case import WorstPerturbation, worst_perturbation
 
 __all__ = [
     "Calibration",
@@ -39,23 +47,29 @@ __all__ = [
     "Defects",
     "Feature",
     "GradientFlow",
+    "LipschitzBound",
     "Lyapunov",
     "Memory",
     "RecurrentMatrix",
+    "Robustness",
     "Search",
     "SignalToNoise",
     "Spectrum",
     "WeightProfile",
+    "WorstPerturbation",
     "campaign",
     "constrained_parameters",
     "coverage",
     "defects",
     "gradient_flow",
+    "lipschitz_bound",
     "lyapunov_exponents",
     "memory",
     "recurrent_matrix",
+    "robustness",
     "search",
     "signal_to_noise",
     "spectrum",
     "weight_profile",
+    "worst_perturbation",
 ]

@@ -32,6 +32,7 @@ from .parts import Parts
 from .real_form import RealFormLayout, UnitaryRealForm
 from .region import Region
 from .special_unitary import SpecialUnitary
+from .spectral_scaled import SpectralScaled
 from .stiefel import Stiefel
 from .triangular import BlockTriangular, TriangularLayout
 from .unit_disc import UnitDisc
@@ -55,6 +56,7 @@ __all__ = [
     "Region",
     "SpecialOrthogonal",
     "SpecialUnitary",
+    "SpectralScaled",
     "Stiefel",
     "TriangularLayout",
     "UnitDisc",

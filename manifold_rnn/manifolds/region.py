@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linalg.norms import norm
+from ..linalg.norms import largest_part, norm, power_of_two_below
 from ..linalg.precision import full_precision
 from .matrix import MatrixManifold
+
+_SCALE_ABOVE = 1e30
 
 
 class Region(MatrixManifold):
@@ -106,3 +109,15 @@ class Region(MatrixManifold):
         """The zero matrix, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def scaled_within(x: Tensor, measure: Callable[[Tensor], Tensor], limit: float, always: Tensor | None = None) -> Tensor:
+    """Return ``x`` divided by ``measure(x) / limit``, where that is above 1, or above 0 ``always``."""
+    largest = largest_part(x)
+    # the measure of entries near the largest number would be infinite
+    scale = torch.where(largest > _SCALE_ABOVE, power_of_two_below(largest), 1)
+    size = measure(x / scale)[..., None, None] / limit
+    outside = size.detach() * scale > 1
+    if always is not None:
+        outside = outside | (always[..., None, None] & (size.detach() > 0))
+    return torch.where(outside, (x / scale) / torch.where(outside, size, 1), x)

@@ -12,12 +12,9 @@ from torch import Tensor
 from ..errors import OptionError, UnsupportedError
 from ..linalg import spectral_condition, spectral_radius
 from ..linalg.checks import require_matrix
-from ..linalg.norms import largest_part, power_of_two_below
 from ..linalg.precision import full_precision
 from ..linalg.spectrum import guard, radius_slope
-from .region import Region
-
-_SCALE_ABOVE = 1e30
+from .region import Region, scaled_within
 
 
 class UnitDisc(Region):
@@ -43,6 +40,7 @@ class UnitDisc(Region):
     manifold_rnn.SchurDisc : the open disc, by parameters that are never outside.
     manifold_rnn.DiagonalDisc : the same of diagonal matrices.
     manifold_rnn.StickyDisc : the rule of ENRNN that keeps the radius once it is reached.
+    manifold_rnn.SpectralScaled : the same division after a plain step, and by the norm; the historical baseline.
 
     Notes
     -----
@@ -103,7 +101,7 @@ class UnitDisc(Region):
             If ``x`` cannot be brought into the set.
         """
         self.require(x)
-        return divided_by_radius(x, self.radius)
+        return scaled_within(x, spectral_radius, self.radius)
 
     @full_precision
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
@@ -160,18 +158,6 @@ class UnitDisc(Region):
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
         modulus = uniform_on_disc(shape[:-2], x, self.radius, generator).abs()
         return x * (modulus / spectral_radius(x))[..., None, None]
-
-
-def divided_by_radius(x: Tensor, radius: float, always: Tensor | None = None) -> Tensor:
-    """Return ``x`` divided by its spectral radius over ``radius``, where that is above 1, or above 0 ``always``."""
-    largest = largest_part(x)
-    # the radius of entries near the largest number would be infinite
-    scale = torch.where(largest > _SCALE_ABOVE, power_of_two_below(largest), 1)
-    size = spectral_radius(x / scale)[..., None, None] / radius
-    outside = size.detach() * scale > 1
-    if always is not None:
-        outside = outside | (always[..., None, None] & (size.detach() > 0))
-    return torch.where(outside, (x / scale) / torch.where(outside, size, 1), x)
 
 
 def require_radius(radius: float, name: str) -> float:

@@ -1,27 +1,31 @@
-"""The UCI handwritten digits, read pixel by pixel: real data that ships inside scikit-learn."""
+"""The UCI handwritten digits, read by pixels or by rows: real data that ships inside scikit-learn."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from ..errors import OptionError
 from .base import Score, Splits, Task, require_seed
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
+_SIDE = 8
+
 
 @dataclass(frozen=True)
 class Digits(Task):
-    r"""Classify an 8 x 8 handwritten digit after reading its 64 pixels one by one.
+    r"""Classify an 8 x 8 handwritten digit after reading its 64 pixels one by one, or its 8 rows.
 
     Each of the 1797 images is a sequence of 64 steps of one feature, row by row from the top left, the grey values
-    0 to 16 divided by 16; the target is its digit. They are the test part of the UCI set *Optical Recognition of
-    Handwritten Digits*, as scikit-learn carries it: nothing is downloaded.
+    0 to 16 divided by 16; or, ``by="rows"``, of 8 steps of the 8 pixels of a row. The target is its digit. They are the
+    test part of the UCI set *Optical Recognition of Handwritten Digits*, as scikit-learn carries it: nothing is
+    downloaded.
 
     The split is stratified by digit: 360 images for the test, 180 for validation, 1257 for training.
 
@@ -34,11 +38,13 @@ class Digits(Task):
     ----------
     seed : int
         Seed of the split, from 0 to :math:`2^{32} - 1`.
+    by : "pixels" or "rows"
+        What the network reads in a time step.
 
     Raises
     ------
     OptionError
-        If the seed is outside that range.
+        If the seed is outside that range, or ``by`` is neither of the two.
 
     Notes
     -----
@@ -50,21 +56,34 @@ class Digits(Task):
     --------
     >>> image, digit = mr.tasks.Digits().splits().test[0]
     >>> assert image.shape == (64, 1) and image.min() >= 0 and image.max() <= 1 and 0 <= digit <= 9
+    >>> assert mr.tasks.Digits(by="rows").splits().test[0][0].equal(image.reshape(8, 8))
     """
 
     seed: int = 0
+    by: Literal["pixels", "rows"] = "pixels"
 
     name: ClassVar[str] = "UCI digits"
     metric_name: ClassVar[str] = "accuracy"
-    input_size: ClassVar[int] = 1
     output_size: ClassVar[int] = 10
-    length: ClassVar[int] = 64
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
+        if self.by not in ("pixels", "rows"):
+            raise OptionError(
+                f"Digits are read by pixels or by rows.\nExpected by='pixels' or 'rows', got {self.by!r}.\n"
+                "Check the spelling."
+            )
+
+    @property
+    def input_size(self) -> int:
+        return 1 if self.by == "pixels" else _SIDE
+
+    @property
+    def length(self) -> int:
+        return _SIDE**2 // self.input_size
 
     def splits(self) -> Splits:
-        """Return the three sets; images are float32 of shape (64, 1), digits int64 scalars.
+        """Return the three sets; images are float32 of shape (64, 1) or (8, 8), digits int64 scalars.
 
         Raises
         ------
@@ -78,6 +97,7 @@ class Digits(Task):
         from sklearn.model_selection import train_test_split
 
         images, digits = _read()
+        images = images.reshape(len(images), self.length, self.input_size)
         rest, test = train_test_split(range(len(digits)), test_size=360, stratify=digits, random_state=self.seed)
         train, validation = train_test_split(rest, test_size=180, stratify=digits[rest], random_state=self.seed)
         return Splits(*(TensorDataset(images[part], digits[part]) for part in (train, validation, test)))
@@ -113,7 +133,7 @@ class Digits(Task):
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
         """Draw the first image of the set."""
         images, digits = _read()
-        axes.imshow(images[0].reshape(8, 8).numpy(), cmap="gray_r")
+        axes.imshow(images[0].reshape(_SIDE, _SIDE).numpy(), cmap="gray_r")
         axes.set(title=f"{self.name}: {digits[0]}", xticks=(), yticks=())
 
 
@@ -122,4 +142,4 @@ def _read() -> tuple[Tensor, Tensor]:
 
     bunch = load_digits()
     images = torch.as_tensor(bunch.data, dtype=torch.float32) / 16
-    return images.unsqueeze(-1), torch.as_tensor(bunch.target, dtype=torch.int64)
+    return images, torch.as_tensor(bunch.target, dtype=torch.int64)

@@ -87,7 +87,7 @@ def test_weights_of_both_views_have_forward_derivatives(name, view, dtype):
 def traces():
     """A third of them by default; that of a spectral radius has 58 squarings and takes seconds."""
     rows = [(*row, every) for row in WEIGHTS for every in (None, 1) if row[1] == "trivialized"]
-    slow = ("UnitDisc", "StickyDisc", "triangle", "enrnn")
+    slow = ("UnitDisc", "SpectralScaled", "StickyDisc", "triangle", "enrnn")
     quick = [row for row in rows if not row[0].startswith(slow)][::3]
     return slow_but(quick, rows)
 

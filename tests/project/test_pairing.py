@@ -97,6 +97,11 @@ ROWS = {
         (mr.SchurDisc(), COMPLEX, in_disc),
     ],
     "SchurForm": [(mr.SchurForm(), REAL, anything), (mr.SchurForm(), COMPLEX, anything)],
+    "SpectralScaled": [
+        (mr.SpectralScaled(), REAL, in_disc),
+        (mr.SpectralScaled("norm"), REAL, contracting),
+        (mr.SpectralScaled("norm"), COMPLEX, contracting),
+    ],
     "Stiefel": [],
     "StickyDisc": [(mr.StickyDisc(), REAL, in_disc)],
     "UnitDisc": [(mr.UnitDisc(), REAL, in_disc)],

@@ -1,16 +1,21 @@
 """What a comparison's file may say, and the cases that follow from it."""
 
+import json
 import math
 
 import pytest
+import torch
 
 pytest.importorskip("jsonargparse")
+from support import ROOT
 from support.study_cases import AXES, BASE, SMALL
 
 from manifold_rnn.errors import OptionError
 from manifold_rnn.study import CompareSettings, Grid, read_grid
 from manifold_rnn.study.comparison import describe
 from manifold_rnn.study.grid import folder_name, headings, label, shown_value
+from manifold_rnn.training import build_network
+from manifold_rnn.training.mapping import read_run
 
 TEXT = """
 base: {task: {name: Digits}, network: {cell: Elman, hidden_size: 8}, optimizer: {lr: 1e-3}}
@@ -200,3 +205,14 @@ def test_a_grid_of_numbers_of_numpy_is_one_of_plain_numbers():
 
 def test_a_grid_from_a_pipe_has_a_name_that_lasts():
     assert {CompareSettings(path).name for path in ("/dev/fd/63", "/dev/fd/11", "/dev/stdin")} == {"stdin"}
+
+
+@pytest.mark.parametrize("name", ["digits", "robustness"])
+def test_the_comparisons_among_the_examples_describe_networks_that_can_be_built(name):
+    grid = read_grid(ROOT / "examples" / "comparisons" / f"{name}.yaml")
+    mappings = [grid.run_mapping(case.choices, case.seed) for case in grid.cases()]
+    networks = {json.dumps(mapping["network"]): read_run(mapping) for mapping in mappings}
+    for run in networks.values():
+        built = build_network(run.network, run.task.input_size, run.task.output_size)
+        assert built(torch.zeros(2, run.task.length, run.task.input_size)).shape == (2, 10)
+    assert len(networks) == {"digits": 12, "robustness": 5}[name]

@@ -10,6 +10,7 @@ ARGUMENTS = ((), (mr.Orthogonal(),), (mr.Unitary(),), (0.1, 0.2), (2,))
 EXTRA = {
     "gates": mr.manifolds.Blocks(mr.Orthogonal(), 2),
     "wide": mr.manifolds.Blocks(mr.Stiefel(), transpose=True),
+    "scaled by norm": mr.SpectralScaled("norm"),
     "triangle": mr.block_triangular(mr.Orthogonal(), mr.UnitDisc()),
     "enrnn": mr.block_triangular(mr.Orthogonal(), mr.StickyDisc()),
 }

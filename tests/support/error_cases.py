@@ -294,6 +294,10 @@ ROWS = {
     # discs, contractions, block triangles
     "a radius of zero": Row(OptionError, "positive", lambda s: manifolds.UnitDisc(0.0)),
     "a bound that is not finite": Row(OptionError, "inf", lambda s: manifolds.Contraction(float("inf"))),
+    "an unknown measure": Row(OptionError, "'radius' or 'norm'", lambda s: manifolds.SpectralScaled("trace")),
+    "a limit of zero": Row(OptionError, "positive", lambda s: manifolds.SpectralScaled("norm", 0)),
+    "the radius of a tall matrix": Row(ShapeError, "square", lambda s: manifolds.SpectralScaled().projx(s.tall)),
+    "scaling a vector by its norm": Row(ShapeError, "n, p", lambda s: manifolds.SpectralScaled("norm").projx(s.x[0])),
     "unknown blocks": Row(OptionError, "'rotation'", lambda s: mr.SchurDisc(blocks="turn")),
     "a tall matrix has no eigenvalues": Row(ShapeError, "square", lambda s: linalg.spectral_radius(s.tall)),
     "spectral radius of NaN": Row(NonFiniteError, "of 16", lambda s: linalg.spectral_radius(s.spoiled(s.x))),

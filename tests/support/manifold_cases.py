@@ -86,6 +86,10 @@ CASES = {
     "Region": [],
     "SpecialOrthogonal": _groups("SpecialOrthogonal"),
     "SpecialUnitary": _groups("SpecialUnitary"),
+    "SpectralScaled": [
+        _solid("SpectralScaled", (4, 4), torch.float64),
+        _solid("SpectralScaled", (5, 3), torch.complex128, measure="norm", limit=2.0),
+    ],
     "Stiefel": [
         Case("Stiefel", manifolds.Stiefel, (5, 3), torch.float64),
         Case("StiefelCanonical", lambda r: manifolds.Stiefel(r, "canonical"), (5, 2), torch.complex128),

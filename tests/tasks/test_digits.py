@@ -65,3 +65,16 @@ def test_it_is_a_task():
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(OptionError, match=str(seed)):
         Digits(seed)
+
+
+def test_by_rows_the_same_images_are_read_in_eight_steps(task):
+    rows = Digits(task.seed, by="rows")
+    assert (rows.length, rows.input_size) == (8, 8)
+    for pixels, by_rows in zip(task.splits(), rows.splits(), strict=True):
+        assert torch.equal(pixels.tensors[0].reshape(-1, 8, 8), by_rows.tensors[0])
+        assert torch.equal(pixels.tensors[1], by_rows.tensors[1])
+
+
+def test_another_way_of_reading_is_refused():
+    with pytest.raises(OptionError, match="'columns'"):
+        Digits(by="columns")

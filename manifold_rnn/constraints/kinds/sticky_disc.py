@@ -11,7 +11,8 @@ from ...errors import UnsupportedError
 from ...linalg import spectral_radius
 from ...linalg.precision import without_autocast
 from ...manifolds import UnitDisc
-from ...manifolds.unit_disc import divided_by_radius, require_radius
+from ...manifolds.region import scaled_within
+from ...manifolds.unit_disc import require_radius
 from ..constraint import Constraint
 from ..membership import projected
 from ..trivialized import Trivialization
@@ -91,7 +92,7 @@ class StickyDiscParametrization(Trivialization):
 
     def forward(self) -> Tensor:
         with without_autocast(self.base):
-            return divided_by_radius(self.matrix(), self.radius, always=self.active)
+            return scaled_within(self.matrix(), spectral_radius, self.radius, always=self.active)
 
     @torch.no_grad()
     def after_step(self) -> None:

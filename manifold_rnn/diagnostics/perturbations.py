@@ -1,0 +1,99 @@
+"""What `robustness` perturbs beside the inputs: the recurrent matrix and the states, on a copy of the network."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..constraints import parametrizations, release
+from ..errors import UnsupportedError
+from ..linalg import spectral_radius
+from .attacks import Judge
+from .lipschitz import LipschitzBound, lipschitz_bound
+from .sources import RecurrentLayer, hidden_states, layer_arguments, matrix_of, recurrent_matrix
+from .worst_case import worst_perturbation
+
+
+def plain_copy(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose constrained weights are plain parameters, to write into."""
+    plain = copy.deepcopy(network)
+    for name in [name for name, _ in parametrizations(plain)]:
+        path, _, leaf = name.rpartition(".")
+        release(plain.get_submodule(path), leaf)
+    return plain.requires_grad_(False).eval()
+
+
+def drawn(x: Tensor, seed: int, *, uniform: bool = False) -> Tensor:
+    """Noise of the shape of ``x``, the same on every device: of variance 1, or uniform between -1 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = torch.view_as_real(x).shape if x.is_complex() else x.shape
+    draw = torch.rand(shape, generator=generator) * 2 - 1 if uniform else torch.randn(shape, generator=generator)
+    real = draw.to(x.device, x.real.dtype)
+    return torch.view_as_complex(real) if x.is_complex() else real
+
+
+def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Scores with a perturbed recurrent matrix, and its spectral numbers. The copy has its weight again at the end."""
+    W = matrix_of(judge.network, "robustness").weight.clone()
+    spectral = {"radius": float(spectral_radius(W)), "norm": float(torch.linalg.matrix_norm(W, 2))}
+    if not size:
+        return {}, spectral
+    generator = torch.Generator().manual_seed(seed)
+    random = []
+    for _ in range(draws):
+        E = torch.randn(W.shape, dtype=W.dtype, generator=generator).to(W.device)
+        random.append(_score_at(judge, W, E * (size / torch.linalg.matrix_norm(E, 2))))
+    worst = worst_perturbation(W, eps=size)
+    scores = {"random": sum(random) / draws, "worst case": _score_at(judge, W, worst.E)}
+    return scores, {**spectral, "perturbed radius": abs(worst.z)}
+
+
+@torch.no_grad()
+def _score_at(judge: Judge, W: Tensor, E: Tensor) -> float:
+    """The score with ``W + E`` for the recurrent matrix."""
+    stored = recurrent_matrix(judge.network).weight
+    kept = stored.clone()
+    stored.copy_(W + E)
+    if not torch.equal(recurrent_matrix(judge.network).weight, (W + E).to(stored.dtype)):
+        raise UnsupportedError(
+            "robustness cannot perturb a recurrent matrix that another tool computes.\n"
+            "Expected a plain parameter or a weight under manifold_rnn.constrain.\n"
+            "Remove the parametrization first, or pass weight_radius=0."
+        )
+    score = judge.score(judge.x)
+    stored.copy_(kept)
+    return score
+
+
+def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int) -> dict[str, tuple[float, ...]]:
+    """The largest change of the state per change of the input, at each step, for two kinds of changes."""
+    random = radius * drawn(judge.x, seed)
+    curves: dict[str, list[Tensor]] = {"random": [], "gradient": []}
+    for x, y, d in judge.batches(judge.x, judge.y, random):
+        with torch.no_grad():
+            before = hidden_states(judge.network, x)
+            step = judge.gradient(x, y)
+            step = step / torch.where(step.abs() > 0, step.abs(), 1)
+            for kind, change in (("random", d), ("gradient", radius * step)):
+                after = hidden_states(judge.network, x + change)
+                moved = torch.linalg.vector_norm(after - before, dim=-1).double()
+                length = torch.linalg.vector_norm((x + change - x).flatten(1), dim=1).double()
+                curves[kind].append((moved / length[:, None])[length > 0])
+    found = {kind: torch.cat(parts) for kind, parts in curves.items()}
+    return {kind: tuple(ratios.amax(0).tolist()) for kind, ratios in found.items() if len(ratios)}
+
+
+def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> LipschitzBound:
+    """The certified bound for the inputs of a network, where its layer receives them as they are."""
+    if network is not layer:
+        args, kwargs = layer_arguments(network, layer, x[:1])
+        received = [*args, *kwargs.values()]
+        first = received[0]
+        if not isinstance(first, Tensor) or first.dim() != 3:
+            return LipschitzBound(None, "the layer receives packed inputs")
+        first = first if layer.batch_first else first.transpose(0, 1)
+        if not (first.shape == x[:1].shape and torch.equal(first, x[:1].to(first.dtype))):
+            return LipschitzBound(None, "the network transforms its inputs before the recurrent layer")
+        if any(isinstance(part, (Tensor, tuple)) for part in received[1:]):
+            return LipschitzBound(None, "the network computes the initial state")
+    return lipschitz_bound(layer, x.shape[1])

@@ -1,0 +1,283 @@
+"""How much of its accuracy a network keeps when its inputs or its recurrent matrix are perturbed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..errors import NonFiniteError, OptionError
+from .attacks import Judge, Loss, Norm, Pairs, tensors_of
+from .lipschitz import LipschitzBound
+from .perturbations import bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
+from .plotting import axes_or_new
+from .sources import find_layer
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+
+@dataclass(frozen=True)
+class Robustness:
+    r"""Scores of a network whose inputs or recurrent matrix are perturbed.
+
+    A score is the accuracy, or the loss where the targets are no classes.
+
+    Parameters
+    ----------
+    measure : "accuracy" or "loss"
+    sequences : int
+        How many sequences were scored.
+    clean : float
+        Score without perturbation.
+    noise : mapping from (str, float) to float
+        Scores under noise, by kind and size: "gaussian" of this standard deviation, "uniform" within plus and minus
+        this size.
+    attacks : mapping from (str, float, int) to float
+        Scores under attack, by norm, radius and number of steps.
+    weights : mapping from str to float
+        Scores with a perturbed recurrent matrix: "random", the mean over the draws, and "worst case". Empty if there is
+        none.
+    weight_radius : float
+        Norm of the perturbations of the recurrent matrix.
+    growth : mapping from str to tuple of float
+        For input perturbations "random" and "gradient", the largest :math:`\|h_t(x + d) - h_t(x)\| / \|d\|` at each
+        step.
+    lipschitz : float or None
+        A bound of those ratios that holds for all inputs: see `lipschitz_bound`.
+    lipschitz_reason : str
+        Where the bound comes from, or why there is none.
+    spectral : mapping from str to float
+        Of the recurrent matrix: "radius", "norm", and "perturbed radius", the spectral radius of the worst case.
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.RNN(1, 6, batch_first=True), 3)
+    >>> data = torch.randn(20, 5, 1), torch.randint(3, (20,))
+    >>> result = mr.diagnostics.robustness(network, data)
+    >>> print(result.table().splitlines()[0])
+    robustness: accuracy of 20 sequences
+    >>> assert 0 <= result.clean <= 1 and set(result.weights) == {"random", "worst case"}
+    """
+
+    measure: str
+    sequences: int
+    clean: float
+    noise: Mapping[tuple[str, float], float]
+    attacks: Mapping[tuple[str, float, int], float]
+    weights: Mapping[str, float]
+    weight_radius: float
+    growth: Mapping[str, tuple[float, ...]]
+    lipschitz: float | None
+    lipschitz_reason: str
+    spectral: Mapping[str, float]
+
+    @property
+    def largest_growth(self) -> float | None:
+        """The largest ratio in `growth`; None if there is none."""
+        return max((value for curve in self.growth.values() for value in curve), default=None)
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Return all scores by group and by what was perturbed, as the table and the picture show them."""
+        steps = {1: "1 step", **{n: f"{n} steps" for _, _, n in self.attacks if n > 1}}
+        names = {"inf": "L-inf", "2": "L2"}
+        return {
+            "clean": {"no perturbation": self.clean},
+            "noise": {f"{kind} noise {size:g}": score for (kind, size), score in self.noise.items()},
+            "attack": {f"{names[norm]} {r:g}, {steps[n]}": score for (norm, r, n), score in self.attacks.items()},
+            "weights": {f"{kind} E, norm {self.weight_radius:g}": score for kind, score in self.weights.items()},
+        }
+
+    def table(self) -> str:
+        """Return one line for each number."""
+        lines = [f"robustness: {self.measure} of {self.sequences:,} sequences"]
+        lines += [f"  {name:<28} {score:9.4g}" for group in self.scores().values() for name, score in group.items()]
+        for kind, curve in self.growth.items():
+            step = max(range(len(curve)), key=lambda t: curve[t])
+            lines.append(f"  {f'growth, {kind}':<28} {curve[step]:9.4g}  largest |dh_t| / |dx|, at step {step + 1}")
+        bound = "     none" if self.lipschitz is None else f"{self.lipschitz:9.4g}"
+        lines.append(f"  {'growth, certified':<28} {bound}  {self.lipschitz_reason}")
+        meanings = {
+            "radius": "largest modulus of an eigenvalue of W_hh",
+            "norm": "largest singular value of W_hh",
+            "perturbed radius": "the radius with the worst-case E",
+        }
+        lines += [f"  {name:<28} {value:9.4g}  {meanings[name]}" for name, value in self.spectral.items()]
+        return "\n".join(lines)
+
+    def plot(self, axes: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draw a bar for each score, with one color for each kind of perturbation.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes, optional
+            Default: those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        axes = axes_or_new(axes)
+        for color, (group, scores) in zip(("0.5", "C0", "C3", "C2"), self.scores().items(), strict=True):
+            if scores:
+                axes.barh(list(scores), list(scores.values()), color=color, label=group)
+        axes.axvline(self.clean, color="0.5", linewidth=0.8, linestyle="--")
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", labelsize="small")
+        axes.set(title=f"{self.measure} under perturbation", xlabel=self.measure)
+        if self.measure == "accuracy":
+            axes.set_xlim(0, 1)
+        return axes
+
+
+def robustness(
+    network: nn.Module,
+    data: Pairs,
+    loss: Loss | None = None,
+    *,
+    radii: Sequence[float] = (0.05, 0.1),
+    norms: Sequence[Norm] = ("inf", "2"),
+    noise: Sequence[float] = (0.1, 0.2),
+    steps: int = 10,
+    weight_radius: float = 0.3,
+    draws: int = 5,
+    bounds: tuple[float, float] | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+) -> Robustness:
+    r"""Measure the accuracy of a network under noise, under attack, and with a perturbed recurrent matrix.
+
+    Of each sequence ``x``, the following are answered in its place:
+
+    - *Noise*: ``x`` plus Gaussian noise, and plus uniform noise.
+    - *Attack*: :math:`x + d` with one step along the gradient of the loss, :math:`d = r \operatorname{sign} g` in the
+      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then ``steps``
+      further steps of a quarter of that, each projected onto the ball of the radius.
+    - *Weights*: ``x`` itself, with :math:`W + E` for the recurrent matrix and :math:`\|E\|_2` the weight radius: random
+      ``E``, and the one of `worst_perturbation` that makes the spectral radius largest.
+
+    The factor :math:`\sqrt N` makes the two balls comparable: a radius is the root mean square of ``d`` for the norm
+    "2", and its largest entry for "inf".
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its output is a tensor. It is not changed: everything runs on a copy in evaluation mode.
+    data : pair of Tensor, Dataset or DataLoader
+        Inputs of shape (B, T, ...) and targets: of an integer dtype for classes, else of the shape of the outputs.
+    loss : function of outputs and targets, optional
+        Mean over a batch. Default: cross-entropy for classes, else the mean squared error.
+    radii : sequence of float
+        Radii of attacks, in the units of the inputs.
+    norms : sequence of "inf" and "2"
+    noise : sequence of float
+        Standard deviations of Gaussian and bounds of uniform noise.
+    steps : int
+        Number of steps of the longer attack after its first one; with 0 or 1 there is none.
+    weight_radius : float
+        Norm of perturbations of the recurrent matrix, at least 0.
+    draws : int
+        How many random ``E`` are averaged over.
+    bounds : pair of float, optional
+        Range of the inputs. Perturbed inputs are clamped to it. Default: no clamping.
+    batch_size : int
+        Sequences in a pass.
+    seed : int
+        Of all noise. Torch's own generator is not used.
+
+    Returns
+    -------
+    Robustness
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, OptionError
+        If data, network and options do not fit each other.
+
+    Notes
+    -----
+    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a low
+    one does. The longer attack begins with the one step, so its score is never the better one. The same noise, scaled,
+    is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a recurrent
+    layer of this package or of torch has no scores for its weights and no growth. Sources: Goodfellow, Shlens and
+    Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.RNN(1, 8, batch_first=True, constraint=mr.Orthogonal()), 3)
+    >>> data = torch.randn(30, 6, 1), torch.randint(3, (30,))
+    >>> result = mr.diagnostics.robustness(network, data, radii=(0.1,), norms=("inf",))
+    >>> assert result.attacks["inf", 0.1, 10] <= result.attacks["inf", 0.1, 1] and 0 <= result.clean <= 1
+    >>> assert result.largest_growth <= result.lipschitz
+    """
+    _require_options(radii, norms, noise, steps, weight_radius, draws, bounds, batch_size)
+    x, y = tensors_of(data, "robustness")
+    if bounds is not None and (x.is_complex() or float(x.min()) < bounds[0] or float(x.max()) > bounds[1]):
+        raise OptionError(
+            f"`bounds` needs real inputs within the range.\nExpected entries from {bounds[0]} to {bounds[1]}, got "
+            f"{'complex ones' if x.is_complex() else f'{float(x.min()):g} to {float(x.max()):g}'}.\nCorrect the range."
+        )
+    plain = plain_copy(network)
+    judge = Judge.of(plain, x, y, loss, batch_size, bounds, "robustness")
+    layer = find_layer(plain)
+    clean = judge.score(x)
+    if not math.isfinite(clean):
+        raise NonFiniteError("robustness needs a network with finite outputs. Its loss for the data is not finite.")
+    kinds = {"gaussian": drawn(x, seed), "uniform": drawn(x, seed, uniform=True)}
+    attacks: dict[tuple[str, float, int], float] = {}
+    for norm in norms:
+        for radius in radii:
+            one, worst = judge.attacked(norm, radius, steps)
+            attacks[norm, radius, 1] = one
+            if steps > 1:
+                attacks[norm, radius, steps] = worst
+    weights: dict[str, float] = {}
+    spectral: dict[str, float] = {}
+    growth: dict[str, tuple[float, ...]] = {}
+    bound = LipschitzBound(None, "there is no recurrent layer")
+    if layer is not None:
+        weights, spectral = perturbed_weights(judge, weight_radius, draws, seed)
+        growth = growth_curves(judge, layer, min(radii, default=1e-3), seed)
+        bound = bound_for_inputs(plain, layer, x)
+    return Robustness(
+        measure=judge.name,
+        sequences=len(x),
+        clean=clean,
+        noise={
+            (kind, size): judge.score(judge.clamped(x + size * draw)) for kind, draw in kinds.items() for size in noise
+        },
+        attacks=attacks,
+        weights=weights,
+        weight_radius=float(weight_radius),
+        growth=growth,
+        lipschitz=bound.value,
+        lipschitz_reason=bound.reason,
+        spectral=spectral,
+    )
+
+
+def _require_options(
+    radii: Sequence[float],
+    norms: Sequence[Norm],
+    noise: Sequence[float],
+    steps: int,
+    weight_radius: float,
+    draws: int,
+    bounds: tuple[float, float] | None,
+    batch_size: int,
+) -> None:
+    for key, values in (("radii", radii), ("noise", noise)):
+        if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values):
+            raise OptionError(f"`{key}` needs a sequence of positive numbers. Got {values!r}.")
+    if not set(norms) <= {"inf", "2"}:
+        raise OptionError(f"`norms` needs a sequence of 'inf' and '2'. Got {norms!r}.")
+    for key, value, least in (("steps", steps, 0), ("draws", draws, 1), ("batch_size", batch_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionError(f"`{key}` needs an integer of at least {least}. Got {value!r}.")
+    if not (isinstance(weight_radius, (int, float)) and 0 <= weight_radius < math.inf):
+        raise OptionError(f"`weight_radius` needs a number of at least 0. Got {weight_radius!r}.")
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+        raise OptionError(f"`bounds` needs a smaller and a larger number. Got {bounds!r}.")
