@@ -1,52 +1,19 @@
 """Perturbed inputs, and how well a network answers them: random noise and steps along the gradient of the loss."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from ..errors import OptionError, ShapeError
+from .batches import Loss, default_loss, outputs_for
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Pairs = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 Norm = Literal["inf", "2"]
 
 _SHARE = 0.25  # of the radius, in a step after the first
-
-
-def tensors_of(data: Pairs, who: str) -> tuple[Tensor, Tensor]:
-    """Return the inputs and the targets of all sequences, checked: data is such a pair, a dataset or a loader."""
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=4096)
-    if isinstance(data, DataLoader):
-        batches = [batch for batch in data if isinstance(batch, (tuple, list)) and len(batch) == 2]
-        if batches:
-            data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
-        raise OptionError(
-            f"{who} needs data that are a pair of tensors, inputs and targets, or a dataset of such pairs.\n"
-            f"Got {type(data).__name__}.\nPass e.g. task.splits().test."
-        )
-    x, y = data
-    if x.dim() < 2 or not x.numel() or len(x) != len(y):
-        raise ShapeError(
-            f"{who} needs inputs of shape (B, T, ...) and as many targets, of at least one sequence.\n"
-            f"Got inputs {tuple(x.shape)} and targets {tuple(y.shape)}.\nCheck which axis is the batch."
-        )
-    if not (x.is_floating_point() or x.is_complex()):
-        raise DtypeError(
-            f"{who} perturbs inputs, which must be real or complex numbers.\nGot {x.dtype}.\n"
-            "Pass one-hot vectors or embeddings in the place of symbols."
-        )
-    if not x.isfinite().all():
-        count = int((~x.isfinite()).sum())
-        raise NonFiniteError(f"{who} needs finite inputs. Got {count} of {x.numel()} entries that are not.")
-    return x.detach(), y.detach()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +41,7 @@ class Judge:
     ) -> "Judge":
         """Return the judge of a network, whose answer to one sequence must fit the targets."""
         with torch.no_grad():
-            answer = network(x[:1])
+            answer = outputs_for(network, x[:1], y)
         if not isinstance(answer, Tensor):
             raise ShapeError(
                 f"{who} needs a network whose output is a tensor.\nGot {type(answer).__name__} from "
@@ -82,19 +49,13 @@ class Judge:
             )
         classes = not (y.is_floating_point() or y.is_complex())
         fits = answer.shape[:-1] == y[:1].shape if classes else answer.shape == y[:1].shape
-        if loss is None and not fits:
-            kind = "class numbers of shape (B, ...) for outputs (B, ..., C)" if classes else "numbers like the outputs"
-            raise ShapeError(
-                f"{who} needs targets that fit the outputs: {kind}.\nGot targets {tuple(y.shape)}, and outputs "
-                f"{tuple(answer.shape)} for one sequence.\nPass loss=, or a module that answers where the targets are."
-            )
         by_accuracy = classes and fits
         if by_accuracy and (int(y.min()) < 0 or int(y.max()) >= answer.shape[-1]):
             raise OptionError(
                 f"{who} needs class numbers from 0 to {answer.shape[-1] - 1}.\nGot {int(y.min())} to {int(y.max())}.\n"
                 "Check the targets and the readout."
             )
-        loss = loss or (_cross_entropy if classes else _squares)
+        loss = loss or default_loss
         value = loss(answer, y[:1])
         if not isinstance(value, Tensor) or value.dim():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -124,7 +85,7 @@ class Judge:
         off = torch.backends.cudnn.flags(enabled=False) if x.is_cuda else contextlib.nullcontext()
         with torch.enable_grad(), off:
             x = x.detach().requires_grad_()
-            value = self.loss(self.network(x), y)
+            value = self.loss(outputs_for(self.network, x, y), y)
             g = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
         return torch.zeros_like(x) if g is None else g
 
@@ -151,7 +112,7 @@ class Judge:
 
     def _answers(self, x: Tensor, y: Tensor, network: nn.Module | None = None) -> Tensor:
         """Whether each answer of a batch is right, or how large the loss is, once for each sequence."""
-        outputs = (network or self.network)(x)
+        outputs = outputs_for(network or self.network, x, y)
         if self.by_accuracy:
             right: Tensor = outputs.argmax(-1) == y
             return right
@@ -191,11 +152,3 @@ def _lengths(x: Tensor) -> Tensor:
 def _root(x: Tensor) -> float:
     """Root of the number of entries of a sequence, the length of one whose entries are 1."""
     return float(x[0].numel()) ** 0.5
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten().long())
-
-
-def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets).abs().square().mean()

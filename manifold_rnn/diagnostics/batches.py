@@ -1,4 +1,4 @@
-"""The batch and the loss of a diagnostic that needs data."""
+"""The data, the outputs and the loss of a diagnostic that needs data."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import OptionError, ShapeError
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..zoo import Network
 
 Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
@@ -32,6 +32,36 @@ def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Te
         )
     inputs, targets = (part.to(device) for part in pair)
     return inputs, targets
+
+
+def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
+    """Return the inputs and the targets of all sequences, checked: data is such a pair, a dataset or a loader."""
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=4096)
+    if isinstance(data, DataLoader):
+        batches = [batch for batch in data if isinstance(batch, (tuple, list)) and len(batch) == 2]
+        if batches:
+            data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
+        raise OptionError(
+            f"{who} needs data that are a pair of tensors, inputs and targets, or a dataset of such pairs.\n"
+            f"Got {type(data).__name__}.\nPass e.g. task.splits().test."
+        )
+    x, y = data
+    if x.dim() < 2 or not x.numel() or len(x) != len(y):
+        raise ShapeError(
+            f"{who} needs inputs of shape (B, T, ...) and as many targets, of at least one sequence.\n"
+            f"Got inputs {tuple(x.shape)} and targets {tuple(y.shape)}.\nCheck which axis is the batch."
+        )
+    if not (x.is_floating_point() or x.is_complex()):
+        raise DtypeError(
+            f"{who} perturbs inputs, which must be real or complex numbers.\nGot {x.dtype}.\n"
+            "Pass one-hot vectors or embeddings in the place of symbols."
+        )
+    if not x.isfinite().all():
+        count = int((~x.isfinite()).sum())
+        raise NonFiniteError(f"{who} needs finite inputs. Got {count} of {x.numel()} entries that are not.")
+    return x.detach(), y.detach()
 
 
 def outputs_for(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

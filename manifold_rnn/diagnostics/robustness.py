@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..errors import NonFiniteError, OptionError
-from .attacks import Judge, Loss, Norm, Pairs, tensors_of
+from .attacks import Judge, Norm
+from .batches import Data, Loss, tensors_of
 from .lipschitz import LipschitzBound
 from .perturbations import bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
 from .plotting import axes_or_new
@@ -135,7 +136,7 @@ class Robustness:
 
 def robustness(
     network: nn.Module,
-    data: Pairs,
+    data: Data,
     loss: Loss | None = None,
     *,
     radii: Sequence[float] = (0.05, 0.1),
