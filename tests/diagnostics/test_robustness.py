@@ -6,31 +6,12 @@ import math
 import pytest
 import torch
 from support.cell_cases import CELLS
+from support.robustness_cases import B, C, Last, M, T, data, network, quick
 from support.seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import recurrent_matrix, robustness
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
-
-B, T, M, C = 40, 6, 3, 4
-
-
-def data(dtype=torch.float32, classes=True):
-    g = seeded(3)
-    x = torch.randn(B, T, M, dtype=dtype, generator=g)
-    y = torch.randint(C, (B,), generator=g) if classes else torch.randn(B, C, dtype=dtype.to_real(), generator=g)
-    return x, y
-
-
-def network(constraint=None, view="update", n=8, seed=0, **options):
-    torch.manual_seed(seed)
-    return mr.zoo.Network(mr.nn.RNN(M, n, batch_first=True, constraint=constraint, view=view, **options), C)
-
-
-def quick(module, pair=None, **options):
-    pair = data() if pair is None else pair
-    return robustness(module, pair, **{"radii": (0.1,), "noise": (0.2,), "steps": 3, "draws": 2, **options})
 
 
 class Threshold(nn.Module):
@@ -221,17 +202,6 @@ def test_a_network_that_changes_its_inputs_has_no_bound():
     assert set(result.growth) == {"random", "gradient"}
 
 
-class Last(nn.Module):
-    """A layer of torch with a readout of its last output."""
-
-    def __init__(self, layer, size):
-        super().__init__()
-        self.layer, self.readout = layer, nn.Linear(size, C)
-
-    def forward(self, x):
-        return self.readout(self.layer(x)[0][:, -1])
-
-
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("view", [None, "update", "trivialized"])
 def test_layers_of_torch(kind, view):
@@ -332,57 +302,3 @@ def test_the_picture_has_a_bar_for_each_score():
     assert axes.get_title() and axes.get_xlabel() == "accuracy"
     own = Figure().add_subplot()
     assert quick(Threshold(), on_a_line()).plot(own) is own
-
-
-X, Y = data()
-BAD = {
-    "no pair": (lambda: quick(network(), X), OptionError, "pair of tensors"),
-    "an empty dataset": (
-        lambda: quick(network(), torch.utils.data.TensorDataset(X[:0], Y[:0])),
-        OptionError,
-        "pair of tensors",
-    ),
-    "no sequences": (lambda: quick(network(), (X[:0], Y[:0])), ShapeError, "at least one"),
-    "a vector": (lambda: quick(network(), (X[:, 0, 0], Y)), ShapeError, "B, T"),
-    "other lengths": (lambda: quick(network(), (X, Y[:3])), ShapeError, "as many targets"),
-    "symbols": (lambda: quick(network(), (X.long(), Y)), DtypeError, "one-hot"),
-    "NaN": (lambda: quick(network(), (X * math.nan, Y)), NonFiniteError, "of 720"),
-    "a class too many": (lambda: quick(network(), (X, Y + C)), OptionError, "0 to 3"),
-    "targets of another shape": (
-        lambda: quick(network(), (X, torch.randn(B, C + 1))),
-        ShapeError,
-        "do not fit the targets",
-    ),
-    "no tensor": (lambda: quick(nn.Identity(), (X, Y)), ShapeError, "do not fit the targets"),
-    "weights of NaN": (lambda: quick(spoiled(), (X, Y)), NonFiniteError, "are not"),
-    "a loss of each sequence": (lambda: quick(network(), loss=lambda a, b: a.sum(-1)), ShapeError, "scalar"),
-    "radii": (lambda: quick(network(), radii=(0.1, -0.1)), OptionError, "`radii`"),
-    "norms": (lambda: quick(network(), norms=("1",)), OptionError, "'inf' and '2'"),
-    "noise": (lambda: quick(network(), noise=(math.nan,)), OptionError, "`noise`"),
-    "steps": (lambda: quick(network(), steps=-1), OptionError, "`steps`"),
-    "draws": (lambda: quick(network(), draws=0), OptionError, "`draws`"),
-    "batch size": (lambda: quick(network(), batch_size=True), OptionError, "`batch_size`"),
-    "weight radius": (lambda: quick(network(), weight_radius=math.inf), OptionError, "`weight_radius`"),
-    "bounds": (lambda: quick(network(), bounds=(1, 0)), OptionError, "`bounds`"),
-    "inputs out of bounds": (lambda: quick(network(), bounds=(0, 1)), OptionError, "within the range"),
-    "a weight of another tool": (lambda: quick(normalized()), UnsupportedError, "another tool"),
-}
-
-
-def spoiled():
-    module = network()
-    nn.init.constant_(module.layer.weight_hh_l0, math.nan)
-    return module
-
-
-def normalized():
-    layer = nn.RNN(M, 5, batch_first=True)
-    nn.utils.parametrizations.spectral_norm(layer, "weight_hh_l0")
-    return Last(layer, 5)
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_named(name):
-    call, error, words = BAD[name]
-    with pytest.raises(error, match=words):
-        call()

@@ -1,0 +1,63 @@
+"""What `robustness` answers to input that it cannot use."""
+
+import math
+
+import pytest
+import torch
+from support.robustness_cases import B, C, Last, M, data, network, quick
+from torch import nn
+
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+
+X, Y = data()
+BAD = {
+    "no pair": (lambda: quick(network(), X), OptionError, "pair of tensors"),
+    "an empty dataset": (
+        lambda: quick(network(), torch.utils.data.TensorDataset(X[:0], Y[:0])),
+        OptionError,
+        "pair of tensors",
+    ),
+    "no sequences": (lambda: quick(network(), (X[:0], Y[:0])), ShapeError, "at least one"),
+    "a vector": (lambda: quick(network(), (X[:, 0, 0], Y)), ShapeError, "B, T"),
+    "other lengths": (lambda: quick(network(), (X, Y[:3])), ShapeError, "as many targets"),
+    "symbols": (lambda: quick(network(), (X.long(), Y)), DtypeError, "one-hot"),
+    "NaN": (lambda: quick(network(), (X * math.nan, Y)), NonFiniteError, "of 720"),
+    "a class too many": (lambda: quick(network(), (X, Y + C)), OptionError, "0 to 3"),
+    "targets of another shape": (
+        lambda: quick(network(), (X, torch.randn(B, C + 1))),
+        ShapeError,
+        "do not fit the targets",
+    ),
+    "no tensor": (lambda: quick(nn.Identity(), (X, Y)), ShapeError, "do not fit the targets"),
+    "weights of NaN": (lambda: quick(spoiled(), (X, Y)), NonFiniteError, "are not"),
+    "a loss of each sequence": (lambda: quick(network(), loss=lambda a, b: a.sum(-1)), ShapeError, "scalar"),
+    "radii": (lambda: quick(network(), radii=(0.1, -0.1)), OptionError, "`radii`"),
+    "norms": (lambda: quick(network(), norms=("1",)), OptionError, "'inf' and '2'"),
+    "noise": (lambda: quick(network(), noise=(math.nan,)), OptionError, "`noise`"),
+    "steps": (lambda: quick(network(), steps=-1), OptionError, "`steps`"),
+    "draws": (lambda: quick(network(), draws=0), OptionError, "`draws`"),
+    "batch size": (lambda: quick(network(), batch_size=True), OptionError, "`batch_size`"),
+    "weight radius": (lambda: quick(network(), weight_radius=math.inf), OptionError, "`weight_radius`"),
+    "bounds": (lambda: quick(network(), bounds=(1, 0)), OptionError, "`bounds`"),
+    "inputs out of bounds": (lambda: quick(network(), bounds=(0, 1)), OptionError, "within the range"),
+    "a weight of another tool": (lambda: quick(normalized()), UnsupportedError, "another tool"),
+}
+
+
+def spoiled():
+    module = network()
+    nn.init.constant_(module.layer.weight_hh_l0, math.nan)
+    return module
+
+
+def normalized():
+    layer = nn.RNN(M, 5, batch_first=True)
+    nn.utils.parametrizations.spectral_norm(layer, "weight_hh_l0")
+    return Last(layer, 5)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name):
+    call, error, words = BAD[name]
+    with pytest.raises(error, match=words):
+        call()
