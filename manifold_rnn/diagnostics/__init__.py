@@ -11,8 +11,9 @@ The eigenvalues of the recurrent matrix:
 >>> assert abs(spectrum.radius - 1) < 1e-5
 """
 
+from .defects import Defects, constrained_parameters, defects
 from .sources import RecurrentMatrix, recurrent_matrix
-from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
+from .spectrum import Spectrum, eigenvalues, spectrum
 
 __all__ = [
     "Defects",
@@ -20,6 +21,7 @@ __all__ = [
     "Spectrum",
     "constrained_parameters",
     "defects",
+    "eigenvalues",
     "recurrent_matrix",
     "spectrum",
 ]

@@ -1,6 +1,7 @@
 """What a diagnostic looks at: a matrix, a recurrent layer, or a network that has one."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -96,6 +97,17 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
         count = int((~weight.isfinite()).sum())
         raise NonFiniteError(f"{who} needs a matrix of finite numbers. Got {count} entries of {name} that are not.")
     return RecurrentMatrix(name, weight.to(torch.complex128 if weight.is_complex() else torch.float64))
+
+
+def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
+    """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
+    levels = tuple(float(level) for level in eps)
+    if not levels or not all(0 < level < math.inf for level in levels):
+        raise OptionError(
+            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {levels}.\n"
+            "Pass a tuple such as eps=(1e-4, 1e-2)."
+        )
+    return levels
 
 
 def hidden_states(source: States, x: Tensor) -> Tensor:
