@@ -16,32 +16,45 @@ _ANGLES = 24
 def numerical_radius(W: Tensor, norm: float, radius: float) -> float:
     r"""Largest modulus :math:`|x^H W x|` of a unit vector, between the spectral radius and the norm.
 
-    The largest eigenvalue of the Hermitian part of :math:`e^{i\theta} W` has an eigenvector x. The next angle is minus
-    that of :math:`x^H W x`, and the eigenvalue never falls from one angle to the next.
+    It is the maximum over angles of the largest eigenvalue of the Hermitian part of :math:`e^{i\theta} W`, whose
+    derivative comes from an eigenvector. A zero of it is found between angles of a grid around the largest values.
     """
     if radius >= norm * (1 - 1e-14):  # as for every normal matrix
         return norm
     scaled, unit = normalized(W)
-    scaled = scaled.to(torch.complex128)
-    half = not W.is_complex()
-    angles = torch.linspace(0, math.pi if half else 2 * math.pi, _ANGLES // 2 + 1 if half else _ANGLES + 1)
-    found = [_support(scaled, angle) for angle in (angles if half else angles[:-1]).tolist()]
-    best = 0.0
-    for value, point in sorted(found, key=lambda pair: pair[0])[-2:]:
-        for _ in range(50):
-            before, (value, point) = value, _support(scaled, -math.atan2(point.imag, point.real))  # noqa: PLW2901
-            if value <= before * (1 + 1e-12):
-                break
-        best = max(best, value, abs(point))
+    scaled, gap = scaled.to(torch.complex128), 2 * math.pi / _ANGLES
+    last = _ANGLES // 2 if not W.is_complex() else _ANGLES - 1  # symmetric about the real axis
+    grid = [_support(scaled, gap * k) for k in range(last + 1)]
+    best = max(value for value, _ in grid)
+    for k in sorted(range(len(grid)), key=lambda k: -grid[k][0])[:2]:
+        best = max(best, _peak(scaled, gap * k, gap, grid[k]))
     return min(max(best * float(unit), radius, norm / 2), norm)
 
 
-def _support(W: Tensor, angle: float) -> tuple[float, complex]:
-    """The largest eigenvalue of the Hermitian part after a rotation, and the point of the numerical range there."""
+def _peak(W: Tensor, angle: float, gap: float, start: tuple[float, float]) -> float:
+    """The largest value near an angle, by secant steps for a zero of the derivative between it and a neighbour."""
+    best, slope = start
+    low, high = (angle, angle + gap) if slope > 0 else (angle - gap, angle)
+    before, slope_before = angle, slope
+    angle = angle + math.copysign(gap / 2, slope)
+    for _ in range(12):
+        if abs(slope) <= 1e-7 * best or high - low < 1e-9:
+            break
+        value, slope = _support(W, angle)
+        best = max(best, value)
+        low, high = (angle, high) if slope > 0 else (low, angle)
+        step = slope * (angle - before) / (slope_before - slope) if slope != slope_before else 0.0
+        before, slope_before = angle, slope
+        angle = angle + step if low < angle + step < high else (low + high) / 2
+    return best
+
+
+def _support(W: Tensor, angle: float) -> tuple[float, float]:
+    """The largest eigenvalue of the Hermitian part after a rotation, and its derivative by the angle."""
     turned = W * complex(math.cos(angle), math.sin(angle))
     values, vectors = torch.linalg.eigh((turned + turned.mH) / 2)
     x = vectors[:, -1]
-    return float(values[-1]), complex(torch.vdot(x, W @ x))
+    return float(values[-1]), -float(torch.vdot(x, turned @ x).imag)
 
 
 def kreiss_constant(form: SchurForm, slack: float) -> float:

@@ -187,15 +187,18 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
 
     Notes
     -----
-    One complex Schur form :math:`W = Q T Q^H` gives the eigenvalues, their condition numbers and all norms of resolvents,
-    see `pseudospectrum`. A spectral radius within ``n`` units of rounding of the matrix's dtype above 1 counts as 1.
+    One complex Schur form :math:`W = Q T Q^H` gives the eigenvalues, their condition numbers and all norms of
+    resolvents, see `pseudospectrum`. The real form of a complex matrix has the same numbers, each eigenvalue twice,
+    ``henrici`` multiplied and ``commutator`` divided by the root of 2.
+
+    A spectral radius within ``n`` units of rounding of the matrix's dtype above 1 counts as 1.
 
     Powers are searched up to k = 32 one by one, then 16 in each octave up to :math:`2^{16}`, and around the largest of
     them one by one. The search ends at the first power with a norm below 1, beyond which no power exceeds those before.
 
     Pseudospectral radii and the distance to instability are accurate to about nine digits, but not below
     ``eps`` times the Frobenius norm of the matrix: rounding the matrix is a perturbation of this size. Sources: Henrici
-    (1962); Trefethen and Embree (2005), chapters 14 and 39; Kreiss (1962).
+    (1962); Trefethen and Embree (2005), chapters 16 and 39; Kreiss (1962).
 
     Examples
     --------

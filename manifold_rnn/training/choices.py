@@ -52,11 +52,18 @@ def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
 
 
 def diagnostics() -> dict[str, Builder]:
-    """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``."""
+    """Return the diagnostics that describe a network alone, each a function whose result has a ``table()``.
+
+    They need no other argument, and do not take so long that they offer a progress bar.
+    """
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
-    return {
-        name: f for name, f in functions.items() if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table")
-    }
+    return {name: f for name, f in functions.items() if inspect.isfunction(f) and _describes_a_network(f)}
+
+
+def _describes_a_network(function: Builder) -> bool:
+    parameters = inspect.signature(function).parameters
+    needed = [p for p in parameters.values() if p.default is p.empty]
+    return len(needed) == 1 and "progress" not in parameters and hasattr(_hints(function).get("return"), "table")
 
 
 def task_class(name: object) -> type[tasks.Task]:
