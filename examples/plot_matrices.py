@@ -2,8 +2,8 @@ r"""
 What eigenvalues do not show
 ============================
 
-Two recurrent matrices can have the same eigenvalues and treat their inputs in different ways. A chain passes every unit's
-state on to the next unit. All its eigenvalues are 0, and yet it is the matrix with the longest memory here. This example
+Two recurrent matrices can have the same eigenvalues and treat their inputs in different ways. A chain passes the state
+of every unit on to the next unit. All its eigenvalues are 0, and yet it has the longest memory here. This example
 compares it with an orthogonal matrix, and with the matrix of a trained network.
 """
 

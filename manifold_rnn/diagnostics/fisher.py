@@ -86,7 +86,11 @@ class FisherMemory:
         axes.plot(range(len(self.curve)), self.curve, marker=".", label=label)
         axes.set(xlabel="steps since the input", ylabel="Fisher information", ylim=(0, None))
         axes.set_title(f"Fisher memory of {self.matrix}")
-        axes.legend()
+        if self.curve:
+            axes.legend()
+        else:
+            text = f"no stationary state:\nspectral radius {self.radius:.4g}"
+            axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         return axes
 
 

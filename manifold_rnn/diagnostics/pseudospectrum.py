@@ -81,11 +81,11 @@ class Pseudospectrum:
         handles: list[object] = [axes.scatter(*points, s=9, color="black", zorder=3, label="eigenvalues")]
         handles += [Line2D([], [], color="0.5", linestyle="--", label="unit circle")]
         for k, (eps, color) in enumerate(zip(self.eps, colors, strict=True)):
-            note = "" if k in drawn else ", not on this grid"
-            handles.append(Line2D([], [], color=color, label=f"perturbations of {eps:.0e}{note}"))
+            note = "" if k in drawn else " (no contour)"
+            handles.append(Line2D([], [], color=color, label=f"norm {eps:.0e}{note}"))
         axes.set(xlim=(self.real[0], self.real[-1]), ylim=(self.imaginary[0], self.imaginary[-1]), aspect="equal")
         axes.set(xlabel="real part", ylabel="imaginary part", title=f"pseudospectrum of {self.matrix}")
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize="small", borderaxespad=0)
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
         return axes
 
 

@@ -117,14 +117,14 @@ class Spectrum:
         axes = axes_or_new(axes)
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.6", label="unit circle"))
         for k, (eps, radius) in enumerate(self.pseudo.items()):
-            label = f"radius after perturbations of {eps:.0e}"
+            label = f"radius at {eps:.0e}"
             axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=f"C{k + 1}", linestyle="--", label=label))
         points = self.eigenvalues
         axes.scatter([z.real for z in points], [z.imag for z in points], s=14, label="eigenvalues", zorder=3)
         reach = 1.06 * max(1.1, *self.moduli, *self.pseudo.values())
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"spectrum of {self.matrix}")
         axes.set(xlabel="real part", ylabel="imaginary part")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize="small", borderaxespad=0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
         return axes
 
 

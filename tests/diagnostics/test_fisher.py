@@ -114,6 +114,8 @@ def test_the_zero_matrix_remembers_the_last_input_only():
 def test_there_is_no_stationary_noise_at_radius_one_and_beyond(W):
     found = diagnostics.fisher_memory(W)
     assert found.noise == math.inf and found.curve == () and math.isnan(found.total) and math.isnan(found.best_total)
+    pytest.importorskip("matplotlib")
+    assert "no stationary state" in found.plot().texts[0].get_text()
     assert "grows without bound" in found.table() and f"spectral radius {found.radius:.4g}" in found.table()
 
 

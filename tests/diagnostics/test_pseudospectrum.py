@@ -118,5 +118,5 @@ def test_table_and_picture():
     pytest.importorskip("matplotlib")
     axes = result.plot()
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts[:3] == ["eigenvalues", "unit circle", "perturbations of 1e-30, not on this grid"]
+    assert texts[:3] == ["eigenvalues", "unit circle", "norm 1e-30 (no contour)"]
     assert axes.get_xlabel() and axes.get_ylabel() and "pseudospectrum of W" in axes.get_title()
