@@ -125,9 +125,13 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
             "conv_singular_values needs a kernel of finite numbers.\n"
             f"Got {int((~kernel.isfinite()).sum())} entries that are not."
         )
-    sizes = (size,) * axes if isinstance(size, int) else tuple(size)
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * axes
     taps = tuple(kernel.shape[2:])
-    if len(sizes) != axes or any(s < k for s, k in zip(sizes, taps, strict=True)):
+    if (
+        len(sizes) != axes
+        or not all(isinstance(s, int) for s in sizes)
+        or any(s < k for s, k in zip(sizes, taps, strict=True))
+    ):
         raise OptionError(
             "conv_singular_values needs an image no smaller than the kernel.\n"
             f"Expected size of {axes} numbers, at least {taps}; got {sizes}.\nPass a larger size."

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class Pseudospectrum:
 
     matrix: str
     eps: tuple[float, ...]
-    radius: dict[float, float]
+    radius: Mapping[float, float]
     real: tuple[float, ...]
     imaginary: tuple[float, ...]
     log10_smallest: Tensor = field(repr=False)

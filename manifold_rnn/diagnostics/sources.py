@@ -128,10 +128,10 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
 def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
     """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
-    levels = tuple(float(level) for level in eps)
+    levels = () if isinstance(eps, (int, float)) else tuple(float(level) for level in eps)
     if not levels or not all(0 < level < math.inf for level in levels):
         raise OptionError(
-            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {levels}.\n"
+            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r}.\n"
             "Pass a tuple such as eps=(1e-4, 1e-2)."
         )
     return levels

@@ -157,7 +157,7 @@ def eigenvalues(source: Tensor | nn.Module) -> tuple[complex, ...]:
     weight = source if isinstance(source, Tensor) else recurrent_matrix(source).weight
     if not weight.isfinite().all():
         return ()
-    values: list[complex] = torch.linalg.eigvals(matrix_of(source, "eigenvalues").weight).tolist()
+    values: list[complex] = torch.linalg.eigvals(matrix_of(weight, "eigenvalues").weight).tolist()
     return tuple(values)
 
 

@@ -81,6 +81,7 @@ BAD = {
     "integers": (torch.ones(2, 2, 3, dtype=torch.int64), 4, DtypeError, "int64"),
     "NaN": (torch.full((1, 1, 3), torch.nan), 4, NonFiniteError, "3 entries"),
     "small": (torch.ones(2, 2, 3, 3), (4, 2), OptionError, r"at least \(3, 3\); got \(4, 2\)"),
+    "fraction": (torch.ones(2, 2, 3, 3), 4.5, OptionError, r"got \(4.5, 4.5\)"),
     "axes": (torch.ones(2, 2, 3, 3), (4,), OptionError, "2 numbers"),
 }
 

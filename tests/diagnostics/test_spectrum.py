@@ -262,7 +262,7 @@ def test_bad_input_is_answered_by_name(function):
             measure(torch.full((2, 2), torch.inf))
 
 
-@pytest.mark.parametrize("eps", [(), (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)])
+@pytest.mark.parametrize("eps", [(), 0.1, (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)])
 @pytest.mark.parametrize("function", ["spectrum", "pseudospectrum"])
 def test_sizes_of_perturbations_are_positive(function, eps):
     with pytest.raises(OptionError, match=f"{function} needs sizes of perturbations"):
