@@ -136,7 +136,7 @@ def pseudospectrum(
     needs half of the grid. The cost grows with the square of n for each point.
 
     The grid decides what the picture shows. The radii are refined on circles of their own, see `spectrum`, to about
-    nine digits. Source: Trefethen and Embree (2005), chapter 39.
+    eight digits. Source: Trefethen and Embree (2005), chapter 39.
 
     Examples
     --------

@@ -145,7 +145,7 @@ class SchurForm:
     def _refine(self, level: Tensor, radius: Tensor, angle: Tensor, high: Tensor) -> Tensor:
         """Secant steps for the radius in logarithms, while the window of angles around the closest one shrinks."""
         window, before, size_before = 2 * math.pi / _ANGLES, radius, torch.full_like(radius, torch.nan)
-        for step in range(24):
+        for _ in range(40):
             z, values = self._around(radius, angle, window)
             least, places = values.min(1)
             angle = z.gather(1, places[:, None]).squeeze(1).angle()
@@ -156,8 +156,11 @@ class SchurForm:
             # the singular value has a slope of at most 1: a step inwards of its excess is always safe
             factor = (-size / slope).clamp(-0.1, 0.1).exp()
             radius = torch.minimum(radius * factor, high)
-            window /= 2.5
-            if step > 4 and bool(((radius / before - 1).abs() <= 1e-11).all()):
+            window /= 2
+            near = values.sort(1).values  # as close as the angles beside the best one are, so is the minimum
+            flat = near[:, 2] - near[:, 0] <= _TOL * near[:, 0]
+            exact = ((radius / before - 1).abs() <= 1e-11) & ((size.abs() <= _TOL) | (radius == before))
+            if bool((flat & exact).all()):
                 break
         return radius
 

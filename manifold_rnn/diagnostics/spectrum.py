@@ -196,7 +196,7 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     Powers are searched up to k = 32 one by one, then 16 in each octave up to :math:`2^{16}`, and around the largest of
     them one by one. The search ends at the first power with a norm below 1, beyond which no power exceeds those before.
 
-    Pseudospectral radii and the distance to instability are accurate to about nine digits, but not below
+    Pseudospectral radii and the distance to instability are accurate to about eight digits, but not below
     ``eps`` times the Frobenius norm of the matrix: rounding the matrix is a perturbation of this size. Sources: Henrici
     (1962); Trefethen and Embree (2005), chapters 16 and 39; Kreiss (1962).
 
