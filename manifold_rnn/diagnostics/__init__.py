@@ -22,34 +22,41 @@ What test cases make the states do, and inputs that make them do more:
 How much of its accuracy survives noise, attacks and perturbed weights:
 
 >>> report = mr.diagnostics.robustness(network, (x, y), radii=(0.1,))
->>> assert 0 <= report.accuracy <= 1
+>>> assert 0 <= report.clean <= 1
 """
 
 from .campaigns import Campaign, campaign
+from .convolution import ConvSingularValues, conv_singular_values
 from .covered import Coverage, coverage
+from .defects import Defects, constrained_parameters, defects
 from .features import Calibration, Feature
+from .fisher import FisherMemory, fisher_memory
 from .gradient_flow import GradientFlow, gradient_flow
 from .lipschitz import LipschitzBound, lipschitz_bound
 from .lyapunov import Lyapunov, lyapunov_exponents
 from .memory import Memory, memory
+from .pseudospectrum import Pseudospectrum, pseudospectrum
 from .robustness import Robustness, robustness
 from .searching import Search, search
 from .signal_to_noise import SignalToNoise, signal_to_noise
 from .sources import RecurrentMatrix, recurrent_matrix
+from .spectrum import Spectrum, eigenvalues, spectrum
 from .weight_profile import WeightProfile, weight_profile
-from .weights import Defects, Spectrum, constrained_parameters, defects, spectrum
 from .worst_case import WorstPerturbation, worst_perturbation
 
 __all__ = [
     "Calibration",
     "Campaign",
+    "ConvSingularValues",
     "Coverage",
     "Defects",
     "Feature",
+    "FisherMemory",
     "GradientFlow",
     "LipschitzBound",
     "Lyapunov",
     "Memory",
+    "Pseudospectrum",
     "RecurrentMatrix",
     "Robustness",
     "Search",
@@ -59,12 +66,16 @@ __all__ = [
     "WorstPerturbation",
     "campaign",
     "constrained_parameters",
+    "conv_singular_values",
     "coverage",
     "defects",
+    "eigenvalues",
+    "fisher_memory",
     "gradient_flow",
     "lipschitz_bound",
     "lyapunov_exponents",
     "memory",
+    "pseudospectrum",
     "recurrent_matrix",
     "robustness",
     "search",

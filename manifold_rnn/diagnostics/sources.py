@@ -1,6 +1,7 @@
 """What a diagnostic looks at: a matrix, a recurrent layer, or a network that has one."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -71,14 +72,41 @@ def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     >>> assert mr.diagnostics.recurrent_matrix(network).name == "W_hh of g"
     """
     layer = recurrent_layer(network)
-    if isinstance(layer, Layer):
-        weight, gates = layer.weights("_l0")["weight_hh"].detach(), layer.cell.gates
-    else:
-        weight, gates = layer.all_weights[0][1].detach(), _TORCH_GATES.get(layer.mode, ("h",))
+    weight, gates = _weight(layer, "weight_hh"), _gates(layer)
     if len(gates) == 1:
         return RecurrentMatrix("W_hh", weight)
-    gate = next((name for name in _CANDIDATES if name in gates), gates[0])
+    gate = _candidate(gates)
     return RecurrentMatrix(f"W_hh of {gate}", weight.chunk(len(gates))[gates.index(gate)])
+
+
+def input_matrix(network: nn.Module) -> Tensor:
+    """Return the input matrix that belongs to `recurrent_matrix`, shape (n, input size).
+
+    Raises
+    ------
+    OptionError
+        If the network has no recurrent layer.
+    """
+    layer = recurrent_layer(network)
+    weight, gates = _weight(layer, "weight_ih"), _gates(layer)
+    blocks = weight.chunk(len(gates)) if weight.shape[0] != layer.hidden_size else (weight,)
+    return blocks[gates.index(_candidate(gates))] if len(blocks) > 1 else weight
+
+
+def _weight(layer: RecurrentLayer, name: str) -> Tensor:
+    """One weight of the first level."""
+    if isinstance(layer, Layer):
+        return layer.weights("_l0")[name].detach()
+    return layer.all_weights[0][("weight_ih", "weight_hh").index(name)].detach()
+
+
+def _gates(layer: RecurrentLayer) -> tuple[str, ...]:
+    return tuple(layer.cell.gates) if isinstance(layer, Layer) else _TORCH_GATES.get(layer.mode, ("h",))
+
+
+def _candidate(gates: tuple[str, ...]) -> str:
+    """The gate that proposes the new state."""
+    return next((name for name in _CANDIDATES if name in gates), gates[0])
 
 
 def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
@@ -96,6 +124,17 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
         count = int((~weight.isfinite()).sum())
         raise NonFiniteError(f"{who} needs a matrix of finite numbers. Got {count} entries of {name} that are not.")
     return RecurrentMatrix(name, weight.to(torch.complex128 if weight.is_complex() else torch.float64))
+
+
+def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
+    """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
+    levels = () if isinstance(eps, (int, float)) else tuple(float(level) for level in eps)
+    if not levels or not all(0 < level < math.inf for level in levels):
+        raise OptionError(
+            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r}.\n"
+            "Pass a tuple such as eps=(1e-4, 1e-2)."
+        )
+    return levels
 
 
 def hidden_states(source: States, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ..diagnostics import spectrum
+from .. import diagnostics
 from ..errors import NonFiniteError
 from .checkpoint import RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
 from .environment import hardware, joined, scans_used, warn_of_changes
@@ -250,4 +250,4 @@ def eigenvalues(module: Value) -> list[list[float]]:
     """Return the eigenvalues of the recurrent matrix as pairs; none of a matrix that takes long."""
     if module.network.layer.hidden_size > _LARGEST_SPECTRUM:
         return []
-    return [[round(z.real, 6), round(z.imag, 6)] for z in spectrum(module.network).eigenvalues]
+    return [[round(z.real, 6), round(z.imag, 6)] for z in diagnostics.eigenvalues(module.network)]

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..diagnostics import defects, spectrum
+from ..diagnostics import defects, eigenvalues
 from ..errors import NonFiniteError, OptionError
 from ..tasks import Task
 from .optimizers import build_optimizer, build_schedule, require_groups
@@ -131,7 +131,8 @@ class SequenceModule(LightningModule):
         if (defect := defects(self.network).largest) is not None:
             self.log("weights/defect", defect, rank_zero_only=True)
         else:
-            self.log("weights/spectral_radius", spectrum(self.network).radius, rank_zero_only=True)
+            radius = max(map(abs, eigenvalues(self.network)), default=0.0)
+            self.log("weights/spectral_radius", radius, rank_zero_only=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient of every weight, and of all, before it is clipped."""

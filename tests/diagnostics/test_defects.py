@@ -38,14 +38,6 @@ def test_the_constrained_parameters_are_those_of_the_constraint(view):
     assert len(held) == 1 and held.isdisjoint(others) and held | others == set(map(id, model.parameters()))
 
 
-@pytest.mark.parametrize("name", ["scornn", "full_urnn", "exprnn"])
-def test_orthogonal_and_unitary_matrices_have_their_eigenvalues_on_the_circle(name):
-    network = getattr(mr.zoo, name)(1, 8, 2)
-    spectrum = diagnostics.spectrum(network)
-    assert spectrum.matrix == "W_hh" and spectrum.moduli == pytest.approx([1] * 8, abs=1e-5)
-    assert "moduli from 1 to 1" in spectrum.table()
-
-
 @pytest.mark.parametrize("view", ["update", "trivialized"])
 def test_torchs_lstm_has_the_matrix_of_its_candidate(view):
     lstm = nn.LSTM(1, 3)
@@ -55,24 +47,13 @@ def test_torchs_lstm_has_the_matrix_of_its_candidate(view):
     assert diagnostics.spectrum(lstm).radius == pytest.approx(1, abs=1e-5)
 
 
-def test_a_matrix_that_is_not_finite_has_no_spectrum():
-    network = mr.zoo.Network(mr.nn.RNN(1, 3, batch_first=True), 2)
-    nn.init.constant_(network.layer.weight_hh_l0, torch.nan)
-    spectrum = diagnostics.spectrum(network)
-    assert spectrum.eigenvalues == () and spectrum.radius == 0 and "no finite matrix" in spectrum.table()
-
-
 def test_a_network_without_recurrent_matrix_is_refused():
     with pytest.raises(OptionError, match="Linear has no recurrent matrix"):
         diagnostics.recurrent_matrix(nn.Linear(2, 2))
 
 
 def test_tables_and_pictures_show_every_number():
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    left, right = figure.subplots(1, 2)
-    network = mr.zoo.scornn(1, 5, 2)
-    diagnostics.spectrum(network).plot(left)
-    measured = diagnostics.defects(network)
-    measured.plot(right)
-    assert len(left.collections[0].get_offsets()) == 5 and len(right.patches) == 1
+    pytest.importorskip("matplotlib")
+    measured = diagnostics.defects(mr.zoo.scornn(1, 5, 2))
+    assert len(measured.plot().patches) == 1
     assert measured.table().startswith("defect of layer.weight_hh_l0: ")

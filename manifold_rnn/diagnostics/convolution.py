@@ -1,0 +1,151 @@
+"""The singular values of a convolution with circular padding, from the Fourier transform of its kernel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from .plotting import axes_or_new
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+
+@dataclass(frozen=True, eq=False)
+class ConvSingularValues:
+    """The singular values of a convolution.
+
+    Parameters
+    ----------
+    values : Tensor, shape (count,)
+        All singular values, in descending order: the number of frequencies times the smaller number of channels.
+    size : tuple of int
+        Size of the image.
+
+    Examples
+    --------
+    >>> result = mr.diagnostics.conv_singular_values(torch.eye(3)[:, :, None, None], (4, 5))
+    >>> assert len(result.values) == 60 and result.norm == result.smallest == 1
+    """
+
+    values: Tensor = field(repr=False)
+    size: tuple[int, ...]
+
+    @property
+    def norm(self) -> float:
+        """Largest singular value: the Lipschitz constant of the convolution."""
+        return float(self.values[0])
+
+    @property
+    def smallest(self) -> float:
+        """Smallest singular value; 1, with ``norm``, for an orthogonal convolution."""
+        return float(self.values[-1])
+
+    def table(self) -> str:
+        """Return one line for each number."""
+        size = " x ".join(map(str, self.size))
+        middle = float(self.values[len(self.values) // 2])
+        rows = [
+            ("norm", self.norm, "largest: the Lipschitz constant"),
+            ("smallest", self.smallest, "1, as the norm, if orthogonal"),
+            ("median", middle, f"of {len(self.values)} singular values"),
+        ]
+        lines = (f"  {name:<9} {value:<10.5g} {what}" for name, value, what in rows)
+        return "\n".join([f"convolution on {size}", *lines])
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw the singular values in descending order."""
+        axes = axes_or_new(axes)
+        axes.plot(range(1, len(self.values) + 1), self.values.cpu(), label="convolution")
+        axes.axhline(1, color="0.6", linestyle="--", label="orthogonal convolution")
+        title = f"singular values of a convolution on {' x '.join(map(str, self.size))}"
+        axes.set(xlabel="number", ylabel="singular value", ylim=(0, None), title=title)
+        axes.legend()
+        return axes
+
+
+def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingularValues:
+    r"""Compute all singular values of a convolution with circular padding and stride 1.
+
+    The discrete Fourier transform makes the convolution block diagonal. For each frequency there is one matrix of shape
+    (out, in), the transform of the kernel, and its singular values are singular values of the convolution.
+
+    Parameters
+    ----------
+    kernel : Tensor, shape (out, in, k), (out, in, kh, kw) or (out, in, kd, kh, kw)
+        Real or complex, as the weight of ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` with one group.
+    size : int or sequence of int
+        Size of the image along each axis, at least that of the kernel; one number for all axes.
+
+    Returns
+    -------
+    ConvSingularValues
+        In double precision, on the device of the kernel.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError
+        If the kernel has no shape as above or no entry, is of integers, or has entries that are not finite.
+    OptionError
+        If ``size`` has another number of axes than the kernel, or is smaller than the kernel.
+
+    Notes
+    -----
+    A kernel whose flattening (out, in * kh * kw) has orthonormal rows is not an orthogonal convolution, since shifted
+    copies of the kernel overlap. Random kernels of this kind, of shape (4, 4, 3, 3) and on 8 x 8, have norms above 1.5
+    and smallest singular values below 0.15. Their norm is at most 3, the root of the number of taps.
+    `manifold_rnn.constrain` flattens kernels in this way.
+
+    Zero padding gives a matrix that is no circulant. Its norm is at most that for circular padding on an image that is
+    larger by the kernel. Source: Sedghi, Gupta and Long (2019).
+
+    Examples
+    --------
+    >>> kernel = torch.tensor([[[0.5, 0.5]]])  # the mean of two neighbours
+    >>> result = mr.diagnostics.conv_singular_values(kernel, 4)
+    >>> assert abs(result.norm - 1) < 1e-8 and result.smallest < 1e-8
+    """
+    axes = kernel.dim() - 2
+    if not 1 <= axes <= 3 or not kernel.numel():
+        raise ShapeError(
+            "conv_singular_values needs the kernel of a convolution.\n"
+            f"Expected shape (out, in, ...) with 1 to 3 axes of the image; got {tuple(kernel.shape)}.\n"
+            "Pass the weight of a torch.nn.Conv1d, Conv2d or Conv3d."
+        )
+    if not (kernel.is_floating_point() or kernel.is_complex()):
+        raise DtypeError(
+            "conv_singular_values needs a kernel of floating point.\n"
+            f"Expected a real or complex dtype; got {kernel.dtype}.\nConvert it with .double()."
+        )
+    if not kernel.isfinite().all():
+        raise NonFiniteError(
+            "conv_singular_values needs a kernel of finite numbers.\n"
+            f"Got {int((~kernel.isfinite()).sum())} entries that are not."
+        )
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * axes
+    taps = tuple(kernel.shape[2:])
+    if (
+        len(sizes) != axes
+        or not all(isinstance(s, int) for s in sizes)
+        or any(s < k for s, k in zip(sizes, taps, strict=True))
+    ):
+        raise OptionError(
+            "conv_singular_values needs an image no smaller than the kernel.\n"
+            f"Expected size of {axes} numbers, at least {taps}; got {sizes}.\nPass a larger size."
+        )
+    x = kernel.detach().to(torch.complex128 if kernel.is_complex() else torch.float64)
+    along = tuple(range(2, kernel.dim()))
+    if x.is_complex():
+        values = _singular_values(torch.fft.fftn(x, sizes, dim=along))
+    else:  # frequencies and their negatives have the same singular values; rfftn leaves out half of them
+        half = _singular_values(torch.fft.rfftn(x, sizes, dim=along))
+        values = torch.cat([half, half[..., 1 : (sizes[-1] + 1) // 2, :]], -2)
+    return ConvSingularValues(values.flatten().sort(descending=True).values, sizes)
+
+
+def _singular_values(transform: Tensor) -> Tensor:
+    """Shape (frequencies..., min(out, in))."""
+    return torch.linalg.svdvals(transform.movedim((0, 1), (-2, -1)))

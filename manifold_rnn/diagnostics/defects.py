@@ -1,0 +1,91 @@
+"""How far the constrained weights of a network are off their sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..constraints import parametrizations
+from ..manifolds import manifold_of
+from .plotting import axes_or_new
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+
+@dataclass(frozen=True)
+class Defects:
+    """How far the constrained weights of a network are off their sets.
+
+    Parameters
+    ----------
+    by_weight : mapping from str to float
+        The largest defect of each constrained weight that has a defect, by the name of the weight.
+
+    Examples
+    --------
+    >>> defects = mr.diagnostics.Defects({"layer.weight_hh_l0": 2e-7})
+    >>> assert defects.largest == 2e-7 and "2.0e-07" in defects.table()
+    """
+
+    by_weight: Mapping[str, float]
+
+    @property
+    def largest(self) -> float | None:
+        """The largest defect; None if there is none."""
+        return max(self.by_weight.values(), default=None)
+
+    def table(self) -> str:
+        """Return one line for each weight."""
+        return "\n".join(f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items())
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw a bar for each weight, on a logarithmic scale, into the axes or into those of a new figure."""
+        axes = axes_or_new(axes)
+        axes.barh(list(self.by_weight), list(self.by_weight.values()))
+        axes.set(xscale="log", xlabel="defect", title="distance of the weights from their sets")
+        return axes
+
+
+def defects(network: nn.Module) -> Defects:
+    """Measure how far each constrained weight is off its set, in double precision.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Any module.
+
+    Returns
+    -------
+    Defects
+        Without the weights whose constraint holds by construction.
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert mr.diagnostics.defects(layer).by_weight["weight"] < 1e-6
+    """
+    measured = {name: entry.defect() for name, entry in parametrizations(network)}
+    return Defects({name: float(defect) for name, defect in measured.items() if defect is not None})
+
+
+def constrained_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that lie on a manifold, or from which a constrained weight is computed.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Any module.
+
+    Returns
+    -------
+    list of Parameter
+
+    Examples
+    --------
+    >>> layer = mr.constrain(torch.nn.Linear(3, 3), "weight", mr.Orthogonal())
+    >>> assert mr.diagnostics.constrained_parameters(layer) == [layer.weight]
+    """
+    free = {id(p) for _, entry in parametrizations(network) for p in entry.parameters()}
+    return [p for p in network.parameters() if id(p) in free or manifold_of(p) is not None]

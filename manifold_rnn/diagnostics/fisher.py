@@ -1,0 +1,230 @@
+"""Fisher memory: how much of past inputs the noisy state of a linear recurrent network still holds."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from ..linalg import spectral_radius
+from .plotting import axes_or_new
+from .sources import input_matrix, matrix_of
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_DOUBLINGS = 60
+_MOST_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class FisherMemory:
+    r"""Fisher memory of a linear network, :math:`h_t = W h_{t-1} + v s_t + z_t` with noise :math:`z_t \sim N(0, I)`.
+
+    Parameters
+    ----------
+    matrix : str
+        Name of the matrix.
+    curve : tuple of float
+        :math:`J(k)`, the Fisher information that the state has about the input k steps ago, for k = 0, 1, and so on;
+        the mean over the directions.
+    totals : tuple of float
+        :math:`\sum_{k \ge 0} J(k)` of each direction.
+    bound : int
+        The total of no direction exceeds n.
+    best_total : float
+        Largest total of any direction.
+    best_direction : tuple of float or complex
+        A unit vector that attains it.
+    noise : float
+        Mean variance of the entries of the state. It is infinite if the spectral radius is 1 or more. Then there is no
+        stationary state: the curve is empty, and the totals are NaN.
+    radius : float
+        Spectral radius of the matrix.
+
+    Examples
+    --------
+    >>> memory = mr.diagnostics.fisher_memory(torch.ones(9).diag(-1), torch.eye(10)[0])
+    >>> assert abs(memory.total - sum(1 / k for k in range(1, 11))) < 1e-8
+    """
+
+    matrix: str
+    curve: tuple[float, ...]
+    totals: tuple[float, ...]
+    bound: int
+    best_total: float
+    best_direction: tuple[float | complex, ...]
+    noise: float
+    radius: float
+
+    @property
+    def total(self) -> float:
+        """Mean of the totals of the directions."""
+        return sum(self.totals) / len(self.totals)
+
+    def table(self) -> str:
+        """Return one line for each number."""
+        head = f"Fisher memory of {self.matrix}, {len(self.totals)} input directions"
+        if math.isinf(self.noise):
+            why = f"the noise grows without bound, since the spectral radius {self.radius:.4g} is not below 1"
+            return f"{head}: none, {why}"
+        low, high = min(self.totals), max(self.totals)
+        rows = [
+            ("total", self.total, "sum of the curve; 1 for normal matrices"),
+            ("of directions", low, f"least total; the largest is {high:.5g}"),
+            ("best direction", self.best_total, f"largest total of any; at most {self.bound}"),
+            ("noise", self.noise, "mean variance of an entry of the state"),
+        ]
+        return "\n".join([head, *(f"  {name:<15} {value:<10.5g} {what}" for name, value, what in rows)])
+
+    def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
+        """Draw the curve."""
+        axes = axes_or_new(axes)
+        label = f"mean over directions, total {self.total:.4g}" if len(self.totals) > 1 else f"total {self.total:.4g}"
+        axes.plot(range(len(self.curve)), self.curve, marker=".", label=label)
+        axes.set(xlabel="steps since the input", ylabel="Fisher information", ylim=(0, None))
+        axes.set_title(f"Fisher memory of {self.matrix}")
+        if self.curve:
+            axes.legend()
+        else:
+            text = f"no stationary state:\nspectral radius {self.radius:.4g}"
+            axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+        return axes
+
+
+def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps: int | None = None) -> FisherMemory:
+    r"""Compute the Fisher memory of the linear network of a matrix.
+
+    .. math:: J(k) = (W^k v)^H C^{-1} W^k v, \qquad C = \sum_{j \ge 0} W^j (W^j)^H .
+
+    Parameters
+    ----------
+    source : Tensor, shape (n, n), or nn.Module
+        As for `spectrum`. Of a layer it is the linear part: the nonlinearity and the biases are left out.
+    v : Tensor, shape (n,) or (n, m), optional
+        Input directions, the columns; their lengths do not matter. Default: the columns of the layer's input matrix
+        that are not zero. For a matrix: the n units.
+    steps : int, optional
+        Length of the curve. Default: until less than 1e-6 of the totals is left, at most 10,000. The totals are always
+        those of the infinite curve.
+
+    Returns
+    -------
+    FisherMemory
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError
+        If the matrix is not square, ``v`` does not fit it, is complex for a real matrix, or is zero in some column, an
+        entry is not finite, or powers of the matrix overflow.
+    OptionError
+        If the module has no recurrent matrix, or ``steps`` is below 1.
+
+    Notes
+    -----
+    The total is 1 for every unit vector if ``W`` is normal. Its sum over the n units is n for every ``W``: a matrix
+    that is not normal remembers some inputs longer at the cost of others.
+
+    C is never formed, since it is too ill-conditioned to invert in double precision. With :math:`C = R^H R`, R comes
+    from QR factorizations of :math:`[R; R P^H]` with :math:`P = W^{2^k}`, and :math:`J(k) = \|R^{-H} W^k v\|^2`. The
+    same doubling sums the powers of the contraction :math:`R^{-H} W R^H`, which gives the totals of all directions.
+
+    Sources: Ganguli, Huh and Sompolinsky (2008) for the curve and its bound; Orhan and Pitkow (2020) for chains.
+
+    Examples
+    --------
+    >>> Q = mr.Orthogonal().random(6, 6)
+    >>> memory = mr.diagnostics.fisher_memory(0.9 * Q)
+    >>> assert all(abs(total - 1) < 1e-4 for total in memory.totals)
+    """
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise OptionError(
+            f"fisher_memory needs a length.\nExpected steps of at least 1; got {steps!r}.\nPass steps=100."
+        )
+    name, W = matrix_of(source, "fisher_memory")
+    n, radius = len(W), float(spectral_radius(W))
+    directions = _directions(source, v, W)
+    if radius >= 1:
+        nothing = (math.nan,) * directions.shape[1]
+        return FisherMemory(name, (), nothing, n, math.nan, (math.nan,) * n, math.inf, radius)
+    eye = torch.eye(n, dtype=W.dtype, device=W.device)
+    R = _root(W.mH)
+    if not R.isfinite().all():
+        raise NonFiniteError(
+            "fisher_memory needs powers within the range of double precision.\n"
+            f"Got powers of {name} that overflow, of spectral radius {radius:.3g}.\nScale the matrix down."
+        )
+    M = _root(_whitened(R, W @ R.mH))  # of a contraction
+    totals = torch.linalg.vector_norm(M @ _whitened(R, directions), dim=0).square()
+    F = M @ _whitened(R, eye)
+    _, sizes, rows = torch.linalg.svd(F)
+    return FisherMemory(
+        matrix=name,
+        curve=_curve(W, R, directions, float(totals.sum()), steps),
+        totals=tuple(totals.tolist()),
+        bound=n,
+        best_total=float(sizes[0] ** 2),
+        best_direction=tuple(rows[0].conj().tolist()),
+        noise=float(torch.linalg.matrix_norm(R).square() / n),
+        radius=radius,
+    )
+
+
+def _root(W: Tensor) -> Tensor:
+    r"""Return a triangular root of :math:`\sum_k (W^k)^H W^k`, by doubling the number of terms."""
+    root = torch.eye(len(W), dtype=W.dtype, device=W.device)
+    for _ in range(_DOUBLINGS):
+        more = root @ W
+        if not more.isfinite().all():
+            return more
+        root = torch.linalg.qr(torch.cat([root, more]), mode="r").R
+        if torch.linalg.matrix_norm(more) <= 1e-18 * torch.linalg.matrix_norm(root):
+            break
+        W = W @ W
+    return root
+
+
+def _whitened(R: Tensor, x: Tensor) -> Tensor:
+    r"""Return :math:`R^{-H} x`. Substitution is accurate for every column; an explicit inverse is not."""
+    return torch.linalg.solve_triangular(R.mH, x, upper=False)
+
+
+def _curve(W: Tensor, R: Tensor, x: Tensor, whole: float, steps: int | None) -> tuple[float, ...]:
+    curve: list[float] = []
+    while len(curve) < (steps or _MOST_STEPS):
+        curve.append(float(torch.linalg.matrix_norm(_whitened(R, x)).square()) / x.shape[1])
+        if steps is None and sum(curve) * x.shape[1] >= whole * (1 - 1e-6):
+            break
+        x = W @ x
+    return tuple(curve)
+
+
+def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tensor:
+    """Unit columns of the shape and dtype that fit the matrix."""
+    if v is None and isinstance(source, nn.Module):
+        v = input_matrix(source).to(W.dtype)
+        v = v[:, v.abs().amax(0) > 0]
+    if v is None:
+        return torch.eye(len(W), dtype=W.dtype, device=W.device)
+    if v.dim() not in (1, 2) or v.shape[0] != len(W) or not v.numel():
+        raise ShapeError(
+            f"fisher_memory needs input directions of {len(W)} entries.\n"
+            f"Expected shape ({len(W)},) or ({len(W)}, m); got {tuple(v.shape)}.\nPass one direction in each column."
+        )
+    if v.is_complex() and not W.is_complex():
+        raise DtypeError(
+            "fisher_memory needs real directions for a real matrix.\n"
+            f"Expected a real dtype; got {v.dtype}.\nConvert the matrix to complex, or pass v.real."
+        )
+    x = v.detach().to(W).reshape(len(W), -1)
+    largest = x.abs().amax(0)
+    if not x.isfinite().all() or not bool((largest > 0).all()):
+        raise NonFiniteError(
+            "fisher_memory needs directions of finite length that are not zero.\n"
+            f"Got {int((~x.isfinite()).sum())} entries that are not finite, {int((largest == 0).sum())} columns of 0.\n"
+            "Leave these columns out."
+        )
+    x = x / largest
+    return x / torch.linalg.vector_norm(x, dim=0)
