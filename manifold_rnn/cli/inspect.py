@@ -20,7 +20,11 @@ from ..training.values import Value, Values, dump_yaml, presentable, say
 from .parsing import CommandParser
 from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
 
-_QUICK = ("defects", "spectrum")  # what is printed where nothing else is asked for
+_TILES = (  # a number of a diagnostic, and what it is called
+    ("spectrum", "radius", "spectral radius"),
+    ("spectrum", "norm", "largest singular value"),
+    ("defects", "largest", "largest defect"),
+)
 
 
 class Result(NamedTuple):
@@ -37,7 +41,7 @@ def build_parser(command: str, description: str) -> CommandParser:
     parser = CommandParser(description)
     parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/last.ckpt.")
     known = ", ".join(choices.diagnostics())
-    default = f"{', '.join(_QUICK)}; all of them in a report"
+    default = f"{', '.join(_quick())}; all of them in a report"
     parser.add_flag(
         "diagnostics", list[str] | None, f"Functions of manifold_rnn.diagnostics: {known}. Default: {default}."
     )
@@ -49,7 +53,7 @@ def build_parser(command: str, description: str) -> CommandParser:
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
     known, report, sequences = choices.diagnostics(), values.get("report"), values.get("sequences", 100)
-    chosen = values.get("diagnostics") or ([*_QUICK] if report is None else [*known])
+    chosen = values.get("diagnostics") or (_quick() if report is None else [*known])
     for name in chosen:
         choices.require_choice("diagnostics", name, known)
     choices.require(sequences >= 1, "sequences", "an integer of at least 1", sequences)
@@ -71,6 +75,12 @@ def execute(command: str, values: Values) -> int:
         _write_report(Path(report), trained, results, text)
         say(f"Written to {report}")
     return 0
+
+
+def _quick() -> list[str]:
+    """Return the diagnostics that need no data, and do not take so long that they offer a progress bar."""
+    known = choices.diagnostics().items()
+    return [name for name, f in known if not choices.needs_data(f) and not choices.takes(f, "progress")]
 
 
 def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
@@ -110,12 +120,10 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
     if history:
         tiles[f"validation {task.metric_name}"] = f"{history[-1]['val_metric']:.4g}"
         tiles["validation loss"] = f"{history[-1]['val_loss']:.4g}"
-    numbers = {"radius": "spectral radius", "norm": "largest singular value", "largest": "largest defect"}
-    for result in results:
-        for field, shown in numbers.items():
-            value = getattr(result.found, field, None)
-            if result.name in _QUICK and value is not None:
-                tiles[shown] = f"{value:.4g}"
+    found = {result.name: result.found for result in results}
+    for name, field, shown in _TILES:
+        if (value := getattr(found.get(name), field, None)) is not None:
+            tiles[shown] = f"{value:.4g}"
     sections = [
         Section(
             result.name.replace("_", " ").capitalize(),

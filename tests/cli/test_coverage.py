@@ -97,7 +97,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(where, runs, tmp_p
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    target = {"campaign": "campaign", "save": "torch.save", "json": "write_json", "page": "_lines"}[where]
+    target = {"campaign": "campaign", "save": "torch.save", "json": "write_json", "page": "write_page"}[where]
     owner = command.torch if target == "torch.save" else command
     monkeypatch.setattr(owner, target.removeprefix("torch."), interrupt)
     files = ["--output", str(tmp_path / "out"), "--report", str(tmp_path / "out" / "a.html")]

@@ -12,6 +12,7 @@ from support.checkpoint_cases import TASKS, TEXT
 pytest.importorskip("lightning")
 from manifold_rnn.cli import inspect as command
 from manifold_rnn.cli import main
+from manifold_rnn.errors import NonFiniteError
 from manifold_rnn.training import choices
 
 FEW = ["--sequences", "5"]
@@ -53,16 +54,25 @@ def test_without_a_report_the_quick_diagnostics_are_printed_and_nothing_is_writt
 
 def test_every_diagnostic_that_can_describe_a_checkpoint_is_known_and_the_quick_ones_are_among_them():
     known = choices.diagnostics()
-    assert set(command._QUICK) < set(known) and {"gradient_flow", "memory", "robustness", "pseudospectrum"} <= set(
-        known
+    assert (
+        "spectrum" in command._quick()
+        and "pseudospectrum" not in command._quick()
+        and {"gradient_flow", "memory", "robustness", "pseudospectrum"} <= set(known)
     )
     assert choices.needs_data(known["gradient_flow"]) and not choices.needs_data(known["spectrum"])
 
 
-def test_a_diagnostic_that_does_not_apply_is_named_on_the_page(runs, tmp_path, capsys):
+def test_a_diagnostic_that_does_not_apply_is_named_on_the_page(runs, tmp_path, monkeypatch, capsys):
+    def broken(network):
+        raise NonFiniteError("Needs <finite> weights.\nExpected others.")
+
+    both = {"broken": broken, "spectrum": choices.diagnostics()["spectrum"]}
+    monkeypatch.setattr(choices, "diagnostics", lambda: both)
     path = tmp_path / "out.html"
-    assert main(["inspect", runs("text"), *FEW, "--report", str(path)]) == 0
-    assert "robustness: robustness perturbs inputs" in capsys.readouterr().out and "perturbs inputs" in path.read_text()
+    assert main(["inspect", runs("digits"), *FEW, "--report", str(path)]) == 0
+    assert "broken: Needs <finite> weights. Expected others." in capsys.readouterr().out
+    page = path.read_text()
+    assert "broken: Needs &lt;finite&gt; weights." in page and page.count("<svg") == 1 and "spectral radius" in page
 
 
 def test_bad_flags_are_answered_with_one_line(runs, tmp_path, capsys):
