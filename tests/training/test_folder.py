@@ -12,8 +12,6 @@ import yaml
 from support.run_cases import VALUES, train
 
 from manifold_rnn.cli import main
-from manifold_rnn.errors import NonFiniteError
-from manifold_rnn.training import choices
 from manifold_rnn.training.checkpoint import RUN, read_checkpoint, write_checkpoint
 from manifold_rnn.training.folder import lock_folder, replacing
 from manifold_rnn.training.record import write_json
@@ -206,15 +204,6 @@ def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
         assert words in out
     assert "spectrum of W_hh: moduli from" in out and "name: Copying" in out
     assert f"manifold-rnn fit --config {copied / 'run.yaml'} --output {copied} --resume" in out
-
-
-def test_inspect_names_a_diagnostic_that_does_not_apply(copied, capsys, monkeypatch):
-    def broken(network):
-        raise NonFiniteError("Needs finite weights.\nExpected others.")
-
-    monkeypatch.setattr(choices, "diagnostics", lambda: {"broken": broken})
-    assert main(["inspect", str(copied / "best.ckpt")]) == 0
-    assert "\nbroken: Needs finite weights.\nsettings:" in capsys.readouterr().out
 
 
 def test_validate_and_test_score_the_best_checkpoint(copied, capsys):
