@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import __version__
-from .theme import COLOURS, STYLE, panels, svg
+from .theme import COLOURS, STYLE, panels, plain_logarithm, svg
 
 __all__ = ["Section", "page", "picture", "svg", "templates"]
 
@@ -39,6 +39,9 @@ def picture(draw: Callable[[Axes], object], width: float = 9.0, height: float = 
     with rc_context(style):
         figure, (axes,) = panels(1, width, height)
         draw(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                plain_logarithm(axis)
     return figure
 
 

@@ -118,14 +118,14 @@ class GradientFlow:
             t = range(1, len(self.gradient_mean) + 1)
             axes.fill_between(t, self.gradient_lower, self.gradient_upper, alpha=0.25, label="quartiles", linewidth=0)
             axes.plot(t, self.gradient_mean, label="mean")
-            axes.set(yscale="log", xlabel="time step $t$", ylabel=r"$\|\partial L / \partial s_t\|$")
+            axes.set(yscale="log", xlabel="time step t", ylabel="norm of dL/ds at step t")
             axes.set(title="gradient over time")
         else:
             for k, (name, values) in enumerate(self.log10_singular_values.items()):  # equal ones stay visible
                 marker = "." if len(self.times) == 1 else None
                 axes.plot(self.times, values, label=name, linewidth=3.5 - 0.6 * k, marker=marker)
-            axes.set(xlabel="time step $t$", ylabel=r"$\log_{10}$ singular value")
-            axes.set(title=r"products of Jacobians, $\partial s_T / \partial s_t$")
+            axes.set(xlabel="time step t", ylabel="log10 of singular values")
+            axes.set(title="products of Jacobians from step t to the end")
         axes.legend(fontsize="small")
         return axes
 

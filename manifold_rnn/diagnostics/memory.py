@@ -92,7 +92,7 @@ class Memory:
             lowest, highest = (tuple(f(v) for v in zip(*self.recall, strict=True)) for f in (min, max))
             axes.fill_between(k, lowest, highest, alpha=0.25, label="all features", linewidth=0)
             axes.plot(k, self.mean, label=f"mean: total capacity {self.total:.3g}", marker=marker)
-        axes.set(xlabel="delay $k$", ylabel="$R^2$ of $u_{t-k}$", title="recall of past inputs", ylim=(-0.05, 1.05))
+        axes.set(xlabel="delay k", ylabel="R² of the input at t - k", title="recall of past inputs", ylim=(-0.05, 1.05))
         axes.legend(fontsize="small")
         return axes
 

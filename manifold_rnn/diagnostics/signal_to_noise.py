@@ -73,7 +73,7 @@ class SignalToNoise:
         """Draw the ratio over the delays."""
         axes = axes_or_new(axes)
         axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}")
-        axes.set(xlabel="delay $k$", ylabel="ratio", title="signal-to-noise ratio of past inputs")
+        axes.set(xlabel="delay k", ylabel="ratio", title="signal-to-noise ratio of past inputs")
         axes.legend(fontsize="small")
         return axes
 

@@ -80,7 +80,7 @@ class WeightProfile:
         axes.axvline(0, color="0.85", zorder=0)
         axes.plot(list(self.profile), list(self.profile.values()), label="sorted by peak", marker=".", markersize=4)
         axes.plot(range(len(self.schur)), self.schur, label="Schur form, moduli", linestyle="--")
-        axes.set(xlabel="distance $i - j$ (Schur form: $j - i$)", ylabel="mean weight from $j$ to $i$")
+        axes.set(xlabel="distance i - j (Schur form: j - i)", ylabel="mean weight from j to i")
         axes.set_title(f"weight profile of {self.matrix}")
         axes.legend(fontsize="small")
         return axes

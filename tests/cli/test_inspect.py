@@ -36,6 +36,7 @@ def test_a_report_has_a_section_for_each_diagnostic_and_loads_nothing(name, runs
     known = [diagnostic.replace("_", " ").capitalize() for diagnostic in choices.diagnostics()]
     assert [h for h in known if h not in headings] in ([], ["Defects"])  # a network without constraint has none
     assert not re.search(r"(src|href)=[\"']?(?!data:|#)[\w/]", page)
+    assert "$" not in page  # pictures have no mathematics
     HTMLParser().feed(page)
     applied = [d for d in choices.diagnostics() if f"\n{d}: " not in out]
     assert page.count("<svg") >= len(applied) - 1 and "gradient_flow" in applied

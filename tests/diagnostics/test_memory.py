@@ -192,4 +192,4 @@ def test_tables_and_pictures():
     assert len(axes.lines) == 1 and many.plot(axes) is axes
     ratio = signal_to_noise(mr.nn.init.chain_(torch.empty(5, 5), 1.0))
     assert "chain" not in ratio.table() and ratio.table().isascii()
-    assert ratio.plot().get_xlabel() == "delay $k$"
+    assert ratio.plot().get_xlabel() == "delay k"
