@@ -72,7 +72,7 @@ def execute(command: str, values: Values) -> int:
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
     print(f"resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
     if report is not None:
-        _write_report(Path(report), trained, results, text)
+        _write_report(Path(report), trained, results, f"checkpoint: {values['checkpoint']}\n{text}", sequences)
         say(f"Written to {report}")
     return 0
 
@@ -111,7 +111,7 @@ def _data(trained: Trained, checkpoint: str, sequences: int) -> TensorDataset:
     return TensorDataset(in_its_precision(trained.network, inputs), in_its_precision(trained.network, targets))
 
 
-def _write_report(path: Path, trained: Trained, results: Sequence[Result], settings: str) -> None:
+def _write_report(path: Path, trained: Trained, results: Sequence[Result], settings: str, sequences: int) -> None:
     """Write the page: a section for each diagnostic."""
     from .._pages import Section, page, picture
 
@@ -134,7 +134,9 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
         for result in results
         if result.text
     ]
-    lead = " ".join(_progress(trained.content, trained.settings).split("\n")[-1:])
+    progress = _progress(trained.content, trained.settings).split("\n")[-1]
+    lead = f"{progress[0].upper()}{progress[1:]}. Diagnostics that need data used the first {sequences} test sequences at most"
+    lead += ", each from the initial state." if task.carried else "."
     write_page(
         path, page("What the network does", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
     )
