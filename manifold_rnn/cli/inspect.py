@@ -135,7 +135,7 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
         if result.text
     ]
     progress = _progress(trained.content, trained.settings).split("\n")[-1]
-    lead = f"{progress[0].upper()}{progress[1:]}. Diagnostics that need data used the first {sequences} test sequences at most"
+    lead = f"{progress[0].upper()}{progress[1:]}. Diagnostics with data used at most {sequences} test sequences"
     lead += ", each from the initial state." if task.carried else "."
     write_page(
         path, page("What the network does", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
