@@ -60,6 +60,8 @@ FAMILIES = {
     "BlockTriangular": Family(lambda r: mr.BlockTriangular(mr.Orthogonal(r), mr.Contraction()), _square),
     "Contraction": _region(mr.Contraction),
     "UnitDisc": _region(mr.UnitDisc),
+    "SpectralScaled radius": _region(mr.SpectralScaled, measure="radius"),
+    "SpectralScaled norm": _region(mr.SpectralScaled, measure="norm"),
 }
 OPTIMIZERS = {
     "RiemannianSGD": {"lr": 1.0},

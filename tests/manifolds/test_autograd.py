@@ -33,6 +33,7 @@ MAPS = {
     "transp": ("x", "y", "u"),
 }
 NO_MAPS = {
+    "bounded",
     "checks_steps",
     "is_sound",
     "sensitivity",

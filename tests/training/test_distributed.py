@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -63,10 +62,8 @@ NETWORKS = {
 def start(folder, values, processes, resume=False, stop_after=-1):
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]  # on a free port of its own
+    launcher += ["--nproc-per-node", str(processes)]
     command = [sys.executable, *launcher, str(folder / "script.py"), json.dumps(values), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
