@@ -36,7 +36,7 @@ class ConvSingularValues:
 
     @property
     def norm(self) -> float:
-        """Largest singular value: the Lipschitz constant of the convolution."""
+        """Largest singular value, which is the Lipschitz constant of the convolution."""
         return float(self.values[0])
 
     @property

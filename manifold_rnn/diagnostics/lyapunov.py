@@ -49,7 +49,7 @@ class Lyapunov:
 
     @property
     def largest(self) -> float:
-        """The largest exponent: above 0 small changes grow, below 0 they vanish."""
+        """The largest exponent. Above 0 small changes grow, below 0 they vanish."""
         return self.exponents[0]
 
     def table(self) -> str:

@@ -57,7 +57,7 @@ class WeightProfile:
 
     @property
     def asymmetry(self) -> float:
-        """How much weight leads onwards rather than back, from -1 to 1: 1 for a chain, 0 for a symmetric matrix."""
+        """How much weight leads onwards rather than back, from -1 to 1. It is 1 for a chain, 0 for a symmetric matrix."""
         onwards = sum(abs(value) for distance, value in self.profile.items() if distance > 0)
         back = sum(abs(value) for distance, value in self.profile.items() if distance < 0)
         return (onwards - back) / (onwards + back) if onwards + back else 0.0
