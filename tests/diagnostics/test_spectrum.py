@@ -193,6 +193,28 @@ def test_single_precision_orthogonal_matrices_count_as_orthogonal():
     assert (found.transient, found.transient_step, found.kreiss) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_no_room_for_growth(dtype, generator):
+    Q = orthogonal(128, generator)
+    large, small = (diagnostics.spectrum((factor * Q).to(dtype), eps=(0.1,)) for factor in (1.5, 0.9))
+    assert large.transient == large.kreiss == math.inf
+    assert small.transient == small.kreiss == 1
+
+
+@pytest.mark.parametrize(("above", "below"), [(3.0, 0.2), (190.0, 0.997)])
+def test_powers_with_an_eigenvalue_one_that_is_not_defective_converge(above, below):
+    found = diagnostics.spectrum(torch.tensor([[1.0, above], [0.0, below]], dtype=torch.float64))
+    limit = math.hypot(1, above / (1 - below))  # the powers converge to [[1, above / (1 - below)], [0, 0]]
+    assert found.transient == pytest.approx(limit, rel=1e-6)
+    assert limit / 4 <= found.kreiss <= found.transient
+
+
+def test_a_power_between_those_that_are_searched_is_called_a_lower_bound():
+    close, far = (torch.tensor([[value, 1.0], [0.0, value]]).double() for value in (0.5, 0.9999))
+    assert "a lower bound" not in diagnostics.spectrum(close).table().split("kreiss")[0]
+    assert "a lower bound" in diagnostics.spectrum(far).table().split("kreiss")[0]
+
+
 # ---- extreme matrices ------------------------------------------------------------------------------------------------
 
 
