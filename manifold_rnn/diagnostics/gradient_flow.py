@@ -251,7 +251,7 @@ def _gradient_norms(loss: Tensor, trajectory: Trajectory) -> Tensor:
             "Check that nothing between the layer and the loss detaches them."
         )
     used = [torch.zeros_like(s) if g is None else g for s, g in zip(states, grads, strict=True)]
-    return torch.stack([g.norm(dim=-1) for g in used])
+    return torch.stack([g.double().norm(dim=-1) for g in used])  # squares of small numbers vanish in single precision
 
 
 class _Jacobians:

@@ -48,6 +48,14 @@ def test_norms_are_those_of_a_plain_loop(generator):
     assert flow.states == 4 and flow.sequences == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_gradients_in_low_precision_do_not_vanish(dtype, generator):
+    network, (x, y) = elman(dtype), batch(generator)
+    x = x.to(dtype)
+    one, small = (gradient_flow(network, (x, y), lambda out, _, c=c: c * out.sum()) for c in (1.0, 2.0**-90))
+    assert small.gradient_median[-1] == pytest.approx(2.0**-90 * one.gradient_median[-1], rel=1e-5)
+
+
 def test_norms_follow_from_the_jacobians_also_for_several_parts_and_levels(generator):
     """dL/ds_t = dL/ds_T ds_T/ds_t for a loss of the last state, with all parts as independent variables."""
     lstm = nn.LSTM(3, 4, num_layers=2, batch_first=True).double()
