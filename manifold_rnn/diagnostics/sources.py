@@ -152,6 +152,8 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
     ------
     ShapeError
         If what is returned does not have three axes.
+    OptionError
+        If a network does not call its layer, or calls it more than once.
     """
     layer = find_layer(source)
     if layer is None:
@@ -169,7 +171,7 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
 
 
 def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Run a network and return the arguments with which it called a layer last."""
+    """Run a network and return the arguments with which it called a layer, or raise `OptionError` unless once."""
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = layer.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
     try:
@@ -178,4 +180,10 @@ def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tu
         handle.remove()
     if not found:
         raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")
-    return found[-1]
+    if len(found) > 1:
+        raise OptionError(
+            f"{type(network).__name__} called its layer {type(layer).__name__} {len(found)} times for these inputs.\n"
+            "Expected one call with all time steps.\n"
+            "Pass the layer itself, or a function of the inputs that returns the states, shape (B, T, n)."
+        )
+    return found[0]

@@ -7,6 +7,7 @@ from torch import nn
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
 from manifold_rnn.diagnostics import Memory, memory
+from manifold_rnn.diagnostics.perturbations import bound_for_inputs
 from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 
@@ -130,6 +131,31 @@ def test_a_state_that_never_changes_recalls_nothing():
     layer = mr.nn.RNN(1, 3, nonlinearity="relu", dtype=torch.float64)
     nn.init.constant_(layer.bias_hh_l0, -100.0)
     assert memory(layer, steps=50).total < 0.01
+
+
+class Looping(nn.Module):
+    """Calls its layer once for each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = mr.nn.RNN(1, 3, batch_first=True, dtype=torch.float64)
+
+    def forward(self, x):
+        state, outputs = None, []
+        for x_t in x.split(1, 1):
+            y, state = self.layer(x_t, state)
+            outputs.append(y)
+        return torch.cat(outputs, 1)
+
+
+def test_a_network_that_calls_its_layer_in_each_step_is_refused_and_its_function_is_not(generator):
+    network, x = Looping(), torch.randn(8, 20, 1, dtype=torch.float64, generator=generator)
+    for measure in (memory, diagnostics.coverage):
+        with pytest.raises(OptionError, match="called its layer RNN 20 times"):
+            measure(network, x)
+    assert memory(lambda x: network(x), x) == memory(network.layer, x)
+    with pytest.raises(OptionError, match="called its layer RNN 20 times"):
+        bound_for_inputs(network, network.layer, x)
 
 
 def test_bad_input_is_answered():
