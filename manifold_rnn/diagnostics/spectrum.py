@@ -195,9 +195,9 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     resolvents, see `pseudospectrum`. The real form of a complex matrix has the same numbers, each eigenvalue twice,
     ``henrici`` multiplied and ``commutator`` divided by the root of 2.
 
-    A spectral radius counts as 1 if it exceeds 1 by at most ``n`` units of rounding of the matrix's dtype, or by at most
-    1e-4 if that is less. Rounding moves an eigenvalue with a large condition number further: this number multiplies the
-    units, up to 1e-6.
+    A spectral radius counts as 1 if it exceeds 1 by at most ``n`` units of rounding of the matrix's dtype, and by at
+    most 1e-4. Rounding moves an eigenvalue with a large condition number further: this number multiplies the units, up
+    to 1e-6.
 
     Powers are searched up to k = 32 one by one, then 16 in each octave up to :math:`2^{16}`, and around the largest of
     them one by one. The search ends at the first power with a norm below 1, beyond which no power exceeds those before.
@@ -218,7 +218,9 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     levels = require_levels(eps, "spectrum")
     name, W = matrix_of(source, "spectrum")
     form = SchurForm.of(W, float(spectral_radius(W)))
-    slack = _slack(W, form.radius, source.dtype if isinstance(source, Tensor) else recurrent_matrix(source).weight.dtype)
+    slack = _slack(
+        W, form.radius, source.dtype if isinstance(source, Tensor) else recurrent_matrix(source).weight.dtype
+    )
     scaled, unit = normalized(W)
     squares = torch.linalg.matrix_norm(scaled).square()
     commutator = torch.linalg.matrix_norm(scaled @ scaled.mH - scaled.mH @ scaled)
