@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -287,7 +287,7 @@ class _Jacobians:
 
     def log10_singular_values(self) -> dict[str, tuple[float, ...]]:
         """Return quantiles of the singular values of each product."""
-        logs = torch.stack([self.logs[t] for t in self.times]) / torch.tensor(10.0).log()  # (times, N), descending
+        logs = torch.stack([self.logs[t] for t in self.times]) / log(10)  # (times, N), descending
         last = logs.shape[1] - 1
         return {name: tuple(logs[:, round((1 - q) * last)].tolist()) for name, q in _QUANTILES.items()}
 

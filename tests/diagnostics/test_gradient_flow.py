@@ -98,6 +98,13 @@ def test_products_keep_values_beyond_the_range_of_numbers(scale, length, generat
     assert (product.log_singular_values() == -torch.inf).all()
 
 
+def test_decimal_logarithms_are_those_of_double_precision(generator):
+    layer = mr.nn.RNN(3, 1, nonlinearity=lambda z: z, batch_first=True, dtype=torch.float64)
+    nn.init.constant_(layer.weight_hh_l0, 0.1)
+    flow = gradient_flow(layer, (batch(generator, length=50)[0], torch.zeros(4, 50, 1, dtype=torch.float64)))
+    assert flow.log10_singular_values["largest"][0] == pytest.approx(-50, rel=1e-13)
+
+
 def test_of_an_orthogonal_linear_network_nothing_vanishes(generator):
     layer = mr.nn.RNN(3, 4, nonlinearity=lambda z: z, constraint=mr.Orthogonal(), batch_first=True, dtype=torch.float64)
     flow = gradient_flow(mr.zoo.Network(layer, 2), batch(generator, length=50))
