@@ -79,6 +79,14 @@ def test_the_ratio_of_a_chain_has_a_closed_form(gain):
     assert scrambled.ratio == pytest.approx(result.ratio, rel=1e-9)
 
 
+@pytest.mark.parametrize("noise", [1e-6, 1e-20])
+def test_the_ratio_under_faint_noise_is_not_bounded_by_rounding(noise):
+    n, gain = 20, 0.95
+    sums = torch.tensor([gain ** (2 * k) for k in range(n)], dtype=torch.float64).cumsum(0)
+    result = signal_to_noise(mr.nn.init.chain_(zeros(n, n), gain), noise=noise, delays=n - 1)
+    assert result.ratio == pytest.approx([gain ** (2 * k) / (noise * float(sums[k])) for k in range(n)], rel=1e-9)
+
+
 def test_a_chain_beats_orthogonal_matrices_under_noise_but_not_against_its_direction():
     W = mr.nn.init.chain_(zeros(30, 30), 1.0)
     Q = 0.99 * mr.Orthogonal().random(30, 30, dtype=torch.float64)
