@@ -13,7 +13,7 @@ from .batches import Data, Loss, default_loss, first_batch, outputs_for
 from .checks import require_at_least, require_positive
 from .lyapunov import Exponents, Lyapunov
 from .plotting import axes_or_new
-from .products import Product
+from .products import Product, median
 from .sources import recurrent_layer
 from .steps import Trajectory, evaluating, stepwise
 from .tables import aligned
@@ -221,12 +221,12 @@ def gradient_flow(
     dead = tuple(tuple(fixed.nonzero().flatten().tolist()) for fixed in flow.dead)
     often = [(~fixed & (share >= _ALWAYS)) for fixed, share in zip(flow.dead, flow.saturation(threshold), strict=True)]
     saturated = tuple(tuple(each.nonzero().flatten().tolist()) for each in often)
-    lower, median, upper = (tuple(norms.quantile(q, dim=1).tolist()) for q in (0.25, 0.5, 0.75))
+    lower, middle, upper = (tuple(norms.quantile(q, dim=1).tolist()) for q in (0.25, 0.5, 0.75))
     return GradientFlow(
         float(value.detach()),
         tuple(norms.mean(1).tolist()),
         lower,
-        median,
+        middle,
         upper,
         tuple(flow.times),
         flow.log10_singular_values(),
@@ -278,7 +278,7 @@ class _Jacobians:
         for t, J, _ in trajectory.derivatives(sequences, reverse=True):
             product.multiply(J.mT)
             if t in self.times:
-                self.logs[t] = product.log_singular_values().median(0)[0]
+                self.logs[t] = median(product.log_singular_values())
 
     def saturation(self, threshold: float) -> list[Tensor]:
         """Return the share of the steps at which each unit of each level is saturated."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import gradient_flow, steps
-from manifold_rnn.diagnostics.products import Product
+from manifold_rnn.diagnostics.products import Product, median
 from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 CLOSE = 100 * tolerances.atol(torch.float64)
@@ -80,7 +80,7 @@ def test_singular_values_are_those_of_the_products(generator):
     P = torch.eye(4, dtype=torch.float64)
     for t, J, _ in trajectory.derivatives(2, reverse=True):
         P = P @ J
-        logs = torch.linalg.svdvals(P).log10().median(0)[0]
+        logs = torch.linalg.svdvals(P).log10().quantile(0.5, dim=0)
         for name, k in (("largest", 0), ("smallest", 3)):
             assert flow.log10_singular_values[name][t] == pytest.approx(float(logs[k]), abs=1e-6)
 
@@ -96,6 +96,11 @@ def test_products_keep_values_beyond_the_range_of_numbers(scale, length, generat
     assert torch.allclose(product.log_singular_values()[0], length * logs, atol=1e-2, rtol=1e-10)
     product.multiply(torch.zeros(1, 5, 5))
     assert (product.log_singular_values() == -torch.inf).all()
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    logs = torch.tensor([[1.0, 3.0], [-math.inf, -math.inf], [4.0, -math.inf], [2.0, 5.0]])
+    assert median(logs).tolist() == [1.5, -math.inf] and median(logs[:3]).tolist() == [1.0, -math.inf]
 
 
 def test_decimal_logarithms_are_those_of_double_precision(generator):
