@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..linalg import spectral_radius
+from ..linalg.norms import normalized
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, require_levels
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _EPS = (1e-3, 1e-2, 1e-1)
 _TOL = 1e-3
+_FAR = 1e12  # times the norm: so far away the smallest singular value is the modulus
 _BLOCK = 2**19  # complex numbers between two updates of the progress bar
 
 
@@ -158,9 +160,10 @@ def pseudospectrum(
     mirrored = form.real and bottom == -top
     rows = y[points // 2 :] if mirrored else y
     parts, bar = [], _Bar(len(rows) if progress else 0)
+    unit = normalized(W)[1]
+    scaled = SchurForm(form.T / unit, form.radius / float(unit), form.real)
     for part in rows.split(_rows(points, len(W))):
-        z = torch.complex(x.expand(len(part), -1), part[:, None].expand(-1, points))
-        parts.append(form.resolvent(z, _TOL, direct=True))
+        parts.append(_smallest(scaled, unit, x.expand(len(part), -1), part[:, None].expand(-1, points)))
         bar.advance(len(part))
     smallest = torch.cat(parts)
     if mirrored:
@@ -170,6 +173,15 @@ def pseudospectrum(
     radius = dict(zip(levels, radii, strict=True))
     grid = tuple(x.tolist()), tuple(y.tolist()), smallest.clamp(min=tiny).log10()
     return Pseudospectrum(name, levels, radius, *grid, tuple(values))
+
+
+def _smallest(scaled: SchurForm, unit: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Smallest singular values at x + iy for a matrix of ``unit`` times ordinary size, whose squares can vanish."""
+    x, y = x / unit, y / unit
+    modulus = torch.hypot(x, y)
+    is_far = modulus > _FAR * max(1.0, scaled.norm)
+    z = torch.complex(torch.where(is_far, _FAR, x), torch.where(is_far, 0, y))
+    return torch.where(is_far, modulus, scaled.resolvent(z, _TOL, direct=True)) * unit
 
 
 def _rows(points: int, n: int) -> int:
