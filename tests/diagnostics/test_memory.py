@@ -124,6 +124,12 @@ def test_trained_networks_layers_of_torch_and_functions(generator):
     assert memory(chain, x) == memory(lambda x: chain(x)[0], x) == memory(nn.Sequential(nn.Identity(), chain), x)
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-300, 1e200])
+def test_the_recall_does_not_depend_on_the_scale_of_inputs(scale):
+    one, other = (memory(delay_chain(4), delays=6, scale=size, steps=100) for size in (1.0, scale))
+    assert other.recall[0] == pytest.approx(one.recall[0], abs=1e-9)
+
+
 def test_embedded_inputs_and_single_sequences(generator):
     network = nn.Sequential(nn.Embedding(7, 3), nn.GRU(3, 10, batch_first=True))
     tokens = torch.randint(7, (1, 300), generator=generator)
@@ -186,6 +192,8 @@ def test_bad_input_is_answered():
         memory(nn.Flatten(), torch.zeros(2, 3, 4))
     with pytest.raises(ShapeError, match="same sequences and time steps"):
         memory(lambda x: x[:, 1:], torch.zeros(4, 9, 1))
+    with pytest.raises(ShapeError, match="empty batch"):
+        memory(layer, zeros(0, 12, 1))
     with pytest.raises(ShapeError, match="Too few rows"):
         memory(layer, zeros(2, 4, 1), delays=2)
     with pytest.raises(NonFiniteError, match="finite inputs"):
