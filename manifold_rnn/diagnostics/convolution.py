@@ -59,7 +59,8 @@ class ConvSingularValues:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the singular values in descending order."""
         axes = axes_or_new(axes)
-        axes.plot(range(1, len(self.values) + 1), self.values.cpu(), label="convolution")
+        marker = "." if len(self.values) == 1 else None
+        axes.plot(range(1, len(self.values) + 1), self.values.cpu(), label="convolution", marker=marker)
         axes.axhline(1, color="0.6", linestyle="--", label="orthogonal convolution")
         title = f"singular values of a convolution on {' x '.join(map(str, self.size))}"
         axes.set(xlabel="number", ylabel="singular value", ylim=(0, None), title=title)

@@ -117,7 +117,7 @@ class GradientFlow:
         if quantity == "gradient":
             t = range(1, len(self.gradient_mean) + 1)
             axes.fill_between(t, self.gradient_lower, self.gradient_upper, alpha=0.25, label="quartiles", linewidth=0)
-            axes.plot(t, self.gradient_mean, label="mean")
+            axes.plot(t, self.gradient_mean, label="mean", marker="." if len(t) == 1 else None)
             axes.set(yscale="log", xlabel="time step t", ylabel="norm of dL/ds at step t")
             axes.set(title="gradient over time")
         else:

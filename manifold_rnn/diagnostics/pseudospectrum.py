@@ -61,7 +61,7 @@ class Pseudospectrum:
     def table(self) -> str:
         """Return one line for each size of a perturbation."""
         head = f"pseudospectrum of {self.matrix}, {len(self.real)} x {len(self.imaginary)} points"
-        lines = [f"  {eps:<9.0e} {radius:<10.6g} largest modulus" for eps, radius in self.radius.items()]
+        lines = [f"  {eps:<9.3g} {radius:<10.6g} largest modulus" for eps, radius in self.radius.items()]
         return "\n".join([head, "  norm      radius", *lines])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
@@ -77,14 +77,22 @@ class Pseudospectrum:
         drawn = [k for k, level in enumerate(levels) if heights.min() < level < heights.max()]
         if drawn:
             chosen = [levels[k] for k in drawn], [colors[k] for k in drawn]
-            axes.contour(self.real, self.imaginary, heights, levels=chosen[0], colors=chosen[1], linewidths=1.2)
+            axes.contour(
+                self.real,
+                self.imaginary,
+                heights,
+                levels=chosen[0],
+                colors=chosen[1],
+                linewidths=1.2,
+                linestyles="solid",
+            )
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.5", linestyle="--"))
         points = [z.real for z in self.eigenvalues], [z.imag for z in self.eigenvalues]
         handles: list[object] = [axes.scatter(*points, s=9, color="black", zorder=3, label="eigenvalues")]
         handles += [Line2D([], [], color="0.5", linestyle="--", label="unit circle")]
         for k, (eps, color) in enumerate(zip(self.eps, colors, strict=True)):
             note = "" if k in drawn else " (no contour)"
-            handles.append(Line2D([], [], color=color, label=f"norm {eps:.0e}{note}"))
+            handles.append(Line2D([], [], color=color, label=f"norm {eps:.3g}{note}"))
         axes.set(xlim=(self.real[0], self.real[-1]), ylim=(self.imaginary[0], self.imaginary[-1]), aspect="equal")
         axes.set(xlabel="real part", ylabel="imaginary part", title=f"pseudospectrum of {self.matrix}")
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")

@@ -73,7 +73,8 @@ class SignalToNoise:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the ratio over the delays."""
         axes = axes_or_new(axes)
-        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}")
+        marker = "." if len(self.ratio) == 1 else None
+        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}", marker=marker)
         axes.set(xlabel="delay k", ylabel="ratio", title="signal-to-noise ratio of past inputs")
         axes.legend(fontsize="small")
         return axes

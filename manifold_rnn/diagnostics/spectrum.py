@@ -108,11 +108,12 @@ class Spectrum:
             ("transient growth", self.transient, f"largest norm of W^k, {step}"),
             ("kreiss", self.kreiss, "lower bound of the transient growth"),
             ("to instability", self.distance_to_instability, "smallest perturbation that gives radius 1"),
-            *((f"radius at {eps:.0e}", value, "after the worst perturbation") for eps, value in self.pseudo.items()),
+            *((f"radius at {eps:.3g}", value, "after the worst perturbation") for eps, value in self.pseudo.items()),
         ]
         head = f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}"
         head += f", median {median(moduli):.4g}"
-        return "\n".join([head, *(f"  {name:<17} {value:<10.5g} {what}" for name, value, what in rows)])
+        width = max(17, *(len(name) for name, _, _ in rows))
+        return "\n".join([head, *(f"  {name:<{width}} {value:<10.5g} {what}" for name, value, what in rows)])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the eigenvalues, the unit circle, and circles of the pseudospectral radii."""
@@ -121,7 +122,7 @@ class Spectrum:
         axes = axes_or_new(axes)
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.6", label="unit circle"))
         for k, (eps, radius) in enumerate(self.pseudo.items()):
-            label = f"radius at {eps:.0e}"
+            label = f"radius at {eps:.3g}"
             axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=f"C{k + 1}", linestyle="--", label=label))
         points = self.eigenvalues
         axes.scatter([z.real for z in points], [z.imag for z in points], s=14, label="eigenvalues", zorder=3)

@@ -267,6 +267,8 @@ def test_zero_states_of_modrelu_pass_nothing_on_and_the_table_names_the_first_pr
 
 def test_the_table_and_the_pictures(generator):
     pytest.importorskip("matplotlib")
+    short = gradient_flow(elman(), batch(generator, length=1)).plot()
+    assert [line.get_marker() for line in short.lines] == ["."]  # a line through one point is invisible
     flow = gradient_flow(elman(), batch(generator))
     assert flow.table().isascii() and flow.table().count("\n") == 11
     assert flow.plot().get_title() == "gradient over time"

@@ -235,3 +235,5 @@ def test_tables_and_pictures():
     ratio = signal_to_noise(mr.nn.init.chain_(torch.empty(5, 5), 1.0))
     assert "chain" not in ratio.table() and ratio.table().isascii()
     assert ratio.plot().get_xlabel() == "delay k"
+    (point,) = signal_to_noise(0.5 * torch.eye(2), delays=0).plot().lines
+    assert point.get_marker() == "."
