@@ -175,7 +175,7 @@ def gradient_flow(
         If there is no recurrent layer, the data are no batch, the loss does not depend on the states, or a number is
         out of range.
     ShapeError
-        If the loss is no scalar, or outputs and targets do not fit.
+        If the loss is no scalar, outputs and targets do not fit, or there is no sequence or no time step.
     UnsupportedError
         If the layer is bidirectional or its input is packed.
     NonFiniteError

@@ -112,6 +112,8 @@ def lyapunov_exponents(
     ------
     OptionError
         If there is no recurrent layer, or a number is out of range.
+    ShapeError
+        If there is no sequence or no time step.
     UnsupportedError
         If the layer is bidirectional or its input is packed.
     NonFiniteError
