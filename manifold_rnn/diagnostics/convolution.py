@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from .plotting import axes_or_new
 
@@ -91,7 +92,7 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     ShapeError, DtypeError, NonFiniteError
         If the kernel has no shape as above or no entry, is of integers, or has entries that are not finite.
     OptionError
-        If ``size`` has another number of axes than the kernel, or is smaller than the kernel.
+        If the kernel is no tensor, or if ``size`` has another number of axes or is smaller than the kernel.
 
     Notes
     -----
@@ -109,6 +110,12 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     >>> result = mr.diagnostics.conv_singular_values(kernel, 4)
     >>> assert abs(result.norm - 1) < 1e-8 and result.smallest < 1e-8
     """
+    if not isinstance(kernel, Tensor):
+        raise OptionError(
+            "conv_singular_values needs the kernel of a convolution.\n"
+            f"Expected a Tensor; got {type(kernel).__name__}.\n"
+            "Pass the weight of a torch.nn.Conv1d, Conv2d or Conv3d."
+        )
     axes = kernel.dim() - 2
     if not 1 <= axes <= 3 or not kernel.numel():
         raise ShapeError(
@@ -130,12 +137,12 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     taps = tuple(kernel.shape[2:])
     if (
         len(sizes) != axes
-        or not all(isinstance(s, int) for s in sizes)
+        or not all(is_integer(s, 1) for s in sizes)
         or any(s < k for s, k in zip(sizes, taps, strict=True))
     ):
         raise OptionError(
             "conv_singular_values needs an image no smaller than the kernel.\n"
-            f"Expected size of {axes} numbers, at least {taps}; got {sizes}.\nPass a larger size."
+            f"Expected size of {axes} integers, at least {taps}; got {sizes!r:.80}.\nPass a larger size."
         )
     x = kernel.detach().to(torch.complex128 if kernel.is_complex() else torch.float64)
     along = tuple(range(2, kernel.dim()))

@@ -37,11 +37,17 @@ def find_layer(module: object) -> RecurrentLayer | None:
 
 def recurrent_layer(network: nn.Module) -> RecurrentLayer:
     """Return the first recurrent layer of a network, or raise `OptionError`."""
+    if not isinstance(network, nn.Module):
+        raise OptionError(
+            f"{type(network).__name__} is neither a matrix nor a module.\nExpected a Tensor or a torch.nn.Module.\n"
+            "Convert a matrix with torch.as_tensor."
+        )
     layer = find_layer(network)
     if layer is None:
         raise OptionError(
-            f"{type(network).__name__} has no recurrent matrix.\nExpected a network with a recurrent layer.\n"
-            "Pass a network of mr.zoo."
+            f"{type(network).__name__} has no recurrent matrix.\n"
+            "Expected a module with a recurrent layer of manifold_rnn.nn or torch.nn.\n"
+            "Pass such a layer or network, or the matrix itself as a Tensor."
         )
     return layer
 
@@ -128,10 +134,13 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
 def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
     """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
-    levels = () if isinstance(eps, (int, float)) else tuple(float(level) for level in eps)
+    try:
+        levels = tuple(math.nan if isinstance(level, bool) else float(level) for level in eps)
+    except (TypeError, ValueError, RuntimeError):  # no sequence, or not of numbers
+        levels = ()
     if not levels or not all(0 < level < math.inf for level in levels):
         raise OptionError(
-            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r}.\n"
+            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r:.80}.\n"
             "Pass a tuple such as eps=(1e-4, 1e-2)."
         )
     return levels

@@ -279,12 +279,17 @@ def test_bad_input_is_answered_by_name(function):
             measure(torch.zeros(shape))
     with pytest.raises(OptionError, match="Linear has no recurrent matrix"):
         measure(nn.Linear(2, 2))
+    for matrix in ([[0.5]], torch.eye(2).numpy()):
+        with pytest.raises(OptionError, match=r"is neither a matrix nor a module.*\n.*\n.*torch.as_tensor"):
+            measure(matrix)
     if function != "eigenvalues":
         with pytest.raises(NonFiniteError, match=f"{function} needs a matrix of finite numbers"):
             measure(torch.full((2, 2), torch.inf))
 
 
-@pytest.mark.parametrize("eps", [(), 0.1, (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)])
+@pytest.mark.parametrize(
+    "eps", [(), 0.1, None, "a", True, (True,), (None,), (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)]
+)
 @pytest.mark.parametrize("function", ["spectrum", "pseudospectrum"])
 def test_sizes_of_perturbations_are_positive(function, eps):
     with pytest.raises(OptionError, match=f"{function} needs sizes of perturbations"):
