@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from .plotting import axes_or_new
 
@@ -36,7 +37,7 @@ class ConvSingularValues:
 
     @property
     def norm(self) -> float:
-        """Largest singular value: the Lipschitz constant of the convolution."""
+        """Largest singular value, which is the Lipschitz constant of the convolution."""
         return float(self.values[0])
 
     @property
@@ -59,7 +60,8 @@ class ConvSingularValues:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the singular values in descending order."""
         axes = axes_or_new(axes)
-        axes.plot(range(1, len(self.values) + 1), self.values.cpu(), label="convolution")
+        marker = "." if len(self.values) == 1 else None
+        axes.plot(range(1, len(self.values) + 1), self.values.cpu(), label="convolution", marker=marker)
         axes.axhline(1, color="0.6", linestyle="--", label="orthogonal convolution")
         title = f"singular values of a convolution on {' x '.join(map(str, self.size))}"
         axes.set(xlabel="number", ylabel="singular value", ylim=(0, None), title=title)
@@ -90,7 +92,7 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     ShapeError, DtypeError, NonFiniteError
         If the kernel has no shape as above or no entry, is of integers, or has entries that are not finite.
     OptionError
-        If ``size`` has another number of axes than the kernel, or is smaller than the kernel.
+        If the kernel is no tensor, or if ``size`` has another number of axes or is smaller than the kernel.
 
     Notes
     -----
@@ -108,6 +110,12 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     >>> result = mr.diagnostics.conv_singular_values(kernel, 4)
     >>> assert abs(result.norm - 1) < 1e-8 and result.smallest < 1e-8
     """
+    if not isinstance(kernel, Tensor):
+        raise OptionError(
+            "conv_singular_values needs the kernel of a convolution.\n"
+            f"Expected a Tensor; got {type(kernel).__name__}.\n"
+            "Pass the weight of a torch.nn.Conv1d, Conv2d or Conv3d."
+        )
     axes = kernel.dim() - 2
     if not 1 <= axes <= 3 or not kernel.numel():
         raise ShapeError(
@@ -129,12 +137,12 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     taps = tuple(kernel.shape[2:])
     if (
         len(sizes) != axes
-        or not all(isinstance(s, int) for s in sizes)
+        or not all(is_integer(s, 1) for s in sizes)
         or any(s < k for s, k in zip(sizes, taps, strict=True))
     ):
         raise OptionError(
             "conv_singular_values needs an image no smaller than the kernel.\n"
-            f"Expected size of {axes} numbers, at least {taps}; got {sizes}.\nPass a larger size."
+            f"Expected size of {axes} integers, at least {taps}; got {sizes!r:.80}.\nPass a larger size."
         )
     x = kernel.detach().to(torch.complex128 if kernel.is_complex() else torch.float64)
     along = tuple(range(2, kernel.dim()))

@@ -120,7 +120,7 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
         If the matrix is not square, ``v`` does not fit it, is complex for a real matrix, or is zero in some column, an
         entry is not finite, or powers of the matrix overflow.
     OptionError
-        If the module has no recurrent matrix, or ``steps`` is below 1.
+        If the module has no recurrent matrix, ``v`` is no tensor, or ``steps`` is below 1.
 
     Notes
     -----
@@ -208,6 +208,11 @@ def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tens
         v = v[:, v.abs().amax(0) > 0]
     if v is None:
         return torch.eye(len(W), dtype=W.dtype, device=W.device)
+    if not isinstance(v, Tensor):
+        raise OptionError(
+            f"fisher_memory needs input directions.\nExpected a Tensor; got {type(v).__name__}.\n"
+            "Convert them with torch.as_tensor."
+        )
     if v.dim() not in (1, 2) or v.shape[0] != len(W) or not v.numel():
         raise ShapeError(
             f"fisher_memory needs input directions of {len(W)} entries.\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,7 +13,7 @@ from .batches import Data, Loss, default_loss, first_batch, outputs_for
 from .checks import require_at_least, require_positive
 from .lyapunov import Exponents, Lyapunov
 from .plotting import axes_or_new
-from .products import Product
+from .products import Product, median
 from .sources import recurrent_layer
 from .steps import Trajectory, evaluating, stepwise
 from .tables import aligned
@@ -117,7 +117,7 @@ class GradientFlow:
         if quantity == "gradient":
             t = range(1, len(self.gradient_mean) + 1)
             axes.fill_between(t, self.gradient_lower, self.gradient_upper, alpha=0.25, label="quartiles", linewidth=0)
-            axes.plot(t, self.gradient_mean, label="mean")
+            axes.plot(t, self.gradient_mean, label="mean", marker="." if len(t) == 1 else None)
             axes.set(yscale="log", xlabel="time step t", ylabel="norm of dL/ds at step t")
             axes.set(title="gradient over time")
         else:
@@ -175,7 +175,7 @@ def gradient_flow(
         If there is no recurrent layer, the data are no batch, the loss does not depend on the states, or a number is
         out of range.
     ShapeError
-        If the loss is no scalar, or outputs and targets do not fit.
+        If the loss is no scalar, outputs and targets do not fit, or there is no sequence or no time step.
     UnsupportedError
         If the layer is bidirectional or its input is packed.
     NonFiniteError
@@ -221,12 +221,12 @@ def gradient_flow(
     dead = tuple(tuple(fixed.nonzero().flatten().tolist()) for fixed in flow.dead)
     often = [(~fixed & (share >= _ALWAYS)) for fixed, share in zip(flow.dead, flow.saturation(threshold), strict=True)]
     saturated = tuple(tuple(each.nonzero().flatten().tolist()) for each in often)
-    lower, median, upper = (tuple(norms.quantile(q, dim=1).tolist()) for q in (0.25, 0.5, 0.75))
+    lower, middle, upper = (tuple(norms.quantile(q, dim=1).tolist()) for q in (0.25, 0.5, 0.75))
     return GradientFlow(
         float(value.detach()),
         tuple(norms.mean(1).tolist()),
         lower,
-        median,
+        middle,
         upper,
         tuple(flow.times),
         flow.log10_singular_values(),
@@ -251,7 +251,7 @@ def _gradient_norms(loss: Tensor, trajectory: Trajectory) -> Tensor:
             "Check that nothing between the layer and the loss detaches them."
         )
     used = [torch.zeros_like(s) if g is None else g for s, g in zip(states, grads, strict=True)]
-    return torch.stack([g.norm(dim=-1) for g in used])
+    return torch.stack([g.double().norm(dim=-1) for g in used])  # squares of small numbers vanish in single precision
 
 
 class _Jacobians:
@@ -278,7 +278,7 @@ class _Jacobians:
         for t, J, _ in trajectory.derivatives(sequences, reverse=True):
             product.multiply(J.mT)
             if t in self.times:
-                self.logs[t] = product.log_singular_values().median(0)[0]
+                self.logs[t] = median(product.log_singular_values())
 
     def saturation(self, threshold: float) -> list[Tensor]:
         """Return the share of the steps at which each unit of each level is saturated."""
@@ -287,7 +287,7 @@ class _Jacobians:
 
     def log10_singular_values(self) -> dict[str, tuple[float, ...]]:
         """Return quantiles of the singular values of each product."""
-        logs = torch.stack([self.logs[t] for t in self.times]) / torch.tensor(10.0).log()  # (times, N), descending
+        logs = torch.stack([self.logs[t] for t in self.times]) / log(10)  # (times, N), descending
         last = logs.shape[1] - 1
         return {name: tuple(logs[:, round((1 - q) * last)].tolist()) for name, q in _QUANTILES.items()}
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from ..linalg.norms import normalized
 from .schur import SchurForm
 
-_EVERY_POWER = 32  # then 16 in each octave
+EVERY_POWER = 32  # then 16 in each octave
 _LARGEST_POWER = 2**16
 _ANGLES = 24
+_LEAST_DISTANCE = 1e-8  # closer to the circle a resolvent has too few digits
 
 
 def numerical_radius(W: Tensor, norm: float, radius: float) -> float:
@@ -61,9 +62,9 @@ def kreiss_constant(form: SchurForm, slack: float) -> float:
     r"""Lower bound of :math:`\sup_{|z|>1} (|z| - 1) / s_{\min}(zI - W)`: angles by distances, then a closer search."""
     if form.radius > 1 + slack:
         return math.inf
-    if form.norm <= 1 + slack:  # no power is larger than the identity
+    if form.norm <= 1 + _norm_slack(form.radius, slack):  # no power is larger than the identity
         return 1.0
-    least = max(slack, min(1e-4, 1 - form.radius))
+    least = max(slack, _LEAST_DISTANCE, min(1e-4, 1 - form.radius))
     logs = torch.linspace(math.log(least), math.log(10 * max(1.0, form.norm)), 24, dtype=torch.float64)
     logs, angles = (x.to(form.T.device) for x in (logs, form.angles(1.0)))
     value, place = _kreiss(form, logs[:, None], angles, 1e-2)
@@ -88,7 +89,7 @@ def transient_growth(W: Tensor, radius: float, slack: float) -> tuple[float, int
     diverges = math.inf, None
     if radius > 1 + slack:
         return diverges
-    if _norm(W) <= 1 + slack:
+    if _norm(W) <= 1 + _norm_slack(radius, slack):
         return 1.0, 0
     powers, step, k, power, before = [W], 1, 1, W, torch.eye(len(W), dtype=W.dtype, device=W.device)
     best, octave, vector = (1.0, 0, before, before), [1.0], W.new_ones(len(W), 1)
@@ -104,7 +105,7 @@ def transient_growth(W: Tensor, radius: float, slack: float) -> tuple[float, int
                 best = size, k, power, before
         if k & (k - 1) == 0:
             octave.append(bound)
-            if k >= _EVERY_POWER:
+            if k >= EVERY_POWER:
                 powers.append(powers[-1] @ powers[-1])
                 step *= 2
         before, power, k = power, power @ powers[-1], k + step
@@ -114,11 +115,16 @@ def transient_growth(W: Tensor, radius: float, slack: float) -> tuple[float, int
     return _refined(best, powers)
 
 
+def _norm_slack(radius: float, slack: float) -> float:
+    """Return by how much a norm may exceed 1 by rounding: of nearly orthogonal matrices like the radius."""
+    return slack if radius > 1 - slack else 1e-12
+
+
 def _refined(best: tuple[float, int, Tensor, Tensor], powers: list[Tensor]) -> tuple[float, int | None]:
     """Search one by one around the best power of a search with larger steps; ``best`` holds the power before it."""
     _, k, power, before = best
     size = _norm(power)
-    step = 1 if k <= _EVERY_POWER else 2 ** ((k - 1).bit_length() - 1) // _EVERY_POWER * 2
+    step = 1 if k <= EVERY_POWER else 2 ** ((k - 1).bit_length() - 1) // EVERY_POWER * 2
     while step > 1:
         step //= 2
         lower, higher = before @ powers[step.bit_length() - 1], power @ powers[step.bit_length() - 1]

@@ -26,7 +26,7 @@ class Lyapunov:
     exponents : tuple of float
         Means over the sequences, in descending order, as natural logarithms per time step.
     deviations : tuple of float
-        Standard deviation of each over the sequences.
+        Standard deviation of each over the sequences. NaN if an exponent is minus infinity for some of them only.
     states : int
         Number of real entries of the state, and thus of exponents in all.
     steps, transient : int
@@ -49,7 +49,7 @@ class Lyapunov:
 
     @property
     def largest(self) -> float:
-        """The largest exponent: above 0 small changes grow, below 0 they vanish."""
+        """The largest exponent. Above 0 small changes grow, below 0 they vanish."""
         return self.exponents[0]
 
     def table(self) -> str:
@@ -112,6 +112,8 @@ def lyapunov_exponents(
     ------
     OptionError
         If there is no recurrent layer, or a number is out of range.
+    ShapeError
+        If there is no sequence or no time step.
     UnsupportedError
         If the layer is bidirectional or its input is packed.
     NonFiniteError
@@ -121,7 +123,8 @@ def lyapunov_exponents(
     -----
     Of a linear layer these are the logarithms of the moduli of the eigenvalues of ``W``, in the limit of many steps. A
     complex state has each of them twice. An exponent is minus infinity where a Jacobian is singular, for instance where
-    a unit is dead. Source: Benettin, Galgani, Giorgilli and Strelcyn (1980).
+    a unit is dead. An entry of ``R`` counts as 0 if it is within rounding error of the Jacobian.
+    Source: Benettin, Galgani, Giorgilli and Strelcyn (1980).
 
     Examples
     --------
@@ -156,16 +159,19 @@ class Exponents:
 
     def add(self, J: Tensor) -> None:
         """Count the Jacobian of one step, of shape (B, N, N)."""
-        self.Q, R = torch.linalg.qr(J.double() @ self.Q.to(J.device))
+        J = J.double()
+        self.Q, R = torch.linalg.qr(J @ self.Q.to(J.device))
         self.steps += 1
         if self.steps > self.transient:
-            self.total = self.total.to(R.device) + R.diagonal(dim1=-2, dim2=-1).abs().log()  # (B, count)
+            sizes = R.diagonal(dim1=-2, dim2=-1).abs()  # (B, count)
+            rounding = self.size * torch.finfo(sizes.dtype).eps * torch.linalg.matrix_norm(J, 1)
+            self.total = self.total.to(R.device) + torch.where(sizes > rounding[:, None], sizes, 0).log()
 
     def result(self) -> Lyapunov:
         """Return the exponents of all Jacobians so far."""
         steps = self.steps - self.transient
         values = (self.total / steps).sort(-1, descending=True)[0]  # (B, count)
-        deviations = values.std(0, correction=0).nan_to_num(0.0)
+        deviations = torch.where((values == values[0]).all(0), 0, values.std(0, correction=0))  # NaN if some are -inf
         return Lyapunov(
             tuple(values.mean(0).tolist()),
             tuple(deviations.tolist()),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError, OptionError, ShapeError
+from ..linalg.norms import power_of_two_below
 from ..nn import real_features
 from .checks import require_at_least, require_positive
 from .plotting import axes_or_new
@@ -169,6 +170,9 @@ def memory(
     for z, what in ((u, "inputs"), (h, "states")):
         if not bool(z.isfinite().all()):
             raise NonFiniteError(f"`memory` needs finite {what}.\nGot NaN or infinity.\nCheck the weights and data.")
+    if not len(h):
+        raise ShapeError("`memory` needs sequences.\nExpected at least one.\nGot an empty batch. Pass a larger batch.")
+    u, h = (z / power_of_two_below(z.abs().amax()) if z.numel() else z for z in (u, h))  # so that no square vanishes
     T, n = h.shape[1:]
     delays = min(n, T // 2) if delays is None else delays
     require_at_least("delays", delays, 0, T - 1)

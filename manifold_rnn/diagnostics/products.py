@@ -64,6 +64,12 @@ class Product:
         return self.logs.gather(-1, order), self.U.gather(-2, order[..., None].expand_as(self.U))
 
 
+def median(logs: Tensor) -> Tensor:
+    """Return the median along the first axis: of an even number the mean of the middle two, also of minus infinity."""
+    ordered, count = logs.sort(0)[0], len(logs)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+
 def _scaled(R: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sizes of the rows of ``R exp(logs)`` and the rows divided by them."""
     weights = R.abs().log() + logs[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..linalg import spectral_radius
+from ..linalg.norms import normalized
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, require_levels
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _EPS = (1e-3, 1e-2, 1e-1)
 _TOL = 1e-3
+_FAR = 1e12  # times the norm: so far away the smallest singular value is the modulus
 _BLOCK = 2**19  # complex numbers between two updates of the progress bar
 
 
@@ -59,7 +61,7 @@ class Pseudospectrum:
     def table(self) -> str:
         """Return one line for each size of a perturbation."""
         head = f"pseudospectrum of {self.matrix}, {len(self.real)} x {len(self.imaginary)} points"
-        lines = [f"  {eps:<9.0e} {radius:<10.6g} largest modulus" for eps, radius in self.radius.items()]
+        lines = [f"  {eps:<9.3g} {radius:<10.6g} largest modulus" for eps, radius in self.radius.items()]
         return "\n".join([head, "  norm      radius", *lines])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
@@ -75,14 +77,22 @@ class Pseudospectrum:
         drawn = [k for k, level in enumerate(levels) if heights.min() < level < heights.max()]
         if drawn:
             chosen = [levels[k] for k in drawn], [colors[k] for k in drawn]
-            axes.contour(self.real, self.imaginary, heights, levels=chosen[0], colors=chosen[1], linewidths=1.2)
+            axes.contour(
+                self.real,
+                self.imaginary,
+                heights,
+                levels=chosen[0],
+                colors=chosen[1],
+                linewidths=1.2,
+                linestyles="solid",
+            )
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.5", linestyle="--"))
         points = [z.real for z in self.eigenvalues], [z.imag for z in self.eigenvalues]
         handles: list[object] = [axes.scatter(*points, s=9, color="black", zorder=3, label="eigenvalues")]
         handles += [Line2D([], [], color="0.5", linestyle="--", label="unit circle")]
         for k, (eps, color) in enumerate(zip(self.eps, colors, strict=True)):
             note = "" if k in drawn else " (no contour)"
-            handles.append(Line2D([], [], color=color, label=f"norm {eps:.0e}{note}"))
+            handles.append(Line2D([], [], color=color, label=f"norm {eps:.3g}{note}"))
         axes.set(xlim=(self.real[0], self.real[-1]), ylim=(self.imaginary[0], self.imaginary[-1]), aspect="equal")
         axes.set(xlabel="real part", ylabel="imaginary part", title=f"pseudospectrum of {self.matrix}")
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
@@ -158,9 +168,10 @@ def pseudospectrum(
     mirrored = form.real and bottom == -top
     rows = y[points // 2 :] if mirrored else y
     parts, bar = [], _Bar(len(rows) if progress else 0)
+    unit = normalized(W)[1]
+    scaled = SchurForm(form.T / unit, form.radius / float(unit), form.real)
     for part in rows.split(_rows(points, len(W))):
-        z = torch.complex(x.expand(len(part), -1), part[:, None].expand(-1, points))
-        parts.append(form.resolvent(z, _TOL, direct=True))
+        parts.append(_smallest(scaled, unit, x.expand(len(part), -1), part[:, None].expand(-1, points)))
         bar.advance(len(part))
     smallest = torch.cat(parts)
     if mirrored:
@@ -170,6 +181,15 @@ def pseudospectrum(
     radius = dict(zip(levels, radii, strict=True))
     grid = tuple(x.tolist()), tuple(y.tolist()), smallest.clamp(min=tiny).log10()
     return Pseudospectrum(name, levels, radius, *grid, tuple(values))
+
+
+def _smallest(scaled: SchurForm, unit: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Smallest singular values at x + iy for a matrix of ``unit`` times ordinary size, whose squares can vanish."""
+    x, y = x / unit, y / unit
+    modulus = torch.hypot(x, y)
+    is_far = modulus > _FAR * max(1.0, scaled.norm)
+    z = torch.complex(torch.where(is_far, _FAR, x), torch.where(is_far, 0, y))
+    return torch.where(is_far, modulus, scaled.resolvent(z, _TOL, direct=True)) * unit
 
 
 def _rows(points: int, n: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 _DOUBLINGS = 60
+_NEAR_ONE = 1 - 1e-4  # above it, 1 - recall has lost four digits
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class SignalToNoise:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the ratio over the delays."""
         axes = axes_or_new(axes)
-        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}")
+        marker = "." if len(self.ratio) == 1 else None
+        axes.plot(range(len(self.ratio)), self.ratio, label=f"total {self.total:.3g}", marker=marker)
         axes.set(xlabel="delay k", ylabel="ratio", title="signal-to-noise ratio of past inputs")
         axes.legend(fontsize="small")
         return axes
@@ -151,8 +153,19 @@ def signal_to_noise(
     root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^T root
     recall = torch.linalg.solve_triangular(root.mT, H, upper=False).square().sum(0)
     ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
+    for k in (recall > _NEAR_ONE).nonzero().flatten().tolist():
+        ratio[k] = _ratio(W, H, noise**0.5 * by_noise, by_input, k)
     power = by_input.square().sum() / (noise * by_noise.square().sum())
     return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
+
+
+def _ratio(W: Tensor, H: Tensor, by_noise: Tensor, by_input: Tensor, k: int) -> Tensor:
+    r"""Return :math:`h_k^\top (C - h_k h_k^\top)^{-1} h_k`, from a root of the covariance without this impulse."""
+    later = by_input @ torch.linalg.matrix_power(W, k + 1).mT
+    rows = torch.cat([later, H[:, :k].mT, by_noise])
+    rows = rows[torch.linalg.vector_norm(rows, dim=1).argsort(descending=True)]  # QR keeps small rows below large ones
+    root = torch.linalg.qr(rows)[1]
+    return torch.linalg.solve_triangular(root.mT, H[:, k : k + 1], upper=False).square().sum()
 
 
 def _direction(v: Tensor, W: Tensor) -> Tensor:

@@ -37,11 +37,17 @@ def find_layer(module: object) -> RecurrentLayer | None:
 
 def recurrent_layer(network: nn.Module) -> RecurrentLayer:
     """Return the first recurrent layer of a network, or raise `OptionError`."""
+    if not isinstance(network, nn.Module):
+        raise OptionError(
+            f"{type(network).__name__} is neither a matrix nor a module.\nExpected a Tensor or a torch.nn.Module.\n"
+            "Convert a matrix with torch.as_tensor."
+        )
     layer = find_layer(network)
     if layer is None:
         raise OptionError(
-            f"{type(network).__name__} has no recurrent matrix.\nExpected a network with a recurrent layer.\n"
-            "Pass a network of mr.zoo."
+            f"{type(network).__name__} has no recurrent matrix.\n"
+            "Expected a module with a recurrent layer of manifold_rnn.nn or torch.nn.\n"
+            "Pass such a layer or network, or the matrix itself as a Tensor."
         )
     return layer
 
@@ -128,10 +134,13 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
 def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
     """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
-    levels = () if isinstance(eps, (int, float)) else tuple(float(level) for level in eps)
+    try:
+        levels = tuple(math.nan if isinstance(level, bool) else float(level) for level in eps)
+    except (TypeError, ValueError, RuntimeError):  # no sequence, or not of numbers
+        levels = ()
     if not levels or not all(0 < level < math.inf for level in levels):
         raise OptionError(
-            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r}.\n"
+            f"{who} needs sizes of perturbations.\nExpected positive numbers in eps; got {eps!r:.80}.\n"
             "Pass a tuple such as eps=(1e-4, 1e-2)."
         )
     return levels
@@ -152,6 +161,8 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
     ------
     ShapeError
         If what is returned does not have three axes.
+    OptionError
+        If a network does not call its layer, or calls it more than once.
     """
     layer = find_layer(source)
     if layer is None:
@@ -169,7 +180,7 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
 
 
 def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Run a network and return the arguments with which it called a layer last."""
+    """Run a network and return the arguments with which it called a layer, or raise `OptionError` unless once."""
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = layer.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
     try:
@@ -178,4 +189,10 @@ def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tu
         handle.remove()
     if not found:
         raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")
-    return found[-1]
+    if len(found) > 1:
+        raise OptionError(
+            f"{type(network).__name__} called its layer {type(layer).__name__} {len(found)} times for these inputs.\n"
+            "Expected one call with all time steps.\n"
+            "Pass the layer itself, or a function of the inputs that returns the states, shape (B, T, n)."
+        )
+    return found[0]

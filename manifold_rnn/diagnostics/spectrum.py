@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..linalg import spectral_radius
+from ..linalg import spectral_condition, spectral_radius
 from ..linalg.norms import normalized
-from .growth import kreiss_constant, numerical_radius, transient_growth
+from .growth import EVERY_POWER, kreiss_constant, numerical_radius, transient_growth
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, recurrent_matrix, require_levels
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 EPS = (1e-8, 1e-4, 1e-2)
+_MOST_ROUNDING = 1e-4  # n units of half precision can be 1
+_MOST_CONDITIONED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Spectrum:
         eigenvalue by at most its condition number times :math:`\epsilon`, to first order. Infinite for defective
         eigenvalues, and where no digit of the eigenvalue is left in double precision.
     transient : float
-        :math:`\max_k \|W^k\|_2`. Infinite if the powers diverge or overflow.
+        :math:`\max_k \|W^k\|_2`, a lower bound where it is attained beyond k = 32, since only some of these powers are
+        computed. Infinite if the powers diverge or overflow.
     transient_step : int or None
         The power that attains it; 0 if no power is larger than the identity, None if the powers diverge.
     pseudo : mapping from float to float
@@ -94,6 +97,7 @@ class Spectrum:
         """Return one line for each number."""
         moduli, sizes = self.moduli, self.singular_values
         step = "the powers diverge" if self.transient_step is None else f"at k = {self.transient_step}"
+        step += ", a lower bound" if (self.transient_step or 0) > EVERY_POWER else ""
         rows = [
             ("spectral radius", self.radius, "growth of W^k for large k"),
             ("norm", self.norm, f"largest singular value; the smallest is {sizes[-1]:.4g}"),
@@ -104,11 +108,12 @@ class Spectrum:
             ("transient growth", self.transient, f"largest norm of W^k, {step}"),
             ("kreiss", self.kreiss, "lower bound of the transient growth"),
             ("to instability", self.distance_to_instability, "smallest perturbation that gives radius 1"),
-            *((f"radius at {eps:.0e}", value, "after the worst perturbation") for eps, value in self.pseudo.items()),
+            *((f"radius at {eps:.3g}", value, "after the worst perturbation") for eps, value in self.pseudo.items()),
         ]
         head = f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}"
         head += f", median {median(moduli):.4g}"
-        return "\n".join([head, *(f"  {name:<17} {value:<10.5g} {what}" for name, value, what in rows)])
+        width = max(17, *(len(name) for name, _, _ in rows))
+        return "\n".join([head, *(f"  {name:<{width}} {value:<10.5g} {what}" for name, value, what in rows)])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the eigenvalues, the unit circle, and circles of the pseudospectral radii."""
@@ -117,7 +122,7 @@ class Spectrum:
         axes = axes_or_new(axes)
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.6", label="unit circle"))
         for k, (eps, radius) in enumerate(self.pseudo.items()):
-            label = f"radius at {eps:.0e}"
+            label = f"radius at {eps:.3g}"
             axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=f"C{k + 1}", linestyle="--", label=label))
         points = self.eigenvalues
         axes.scatter([z.real for z in points], [z.imag for z in points], s=14, label="eigenvalues", zorder=3)
@@ -191,10 +196,14 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     resolvents, see `pseudospectrum`. The real form of a complex matrix has the same numbers, each eigenvalue twice,
     ``henrici`` multiplied and ``commutator`` divided by the root of 2.
 
-    A spectral radius within ``n`` units of rounding of the matrix's dtype above 1 counts as 1.
+    A spectral radius counts as 1 if it exceeds 1 by at most ``n`` units of rounding of the matrix's dtype, and by at
+    most 1e-4. Rounding moves an eigenvalue with a large condition number further: this number multiplies the units, up
+    to 1e-6.
 
     Powers are searched up to k = 32 one by one, then 16 in each octave up to :math:`2^{16}`, and around the largest of
     them one by one. The search ends at the first power with a norm below 1, beyond which no power exceeds those before.
+    Norms that oscillate can be up to 10% larger at a power in between, so ``transient`` is a lower bound beyond k = 32.
+    The powers count as divergent if the norm still grows at the end and the radius is 1 up to the rounding above.
 
     Pseudospectral radii and the distance to instability are accurate to about eight digits, but not below
     ``eps`` times the Frobenius norm of the matrix: rounding the matrix is a perturbation of this size. Sources: Henrici
@@ -209,9 +218,10 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     """
     levels = require_levels(eps, "spectrum")
     name, W = matrix_of(source, "spectrum")
-    n, dtype = len(W), source.dtype if isinstance(source, Tensor) else recurrent_matrix(source).weight.dtype
-    slack = n * torch.finfo(dtype if dtype.is_floating_point or dtype.is_complex else W.dtype).eps
     form = SchurForm.of(W, float(spectral_radius(W)))
+    slack = _slack(
+        W, form.radius, source.dtype if isinstance(source, Tensor) else recurrent_matrix(source).weight.dtype
+    )
     scaled, unit = normalized(W)
     squares = torch.linalg.matrix_norm(scaled).square()
     commutator = torch.linalg.matrix_norm(scaled @ scaled.mH - scaled.mH @ scaled)
@@ -227,10 +237,19 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
         numerical_radius=numerical_radius(W, float(singular[0]), form.radius),
         henrici=float(torch.linalg.matrix_norm(form.T.triu(1) / unit) * unit),
         commutator=float(commutator / squares) if squares > 0 else 0.0,
-        kreiss=kreiss_constant(form, slack),
+        kreiss=min(kreiss_constant(form, slack), transient),
         distance_to_instability=form.circle_minimum(1.0) if form.radius < 1 else 0.0,
         conditions=tuple(form.conditions.tolist()),
         transient=transient,
         transient_step=step,
         pseudo=dict(zip(levels, form.pseudospectral_radii(levels), strict=True)),
     )
+
+
+def _slack(W: Tensor, radius: float, dtype: torch.dtype) -> float:
+    """Return by how much rounding of the entries in ``dtype`` can move a spectral radius of 1."""
+    unit = torch.finfo(dtype if dtype.is_floating_point or dtype.is_complex else W.dtype).eps
+    rounding = min(_MOST_ROUNDING, len(W) * unit)
+    if rounding >= _MOST_CONDITIONED or abs(radius - 1) > _MOST_CONDITIONED:
+        return rounding
+    return max(rounding, min(_MOST_CONDITIONED, rounding * float(spectral_condition(W))))

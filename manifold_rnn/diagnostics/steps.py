@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..errors import NonFiniteError, OptionError, UnsupportedError
+from ..errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 from ..nn import Layer, cells, real_features
 from ..nn.cells import Cell
 from ..nn.cells.base import State
@@ -249,11 +249,25 @@ def stepwise(layer: RecurrentLayer) -> Iterator[Recorder]:
         recorder.passes.append(trajectory)
         return result
 
-    handle = layer.register_forward_hook(replace, with_kwargs=True)
+    handles = [
+        layer.register_forward_pre_hook(_require_rows, with_kwargs=True),
+        layer.register_forward_hook(replace, with_kwargs=True),
+    ]
     try:
         yield recorder
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _require_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `ShapeError` if a layer receives no sequence or no time step."""
+    x = args[0] if args else kwargs.get("input")
+    if isinstance(x, Tensor) and 0 in x.shape[:-1]:
+        raise ShapeError(
+            f"{type(layer).__name__} receives inputs without a sequence or a time step.\n"
+            f"Expected at least one of each. Got shape {tuple(x.shape)}.\nPass a batch that is not empty."
+        )
 
 
 def record(network: nn.Module, x: Tensor) -> Trajectory:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError, ShapeError
+from ..linalg.norms import normalized
 from .checks import require_at_least
 from .plotting import axes_or_new
 from .sources import matrix_of, recurrent_layer
@@ -57,7 +58,7 @@ class WeightProfile:
 
     @property
     def asymmetry(self) -> float:
-        """How much weight leads onwards rather than back, from -1 to 1: 1 for a chain, 0 for a symmetric matrix."""
+        """Share of the weight that leads onwards, less that back. It is 1 for a chain, 0 for a symmetric matrix."""
         onwards = sum(abs(value) for distance, value in self.profile.items() if distance > 0)
         back = sum(abs(value) for distance, value in self.profile.items() if distance < 0)
         return (onwards - back) / (onwards + back) if onwards + back else 0.0
@@ -106,7 +107,8 @@ def weight_profile(
         nonlinearity and biases.
     pulse : Tensor, shape (n,) of a matrix, (m,) of a layer, optional
         The state after the first step of a matrix, or the input of a layer at the first step. Default of a matrix: 1 at
-        the unit that causes the largest response, summed over units and steps; of a layer: ones.
+        the unit that causes the largest response, summed over units and steps, with the matrix divided by its norm; of
+        a layer: ones.
     steps : int, optional
         Number of steps. Default: n, but at least 100.
     abs : bool
@@ -175,10 +177,9 @@ def _matrix_response(W: Tensor, pulse: Tensor | None, steps: int) -> Tensor:
     """Return the linear response of all steps, (steps, n)."""
     if pulse is None:
         term = energy = torch.eye(len(W), dtype=W.dtype, device=W.device)
+        scaled = W / _norm_or_one(W)  # late responses of a small matrix are below rounding error
         for _ in range(steps - 1):
-            term = W.mH @ term @ W
-            if not bool(term.isfinite().all()):  # and so will be the response
-                break
+            term = scaled.mH @ term @ scaled
             energy = energy + term
         h = torch.zeros_like(W[0])
         h[energy.diagonal().real.argmax()] = 1
@@ -188,6 +189,11 @@ def _matrix_response(W: Tensor, pulse: Tensor | None, steps: int) -> Tensor:
     for _ in range(steps - 1):
         states.append(W @ states[-1])
     return torch.stack(states)
+
+
+def _norm_or_one(W: Tensor) -> float:
+    scaled, unit = normalized(W)
+    return float(torch.linalg.matrix_norm(scaled, 2) * unit) or 1.0
 
 
 def _layer_response(network: nn.Module, pulse: Tensor | None, steps: int) -> Tensor:

@@ -82,7 +82,10 @@ BAD = {
     "NaN": (torch.full((1, 1, 3), torch.nan), 4, NonFiniteError, "3 entries"),
     "small": (torch.ones(2, 2, 3, 3), (4, 2), OptionError, r"at least \(3, 3\); got \(4, 2\)"),
     "fraction": (torch.ones(2, 2, 3, 3), 4.5, OptionError, r"got \(4.5, 4.5\)"),
-    "axes": (torch.ones(2, 2, 3, 3), (4,), OptionError, "2 numbers"),
+    "axes": (torch.ones(2, 2, 3, 3), (4,), OptionError, "2 integers"),
+    "truth": (torch.ones(1, 1, 1, 1), True, OptionError, r"got \(True, True\)"),
+    "module": (torch.nn.Conv2d(1, 1, 3), 5, OptionError, "a Tensor; got Conv2d"),
+    "list": ([[[1.0]]], 5, OptionError, "a Tensor; got list"),
 }
 
 

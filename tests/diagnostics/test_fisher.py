@@ -148,6 +148,11 @@ def test_bad_directions_are_answered_by_name(v, kind, words):
         diagnostics.fisher_memory(0.5 * torch.eye(3), v)
 
 
+def test_directions_are_a_tensor():
+    with pytest.raises(OptionError, match="a Tensor; got list"):
+        diagnostics.fisher_memory(0.5 * torch.eye(3), [1, 0, 0])
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True])
 def test_steps_are_at_least_one(steps):
     with pytest.raises(OptionError, match="steps of at least 1"):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import gradient_flow, steps
-from manifold_rnn.diagnostics.products import Product
+from manifold_rnn.diagnostics.products import Product, median
 from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 CLOSE = 100 * tolerances.atol(torch.float64)
@@ -48,6 +48,14 @@ def test_norms_are_those_of_a_plain_loop(generator):
     assert flow.states == 4 and flow.sequences == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_gradients_in_low_precision_do_not_vanish(dtype, generator):
+    network, (x, y) = elman(dtype), batch(generator)
+    x = x.to(dtype)
+    one, small = (gradient_flow(network, (x, y), lambda out, _, c=c: c * out.sum()) for c in (1.0, 2.0**-90))
+    assert small.gradient_median[-1] == pytest.approx(2.0**-90 * one.gradient_median[-1], rel=1e-5)
+
+
 def test_norms_follow_from_the_jacobians_also_for_several_parts_and_levels(generator):
     """dL/ds_t = dL/ds_T ds_T/ds_t for a loss of the last state, with all parts as independent variables."""
     lstm = nn.LSTM(3, 4, num_layers=2, batch_first=True).double()
@@ -72,7 +80,7 @@ def test_singular_values_are_those_of_the_products(generator):
     P = torch.eye(4, dtype=torch.float64)
     for t, J, _ in trajectory.derivatives(2, reverse=True):
         P = P @ J
-        logs = torch.linalg.svdvals(P).log10().median(0)[0]
+        logs = torch.linalg.svdvals(P).log10().quantile(0.5, dim=0)
         for name, k in (("largest", 0), ("smallest", 3)):
             assert flow.log10_singular_values[name][t] == pytest.approx(float(logs[k]), abs=1e-6)
 
@@ -88,6 +96,18 @@ def test_products_keep_values_beyond_the_range_of_numbers(scale, length, generat
     assert torch.allclose(product.log_singular_values()[0], length * logs, atol=1e-2, rtol=1e-10)
     product.multiply(torch.zeros(1, 5, 5))
     assert (product.log_singular_values() == -torch.inf).all()
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    logs = torch.tensor([[1.0, 3.0], [-math.inf, -math.inf], [4.0, -math.inf], [2.0, 5.0]])
+    assert median(logs).tolist() == [1.5, -math.inf] and median(logs[:3]).tolist() == [1.0, -math.inf]
+
+
+def test_decimal_logarithms_are_those_of_double_precision(generator):
+    layer = mr.nn.RNN(3, 1, nonlinearity=lambda z: z, batch_first=True, dtype=torch.float64)
+    nn.init.constant_(layer.weight_hh_l0, 0.1)
+    flow = gradient_flow(layer, (batch(generator, length=50)[0], torch.zeros(4, 50, 1, dtype=torch.float64)))
+    assert flow.log10_singular_values["largest"][0] == pytest.approx(-50, rel=1e-13)
 
 
 def test_of_an_orthogonal_linear_network_nothing_vanishes(generator):
@@ -247,6 +267,8 @@ def test_zero_states_of_modrelu_pass_nothing_on_and_the_table_names_the_first_pr
 
 def test_the_table_and_the_pictures(generator):
     pytest.importorskip("matplotlib")
+    short = gradient_flow(elman(), batch(generator, length=1)).plot()
+    assert [line.get_marker() for line in short.lines] == ["."]  # a line through one point is invisible
     flow = gradient_flow(elman(), batch(generator))
     assert flow.table().isascii() and flow.table().count("\n") == 11
     assert flow.plot().get_title() == "gradient over time"

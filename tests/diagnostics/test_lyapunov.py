@@ -36,6 +36,24 @@ def test_of_a_diagonal_network_they_are_the_logarithms_of_its_entries(generator)
     assert torch.tensor(fewer.exponents, dtype=torch.float64).sub(expected[:2]).abs().max() < EXACT
 
 
+def test_a_singular_jacobian_has_an_exponent_of_minus_infinity(generator):
+    W = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    W[3] = W[0] + W[1]  # of rank 3, up to rounding error
+    measured = lyapunov_exponents(linear(W), inputs(generator))
+    assert measured.exponents[3] == -math.inf and math.isfinite(measured.exponents[2])
+    assert measured.deviations[3] == 0
+
+
+def test_an_exponent_that_is_infinite_for_some_sequences_has_no_deviation():
+    layer = mr.nn.RNN(1, 1, nonlinearity="relu", batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.fill_(0.5 if p.dim() == 2 else 0.0)
+    x = torch.tensor([1.0, -1.0], dtype=torch.float64)[:, None, None].expand(2, 8, 1)  # the second is dead
+    measured = lyapunov_exponents(layer, x)
+    assert measured.exponents == (-math.inf,) and math.isnan(measured.deviations[0])
+
+
 def test_the_transpose_and_the_embedding_have_the_same(generator):
     d = torch.polar(torch.tensor([0.3, 1.2, 0.9]), torch.tensor([0.1, 2.0, -0.4])).to(torch.complex128)
     Q = mr.Unitary().random(3, 3, dtype=torch.complex128)

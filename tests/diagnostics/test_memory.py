@@ -7,6 +7,7 @@ from torch import nn
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
 from manifold_rnn.diagnostics import Memory, memory
+from manifold_rnn.diagnostics.perturbations import bound_for_inputs
 from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 
@@ -78,6 +79,14 @@ def test_the_ratio_of_a_chain_has_a_closed_form(gain):
     assert scrambled.ratio == pytest.approx(result.ratio, rel=1e-9)
 
 
+@pytest.mark.parametrize("noise", [1e-6, 1e-20])
+def test_the_ratio_under_faint_noise_is_not_bounded_by_rounding(noise):
+    n, gain = 20, 0.95
+    sums = torch.tensor([gain ** (2 * k) for k in range(n)], dtype=torch.float64).cumsum(0)
+    result = signal_to_noise(mr.nn.init.chain_(zeros(n, n), gain), noise=noise, delays=n - 1)
+    assert result.ratio == pytest.approx([gain ** (2 * k) / (noise * float(sums[k])) for k in range(n)], rel=1e-9)
+
+
 def test_a_chain_beats_orthogonal_matrices_under_noise_but_not_against_its_direction():
     W = mr.nn.init.chain_(zeros(30, 30), 1.0)
     Q = 0.99 * mr.Orthogonal().random(30, 30, dtype=torch.float64)
@@ -115,6 +124,12 @@ def test_trained_networks_layers_of_torch_and_functions(generator):
     assert memory(chain, x) == memory(lambda x: chain(x)[0], x) == memory(nn.Sequential(nn.Identity(), chain), x)
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-300, 1e200])
+def test_the_recall_does_not_depend_on_the_scale_of_inputs(scale):
+    one, other = (memory(delay_chain(4), delays=6, scale=size, steps=100) for size in (1.0, scale))
+    assert other.recall[0] == pytest.approx(one.recall[0], abs=1e-9)
+
+
 def test_embedded_inputs_and_single_sequences(generator):
     network = nn.Sequential(nn.Embedding(7, 3), nn.GRU(3, 10, batch_first=True))
     tokens = torch.randint(7, (1, 300), generator=generator)
@@ -130,6 +145,31 @@ def test_a_state_that_never_changes_recalls_nothing():
     layer = mr.nn.RNN(1, 3, nonlinearity="relu", dtype=torch.float64)
     nn.init.constant_(layer.bias_hh_l0, -100.0)
     assert memory(layer, steps=50).total < 0.01
+
+
+class Looping(nn.Module):
+    """Calls its layer once for each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = mr.nn.RNN(1, 3, batch_first=True, dtype=torch.float64)
+
+    def forward(self, x):
+        state, outputs = None, []
+        for x_t in x.split(1, 1):
+            y, state = self.layer(x_t, state)
+            outputs.append(y)
+        return torch.cat(outputs, 1)
+
+
+def test_a_network_that_calls_its_layer_in_each_step_is_refused_and_its_function_is_not(generator):
+    network, x = Looping(), torch.randn(8, 20, 1, dtype=torch.float64, generator=generator)
+    for measure in (memory, diagnostics.coverage):
+        with pytest.raises(OptionError, match="called its layer RNN 20 times"):
+            measure(network, x)
+    assert memory(lambda x: network(x), x) == memory(network.layer, x)
+    with pytest.raises(OptionError, match="called its layer RNN 20 times"):
+        bound_for_inputs(network, network.layer, x)
 
 
 def test_bad_input_is_answered():
@@ -152,6 +192,8 @@ def test_bad_input_is_answered():
         memory(nn.Flatten(), torch.zeros(2, 3, 4))
     with pytest.raises(ShapeError, match="same sequences and time steps"):
         memory(lambda x: x[:, 1:], torch.zeros(4, 9, 1))
+    with pytest.raises(ShapeError, match="empty batch"):
+        memory(layer, zeros(0, 12, 1))
     with pytest.raises(ShapeError, match="Too few rows"):
         memory(layer, zeros(2, 4, 1), delays=2)
     with pytest.raises(NonFiniteError, match="finite inputs"):
@@ -193,3 +235,5 @@ def test_tables_and_pictures():
     ratio = signal_to_noise(mr.nn.init.chain_(torch.empty(5, 5), 1.0))
     assert "chain" not in ratio.table() and ratio.table().isascii()
     assert ratio.plot().get_xlabel() == "delay k"
+    (point,) = signal_to_noise(0.5 * torch.eye(2), delays=0).plot().lines
+    assert point.get_marker() == "."

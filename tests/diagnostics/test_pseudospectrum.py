@@ -99,6 +99,21 @@ def test_points_are_at_least_two(points):
         diagnostics.pseudospectrum(torch.eye(2), points=points)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-155, 1e-100, 1e100, 1e250])
+def test_the_grid_of_a_tiny_or_huge_matrix_is_that_of_an_ordinary_one(scale, generator):
+    W = torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    one = diagnostics.pseudospectrum(W, (0.1,), points=3)
+    two = diagnostics.pseudospectrum(
+        scale * W, (scale * 0.1,), points=3, extent=[scale * one.real[k] for k in (0, 2, 0, 2)]
+    )
+    assert torch.allclose(two.log10_smallest, one.log10_smallest + math.log10(scale), atol=1e-3, rtol=0)
+    wide = diagnostics.pseudospectrum(scale * W, (scale * 0.1,), points=3, extent=(-1, 1, -1, 1)).log10_smallest
+    centre = math.log10(scale) + one.log10_smallest[1, 1].item()
+    assert wide[1, 1].item() == pytest.approx(centre, abs=1e-3)
+    if scale < 1:
+        assert wide[0].tolist() == pytest.approx([math.log10(2) / 2, 0, math.log10(2) / 2], abs=1e-8)
+
+
 @pytest.mark.parametrize("extent", [(1, -1, 0, 1), (0, 1, 1, 1), (0, 1, 2), (0, math.inf, 0, 1), (0, math.nan, 0, 1)])
 def test_an_extent_is_two_intervals(extent):
     with pytest.raises(OptionError, match="extent=\\(left, right, bottom, top\\)"):
@@ -114,8 +129,11 @@ def test_a_network_has_the_pseudospectrum_of_its_recurrent_matrix():
 def test_table_and_picture():
     result = diagnostics.pseudospectrum(chain(10), eps=(1e-30, 1e-2, 1e-1), points=30)
     table = result.table()
+    assert "1.24e-05" in diagnostics.pseudospectrum(chain(4), eps=(1.24e-5,), points=4).table()
     assert table.isascii() and "30 x 30 points" in table and len(table.splitlines()) == 5
     pytest.importorskip("matplotlib")
+    contour = diagnostics.pseudospectrum(chain(10), eps=(1e-2,), points=30).plot().collections[0]
+    assert {dashes for _, dashes in contour.get_linestyle()} == {None}  # solid also if one level alone is drawn
     axes = result.plot()
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts[:3] == ["eigenvalues", "unit circle", "norm 1e-30 (no contour)"]

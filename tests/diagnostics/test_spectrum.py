@@ -193,6 +193,28 @@ def test_single_precision_orthogonal_matrices_count_as_orthogonal():
     assert (found.transient, found.transient_step, found.kreiss) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_no_room_for_growth(dtype, generator):
+    Q = orthogonal(128, generator)
+    large, small = (diagnostics.spectrum((factor * Q).to(dtype), eps=(0.1,)) for factor in (1.5, 0.9))
+    assert large.transient == large.kreiss == math.inf
+    assert small.transient == small.kreiss == 1
+
+
+@pytest.mark.parametrize(("above", "below"), [(3.0, 0.2), (190.0, 0.997)])
+def test_powers_with_an_eigenvalue_one_that_is_not_defective_converge(above, below):
+    found = diagnostics.spectrum(torch.tensor([[1.0, above], [0.0, below]], dtype=torch.float64))
+    limit = math.hypot(1, above / (1 - below))  # the powers converge to [[1, above / (1 - below)], [0, 0]]
+    assert found.transient == pytest.approx(limit, rel=1e-6)
+    assert limit / 4 <= found.kreiss <= found.transient
+
+
+def test_a_power_between_those_that_are_searched_is_called_a_lower_bound():
+    close, far = (torch.tensor([[value, 1.0], [0.0, value]]).double() for value in (0.5, 0.9999))
+    assert "a lower bound" not in diagnostics.spectrum(close).table().split("kreiss")[0]
+    assert "a lower bound" in diagnostics.spectrum(far).table().split("kreiss")[0]
+
+
 # ---- extreme matrices ------------------------------------------------------------------------------------------------
 
 
@@ -257,12 +279,17 @@ def test_bad_input_is_answered_by_name(function):
             measure(torch.zeros(shape))
     with pytest.raises(OptionError, match="Linear has no recurrent matrix"):
         measure(nn.Linear(2, 2))
+    for matrix in ([[0.5]], torch.eye(2).numpy()):
+        with pytest.raises(OptionError, match=r"is neither a matrix nor a module.*\n.*\n.*torch.as_tensor"):
+            measure(matrix)
     if function != "eigenvalues":
         with pytest.raises(NonFiniteError, match=f"{function} needs a matrix of finite numbers"):
             measure(torch.full((2, 2), torch.inf))
 
 
-@pytest.mark.parametrize("eps", [(), 0.1, (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)])
+@pytest.mark.parametrize(
+    "eps", [(), 0.1, None, "a", True, (True,), (None,), (0.0,), (-1.0, 1.0), (math.nan,), (math.inf,)]
+)
 @pytest.mark.parametrize("function", ["spectrum", "pseudospectrum"])
 def test_sizes_of_perturbations_are_positive(function, eps):
     with pytest.raises(OptionError, match=f"{function} needs sizes of perturbations"):
@@ -277,6 +304,7 @@ def test_table_and_picture_show_every_number():
     found = diagnostics.spectrum(chain(6, 0.5))
     table = found.table()
     assert table.isascii() and table.startswith("spectrum of W: moduli from 0 to 0, median 0")
+    assert "radius at 1.24e-05 0.0" in diagnostics.spectrum(chain(4), eps=(1.24e-5,)).table()
     assert len(table.splitlines()) == 1 + 9 + len(found.pseudo)
     pytest.importorskip("matplotlib")
     axes = found.plot()

@@ -7,7 +7,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import steps
-from manifold_rnn.errors import NonFiniteError, OptionError, UnsupportedError
+from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 TORCH = [
     nn.RNN(3, 4),
@@ -166,6 +166,10 @@ def test_what_has_no_trajectory_is_refused():
         steps.record(mr.nn.GRU(3, 4), packed)
     with pytest.raises(OptionError, match="no recurrent matrix"):
         steps.record(nn.Linear(3, 4), torch.zeros(5, 2, 3))
+    for layer in (nn.GRU(3, 4), mr.nn.GRU(3, 4), mr.zoo.Network(mr.nn.GRU(3, 4), 2)):
+        for shape in ((5, 0, 3), (0, 2, 3)):
+            with pytest.raises(ShapeError, match=r"GRU receives inputs without.*\n.*Got shape \("):
+                steps.record(layer, torch.zeros(shape))
     unused = nn.Linear(3, 4)
     unused.add_module("layer", nn.GRU(3, 4))
     with pytest.raises(OptionError, match="did not call"):
