@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._options import is_integer
-from ..errors import OptionError, ShapeError
+from ..errors import NonFiniteError, OptionError, ShapeError
 from .activity import BATCH, activity, batch_axis, evaluated
 from .covered import Coverage, CoverageCount
 from .features import SEARCHED
@@ -252,6 +252,11 @@ class _Run:
         self.count.add(values)
         if self._classify is None:
             return values
+        if isinstance(outputs[-1], Tensor) and not outputs[-1].isfinite().all():
+            raise NonFiniteError(
+                "A campaign needs finite outputs to compare answers. Got NaN or infinity. "
+                "Check the weights of the network, or pass classify=None."
+            )
         answers = self._classify(outputs[-1])
         if not isinstance(answers, Tensor) or answers.dim() < 1 or len(answers) != len(x):
             raise ShapeError(f"`classify` needs to return an answer for each of {len(x)} cases. Got another number.")

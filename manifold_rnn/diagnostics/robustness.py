@@ -155,8 +155,8 @@ def robustness(
 
     - *Noise*: ``x`` plus Gaussian noise, and plus uniform noise.
     - *Attack*: :math:`x + d` with one step along the gradient of the loss, :math:`d = r \operatorname{sign} g` in the
-      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then ``steps``
-      further steps of a quarter of that, each projected onto the ball of the radius.
+      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then
+      ``steps - 1`` further steps of a quarter of that, each projected onto the ball of the radius.
     - *Weights*: ``x`` itself, with :math:`W + E` for the recurrent matrix and :math:`\|E\|_2` the weight radius: random
       ``E``, and the one of `worst_perturbation` that makes the spectral radius largest.
 
@@ -177,7 +177,7 @@ def robustness(
     noise : sequence of float
         Standard deviations of Gaussian and bounds of uniform noise.
     steps : int
-        Number of steps of the longer attack after its first one; with 0 or 1 there is none.
+        Number of steps of the longer attack, with the first one; with 0 or 1 there is none.
     weight_radius : float
         Norm of perturbations of the recurrent matrix, at least 0.
     draws : int
@@ -224,7 +224,7 @@ def robustness(
     plain = plain_copy(network)
     judge = Judge.of(plain, x, y, loss, batch_size, bounds, "robustness")
     layer = find_layer(plain)
-    clean = judge.score(x)
+    clean = judge.clean()
     if not math.isfinite(clean):
         raise NonFiniteError("robustness needs a network with finite outputs. Its loss for the data is not finite.")
     kinds = {"gaussian": drawn(x, seed), "uniform": drawn(x, seed, uniform=True)}

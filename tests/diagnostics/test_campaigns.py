@@ -8,7 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import campaign, coverage
-from manifold_rnn.errors import OptionError, ShapeError
+from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
 
 
 class Known(nn.Module):
@@ -163,3 +163,11 @@ def test_bad_input_is_answered_by_name(network, options, kind, message):
         campaign(network, start, SEEDS, **{"cases": 3, "generations": 0, **options})
     assert len(str(caught.value)) <= 400
     assert not isinstance(network, nn.Module) or not network._forward_hooks
+
+
+def test_outputs_of_nan_are_no_answers():
+    network = Known()
+    start = coverage(network, KNOWN, pieces=3)
+    network.register_forward_hook(lambda _module, _inputs, output: output * torch.nan)
+    with pytest.raises(NonFiniteError, match="finite outputs"):
+        campaign(network, start, SEEDS, cases=3, rounds=1, generations=0)
