@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..zoo import Network
+from .evaluation import reading
 
 Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -17,12 +18,9 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return inputs and targets of the first batch of data, on a device."""
-    generator = data.generator if isinstance(data, DataLoader) else None
-    before = None if generator is None else generator.get_state()
     loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
-    pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
-    if generator is not None and before is not None:
-        generator.set_state(before)
+    with reading(loader):
+        pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         got = ", ".join(type(part).__name__ for part in pair) or "nothing"
         raise OptionError(
@@ -39,7 +37,8 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=4096)
     if isinstance(data, DataLoader):
-        batches = [batch for batch in data if isinstance(batch, (tuple, list)) and len(batch) == 2]
+        with reading(data):
+            batches = [batch for batch in data if isinstance(batch, (tuple, list)) and len(batch) == 2]
         if batches:
             data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):

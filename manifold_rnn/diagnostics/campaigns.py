@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .._options import is_integer
 from ..errors import NonFiniteError, OptionError, ShapeError
-from .activity import BATCH, activity, batch_axis, evaluated
+from .activity import BATCH, activity, batch_axis
 from .covered import Coverage, CoverageCount
+from .evaluation import evaluating
 from .features import SEARCHED
 from .mutation import Distance, Mutate, Mutation
 from .searching import Genetic, Search, measured_distance, require_options, require_seeds
@@ -201,7 +202,7 @@ def campaign(
         raise OptionError(f"`network` needs a module with a recurrent layer. Got {type(network).__name__}.")
     first = require_seeds(seeds, axis)
     count = CoverageCount(coverage.calibration, coverage)
-    with evaluated(network):
+    with torch.no_grad(), evaluating(network):
         mutation = Mutation(first, mutate, axis, seed)
         run = _Run(network, count, first, measured_distance(distance, axis), radius, classify)
         loop = Genetic(run, coverage.calibration, first, mutation, run.distance, None)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError
 from .attacks import Judge, Norm
 from .batches import Data, Loss, tensors_of
+from .evaluation import evaluating
 from .lipschitz import LipschitzBound
 from .perturbations import bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
 from .plotting import axes_or_new
@@ -222,6 +223,26 @@ def robustness(
             f"{'complex ones' if x.is_complex() else f'{float(x.min()):g} to {float(x.max()):g}'}.\nCorrect the range."
         )
     plain = plain_copy(network)
+    with evaluating(plain):
+        return _measured(plain, x, y, loss, radii, norms, noise, steps, weight_radius, draws, bounds, batch_size, seed)
+
+
+def _measured(
+    plain: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss | None,
+    radii: Sequence[float],
+    norms: Sequence[Norm],
+    noise: Sequence[float],
+    steps: int,
+    weight_radius: float,
+    draws: int,
+    bounds: tuple[float, float] | None,
+    batch_size: int,
+    seed: int,
+) -> Robustness:
+    """Measure a copy in evaluation mode with checked options."""
     judge = Judge.of(plain, x, y, loss, batch_size, bounds, "robustness")
     layer = find_layer(plain)
     clean = judge.clean()

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._options import is_integer
 from ..errors import OptionError, ShapeError
-from .activity import BATCH, activity, batch_axis, batches, evaluated
+from .activity import BATCH, activity, batch_axis, batches
 from .covered import Coverage
+from .evaluation import evaluating
 from .features import Calibration, Feature, require_signal
 from .mutation import Distance, Mutate, Mutation, root_mean_square
 from .plotting import axes_or_new
@@ -224,7 +225,7 @@ def search(
     axis, scale = batch_axis(layer), coverage.calibration
     require_options(generations, survivors, offspring, radius)
     first = require_seeds(seeds, axis)
-    with evaluated(layer):
+    with torch.no_grad(), evaluating(layer):
         mutation = Mutation(first, mutate, axis, seed)
 
         def run(x: Tensor, _: Tensor) -> Tensor:

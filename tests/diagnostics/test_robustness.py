@@ -9,6 +9,7 @@ from support.cell_cases import CELLS
 from support.robustness_cases import B, C, Last, M, T, data, network, quick
 from support.seeds import seeded
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import recurrent_matrix, robustness
@@ -333,3 +334,15 @@ def test_an_attack_of_some_steps_takes_as_many_gradients(monkeypatch):
     monkeypatch.setattr(Judge, "gradient", lambda *args: taken.append(1) or gradient(*args))
     Judge.of(network(), *data(), None, B, None, "robustness").attacked("inf", 0.1, 10)
     assert len(taken) == 10
+
+
+def test_random_numbers_of_torch_and_of_a_loader_are_left_alone():
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :C] + torch.rand(len(x), C)
+
+    generator = seeded(5)
+    loader = DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True, generator=generator)
+    before = generator.get_state(), torch.get_rng_state()
+    quick(Drawing(), loader)
+    assert torch.equal(before[0], generator.get_state()) and torch.equal(before[1], torch.get_rng_state())
