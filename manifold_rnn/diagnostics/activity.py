@@ -69,6 +69,12 @@ def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() != 3 or not values.numel():
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ShapeError(f"Coverage needs a signal of shape (B, T, n) with at least one step and unit. Got {got}.")
+    axis = batch_axis(source)
+    if len(values) != x.shape[axis]:
+        raise ShapeError(
+            f"Coverage needs a signal for each of {x.shape[axis]} cases, counted on axis {axis} of the inputs. "
+            f"Got a signal of {len(values)} cases. Pass a network whose inputs have shape (B, T, m)."
+        )
     values = (values.abs() if values.is_complex() else values).double()
     if not values.isfinite().all():
         raise NonFiniteError(
