@@ -84,16 +84,34 @@ def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int)
 
 
 def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> LipschitzBound:
-    """The certified bound for the inputs of a network, where its layer receives them as they are."""
-    if network is not layer:
-        args, kwargs = layer_arguments(network, layer, x[:1])
-        received = [*args, *kwargs.values()]
-        first = received[0]
-        if not isinstance(first, Tensor) or first.dim() != 3:
-            return LipschitzBound(None, "the layer receives packed inputs")
-        first = first if layer.batch_first else first.transpose(0, 1)
-        if not (first.shape == x[:1].shape and torch.equal(first, x[:1].to(first.dtype))):
-            return LipschitzBound(None, "the network transforms its inputs before the recurrent layer")
-        if any(isinstance(part, (Tensor, tuple)) for part in received[1:]):
-            return LipschitzBound(None, "the network computes the initial state")
+    """The certified bound for the inputs of a network, where its layer receives them as they are.
+
+    Two probes with noise show that the network does not transform inputs, as clamping to a range does for some.
+    """
+    for probe in (x[:1], x[:1] + drawn(x[:1], 0), x[:1] + 10 * drawn(x[:1], 1)) if network is not layer else ():
+        reason = _changed_inputs(network, layer, probe)
+        if reason:
+            return LipschitzBound(None, reason)
     return lipschitz_bound(layer, x.shape[1])
+
+
+def _changed_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> str:
+    """Why the layer does not receive these inputs of a network as they are; empty if it does."""
+    calls: list[None] = []
+    handle = layer.register_forward_pre_hook(lambda *_: calls.append(None))
+    try:
+        args, kwargs = layer_arguments(network, layer, x)
+    finally:
+        handle.remove()
+    if len(calls) > 1:
+        return "the network calls the recurrent layer more than once"
+    received = [*args, *kwargs.values()]
+    first = received[0]
+    if not isinstance(first, Tensor) or first.dim() != 3:
+        return "the layer receives packed inputs"
+    first = first if layer.batch_first else first.transpose(0, 1)
+    if not (first.shape == x.shape and torch.equal(first, x.to(first.dtype))):
+        return "the network transforms its inputs before the recurrent layer"
+    if any(isinstance(part, (Tensor, tuple)) for part in received[1:]):
+        return "the network computes the initial state"
+    return ""

@@ -61,3 +61,22 @@ def test_bad_input_is_named(name):
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+class Handing(Last):
+    """Hands its inputs on to a layer through a function, so many times."""
+
+    def __init__(self, through, times=1):
+        super().__init__(nn.RNN(M, 5, batch_first=True), 5)
+        self.through, self.times = through, times
+
+    def forward(self, x):
+        return sum(super(Handing, self).forward(self.through(x)) for _ in range(self.times))
+
+
+def test_the_bound_holds_only_for_inputs_that_reach_the_layer_unchanged_once():
+    pair = (X.clamp(-1, 1), Y)
+    assert quick(Handing(lambda x: x), pair).lipschitz is not None
+    clamped = quick(Handing(lambda x: x.clamp(-1, 1)), pair)
+    assert clamped.lipschitz is None and "transforms" in clamped.lipschitz_reason
+    assert "more than once" in quick(Handing(lambda x: x, times=2), pair).lipschitz_reason
