@@ -1,12 +1,12 @@
 """What `robustness` perturbs beside the inputs: the recurrent matrix and the states, on a copy of the network."""
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..constraints import parametrizations, release
-from ..errors import UnsupportedError
 from ..linalg import spectral_radius
 from .attacks import Judge
 from .lipschitz import LipschitzBound, lipschitz_bound
@@ -32,12 +32,25 @@ def drawn(x: Tensor, seed: int, *, uniform: bool = False) -> Tensor:
     return torch.view_as_complex(real) if x.is_complex() else real
 
 
-def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores with a perturbed recurrent matrix, and its spectral numbers. The copy has its weight again at the end."""
+class PerturbedWeights(NamedTuple):
+    """Scores with a perturbed recurrent matrix, why there are none, and the spectral numbers of the matrix."""
+
+    scores: dict[str, float]
+    reason: str
+    spectral: dict[str, float]
+
+
+def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> PerturbedWeights:
+    """Score the copy of a network with a perturbed recurrent matrix. The copy has its weight again at the end."""
+    shape = tuple(recurrent_matrix(judge.network).weight.shape)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        return PerturbedWeights({}, f"the recurrent matrix has shape {shape}, which is not square", {})
     W = matrix_of(judge.network, "robustness").weight.clone()
     spectral = {"radius": float(spectral_radius(W)), "norm": float(torch.linalg.matrix_norm(W, 2))}
     if not size:
-        return {}, spectral
+        return PerturbedWeights({}, "the weight radius is 0", spectral)
+    if not _is_writable(judge.network, W):
+        return PerturbedWeights({}, "another tool computes the recurrent matrix", spectral)
     generator = torch.Generator().manual_seed(seed)
     random = []
     for _ in range(draws):
@@ -45,7 +58,17 @@ def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> tuple
         random.append(_score_at(judge, W, E * (size / torch.linalg.matrix_norm(E, 2))))
     worst = worst_perturbation(W, eps=size)
     scores = {"random": sum(random) / draws, "worst case": _score_at(judge, W, worst.E)}
-    return scores, {**spectral, "perturbed radius": abs(worst.z)}
+    return PerturbedWeights(scores, "", {**spectral, "perturbed radius": abs(worst.z)})
+
+
+@torch.no_grad()
+def _is_writable(network: nn.Module, W: Tensor) -> bool:
+    """Whether the recurrent matrix of a network can be replaced: that of a parametrization is computed anew."""
+    stored = recurrent_matrix(network).weight
+    stored.copy_(2 * W + 1)
+    replaced = torch.equal(recurrent_matrix(network).weight, (2 * W + 1).to(stored.dtype))
+    stored.copy_(W)
+    return replaced
 
 
 @torch.no_grad()
@@ -54,12 +77,6 @@ def _score_at(judge: Judge, W: Tensor, E: Tensor) -> float:
     stored = recurrent_matrix(judge.network).weight
     kept = stored.clone()
     stored.copy_(W + E)
-    if not torch.equal(recurrent_matrix(judge.network).weight, (W + E).to(stored.dtype)):
-        raise UnsupportedError(
-            "robustness cannot perturb a recurrent matrix that another tool computes.\n"
-            "Expected a plain parameter or a weight under manifold_rnn.constrain.\n"
-            "Remove the parametrization first, or pass weight_radius=0."
-        )
     score = judge.score(judge.x)
     stored.copy_(kept)
     return score

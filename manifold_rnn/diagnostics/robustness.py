@@ -14,7 +14,7 @@ from .attacks import Judge, Norm
 from .batches import Data, Loss, tensors_of
 from .evaluation import evaluating
 from .lipschitz import LipschitzBound
-from .perturbations import bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
+from .perturbations import PerturbedWeights, bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
 from .plotting import axes_or_new
 from .sources import find_layer
 
@@ -43,6 +43,8 @@ class Robustness:
     weights : mapping from str to float
         Scores with a perturbed recurrent matrix: "random", the mean over the draws, and "worst case". Empty if there is
         none.
+    weights_reason : str
+        Why `weights` is empty; empty itself if it is not.
     weight_radius : float
         Norm of the perturbations of the recurrent matrix.
     growth : mapping from str to tuple of float
@@ -71,6 +73,7 @@ class Robustness:
     noise: Mapping[tuple[str, float], float]
     attacks: Mapping[tuple[str, float, int], float]
     weights: Mapping[str, float]
+    weights_reason: str
     weight_radius: float
     growth: Mapping[str, tuple[float, ...]]
     lipschitz: float | None
@@ -97,6 +100,8 @@ class Robustness:
         """Return one line for each number."""
         lines = [f"robustness: {self.measure} of {self.sequences:,} sequences"]
         lines += [f"  {name:<28} {score:9.4g}" for group in self.scores().values() for name, score in group.items()]
+        if self.weights_reason:
+            lines.append(f"  {'perturbed weights':<28}      none  {self.weights_reason}")
         for kind, curve in self.growth.items():
             step = max(range(len(curve)), key=lambda t: curve[t])
             lines.append(f"  {f'growth, {kind}':<28} {curve[step]:9.4g}  largest |dh_t| / |dx|, at step {step + 1}")
@@ -201,11 +206,12 @@ def robustness(
 
     Notes
     -----
-    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a low
-    one does. The longer attack begins with the one step, so its score is never the better one. The same noise, scaled,
-    is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a recurrent
-    layer of this package or of torch has no scores for its weights and no growth. Sources: Goodfellow, Shlens and
-    Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
+    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a
+    low one does. The longer attack begins with the one step, so its score is never the better one. The same noise,
+    scaled, is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a
+    recurrent layer of this package or of torch has no scores for its weights and no growth. There are no scores for
+    the weights either if the matrix is not square, or if another tool computes it by a parametrization. Sources:
+    Goodfellow, Shlens and Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
 
     Examples
     --------
@@ -256,12 +262,11 @@ def _measured(
             attacks[norm, radius, 1] = one
             if steps > 1:
                 attacks[norm, radius, steps] = worst
-    weights: dict[str, float] = {}
-    spectral: dict[str, float] = {}
+    weights = PerturbedWeights({}, "there is no recurrent layer", {})
     growth: dict[str, tuple[float, ...]] = {}
     bound = LipschitzBound(None, "there is no recurrent layer")
     if layer is not None:
-        weights, spectral = perturbed_weights(judge, weight_radius, draws, seed)
+        weights = perturbed_weights(judge, weight_radius, draws, seed)
         growth = growth_curves(judge, layer, min(radii, default=1e-3), seed)
         bound = bound_for_inputs(plain, layer, x)
     return Robustness(
@@ -272,12 +277,13 @@ def _measured(
             (kind, size): judge.score(judge.clamped(x + size * draw)) for kind, draw in kinds.items() for size in noise
         },
         attacks=attacks,
-        weights=weights,
+        weights=weights.scores,
+        weights_reason=weights.reason,
         weight_radius=float(weight_radius),
         growth=growth,
         lipschitz=bound.value,
         lipschitz_reason=bound.reason,
-        spectral=spectral,
+        spectral=weights.spectral,
     )
 
 

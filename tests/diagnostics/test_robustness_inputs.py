@@ -7,7 +7,7 @@ import torch
 from support.robustness_cases import B, C, Last, M, data, network, quick
 from torch import nn
 
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 X, Y = data()
 BAD = {
@@ -40,7 +40,6 @@ BAD = {
     "weight radius": (lambda: quick(network(), weight_radius=math.inf), OptionError, "`weight_radius`"),
     "bounds": (lambda: quick(network(), bounds=(1, 0)), OptionError, "`bounds`"),
     "inputs out of bounds": (lambda: quick(network(), bounds=(0, 1)), OptionError, "within the range"),
-    "a weight of another tool": (lambda: quick(normalized()), UnsupportedError, "another tool"),
 }
 
 
@@ -80,3 +79,15 @@ def test_the_bound_holds_only_for_inputs_that_reach_the_layer_unchanged_once():
     clamped = quick(Handing(lambda x: x.clamp(-1, 1)), pair)
     assert clamped.lipschitz is None and "transforms" in clamped.lipschitz_reason
     assert "more than once" in quick(Handing(lambda x: x, times=2), pair).lipschitz_reason
+
+
+def projected():
+    return Last(nn.LSTM(M, 6, batch_first=True, proj_size=3), 3)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(("made", "words"), [(normalized, "another tool"), (projected, "not square")])
+def test_where_weights_cannot_be_perturbed_the_other_scores_stay(made, words):
+    result = quick(made())
+    assert result.weights == {} and words in result.weights_reason and words in result.table()
+    assert len(result.noise) == 2 and len(result.attacks) == 4
