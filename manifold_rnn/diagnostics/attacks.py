@@ -57,6 +57,8 @@ class Judge:
                 f"{who} needs class numbers from 0 to {answer.shape[-1] - 1}.\nGot {int(y.min())} to {int(y.max())}.\n"
                 "Check the targets and the readout."
             )
+        if loss is not None and not callable(loss):
+            raise OptionError(f"`loss` needs a function of outputs and targets.\nGot {loss!r:.40}.\nPass None or one.")
         loss = loss or default_loss
         value = loss(answer, y[:1])
         if not isinstance(value, Tensor) or value.dim():

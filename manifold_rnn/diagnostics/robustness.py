@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError
+from .activity import batch_axis
 from .attacks import Judge, Norm
 from .batches import Data, Loss, tensors_of
+from .checks import require_at_least, require_module, require_positive, require_positives, require_range, require_seed
 from .evaluation import evaluating
 from .lipschitz import LipschitzBound
 from .perturbations import PerturbedWeights, bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
@@ -221,8 +224,22 @@ def robustness(
     >>> assert result.attacks["inf", 0.1, 10] <= result.attacks["inf", 0.1, 1] and 0 <= result.clean <= 1
     >>> assert result.largest_growth <= result.lipschitz
     """
-    _require_options(radii, norms, noise, steps, weight_radius, draws, bounds, batch_size)
+    require_module(network, "robustness")
+    if batch_axis(network):
+        raise OptionError(
+            f"robustness needs inputs of shape (B, T, ...).\nGot {type(network).__name__} with batch_first=False.\n"
+            "Use a layer with batch_first=True."
+        )
+    _require_options(norms, steps, weight_radius, draws, batch_size, seed)
+    radii, noise = require_positives("radii", radii), require_positives("noise", noise)
+    bounds = None if bounds is None else require_range("bounds", bounds)
     x, y = tensors_of(data, "robustness")
+    most = torch.finfo(x.dtype).max / (10 * math.sqrt(x[0].numel()))
+    if max((*radii, *noise), default=0.0) > most:
+        raise OptionError(
+            f"`radii` and `noise` are too large for inputs of {x.dtype}.\nExpected at most {most:.0e}, got "
+            f"{max((*radii, *noise)):g}.\nUse smaller ones."
+        )
     if bounds is not None and (x.is_complex() or float(x.min()) < bounds[0] or float(x.max()) > bounds[1]):
         raise OptionError(
             f"`bounds` needs real inputs within the range.\nExpected entries from {bounds[0]} to {bounds[1]}, got "
@@ -288,24 +305,12 @@ def _measured(
 
 
 def _require_options(
-    radii: Sequence[float],
-    norms: Sequence[Norm],
-    noise: Sequence[float],
-    steps: int,
-    weight_radius: float,
-    draws: int,
-    bounds: tuple[float, float] | None,
-    batch_size: int,
+    norms: Sequence[Norm], steps: int, weight_radius: float, draws: int, batch_size: int, seed: int
 ) -> None:
-    for key, values in (("radii", radii), ("noise", noise)):
-        if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values):
-            raise OptionError(f"`{key}` needs a sequence of positive numbers. Got {values!r}.")
-    if not set(norms) <= {"inf", "2"}:
-        raise OptionError(f"`norms` needs a sequence of 'inf' and '2'. Got {norms!r}.")
+    if not isinstance(norms, (tuple, list)) or not all(norm in ("inf", "2") for norm in norms):
+        raise OptionError(f"`norms` needs a sequence of 'inf' and '2'. Got {norms!r:.80}.")
     for key, value, least in (("steps", steps, 0), ("draws", draws, 1), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise OptionError(f"`{key}` needs an integer of at least {least}. Got {value!r}.")
-    if not (isinstance(weight_radius, (int, float)) and 0 <= weight_radius < math.inf):
-        raise OptionError(f"`weight_radius` needs a number of at least 0. Got {weight_radius!r}.")
-    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
-        raise OptionError(f"`bounds` needs a smaller and a larger number. Got {bounds!r}.")
+        require_at_least(key, value, least)
+    if weight_radius != 0 or isinstance(weight_radius, bool):
+        require_positive("weight_radius", weight_radius)
+    require_seed(seed)
