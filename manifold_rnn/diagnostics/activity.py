@@ -1,7 +1,6 @@
 """The activity of a recurrent layer on test cases: what coverage measures, as real numbers of shape (B, T, n)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,22 +13,6 @@ from .sources import States, find_layer, hidden_states, layer_arguments
 Signal: TypeAlias = Literal["output", "forget"] | Callable[[Tensor], Tensor]
 Cases: TypeAlias = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 BATCH = 256
-
-
-@contextmanager
-def evaluated(source: States) -> Iterator[None]:
-    """Run without gradients and without dropout; restore the modes of all modules and the random state."""
-    modules = [*source.modules()] if isinstance(source, nn.Module) else []
-    modes = [module.training for module in modules]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def batch_axis(source: States) -> int:
@@ -86,6 +69,12 @@ def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() != 3 or not values.numel():
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ShapeError(f"Coverage needs a signal of shape (B, T, n) with at least one step and unit. Got {got}.")
+    axis = batch_axis(source)
+    if len(values) != x.shape[axis]:
+        raise ShapeError(
+            f"Coverage needs a signal for each of {x.shape[axis]} cases, counted on axis {axis} of the inputs. "
+            f"Got a signal of {len(values)} cases. Pass a network whose inputs have shape (B, T, m)."
+        )
     values = (values.abs() if values.is_complex() else values).double()
     if not values.isfinite().all():
         raise NonFiniteError(

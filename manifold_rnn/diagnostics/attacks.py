@@ -1,6 +1,7 @@
 """Perturbed inputs, and how well a network answers them: random noise and steps along the gradient of the loss."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError, ShapeError
+from ..errors import NonFiniteError, OptionError, ShapeError
 from .batches import Loss, default_loss, outputs_for
 
 Norm = Literal["inf", "2"]
@@ -27,6 +28,7 @@ class Judge:
     by_accuracy: bool
     batch_size: int
     bounds: tuple[float, float] | None
+    who: str
 
     @classmethod
     def of(
@@ -55,6 +57,8 @@ class Judge:
                 f"{who} needs class numbers from 0 to {answer.shape[-1] - 1}.\nGot {int(y.min())} to {int(y.max())}.\n"
                 "Check the targets and the readout."
             )
+        if loss is not None and not callable(loss):
+            raise OptionError(f"`loss` needs a function of outputs and targets.\nGot {loss!r:.40}.\nPass None or one.")
         loss = loss or default_loss
         value = loss(answer, y[:1])
         if not isinstance(value, Tensor) or value.dim():
@@ -62,7 +66,7 @@ class Judge:
             raise ShapeError(
                 f"{who} needs a loss that is a scalar, the mean over a batch.\nGot {got}.\nTake the mean of it."
             )
-        return cls(network, x, y, loss, by_accuracy, batch_size, bounds)
+        return cls(network, x, y, loss, by_accuracy, batch_size, bounds, who)
 
     @property
     def name(self) -> str:
@@ -73,6 +77,19 @@ class Judge:
 
     def clamped(self, x: Tensor) -> Tensor:
         return x if self.bounds is None else x.clamp(*self.bounds)
+
+    def clean(self) -> float:
+        """The score without perturbation, or `NonFiniteError` if an output is not finite."""
+        for x, y in self.batches(self.x, self.y):
+            with torch.no_grad():
+                outputs = outputs_for(self.network, x, y)
+            if not outputs.isfinite().all():
+                count = int((~outputs.isfinite()).sum())
+                raise NonFiniteError(
+                    f"{self.who} needs finite outputs of the network for the given inputs.\n"
+                    f"Got {count} of {outputs.numel()} entries that are not.\nCheck the weights of the network."
+                )
+        return self.score(self.x)
 
     @torch.no_grad()
     def score(self, x: Tensor, network: nn.Module | None = None) -> float:
@@ -90,7 +107,7 @@ class Judge:
         return torch.zeros_like(x) if g is None else g
 
     def attacked(self, norm: Norm, radius: float, steps: int) -> tuple[float, float]:
-        """Scores after one step of length ``radius``, and under the worst of that and ``steps`` further ones.
+        """Scores after one step of length ``radius``, and under the worst of ``steps`` steps, of which it is the first.
 
         Further steps are a quarter as long and projected onto the ball. A sequence counts as right if it is right
         throughout; a loss is the largest of a batch.
@@ -100,7 +117,7 @@ class Judge:
             d = self.clamped(x + _along(self.gradient(x, y), norm, radius)) - x
             with torch.no_grad():
                 one = result = self._answers(x + d, y)
-            for _ in range(steps):
+            for _ in range(steps - 1):
                 d = _projected(d + _along(self.gradient(x + d, y), norm, _SHARE * radius), norm, radius)
                 d = self.clamped(x + d) - x
                 with torch.no_grad():
@@ -111,12 +128,15 @@ class Judge:
         return self._mean(first), self._mean(worst)
 
     def _answers(self, x: Tensor, y: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Whether each answer of a batch is right, or how large the loss is, once for each sequence."""
+        """Whether each answer of a batch is right, or how large the loss is, once for each sequence.
+
+        An answer that is not finite is wrong, and its loss is infinite.
+        """
         outputs = outputs_for(network or self.network, x, y)
         if self.by_accuracy:
-            right: Tensor = outputs.argmax(-1) == y
+            right: Tensor = (outputs.argmax(-1) == y) & outputs.isfinite().all(-1)
             return right
-        return self.loss(outputs, y).detach().double().expand(len(x))
+        return self.loss(outputs, y).detach().double().nan_to_num(math.inf, math.inf).expand(len(x))
 
     def _mean(self, answers: Iterable[Tensor]) -> float:
         return float(torch.cat(list(answers)).double().mean())

@@ -1,7 +1,7 @@
 """The data, the outputs and the loss of a diagnostic that needs data."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..zoo import Network
+from .evaluation import reading
 
 Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -17,12 +18,9 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return inputs and targets of the first batch of data, on a device."""
-    generator = data.generator if isinstance(data, DataLoader) else None
-    before = None if generator is None else generator.get_state()
     loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
-    pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
-    if generator is not None and before is not None:
-        generator.set_state(before)
+    with reading(loader):
+        pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         got = ", ".join(type(part).__name__ for part in pair) or "nothing"
         raise OptionError(
@@ -39,10 +37,17 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=4096)
     if isinstance(data, DataLoader):
-        batches = [batch for batch in data if isinstance(batch, (tuple, list)) and len(batch) == 2]
-        if batches:
-            data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
+        with reading(data):
+            batches = [batch for batch in data if _is_pair(batch)]
+        if not batches:
+            raise OptionError(f"{who} needs data with pairs of tensors, inputs and targets.\nGot no such pair.")
+        if len({(x.shape[1:], y.shape[1:]) for x, y in batches}) > 1:
+            raise ShapeError(
+                f"{who} needs sequences of equal length in all batches.\nGot batches of inputs with shapes "
+                f"{sorted({tuple(x.shape) for x, _ in batches})!s:.80}.\nPad them to one length."
+            )
+        data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    if not _is_pair(data):
         raise OptionError(
             f"{who} needs data that are a pair of tensors, inputs and targets, or a dataset of such pairs.\n"
             f"Got {type(data).__name__}.\nPass e.g. task.splits().test."
@@ -61,7 +66,16 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
     if not x.isfinite().all():
         count = int((~x.isfinite()).sum())
         raise NonFiniteError(f"{who} needs finite inputs. Got {count} of {x.numel()} entries that are not.")
-    return x.detach(), y.detach()
+    return _own(x), _own(y)
+
+
+def _is_pair(data: object) -> TypeGuard[tuple[Tensor, Tensor]]:
+    return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+
+
+def _own(x: Tensor) -> Tensor:
+    """The tensor without its graph, and a copy of one that was made in inference mode."""
+    return x.detach().clone() if x.is_inference() else x.detach()
 
 
 def outputs_for(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from .._options import is_integer
-from ..errors import OptionError, ShapeError
-from .activity import BATCH, activity, batch_axis, evaluated
+from ..errors import NonFiniteError, OptionError, ShapeError
+from .activity import BATCH, activity, batch_axis
+from .checks import require_module
 from .covered import Coverage, CoverageCount
+from .evaluation import evaluating
 from .features import SEARCHED
 from .mutation import Distance, Mutate, Mutation
-from .searching import Genetic, Search, measured_distance, require_options, require_seeds
+from .searching import Genetic, Search, measured_distance, require_coverage, require_options, require_seeds
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -192,16 +194,18 @@ def campaign(
     >>> record = mr.diagnostics.campaign(network, start, x[:10], cases=50, rounds=1, offspring=10, generations=2)
     >>> assert record.coverage.cases == record.cases > 60 and len(record.searches) <= 3
     """
+    require_module(network, "campaign")
+    require_coverage(coverage)
     axis = batch_axis(network)
     require_options(generations, survivors, offspring, radius)
     for key, value, least in (("cases", cases, 0), ("rounds", rounds, 1)):
         if not is_integer(value, least):
             raise OptionError(f"`{key}` needs an integer of at least {least}. Got {value!r:.40}.")
-    if not isinstance(network, nn.Module):
-        raise OptionError(f"`network` needs a module with a recurrent layer. Got {type(network).__name__}.")
+    if classify is not None and not callable(classify):
+        raise OptionError(f"`classify` needs a function of the outputs, or None. Got {classify!r:.40}.")
     first = require_seeds(seeds, axis)
     count = CoverageCount(coverage.calibration, coverage)
-    with evaluated(network):
+    with torch.no_grad(), evaluating(network):
         mutation = Mutation(first, mutate, axis, seed)
         run = _Run(network, count, first, measured_distance(distance, axis), radius, classify)
         loop = Genetic(run, coverage.calibration, first, mutation, run.distance, None)
@@ -252,6 +256,11 @@ class _Run:
         self.count.add(values)
         if self._classify is None:
             return values
+        if isinstance(outputs[-1], Tensor) and not outputs[-1].isfinite().all():
+            raise NonFiniteError(
+                "A campaign needs finite outputs to compare answers. Got NaN or infinity. "
+                "Check the weights of the network, or pass classify=None."
+            )
         answers = self._classify(outputs[-1])
         if not isinstance(answers, Tensor) or answers.dim() < 1 or len(answers) != len(x):
             raise ShapeError(f"`classify` needs to return an answer for each of {len(x)} cases. Got another number.")

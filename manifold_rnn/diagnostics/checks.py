@@ -1,7 +1,11 @@
 """Checks of the options of diagnostics."""
 
+from collections.abc import Iterable
 from math import inf
 from numbers import Real
+from typing import Any
+
+from torch import nn
 
 from .._options import is_integer
 from ..errors import OptionError
@@ -19,3 +23,41 @@ def require_positive(name: str, value: object, below: float = inf) -> None:
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < below:
         bound = "finite" if below == inf else f"below {below:g}"
         raise OptionError(f"`{name}` is out of range.\nExpected a positive number, {bound}. Got {value!r:.40}.")
+
+
+def require_positives(name: str, values: object) -> tuple[float, ...]:
+    """Return a sequence of positive, finite numbers, or raise `OptionError`."""
+    items = _items(values)
+    if items is None or not all(_is_number(item) and 0 < float(item) < inf for item in items):
+        raise OptionError(
+            f"`{name}` needs a sequence of positive numbers.\nGot {values!r:.80}.\nPass a tuple such as (0.1,)."
+        )
+    return tuple(float(item) for item in items)
+
+
+def require_range(name: str, value: object) -> tuple[float, float]:
+    """Return a smaller and a larger number, or raise `OptionError`."""
+    items = _items(value)
+    if items is None or len(items) != 2 or not all(map(_is_number, items)) or not items[0] < items[1]:
+        raise OptionError(f"`{name}` needs a smaller and a larger number.\nGot {value!r:.80}.\nUse e.g. (0.0, 1.0).")
+    return float(items[0]), float(items[1])
+
+
+def require_seed(seed: object) -> None:
+    """Raise `OptionError` unless a seed is one that torch accepts."""
+    if not is_integer(seed, 0) or int(seed) >= 2**63:  # type: ignore[call-overload]
+        raise OptionError(f"`seed` needs an integer from 0 to 2^63 - 1. Got {seed!r:.40}.")
+
+
+def _items(values: object) -> tuple[Any, ...] | None:
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_module(module: object, who: str) -> None:
+    """Raise `OptionError` unless this is a module of torch."""
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"{who} needs a module of torch.\nGot {type(module).__name__}.\nPass the network first.")

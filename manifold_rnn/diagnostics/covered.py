@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .activity import Cases, Signal, activity, batch_axis, batches, evaluated
+from .activity import Cases, Signal, activity, batch_axis, batches
+from .evaluation import evaluating
 from .features import METRICS, SEARCHED, Calibration, Feature, Reached, calibrated, require_signal
 from .plotting import axes_or_new
 from .sources import States
@@ -231,7 +232,7 @@ def coverage(
     >>> assert measured.history["cases"] == (256, 300)
     """
     axis = batch_axis(layer)
-    with evaluated(layer):
+    with torch.no_grad(), evaluating(layer):
         known = (activity(layer, x, signal) for x in batches(calibrate, axis, "`calibrate`"))
         count = CoverageCount(calibrated(known, window, boundary, change, symbols, pieces, signal))
         for x in batches(cases, axis, "`cases`"):

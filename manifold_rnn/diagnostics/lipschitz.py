@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from .._options import is_integer
+from ..errors import NonFiniteError, OptionError
 from ..nn import Layer
 from .sources import RecurrentLayer, recurrent_layer
 
@@ -52,6 +53,8 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
     ------
     OptionError
         If there is no recurrent layer, or ``length`` is below 1.
+    NonFiniteError
+        If a weight is not finite.
 
     Notes
     -----
@@ -65,11 +68,13 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
     >>> bound = mr.diagnostics.lipschitz_bound(layer, 9)
     >>> assert abs(bound.value - 3) < 1e-5
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+    if not is_integer(length, 1):
         raise OptionError(
             f"lipschitz_bound needs a number of time steps of at least 1.\nGot {length!r}.\nPass x.shape[1]."
         )
     layer = recurrent_layer(source)
+    if not all(weight.isfinite().all() for weight in layer.parameters()):
+        raise NonFiniteError("lipschitz_bound needs finite weights. Got NaN or infinity. Check the training.")
     if layer.bidirectional:
         return LipschitzBound(None, "the layer runs in two directions")
     levels = _levels(layer)

@@ -6,7 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError, OptionError, ShapeError
+from ..errors import NonFiniteError, ShapeError
+from .checks import require_seed
 
 Mutate: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -28,10 +29,8 @@ class Mutation:
     """
 
     def __init__(self, seeds: Tensor, mutate: Mutate | None, axis: int, seed: int) -> None:
-        try:
-            self._generator = torch.Generator(seeds.device).manual_seed(seed)
-        except (TypeError, RuntimeError) as error:
-            raise OptionError(f"`seed` needs an integer from 0 to 2^63 - 1. Got {seed!r:.40}.") from error
+        require_seed(seed)
+        self._generator = torch.Generator(seeds.device).manual_seed(int(seed))
         self._mutate, self._axis = mutate, axis
         self._is_integer = not (seeds.is_floating_point() or seeds.is_complex())
         self._is_one_hot = seeds.dim() == 3 and seeds.shape[2] > 1 and not self._is_integer and _is_one_hot(seeds)

@@ -1,12 +1,12 @@
 """What `robustness` perturbs beside the inputs: the recurrent matrix and the states, on a copy of the network."""
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..constraints import parametrizations, release
-from ..errors import UnsupportedError
 from ..linalg import spectral_radius
 from .attacks import Judge
 from .lipschitz import LipschitzBound, lipschitz_bound
@@ -32,12 +32,25 @@ def drawn(x: Tensor, seed: int, *, uniform: bool = False) -> Tensor:
     return torch.view_as_complex(real) if x.is_complex() else real
 
 
-def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores with a perturbed recurrent matrix, and its spectral numbers. The copy has its weight again at the end."""
+class PerturbedWeights(NamedTuple):
+    """Scores with a perturbed recurrent matrix, why there are none, and the spectral numbers of the matrix."""
+
+    scores: dict[str, float]
+    reason: str
+    spectral: dict[str, float]
+
+
+def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> PerturbedWeights:
+    """Score the copy of a network with a perturbed recurrent matrix. The copy has its weight again at the end."""
+    shape = tuple(recurrent_matrix(judge.network).weight.shape)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        return PerturbedWeights({}, f"the recurrent matrix has shape {shape}, which is not square", {})
     W = matrix_of(judge.network, "robustness").weight.clone()
     spectral = {"radius": float(spectral_radius(W)), "norm": float(torch.linalg.matrix_norm(W, 2))}
     if not size:
-        return {}, spectral
+        return PerturbedWeights({}, "the weight radius is 0", spectral)
+    if not _is_writable(judge.network, W):
+        return PerturbedWeights({}, "another tool computes the recurrent matrix", spectral)
     generator = torch.Generator().manual_seed(seed)
     random = []
     for _ in range(draws):
@@ -45,7 +58,17 @@ def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> tuple
         random.append(_score_at(judge, W, E * (size / torch.linalg.matrix_norm(E, 2))))
     worst = worst_perturbation(W, eps=size)
     scores = {"random": sum(random) / draws, "worst case": _score_at(judge, W, worst.E)}
-    return scores, {**spectral, "perturbed radius": abs(worst.z)}
+    return PerturbedWeights(scores, "", {**spectral, "perturbed radius": abs(worst.z)})
+
+
+@torch.no_grad()
+def _is_writable(network: nn.Module, W: Tensor) -> bool:
+    """Whether the recurrent matrix of a network can be replaced: that of a parametrization is computed anew."""
+    stored = recurrent_matrix(network).weight
+    stored.copy_(2 * W + 1)
+    replaced = torch.equal(recurrent_matrix(network).weight, (2 * W + 1).to(stored.dtype))
+    stored.copy_(W)
+    return replaced
 
 
 @torch.no_grad()
@@ -54,12 +77,6 @@ def _score_at(judge: Judge, W: Tensor, E: Tensor) -> float:
     stored = recurrent_matrix(judge.network).weight
     kept = stored.clone()
     stored.copy_(W + E)
-    if not torch.equal(recurrent_matrix(judge.network).weight, (W + E).to(stored.dtype)):
-        raise UnsupportedError(
-            "robustness cannot perturb a recurrent matrix that another tool computes.\n"
-            "Expected a plain parameter or a weight under manifold_rnn.constrain.\n"
-            "Remove the parametrization first, or pass weight_radius=0."
-        )
     score = judge.score(judge.x)
     stored.copy_(kept)
     return score
@@ -84,16 +101,34 @@ def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int)
 
 
 def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> LipschitzBound:
-    """The certified bound for the inputs of a network, where its layer receives them as they are."""
-    if network is not layer:
-        args, kwargs = layer_arguments(network, layer, x[:1])
-        received = [*args, *kwargs.values()]
-        first = received[0]
-        if not isinstance(first, Tensor) or first.dim() != 3:
-            return LipschitzBound(None, "the layer receives packed inputs")
-        first = first if layer.batch_first else first.transpose(0, 1)
-        if not (first.shape == x[:1].shape and torch.equal(first, x[:1].to(first.dtype))):
-            return LipschitzBound(None, "the network transforms its inputs before the recurrent layer")
-        if any(isinstance(part, (Tensor, tuple)) for part in received[1:]):
-            return LipschitzBound(None, "the network computes the initial state")
+    """The certified bound for the inputs of a network, where its layer receives them as they are.
+
+    Two probes with noise show that the network does not transform inputs, as clamping to a range does for some.
+    """
+    for probe in (x[:1], x[:1] + drawn(x[:1], 0), x[:1] + 10 * drawn(x[:1], 1)) if network is not layer else ():
+        reason = _changed_inputs(network, layer, probe)
+        if reason:
+            return LipschitzBound(None, reason)
     return lipschitz_bound(layer, x.shape[1])
+
+
+def _changed_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> str:
+    """Why the layer does not receive these inputs of a network as they are; empty if it does."""
+    calls: list[None] = []
+    handle = layer.register_forward_pre_hook(lambda *_: calls.append(None))
+    try:
+        args, kwargs = layer_arguments(network, layer, x)
+    finally:
+        handle.remove()
+    if len(calls) > 1:
+        return "the network calls the recurrent layer more than once"
+    received = [*args, *kwargs.values()]
+    first = received[0]
+    if not isinstance(first, Tensor) or first.dim() != 3:
+        return "the layer receives packed inputs"
+    first = first if layer.batch_first else first.transpose(0, 1)
+    if not (first.shape == x.shape and torch.equal(first, x.to(first.dtype))):
+        return "the network transforms its inputs before the recurrent layer"
+    if any(isinstance(part, (Tensor, tuple)) for part in received[1:]):
+        return "the network computes the initial state"
+    return ""

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError
+from .activity import batch_axis
 from .attacks import Judge, Norm
 from .batches import Data, Loss, tensors_of
+from .checks import require_at_least, require_module, require_positive, require_positives, require_range, require_seed
+from .evaluation import evaluating
 from .lipschitz import LipschitzBound
-from .perturbations import bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
+from .perturbations import PerturbedWeights, bound_for_inputs, drawn, growth_curves, perturbed_weights, plain_copy
 from .plotting import axes_or_new
 from .sources import find_layer
 
@@ -42,6 +46,8 @@ class Robustness:
     weights : mapping from str to float
         Scores with a perturbed recurrent matrix: "random", the mean over the draws, and "worst case". Empty if there is
         none.
+    weights_reason : str
+        Why `weights` is empty; empty itself if it is not.
     weight_radius : float
         Norm of the perturbations of the recurrent matrix.
     growth : mapping from str to tuple of float
@@ -70,6 +76,7 @@ class Robustness:
     noise: Mapping[tuple[str, float], float]
     attacks: Mapping[tuple[str, float, int], float]
     weights: Mapping[str, float]
+    weights_reason: str
     weight_radius: float
     growth: Mapping[str, tuple[float, ...]]
     lipschitz: float | None
@@ -96,6 +103,8 @@ class Robustness:
         """Return one line for each number."""
         lines = [f"robustness: {self.measure} of {self.sequences:,} sequences"]
         lines += [f"  {name:<28} {score:9.4g}" for group in self.scores().values() for name, score in group.items()]
+        if self.weights_reason:
+            lines.append(f"  {'perturbed weights':<28}      none  {self.weights_reason}")
         for kind, curve in self.growth.items():
             step = max(range(len(curve)), key=lambda t: curve[t])
             lines.append(f"  {f'growth, {kind}':<28} {curve[step]:9.4g}  largest |dh_t| / |dx|, at step {step + 1}")
@@ -155,8 +164,8 @@ def robustness(
 
     - *Noise*: ``x`` plus Gaussian noise, and plus uniform noise.
     - *Attack*: :math:`x + d` with one step along the gradient of the loss, :math:`d = r \operatorname{sign} g` in the
-      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then ``steps``
-      further steps of a quarter of that, each projected onto the ball of the radius.
+      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then
+      ``steps - 1`` further steps of a quarter of that, each projected onto the ball of the radius.
     - *Weights*: ``x`` itself, with :math:`W + E` for the recurrent matrix and :math:`\|E\|_2` the weight radius: random
       ``E``, and the one of `worst_perturbation` that makes the spectral radius largest.
 
@@ -177,7 +186,7 @@ def robustness(
     noise : sequence of float
         Standard deviations of Gaussian and bounds of uniform noise.
     steps : int
-        Number of steps of the longer attack after its first one; with 0 or 1 there is none.
+        Number of steps of the longer attack, with the first one; with 0 or 1 there is none.
     weight_radius : float
         Norm of perturbations of the recurrent matrix, at least 0.
     draws : int
@@ -200,11 +209,12 @@ def robustness(
 
     Notes
     -----
-    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a low
-    one does. The longer attack begins with the one step, so its score is never the better one. The same noise, scaled,
-    is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a recurrent
-    layer of this package or of torch has no scores for its weights and no growth. Sources: Goodfellow, Shlens and
-    Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
+    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a
+    low one does. The longer attack begins with the one step, so its score is never the better one. The same noise,
+    scaled, is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a
+    recurrent layer of this package or of torch has no scores for its weights and no growth. There are no scores for
+    the weights either if the matrix is not square, or if another tool computes it by a parametrization. Sources:
+    Goodfellow, Shlens and Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
 
     Examples
     --------
@@ -214,17 +224,51 @@ def robustness(
     >>> assert result.attacks["inf", 0.1, 10] <= result.attacks["inf", 0.1, 1] and 0 <= result.clean <= 1
     >>> assert result.largest_growth <= result.lipschitz
     """
-    _require_options(radii, norms, noise, steps, weight_radius, draws, bounds, batch_size)
+    require_module(network, "robustness")
+    if batch_axis(network):
+        raise OptionError(
+            f"robustness needs inputs of shape (B, T, ...).\nGot {type(network).__name__} with batch_first=False.\n"
+            "Use a layer with batch_first=True."
+        )
+    _require_options(norms, steps, weight_radius, draws, batch_size, seed)
+    radii, noise = require_positives("radii", radii), require_positives("noise", noise)
+    bounds = None if bounds is None else require_range("bounds", bounds)
     x, y = tensors_of(data, "robustness")
+    most = torch.finfo(x.dtype).max / (10 * math.sqrt(x[0].numel()))
+    if max((*radii, *noise), default=0.0) > most:
+        raise OptionError(
+            f"`radii` and `noise` are too large for inputs of {x.dtype}.\nExpected at most {most:.0e}, got "
+            f"{max((*radii, *noise)):g}.\nUse smaller ones."
+        )
     if bounds is not None and (x.is_complex() or float(x.min()) < bounds[0] or float(x.max()) > bounds[1]):
         raise OptionError(
             f"`bounds` needs real inputs within the range.\nExpected entries from {bounds[0]} to {bounds[1]}, got "
             f"{'complex ones' if x.is_complex() else f'{float(x.min()):g} to {float(x.max()):g}'}.\nCorrect the range."
         )
     plain = plain_copy(network)
+    with evaluating(plain):
+        return _measured(plain, x, y, loss, radii, norms, noise, steps, weight_radius, draws, bounds, batch_size, seed)
+
+
+def _measured(
+    plain: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss | None,
+    radii: Sequence[float],
+    norms: Sequence[Norm],
+    noise: Sequence[float],
+    steps: int,
+    weight_radius: float,
+    draws: int,
+    bounds: tuple[float, float] | None,
+    batch_size: int,
+    seed: int,
+) -> Robustness:
+    """Measure a copy in evaluation mode with checked options."""
     judge = Judge.of(plain, x, y, loss, batch_size, bounds, "robustness")
     layer = find_layer(plain)
-    clean = judge.score(x)
+    clean = judge.clean()
     if not math.isfinite(clean):
         raise NonFiniteError("robustness needs a network with finite outputs. Its loss for the data is not finite.")
     kinds = {"gaussian": drawn(x, seed), "uniform": drawn(x, seed, uniform=True)}
@@ -235,12 +279,11 @@ def robustness(
             attacks[norm, radius, 1] = one
             if steps > 1:
                 attacks[norm, radius, steps] = worst
-    weights: dict[str, float] = {}
-    spectral: dict[str, float] = {}
+    weights = PerturbedWeights({}, "there is no recurrent layer", {})
     growth: dict[str, tuple[float, ...]] = {}
     bound = LipschitzBound(None, "there is no recurrent layer")
     if layer is not None:
-        weights, spectral = perturbed_weights(judge, weight_radius, draws, seed)
+        weights = perturbed_weights(judge, weight_radius, draws, seed)
         growth = growth_curves(judge, layer, min(radii, default=1e-3), seed)
         bound = bound_for_inputs(plain, layer, x)
     return Robustness(
@@ -251,34 +294,23 @@ def robustness(
             (kind, size): judge.score(judge.clamped(x + size * draw)) for kind, draw in kinds.items() for size in noise
         },
         attacks=attacks,
-        weights=weights,
+        weights=weights.scores,
+        weights_reason=weights.reason,
         weight_radius=float(weight_radius),
         growth=growth,
         lipschitz=bound.value,
         lipschitz_reason=bound.reason,
-        spectral=spectral,
+        spectral=weights.spectral,
     )
 
 
 def _require_options(
-    radii: Sequence[float],
-    norms: Sequence[Norm],
-    noise: Sequence[float],
-    steps: int,
-    weight_radius: float,
-    draws: int,
-    bounds: tuple[float, float] | None,
-    batch_size: int,
+    norms: Sequence[Norm], steps: int, weight_radius: float, draws: int, batch_size: int, seed: int
 ) -> None:
-    for key, values in (("radii", radii), ("noise", noise)):
-        if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values):
-            raise OptionError(f"`{key}` needs a sequence of positive numbers. Got {values!r}.")
-    if not set(norms) <= {"inf", "2"}:
-        raise OptionError(f"`norms` needs a sequence of 'inf' and '2'. Got {norms!r}.")
+    if not isinstance(norms, (tuple, list)) or not all(norm in ("inf", "2") for norm in norms):
+        raise OptionError(f"`norms` needs a sequence of 'inf' and '2'. Got {norms!r:.80}.")
     for key, value, least in (("steps", steps, 0), ("draws", draws, 1), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise OptionError(f"`{key}` needs an integer of at least {least}. Got {value!r}.")
-    if not (isinstance(weight_radius, (int, float)) and 0 <= weight_radius < math.inf):
-        raise OptionError(f"`weight_radius` needs a number of at least 0. Got {weight_radius!r}.")
-    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
-        raise OptionError(f"`bounds` needs a smaller and a larger number. Got {bounds!r}.")
+        require_at_least(key, value, least)
+    if weight_radius != 0 or isinstance(weight_radius, bool):
+        require_positive("weight_radius", weight_radius)
+    require_seed(seed)

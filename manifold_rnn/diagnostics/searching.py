@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._options import is_integer
 from ..errors import OptionError, ShapeError
-from .activity import BATCH, activity, batch_axis, batches, evaluated
+from .activity import BATCH, activity, batch_axis, batches
 from .covered import Coverage
+from .evaluation import evaluating
 from .features import Calibration, Feature, require_signal
 from .mutation import Distance, Mutate, Mutation, root_mean_square
 from .plotting import axes_or_new
@@ -221,10 +222,11 @@ def search(
     >>> found = mr.diagnostics.search(layer, measured, x[:5], feature=("change", 0), offspring=50)
     >>> assert found.reached and found.fitness[-1] <= 0 and found.best.shape == (1, 8, 2)
     """
+    require_coverage(coverage)
     axis, scale = batch_axis(layer), coverage.calibration
     require_options(generations, survivors, offspring, radius)
     first = require_seeds(seeds, axis)
-    with evaluated(layer):
+    with torch.no_grad(), evaluating(layer):
         mutation = Mutation(first, mutate, axis, seed)
 
         def run(x: Tensor, _: Tensor) -> Tensor:
@@ -259,6 +261,15 @@ def measured_distance(distance: Distance | None, axis: int) -> Distance:
         return values.double()
 
     return checked
+
+
+def require_coverage(coverage: object) -> None:
+    """Raise `OptionError` unless this is a `Coverage`."""
+    if not isinstance(coverage, Coverage):
+        raise OptionError(
+            "`coverage` needs what `mr.diagnostics.coverage` returned for known cases. "
+            f"Got {type(coverage).__name__}. Pass it before the seeds."
+        )
 
 
 def require_seeds(seeds: Tensor, axis: int) -> Tensor:

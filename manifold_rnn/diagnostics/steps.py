@@ -14,6 +14,7 @@ from ..errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 from ..nn import Layer, cells, real_features
 from ..nn.cells import Cell
 from ..nn.cells.base import State
+from .evaluation import evaluating as evaluating
 from .sources import RecurrentLayer, recurrent_layer
 
 _BUDGET = 2**26  # bytes of the Jacobians that are held at once
@@ -277,23 +278,6 @@ def record(network: nn.Module, x: Tensor) -> Trajectory:
     with evaluating(network), stepwise(recurrent_layer(network)) as recorder, torch.no_grad():
         network(x)
     return recorder.trajectory(network)
-
-
-@contextlib.contextmanager
-def evaluating(module: object) -> Iterator[None]:
-    """Context in which a module is in evaluation mode and random numbers are drawn from a copy of the generators."""
-    parts = list(module.modules()) if isinstance(module, nn.Module) else []
-    modes = [part.training for part in parts]
-    devices = {p.device for part in parts for p in part.parameters(recurse=False) if p.is_cuda}
-    # the kernels of cuDNN have no backward pass in evaluation mode
-    with torch.random.fork_rng(devices=list(devices)), torch.backends.cudnn.flags(enabled=False):
-        try:
-            for part in parts:
-                part.training = False
-            yield
-        finally:
-            for part, mode in zip(parts, modes, strict=True):
-                part.training = mode
 
 
 def _advance(

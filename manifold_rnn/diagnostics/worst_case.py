@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..linalg.spectrum import dominant
+from .real_pairs import last_vectors, real_pairs, sizes_of
 from .sources import matrix_of
 
 _ANGLES, _OUTERMOST = 16, 16  # of the search on the circle: angles, and eigenvalues whose angles are tried too
 _STARTS, _STEPS, _CONVERGED = 6, 30, 1e-9  # of the search for the largest spectral radius
-_NUMBERS = 2**22  # in a chunk of shifted matrices
 _GOLDEN, _SECTIONS = 0.5 * (5**0.5 - 1), 20  # of the search between two angles
-_TIE = 1e-7  # relative to the matrix: by how much equal singular values are told apart
+_LARGE = 1e100  # entries above it are scaled, so that squares do not overflow
 
 
 class WorstPerturbation(NamedTuple):
@@ -42,9 +42,12 @@ def worst_perturbation(
 
     .. math:: E = s\, u v^H \quad\Rightarrow\quad (W + E) v = z v, \qquad \|E\|_2 = s,
 
-    and no smaller complex perturbation has the eigenvalue ``z``. For a real ``W`` the perturbation is real as well:
-    :math:`E = s\, [\operatorname{Re} u, \operatorname{Im} u]\,[\operatorname{Re} v, \operatorname{Im} v]^{+}`, of rank
-    2 where ``z`` is not real. It moves the conjugate eigenvalue along and may be longer than ``s``.
+    and no smaller complex perturbation has the eigenvalue ``z``. For a real ``W`` the perturbation is real as well. It
+    has rank 2 where ``z`` is not real, because the conjugate eigenvalue moves along. The size of the smallest real one
+    is the maximum over :math:`\gamma \in (0, 1]` of the second smallest singular value of
+
+    .. math:: \begin{bmatrix} \operatorname{Re} M & -\gamma \operatorname{Im} M \\
+        \gamma^{-1} \operatorname{Im} M & \operatorname{Re} M \end{bmatrix}, \qquad M = zI - W.
 
     Parameters
     ----------
@@ -55,7 +58,8 @@ def worst_perturbation(
     eps : float, optional
         Norm of ``E``, positive. Without ``z``, the ``E`` of this norm that makes the spectral radius largest is
         returned, with the outermost eigenvalue as ``z``. With ``z``, the ``E`` above is scaled to this norm, and the
-        eigenvalue arrives elsewhere unless the norm was ``eps`` already.
+        eigenvalue arrives elsewhere unless the norm was ``eps`` already. If ``z`` is an eigenvalue already, ``E`` is 0
+        and is not scaled.
 
     Returns
     -------
@@ -65,16 +69,19 @@ def worst_perturbation(
     Raises
     ------
     ShapeError, NonFiniteError, OptionError
-        If the source has no square, finite matrix, ``z`` is not finite, ``eps`` is not positive, or a real matrix of
-        size 1 should get an eigenvalue that is not real.
+        If the source has no square, finite matrix, ``z`` is not finite, ``eps`` is not positive, a real matrix of size
+        1 should get an eigenvalue that is not real, or no real perturbation is found for ``z``.
 
     Notes
     -----
-    The eigenvalue arrives at ``z`` up to rounding error, times its condition number. Which ``z`` is the worst is the
-    result of a local search from 16 angles and those of the 16 outermost eigenvalues: there may be a worse one in
-    between. With ``eps``, the search repeats the steepest perturbation, the polar factor of the slope of the spectral
-    radius. It takes some hundred decompositions of W: under a second for n = 32, and seconds for n = 128. Sources:
-    Trefethen and Embree (2005), chapter 2, for the singular vectors, Guglielmi and Overton (2011) for the search.
+    The eigenvalue arrives at ``z`` up to rounding error, times its condition number. The size for a real matrix is
+    that of the smallest real perturbation up to the tolerance of a search over :math:`\gamma`, and otherwise above
+    it. Which ``z`` is the worst is the result of a local search from 16 angles and those of the 16 outermost
+    eigenvalues: there may be a worse one in between. With ``eps``, the search repeats the steepest perturbation,
+    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: under a second
+    for n = 32, and up to half a minute for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
+    singular vectors, Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations, Guglielmi
+    and Overton (2011) for the search.
 
     Examples
     --------
@@ -94,36 +101,38 @@ def worst_perturbation(
             "A real matrix of size 1 has a real eigenvalue only.\n"
             f"Expected a real z, got {z}.\nConvert the matrix to complex128 for a complex perturbation."
         )
+    largest = max(float(W.abs().max()), 0.0 if z is None else abs(z))
+    scale = 2.0 ** min(math.frexp(largest)[1], 1000) if largest > _LARGE else 1.0
+    W = W / scale
     if z is None and eps is not None:
-        E, z = _outermost(W, float(eps))
+        E, reached = _outermost(W, float(eps) / scale)
     else:
-        z = _worst_on_circle(W) if z is None else complex(z)
-        E = _moving(W, torch.tensor([z], dtype=torch.complex128))[0]
+        reached = _worst_on_circle(W, 1 / scale) if z is None else complex(z) / scale
+        E = _moving(W, torch.tensor([reached], dtype=torch.complex128))[0]
+        if not E.isfinite().all():
+            raise OptionError(
+                f"No real perturbation was found that moves an eigenvalue to z.\nGot z={reached * scale}.\n"
+                "Use a real z, one farther from the real axis, or convert the matrix to complex128."
+            )
         size = float(torch.linalg.matrix_norm(E, 2))
-        E = E if eps is None or not size else E * (eps / size)
-    return WorstPerturbation(E, z, float(torch.linalg.matrix_norm(E, 2)))
+        E = E if eps is None or not size else E * (eps / scale / size)
+    size = float(torch.linalg.matrix_norm(E, 2)) * scale
+    return WorstPerturbation(E * scale, reached * scale if z is None else complex(z), size)
 
 
 def _moving(W: Tensor, z: Tensor) -> Tensor:
     """Return the perturbation of ``W`` for each of some points ``z``, (k, n, n); NaN where a real one is not found."""
     z = z.to(W.device, torch.complex128)
     if W.is_complex():
-        return _by_vectors(W, z, _last_vectors(W, z))
+        return _by_vectors(W, z, last_vectors(W, z))
     E = torch.full((len(z), *W.shape), math.nan, dtype=W.dtype, device=W.device)
     on_axis = z.imag == 0
     if on_axis.any():
         real = z[on_axis].real
-        E[on_axis] = _by_vectors(W, real, _last_vectors(W, real))
+        E[on_axis] = _by_vectors(W, real, last_vectors(W, real))
     if not on_axis.all() and len(W) > 1:
-        E[~on_axis] = _real_pairs(W, z[~on_axis])
+        E[~on_axis] = real_pairs(W, z[~on_axis])
     return E
-
-
-def _last_vectors(W: Tensor, z: Tensor) -> Tensor:
-    """Right singular vectors of the smallest singular values of ``zI - W``, (k, n)."""
-    eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
-    size = max(1, _NUMBERS // W.numel())
-    return torch.cat([torch.linalg.svd(part[:, None, None] * eye - W).Vh[:, -1].conj() for part in z.split(size)])
 
 
 def _by_vectors(W: Tensor, z: Tensor, v: Tensor) -> Tensor:
@@ -131,39 +140,8 @@ def _by_vectors(W: Tensor, z: Tensor, v: Tensor) -> Tensor:
     return residual[:, :, None] * v[:, None, :].conj()
 
 
-def _real_pairs(W: Tensor, z: Tensor) -> Tensor:
-    """Real perturbations of rank 2. Any vector gives one; of two vectors the one that gives the shorter is taken.
-
-    Where singular values tie, as for a multiple of the identity, the first vector may be real, which no real
-    perturbation turns into an eigenvector for ``z``. A skew part that separates the values leads to the second.
-    """
-    n = len(W)
-    draw = torch.randn(n, n, dtype=W.dtype, generator=torch.Generator().manual_seed(0)).to(W.device)
-    skew = (draw - draw.mT) * (_TIE * (float(torch.linalg.matrix_norm(W)) + float(z.abs().max())) / n)
-    best = None
-    for shifted in (W.to(z.dtype), (W + skew).to(z.dtype)):
-        v = _last_vectors(shifted, z)
-        residual = z[:, None] * v - (W.to(z.dtype) @ v.mT).mT
-        pair, image = torch.stack([v.real, v.imag], -1), torch.stack([residual.real, residual.imag], -1)
-        E = image @ torch.linalg.pinv(pair, rtol=1e-10)
-        missed = torch.linalg.matrix_norm(E @ pair - image) > 1e-8 * torch.linalg.matrix_norm(image)
-        E[missed] = math.nan
-        if best is None:
-            best = E
-        else:
-            sizes, others = _sizes(best), _sizes(E)
-            best = torch.where((others < sizes)[:, None, None], E, best)
-    assert best is not None
-    return best
-
-
-def _sizes(E: Tensor) -> Tensor:
-    """Norms of perturbations, infinite where there is none."""
-    return torch.where(E.isfinite().all(-1).all(-1), torch.linalg.matrix_norm(E.nan_to_num(), 2), math.inf)
-
-
 def _size_at(W: Tensor, z: complex) -> float:
-    return float(_sizes(_moving(W, torch.tensor([z], dtype=torch.complex128)))[0])
+    return float(sizes_of(_moving(W, torch.tensor([z], dtype=torch.complex128)))[0])
 
 
 def _angles(W: Tensor) -> Tensor:
@@ -187,12 +165,12 @@ def _at(radius: float, angle: float) -> complex:
     return cmath.rect(radius, angle)
 
 
-def _worst_on_circle(W: Tensor) -> complex:
-    """The point of the unit circle that the smallest perturbation reaches."""
+def _worst_on_circle(W: Tensor, radius: float) -> complex:
+    """The point of the circle around 0 that the smallest perturbation reaches."""
     angles = _angles(W)
-    sizes = _sizes(_moving(W, torch.tensor([_at(1.0, float(a)) for a in angles], dtype=torch.complex128)))
+    sizes = sizes_of(_moving(W, torch.tensor([_at(radius, float(a)) for a in angles], dtype=torch.complex128)))
     best = float(angles[int(sizes.argmin())])
-    return _at(1.0, _refined(lambda a: _size_at(W, _at(1.0, a)), best, angles, float(sizes.min())))
+    return _at(radius, _refined(lambda a: _size_at(W, _at(radius, a)), best, angles, float(sizes.min())))
 
 
 def _outermost(W: Tensor, eps: float) -> tuple[Tensor, complex]:

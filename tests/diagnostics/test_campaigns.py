@@ -8,7 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import campaign, coverage
-from manifold_rnn.errors import OptionError, ShapeError
+from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
 
 
 class Known(nn.Module):
@@ -151,7 +151,7 @@ BAD = {
     "no classes": (REGRESSION, {}, ShapeError, r"outputs of shape \(B, classes\).*Got shape \(3, 1\).*classify=None"),
     "a layer": (nn.RNN(1, 2, batch_first=True), {}, ShapeError, "Got tuple"),
     "one answer": (Known(), {"classify": lambda out: out.sum()}, ShapeError, "`classify` needs to return an answer"),
-    "a function": (lambda x: x, {}, OptionError, "`network` needs a module with a recurrent layer. Got function"),
+    "a function": (lambda x: x, {}, OptionError, "campaign needs a module of torch.\\nGot function"),
     "no radius": (Known(), {"radius": -1.0}, OptionError, "`radius` needs a positive number"),
 }
 
@@ -163,3 +163,19 @@ def test_bad_input_is_answered_by_name(network, options, kind, message):
         campaign(network, start, SEEDS, **{"cases": 3, "generations": 0, **options})
     assert len(str(caught.value)) <= 400
     assert not isinstance(network, nn.Module) or not network._forward_hooks
+
+
+def test_outputs_of_nan_are_no_answers():
+    network = Known()
+    start = coverage(network, KNOWN, pieces=3)
+    network.register_forward_hook(lambda _module, _inputs, output: output * torch.nan)
+    with pytest.raises(NonFiniteError, match="finite outputs"):
+        campaign(network, start, SEEDS, cases=3, rounds=1, generations=0)
+
+
+@pytest.mark.parametrize("wrong", [{"classify": 3}, {"seed": 2**70}])
+def test_options_of_another_kind_are_named(wrong):
+    with pytest.raises(OptionError, match=f"`{next(iter(wrong))}`"):
+        run(**wrong)
+    with pytest.raises(OptionError, match="`coverage`"):
+        campaign(Known(), SEEDS, SEEDS)

@@ -243,3 +243,9 @@ def test_the_picture_has_a_line_for_each_metric():
     axes = found.plot()
     assert [line.get_label() for line in axes.get_lines()] == list(METRICS) and axes.get_xlabel() == "cases"
     assert found.plot(axes) is axes
+
+
+def test_a_network_with_time_first_is_refused_where_its_batches_would_be_cut_along_time():
+    x = torch.rand(512, 5, 3)
+    with pytest.raises(ShapeError, match="256 cases, counted on axis 0"):
+        coverage(lambda x: x.transpose(0, 1), x, x)

@@ -9,7 +9,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import lipschitz_bound
-from manifold_rnn.errors import OptionError
+from manifold_rnn.errors import NonFiniteError, OptionError
 
 DOUBLE = torch.float64
 T = 9
@@ -98,3 +98,10 @@ def test_bad_input_is_named():
     for length in (0, -1, 1.5, True):
         with pytest.raises(OptionError, match="at least 1"):
             lipschitz_bound(mr.nn.RNN(1, 2), length)
+
+
+def test_weights_of_nan_are_named():
+    layer = torch.nn.RNN(2, 3)
+    torch.nn.init.constant_(layer.weight_hh_l0, torch.nan)
+    with pytest.raises(NonFiniteError, match="finite weights"):
+        mr.diagnostics.lipschitz_bound(layer, 3)

@@ -9,9 +9,12 @@ from support.cell_cases import CELLS
 from support.robustness_cases import B, C, Last, M, T, data, network, quick
 from support.seeds import seeded
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import recurrent_matrix, robustness
+from manifold_rnn.diagnostics.attacks import Judge
+from manifold_rnn.errors import NonFiniteError
 
 
 class Threshold(nn.Module):
@@ -302,3 +305,44 @@ def test_the_picture_has_a_bar_for_each_score():
     assert axes.get_title() and axes.get_xlabel() == "accuracy"
     own = Figure().add_subplot()
     assert quick(Threshold(), on_a_line()).plot(own) is own
+
+
+class Broken(nn.Module):
+    """Answers 0, and NaN where the first number is at least a limit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x):
+        first = x[:, 0, :1]
+        return torch.cat([first.exp(), -first.exp()], 1).where(first < self.limit, math.nan)
+
+
+def test_an_answer_of_nan_is_wrong_and_one_without_perturbation_is_an_error():
+    x, y = on_a_line()
+    result = robustness(Broken(1.0), (x, y * 0), radii=(), noise=(0.5,))
+    assert result.clean == 1 and result.noise["uniform", 0.5] < 0.95
+    losses = robustness(Broken(1.0), (x, torch.zeros(200, 2)), radii=(), noise=(0.5,))
+    assert losses.noise["uniform", 0.5] == math.inf
+    with pytest.raises(NonFiniteError, match="100 of"):
+        robustness(Broken(0.5), (x, y * 0))
+
+
+def test_an_attack_of_some_steps_takes_as_many_gradients(monkeypatch):
+    taken, gradient = [], Judge.gradient
+    monkeypatch.setattr(Judge, "gradient", lambda *args: taken.append(1) or gradient(*args))
+    Judge.of(network(), *data(), None, B, None, "robustness").attacked("inf", 0.1, 10)
+    assert len(taken) == 10
+
+
+def test_random_numbers_of_torch_and_of_a_loader_are_left_alone():
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :C] + torch.rand(len(x), C)
+
+    generator = seeded(5)
+    loader = DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True, generator=generator)
+    before = generator.get_state(), torch.get_rng_state()
+    quick(Drawing(), loader)
+    assert torch.equal(before[0], generator.get_state()) and torch.equal(before[1], torch.get_rng_state())

@@ -2,21 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support.robustness_cases import B, C, Last, M, data, network, quick
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 X, Y = data()
 BAD = {
     "no pair": (lambda: quick(network(), X), OptionError, "pair of tensors"),
-    "an empty dataset": (
-        lambda: quick(network(), torch.utils.data.TensorDataset(X[:0], Y[:0])),
-        OptionError,
-        "pair of tensors",
-    ),
+    "an empty dataset": (lambda: quick(network(), TensorDataset(X[:0], Y[:0])), OptionError, "no such pair"),
+    "two lengths": (lambda: quick(network(), lengths(6, 5)), ShapeError, "equal length"),
+    "no module": (lambda: quick(3), OptionError, "module of torch"),
+    "time first": (lambda: quick(nn.RNN(M, C)), OptionError, "batch_first=True"),
     "no sequences": (lambda: quick(network(), (X[:0], Y[:0])), ShapeError, "at least one"),
     "a vector": (lambda: quick(network(), (X[:, 0, 0], Y)), ShapeError, "B, T"),
     "other lengths": (lambda: quick(network(), (X, Y[:3])), ShapeError, "as many targets"),
@@ -32,6 +33,13 @@ BAD = {
     "weights of NaN": (lambda: quick(spoiled(), (X, Y)), NonFiniteError, "are not"),
     "a loss of each sequence": (lambda: quick(network(), loss=lambda a, b: a.sum(-1)), ShapeError, "scalar"),
     "radii": (lambda: quick(network(), radii=(0.1, -0.1)), OptionError, "`radii`"),
+    "one radius": (lambda: quick(network(), radii=0.1), OptionError, "`radii`"),
+    "a radius beyond the dtype": (lambda: quick(network(), radii=(1e300,)), OptionError, "too large"),
+    "one noise": (lambda: quick(network(), noise=0.1), OptionError, "`noise`"),
+    "one norm": (lambda: quick(network(), norms=2), OptionError, "'inf' and '2'"),
+    "one bound": (lambda: quick(network(), bounds=1), OptionError, "`bounds`"),
+    "seed": (lambda: quick(network(), seed=1.5), OptionError, "`seed`"),
+    "loss": (lambda: quick(network(), loss=3), OptionError, "`loss`"),
     "norms": (lambda: quick(network(), norms=("1",)), OptionError, "'inf' and '2'"),
     "noise": (lambda: quick(network(), noise=(math.nan,)), OptionError, "`noise`"),
     "steps": (lambda: quick(network(), steps=-1), OptionError, "`steps`"),
@@ -40,8 +48,11 @@ BAD = {
     "weight radius": (lambda: quick(network(), weight_radius=math.inf), OptionError, "`weight_radius`"),
     "bounds": (lambda: quick(network(), bounds=(1, 0)), OptionError, "`bounds`"),
     "inputs out of bounds": (lambda: quick(network(), bounds=(0, 1)), OptionError, "within the range"),
-    "a weight of another tool": (lambda: quick(normalized()), UnsupportedError, "another tool"),
 }
+
+
+def lengths(*steps):
+    return DataLoader([(torch.randn(k, M), torch.tensor(0)) for k in steps], batch_size=1)
 
 
 def spoiled():
@@ -61,3 +72,40 @@ def test_bad_input_is_named(name):
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+class Handing(Last):
+    """Hands its inputs on to a layer through a function, so many times."""
+
+    def __init__(self, through, times=1):
+        super().__init__(nn.RNN(M, 5, batch_first=True), 5)
+        self.through, self.times = through, times
+
+    def forward(self, x):
+        return sum(super(Handing, self).forward(self.through(x)) for _ in range(self.times))
+
+
+def test_the_bound_holds_only_for_inputs_that_reach_the_layer_unchanged_once():
+    pair = (X.clamp(-1, 1), Y)
+    assert quick(Handing(lambda x: x), pair).lipschitz is not None
+    clamped = quick(Handing(lambda x: x.clamp(-1, 1)), pair)
+    assert clamped.lipschitz is None and "transforms" in clamped.lipschitz_reason
+    assert "more than once" in quick(Handing(lambda x: x, times=2), pair).lipschitz_reason
+
+
+def projected():
+    return Last(nn.LSTM(M, 6, batch_first=True, proj_size=3), 3)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(("made", "words"), [(normalized, "another tool"), (projected, "not square")])
+def test_where_weights_cannot_be_perturbed_the_other_scores_stay(made, words):
+    result = quick(made())
+    assert result.weights == {} and words in result.weights_reason and words in result.table()
+    assert len(result.noise) == 2 and len(result.attacks) == 4
+
+
+def test_inputs_of_inference_mode_and_numbers_of_numpy_are_accepted():
+    with torch.inference_mode():
+        x = X.clone()
+    assert quick(network(), (x, Y), radii=np.array([0.1])) == quick(network(), radii=(0.1,))

@@ -149,3 +149,35 @@ def test_bad_input_is_named(name):
     call, error, words = BAD[name]
     with pytest.raises(error, match=words):
         call()
+
+
+def least_real_size(W, z):
+    """Largest over a scale of the second smallest singular value of the real form of ``zI - W``, from a fine grid."""
+    scale = torch.logspace(-10, 0, 3000, dtype=REAL)[:, None, None]
+    M = (z * torch.eye(len(W), dtype=COMPLEX) - W).expand(len(scale), -1, -1)
+    rows = [torch.cat([M.real, -scale * M.imag], -1), torch.cat([M.imag / scale, M.real], -1)]
+    return float(torch.linalg.svdvals(torch.cat(rows, -2))[:, -2].max())
+
+
+@pytest.mark.parametrize("z", [1 + 1e-4j, 1 + 1e-8j, 0.3 + 0.5j])
+@pytest.mark.parametrize("name", ["pair", "random", "orthogonal", "triangle", "identity"])
+def test_no_real_perturbation_is_smaller_near_the_axis_or_far_from_it(name, z):
+    W = torch.diag(torch.tensor([0.5, 0.4], dtype=REAL)) if name == "pair" else MATRICES[name]
+    E, _, size = worst_perturbation(W, z)
+    bound = least_real_size(W, z)
+    assert bound * (1 - 1e-9) - 1e-12 <= size <= bound * 1.01 + 1e-9
+    assert distance(W + E, z) < 2 * ARRIVES * max(1, float(torch.linalg.matrix_norm(W)))
+
+
+@pytest.mark.parametrize("name", ["random", "complex", "orthogonal"])
+def test_huge_matrices_do_not_overflow(name):
+    W = MATRICES[name] * 1e307
+    for z in (1e307, 1e307j, None):
+        E, z, size = worst_perturbation(W, z)
+        assert E.isfinite().all() and 0 < size < math.inf
+        assert distance((W + E) / 1e307, z / 1e307) < ARRIVES
+
+
+def test_an_eigenvalue_needs_no_perturbation():
+    E, z, size = worst_perturbation(torch.diag(torch.tensor([1.0, 2.0, 3.0])), 2.0, eps=0.1)
+    assert z == 2 and size == 0 and not E.any()

@@ -1,0 +1,42 @@
+"""Contexts in which a diagnostic leaves a module, the data and the random numbers as they were."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+@contextlib.contextmanager
+def evaluating(module: object) -> Iterator[None]:
+    """Context in which a module is in evaluation mode and random numbers are drawn from a copy of the generators."""
+    parts = list(module.modules()) if isinstance(module, nn.Module) else []
+    modes = [part.training for part in parts]
+    devices = {p.device.index for part in parts for p in part.parameters(recurse=False) if p.is_cuda}
+    if torch.cuda.is_initialized():
+        devices.add(torch.cuda.current_device())
+    # the kernels of cuDNN have no backward pass in evaluation mode
+    cudnn = torch.backends.cudnn.flags(enabled=False) if torch.is_grad_enabled() else contextlib.nullcontext()
+    with torch.random.fork_rng(devices=sorted(devices)), cudnn:
+        try:
+            for part in parts:
+                part.training = False
+            yield
+        finally:
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode
+
+
+@contextlib.contextmanager
+def reading(data: object) -> Iterator[None]:
+    """Context in which data may be read: the generators of torch and of a `DataLoader` have their state again after."""
+    holders = [data, data.sampler] if isinstance(data, DataLoader) else []
+    generators = [g for g in (getattr(holder, "generator", None) for holder in holders) if g is not None]
+    states = [generator.get_state() for generator in generators]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
