@@ -99,11 +99,16 @@ class Coverage:
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw all metrics against the number of cases."""
+        from matplotlib.ticker import MaxNLocator
+
         axes = axes_or_new(axes)
         for metric in METRICS:
             style, width = ("o-", 2.2) if metric in SEARCHED else (".--", 1)
             x, y = self.history["cases"], self.history[metric]
+            if len(x) == 1:  # one batch: a line from no cases
+                x, y = (0.0, *x), (0.0, *y)
             axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
