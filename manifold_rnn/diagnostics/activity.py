@@ -1,17 +1,18 @@
 """The activity of a recurrent layer on test cases: what coverage measures, as real numbers of shape (B, T, n)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..nn import Layer, cells, gate
 from .sources import States, find_layer, hidden_states, layer_arguments
 
 Signal: TypeAlias = Literal["output", "forget"] | Callable[[Tensor], Tensor]
-Cases: TypeAlias = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
+Cases: TypeAlias = Tensor | Dataset[Any] | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 BATCH = 256
 
 
@@ -22,6 +23,14 @@ def batch_axis(source: States) -> int:
 
 def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
     """Yield the inputs in batches that are not empty: pieces of a tensor, or the items of an iterable."""
+    if isinstance(cases, Dataset):
+        cases = DataLoader(cases, batch_size=BATCH)
+    pair = list(cases) if isinstance(cases, (tuple, list)) and len(cases) == 2 else [None, None]
+    y = pair[1]
+    if isinstance(y, Tensor) and y.dim() == 1 and not (y.is_floating_point() or y.is_complex()):
+        raise OptionError(
+            f"{who} needs inputs alone.\nGot a pair of inputs and targets of shape {tuple(y.shape)}.\nPass the inputs."
+        )
     for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else cases:
         x = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(x, Tensor) or x.dim() < 2:

@@ -21,6 +21,7 @@ from .searching import Genetic, Search, measured_distance, require_coverage, req
 if TYPE_CHECKING:
     import matplotlib.axes
 
+_RECORDED = 1000  # unreached features in a record
 Classify = Callable[[Any], Tensor]
 
 
@@ -69,7 +70,10 @@ class Campaign:
     examples: Tensor
 
     def record(self) -> dict[str, Any]:
-        """Return the record as plain values, for JSON."""
+        """Return the record as plain values, for JSON; of more than 1000 unreached features, their number."""
+        totals, reached = self.coverage.calibration.totals, self.coverage.reached
+        missing = sum(totals[metric] - len(reached[metric]) for metric in SEARCHED)
+        few = missing <= _RECORDED
         searches = [
             {"feature": str(s.feature), "reached": s.reached, "fitness": list(s.fitness), "cases": s.cases}
             for s in self.searches
@@ -78,7 +82,7 @@ class Campaign:
             **{"cases": self.cases, "seeds": self.seeds, "adversarial": self.adversarial},
             **{"unique_seeds_broken": len(self.broken), "mean_perturbation": self.perturbation, "radius": self.radius},
             "coverage": self.coverage.by_metric,
-            "unreached": [str(feature) for feature in self.coverage.unreached],
+            "unreached": [str(feature) for feature in self.coverage.unreached] if few else missing,
             "words": list(self.coverage.words),
             "history": {key: list(values) for key, values in self.coverage.history.items()},
             "searches": searches,

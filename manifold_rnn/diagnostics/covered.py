@@ -1,6 +1,7 @@
 """Coverage of a recurrent layer by test cases, after TestRNN: how much of what its states can do they make it do."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,9 +81,12 @@ class Coverage:
 
         This does not say that an input exists that reaches them, nor that the network has a defect.
         """
-        totals, seen = self.calibration.totals, {metric: {*self.reached[metric]} for metric in SEARCHED}
-        missing = ((metric, k) for metric in SEARCHED for k in range(totals[metric]) if k not in seen[metric])
-        return tuple(self.calibration.feature(*pair) for pair in missing)
+        return tuple(feature for metric in SEARCHED for feature in self._missing(metric))
+
+    def _missing(self, metric: str) -> Iterator[Feature]:
+        seen = {*self.reached[metric]}
+        numbers = (k for k in range(self.calibration.totals[metric]) if k not in seen)
+        return (self.calibration.feature(metric, k) for k in numbers)
 
     def table(self) -> str:
         """Return one line for each metric, then the features that were not reached."""
@@ -90,20 +94,25 @@ class Coverage:
         for metric, value in self.by_metric.items():
             count = f"{len(self.reached[metric]):,} of {totals[metric]:,}"
             rows.append(f"  {metric:<8}  {value:6.1%}  {count:>15}  {_MEANINGS[metric]}")
-        unreached, kinds = self.unreached, ("steps of boundary", "steps of change", "words")
-        for metric, kind in zip(SEARCHED, kinds, strict=True):
-            at = [str(feature.at) for feature in unreached if feature.metric == metric]
-            more = f" and {len(at) - _LISTED:,} more" if len(at) > _LISTED else ""
-            rows.append(f"unreached {kind}: {', '.join(at[:_LISTED])}{more}" if at else f"unreached {kind}: none")
+        for metric, kind in zip(SEARCHED, ("steps of boundary", "steps of change", "words"), strict=True):
+            missing = totals[metric] - len(self.reached[metric])
+            at = [str(feature.at) for feature in itertools.islice(self._missing(metric), _LISTED)]
+            more = f" and {missing - _LISTED:,} more" if missing > _LISTED else ""
+            rows.append(f"unreached {kind}: {', '.join(at)}{more}" if at else f"unreached {kind}: none")
         return "\n".join([*rows, "Unreached features may be beyond every input: they are no defects."])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw all metrics against the number of cases."""
+        from matplotlib.ticker import MaxNLocator
+
         axes = axes_or_new(axes)
         for metric in METRICS:
             style, width = ("o-", 2.2) if metric in SEARCHED else (".--", 1)
             x, y = self.history["cases"], self.history[metric]
+            if len(x) == 1:  # one batch: a line from no cases
+                x, y = (0.0, *x), (0.0, *y)
             axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
@@ -186,10 +195,10 @@ def coverage(
     ----------
     layer : nn.Module, or function of a batch
         A recurrent layer, a network with one, or anything that returns states of shape (B, T, n).
-    calibrate : Tensor, or iterable of Tensor
+    calibrate : Tensor, Dataset, or iterable of Tensor
         The known cases, such as the training set: inputs as ``layer`` takes them. An iterable has batches of them, or
-        tuples that begin with them, as a `torch.utils.data.DataLoader` has.
-    cases : Tensor, or iterable of Tensor
+        tuples that begin with them, as a `torch.utils.data.DataLoader` has. A dataset has cases or such tuples.
+    cases : Tensor, Dataset, or iterable of Tensor
         The test cases. Coverage is recorded after each batch, and after every 256 cases of a tensor.
     window : tuple of int, optional
         The first and the last time step that count, from 0. Default: all steps.

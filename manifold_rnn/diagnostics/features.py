@@ -193,7 +193,7 @@ def calibrated(
         raise OptionError("`calibrate` needs at least one case. Got none. Pass the training set.")
     window = _checked(first.shape[1], window, boundary, change, symbols, pieces)
     ranges = dict.fromkeys(SEARCHED[:2], (math.inf, -math.inf))
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares, unit = 0, 0.0, 0.0, 0.0  # squares in the unit of the largest sum, so that none overflows
     for values in itertools.chain([first], signals):
         require_signal(values, window, first.shape[-1])
         sums, changes = aggregates(values, window)
@@ -201,11 +201,14 @@ def calibrated(
             ranges[key] = (min(ranges[key][0], float(part.min())), max(ranges[key][1], float(part.max())))
         own, own_mean = sums.numel(), float(sums.mean())
         gap, total = own_mean - mean, count + sums.numel()
-        squares += float(((sums - own_mean) ** 2).sum()) + gap**2 * count * own / total
+        before, unit = unit, max(unit, float(sums.max()))
+        scale = unit or 1.0
+        squares *= (before / scale) ** 2
+        squares += float((((sums - own_mean) / scale) ** 2).sum()) + (gap / scale) ** 2 * count * own / total
         count, mean = total, mean + gap * own / total
-    deviation = math.sqrt(squares / count) or 1.0
-    scale = (ranges["boundary"], ranges["change"], mean, deviation)
-    return Calibration(window, first.shape[-1], *scale, boundary, change, symbols, pieces, signal)
+    deviation = unit * math.sqrt(squares / count) or 1.0
+    measured = (ranges["boundary"], ranges["change"], mean, deviation)
+    return Calibration(window, first.shape[-1], *measured, boundary, change, symbols, pieces, signal)
 
 
 def require_signal(values: Tensor, window: tuple[int, int], units: int) -> None:

@@ -94,8 +94,8 @@ class Robustness:
         names = {"inf": "L-inf", "2": "L2"}
         return {
             "clean": {"no perturbation": self.clean},
-            "noise": {f"{kind} noise {size:g}": score for (kind, size), score in self.noise.items()},
-            "attack": {f"{names[norm]} {r:g}, {steps[n]}": score for (norm, r, n), score in self.attacks.items()},
+            "noise": {f"{kind} noise {size!r}": score for (kind, size), score in self.noise.items()},
+            "attack": {f"{names[norm]} {r!r}, {steps[n]}": score for (norm, r, n), score in self.attacks.items()},
             "weights": {f"{kind} E, norm {self.weight_radius:g}": score for kind, score in self.weights.items()},
         }
 
@@ -140,6 +140,11 @@ class Robustness:
         axes.set(title=f"{self.measure} under perturbation", xlabel=self.measure)
         if self.measure == "accuracy":
             axes.set_xlim(0, 1)
+        else:
+            values = [score for scores in self.scores().values() for score in scores.values() if math.isfinite(score)]
+            margin = 0.1 * (max(values) - min(values)) or 0.1 * abs(self.clean) or 1.0
+            axes.set_xlim(min(values) - margin, max(values) + margin)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
 
 

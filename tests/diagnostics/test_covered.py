@@ -249,3 +249,22 @@ def test_a_network_with_time_first_is_refused_where_its_batches_would_be_cut_alo
     x = torch.rand(512, 5, 3)
     with pytest.raises(ShapeError, match="256 cases, counted on axis 0"):
         coverage(lambda x: x.transpose(0, 1), x, x)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e160])
+def test_words_do_not_depend_on_the_scale_of_the_states(scale):
+    x = torch.rand(300, 4, 2, dtype=torch.float64)
+    assert coverage(same, x * scale, x * scale, pieces=2).words == coverage(same, x, x, pieces=2).words
+
+
+def test_the_picture_of_one_batch_starts_at_no_cases():
+    axes = measured([[3.2, 0.0, 1.2, 0.1]]).plot()
+    assert all(tuple(line.get_xdata()) == (0, 1) for line in axes.lines)
+
+
+def test_pairs_of_a_dataset_give_their_inputs_and_a_pair_of_tensors_is_refused():
+    x, y = torch.rand(30, 4, 2), torch.zeros(30, dtype=torch.long)
+    pairs = torch.utils.data.TensorDataset(x, y)
+    assert coverage(same, pairs, pairs, pieces=2).reached == coverage(same, x, x, pieces=2).reached
+    with pytest.raises(OptionError, match="inputs alone"):
+        coverage(same, (x, y))

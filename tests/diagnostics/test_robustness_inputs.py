@@ -109,3 +109,8 @@ def test_inputs_of_inference_mode_and_numbers_of_numpy_are_accepted():
     with torch.inference_mode():
         x = X.clone()
     assert quick(network(), (x, Y), radii=np.array([0.1])) == quick(network(), radii=(0.1,))
+
+
+def test_radii_that_differ_little_have_bars_of_their_own_and_a_legend():
+    result = quick(network(), radii=(0.1, 0.10000001), norms=("inf",))
+    assert len(result.scores()["attack"]) == 4 and result.plot().get_legend() is not None
