@@ -10,7 +10,7 @@ from ..constraints import parametrizations, release
 from ..linalg import spectral_radius
 from .attacks import Judge
 from .lipschitz import LipschitzBound, lipschitz_bound
-from .sources import RecurrentLayer, hidden_states, layer_arguments, matrix_of, recurrent_matrix
+from .sources import RecurrentLayer, hidden_states, layer_calls, matrix_of, recurrent_matrix
 from .worst_case import worst_perturbation
 
 
@@ -83,7 +83,13 @@ def _score_at(judge: Judge, W: Tensor, E: Tensor) -> float:
 
 
 def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int) -> dict[str, tuple[float, ...]]:
-    """The largest change of the state per change of the input, at each step, for two kinds of changes."""
+    """The largest change of the state per change of the input, at each step, for two kinds of changes.
+
+    Empty if a network does not call the layer once with all steps.
+    """
+    with torch.no_grad():
+        if judge.network is not layer and len(layer_calls(judge.network, layer, judge.x[:1])) != 1:
+            return {}
     random = radius * drawn(judge.x, seed)
     curves: dict[str, list[Tensor]] = {"random": [], "gradient": []}
     for x, y, d in judge.batches(judge.x, judge.y, random):
@@ -114,14 +120,12 @@ def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> Li
 
 def _changed_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> str:
     """Why the layer does not receive these inputs of a network as they are; empty if it does."""
-    calls: list[None] = []
-    handle = layer.register_forward_pre_hook(lambda *_: calls.append(None))
-    try:
-        args, kwargs = layer_arguments(network, layer, x)
-    finally:
-        handle.remove()
-    if len(calls) > 1:
-        return "the network calls the recurrent layer more than once"
+    calls = layer_calls(network, layer, x)
+    if len(calls) != 1:
+        return (
+            "the network calls the recurrent layer more than once" if calls else "the network calls no recurrent layer"
+        )
+    args, kwargs = calls[0]
     received = [*args, *kwargs.values()]
     first = received[0]
     if not isinstance(first, Tensor) or first.dim() != 3:

@@ -12,6 +12,7 @@ from ..nn import Layer
 
 RecurrentLayer: TypeAlias = Layer | nn.RNNBase
 States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 _CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
 _TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
 
@@ -179,14 +180,20 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
     return h if layer is None or layer.batch_first else h.transpose(0, 1)
 
 
-def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Run a network and return the arguments with which it called a layer, or raise `OptionError` unless once."""
-    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+def layer_calls(network: States, layer: nn.Module, *inputs: Any) -> list[Arguments]:
+    """Run a network and return the arguments of each call of a layer."""
+    found: list[Arguments] = []
     handle = layer.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
     try:
         network(*inputs)
     finally:
         handle.remove()
+    return found
+
+
+def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> Arguments:
+    """Run a network and return the arguments with which it called a layer, or raise `OptionError` unless once."""
+    found = layer_calls(network, layer, *inputs)
     if not found:
         raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")
     if len(found) > 1:

@@ -78,8 +78,8 @@ def worst_perturbation(
     that of the smallest real perturbation up to the tolerance of a search over :math:`\gamma`, and otherwise above
     it. Which ``z`` is the worst is the result of a local search from 16 angles and those of the 16 outermost
     eigenvalues: there may be a worse one in between. With ``eps``, the search repeats the steepest perturbation,
-    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: under a second
-    for n = 32, and up to half a minute for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
+    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: one or two
+    seconds for n = 32, and up to half a minute for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
     singular vectors, Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations, Guglielmi
     and Overton (2011) for the search.
 
