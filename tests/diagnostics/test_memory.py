@@ -7,7 +7,6 @@ from torch import nn
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
 from manifold_rnn.diagnostics import Memory, memory
-from manifold_rnn.diagnostics.perturbations import bound_for_inputs
 from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 
@@ -168,8 +167,10 @@ def test_a_network_that_calls_its_layer_in_each_step_is_refused_and_its_function
         with pytest.raises(OptionError, match="called its layer RNN 20 times"):
             measure(network, x)
     assert memory(lambda x: network(x), x) == memory(network.layer, x)
-    with pytest.raises(OptionError, match="called its layer RNN 20 times"):
-        bound_for_inputs(network, network.layer, x)
+    data = x, torch.zeros(8, 20, 3, dtype=torch.float64)
+    result = diagnostics.robustness(network, data, radii=(0.1,), norms=("inf",))
+    assert result.growth == {} and result.lipschitz is None and "more than once" in result.lipschitz_reason
+    assert result.attacks["inf", 0.1, 10] >= result.clean and "worst case" in result.weights
 
 
 def test_bad_input_is_answered():
