@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+_DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 @contextlib.contextmanager
@@ -31,8 +33,10 @@ def evaluating(module: object) -> Iterator[None]:
 @contextlib.contextmanager
 def reading(data: object) -> Iterator[None]:
     """Context in which data may be read: the generators of torch and of a `DataLoader` have their state again after."""
-    holders = [data, data.sampler] if isinstance(data, DataLoader) else []
-    generators = [g for g in (getattr(holder, "generator", None) for holder in holders) if g is not None]
+    own = [data.generator] if isinstance(data, DataLoader) else []
+    if isinstance(data, DataLoader) and isinstance(data.sampler, _DRAWING):
+        own.append(data.sampler.generator)
+    generators = [g for g in own if g is not None]
     states = [generator.get_state() for generator in generators]
     with torch.random.fork_rng(devices=[]):
         try:
