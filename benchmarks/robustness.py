@@ -14,7 +14,6 @@ from timing import write
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn import linalg
 
 SIZE, RATE, EPOCHS, BATCH, SEEDS = 32, 3e-3, 60, 64, (0, 1, 2)
 SETTINGS = {"hidden size": SIZE, "rate": RATE, "epochs": EPOCHS, "batch": BATCH, "seeds": len(SEEDS)}
@@ -48,10 +47,7 @@ def measured(network: mr.zoo.Network) -> dict[str, float]:
     """Return accuracies on the test set and spectral numbers, by what they are called in the table."""
     task = mr.tasks.Digits(by="rows")
     r = mr.diagnostics.robustness(network, task.splits().test, noise=(0.2,), norms=("inf",))
-    W = network.layer.weight_hh_l0.detach().double()
-    eigenvalues, size = torch.linalg.eigvals(W), torch.linalg.matrix_norm(W)
-    normal = W @ W.mT - W.mT @ W
-    reached = mr.diagnostics.worst_perturbation(W.to(torch.complex128), eps=0.1)
+    spectrum = mr.diagnostics.spectrum(network, eps=(0.1,))
     return {
         "clean": r.clean,
         "Gaussian 0.2": r.noise["gaussian", 0.2],
@@ -59,11 +55,11 @@ def measured(network: mr.zoo.Network) -> dict[str, float]:
         **{f"{n} step{'s' * (n > 1)} {radius}": score for (_, radius, n), score in r.attacks.items()},
         "random E 0.3": r.weights["random"],
         "worst E 0.3": r.weights["worst case"],
-        "radius": float(linalg.spectral_radius(W)),
-        "norm": float(torch.linalg.matrix_norm(W, 2)),
-        "Henrici": float((size.square() - eigenvalues.abs().square().sum()).clamp(min=0).sqrt()),
-        "commutator": float(torch.linalg.matrix_norm(normal) / size.square()),
-        "radius with E 0.1": abs(reached.z),
+        "radius": spectrum.radius,
+        "norm": spectrum.norm,
+        "Henrici": spectrum.henrici,
+        "commutator": spectrum.commutator,
+        "radius with E 0.1": spectrum.pseudo[0.1],
         "largest growth": r.largest_growth or 0.0,
     }
 
