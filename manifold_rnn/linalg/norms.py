@@ -13,6 +13,12 @@ def norm(u: Tensor, *, keepdim: bool = False) -> Tensor:
     return size if keepdim else size.squeeze((-2, -1))
 
 
+def spectral_norm(x: Tensor) -> Tensor:
+    """Return the largest singular value of each matrix, (...), finite where it is a number of the dtype."""
+    value: Tensor = torch.linalg.matrix_norm(without_vanishing(x), 2)
+    return value
+
+
 def largest_part(x: Tensor) -> Tensor:
     """Return the largest real or imaginary part of each matrix, (..., 1, 1), finite even where a modulus is not."""
     x = x.detach()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import OptionError, ShapeError
 from ..linalg import clip_singular_values
-from ..linalg.norms import norm
+from ..linalg.norms import norm, spectral_norm
 from ..linalg.precision import full_precision
 from .region import Region
 
@@ -87,7 +87,7 @@ class Contraction(Region):
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
         r"""How far out ``x`` is, relative to the bound: :math:`\max(0, \sigma_{\max}(x) / b - 1)`, per matrix."""
-        return (torch.linalg.matrix_norm(x, 2) / self.bound - 1).clamp(min=0)
+        return (spectral_norm(x) / self.bound - 1).clamp(min=0)
 
     def random(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import OptionError, ShapeError
 from ..linalg import spectral_radius
 from ..linalg.checks import require_matrix
+from ..linalg.norms import spectral_norm
 from ..linalg.precision import full_precision
 from .contraction import Contraction
 from .region import Region, scaled_within
@@ -130,7 +131,7 @@ class SpectralScaled(Region):
             If ``x`` cannot be brought into the set.
         """
         self.require(x)
-        return scaled_within(x, spectral_radius if self.measure == "radius" else _norm, self.limit)
+        return scaled_within(x, spectral_radius if self.measure == "radius" else spectral_norm, self.limit)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         return self.bounded.dist(x, y, keepdim=keepdim)
@@ -168,8 +169,3 @@ class SpectralScaled(Region):
         Tensor
         """
         return self.bounded.random(*size, dtype=dtype, device=device, generator=generator)
-
-
-def _norm(x: Tensor) -> Tensor:
-    value: Tensor = torch.linalg.matrix_norm(x, 2)
-    return value

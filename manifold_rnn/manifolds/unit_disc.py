@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import OptionError, UnsupportedError
 from ..linalg import spectral_condition, spectral_radius
 from ..linalg.checks import require_matrix
+from ..linalg.norms import spectral_norm
 from ..linalg.precision import full_precision
 from ..linalg.spectrum import guard, radius_slope
 from .region import Region, scaled_within
@@ -129,7 +130,7 @@ class UnitDisc(Region):
 
     def sensitivity(self, x: Tensor) -> float:
         """The condition number of the dominant eigenvalue times the norm: what rounding a matrix does to its radius."""
-        size = torch.linalg.matrix_norm(x, 2) / self.radius
+        size = spectral_norm(x) / self.radius
         return float((spectral_condition(x) * size).max()) if x.numel() else 0.0
 
     def random(

@@ -44,6 +44,23 @@ def test_the_limit_holds_from_any_start(measure, limit, dtype):
             torch.testing.assert_close(after.abs().double() * factor, before.abs().double(), rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize(
+    "kind", [lambda: mr.SpectralScaled("norm"), mr.Contraction], ids=["SpectralScaled", "Contraction"]
+)
+@pytest.mark.parametrize("largest", [3.0, 1.7e38])
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (4, 4)])
+def test_parts_that_vanish_beside_others_do_not_hide_a_norm(shape, largest, kind, generator):
+    x = torch.randn(50, *shape, dtype=torch.complex64, generator=generator)
+    vanishing = torch.rand(50, 1, shape[1], generator=generator) < 0.5
+    x = torch.where(vanishing, 1e-39 * x, x / x.abs().amax() * largest / 2)
+    x[:, 0, 0] = largest
+    y = kind().projx(x)
+    assert bool((naive.wide(y).norm(dim=(-2, -1)) > 0.5).all())
+    torch.testing.assert_close(torch.linalg.svdvals(naive.wide(y)).amax(-1), torch.ones(50).double(), atol=1e-5, rtol=0)
+    assert bool((kind().defect(y) < 1e-5).all())  # NaN is not
+    torch.testing.assert_close(kind().defect(3 * y), torch.full((50,), 2.0), atol=1e-4, rtol=0)
+
+
 def test_the_division_is_the_one_of_the_unit_disc(generator):
     x = torch.randn(3, 5, 5, dtype=torch.float64, generator=generator)
     assert torch.equal(mr.SpectralScaled(limit=0.9).projx(x), mr.UnitDisc(0.9).projx(x))
