@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..training import choices
-from ..training.build import build_network
+from ..training.build import build_for_run
 from ..training.checkpoint import RUN, load_weights, read_checkpoint
 from ..training.folder import replacing
 from ..training.mapping import read_run
@@ -29,9 +29,8 @@ def trained_network(checkpoint: Value) -> Trained:
     path = Path(checkpoint)
     content = read_checkpoint(path)
     settings = read_run(content[RUN]["settings"])
-    task, dtype = settings.task, torch.float64 if settings.precision == "float64" else torch.float32
     with torch.random.fork_rng(devices=[]):
-        network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
+        network = build_for_run(settings)
     load_weights(path, content, torch.nn.ModuleDict({"network": network}))
     return Trained(network, settings, content)
 

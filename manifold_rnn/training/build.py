@@ -73,6 +73,16 @@ def build_network(
     return network
 
 
+def build_for_run(settings: RunSettings) -> Network:
+    """Build the network of a run, with what its methods add to it."""
+    task = settings.task
+    dtype = torch.float64 if settings.precision == "float64" else torch.float32
+    network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
+    for method in settings.methods():
+        network = method.build(network)
+    return network
+
+
 def _of_size(settings: NetworkSettings, input_size: int, output_size: int, dtype: torch.dtype, size: int) -> Network:
     if size >= _LARGE:
         _require_weights_in_memory(partial(_of_size, settings, input_size, output_size, dtype), size)

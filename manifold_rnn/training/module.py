@@ -1,6 +1,7 @@
 """A network, a task and an optimizer as one Lightning module."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from ..diagnostics import defects, eigenvalues
 from ..errors import NonFiniteError, OptionError
 from ..tasks import Task
+from .methods import Method
 from .optimizers import build_optimizer, build_schedule, require_groups
 from .settings import OptimizerSettings, ScheduleSettings
 from .values import Value, Values
@@ -32,6 +34,8 @@ class SequenceModule(LightningModule):
         Spans the steps that the trainer is going to take.
     max_steps : int, optional
         The schedule spans at most so many steps.
+    methods : sequence of Method
+        Sections of a run's settings that change how the network learns.
 
     Attributes
     ----------
@@ -67,9 +71,10 @@ class SequenceModule(LightningModule):
         schedule: ScheduleSettings | None = None,
         *,
         max_steps: int | None = None,
+        methods: Sequence[Method] = (),
     ) -> None:
         super().__init__()
-        self.network, self.task, self.max_steps = network, task, max_steps
+        self.network, self.task, self.max_steps, self.methods = network, task, max_steps, methods
         self.optimizer_settings = optimizer or OptimizerSettings()
         require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
@@ -89,7 +94,7 @@ class SequenceModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch, after checking that it is finite."""
         inputs, targets = self._converted(batch)
-        loss = self.task.loss(self(inputs), targets)
+        loss = self._loss(inputs, targets)
         value = loss.detach()
         if not value.isfinite():
             raise NonFiniteError(
@@ -156,6 +161,27 @@ class SequenceModule(LightningModule):
             )
         schedule = build_schedule(optimizer, self.schedule_settings, int(steps), int(self.trainer.num_training_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_end(self, outputs: Value, batch: Value, batch_idx: int) -> None:
+        """Let the methods change the network after a step."""
+        for method in self.methods:
+            method.after_step(self.network, self._progress())
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch: of the method that has one, or the task's; and what methods add to it."""
+        losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
+        loss = next((loss for loss in losses if loss is not None), None)
+        if loss is None:
+            loss = self.task.loss(self(inputs), targets)
+        for method in self.methods:
+            added = method.penalty(self.network, self.task, self._progress())
+            loss = loss if added is None else loss + added
+        return loss
+
+    def _progress(self) -> float:
+        """The part of all steps that is over."""
+        steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
+        return min(1.0, self.global_step / max(1, steps))
 
     def on_save_checkpoint(self, checkpoint: Values) -> None:
         """Add the losses of this epoch and the stream, of all processes."""

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -16,7 +15,7 @@ from ..constraints import degrees_of_freedom
 from ..diagnostics import constrained_parameters, defects, recurrent_matrix
 from ..errors import ManifoldError, NonFiniteError, OptionError
 from ..zoo import Network
-from .build import build_network, require_run_in_memory
+from .build import build_for_run, require_run_in_memory
 from .callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -44,7 +43,7 @@ from .trainer import (
     quiet_lightning,
     require_hardware,
 )
-from .values import say
+from .values import Values, say
 
 
 def run(
@@ -136,7 +135,10 @@ def run(
             if restart:
                 move_aside(place)
         start = starting_point(settings, place, resume, data, current) if rank == 0 or resume else Start()
-        if start.content is not None:
+        if start.content is None:
+            for method in settings.methods():
+                method.start(module.network, *data.splits.train.tensors)
+        else:
             load_weights(start.source, start.content, module)  # before anything is written; the trainer does it again
         if rank == 0:
             open_folder(place / LOGS)
@@ -264,7 +266,5 @@ def _train_and_test(
 
 
 def _build_module(settings: RunSettings) -> SequenceModule:
-    task = settings.task
-    dtype = torch.float64 if settings.precision == "float64" else torch.float32
-    network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
-    return SequenceModule(network, task, settings.optimizer, settings.schedule, max_steps=settings.max_steps)
+    options: Values = {"max_steps": settings.max_steps, "methods": settings.methods()}
+    return SequenceModule(build_for_run(settings), settings.task, settings.optimizer, settings.schedule, **options)

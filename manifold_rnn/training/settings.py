@@ -1,5 +1,6 @@
 """Settings of a training run; each part checks its values when it is made. Imports nothing heavy."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
@@ -11,6 +12,7 @@ from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
+from .methods import Method
 from .values import Values
 
 _LARGEST_EXPONENT = 700  # of e, in a float
@@ -300,8 +302,15 @@ class RunSettings:
     checkpoint_every: float | None = 60.0
     log_every: int = 50
 
+    def methods(self) -> list[Method]:
+        """Return the active sections that change how the network learns."""
+        parts = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return [part for part in parts if isinstance(part, Method) and part.active]
+
     def __post_init__(self) -> None:
         check_fields(self)
+        for method in self.methods():
+            method.require(self)
         for key in ("epochs", "batch_size", "devices", "nodes", "log_every", "max_steps", "patience"):
             _require_integer(key, getattr(self, key))
         growth = self.epochs // self.schedule.every * math.log(self.schedule.factor)

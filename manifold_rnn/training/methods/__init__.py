@@ -1,0 +1,5 @@
+"""Sections of a run's settings that change how its network learns; each is off by default."""
+
+from .base import Method
+
+__all__ = ["Method"]

@@ -1,0 +1,44 @@
+"""The contract of a section of settings that changes how a network learns."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ...tasks import Task
+from ...zoo import Network
+from ..values import Value
+
+
+class Method:
+    """What a section of a run's settings changes about training; a subclass overrides what it needs.
+
+    A run calls `require` and `build` whenever it builds the network, also to evaluate or to resume; `start` once,
+    before the first step of a run that starts; `loss` and `penalty` for each training batch; `after_step` after each
+    step of the optimizer. Nothing is called while the section is not `active`.
+    """
+
+    @property
+    def active(self) -> bool:
+        """Whether the section is set."""
+        raise NotImplementedError
+
+    def require(self, settings: Value) -> None:
+        """Raise `OptionError` if the other parts of the `RunSettings` do not fit to this section."""
+
+    def build(self, network: Network) -> Network:
+        """Return the network with what this section adds to it, before weights are loaded."""
+        return network
+
+    def start(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+        """Set initial weights from the training set."""
+
+    def loss(self, network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the loss of a batch, whose backward pass leaves the gradients that this section defines, or None."""
+        return None
+
+    def penalty(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
+        """Return what is added to the loss, once it is computed; ``progress`` goes from 0 to 1 over all steps."""
+        return None
+
+    def after_step(self, network: nn.Module, progress: float) -> None:
+        """Change the network after a step of the optimizer."""
