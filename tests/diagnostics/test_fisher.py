@@ -1,6 +1,5 @@
 """Fisher memory: the table of nnRNN's paper, closed forms, the law of its sum, and bad input."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -111,12 +110,13 @@ def test_the_zero_matrix_remembers_the_last_input_only():
 
 
 @pytest.mark.parametrize("W", [torch.eye(3), 1.5 * torch.eye(3), torch.tensor([[1.0, 1.0], [0.0, 1.0]])])
-def test_there_is_no_stationary_noise_at_radius_one_and_beyond(W):
-    found = diagnostics.fisher_memory(W)
-    assert found.noise == math.inf and found.curve == () and math.isnan(found.total) and math.isnan(found.best_total)
-    pytest.importorskip("matplotlib")
-    assert "no stationary state" in found.plot().texts[0].get_text()
-    assert "grows without bound" in found.table() and f"spectral radius {found.radius:.4g}" in found.table()
+def test_noise_that_accumulates_without_bound_is_answered_by_name(W):
+    answers = []
+    for function in (diagnostics.fisher_memory, diagnostics.signal_to_noise):
+        with pytest.raises(OptionError, match=r"Expected a spectral radius below 1\. Got 1") as caught:
+            function(W, torch.eye(len(W))[0])
+        answers.append(str(caught.value).replace(function.__name__, ""))
+    assert answers[0] == answers[1]
 
 
 def test_a_layer_has_the_columns_of_its_input_matrix_as_directions():
@@ -160,7 +160,7 @@ def test_steps_are_at_least_one(steps):
 
 
 def test_powers_that_overflow_are_answered_by_name():
-    with pytest.raises(NonFiniteError, match="powers of W that overflow"):
+    with pytest.raises(NonFiniteError, match="powers that overflow"):
         diagnostics.fisher_memory(lower_triangular(1e10, 0, 0))
 
 
