@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..nn import Layer, cells, gate
+from .evaluation import loaded
 from .sources import States, find_layer, hidden_states, layer_arguments
 
 Signal: TypeAlias = Literal["output", "forget"] | Callable[[Tensor], Tensor]
@@ -31,7 +32,7 @@ def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
         raise OptionError(
             f"{who} needs inputs alone.\nGot a pair of inputs and targets of shape {tuple(y.shape)}.\nPass the inputs."
         )
-    for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else cases:
+    for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else loaded(cases):
         x = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(x, Tensor) or x.dim() < 2:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

@@ -268,3 +268,18 @@ def test_pairs_of_a_dataset_give_their_inputs_and_a_pair_of_tensors_is_refused()
     assert coverage(same, pairs, pairs, pieces=2).reached == coverage(same, x, x, pieces=2).reached
     with pytest.raises(OptionError, match="inputs alone"):
         coverage(same, (x, y))
+
+
+class Unequal(torch.utils.data.Dataset):
+    """Sequences of 1, 2 and 3 steps."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return torch.rand(number + 1, 2)
+
+
+def test_sequences_of_different_lengths_are_answered_by_name():
+    with pytest.raises(ShapeError, match="equal length in each batch"):
+        coverage(same, Unequal())
