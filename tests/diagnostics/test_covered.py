@@ -270,6 +270,14 @@ def test_pairs_of_a_dataset_give_their_inputs_and_a_pair_of_tensors_is_refused()
         coverage(same, (x, y))
 
 
+def test_the_generator_of_a_loader_is_left_as_it_was():
+    pairs = torch.utils.data.TensorDataset(torch.rand(30, 4, 2))
+    loaders = [torch.utils.data.DataLoader(pairs, 8, shuffle=True, generator=torch.Generator()) for _ in range(2)]
+    before = [loader.generator.get_state() for loader in loaders]
+    coverage(same, *loaders, pieces=2)
+    assert all(torch.equal(loader.generator.get_state(), state) for loader, state in zip(loaders, before, strict=True))
+
+
 class Unequal(torch.utils.data.Dataset):
     """Sequences of 1, 2 and 3 steps."""
 
