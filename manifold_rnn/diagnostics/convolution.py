@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from .checks import require_dense
 from .plotting import axes_or_new
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
             f"Expected a Tensor; got {type(kernel).__name__}.\n"
             "Pass the weight of a torch.nn.Conv1d, Conv2d or Conv3d."
         )
+    require_dense(kernel, "conv_singular_values")
     axes = kernel.dim() - 2
     if not 1 <= axes <= 3 or not kernel.numel():
         raise ShapeError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from .checks import require_dense
 from .plotting import axes_or_new
 from .sources import input_matrix, matrix_of
 from .stationary import root_of_sum, stationary_radius
@@ -182,6 +183,7 @@ def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tens
             f"fisher_memory needs input directions.\nExpected a Tensor; got {type(v).__name__}.\n"
             "Convert them with torch.as_tensor."
         )
+    require_dense(v, "fisher_memory")
     if v.dim() not in (1, 2) or v.shape[0] != len(W) or not v.numel():
         raise ShapeError(
             f"fisher_memory needs input directions of {len(W)} entries.\n"

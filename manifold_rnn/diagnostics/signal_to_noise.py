@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..nn import real_features
-from .checks import require_at_least, require_positive
+from .checks import require_at_least, require_dense, require_positive
 from .plotting import axes_or_new
 from .sources import matrix_of
 from .stationary import root_of_sum, stationary_radius
@@ -166,6 +166,7 @@ def _direction(v: Tensor, W: Tensor) -> Tensor:
     """Return ``v`` in the dtype of ``W``, or raise."""
     if not isinstance(v, Tensor):
         raise OptionError(f"`v` is a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
+    require_dense(v, "signal_to_noise")
     if v.shape != W.shape[:1]:
         raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
     if not bool(v.isfinite().all()):

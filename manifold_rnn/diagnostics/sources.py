@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError, ShapeError
 from ..nn import Layer
+from .checks import require_dense
 
 RecurrentLayer: TypeAlias = Layer | nn.RNNBase
 States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
@@ -121,10 +122,12 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
     Raises
     ------
-    ShapeError, NonFiniteError, OptionError
-        If it is not one square matrix, has an entry that is not finite, or the module has no recurrent matrix.
+    ShapeError, NonFiniteError, OptionError, UnsupportedError
+        If it is not one square matrix, has an entry that is not finite, the module has no recurrent matrix, or the
+        matrix is sparse or on the meta device.
     """
     name, weight = RecurrentMatrix("W", source.detach()) if isinstance(source, Tensor) else recurrent_matrix(source)
+    require_dense(weight, who)
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1] or not weight.numel():
         raise ShapeError(f"{who} needs one square matrix, shape (n, n) with n at least 1. Got {tuple(weight.shape)}.")
     if not weight.isfinite().all():

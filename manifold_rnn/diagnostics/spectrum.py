@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..linalg import spectral_condition, spectral_radius
 from ..linalg.norms import normalized
+from .checks import require_dense
 from .growth import EVERY_POWER, kreiss_constant, numerical_radius, transient_growth
 from .plotting import axes_or_new
 from .schur import SchurForm
@@ -160,6 +161,7 @@ def eigenvalues(source: Tensor | nn.Module) -> tuple[complex, ...]:
     >>> assert mr.diagnostics.eigenvalues(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))[0].imag in (1, -1)
     """
     weight = source if isinstance(source, Tensor) else recurrent_matrix(source).weight
+    require_dense(weight, "eigenvalues")
     if not weight.isfinite().all():
         return ()
     values: list[complex] = torch.linalg.eigvals(matrix_of(weight, "eigenvalues").weight).tolist()

@@ -8,7 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 EXACT = 1e-8  # closed forms in double precision, as the project promises
 # (alpha, beta, d) of a lower triangular matrix of size 100: sum of the first 150 values, in arithmetic of 400 bits
@@ -137,6 +137,8 @@ BAD = {
     "shape": (torch.ones(3, 2, 2), ShapeError, "input directions"),
     "empty": (torch.ones(3, 0), ShapeError, "input directions"),
     "complex": (torch.ones(3, dtype=torch.complex64), DtypeError, "real directions for a real matrix"),
+    "sparse": (torch.ones(3).to_sparse(), UnsupportedError, r"Got torch.sparse_coo.*\n.*to_dense"),
+    "no data": (torch.ones(3, device="meta"), UnsupportedError, "Got a tensor on the meta device"),
     "zero": (torch.zeros(3), NonFiniteError, "0 entries that are not finite, 1 columns of 0"),
     "NaN": (torch.tensor([1.0, torch.nan, 0]), NonFiniteError, "1 entries that are not finite"),
 }

@@ -8,7 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
-from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
+from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 EXACT = 1e-8  # closed forms in double precision, as the project promises
 
@@ -281,6 +281,9 @@ def test_bad_input_is_answered_by_name(function):
         measure(nn.Linear(2, 2))
     for matrix in ([[0.5]], torch.eye(2).numpy()):
         with pytest.raises(OptionError, match=r"is neither a matrix nor a module.*\n.*\n.*torch.as_tensor"):
+            measure(matrix)
+    for matrix in (torch.eye(2).to_sparse(), torch.eye(2, device="meta")):
+        with pytest.raises(UnsupportedError, match=rf"{function} needs (a dense tensor|the numbers of a tensor)"):
             measure(matrix)
     if function != "eigenvalues":
         with pytest.raises(NonFiniteError, match=f"{function} needs a matrix of finite numbers"):
