@@ -11,6 +11,7 @@ from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from .checks import require_dense
 from .plotting import axes_or_new
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -55,8 +56,7 @@ class ConvSingularValues:
             ("smallest", self.smallest, "1, as the norm, if orthogonal"),
             ("median", middle, f"of {len(self.values)} singular values"),
         ]
-        lines = (f"  {name:<9} {value:<10.5g} {what}" for name, value, what in rows)
-        return "\n".join([f"convolution on {size}", *lines])
+        return aligned(f"convolution on {size}", [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the singular values in descending order."""

@@ -11,6 +11,7 @@ from .checks import require_dense
 from .plotting import axes_or_new
 from .sources import input_matrix, matrix_of
 from .stationary import root_of_sum, stationary_radius
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -72,7 +73,7 @@ class FisherMemory:
             ("best direction", self.best_total, f"largest total of any; at most {self.bound}"),
             ("noise", self.noise, "mean variance of an entry of the state"),
         ]
-        return "\n".join([head, *(f"  {name:<15} {value:<10.5g} {what}" for name, value, what in rows)])
+        return aligned(head, [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the curve."""

@@ -15,6 +15,7 @@ from .growth import EVERY_POWER, kreiss_constant, numerical_radius, transient_gr
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, recurrent_matrix, require_levels
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -113,8 +114,7 @@ class Spectrum:
         ]
         head = f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}"
         head += f", median {median(moduli):.4g}"
-        width = max(17, *(len(name) for name, _, _ in rows))
-        return "\n".join([head, *(f"  {name:<{width}} {value:<10.5g} {what}" for name, value, what in rows)])
+        return aligned(head, [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the eigenvalues, the unit circle, and circles of the pseudospectral radii."""
