@@ -11,7 +11,7 @@ from ..linalg.norms import power_of_two_below
 from ..nn import real_features
 from .checks import require_at_least, require_positive
 from .plotting import axes_or_new
-from .sources import States, find_layer, hidden_states, layer_arguments
+from .sources import States, find_layer, hidden_states, layer_states
 from .steps import evaluating
 from .tables import aligned
 
@@ -205,14 +205,10 @@ def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inputs of the layer, or of a function that gives states, and the states, (B, T, m) and (B, T, n)."""
     if not isinstance(data, Tensor):
         raise OptionError(f"`data` are the inputs, one tensor.\nGot {type(data).__name__}.\nPass the inputs alone.")
-    layer, u, is_batch_first = find_layer(source), data, True
-    if layer is not None:
-        is_batch_first = layer.batch_first
-        if layer is not source:
-            args, kwargs = layer_arguments(source, layer, data)
-            u = args[0] if args else kwargs["input"]
-    h = hidden_states(source, data)
-    u = u if is_batch_first or u.dim() != 3 else u.transpose(0, 1)
+    layer = find_layer(source)
+    call, h = layer_states(source, data)
+    u = call.input
+    u = u if layer is None or layer.batch_first or u.dim() != 3 else u.transpose(0, 1)
     if u.dim() != 3 or u.shape[:2] != h.shape[:2]:
         raise ShapeError(
             "`memory` needs inputs and states of the same sequences and time steps.\n"

@@ -278,6 +278,17 @@ def test_the_generator_of_a_loader_is_left_as_it_was():
     assert all(torch.equal(loader.generator.get_state(), state) for loader, state in zip(loaders, before, strict=True))
 
 
+@pytest.mark.parametrize("signal", ["output", "forget"])
+def test_a_network_runs_once_and_its_outputs_are_those_without_a_measurement(signal):
+    network, x = mr.zoo.Network(mr.nn.LSTM(2, 5, batch_first=True), 3), torch.rand(4, 6, 2)
+    runs, outputs = [], []
+    network.layer.register_forward_hook(lambda *_: runs.append(1))
+    network.register_forward_hook(lambda _, __, out: outputs.append(out))
+    calibrate = coverage(network, x, signal=signal)
+    assert runs == [1] and outputs[0].shape == (4, 3) and calibrate.calibration.units == 5
+    assert torch.allclose(outputs[0], network(x)) and not network.layer._forward_pre_hooks
+
+
 class Unequal(torch.utils.data.Dataset):
     """Sequences of 1, 2 and 3 steps."""
 
