@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lightning")
+import manifold_rnn as mr
 from manifold_rnn.cli import demo, fit, main
 from manifold_rnn.training import read_run
 
@@ -204,6 +206,17 @@ def test_ctrl_c_before_training_ends_with_130(monkeypatch, capsys):
     monkeypatch.setattr(demo, "execute", interrupted)
     assert main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_ctrl_c_while_torch_is_imported_ends_with_130_and_without_a_traceback(module, tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    script = tmp_path / "manifold-rnn"  # as pip writes it
+    script.write_text("import sys\nfrom manifold_rnn.cli import main\nsys.exit(main())")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(mr.__file__).parents[1])])}
+    command = [sys.executable, *(["-m", "manifold_rnn"] if module else [str(script)]), "demo"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "manifold-rnn: interrupted\n")
 
 
 def test_flags_override_the_configs_and_later_configs_the_earlier(tmp_path, monkeypatch):
