@@ -219,6 +219,19 @@ def test_ctrl_c_while_torch_is_imported_ends_with_130_and_without_a_traceback(mo
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "manifold-rnn: interrupted\n")
 
 
+@pytest.mark.parametrize("arguments", [["fit", "--resume"], ["fit", "--restart"], ["test"], ["validate"]])
+def test_a_run_that_was_moved_is_not_looked_for_in_its_old_folder(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command, *flags = arguments
+    assert main(["fit", *ADDING, *LEM, "--epochs", "1", "--output", "old"]) == 0
+    Path("old").rename("new")
+    assert main([command, "--config", "new/run.yaml", *flags]) == 2
+    answer = capsys.readouterr().err
+    assert "Expected 'new'. Got 'old'. Add --output new" in answer and len(answer) <= 450 and not Path("old").exists()
+    assert main([command, "--config", "new/run.yaml", *flags, "--output", "new"]) == 0
+    assert not Path("old").exists()
+
+
 def test_flags_override_the_configs_and_later_configs_the_earlier(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("task: {name: Adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
     (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3\noptimizer: {groups: {readout: {lr: 1e-4}}}")
