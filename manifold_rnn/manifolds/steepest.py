@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -27,8 +28,9 @@ class Steepest(NamedTuple):
 
     def at(self, x: Tensor, angle: float | Tensor) -> Tensor:
         r"""The point at ``angle`` along the geodesic, :math:`e^{tA} x`, exact because :math:`A^3 = -A`."""
-        angle = torch.as_tensor(angle, dtype=x.real.dtype, device=x.device)
-        return x + angle.sin() * self.direction + (2 * (0.5 * angle).sin().square()) * self.second
+        if isinstance(angle, Tensor):
+            return x + angle.sin() * self.direction + 2 * (0.5 * angle).sin().square() * self.second
+        return x + math.sin(angle) * self.direction + 2 * math.sin(0.5 * angle) ** 2 * self.second
 
 
 def steepest(x: Tensor, g: Tensor) -> Steepest:
