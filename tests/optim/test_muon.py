@@ -131,12 +131,13 @@ def test_a_gradient_inside_the_columns_moves_within_them(generator):
     torch.testing.assert_close(x @ (x.mT @ y), y, rtol=0, atol=1e-12)
 
 
-def test_ten_thousand_steps_leave_nothing_but_rounding(generator):
+@pytest.mark.parametrize("steps", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_steps_leave_nothing_but_rounding(steps, generator):
     x = torch.nn.Parameter(mr.Stiefel("qr").random(24, 8, generator=generator))
     x.manifold = mr.Stiefel("qr")  # whose polish_every is 0
     optimizer = mr.optim.RiemannianMuon([x], lr=0.02)
     gradients = torch.randn(16, 24, 8, generator=generator)
-    for k in range(10_000):
+    for k in range(steps):
         x.grad = gradients[k % 16]
         optimizer.step()
     assert float(linalg.defect(x.detach())) < 1e-5
@@ -250,8 +251,8 @@ def test_other_sets_are_descended_as_well(kind, generator):
     p = torch.nn.Parameter(x.clone())
     p.manifold = m
     optimizer = mr.optim.RiemannianMuon([p], lr=0.1)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.97)
-    for _ in range(300):
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.96)
+    for _ in range(200):
         optimizer.zero_grad()
         (p - goal).abs().square().sum().backward()
         optimizer.step()
