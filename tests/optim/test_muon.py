@@ -250,7 +250,7 @@ def test_other_sets_are_descended_as_well(kind, generator):
     goal, x = (m.random(4, 4, dtype=dtype, generator=generator) for _ in range(2))
     p = torch.nn.Parameter(x.clone())
     p.manifold = m
-    optimizer = mr.optim.RiemannianMuon([p], lr=0.1)
+    optimizer = mr.optim.RiemannianMuon([p], lr=0.15)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.96)
     for _ in range(200):
         optimizer.zero_grad()
