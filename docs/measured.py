@@ -24,6 +24,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
+    makers["muon"] = muon
     makers["scan_2_threads"] = scan
     for name, make in makers.items():
         path = results / f"{name}.json"
@@ -43,6 +44,18 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
+
+
+def muon(rows: list[dict]) -> str:
+    """Gain and time of each way to a steepest descent direction, for every shape."""
+    head = ("shape", "way", "gain", "milliseconds", "times ours")
+    cells = []
+    for row in rows:
+        ways = {name: value for name, value in row.items() if name != "shape"}
+        for name, value in ways.items():
+            ratio = value["ms"] / ways["closed form"]["ms"]
+            cells.append((row["shape"], name, f"{value['gain']:.6f}", f"{value['ms']:.1f}", f"{ratio:.1f}"))
+    return list_table(head, cells)
 
 
 def write_promises(results: Path, into: Path) -> None:
