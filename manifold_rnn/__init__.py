@@ -8,7 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import _geoopt as _geoopt  # first
-from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import (
+    constraints,
+    diagnostics,
+    errors,
+    interop,
+    linalg,
+    manifolds,
+    nn,
+    online,
+    optim,
+    retractions,
+    tasks,
+    testing,
+    zoo,
+)
 from .constraints import (
     DampedSkew,
     DiagonalDisc,
@@ -86,6 +100,7 @@ __all__ = [
     "load_checked",
     "manifolds",
     "nn",
+    "online",
     "optim",
     "release",
     "retractions",
