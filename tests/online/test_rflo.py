@@ -333,7 +333,7 @@ def peak_of_trial(steps):
 @pytest.mark.parametrize("peak", [peak_of_steps, peak_of_trial])
 def test_memory_does_not_grow_with_the_number_of_steps(peak):
     peak(2)  # what torch makes once
-    assert peak(1000) == peak(100)
+    assert peak(400) == peak(100)
 
 
 @pytest.mark.slow
@@ -352,7 +352,7 @@ def test_of_a_trial_nothing_but_outputs_and_errors_grows():
         return bytes_.peak
 
     outputs = 4 * BATCH * K  # bytes of a step
-    assert (peak(1000) - peak(500)) / 500 <= 5 * outputs
+    assert (peak(200) - peak(100)) / 100 <= 5 * outputs
 
 
 class Written(TorchDispatchMode):
@@ -425,7 +425,7 @@ BAD = {
     "an error of another shape": (lambda: stepped().learn(torch.ones(K)), ShapeError, r"Expected \(2, 3\).*\(3,\)"),
     "an error with infinity": (
         lambda: stepped().learn(torch.full((2, K), torch.inf)), NonFiniteError, "6 of 6 that are not"),
-    "a step of a sequence": (lambda: stepped().step(torch.ones(2, 5, M)), ShapeError, r"Expected \(2, 2\).*\(2, 5, 2\)"),
+    "a step of a sequence": (lambda: stepped().step(torch.ones(2, 5, M)), ShapeError, r"\(2, 2\).*\(2, 5, 2\)"),
     "another batch": (lambda: stepped().step(torch.ones(3, M)), ShapeError, "another number of sequences"),
     "another input size": (lambda: stepped().step(torch.ones(2, 7)), ShapeError, "input_size 2"),
     "another dtype": (lambda: stepped().step(torch.ones(2, M, dtype=WIDE)), DtypeError, "got torch.float64"),

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from support.seeds import seeded
 from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn.nn.cells import LeakyElman
+from support.seeds import seeded
 
 WIDE = torch.float64
 LEAKS = (0.3, 0.2, 0.5, 0.9, 1.0)
