@@ -22,6 +22,7 @@ Or step by step, while the sequence runs. The memory does not depend on its leng
 """
 
 from ..nn.cells.leaky_form import LeakyForm
+from .motifs import MotifChain
 from .rflo import RFLO
 
-__all__ = ["RFLO", "LeakyForm"]
+__all__ = ["RFLO", "LeakyForm", "MotifChain"]
