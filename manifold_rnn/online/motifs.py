@@ -218,7 +218,7 @@ class MotifChain(nn.Module):
         if wrong or not motifs:
             raise OptionError(
                 f"`{name}` needs numbers of motifs.\n"
-                f"Expected integers from 0 to {self.count - 1}, got {(wrong[0] if wrong else 'none')!r:.80}.\n"
+                f"Expected integers from 0 to {self.count - 1}, got {wrong[0] if wrong else ()!r:.80}.\n"
                 "There are as many motifs as the layer has inputs."
             )
 
