@@ -76,7 +76,7 @@ class MotifChain(nn.Module):
                 f"Got {type(network).__name__} without one.\nPass online.RFLO(layer, nn.Linear(units, outputs))."
             )
         self.network, self.length, self.start = network, length, start
-        self.count = network.layer.input_size
+        self.count, self.outputs = network.layer.input_size, network.readout.out_features
         V = network.layer.get_parameter("weight_ih_l0")
         nn.init.normal_(V, std=scale, generator=generator)
         V.requires_grad_(False)
@@ -127,7 +127,7 @@ class MotifChain(nn.Module):
         OptionError
             If ``trials`` is not an integer of at least 1.
         """
-        expected = (self.count, self.length, self.network.readout.out_features)
+        expected = (self.count, self.length, self.outputs)
         if tuple(targets.shape) != expected:
             raise ShapeError(
                 "The targets of the motifs have the wrong shape.\n"
