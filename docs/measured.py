@@ -24,14 +24,14 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
-    makers["muon"] = muon
-    makers["scan_2_threads"] = scan
+    makers |= {"scan_2_threads": scan, "muon": muon, "online": online, "online_cost": online_cost}
     for name, make in makers.items():
-        path = results / f"{name}.json"
-        command = f"{name}.py" if name != "scan_2_threads" else "scan.py --threads 2"
+        file = name.removesuffix("_cost") if name.startswith("online") else name
+        path = results / f"{file}.json"
+        command = f"{file}.py" if name != "scan_2_threads" else "scan.py --threads 2"
         missing = f"*Not measured yet: run* ``python benchmarks/{command}``.\n"
         result = json.loads(path.read_text()) if path.exists() else None
-        write_if_new(into / f"{name}.rst", make(result[name]) + _about(result["settings"]) if result else missing)
+        write_if_new(into / f"{name}.rst", make(result[file]) + _about(result["settings"]) if result else missing)
     path = results / "learning.json"
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
@@ -188,6 +188,23 @@ def constraint_cost(table: dict) -> str:
 def scaling(table: dict) -> str:
     """Exponents of the time, and memory in units of the states."""
     return list_table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
+
+
+def online(table: dict) -> str:
+    """Accuracies on digits, and losses and alignments of the periodic task, by seed."""
+    rows = {name: row for name, row in table.items() if name.startswith("digits")}
+    cells = [(f"{name}: accuracy", *(f"{row[f'seed {s}']:.3f}" for s in range(3))) for name, row in rows.items()]
+    kinds = dict.fromkeys(name.rpartition(", seed")[0] for name in table if name.startswith("periodic"))
+    for kind in kinds:
+        seeds = [table[f"{kind}, seed {s}"] for s in range(3)]
+        cells += [(f"{kind}: {key}", *(f"{row[key]:.3f}" for row in seeds)) for key in seeds[0]]
+    return list_table(("measured", "seed 0", "seed 1", "seed 2"), cells)
+
+
+def online_cost(table: dict) -> str:
+    """What an online step costs."""
+    rows = ((key, f"{value:,.0f}" if "bytes" in key else f"{value:.2f}") for key, value in table["cost"].items())
+    return list_table(("an online step", ""), rows)
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:

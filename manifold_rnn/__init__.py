@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING
 
 from . import _command as _command  # first
 from . import _geoopt as _geoopt  # before the others
-from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import (
+    constraints,
+    diagnostics,
+    errors,
+    interop,
+    linalg,
+    manifolds,
+    nn,
+    online,
+    optim,
+    retractions,
+    tasks,
+    testing,
+    zoo,
+)
 from .constraints import (
     DampedSkew,
     DiagonalDisc,
@@ -87,6 +101,7 @@ __all__ = [
     "load_checked",
     "manifolds",
     "nn",
+    "online",
     "optim",
     "release",
     "retractions",

@@ -16,6 +16,7 @@ from manifold_rnn.nn.cells import (
     CoRNN,
     Elman,
     Euler,
+    LeakyElman,
     Lipschitz,
     Momentum,
 )
@@ -30,6 +31,7 @@ CELLS = [
     NRU(8, 2, rectify=True),
     Euler(),
     Euler(0.5, gated=True, bias=False),
+    LeakyElman(leak=0.3),
     Lipschitz(),
     Lipschitz(0.5, gated=True),
     CoRNN(),
@@ -88,6 +90,11 @@ def _added(w, *names):
 def _elman(cell, w, x, h):
     z = w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias_ih", "bias_hh")
     return (mod_relu(z, w["bias"]) if cell.nonlinearity == "modrelu" else mod_tanh(z),)
+
+
+def _leaky(cell, w, x, h):
+    (f,) = _elman(cell, w, x, h)
+    return ((1 - cell.leak) * h + cell.leak * f,)
 
 
 def _lstm(cell, w, x, h, c):
@@ -176,6 +183,7 @@ RECURRENCES = {
     LEM: _lem,
     LRU: _lru,
     LSTM: _lstm,
+    LeakyElman: _leaky,
     Lipschitz: _lipschitz,
     NRU: _nru,
     SBO: _sbo,

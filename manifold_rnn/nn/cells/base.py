@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .elman_form import ElmanForm
+from .leaky_form import LeakyForm
 
 State: TypeAlias = tuple[Tensor, ...]
 
@@ -101,6 +102,10 @@ class Cell(ABC):
 
     def elman_form(self) -> ElmanForm | None:
         """Return the bound cell's `ElmanForm`, or None if it has another recurrence."""
+        return None
+
+    def leaky_form(self) -> LeakyForm | None:
+        """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
         return None
 
     def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:
