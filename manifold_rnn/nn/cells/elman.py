@@ -123,6 +123,10 @@ class Elman(Cell):
         activation = "linear" if f == "modrelu" and threshold is None else f
         return ElmanForm(cast(Activation, activation), V, self._additive_bias(), threshold)
 
+    def separates_units(self) -> bool:
+        """Return whether the nonlinearity is a named one; a callable may mix units."""
+        return isinstance(self.nonlinearity, str)
+
     def _additive_bias(self) -> Tensor | None:
         weights = self.weights
         return weights["bias_ih"] + weights["bias_hh"] if "bias_ih" in weights else None
