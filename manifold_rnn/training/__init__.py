@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
+from .methods import PruningSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NetworkSettings",
     "OptimizerSettings",
+    "PruningSettings",
     "RunRecord",
     "RunSettings",
     "ScheduleSettings",
