@@ -26,7 +26,7 @@ from ..zoo import Network
 from .parsing import CommandParser
 from .trained import Trained, in_its_precision, trained_network
 
-_BATCH, _ROUNDS = 32, 7
+_BATCH, _ROUNDS = 32, 21
 
 
 def build_parser(command: str, description: str) -> CommandParser:
