@@ -124,6 +124,7 @@ def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
     for name, value in smaller.items():
         trains = layer.get_parameter(name).requires_grad
         layer.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=trains))
+    del layer.unit_gates  # or the child would stay, without a module
     layer.hidden_size, layer.unit_gates = size, None
     layer.train(was_training)
 

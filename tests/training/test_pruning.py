@@ -110,3 +110,25 @@ def test_the_command_answers_with_one_line(tmp_path, capsys):
     assert main(["fit", *flags, "--pruning.penalti", "1e-3"]) == 2
     assert "Did you mean `--pruning.penalty`?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_digits_are_read_with_half_of_the_units(seed, tmp_path):
+    one = read_run(
+        {
+            "task": {"name": "Digits", "by": "rows"},
+            "network": {"cell": "LSTM", "hidden_size": 64},
+            "optimizer": {"lr": 3e-3},
+            "pruning": {"penalty": 2e-4, "lr": 2e-2, "inputs": True},
+            "epochs": 80,
+            "batch_size": 64,
+            "seed": seed,
+        }
+    )
+    record = run(one, folder=tmp_path / "run")
+    assert main(["prune", str(tmp_path / "run" / "best.ckpt"), "--output", str(tmp_path / "pruned")]) == 0
+    settings = read_run(tmp_path / "pruned" / "run.yaml")
+    scores = evaluate(settings, stage="test", checkpoint=tmp_path / "pruned" / "best.ckpt")
+    assert scores["test_metric"] == pytest.approx(record.test_metric, abs=1e-6)
+    assert scores["test_metric"] >= 0.95 and settings.network.hidden_size <= 40
