@@ -19,7 +19,7 @@ from manifold_rnn.training import SequenceData
 
 TEXT, LENGTH, BATCH, UNITS, KEPT = "tinyshakespeare.txt", 64, 64, 256, 128
 EPOCHS, MORE, RATE, CLIP = 6, 3, 4e-3, 1.0
-PENALTY, GATE_RATE, START = 3e-6, 2e-2, 3.0
+PENALTY, GATE_RATE, START = 1.5e-5, 5e-2, 1.0
 
 
 def train(network: mr.zoo.Network, data: SequenceData, epochs: int, rate: float, name: str) -> None:
