@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
-from .methods import LearningSettings
+from .methods import LearningSettings, PruningSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -34,6 +34,7 @@ __all__ = [
     "LearningSettings",
     "NetworkSettings",
     "OptimizerSettings",
+    "PruningSettings",
     "RunRecord",
     "RunSettings",
     "ScheduleSettings",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -75,7 +76,7 @@ class SequenceModule(LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.task, self.max_steps, self.methods = network, task, max_steps, methods
-        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.optimizer_settings = _with_rates(optimizer or OptimizerSettings(), methods)
         require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
         self.state: Tensor | tuple[Tensor, ...] | None = None
@@ -174,7 +175,7 @@ class SequenceModule(LightningModule):
         if loss is None:
             loss = self.task.loss(self(inputs), targets)
         for method in self.methods:
-            added = method.penalty(self.network, self.task, self._progress())
+            added = method.added_loss(self.network, self.task, self._progress())
             loss = loss if added is None else loss + added
         return loss
 
@@ -211,6 +212,9 @@ class SequenceModule(LightningModule):
         outputs = self(inputs)
         for score in ("loss", "metric"):
             value = getattr(self.task, score)(outputs, targets)
+            if (stage, score) == ("val", "loss"):
+                added = (method.added_validation_loss(self.network, self.task) for method in self.methods)
+                value = sum((part for part in added if part is not None), value)
             self.log(f"{stage}_{score}", value, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
 
     def _converted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -218,3 +222,9 @@ class SequenceModule(LightningModule):
         dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in batch)
         return inputs, targets
+
+
+def _with_rates(settings: OptimizerSettings, methods: Sequence[Method]) -> OptimizerSettings:
+    """The settings of the optimizer with a group for the weights of each method that sets their rate."""
+    groups: dict[str, Values] = {part: {"lr": rate} for method in methods for part, rate in method.rates().items()}
+    return replace(settings, groups={**groups, **settings.groups})

@@ -12,7 +12,7 @@ from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
-from .methods import LearningSettings, Method
+from .methods import LearningSettings, Method, PruningSettings
 from .values import Values
 
 _LARGEST_EXPONENT = 700  # of e, in a float
@@ -243,6 +243,7 @@ class RunSettings:
     optimizer : OptimizerSettings
     schedule : ScheduleSettings
     learning : LearningSettings
+    pruning : PruningSettings
     epochs : int
         Passes over the training set.
     max_steps : int, optional
@@ -289,6 +290,7 @@ class RunSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     learning: LearningSettings = field(default_factory=LearningSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 32

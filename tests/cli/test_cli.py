@@ -276,11 +276,15 @@ def test_a_secret_in_a_wrong_argument_is_not_repeated(capsys):
 
 
 COMMANDS = {
-    "fit": ["--config", "--task", "--network.zoo", "--optimizer.lr", "--schedule.name", "--max_steps", "--resume"],
+    "fit": [
+        *("--config", "--task", "--network.zoo", "--optimizer.lr", "--schedule.name", "--pruning.penalty"),
+        *("--max_steps", "--resume"),
+    ],
     "test": ["--config", "--checkpoint"],
     "validate": ["--config", "--checkpoint"],
     "inspect": ["checkpoint", "--diagnostics"],
     "coverage": ["checkpoint", "--cases", "--seeds", "--window", "--signal", "--seed", "--output", "--report"],
+    "prune": ["checkpoint", "--output"],
     "compare": ["grid", "--workers", "--storage", "--extend"],
     "demo": ["--epochs", "--hidden_size", "--seed", "--output", "--retraction", "--batch_size", "--lr", "--networks"],
 }
@@ -305,6 +309,7 @@ def test_help_and_inspect_do_not_wait_for_lightning_or_matplotlib():
         "    try: assert main(arguments) == 0\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "assert main(['inspect', 'no.ckpt']) == 2 and main(['coverage', 'no.ckpt']) == 2\n"
+        "assert main(['prune', 'no.ckpt', '--output', 'no']) == 2\n"
         "heavy = {'lightning', 'matplotlib', 'optuna', 'sklearn', 'tensorboard'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -112,6 +112,10 @@ class Cell(ABC):
         """Return the inputs of a scan of the `elman_form`, and the last state without its first part."""
         return x.to(self.weights["weight_ih"].dtype), ()
 
+    def separates_units(self) -> bool:
+        """Return whether units can be removed: they meet only in columns of ``weight_hh``, and rows belong to units."""
+        return False
+
     def steps_match(self, fact: str) -> bool:
         """Return whether the class that states ``fact`` also defines the steps.
 

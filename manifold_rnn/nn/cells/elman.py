@@ -150,6 +150,10 @@ class Elman(Cell):
             z = z.detach().requires_grad_()
             return torch.autograd.grad(self.activate(z).sum(), z)[0], None
 
+    def separates_units(self) -> bool:
+        """Return whether the nonlinearity is a named one; a callable may mix units."""
+        return isinstance(self.nonlinearity, str)
+
     def _additive_bias(self) -> Tensor | None:
         weights = self.weights
         return weights["bias_ih"] + weights["bias_hh"] if "bias_ih" in weights else None

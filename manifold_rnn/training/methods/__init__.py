@@ -2,5 +2,6 @@
 
 from .base import Method
 from .learning import LearningSettings
+from .pruning import PruningSettings
 
-__all__ = ["LearningSettings", "Method"]
+__all__ = ["LearningSettings", "Method", "PruningSettings"]
