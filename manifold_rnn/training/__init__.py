@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
+from .methods import SearchSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -35,6 +36,7 @@ __all__ = [
     "RunRecord",
     "RunSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "SequenceData",
     "SequenceModule",
     "as_mapping",

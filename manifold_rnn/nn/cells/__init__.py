@@ -34,6 +34,8 @@ from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
 from .sbo import SBO
+from .tree import Tree
+from .tree_search import TreeSearch
 
 __all__ = [
     "GORU",
@@ -49,4 +51,6 @@ __all__ = [
     "Euler",
     "Lipschitz",
     "Momentum",
+    "Tree",
+    "TreeSearch",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
 
 from ...tasks import Task
@@ -13,8 +15,9 @@ class Method:
     """What a section of a run's settings changes about training; a subclass overrides what it needs.
 
     A run calls `require` and `build` whenever it builds the network, also to evaluate or to resume; `start` once,
-    before the first step of a run that starts; `loss` and `penalty` for each training batch; `after_step` after each
-    step of the optimizer. Nothing is called while the section is not `active`.
+    before the first step of a run that starts; `loss` and `penalty` for each training batch; `before_step` and
+    `after_step` around each step of the optimizer. It computes each loss, also of validation and test, within
+    `context`. Nothing is called while the section is not `active`.
     """
 
     @property
@@ -39,6 +42,13 @@ class Method:
     def penalty(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
         """Return what is added to the loss, once it is computed; ``progress`` goes from 0 to 1 over all steps."""
         return None
+
+    def context(self, network: nn.Module, progress: float | None) -> AbstractContextManager[object]:
+        """Return the context of a loss, its outputs and `penalty`; ``progress`` is None in validation and test."""
+        return nullcontext()
+
+    def before_step(self, network: nn.Module, progress: float) -> None:
+        """Change the gradients before they are clipped and the optimizer steps."""
 
     def after_step(self, network: nn.Module, progress: float) -> None:
         """Change the network after a step of the optimizer."""
