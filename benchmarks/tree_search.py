@@ -2,12 +2,13 @@
 
 Shakespeare in pieces of 20 characters that each start from a zero state, 32 units, trees of 5 nodes with 3 slots, the
 activations without relu, which would tie with the identity. The loss of the search is the cross-entropy and a weight
-times the margin loss. After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains
+times the margin loss; the weight grows from 0 over the first half of the steps, so that no tree is chosen too early. After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains
 further. The GRUs, with the reset gate after the product as in torch and before it as a tree, train as long as the
 search and the tree together. Losses are those of the validation pieces, in nats per character.
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor
 
 import manifold_rnn as mr
 
-SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 16, 800, 400, 5e-3
+SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 700, 700, 5e-3
 MARGIN, WEIGHT, TEMPERATURE = 3.0, 0.1, 0.2
 ACTIVATIONS = ("sigmoid", "tanh", "one_minus", "identity")
 SCORED = 512  # pieces of the validation part
@@ -45,7 +46,7 @@ def train(network: mr.zoo.Network, task: mr.tasks.Characters, pieces, steps: int
         mean += float(loss.detach()) / 50
         if choices:
             margins += float(torch.stack([c.margins for c in choices]).mean().detach()) / 50
-            loss = loss + weight * mr.nn.trees.margin_loss(choices, MARGIN)
+            loss = loss + min(1.0, 2 * step / steps) * weight * mr.nn.trees.margin_loss(choices, MARGIN)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -109,13 +110,13 @@ def main() -> None:
         "gap": abs(hard - soft),
         "margin": found.margin,
         "least margin": min(found.margins),
-        "trees": len(found.counts),
+        "different trees": len(found.counts),
         "share of the first": found.shares[0],
         "tree": found.expressions[0],
         "seconds per step": seconds,
     }
     print(rows, flush=True)
-    tree = mr.zoo.Network(mr.nn.trees.fix_structure(search.layer, found.most_frequent), task.output_size)
+    tree = mr.zoo.Network(fixed(search.layer, found), task.output_size)
     tree.readout.load_state_dict(search.readout.state_dict())
     before = scored(tree, task, validation)
     seconds = train(tree, task, training, args.further, args.seed + 1, 0)
@@ -128,11 +129,18 @@ def main() -> None:
         parameters = mr.degrees_of_freedom(gru)
         rows[name] = {"parameters": parameters, "hard": scored(gru, task, validation), "seconds per step": seconds}
         print(name, rows[name], flush=True)
-    print(rows)
     if not args.dry:
         settings = {"hidden size": SIZE, "length": LENGTH, "batch": BATCH, "steps": args.steps, "further": args.further}
         settings |= {"rate": RATE, "weight": args.weight, "margin": MARGIN, "temperature": args.temperature}
         write("tree_search", [{"network": name, **row} for name, row in rows.items()], **settings)
+
+
+def fixed(layer: mr.nn.Layer, found: mr.diagnostics.Structures) -> mr.nn.Layer:
+    """Return the cell of the most frequent tree that is a cell: one that uses the input, the state and a matrix."""
+    for structure in found.examples:
+        with contextlib.suppress(mr.errors.OptionError):
+            return mr.nn.trees.fix_structure(layer, structure)
+    raise SystemExit("no tree that was found is a cell")
 
 
 def _with_choice(network: mr.zoo.Network, choice: str, task: mr.tasks.Characters, pieces) -> float:

@@ -25,6 +25,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers["scan_2_threads"] = scan
+    makers["tree_search"] = tree_search
     for name, make in makers.items():
         path = results / f"{name}.json"
         command = f"{name}.py" if name != "scan_2_threads" else "scan.py --threads 2"
@@ -35,7 +36,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pages = sorted(page.stem for page in networks.glob("*.rst") if page.stem != "index")
+    pages = sorted(p.stem for p in networks.glob("*.rst") if f"measured/networks/{p.stem}.rst" in p.read_text())
     for name in pages:
         rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]
         head = ("task", "units", "parameters", "published", "read in", "here")
@@ -175,6 +176,19 @@ def constraint_cost(table: dict) -> str:
 def scaling(table: dict) -> str:
     """Exponents of the time, and memory in units of the states."""
     return list_table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
+
+
+def tree_search(table: list[dict]) -> str:
+    """Losses of a search, of the tree that it found, and of GRUs beside them; margins and trees of the search."""
+    head = ("network", "parameters", "loss, soft", "loss, hard", "mean margin", "different trees", "seconds per step")
+    keys = (("soft", ".3f"), ("hard", ".3f"), ("margin", ".2f"), ("different trees", ",d"), ("seconds per step", ".3f"))
+    rows = []
+    for row in table:
+        numbers = (format(row[key], form) if key in row else "" for key, form in keys)
+        rows.append((row["network"], f"{row['parameters']:,}", *numbers))
+    search = table[0]
+    about = f"\nHard minus soft: {search['hard'] - search['soft']:+.4f}. The most frequent tree, "
+    return list_table(head, rows) + about + f"{100 * search['share of the first']:.0f}% of all: ``{search['tree']}``.\n"
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:

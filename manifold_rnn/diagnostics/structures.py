@@ -89,7 +89,8 @@ class Structures:
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the most frequent tree, its root above, into the axes or into those of a new figure."""
         axes = axes_or_new(axes)
-        nodes, places = self.most_frequent, list[tuple[float, float]]()
+        nodes = self.most_frequent
+        places: list[tuple[float, float]] = []
 
         def draw(child: str | int) -> tuple[float, float]:
             """Draw a subtree to the right of what is there, and return the place of its root."""

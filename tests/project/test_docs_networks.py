@@ -26,8 +26,8 @@ def _toctrees(path):
     return entries
 
 
-def test_every_network_has_a_page_and_every_page_a_network():
-    assert set(PAGES) == set(mr.zoo.available())
+def test_every_network_has_a_page():
+    assert set(PAGES) >= set(mr.zoo.available())
 
 
 def test_every_page_is_in_the_toctree():
@@ -39,7 +39,10 @@ def test_every_page_is_in_the_toctree():
 def test_page_says_everything_about_its_network(name):
     text = PAGES[name]
     assert all(re.search(rf"^:{field}: \S", text, flags=re.MULTILINE) for field in FIELDS)
-    assert f"cells/{name}.svg" in text and f"networks/{name}.rst" in text and ".. math::" in text
+    assert f"cells/{name}.svg" in text and ".. math::" in text
+    if name not in mr.zoo.available():  # a cell, or another way to learn
+        return
+    assert f"networks/{name}.rst" in text
     assert re.search(rf"^>>> network = mr\.zoo\.{name}\(", text, flags=re.MULTILINE)
     assert ">>> assert mr.degrees_of_freedom(network) == " in text
 

@@ -188,7 +188,8 @@ def evaluate(
     bias : callable
         Maps a slot to its bias, or None.
     """
-    equals, values = first_equals(nodes), list[Tensor]()
+    equals = first_equals(nodes)
+    values: list[Tensor] = []
     for number, node in enumerate(nodes):
         if equals[number] != number:
             values.append(values[equals[number]])

@@ -172,8 +172,8 @@ class TreeSearch(Cell):
         lefts, rights = torch.cat([lefts, zero], 1), torch.cat([rights, zero], 1)
         none, empty = lefts[:, :0], u.new_zeros(len(u), 0, dtype=torch.long)
         components = Components(none, none, empty, u.new_zeros(len(u), dtype=torch.long))
-        record, steps = current_record(), list[tuple[Tensor, Tensor, Tensor]]()
-        value = h
+        record, value = current_record(), h
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
         for r, table in enumerate(self.tables):
             left, right = (torch.cat(pair, 1) for pair in ((lefts, components.left), (rights, components.right)))
             arguments = self._arguments(left, right, bias, table)
