@@ -2,9 +2,10 @@
 
 Shakespeare in pieces of 20 characters that each start from a zero state, 32 units, trees of 5 nodes with 3 slots, the
 activations without relu, which would tie with the identity. The loss of the search is the cross-entropy and a weight
-times the margin loss; the weight grows from 0 over the first half of the steps, so that no tree is chosen too early. After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains
-further. The GRUs, with the reset gate after the product as in torch and before it as a tree, train as long as the
-search and the tree together. Losses are those of the validation pieces, in nats per character.
+times the margin loss. The weight grows from 0 over the first half of the steps, so that no tree is chosen too early.
+After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains further. The GRUs,
+with the reset gate after the product as in torch and before it as a tree, train as long as the search and the tree
+together. Losses are those of the validation pieces, in nats per character.
 """
 
 import argparse
@@ -19,10 +20,10 @@ from torch import Tensor
 
 import manifold_rnn as mr
 
-SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 700, 700, 5e-3
+SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 300, 200, 1e-2
 MARGIN, WEIGHT, TEMPERATURE = 3.0, 0.1, 0.2
 ACTIVATIONS = ("sigmoid", "tanh", "one_minus", "identity")
-SCORED = 512  # pieces of the validation part
+SCORED = 256  # pieces of the validation part
 
 
 def batches(pieces: tuple[Tensor, Tensor], steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

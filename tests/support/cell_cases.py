@@ -3,7 +3,6 @@
 import inspect
 
 import torch
-from support.tree_cases import naive_search, naive_tree
 
 from manifold_rnn.nn import Layer, cells, gate, mod_relu, mod_tanh, split_relu
 from manifold_rnn.nn.cells import (
@@ -22,6 +21,7 @@ from manifold_rnn.nn.cells import (
     Tree,
     TreeSearch,
 )
+from support.tree_cases import naive_search, naive_tree
 
 BRANCHES = [
     ["x", "h", 0, "mul", "sigmoid"],

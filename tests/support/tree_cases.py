@@ -82,7 +82,7 @@ def naive_tree(nodes, blocks, biases, x_blocks, x, h):
             if child == "x":
                 products.append(x_blocks[name] @ x)
                 continue
-            v = {"h": h, "zero": zero}.get(child, None) if isinstance(child, str) else values[child]
+            v = {"h": h, "zero": zero}.get(child) if isinstance(child, str) else values[child]
             products.append(v if slot == "identity" or child == "zero" else blocks[name] @ v)
         z = products[0] + products[1] if op == "add" else products[0] * products[1]
         values.append(ACTIVATIONS[f](z if slot == "identity" else z + biases[slot]))

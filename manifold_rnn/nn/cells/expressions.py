@@ -13,7 +13,7 @@ from ..activations import gate, mod_tanh, split_relu
 
 LEAVES = ("x", "h", "zero")
 IDENTITY = "identity"
-_MOST_NODES = 1000
+_MOST_NODES = 200
 
 
 class Node(NamedTuple):

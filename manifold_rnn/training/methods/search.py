@@ -14,7 +14,7 @@ from ...errors import OptionError
 from ...nn import Layer, trees
 from ...nn.cells import TreeSearch
 from ...nn.cells.choices import current_record
-from ...nn.trees import require_target
+from ...nn.trees.losses import require_target
 from ...tasks import Task
 from ..choices import require
 from ..fields import check_fields
