@@ -14,6 +14,7 @@ import manifold_rnn as mr
 from manifold_rnn.errors import OptionError, ShapeError
 from manifold_rnn.nn import Layer, trees
 from manifold_rnn.nn.cells import GRU, Tree, TreeSearch
+from manifold_rnn.nn.cells.choices import candidates
 from manifold_rnn.nn.cells.expressions import NAMED, leaves, parse
 from manifold_rnn.nn.trees.losses import target_values
 
@@ -51,6 +52,14 @@ def test_random_scores_always_end_in_one_tree(nodes, slots):
         assert [node.slot for node in structure[:2]] == [0, min(1, slots - 2)][:nodes]
     used = [leaves(structure) & {"x", "h", "zero"} for structure in found]
     assert {"x", "zero"} in used and {"h", "zero"} in used and {"x", "h"} in used and len(found) > 30 * (nodes > 1)
+
+
+@pytest.mark.parametrize(("nodes", "slots", "count"), [(5, 3, 920), (9, 4, 4125)])
+def test_a_step_has_the_candidates_that_the_documentation_names(nodes, slots, count):
+    cell = make(TreeSearch(nodes, slots), n=1).cell
+    tables = candidates(nodes, slots, cell.ops, torch.device("cpu"))
+    assert sum(5 * table.table.shape[1] * (table.slots[1] - table.slots[0]) for table in tables) == count
+    assert str(count) in f"{TreeSearch.__doc__}".replace(",", "")
 
 
 def test_every_pair_of_two_nodes_is_found():

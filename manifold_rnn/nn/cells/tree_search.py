@@ -72,16 +72,15 @@ class TreeSearch(Cell):
 
     Notes
     -----
-    The first two nodes use the slots 0 and 1, as in the source. The last node has the fewest components to choose
-    from. In the source and its code, 9 nodes and 4 slots are scored in the same way, and these things differ: the
-    code takes the structure from scores that are summed over the batch (``per="batch"`` here), its identity slot is
-    trained in its last version, and where an argument exceeds 1 anywhere in the batch it leaves out all activations
-    but two. Here "one_minus", "identity" and "relu" clip the modulus of their argument to 1 instead. Products with the
-    leaf zero are left out, since they are equal to each other, and a margin between them is 0.
+    The first two nodes use the slots 0 and 1, as in the source. The released code differs in this: it takes the
+    structure from scores that are summed over the batch (``per="batch"`` here), it trains its identity slot in its last
+    version, and where an argument exceeds 1 anywhere in the batch, it leaves out all activations but two. Here
+    "one_minus", "identity" and "relu" clip the modulus of their argument to 1 instead. Products with the leaf zero are
+    left out, since they are equal to each other, and a margin between them is 0.
 
     "soft" mixes over all structures, while the components follow the best one: the mixture is a tree only where the
-    margins are large. `manifold_rnn.nn.trees.margin_loss` rewards that. A step computes about 1,100 candidates with 5
-    nodes and 3 slots, and 4,600 with 9 nodes and 4 slots, each a vector of n entries for every sample.
+    margins are large. `manifold_rnn.nn.trees.margin_loss` rewards that. A step computes 920 candidates with 5 nodes
+    and 3 slots, and 4,125 with 9 nodes and 4 slots, each a vector of n entries for every sample.
 
     Scores of complex candidates are the real part of the inner product with the scorer. Weights start uniform in
     :math:`\pm 1/\sqrt n`, biases at zero. Learning rate: 1e-2. Source: Qian, Kennedy and Klabjan (2019).
