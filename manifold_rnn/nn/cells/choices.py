@@ -108,6 +108,13 @@ class Choices:
         The score of the best candidate minus that of the second.
     inputs, state, weight, bias : Tensor
         What the step computed with: the input in the size of the state, the state before, matrices and biases.
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=3, slots=2), 2, 4)
+    >>> with mr.nn.trees.recording() as choices:
+    ...     _ = layer(torch.zeros(1, 7, 2))
+    >>> assert isinstance(choices[0], mr.nn.trees.Choices) and choices[0].structure.shape == (7, 3, 5)
     """
 
     structure: Tensor
@@ -153,8 +160,7 @@ def recording() -> Iterator[list[Choices]]:
     >>> layer = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=3, slots=2), 2, 4)
     >>> with mr.nn.trees.recording() as choices:
     ...     y, _ = layer(torch.zeros(5, 7, 2))
-    >>> len(choices), choices[0].margins.shape
-    (5, torch.Size([3, 7]))
+    >>> assert len(choices) == 5 and choices[0].margins.shape == (3, 7)
     """
     record: list[Choices] = []
     token = _RECORD.set(record)

@@ -17,7 +17,13 @@ _MOST_NODES = 200
 
 
 class Node(NamedTuple):
-    """A node: two children, each a leaf or the number of an earlier node; a slot of weights; and what it computes."""
+    """A node: two children, each a leaf or the number of an earlier node; a slot of weights; and what it computes.
+
+    Examples
+    --------
+    >>> node = mr.nn.trees.Node("x", "h", 0, "add", "tanh")
+    >>> assert mr.nn.cells.Tree([node]).nodes == mr.nn.cells.Tree("elman").nodes
+    """
 
     left: str | int
     right: str | int

@@ -68,12 +68,10 @@ class Tree(Cell):
 
     Examples
     --------
-    >>> mr.nn.cells.Tree("gru").gates
-    ('R0', 'R1', 'R2')
+    >>> assert mr.nn.cells.Tree("gru").gates == ("R0", "R1", "R2")
     >>> leaky = [["x", "h", 0, "add", "tanh"], ["h", 0, 1, "add", "identity"]]
     >>> layer = mr.nn.Layer(mr.nn.cells.Tree(leaky), 3, 8, constraint={"R1": mr.Orthogonal()})
-    >>> layer(torch.zeros(5, 2, 3))[0].shape
-    torch.Size([5, 2, 8])
+    >>> assert layer(torch.zeros(5, 2, 3))[0].shape == (5, 2, 8)
     """
 
     structure: Plain = "gru"

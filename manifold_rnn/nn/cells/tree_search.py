@@ -89,8 +89,7 @@ class TreeSearch(Cell):
     --------
     >>> cell = mr.nn.cells.TreeSearch(nodes=5, slots=3)
     >>> layer = mr.nn.Layer(cell, 2, 8, constraint={"R1": mr.Orthogonal()})
-    >>> layer(torch.zeros(6, 4, 2))[0].shape
-    torch.Size([6, 4, 8])
+    >>> assert layer(torch.zeros(6, 4, 2))[0].shape == (6, 4, 8)
     """
 
     nodes: int = 9

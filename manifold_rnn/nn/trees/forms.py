@@ -28,8 +28,7 @@ def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Struct
     >>> with mr.nn.trees.recording() as choices:
     ...     _ = layer(torch.zeros(5, 7, 2))
     >>> found = mr.nn.trees.structures(choices, layer.cell)
-    >>> len(found), len(found[0]), found[0][0][0].op
-    (5, 7, 'add')
+    >>> assert (len(found), len(found[0]), found[0][0][0].op) == (5, 7, "add")
     """
     plain: dict[bytes, Structure] = {}
     results = []
@@ -63,8 +62,7 @@ def canonical(structure: Plain) -> str:
 
     Examples
     --------
-    >>> mr.nn.trees.canonical([["h", "x", 0, "add", "tanh"]]) == mr.nn.trees.canonical("elman")
-    True
+    >>> assert mr.nn.trees.canonical([["h", "x", 0, "add", "tanh"]]) == mr.nn.trees.canonical("elman")
     """
     texts: list[str] = []
     for node in parse(structure, "canonical"):
