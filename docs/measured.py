@@ -24,7 +24,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
-    makers |= {"scan_2_threads": scan, "muon": muon, "online": online, "online_cost": online_cost}
+    makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search}
+    makers |= {"online": online, "online_cost": online_cost}
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
@@ -205,6 +206,19 @@ def online_cost(table: dict) -> str:
     """What an online step costs."""
     rows = ((key, f"{value:,.0f}" if "bytes" in key else f"{value:.2f}") for key, value in table["cost"].items())
     return list_table(("an online step", ""), rows)
+
+
+def tree_search(table: list[dict]) -> str:
+    """Losses of a search, of the tree that it found, and of GRUs beside them; margins and trees of the search."""
+    head = ("network", "parameters", "loss, soft", "loss, hard", "mean margin", "different trees", "seconds per step")
+    keys = (("soft", ".3f"), ("hard", ".3f"), ("margin", ".2f"), ("different trees", ",d"), ("seconds per step", ".3f"))
+    rows = []
+    for row in table:
+        numbers = (format(row[key], form) if key in row else "" for key, form in keys)
+        rows.append((row["network"], f"{row['parameters']:,}", *numbers))
+    search = table[0]
+    about = f"\nHard minus soft: {search['hard'] - search['soft']:+.4f}. The most frequent tree, "
+    return list_table(head, rows) + about + f"{100 * search['share of the first']:.0f}% of all: ``{search['tree']}``.\n"
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:

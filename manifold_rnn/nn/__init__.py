@@ -18,7 +18,7 @@ Gates have constraints of their own. In the trivialized view any optimizer train
 >>> assert oscillators(torch.randn(20, 2, 3))[0].shape == (20, 2, 16)
 """
 
-from . import cells, init, scan
+from . import cells, init, scan, trees
 from .activations import ModReLU, gate, mod_relu, mod_tanh, real_features, split_relu
 from .gating import gate_units, l0_penalty
 from .gru import GRU
@@ -47,4 +47,5 @@ __all__ = [
     "real_features",
     "scan",
     "split_relu",
+    "trees",
 ]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
-from .methods import LearningSettings, PruningSettings
+from .methods import LearningSettings, PruningSettings, SearchSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -38,6 +38,7 @@ __all__ = [
     "RunRecord",
     "RunSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "SequenceData",
     "SequenceModule",
     "as_mapping",

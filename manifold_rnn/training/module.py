@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -141,7 +142,9 @@ class SequenceModule(LightningModule):
             self.log("weights/spectral_radius", radius, rank_zero_only=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradient of every weight, and of all, before it is clipped."""
+        """Let the methods change the gradients; log the norm of each weight's and of all, before it is clipped."""
+        for method in self.methods:
+            method.before_step(self.network, self._progress())
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning does not declare
         if self.loggers and (self.global_step + 1) % every == 0:
             self.log_dict(grad_norm(self.network, 2), rank_zero_only=True)
@@ -170,14 +173,23 @@ class SequenceModule(LightningModule):
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch: of the method that has one, or the task's; and what methods add to it."""
-        losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
-        loss = next((loss for loss in losses if loss is not None), None)
-        if loss is None:
-            loss = self.task.loss(self(inputs), targets)
-        for method in self.methods:
-            added = method.added_loss(self.network, self.task, self._progress())
-            loss = loss if added is None else loss + added
+        progress = self._progress()
+        with self._contexts(progress):
+            losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
+            loss = next((loss for loss in losses if loss is not None), None)
+            if loss is None:
+                loss = self.task.loss(self(inputs), targets)
+            for method in self.methods:
+                added = method.added_loss(self.network, self.task, progress)
+                loss = loss if added is None else loss + added
         return loss
+
+    def _contexts(self, progress: float | None) -> ExitStack:
+        """The contexts of all methods."""
+        contexts = ExitStack()
+        for method in self.methods:
+            contexts.enter_context(method.context(self.network, progress))
+        return contexts
 
     def _progress(self) -> float:
         """The part of all steps that is over."""
@@ -209,7 +221,8 @@ class SequenceModule(LightningModule):
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)
-        outputs = self(inputs)
+        with self._contexts(None):
+            outputs = self(inputs)
         for score in ("loss", "metric"):
             value = getattr(self.task, score)(outputs, targets)
             if (stage, score) == ("val", "loss"):

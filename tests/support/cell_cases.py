@@ -19,8 +19,17 @@ from manifold_rnn.nn.cells import (
     LeakyElman,
     Lipschitz,
     Momentum,
+    Tree,
+    TreeSearch,
 )
+from support.tree_cases import naive_search, naive_tree
 
+BRANCHES = [
+    ["x", "h", 0, "mul", "sigmoid"],
+    ["zero", "h", 2, "add", "relu"],
+    [0, 1, 1, "mul", "tanh"],
+    ["x", 2, "identity", "add", "one_minus"],
+]
 CELLS = [
     Elman(),
     Elman("modrelu"),
@@ -46,6 +55,11 @@ CELLS = [
     Momentum(Elman("modrelu"), "adam"),
     Momentum(GRU(), "rmsprop"),
     Momentum(LEM(), "restart", period=3),
+    Tree(),
+    Tree("mgu"),
+    Tree(BRANCHES),
+    TreeSearch(3, 3),
+    TreeSearch(4, 2, activations=["tanh", "one_minus"], temperature=0.3),
 ]
 
 
@@ -174,6 +188,18 @@ def _lru(cell, w, x, h):
     return (w["weight_hh"] @ h + w["log_gamma"].exp() * (w["weight_ih"] @ x),)
 
 
+def _tree(cell, w, x, h):
+    blocks = dict(zip(cell.gates, w["weight_hh"].split(4), strict=True))
+    inputs = dict(zip(cell.inputs, w["weight_ih"].split(4), strict=True))
+    slots = sorted({node.slot for node in cell.nodes} - {"identity"})
+    biases = dict(zip(slots, w["bias"].split(4), strict=True))
+    return (naive_tree(cell.nodes, blocks, biases, inputs, x, h)[-1],)
+
+
+def _tree_search(cell, w, x, h):
+    return (naive_search(cell, w, x, h)[0],)
+
+
 RECURRENCES = {
     CoRNN: _cornn,
     Elman: _elman,
@@ -187,4 +213,6 @@ RECURRENCES = {
     Lipschitz: _lipschitz,
     NRU: _nru,
     SBO: _sbo,
+    Tree: _tree,
+    TreeSearch: _tree_search,
 }

@@ -35,6 +35,8 @@ from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
 from .sbo import SBO
+from .tree import Tree
+from .tree_search import TreeSearch
 
 __all__ = [
     "GORU",
@@ -51,4 +53,6 @@ __all__ = [
     "LeakyElman",
     "Lipschitz",
     "Momentum",
+    "Tree",
+    "TreeSearch",
 ]

@@ -3,5 +3,6 @@
 from .base import Method
 from .learning import LearningSettings
 from .pruning import PruningSettings
+from .search import SearchSettings
 
-__all__ = ["LearningSettings", "Method", "PruningSettings"]
+__all__ = ["LearningSettings", "Method", "PruningSettings", "SearchSettings"]

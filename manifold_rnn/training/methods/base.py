@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
 
 from ...tasks import Task
@@ -14,8 +16,9 @@ class Method:
 
     A run calls `require` and `build` whenever it builds the network, also to evaluate or to resume; `start` once,
     before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and `added_loss` for each
-    training batch; `added_validation_loss` for each validation batch; `after_step` after each step of the optimizer.
-    Nothing is called while the section is not `active`.
+    training batch; `added_validation_loss` for each validation batch; `before_step` and `after_step` around each step
+    of the optimizer. It computes each loss, also of validation and test, within `context`. Nothing is called while
+    the section is not `active`.
     """
 
     @property
@@ -48,6 +51,13 @@ class Method:
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
         """Return what is added to the validation loss, by which the best checkpoint is chosen."""
         return None
+
+    def context(self, network: nn.Module, progress: float | None) -> AbstractContextManager[object]:
+        """Return the context of a loss, its outputs and `added_loss`; ``progress`` is None in validation and test."""
+        return nullcontext()
+
+    def before_step(self, network: nn.Module, progress: float) -> None:
+        """Change the gradients before they are clipped and the optimizer steps."""
 
     def after_step(self, network: nn.Module, progress: float) -> None:
         """Change the network after a step of the optimizer."""
