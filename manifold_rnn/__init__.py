@@ -8,7 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import _geoopt as _geoopt  # first
-from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import (
+    constraints,
+    diagnostics,
+    errors,
+    interop,
+    linalg,
+    manifolds,
+    moments,
+    nn,
+    optim,
+    retractions,
+    tasks,
+    testing,
+    zoo,
+)
 from .constraints import (
     DampedSkew,
     DiagonalDisc,
@@ -85,6 +99,7 @@ __all__ = [
     "linalg",
     "load_checked",
     "manifolds",
+    "moments",
     "nn",
     "optim",
     "release",
