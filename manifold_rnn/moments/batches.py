@@ -34,7 +34,7 @@ class Batches:
     def __init__(self, batches: Iterable[Batch]) -> None:
         if not isinstance(batches, Iterable) or isinstance(batches, Tensor | Iterator):
             raise OptionError(
-                "The batches are read four times, from the first to the last.\n"
+                "The batches are read seven times, from the first to the last.\n"
                 f"Expected an iterable that starts anew each time, such as a list or a DataLoader; got "
                 f"{type(batches).__name__}.\nPut the batches of a generator into a list."
             )

@@ -71,11 +71,10 @@ class Conditions:
 
 
 def require_conditions(checks: dict[str, Check], inputs: object) -> None:
-    """Raise `UnsupportedError` with the condition that fails most clearly, if one fails."""
-    failed = {name: check.deviation / check.limit for name, check in checks.items() if not check.holds}
-    if not failed:
+    """Raise `UnsupportedError` with the first condition that fails, if one does."""
+    name = next((name for name, check in checks.items() if not check.holds), None)
+    if name is None:
         return
-    name = max(failed, key=failed.__getitem__)
     deviation, limit = checks[name]
     kind = inputs if isinstance(inputs, str) else "given"
     advice = "Whiten the inputs or use inputs='gaussian'" if kind == "standard" else "Pass the scores of their density"

@@ -66,17 +66,18 @@ def subspace(T: Moment, hidden: int | None) -> Subspace:
     return Subspace(left[:, : above if hidden is None else hidden], values, noise)
 
 
-def decompose(T: Moment, draws: int, generator: torch.Generator) -> Parts:
+def decompose(T: Moment, draws: int, generator: torch.Generator, *, strict: bool = True) -> Parts:
     r"""Return the directions and output weights of :math:`T = 2 \sum_r c_r \otimes a_r \otimes a_r`, (k, n, n).
 
     Jennrich's algorithm: of two random combinations of the outputs' matrices, :math:`M_1 M_2^{-1}` has the eigenvectors
-    :math:`a_r`. Of all draws with real eigenvalues, the one with the smallest residual is refined by least squares, which
-    is worth much where rows of ``C`` are nearly parallel.
+    :math:`a_r`. Of all draws with real eigenvalues, the one with the smallest residual is refined by least squares.
+    That matters where rows of ``C`` are nearly parallel.
 
     Raises
     ------
     UnsupportedError
-        If no draw has real eigenvalues, or two rows of ``C`` are parallel within their standard errors.
+        If no draw has real eigenvalues; or, with ``strict``, if two rows of ``C`` are parallel within their standard
+        errors.
     """
     k, n, _ = T.value.shape
     best: tuple[float, Tensor, Tensor] | None = None
@@ -97,15 +98,20 @@ def decompose(T: Moment, draws: int, generator: torch.Generator) -> Parts:
     if best is None:
         raise _not_identified(f"none of {draws} draws has real eigenvalues")
     a, C = _refined(T.value, *best[1:])
-    per_output = T.error.square().mean((1, 2))  # (k,); entries ij and ji are one random number
-    error = _pseudo_inverse_of_squares(a).square().sum(0)[:, None] * per_output / 2
-    _require_distinct(C, error)
+    if strict:
+        per_output = T.error.square().mean((1, 2))  # (k,); entries ij and ji are one random number
+        _require_distinct(C, _pseudo_inverse_of_squares(a).square().sum(0)[:, None] * per_output / 2)
     return Parts(a, C)
 
 
 def rebuilt(a: Tensor, C: Tensor) -> Tensor:
     """Return the T of these directions (n, p) and output weights (n, k)."""
     return 2 * torch.einsum("rk,ri,rj->kij", C, a, a)
+
+
+def cross_moment(a: Tensor, U: Tensor, C: Tensor) -> Tensor:
+    """Return the D (k, p, p, p) of these directions (n, p), recurrent and output weights."""
+    return 4 * torch.einsum("rs,rk,ri,sj,sl->kijl", U, C, a, a, a)
 
 
 def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,13 +128,15 @@ def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
     U = left_inverse @ flat @ right_inverse.mT / 4
     twice = 2 - torch.eye(n, dtype=U.dtype).flatten()  # entries jl and lj are one random number
     variance = left_inverse.square() @ (D.error.square().reshape(k * n, n * n) * twice) @ right_inverse.square().mT
-    return U, variance.sqrt() / 4, (4 * left @ U @ right.mT).reshape(D.value.shape)
+    return U, variance.sqrt() / 4, cross_moment(a, U, C)
 
 
 def _refined(T: Tensor, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """The directions and output weights nearby with the smallest residual."""
     a, C = a.clone(), C.clone()
-    optimizer = torch.optim.LBFGS([a, C], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [a, C], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
     scale = 1 / T.square().sum().clamp(min=1e-300)
 
     def closure() -> float:  # with its gradient written out, so that it works where gradients are switched off
