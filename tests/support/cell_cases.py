@@ -18,6 +18,7 @@ from manifold_rnn.nn.cells import (
     Euler,
     Lipschitz,
     Momentum,
+    Quadratic,
 )
 
 CELLS = [
@@ -40,6 +41,8 @@ CELLS = [
     SBO("heavy_ball", 0.3, 0.7),
     SBO("nesterov", 0.3, bias=False),
     LRU(),
+    Quadratic(),
+    Quadratic(bias=True),
     Momentum(LSTM(), "momentum"),
     Momentum(Elman("modrelu"), "adam"),
     Momentum(GRU(), "rmsprop"),
@@ -167,6 +170,10 @@ def _lru(cell, w, x, h):
     return (w["weight_hh"] @ h + w["log_gamma"].exp() * (w["weight_ih"] @ x),)
 
 
+def _quadratic(cell, w, x, h):
+    return ((w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias")).square(),)
+
+
 RECURRENCES = {
     CoRNN: _cornn,
     Elman: _elman,
@@ -178,5 +185,6 @@ RECURRENCES = {
     LSTM: _lstm,
     Lipschitz: _lipschitz,
     NRU: _nru,
+    Quadratic: _quadratic,
     SBO: _sbo,
 }

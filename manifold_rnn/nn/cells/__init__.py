@@ -33,6 +33,7 @@ from .lru import LRU
 from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
+from .quadratic import Quadratic
 from .sbo import SBO
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "Euler",
     "Lipschitz",
     "Momentum",
+    "Quadratic",
 ]
