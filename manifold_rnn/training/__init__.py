@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
+from .methods import StartSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -37,6 +38,7 @@ __all__ = [
     "ScheduleSettings",
     "SequenceData",
     "SequenceModule",
+    "StartSettings",
     "as_mapping",
     "build_network",
     "build_optimizer",

@@ -12,7 +12,7 @@ from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
-from .methods import Method
+from .methods import Method, StartSettings
 from .values import Values
 
 _LARGEST_EXPONENT = 700  # of e, in a float
@@ -242,6 +242,8 @@ class RunSettings:
     network : NetworkSettings
     optimizer : OptimizerSettings
     schedule : ScheduleSettings
+    start : StartSettings
+        Initial weights from the training set.
     epochs : int
         Passes over the training set.
     max_steps : int, optional
@@ -287,6 +289,7 @@ class RunSettings:
     network: NetworkSettings
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    start: StartSettings = field(default_factory=StartSettings)
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 32
