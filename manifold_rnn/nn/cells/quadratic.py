@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .affine import AffineCell
 from .base import State
+from .weights import fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +32,8 @@ class Quadratic(AffineCell):
     Notes
     -----
     `manifold_rnn.moments` finds the weights from Gaussian inputs and the outputs after them, without gradients, and
-    `manifold_rnn.nn.init.moments_` starts a layer there. Weights start uniform in :math:`\pm 1/\sqrt n`.
-    Learning rate: 1e-3. Source: Sedghi and Anandkumar (2016).
+    `manifold_rnn.nn.init.moments_` starts a layer there. Weights start uniform in :math:`\pm 1/\sqrt n`, those of ``W``
+    in a tenth of that. Learning rate: 1e-3. Source: Sedghi and Anandkumar (2016).
 
     Examples
     --------
@@ -41,6 +43,12 @@ class Quadratic(AffineCell):
     """
 
     bias: bool = field(default=False, kw_only=True)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fill the weights uniformly, ``W`` with small numbers."""
+        bound = self.weights["weight_hh"].shape[-1] ** -0.5
+        for name, weight in self.weights.items():
+            fill_uniform({name: weight}, bound * (0.1 if name == "weight_hh" else 1), generator)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
         """Return ``(u + W h)^2`` of shape (B, n), and the same as the state."""
