@@ -25,6 +25,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers["scan_2_threads"] = scan
+    makers |= {"moments": moments}
     for name, make in makers.items():
         path = results / f"{name}.json"
         command = f"{name}.py" if name != "scan_2_threads" else "scan.py --threads 2"
@@ -35,7 +36,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pages = sorted(page.stem for page in networks.glob("*.rst") if page.stem != "index")
+    pages = sorted(page.stem for page in networks.glob("*.rst") if f"networks/{page.name}" in page.read_text("utf-8"))
     for name in pages:
         rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]
         head = ("task", "units", "parameters", "published", "read in", "here")
@@ -175,6 +176,20 @@ def constraint_cost(table: dict) -> str:
 def scaling(table: dict) -> str:
     """Exponents of the time, and memory in units of the states."""
     return list_table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
+
+
+def moments(rows: list[dict]) -> str:
+    """Errors of fits by the number of sequences, and losses of networks that started from one."""
+    fits, starts = ([row for row in rows if (key in row)] for key in ("sequences", "variance"))
+    spans = []
+    for count in sorted({row["sequences"] for row in fits}):
+        of = {key: [row[key] for row in fits if row["sequences"] == count] for key in fits[0]}
+        cells = (f"{min(of['cosine']):.5f}", f"{min(of['error of U']):.3f} to {max(of['error of U']):.3f}")
+        spans.append((f"{count:,}", *cells, f"{min(of['R2']):.5f}", f"{min(of['seconds']):.1f}"))
+    head = ("sequences", "cosine of the worst direction", "relative error of U", "smallest R²", "seconds")
+    keys = ("variance", "moments, 0 steps", "moments, 200 steps", "random, 2,000 steps")
+    losses = list_table(("seed", *keys), ((row["seed"], *(f"{row[key]:.2g}" for key in keys)) for row in starts))
+    return f"{list_table(head, spans)}\nLosses on new sequences without noise:\n\n{losses}"
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:
