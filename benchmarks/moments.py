@@ -16,7 +16,7 @@ from timing import write
 import manifold_rnn as mr
 
 SEEDS, SIZES, TRAINING = range(4), (20_000, 200_000, 1_000_000), 200_000
-BATCH, RATE, RATES, STEPS = 1_000, 1e-3, (1e-3, 3e-3, 1e-2, 3e-2), (200, 2_000)
+BATCH, RATE, RATES, STEPS = 1_000, 1e-4, (1e-3, 3e-3, 1e-2, 3e-2), (200, 2_000)
 SETTINGS = {"inputs": 4, "units": 3, "outputs": 3, "coupling": 0.15, "noise": 0.1, "batch": BATCH, "rate": RATE}
 
 

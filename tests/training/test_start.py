@@ -155,5 +155,5 @@ def loss_after(task, x, y, steps, rate, start=None):
 def test_200_steps_from_moments_beat_2000_from_random_weights(seed):
     task = mr.tasks.QuadraticSystem(seed=seed, sizes=(50_000, 10, 10))
     x, y = task.splits().train.tensors
-    refined = loss_after(task, x, y, 200, 1e-3, StartSettings("moments", directions=3))
+    refined = loss_after(task, x, y, 200, 1e-4, StartSettings("moments", directions=3))
     assert refined < min(loss_after(task, x, y, 2_000, rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2))
