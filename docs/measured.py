@@ -24,7 +24,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
-    makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search}
+    makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
     makers |= {"online": online, "online_cost": online_cost}
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
@@ -219,6 +219,20 @@ def tree_search(table: list[dict]) -> str:
     search = table[0]
     about = f"\nHard minus soft: {search['hard'] - search['soft']:+.4f}. The most frequent tree, "
     return list_table(head, rows) + about + f"{100 * search['share of the first']:.0f}% of all: ``{search['tree']}``.\n"
+
+
+def moments(rows: list[dict]) -> str:
+    """Errors of fits by the number of sequences, and losses of networks that started from one."""
+    fits, starts = ([row for row in rows if (key in row)] for key in ("sequences", "variance"))
+    spans = []
+    for count in sorted({row["sequences"] for row in fits}):
+        of = {key: [row[key] for row in fits if row["sequences"] == count] for key in fits[0]}
+        cells = (f"{min(of['cosine']):.5f}", f"{min(of['error of U']):.3f} to {max(of['error of U']):.3f}")
+        spans.append((f"{count:,}", *cells, f"{min(of['R2']):.5f}", f"{min(of['seconds']):.1f}"))
+    head = ("sequences", "cosine of the worst direction", "relative error of U", "smallest R²", "seconds")
+    keys = ("variance", "moments, 0 steps", "moments, 200 steps", "random, 2,000 steps")
+    losses = list_table(("seed", *keys), ((row["seed"], *(f"{row[key]:.2g}" for key in keys)) for row in starts))
+    return f"{list_table(head, spans)}\nLosses on new sequences without noise:\n\n{losses}"
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:

@@ -22,7 +22,12 @@ SEQUENCES = {  # where they are not an option
     "PixelMNIST": "55,000 / 5,000 / 10,000",
     "Speech": "3,640 / 400 / 192",
 }
-SIZES = {"Adding": "T; 2 to 1", "Characters": "``length``; symbols to symbols", "Copying": "T + 20; 10 to 9"}
+SIZES = {
+    "Adding": "T; 2 to 1",
+    "Characters": "``length``; symbols to symbols",
+    "Copying": "T + 20; 10 to 9",
+    "QuadraticSystem": "T; ``features`` to ``outputs``",
+}
 
 
 def write(into: Path) -> None:

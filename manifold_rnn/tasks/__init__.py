@@ -24,6 +24,7 @@ from .digits import Digits
 from .one_hot import OneHot
 from .pixels import PixelMNIST
 from .published import Published
+from .quadratic_system import QuadraticSystem
 from .speech import Speech
 from .synthetic_speech import SyntheticSpeech
 
@@ -35,6 +36,7 @@ __all__ = [
     "OneHot",
     "PixelMNIST",
     "Published",
+    "QuadraticSystem",
     "Score",
     "Speech",
     "Splits",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
-from .methods import LearningSettings, PruningSettings, SearchSettings
+from .methods import LearningSettings, PruningSettings, SearchSettings, StartSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -41,6 +41,7 @@ __all__ = [
     "SearchSettings",
     "SequenceData",
     "SequenceModule",
+    "StartSettings",
     "as_mapping",
     "build_network",
     "build_optimizer",

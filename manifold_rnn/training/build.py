@@ -19,7 +19,7 @@ from ..nn import Layer, init
 from ..nn.cells import Cell
 from ..tasks.memory import require_memory
 from ..zoo import Network
-from .choices import Builder, cells, members, named_constraint, require, require_choice, takes
+from .choices import Builder, cells, members, named_constraint, require, require_choice, required, takes
 from .settings import NetworkSettings, RunSettings
 from .values import Value, Values
 
@@ -190,7 +190,8 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
 def _options(build: Builder, settings: NetworkSettings, owner: str, *keys: str) -> Values:
     """The options for a builder: cells and initializations in the place of their names, and these further settings."""
     options, hints = dict(settings.options), typing.get_type_hints(build)
-    starts = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
+    fills = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
+    starts = {name: fill for name, fill in fills.items() if len(required(fill)) == 1}  # of a matrix alone, without data
     for key, value in settings.options.items():
         hint = hints.get(key)
         if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, Cell):

@@ -12,7 +12,7 @@ from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
-from .methods import LearningSettings, Method, PruningSettings, SearchSettings
+from .methods import LearningSettings, Method, PruningSettings, SearchSettings, StartSettings
 from .values import Values
 
 _LARGEST_EXPONENT = 700  # of e, in a float
@@ -247,6 +247,8 @@ class RunSettings:
     pruning : PruningSettings
     search : SearchSettings
         How the trees of a TreeSearch are searched.
+    start : StartSettings
+        Initial weights from the training set.
     epochs : int
         Passes over the training set.
     max_steps : int, optional
@@ -295,6 +297,7 @@ class RunSettings:
     learning: LearningSettings = field(default_factory=LearningSettings)
     pruning: PruningSettings = field(default_factory=PruningSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    start: StartSettings = field(default_factory=StartSettings)
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 32

@@ -116,7 +116,7 @@ NONNORMAL = [init.chain_, init.feedback_chain_, init.ramp_, init.scaled_identity
 
 
 def test_every_fill_is_tested():
-    assert {fill.__name__ for fill in (*FILLS, *NONNORMAL, init.source_)} == set(init.__all__)
+    assert {fill.__name__ for fill in (*FILLS, *NONNORMAL, init.source_, init.moments_)} == set(init.__all__)
 
 
 @pytest.mark.parametrize("fill", NONNORMAL, ids=lambda f: f.__name__)

@@ -19,6 +19,7 @@ from manifold_rnn.nn.cells import (
     LeakyElman,
     Lipschitz,
     Momentum,
+    Quadratic,
     Tree,
     TreeSearch,
 )
@@ -51,6 +52,8 @@ CELLS = [
     SBO("heavy_ball", 0.3, 0.7),
     SBO("nesterov", 0.3, bias=False),
     LRU(),
+    Quadratic(),
+    Quadratic(bias=True),
     Momentum(LSTM(), "momentum"),
     Momentum(Elman("modrelu"), "adam"),
     Momentum(GRU(), "rmsprop"),
@@ -200,6 +203,10 @@ def _tree_search(cell, w, x, h):
     return (naive_search(cell, w, x, h)[0],)
 
 
+def _quadratic(cell, w, x, h):
+    return ((w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias")).square(),)
+
+
 RECURRENCES = {
     CoRNN: _cornn,
     Elman: _elman,
@@ -212,6 +219,7 @@ RECURRENCES = {
     LeakyElman: _leaky,
     Lipschitz: _lipschitz,
     NRU: _nru,
+    Quadratic: _quadratic,
     SBO: _sbo,
     Tree: _tree,
     TreeSearch: _tree_search,

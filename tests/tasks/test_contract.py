@@ -52,6 +52,7 @@ MAKE = {
     "Copying": lambda _: tasks.Copying(5, sizes=SIZES),
     "Digits": lambda _: pytest.importorskip("sklearn") and tasks.Digits(),
     "PixelMNIST": pixels,
+    "QuadraticSystem": lambda _: tasks.QuadraticSystem(sizes=SIZES),
     "Speech": speech,
     "SyntheticSpeech": lambda _: tasks.SyntheticSpeech(9, sizes=SIZES),
 }

@@ -34,6 +34,7 @@ from .lru import LRU
 from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
+from .quadratic import Quadratic
 from .sbo import SBO
 from .tree import Tree
 from .tree_search import TreeSearch
@@ -53,6 +54,7 @@ __all__ = [
     "LeakyElman",
     "Lipschitz",
     "Momentum",
+    "Quadratic",
     "Tree",
     "TreeSearch",
 ]

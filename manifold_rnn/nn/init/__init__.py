@@ -1,6 +1,6 @@
 """Initializations of a recurrent matrix: skew-symmetric exponents of rotations, and matrices that are far from normal.
 
-As in torch.nn.init, each function fills a tensor in place. An exponent gives a rotation:
+As in torch.nn.init, each function fills a tensor in place, but for `moments_`. An exponent gives a rotation:
 
 >>> A = mr.nn.init.henaff_(torch.empty(8, 8))
 >>> assert mr.linalg.defect(mr.linalg.expm_skew(A)) < 1e-5
@@ -14,8 +14,14 @@ A layer with a constraint keeps the matrix that you assign:
 A layer without a constraint takes a matrix that is far from normal:
 
 >>> _ = mr.nn.init.chain_(mr.nn.RNN(3, 8).weight_hh_l0, gain=1.02)
+
+Moments of the training set give the input weights of a whole layer:
+
+>>> x = torch.randn(2_000, 5, 3)
+>>> fit = mr.nn.init.moments_(mr.nn.LSTM(3, 8), (x, x[:, -1].square()), 3)
 """
 
+from .moments import moments_
 from .nonnormal import chain_, feedback_chain_, ramp_, scaled_identity_, scaled_orthogonal_, source_
 from .skew import cayley_, haar_, haar_diagonal_, henaff_, normal_diagonal_
 
@@ -26,6 +32,7 @@ __all__ = [
     "haar_",
     "haar_diagonal_",
     "henaff_",
+    "moments_",
     "normal_diagonal_",
     "ramp_",
     "scaled_identity_",

@@ -4,5 +4,6 @@ from .base import Method
 from .learning import LearningSettings
 from .pruning import PruningSettings
 from .search import SearchSettings
+from .start import StartSettings
 
-__all__ = ["LearningSettings", "Method", "PruningSettings", "SearchSettings"]
+__all__ = ["LearningSettings", "Method", "PruningSettings", "SearchSettings", "StartSettings"]

@@ -1,0 +1,176 @@
+"""The parts of a moment: directions and output weights by Jennrich's algorithm, then the recurrent weights."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, UnsupportedError
+
+_ABOVE_NOISE = 1.5  # singular values below so many times the noise count as noise
+_DISTINCT = 2.0  # standard errors between the directions of two rows of C
+
+
+class Moment(NamedTuple):
+    """A moment, and the standard error of each entry."""
+
+    value: Tensor
+    error: Tensor
+
+    def noise(self) -> float:
+        """Return the size of the whole standard error, relative to the moment."""
+        return float(self.error.norm() / self.value.norm().clamp(min=1e-300))
+
+
+class Subspace(NamedTuple):
+    """The span of the directions."""
+
+    basis: Tensor  # (p, n), orthonormal columns
+    singular_values: Tensor
+    noise: float
+
+
+class Parts(NamedTuple):
+    """Directions within the subspace, and their output weights."""
+
+    directions: Tensor  # (n, n), unit rows
+    C: Tensor  # (n, k)
+
+
+def subspace(T: Moment, hidden: int | None) -> Subspace:
+    """Return the span of the largest singular vectors of T (k, p, p), unfolded to p x kp.
+
+    Raises
+    ------
+    OptionError
+        If fewer than ``hidden`` singular values are above the noise.
+    UnsupportedError
+        If none is, and ``hidden`` is None.
+    """
+    k, p, _ = T.value.shape
+    left, values, _ = torch.linalg.svd(T.value.permute(1, 0, 2).reshape(p, k * p), full_matrices=False)
+    noise = float(T.error.square().mean().sqrt()) * (p**0.5 + (k * p) ** 0.5)  # the norm of a random matrix
+    above = int((values > max(_ABOVE_NOISE * noise, 1e-12 * float(values[0]))).sum())
+    if hidden is None and above == 0:
+        raise UnsupportedError(
+            "The second moments of y and x1 are not above their noise.\n"
+            f"Expected a singular value above {_ABOVE_NOISE * noise:.3g}, got {float(values[0]):.3g}.\n"
+            "Pass more sequences, or outputs that depend on squares of the last inputs."
+        )
+    if hidden is not None and above < hidden:
+        raise OptionError(
+            f"The second moments of y and x1 have {above} directions above their noise.\n"
+            f"Expected at least hidden={hidden} singular values above {_ABOVE_NOISE * noise:.3g}; number {hidden} is "
+            f"{float(values[hidden - 1]):.3g}.\nPass more sequences, or a smaller hidden."
+        )
+    return Subspace(left[:, : above if hidden is None else hidden], values, noise)
+
+
+def decompose(T: Moment, draws: int, generator: torch.Generator, *, strict: bool = True) -> Parts:
+    r"""Return the directions and output weights of :math:`T = 2 \sum_r c_r \otimes a_r \otimes a_r`, (k, n, n).
+
+    Jennrich's algorithm: of two random combinations of the outputs' matrices, :math:`M_1 M_2^{-1}` has the eigenvectors
+    :math:`a_r`. Of all draws with real eigenvalues, the one with the smallest residual is refined by least squares.
+    That matters where rows of ``C`` are nearly parallel.
+
+    Raises
+    ------
+    UnsupportedError
+        If no draw has real eigenvalues; or, with ``strict``, if two rows of ``C`` are parallel within their standard
+        errors.
+    """
+    k, n, _ = T.value.shape
+    best: tuple[float, Tensor, Tensor] | None = None
+    for _ in range(1 if n == 1 else draws):
+        v = torch.randn(2, k, generator=generator, dtype=torch.float64)
+        first, second = torch.einsum("dk,kij->dij", v / v.norm(dim=1, keepdim=True), T.value)
+        quotient, singular = torch.linalg.solve_ex(second, first, left=False)
+        if bool(singular) or not bool(quotient.isfinite().all()):
+            continue
+        values, vectors = torch.linalg.eig(quotient)
+        if n > 1 and bool((values.imag != 0).any()):
+            continue
+        a = vectors.real.mT / vectors.real.norm(dim=0)[:, None]
+        C = _pseudo_inverse_of_squares(a).mT @ T.value.flatten(1).mT / 2
+        residual = float((T.value - rebuilt(a, C)).norm())
+        if best is None or residual < best[0]:
+            best = residual, a, C
+    if best is None:
+        raise _not_identified(f"none of {draws} draws has real eigenvalues")
+    a, C = _refined(T.value, *best[1:])
+    if strict:
+        per_output = T.error.square().mean((1, 2))  # (k,); entries ij and ji are one random number
+        _require_distinct(C, _pseudo_inverse_of_squares(a).square().sum(0)[:, None] * per_output / 2)
+    return Parts(a, C)
+
+
+def rebuilt(a: Tensor, C: Tensor) -> Tensor:
+    """Return the T of these directions (n, p) and output weights (n, k)."""
+    return 2 * torch.einsum("rk,ri,rj->kij", C, a, a)
+
+
+def cross_moment(a: Tensor, U: Tensor, C: Tensor) -> Tensor:
+    """Return the D (k, p, p, p) of these directions (n, p), recurrent and output weights."""
+    return 4 * torch.einsum("rs,rk,ri,sj,sl->kijl", U, C, a, a, a)
+
+
+def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return U, its standard errors, and the D that it gives, by linear least squares.
+
+    .. math:: D = 4 \sum_{rs} U_{rs}\, c_r \otimes a_r \otimes a_s \otimes a_s.
+    """
+    a, C = parts
+    n, k = C.shape
+    left = torch.einsum("rk,ri->kir", C, a).reshape(k * n, n)
+    right = torch.einsum("si,sj->ijs", a, a).reshape(n * n, n)
+    left_inverse, right_inverse = torch.linalg.pinv(left), torch.linalg.pinv(right)
+    flat = D.value.reshape(k * n, n * n)
+    U = left_inverse @ flat @ right_inverse.mT / 4
+    twice = 2 - torch.eye(n, dtype=U.dtype).flatten()  # entries jl and lj are one random number
+    variance = left_inverse.square() @ (D.error.square().reshape(k * n, n * n) * twice) @ right_inverse.square().mT
+    return U, variance.sqrt() / 4, cross_moment(a, U, C)
+
+
+def _refined(T: Tensor, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """The directions and output weights nearby with the smallest residual."""
+    a, C = a.clone(), C.clone()
+    optimizer = torch.optim.LBFGS(
+        [a, C], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
+    scale = 1 / T.square().sum().clamp(min=1e-300)
+
+    def closure() -> float:  # with its gradient written out, so that it works where gradients are switched off
+        rest = T - rebuilt(a, C)
+        C.grad = -4 * scale * torch.einsum("kij,ri,rj->rk", rest, a, a)
+        a.grad = -8 * scale * torch.einsum("kij,rk,rj->ri", rest, C, a)
+        return float(scale * rest.square().sum())
+
+    optimizer.step(closure)
+    norms = a.norm(dim=1, keepdim=True)
+    return a / norms, C * norms.square()
+
+
+def _pseudo_inverse_of_squares(a: Tensor) -> Tensor:
+    """The pseudo-inverse of the matrix with columns a_r (x) a_r, transposed: (n^2, n)."""
+    columns = torch.einsum("ri,rj->ijr", a, a).reshape(-1, len(a))
+    return torch.linalg.pinv(columns).mT
+
+
+def _require_distinct(C: Tensor, variance: Tensor) -> None:
+    """Raise if the directions of two rows of C differ by less than some standard errors."""
+    units = C / C.norm(dim=1, keepdim=True)
+    angle_error = variance.sum(1).sqrt() / C.norm(dim=1)
+    for r in range(len(C)):
+        for s in range(r):
+            sine = float((units[r] - (units[r] @ units[s]) * units[s]).norm())
+            error = float(angle_error[r] + angle_error[s])
+            if sine <= max(_DISTINCT * error, 1e-7):
+                raise _not_identified(f"rows {s} and {r} with a sine of {sine:.2g} and a standard error of {error:.2g}")
+
+
+def _not_identified(got: str) -> UnsupportedError:
+    return UnsupportedError(
+        "The rows of C are parallel, or too few sequences tell them apart, so the directions are not unique.\n"
+        f"Expected rows that differ by more than {_DISTINCT:g} standard errors; got {got}.\n"
+        "Pass more sequences or outputs, or a smaller hidden."
+    )

@@ -1,0 +1,56 @@
+"""The quadratic cell, whose weights follow from moments of its data."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .affine import AffineCell
+from .base import State
+from .weights import fill_uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic(AffineCell):
+    r"""The Elman cell with the square as its nonlinearity.
+
+    .. math:: h_t = (W h_{t-1} + V x_t + b)^2, \qquad \text{entry by entry.}
+
+    Parameters
+    ----------
+    bias : bool, keyword only
+        Whether to add the bias ``b``.
+    weights : mapping from str to Tensor
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n), and with a bias ``bias`` (n,).
+
+    Warnings
+    --------
+    The states are not bounded. Once an entry exceeds about :math:`1 / \|W\|^2`, each step squares it, and it overflows
+    after a few steps; an orthogonal ``W`` does not prevent that. Keep ``W`` and the inputs small, and use the cell for
+    sequences of a few steps.
+
+    Notes
+    -----
+    `manifold_rnn.moments` finds the weights from Gaussian inputs and the outputs after them, without gradients, and
+    `manifold_rnn.nn.init.moments_` starts a layer there. Weights start uniform in :math:`\pm 1/\sqrt n`, those of ``W``
+    in a tenth of that. Learning rate: 1e-3. Source: Sedghi and Anandkumar (2016).
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.Quadratic(), 2, 3)
+    >>> x = torch.randn(1, 4, 2)
+    >>> assert torch.equal(layer(x)[0], (x @ layer.weight_ih_l0.T).square())
+    """
+
+    bias: bool = field(default=False, kw_only=True)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fill the weights uniformly, ``W`` with small numbers."""
+        bound = self.weights["weight_hh"].shape[-1] ** -0.5
+        for name, weight in self.weights.items():
+            fill_uniform({name: weight}, bound * (0.1 if name == "weight_hh" else 1), generator)
+
+    def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
+        """Return ``(u + W h)^2`` of shape (B, n), and the same as the state."""
+        h = (u + state[0] @ W.mT).square()
+        return h, (h,)

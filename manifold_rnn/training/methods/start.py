@@ -1,0 +1,93 @@
+"""Initial weights from the training set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...nn import cells, init
+from ...zoo import Network
+from ..choices import require
+from ..fields import check_fields
+from ..values import Value
+from .base import Method
+
+
+@dataclass(frozen=True)
+class StartSettings(Method):
+    """How a run finds initial weights from its training set, before the first step.
+
+    Parameters
+    ----------
+    name : str, optional
+        moments, for input weights by `manifold_rnn.nn.init.moments_`; null for the usual initialization. The cell
+        Quadratic also gets its recurrent weights, and with one layer those of the readout.
+    directions : int, optional
+        Number of directions, at most the hidden size and the number of inputs. Default: those above the noise.
+    inputs : str
+        gaussian if mean and covariance of the inputs are estimated, standard if they are 0 and I.
+    strict : bool
+        Whether to refuse inputs that are not Gaussian or not independent in time, and directions that are not unique.
+    gain : float
+        Factor of the directions.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of range, or another one is set without name.
+
+    Examples
+    --------
+    >>> settings = mr.training.StartSettings("moments", directions=3)
+    >>> assert settings.active and not mr.training.StartSettings().active
+    """
+
+    name: Literal["moments"] | None = None
+    directions: int | None = None
+    inputs: Literal["gaussian", "standard"] = "gaussian"
+    strict: bool = True
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "start.")
+        if self.directions is not None:
+            require(1 <= self.directions < 2**31, "start.directions", "an integer from 1 to 2^31 - 1", self.directions)
+        require(0 < self.gain < math.inf, "start.gain", "a positive number", self.gain)
+        for key in ("directions", "inputs", "strict", "gain"):
+            value = getattr(self, key)
+            require(self.active or value == getattr(StartSettings, key), f"start.{key}", "`start.name`", value)
+
+    @property
+    def active(self) -> bool:
+        """Whether the weights are found from the training set."""
+        return self.name is not None
+
+    def require(self, settings: Value) -> None:
+        """Raise `OptionError` if there are more directions than inputs or units."""
+        task, network = settings.task, settings.network
+        if self.directions is not None:
+            for what, most in (("task.input_size", task.input_size), ("network.hidden_size", network.hidden_size)):
+                if what.startswith("task") or network.budget is None:
+                    expected = f"an integer of at most `{what}`, which is {most}"
+                    require(self.directions <= most, "start.directions", expected, self.directions)
+        require(task.length >= 2, "start.name", "a task with sequences of at least 2 steps", task.length)
+
+    def start(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+        """Set the input weights; of the cell Quadratic also the recurrent weights and the readout."""
+        assert isinstance(network, Network)
+        layer = network.layer
+        options: Value = {"inputs": self.inputs, "strict": self.strict, "gain": self.gain}
+        fit = init.moments_(layer, (inputs, targets), self.directions, **options)
+        if not isinstance(layer.cell, cells.Quadratic) or layer.num_layers > 1:
+            return
+        weight, bias = network.readout.weight, network.readout.bias
+        if weight.shape != (fit.C.shape[1], layer.hidden_size):  # as with complex states
+            return
+        with torch.no_grad():
+            weight.zero_()
+            weight[:, : len(fit.C)] = (fit.C.mT / self.gain**2).to(weight)
+            bias.copy_(fit.offset)
