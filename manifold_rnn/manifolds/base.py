@@ -245,7 +245,8 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         """
         u: Tensor = self.egrad2rgrad(x, g)
         if not nuclear:
-            size = self.norm(x, u, keepdim=True) if self.ndim else u.abs()
+            square: Tensor = self.component_inner(x, u)
+            size = (square.abs() if square.is_complex() else square).sqrt()  # geoopt's do not conjugate
             u = u / torch.where(size > 0, size, 1)
         y: Tensor = self.retr(x, -length * u)
         return y

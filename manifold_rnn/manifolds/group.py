@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError
-from ..linalg import expm_skew, logm_unitary, pack_skew, polish, qr, skew, unpack_skew
+from ..linalg import expm_skew, logm_unitary, pack_skew, polish, qr, unpack_skew
 from ..linalg.checks import require_matrix, require_same
 from ..linalg.norms import norm, normalized
 from ..linalg.polar import with_polar_adjoint
@@ -58,10 +58,6 @@ class MatrixGroup(OrthonormalColumns):
         return True
 
     # --- the Lie algebra and its coordinates: all skew-Hermitian matrices, but for special groups ---
-
-    def _lie(self, A: Tensor) -> Tensor:
-        """Orthogonal projection onto the Lie algebra."""
-        return skew(A)
 
     def _ambient(self, w: Tensor, u: Tensor) -> Tensor:
         """A vector whose skew-Hermitian part is in the Lie algebra."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import retractions
-from ..linalg import defect, polish, qr
+from ..linalg import defect, polish, qr, skew
 from ..linalg.checks import require_same
 from ..linalg.precision import full_precision
 from ..retractions import Retraction
@@ -61,6 +61,10 @@ class OrthonormalColumns(MatrixManifold):
 
     # --- steepest descent in the spectral norm ---
 
+    def _lie(self, A: Tensor) -> Tensor:
+        """Orthogonal projection onto the Lie algebra of square matrices."""
+        return skew(A)
+
     @full_precision
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
@@ -90,7 +94,7 @@ class OrthonormalColumns(MatrixManifold):
         """
         self._require_kind(x, "x")
         require_same(x, g, "spectral_step")
-        found = steepest(x, g)
+        found = steepest(x, g, self._lie)
         if nuclear:
             length = length * found.gain / found.rank.clamp(min=1)
         return self.polish(found.at(x, -length)) if geodesic else self.retr(x, -length * found.direction)

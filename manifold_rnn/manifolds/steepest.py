@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..linalg import msign, skew
 from ..linalg.norms import largest_part, power_of_two_below
 from ..linalg.product import multiply
@@ -30,14 +32,18 @@ class Steepest(NamedTuple):
         r"""The point at ``angle`` along the geodesic, :math:`e^{tA} x`, exact because :math:`A^3 = -A`."""
         if isinstance(angle, Tensor):
             return x + angle.sin() * self.direction + 2 * (0.5 * angle).sin().square() * self.second
+        if not math.isfinite(angle):
+            raise NonFiniteError(
+                f"A step along a geodesic needs a finite angle.\nGot {angle}.\nLower the learning rate."
+            )
         return x + math.sin(angle) * self.direction + 2 * math.sin(0.5 * angle) ** 2 * self.second
 
 
-def steepest(x: Tensor, g: Tensor) -> Steepest:
+def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> Steepest:
     """Return the direction of steepest ascent of a loss with gradient ``g`` at a point with orthonormal columns.
 
     A matrix with many more rows than columns is never multiplied out to the square of its rows: ``K`` is a matrix of
-    twice the columns in a basis of ``x`` and the part of ``g`` outside.
+    twice the columns in a basis of ``x`` and the part of ``g`` outside. ``lie`` projects on the Lie algebra of a group.
     """
     n, p = x.shape[-2:]
     scale = power_of_two_below(largest_part(g))
@@ -45,7 +51,7 @@ def steepest(x: Tensor, g: Tensor) -> Steepest:
     size = torch.linalg.matrix_norm(g, keepdim=True)
     inside = multiply(x.mH, g)
     if n == p:  # from the right, which is a matrix of the same size
-        A, K = _sign(inside, size)
+        A, K = _sign(inside, size, lie)
         direction = multiply(x, A)
         second = multiply(direction, A)
     elif n <= 2 * p:
@@ -63,12 +69,12 @@ def steepest(x: Tensor, g: Tensor) -> Steepest:
     return Steepest(direction, second, gain, A.abs().square().sum((-2, -1), keepdim=True))
 
 
-def _sign(generator: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The sign of the skew-Hermitian part, and that part; 0 where it is rounding error of a gradient of this norm.
+def _sign(generator: Tensor, size: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> tuple[Tensor, Tensor]:
+    """The sign of the part in the Lie algebra, and that part; 0 where it is rounding error of a gradient of this norm.
 
     At a stationary point it is rounding error, whose sign would be a full step.
     """
-    K = skew(generator)
+    K = lie(generator)
     unit = _NOISE * K.shape[-1] ** 0.5 * torch.finfo(K.dtype).eps
     K = torch.where(torch.linalg.matrix_norm(K, keepdim=True) > unit * size, K, 0)
-    return skew(msign(K)), K
+    return lie(msign(K)), K

@@ -64,8 +64,8 @@ class RiemannianMuon(RiemannianOptimizer):
     ========================================================  =========================================================
     parameter                                                 step
     ========================================================  =========================================================
-    on the orthogonal, unitary or Stiefel manifold, real or   the closed form above, for each block or head
-    complex, also blocks of a weight
+    on the orthogonal, unitary or Stiefel manifold of this    the closed form above, for each block or head
+    package, real or complex, also blocks of a weight
     without a manifold, two axes or more                      Muon: :math:`W - \eta \sqrt{\max(1, n/p)}
                                                               \operatorname{msign}(B)`; kernels are flattened to
                                                               (n, p) after the first axis
@@ -75,8 +75,8 @@ class RiemannianMuon(RiemannianOptimizer):
     ========================================================  =========================================================
 
     Biases, and the coordinates of a weight in the trivialized view, have one axis, so Adam moves them. Give biases a
-    group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the result of the step of
-    `Unitary` is divided by the root of its determinant.
+    group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace is taken out of
+    ``K`` and out of ``A``, whose norm is then at most 2.
 
     For n x p matrices with n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al.
     (2024) for Muon; Bernstein (2025) for the square case of ``A``.
@@ -139,6 +139,9 @@ class RiemannianMuon(RiemannianOptimizer):
         share = 1 - group["momentum"]
         average = batch.updated("momentum_buffer", g, lambda old, out: torch.lerp(old, g, share, out=out))
         gradient = torch.lerp(average, g, share) if group["nesterov"] else average
+        # what is left of the start at 0, which "nuclear" steps would be too short by
+        left = group["momentum"] ** (steps + group["nesterov"])
+        gradient = gradient / (1 - (left.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(left, Tensor) else left))
         options = {"geodesic": group["step"] == "geodesic", "nuclear": group["scale"] == "nuclear"}
         if batch.manifold is None:
             y = _PLAIN.spectral_step(x.flatten(2), gradient.flatten(2), group["lr"], **options).view_as(x)

@@ -46,10 +46,22 @@ def test_a_skew_hermitian_matrix_has_a_skew_hermitian_sign(dtype, generator):
     torch.testing.assert_close(y @ y @ y, -y, rtol=0, atol=1e-3 if dtype.to_real() == torch.float32 else 1e-10)
 
 
-def test_without_a_look_at_numbers_ordinary_matrices_converge(dtype, generator):
-    x = torch.randn(20, 10, dtype=dtype, generator=generator)
+@pytest.mark.parametrize("smallest", [1e-3, 1e-5, 1e-8])
+def test_a_result_does_not_depend_on_the_batch(smallest, generator):
+    Q = [linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator))[0] for _ in range(2)]
+    x = Q[0] * torch.tensor([1, 0.9, 0.5, smallest], dtype=torch.float64) @ Q[1]
+    alone = linalg.msign(x)
+    for other in (torch.eye(4, dtype=torch.float64), x * torch.nan, torch.zeros(4, 4, dtype=torch.float64)):
+        torch.testing.assert_close(linalg.msign(torch.stack([x, other]))[0], alone, rtol=0, atol=1e-14)
     with linalg.fixed_iterations():
-        torch.testing.assert_close(linalg.msign(x), reference(x), rtol=0, atol=20 * atol(dtype))
+        assert torch.equal(linalg.msign(x), alone)
+
+
+def test_singular_values_become_one_from_the_documented_size_on(dtype):
+    unit = torch.finfo(dtype).eps
+    for size, least, most in ((1.1 * unit**0.6, 0.99, 1.01), (unit, 0.0, 1e-5)):
+        y = linalg.msign(torch.diag(torch.tensor([1.0, size], dtype=torch.float64)).to(dtype))
+        assert least <= float(y[1, 1].abs()) <= most
 
 
 def test_the_adjoint_is_that_of_the_polar_factor(generator):

@@ -1,5 +1,6 @@
 """Steepest descent in the spectral norm: the closed form against its definition, its dual and matrix exponentials."""
 
+import geoopt
 import pytest
 import torch
 from support.tolerances import atol
@@ -108,10 +109,10 @@ def test_a_gradient_of_rank_one_rotates_one_plane(shape, generator):
     u, v = torch.randn(shape[0], 1, dtype=x.dtype, generator=generator), torch.randn(1, shape[1], dtype=x.dtype)
     found = steepest(x, u @ v)
     assert round(float(found.rank)) == 2
-    y = found.at(x, 0.3)
-    assert float(linalg.defect(y)) < 1e-9  # rounding has entered the planes that should not move
+    y = mr.Stiefel().spectral_step(x, u @ v, 0.3)
+    assert float(linalg.defect(y)) < 1e-9
     moved = torch.linalg.svdvals(y - x)
-    assert float(moved[2:].max()) < 1e-8 and moved[0] <= 2 * torch.tensor(0.15).sin() + 1e-8
+    assert float(moved[2:].max()) < 1e-10 and moved[0] <= 2 * torch.tensor(0.15).sin() + 1e-10
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (12, 5), (7, 5)], ids=str)
@@ -259,3 +260,51 @@ def test_other_sets_are_descended_as_well(kind, generator):
         schedule.step()
     assert float(m.defect(p.detach()).max()) < 1e-9
     assert float((p - goal).detach().norm()) < 0.02 * float((x - goal).norm())
+
+
+def test_on_the_special_unitary_group_it_ends_at_a_stationary_point(generator):
+    m = mr.SpecialUnitary()
+    D = 1j * torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.complex128))  # whose phase alone changes at first
+    p = torch.nn.Parameter(torch.eye(3, dtype=torch.complex128))
+    p.manifold = m
+    optimizer = mr.optim.RiemannianMuon([p], lr=0.1, momentum=0.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.97)
+    losses = []
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = (D.conj() * p).real.sum()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+        schedule.step()
+    assert losses[1] < losses[0] - 0.05 and float(m.defect(p.detach())) < 1e-10
+    assert float(m.norm(p.detach(), m.egrad2rgrad(p.detach(), p.grad))) < 1e-3
+
+
+def test_nuclear_steps_are_as_long_as_stated_from_the_first_on(generator):
+    x, g = problem((6, 6), torch.float64, generator)
+    for nesterov in (False, True):
+        p = torch.nn.Parameter(x.clone())
+        p.manifold = mr.Orthogonal()
+        p.grad = g
+        mr.optim.RiemannianMuon([p], lr=0.01, nesterov=nesterov, scale="nuclear").step()
+        expected = mr.Orthogonal().spectral_step(x, g, 0.01, nuclear=True)
+        torch.testing.assert_close(p.detach(), expected, rtol=0, atol=1e-12)
+
+
+def test_an_infinite_angle_is_refused_and_changes_nothing(generator):
+    x, g = problem((6, 6), torch.float64, generator)
+    p = torch.nn.Parameter(x.clone())
+    p.manifold, p.grad = mr.Orthogonal(), g
+    with pytest.raises(errors.NonFiniteError):
+        mr.optim.RiemannianMuon([p], lr=torch.inf).step()
+    assert torch.equal(p, x)
+
+
+def test_manifolds_of_geoopt_are_descended_by_their_own_norm(generator):
+    for m in (geoopt.Sphere(), geoopt.Lorentz(), geoopt.PoincareBall()):
+        p = torch.nn.Parameter(m.projx(0.3 * torch.randn(5, dtype=torch.float64, generator=generator)))
+        p.manifold, p.grad = m, torch.randn(5, dtype=torch.float64, generator=generator)
+        before = p.detach().clone()
+        mr.optim.RiemannianMuon([p], lr=0.01, momentum=0.0).step()
+        assert abs(float(m.dist(before, p.detach())) - 0.01) < 1e-4
