@@ -47,6 +47,8 @@ _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lam
 _dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
 _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
+_graph_task = _private("_C._current_graph_task_id", lambda: -1)
+_parametrize = _private("nn.utils.parametrize", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
 _lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
@@ -130,6 +132,27 @@ def saved_tensor_hooks() -> object:
     if _saved_tensor_hooks is None:
         return object()  # equal to none: every place may be in a region of its own
     return _saved_tensor_hooks(True)  # also while tracing
+
+
+def autograd_context() -> tuple[object, int, int | None]:
+    """The innermost hooks on saved tensors, the number of the running backward pass or -1, and the transform level."""
+    return saved_tensor_hooks(), _graph_task(), _current_level()
+
+
+def torch_cache() -> dict[object, object] | None:
+    """What `torch.nn.utils.parametrize.cached` drops at its end, None outside of it."""
+    if not getattr(_parametrize, "_cache_enabled", 0):
+        return None
+    cache: object = getattr(_parametrize, "_cache", None)
+    return cache if isinstance(cache, dict) else None
+
+
+def storage_address(x: Tensor) -> int:
+    """Where the numbers of a tensor are, 0 if that cannot be said."""
+    try:
+        return x.data_ptr()
+    except RuntimeError:  # wrapped by a transform, or fake
+        return 0
 
 
 # --- cheaper calls ---

@@ -102,7 +102,7 @@ def _blank(own: Hashable, names: tuple[str, ...]) -> nn.Module:
 
 def _weight(name: str) -> property:
     def read(module: nn.Module) -> Tensor:
-        return evaluate(entry_of(module, name))
+        return evaluate(entry_of(module, name), module, name)
 
     def write(module: nn.Module, weight: Tensor) -> None:
         if not isinstance(weight, Tensor):

@@ -54,6 +54,7 @@ _tracked: weakref.WeakSet[Watched] = weakref.WeakSet()
 _warned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 _lock = threading.Lock()
 _changes = 0  # grows whenever a parametrization is made, or a parameter becomes a point
+_steps = 0  # of all optimizers
 
 
 def track(entry: Watched) -> None:
@@ -62,6 +63,11 @@ def track(entry: Watched) -> None:
         _tracked.add(entry)
     forget()
     _install()
+
+
+def steps() -> int:
+    """How many steps optimizers have made, which fused ones make without a trace in the version of a parameter."""
+    return _steps
 
 
 class _Replaced:
@@ -198,7 +204,9 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    global _steps
     if not torch.compiler.is_compiling():
+        _steps += 1
         _count(optimizer)
     elif any(entry.counts_steps for entry in _entries()):
         _count_uncompiled(optimizer)
