@@ -52,6 +52,8 @@ _parametrize = _private("nn.utils.parametrize", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
 _lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
+_foreach_add = _private("_foreach_add_", None)
+_foreach_norm = _private("_foreach_norm", None)
 
 
 # --- who looks at the operations ---
@@ -157,6 +159,9 @@ def storage_address(x: Tensor) -> int:
 
 # --- cheaper calls ---
 
+fused_adam = _private("_fused_adam_", None)  # what `torch.optim.adam.adam` calls after it has counted the step
+fused_adagrad = _private("_fused_adagrad_", None)
+
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)`` without its look at the signature, which costs as much as a small product."""
@@ -187,6 +192,23 @@ def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         return
     for x, y in zip(into, values, strict=True):
         x.copy_(y)
+
+
+def add_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Add each value to the tensor at the same place, in one call where torch has one."""
+    if _foreach_add is not None:
+        _foreach_add(into, values)
+        return
+    for x, y in zip(into, values, strict=True):
+        x.add_(y)
+
+
+def norms_of(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The norm of each tensor, in one call where torch has one and all are of one kind; else None."""
+    first = tensors[0]
+    if _foreach_norm is None or any(t.dtype != first.dtype or t.device != first.device for t in tensors):
+        return None
+    return torch.stack(_foreach_norm(list(tensors)))
 
 
 def has_onednn() -> bool:
