@@ -138,7 +138,8 @@ def saved_tensor_hooks() -> object:
 
 def autograd_context() -> tuple[object, int, int | None]:
     """The innermost hooks on saved tensors, the number of the running backward pass or -1, and the transform level."""
-    return saved_tensor_hooks(), _graph_task(), _current_level()
+    hooks = object() if _saved_tensor_hooks is None else _saved_tensor_hooks(True)  # see `saved_tensor_hooks`
+    return hooks, _graph_task(), _current_level()
 
 
 def torch_cache() -> dict[object, object] | None:

@@ -54,7 +54,6 @@ _tracked: weakref.WeakSet[Watched] = weakref.WeakSet()
 _warned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 _lock = threading.Lock()
 _changes = 0  # grows whenever a parametrization is made, or a parameter becomes a point
-_steps = 0  # of all optimizers
 
 
 def track(entry: Watched) -> None:
@@ -65,9 +64,13 @@ def track(entry: Watched) -> None:
     _install()
 
 
-def steps() -> int:
-    """How many steps optimizers have made, which fused ones make without a trace in the version of a parameter."""
-    return _steps
+class _Counter:
+    """How many steps optimizers have made; fused ones leave no trace in the version of a parameter."""
+
+    steps = 0
+
+
+counter = _Counter()
 
 
 class _Replaced:
@@ -204,9 +207,8 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    global _steps
     if not torch.compiler.is_compiling():
-        _steps += 1
+        counter.steps += 1
         _count(optimizer)
     elif any(entry.counts_steps for entry in _entries()):
         _count_uncompiled(optimizer)

@@ -32,12 +32,12 @@ class _Kept:
 
     def __init__(self, entry: Parametrization) -> None:
         self.weight: Tensor | None = None
-        self.steps = optimizer_hooks.steps()  # fused optimizers write without a trace in the version
+        self.steps = optimizer_hooks.counter.steps  # fused optimizers write without a trace in the version
         tables = [table for module in entry.modules() for table in (module._parameters, module._buffers)]
         self.sources = [(table, key, t, *_state(t)) for table in tables for key, t in table.items() if t is not None]
 
     def holds(self) -> bool:
-        if self.weight is None or self.steps != optimizer_hooks.steps():
+        if self.weight is None or self.steps != optimizer_hooks.counter.steps:
             return False
         for table, key, t, version, place in self.sources:  # inlined, for it runs at every read
             if table.get(key) is not t or (place and t.data_ptr() != place):
@@ -91,8 +91,8 @@ def evaluate(entry: Parametrization, owner: nn.Module, name: str) -> Tensor:
 def scope(module: _M) -> _M:
     """Compute every trivialized weight inside ``module`` once per forward of ``module``, in place.
 
-    `constrain` already does this for the module that owns the weight. Call it on a whole model where a cell is called
-    many times in one forward, or where a parent reads its child's weight.
+    `constrain` already does this for the module that owns the weight, if its forward may read it more than once. Call
+    it on a whole model where a cell is called many times in one forward, or where a parent reads its child's weight.
 
     Parameters
     ----------
