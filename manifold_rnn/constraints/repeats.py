@@ -50,10 +50,12 @@ def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, n
     if entry in _warned or is_traced():
         return
     uses = _thread.uses.setdefault(entry, [])
+    while uses and not _counts(uses[-1], value):  # in ordinary training nothing is left
+        uses.pop()
     uses.append((weakref.ref(use), value))
     if len(uses) < LIMIT:
         return
-    uses[:] = [pair for pair in uses if pair[1] == value and (other := pair[0]()) is not None and not other.is_over]
+    uses[:] = [pair for pair in uses if _counts(pair, value)]
     if len(uses) < LIMIT:
         return
     _warned.add(entry)
@@ -66,3 +68,9 @@ def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, n
         UserWarning,
         stacklevel=2,
     )
+
+
+def _counts(pair: tuple[weakref.ref[Use], Hashable], value: Hashable) -> bool:
+    """Whether an evaluation had this value, and its graph is alive and not yet spent."""
+    use = pair[0]()
+    return use is not None and not use.is_over and pair[1] == value
