@@ -69,6 +69,7 @@ OPTIMIZERS = {
     "RiemannianAdam": {"lr": 0.02},
     "RiemannianRMSprop": {"lr": 0.02, "momentum": 0.5, "centered": True},
     "RiemannianAdagrad": {"lr": 0.2},
+    "RiemannianMuon": {"lr": 0.02},
     "Landing": {"lr": 0.1, "momentum": 0.9},
 }
 

@@ -24,18 +24,20 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
-    makers |= {"scan_2_threads": scan, "loop": loop, "plain_parameters": plain_parameters}
+    makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search}
+    makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters}
     for name, make in makers.items():
-        path = results / f"{name}.json"
-        command = f"{name}.py" if name != "scan_2_threads" else "scan.py --threads 2"
+        file = name.removesuffix("_cost") if name.startswith("online") else name
+        path = results / f"{file}.json"
+        command = f"{file}.py" if name != "scan_2_threads" else "scan.py --threads 2"
         missing = f"*Not measured yet: run* ``python benchmarks/{command}``.\n"
         result = json.loads(path.read_text()) if path.exists() else None
-        write_if_new(into / f"{name}.rst", make(result[name]) + _about(result["settings"]) if result else missing)
+        write_if_new(into / f"{name}.rst", make(result[file]) + _about(result["settings"]) if result else missing)
     path = results / "learning.json"
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pages = sorted(page.stem for page in networks.glob("*.rst") if page.stem != "index")
+    pages = sorted(page.stem for page in networks.glob("*.rst") if f"networks/{page.name}" in page.read_text("utf-8"))
     for name in pages:
         rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]
         head = ("task", "units", "parameters", "published", "read in", "here")
@@ -43,6 +45,18 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
+
+
+def muon(rows: list[dict]) -> str:
+    """Gain and time of each way to a steepest descent direction, for every shape."""
+    head = ("shape", "way", "gain", "milliseconds", "times ours")
+    cells = []
+    for row in rows:
+        ways = {name: value for name, value in row.items() if name != "shape"}
+        for name, value in ways.items():
+            ratio = value["ms"] / ways["closed form"]["ms"]
+            cells.append((row["shape"], name, f"{value['gain']:.6f}", f"{value['ms']:.1f}", f"{ratio:.1f}"))
+    return list_table(head, cells)
 
 
 def write_promises(results: Path, into: Path) -> None:
@@ -187,6 +201,36 @@ def plain_parameters(table: dict) -> str:
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     rows = ((name, *(f"{row[c]:.2f}" if c in row else "" for c in columns)) for name, row in table.items())
     return list_table(("optimizer", *columns), rows)
+
+
+def online(table: dict) -> str:
+    """Accuracies on digits, and losses and alignments of the periodic task, by seed."""
+    rows = {name: row for name, row in table.items() if name.startswith("digits")}
+    cells = [(f"{name}: accuracy", *(f"{row[f'seed {s}']:.3f}" for s in range(3))) for name, row in rows.items()]
+    kinds = dict.fromkeys(name.rpartition(", seed")[0] for name in table if name.startswith("periodic"))
+    for kind in kinds:
+        seeds = [table[f"{kind}, seed {s}"] for s in range(3)]
+        cells += [(f"{kind}: {key}", *(f"{row[key]:.3f}" for row in seeds)) for key in seeds[0]]
+    return list_table(("measured", "seed 0", "seed 1", "seed 2"), cells)
+
+
+def online_cost(table: dict) -> str:
+    """What an online step costs."""
+    rows = ((key, f"{value:,.0f}" if "bytes" in key else f"{value:.2f}") for key, value in table["cost"].items())
+    return list_table(("an online step", ""), rows)
+
+
+def tree_search(table: list[dict]) -> str:
+    """Losses of a search, of the tree that it found, and of GRUs beside them; margins and trees of the search."""
+    head = ("network", "parameters", "loss, soft", "loss, hard", "mean margin", "different trees", "seconds per step")
+    keys = (("soft", ".3f"), ("hard", ".3f"), ("margin", ".2f"), ("different trees", ",d"), ("seconds per step", ".3f"))
+    rows = []
+    for row in table:
+        numbers = (format(row[key], form) if key in row else "" for key, form in keys)
+        rows.append((row["network"], f"{row['parameters']:,}", *numbers))
+    search = table[0]
+    about = f"\nHard minus soft: {search['hard'] - search['soft']:+.4f}. The most frequent tree, "
+    return list_table(head, rows) + about + f"{100 * search['share of the first']:.0f}% of all: ``{search['tree']}``.\n"
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:

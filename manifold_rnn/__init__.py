@@ -7,8 +7,23 @@ a plain dense tensor. The most used names stand here; each package holds the res
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import _geoopt as _geoopt  # first
-from . import constraints, diagnostics, errors, interop, linalg, manifolds, nn, optim, retractions, tasks, testing, zoo
+from . import _command as _command  # first
+from . import _geoopt as _geoopt  # before the others
+from . import (
+    constraints,
+    diagnostics,
+    errors,
+    interop,
+    linalg,
+    manifolds,
+    nn,
+    online,
+    optim,
+    retractions,
+    tasks,
+    testing,
+    zoo,
+)
 from .constraints import (
     DampedSkew,
     DiagonalDisc,
@@ -88,6 +103,7 @@ __all__ = [
     "load_checked",
     "manifolds",
     "nn",
+    "online",
     "optim",
     "release",
     "retractions",

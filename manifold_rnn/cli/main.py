@@ -21,6 +21,7 @@ _COMMANDS = {  # the module of each, and its help
     "compare": ("compare", "compare combinations of settings as one study, and write a report"),
     "inspect": ("inspect", "describe a checkpoint and say how to resume it"),
     "coverage": ("coverage", "test a checkpoint with mutants of its test set, and measure what they cover"),
+    "prune": ("prune", "write the smaller dense network of a checkpoint that was trained with pruning"),
     "demo": ("demo", "compare an LSTM and published networks on handwritten digits"),
 }
 

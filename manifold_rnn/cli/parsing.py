@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from itertools import zip_longest
+from pathlib import Path
+from shlex import quote
 from typing import NoReturn, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_loader
@@ -13,6 +15,7 @@ from ..errors import OptionError
 from ..tasks import Task
 from ..training.choices import did_you_mean, task_class
 from ..training.fields import Hint, checked
+from ..training.folder import BEST, CONFIG, LAST
 from ..training.formats import KEY, SETTINGS
 from ..training.mapping import check_keys, hints_by_key
 from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
@@ -31,6 +34,7 @@ class CommandParser:
         options: Values = {"description": description, "exit_on_error": False, "allow_abbrev": False}
         self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
         self.config: Values = {}  # what the files of --config hold, merged
+        self._outputs: Values = {}  # what each of them says of `output`
         self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}
         self.has_files = "task" in self.known
         if settings is None:
@@ -56,7 +60,23 @@ class CommandParser:
         values: Values = {key: value for key, value in namespace.as_dict().items() if key not in ("config", "help")}
         if task := values.get("task"):
             values["task"] = {"name": task["class_path"], **task.get("init_args", {})}
+        uses_run = values.get("resume") or values.get("restart")
+        uses_run = uses_run or ("checkpoint" in self.known and values.get("checkpoint") is None)
+        if uses_run and not any(flag == "--output" for flag, _ in _pairs(arguments)):
+            self._require_own_folder(values.get("output"))
         return values
+
+    def _require_own_folder(self, output: Value) -> None:
+        """Raise `OptionError` if settings of a run lie beside its checkpoints but name another folder as output."""
+        for path, named in self._outputs.items():
+            folder = Path(path).parent
+            has_run = Path(path).name == CONFIG and any((folder / name).exists() for name in (LAST, BEST))
+            if has_run and isinstance(named, str) and named == output and Path(named).resolve() != folder.resolve():
+                raise OptionError(
+                    f"'{path}' names another folder as `output`, as after a run was moved.\n"
+                    f"Expected '{folder}'. Got '{named}'.\nAdd --output {quote(str(folder))} to use the run beside the "
+                    f"settings, or --output {quote(named)}."
+                )
 
     def _with_files(self, arguments: Sequence[str]) -> list[str]:
         """Put the content of every file in the place of its path: a file is read once, because it may be a pipe."""
@@ -70,7 +90,8 @@ class CommandParser:
             if not equals and rest and not rest[0].startswith("--"):
                 path = rest.pop(0)
             text = read_text(path)
-            self.config = merged(self.config, SETTINGS.checked(parse_yaml(text, path), f"'{path}'"))
+            content = SETTINGS.checked(parse_yaml(text, path), f"'{path}'")
+            self.config, self._outputs[path] = merged(self.config, content), content.get("output")
             replaced.append(f"--config=\n{text}")
         return replaced
 

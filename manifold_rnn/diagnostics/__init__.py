@@ -41,6 +41,7 @@ from .searching import Search, search
 from .signal_to_noise import SignalToNoise, signal_to_noise
 from .sources import RecurrentMatrix, recurrent_matrix
 from .spectrum import Spectrum, eigenvalues, spectrum
+from .structures import Structures, structures
 from .weight_profile import WeightProfile, weight_profile
 from .worst_case import WorstPerturbation, worst_perturbation
 
@@ -62,6 +63,7 @@ __all__ = [
     "Search",
     "SignalToNoise",
     "Spectrum",
+    "Structures",
     "WeightProfile",
     "WorstPerturbation",
     "campaign",
@@ -81,6 +83,7 @@ __all__ = [
     "search",
     "signal_to_noise",
     "spectrum",
+    "structures",
     "weight_profile",
     "worst_perturbation",
 ]

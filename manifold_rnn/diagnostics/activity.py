@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..nn import Layer, cells, gate
-from .sources import States, find_layer, hidden_states, layer_arguments
+from .evaluation import loaded
+from .sources import States, find_layer, hidden_states, layer_states
 
 Signal: TypeAlias = Literal["output", "forget"] | Callable[[Tensor], Tensor]
 Cases: TypeAlias = Tensor | Dataset[Any] | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
@@ -31,7 +32,7 @@ def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
         raise OptionError(
             f"{who} needs inputs alone.\nGot a pair of inputs and targets of shape {tuple(y.shape)}.\nPass the inputs."
         )
-    for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else cases:
+    for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else loaded(cases):
         x = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(x, Tensor) or x.dim() < 2:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -101,10 +102,9 @@ def _forget_gates(source: States, x: Tensor) -> Tensor:
             'The signal "forget" needs an LSTM with one level and one direction. '
             f'Got {type(source).__name__}. Use signal="output".'
         )
-    args, kwargs = ((x,), {}) if layer is source else layer_arguments(source, layer, x)
-    inputs, hx = args[0], args[1] if len(args) > 1 else kwargs.get("hx")
-    inputs = inputs if layer.batch_first else inputs.transpose(0, 1)
-    h = hidden_states(source, x)
+    call, h = layer_states(source, x)
+    hx = call.args[1] if len(call.args) > 1 else call.kwargs.get("hx")
+    inputs = call.input if layer.batch_first else call.input.transpose(0, 1)
     first = h.new_zeros(h.shape[-1])
     if isinstance(layer, Layer):
         cell = layer.cell.bind(layer.weights("_l0"))

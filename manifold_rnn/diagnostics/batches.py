@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
 from ..zoo import Network
-from .evaluation import reading
+from .evaluation import loaded, reading
 
 Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -20,7 +20,7 @@ def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Te
     """Return inputs and targets of the first batch of data, on a device."""
     loader = DataLoader(data, batch_size=size) if isinstance(data, Dataset) else data
     with reading(loader):
-        pair = tuple(next(iter(loader), ()) if isinstance(loader, DataLoader) else loader)
+        pair = tuple(next(loaded(loader), ()) if isinstance(loader, DataLoader) else loader)
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         got = ", ".join(type(part).__name__ for part in pair) or "nothing"
         raise OptionError(
@@ -38,7 +38,7 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
         data = DataLoader(data, batch_size=4096)
     if isinstance(data, DataLoader):
         with reading(data):
-            batches = [batch for batch in data if _is_pair(batch)]
+            batches = [batch for batch in loaded(data) if _is_pair(batch)]
         if not batches:
             raise OptionError(f"{who} needs data with pairs of tensors, inputs and targets.\nGot no such pair.")
         if len({(x.shape[1:], y.shape[1:]) for x, y in batches}) > 1:

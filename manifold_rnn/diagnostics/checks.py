@@ -5,10 +5,11 @@ from math import inf
 from numbers import Real
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .._options import is_integer
-from ..errors import OptionError
+from ..errors import OptionError, UnsupportedError
 
 
 def require_at_least(name: str, value: object, least: int, most: int | None = None) -> None:
@@ -61,3 +62,13 @@ def require_module(module: object, who: str) -> None:
     """Raise `OptionError` unless this is a module of torch."""
     if not isinstance(module, nn.Module):
         raise OptionError(f"{who} needs a module of torch.\nGot {type(module).__name__}.\nPass the network first.")
+
+
+def require_dense(x: Tensor, who: str) -> None:
+    """Raise `UnsupportedError` unless all numbers of a tensor are stored."""
+    if x.is_meta:
+        raise UnsupportedError(
+            f"{who} needs the numbers of a tensor.\nGot a tensor on the meta device.\nMake it on a device with memory."
+        )
+    if x.layout != torch.strided:
+        raise UnsupportedError(f"{who} needs a dense tensor.\nGot {x.layout}.\nConvert it with .to_dense().")

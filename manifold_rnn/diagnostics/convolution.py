@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from .checks import require_dense
 from .plotting import axes_or_new
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -54,8 +56,7 @@ class ConvSingularValues:
             ("smallest", self.smallest, "1, as the norm, if orthogonal"),
             ("median", middle, f"of {len(self.values)} singular values"),
         ]
-        lines = (f"  {name:<9} {value:<10.5g} {what}" for name, value, what in rows)
-        return "\n".join([f"convolution on {size}", *lines])
+        return aligned(f"convolution on {size}", [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the singular values in descending order."""
@@ -116,6 +117,7 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
             f"Expected a Tensor; got {type(kernel).__name__}.\n"
             "Pass the weight of a torch.nn.Conv1d, Conv2d or Conv3d."
         )
+    require_dense(kernel, "conv_singular_values")
     axes = kernel.dim() - 2
     if not 1 <= axes <= 3 or not kernel.numel():
         raise ShapeError(

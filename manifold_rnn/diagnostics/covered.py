@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .activity import Cases, Signal, activity, batch_axis, batches
-from .evaluation import evaluating
+from .evaluation import evaluating, reading
 from .features import METRICS, SEARCHED, Calibration, Feature, Reached, calibrated, require_signal
 from .plotting import axes_or_new
 from .sources import States
@@ -241,7 +241,7 @@ def coverage(
     >>> assert measured.history["cases"] == (256, 300)
     """
     axis = batch_axis(layer)
-    with torch.no_grad(), evaluating(layer):
+    with torch.no_grad(), evaluating(layer), reading(calibrate), reading(cases):
         known = (activity(layer, x, signal) for x in batches(calibrate, axis, "`calibrate`"))
         count = CoverageCount(calibrated(known, window, boundary, change, symbols, pieces, signal))
         for x in batches(cases, axis, "`cases`"):

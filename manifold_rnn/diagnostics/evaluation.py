@@ -1,11 +1,14 @@
 """Contexts in which a diagnostic leaves a module, the data and the random numbers as they were."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+from ..errors import ShapeError
 
 _DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -44,3 +47,17 @@ def reading(data: object) -> Iterator[None]:
         finally:
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
+
+
+def loaded(data: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of data, or raise `ShapeError` if a `DataLoader` cannot stack its items."""
+    try:
+        yield from data
+    except RuntimeError as error:
+        _, found, sizes = str(error).partition("equal size, but got ")
+        if not found:
+            raise
+        raise ShapeError(
+            "The items of the data cannot be stacked to a batch.\nExpected sequences of equal length in each batch. "
+            f"Got {sizes:.80}.\nPad the sequences, or pass a DataLoader with a `collate_fn` that does."
+        ) from error

@@ -1,6 +1,5 @@
 """Fisher memory: how much of past inputs the noisy state of a linear recurrent network still holds."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
-from ..linalg import spectral_radius
+from .checks import require_dense
 from .plotting import axes_or_new
 from .sources import input_matrix, matrix_of
+from .stationary import root_of_sum, stationary_radius
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_DOUBLINGS = 60
 _MOST_STEPS = 10_000
 
 
@@ -39,8 +39,7 @@ class FisherMemory:
     best_direction : tuple of float or complex
         A unit vector that attains it.
     noise : float
-        Mean variance of the entries of the state. It is infinite if the spectral radius is 1 or more. Then there is no
-        stationary state: the curve is empty, and the totals are NaN.
+        Mean variance of the entries of the state.
     radius : float
         Spectral radius of the matrix.
 
@@ -67,9 +66,6 @@ class FisherMemory:
     def table(self) -> str:
         """Return one line for each number."""
         head = f"Fisher memory of {self.matrix}, {len(self.totals)} input directions"
-        if math.isinf(self.noise):
-            why = f"the noise grows without bound, since the spectral radius {self.radius:.4g} is not below 1"
-            return f"{head}: none, {why}"
         low, high = min(self.totals), max(self.totals)
         rows = [
             ("total", self.total, "sum of the curve; 1 for normal matrices"),
@@ -77,7 +73,7 @@ class FisherMemory:
             ("best direction", self.best_total, f"largest total of any; at most {self.bound}"),
             ("noise", self.noise, "mean variance of an entry of the state"),
         ]
-        return "\n".join([head, *(f"  {name:<15} {value:<10.5g} {what}" for name, value, what in rows)])
+        return aligned(head, [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the curve."""
@@ -86,11 +82,7 @@ class FisherMemory:
         axes.plot(range(len(self.curve)), self.curve, marker=".", label=label)
         axes.set(xlabel="steps since the input", ylabel="Fisher information", ylim=(0, None))
         axes.set_title(f"Fisher memory of {self.matrix}")
-        if self.curve:
-            axes.legend()
-        else:
-            text = f"no stationary state:\nspectral radius {self.radius:.4g}"
-            axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+        axes.legend()
         return axes
 
 
@@ -120,7 +112,8 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
         If the matrix is not square, ``v`` does not fit it, is complex for a real matrix, or is zero in some column, an
         entry is not finite, or powers of the matrix overflow.
     OptionError
-        If the module has no recurrent matrix, ``v`` is no tensor, or ``steps`` is below 1.
+        If the spectral radius is not below 1, so that the sum C diverges, the module has no recurrent matrix, ``v`` is
+        no tensor, or ``steps`` is below 1.
 
     Notes
     -----
@@ -144,19 +137,11 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
             f"fisher_memory needs a length.\nExpected steps of at least 1; got {steps!r}.\nPass steps=100."
         )
     name, W = matrix_of(source, "fisher_memory")
-    n, radius = len(W), float(spectral_radius(W))
-    directions = _directions(source, v, W)
-    if radius >= 1:
-        nothing = (math.nan,) * directions.shape[1]
-        return FisherMemory(name, (), nothing, n, math.nan, (math.nan,) * n, math.inf, radius)
+    n, directions = len(W), _directions(source, v, W)
+    radius = stationary_radius(W, "fisher_memory")
     eye = torch.eye(n, dtype=W.dtype, device=W.device)
-    R = _root(W.mH)
-    if not R.isfinite().all():
-        raise NonFiniteError(
-            "fisher_memory needs powers within the range of double precision.\n"
-            f"Got powers of {name} that overflow, of spectral radius {radius:.3g}.\nScale the matrix down."
-        )
-    M = _root(_whitened(R, W @ R.mH))  # of a contraction
+    R = root_of_sum(W.mH, eye, "fisher_memory")
+    M = root_of_sum(_whitened(R, W @ R.mH), eye, "fisher_memory")  # of a contraction
     totals = torch.linalg.vector_norm(M @ _whitened(R, directions), dim=0).square()
     F = M @ _whitened(R, eye)
     _, sizes, rows = torch.linalg.svd(F)
@@ -170,20 +155,6 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
         noise=float(torch.linalg.matrix_norm(R).square() / n),
         radius=radius,
     )
-
-
-def _root(W: Tensor) -> Tensor:
-    r"""Return a triangular root of :math:`\sum_k (W^k)^H W^k`, by doubling the number of terms."""
-    root = torch.eye(len(W), dtype=W.dtype, device=W.device)
-    for _ in range(_DOUBLINGS):
-        more = root @ W
-        if not more.isfinite().all():
-            return more
-        root = torch.linalg.qr(torch.cat([root, more]), mode="r").R
-        if torch.linalg.matrix_norm(more) <= 1e-18 * torch.linalg.matrix_norm(root):
-            break
-        W = W @ W
-    return root
 
 
 def _whitened(R: Tensor, x: Tensor) -> Tensor:
@@ -213,6 +184,7 @@ def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tens
             f"fisher_memory needs input directions.\nExpected a Tensor; got {type(v).__name__}.\n"
             "Convert them with torch.as_tensor."
         )
+    require_dense(v, "fisher_memory")
     if v.dim() not in (1, 2) or v.shape[0] != len(W) or not v.numel():
         raise ShapeError(
             f"fisher_memory needs input directions of {len(W)} entries.\n"

@@ -11,7 +11,7 @@ from ..linalg.norms import power_of_two_below
 from ..nn import real_features
 from .checks import require_at_least, require_positive
 from .plotting import axes_or_new
-from .sources import States, find_layer, hidden_states, layer_arguments
+from .sources import States, find_layer, hidden_states, layer_states
 from .steps import evaluating
 from .tables import aligned
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 _PENALTIES = torch.logspace(-20, 2, 12, dtype=torch.float64)  # as shares of the largest squared singular value
+_TARGETS = 2**22  # most numbers of past inputs in memory at a time
 _SHOWN = 6  # most features drawn one by one
 
 
@@ -176,11 +177,13 @@ def memory(
     T, n = h.shape[1:]
     delays = min(n, T // 2) if delays is None else delays
     require_at_least("delays", delays, 0, T - 1)
-    past = torch.stack([u[:, delays - k : T - k] for k in range(delays + 1)], 2)  # (B, T - K, K + 1, m)
-    parts = _split(h[:, delays:], past.flatten(2))
-    recall = _recall(*parts).unflatten(0, (delays + 1, u.shape[-1]))
-    rows = [len(states) for states, _ in parts]
-    return Memory(tuple(tuple(values) for values in recall.mT.tolist()), n, (rows[0], rows[1], rows[2]))
+    readout = _Readout(*_split(h[:, delays:]))
+    block = max(1, _TARGETS // max(1, u[:, delays:].numel()))
+    recalls = []
+    for k in torch.arange(delays + 1).split(block):
+        past = torch.stack([u[:, delays - i : T - i] for i in k.tolist()], 2)  # (B, T - K, block, m)
+        recalls.append(readout.recall(*_split(past.flatten(2))).unflatten(0, (len(k), u.shape[-1])))
+    return Memory(tuple(tuple(values) for values in torch.cat(recalls).mT.tolist()), n, readout.rows)
 
 
 def _drawn(source: States, steps: int, sequences: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -202,14 +205,10 @@ def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inputs of the layer, or of a function that gives states, and the states, (B, T, m) and (B, T, n)."""
     if not isinstance(data, Tensor):
         raise OptionError(f"`data` are the inputs, one tensor.\nGot {type(data).__name__}.\nPass the inputs alone.")
-    layer, u, is_batch_first = find_layer(source), data, True
-    if layer is not None:
-        is_batch_first = layer.batch_first
-        if layer is not source:
-            args, kwargs = layer_arguments(source, layer, data)
-            u = args[0] if args else kwargs["input"]
-    h = hidden_states(source, data)
-    u = u if is_batch_first or u.dim() != 3 else u.transpose(0, 1)
+    layer = find_layer(source)
+    call, h = layer_states(source, data)
+    u = call.input
+    u = u if layer is None or layer.batch_first or u.dim() != 3 else u.transpose(0, 1)
     if u.dim() != 3 or u.shape[:2] != h.shape[:2]:
         raise ShapeError(
             "`memory` needs inputs and states of the same sequences and time steps.\n"
@@ -219,11 +218,11 @@ def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
     return u, h
 
 
-def _split(h: Tensor, past: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return rows of states and targets for training, validation and test."""
-    if len(h) < 3:
-        h, past = (z.transpose(0, 1) for z in (h, past))  # pieces of time
-    count = len(h)
+def _split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows of (B, T, features) for training, validation and test."""
+    if len(z) < 3:
+        z = z.transpose(0, 1)  # pieces of time
+    count = len(z)
     if count < 3:
         raise ShapeError(
             "Too few rows are left to train, validate and test a readout.\n"
@@ -231,30 +230,33 @@ def _split(h: Tensor, past: Tensor) -> list[tuple[Tensor, Tensor]]:
             "Pass more sequences or steps, or fewer delays."
         )
     quarter = max(1, count // 4)
-    sizes = [count - 2 * quarter, quarter, quarter]
-    pairs = zip(h.split(sizes), past.split(sizes), strict=True)
-    return [(states.flatten(0, 1), targets.flatten(0, 1)) for states, targets in pairs]
+    train, valid, test = (part.flatten(0, 1) for part in z.split([count - 2 * quarter, quarter, quarter]))
+    return train, valid, test
 
 
-def _recall(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Tensor:
-    """Return R^2 of each target on test rows, (targets,)."""
-    center, offset = train[0].mean(0), train[1].mean(0)
-    U, S, Vh = torch.linalg.svd(train[0] - center, full_matrices=False)
-    largest = S.max().square() if len(S) and S.max() > 0 else torch.ones_like(S.sum())
-    penalties = _PENALTIES.to(S) * largest
-    projected = U.mT @ (train[1] - offset)  # (r, targets)
+class _Readout:
+    """Ridge regressions on the same rows of states, one for each target."""
 
-    def residuals(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sums of squared errors for each penalty, (penalties, targets), and around the mean of training."""
-        coordinates, wanted = (rows[0] - center) @ Vh.mT, rows[1] - offset
-        errors = [
-            (wanted - coordinates @ (S / (S.square() + penalty))[:, None].mul(projected)).square().sum(0)
-            for penalty in penalties
-        ]
-        return torch.stack(errors), (rows[1] - rows[1].mean(0)).square().sum(0)
+    def __init__(self, train: Tensor, valid: Tensor, test: Tensor) -> None:
+        self.rows = (len(train), len(valid), len(test))
+        center = train.mean(0)
+        self._U, self._S, Vh = torch.linalg.svd(train - center, full_matrices=False)
+        self._valid, self._test = ((rows - center) @ Vh.mT for rows in (valid, test))
 
-    best = residuals(valid)[0].argmin(0, keepdim=True)
-    errors, variance = residuals(test)
-    error = errors.gather(0, best)[0]
-    scale = torch.finfo(S.dtype).eps * test[1].square().sum(0)  # a constant feature varies by rounding error
-    return torch.where(variance > scale, 1 - error / torch.where(variance > scale, variance, 1), 0)
+    def recall(self, train: Tensor, valid: Tensor, test: Tensor) -> Tensor:
+        """Return R^2 of each target on test rows, (targets,)."""
+        S, offset = self._S, train.mean(0)
+        largest = S.max().square() if len(S) and S.max() > 0 else torch.ones_like(S.sum())
+        penalties = _PENALTIES.to(S) * largest
+        projected = self._U.mT @ (train - offset)  # (r, targets)
+
+        def errors_of(coordinates: Tensor, targets: Tensor) -> Tensor:
+            """Sums of squared errors for each penalty, (penalties, targets)."""
+            shrunk = ((S / (S.square() + penalty))[:, None].mul(projected) for penalty in penalties)
+            return torch.stack([(targets - offset - coordinates @ part).square().sum(0) for part in shrunk])
+
+        best = errors_of(self._valid, valid).argmin(0, keepdim=True)
+        error = errors_of(self._test, test).gather(0, best)[0]
+        variance = (test - test.mean(0)).square().sum(0)
+        scale = torch.finfo(S.dtype).eps * test.square().sum(0)  # a constant feature varies by rounding error
+        return torch.where(variance > scale, 1 - error / torch.where(variance > scale, variance, 1), 0)

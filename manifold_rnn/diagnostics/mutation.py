@@ -12,7 +12,7 @@ from .checks import require_seed
 Mutate: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _VARIANCES = (0.005, 0.02)  # of noise on inputs in [0, 1]
-_RATE = 0.05  # of steps whose symbol is replaced
+_RATE = 0.05  # of steps whose symbol is replaced, and of entries that are 0 or 1
 
 
 def root_mean_square(x: Tensor, y: Tensor) -> Tensor:
@@ -25,7 +25,8 @@ class Mutation:
     """Makes mutants of seeds, whose cases are on the first axis.
 
     ``mutate`` is what the user passed: it takes and returns inputs whose cases are on ``axis``. Without it, symbols are
-    replaced, and other numbers get Gaussian noise and stay in the range of the seeds.
+    replaced, and other numbers get Gaussian noise and stay in the range of the seeds. Channels, on the last of three
+    axes, that are 0 or 1 in all seeds are left alone; if all are, entries are drawn anew from 0 and 1.
     """
 
     def __init__(self, seeds: Tensor, mutate: Mutate | None, axis: int, seed: int) -> None:
@@ -34,8 +35,12 @@ class Mutation:
         self._mutate, self._axis = mutate, axis
         self._is_integer = not (seeds.is_floating_point() or seeds.is_complex())
         self._is_one_hot = seeds.dim() == 3 and seeds.shape[2] > 1 and not self._is_integer and _is_one_hot(seeds)
-        if self._is_integer or self._is_one_hot:
-            self._symbols = (seeds.argmax(-1) if self._is_one_hot else seeds).unique()
+        binary = (seeds == 0) | (seeds == 1)
+        self._markers = binary.flatten(0, 1).all(0) if seeds.dim() == 3 else binary.all()  # by channel
+        is_binary = bool(self._markers.all()) and bool((seeds == 0).any()) and bool((seeds == 1).any())
+        self._is_symbolic = self._is_integer or self._is_one_hot or is_binary
+        if self._is_symbolic:
+            self._symbols = (seeds.argmax(-1) if self._is_one_hot else seeds.real).unique()
         elif not seeds.is_complex():
             low, high = float(seeds.min()), float(seeds.max())
             self._low, self._high = (low, high) if high > low else (-torch.inf, torch.inf)
@@ -44,7 +49,7 @@ class Mutation:
     def __call__(self, x: Tensor) -> Tensor:
         """Return one mutant of each case, or raise if the user's function returns something else."""
         if self._mutate is None:
-            return self._symbols_replaced(x) if self._is_integer or self._is_one_hot else self._noisy(x)
+            return self._symbols_replaced(x) if self._is_symbolic else self._noisy(x)
         mutants = self._mutate(x.transpose(0, self._axis), self._generator)
         if not isinstance(mutants, Tensor) or mutants.shape != x.transpose(0, self._axis).shape:
             got = f"shape {tuple(mutants.shape)}" if isinstance(mutants, Tensor) else type(mutants).__name__
@@ -62,6 +67,8 @@ class Mutation:
         shape = (len(x), *[1] * (x.dim() - 1))
         variance = low + (high - low) * torch.rand(shape, generator=self._generator, device=x.device)
         noise = torch.randn(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
+        if not self._markers.all():  # else the seeds are constant
+            noise = noise.where(~self._markers, 0)
         if x.is_complex():
             return x + (self._scale * variance.sqrt()).to(x.real) * noise
         width = self._high - self._low if self._high < torch.inf else 1.0

@@ -125,8 +125,7 @@ def _changed_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> str
         return (
             "the network calls the recurrent layer more than once" if calls else "the network calls no recurrent layer"
         )
-    args, kwargs = calls[0]
-    received = [*args, *kwargs.values()]
+    received = [*calls[0].args, *calls[0].kwargs.values()]
     first = received[0]
     if not isinstance(first, Tensor) or first.dim() != 3:
         return "the layer receives packed inputs"

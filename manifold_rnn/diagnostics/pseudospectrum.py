@@ -16,6 +16,7 @@ from ..linalg.norms import normalized
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, require_levels
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -61,8 +62,8 @@ class Pseudospectrum:
     def table(self) -> str:
         """Return one line for each size of a perturbation."""
         head = f"pseudospectrum of {self.matrix}, {len(self.real)} x {len(self.imaginary)} points"
-        lines = [f"  {eps:<9.3g} {radius:<10.6g} largest modulus" for eps, radius in self.radius.items()]
-        return "\n".join([head, "  norm      radius", *lines])
+        what = "largest modulus after perturbations of this norm"
+        return aligned(head, [(f"radius at {eps:.3g}", f"{radius:.6g}", what) for eps, radius in self.radius.items()])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the boundary of each pseudospectrum, the eigenvalues, and the unit circle."""

@@ -189,7 +189,9 @@ def search(
     mutate : callable, optional
         Called with a batch of inputs and a `torch.Generator`; returns a mutant of each. Default: Gaussian noise with a
         variance between 0.005 and 0.02 times the square of the range of the seeds, cut to that range; of integers and
-        of one-hot vectors, about one step in 20 gets another symbol of the seeds.
+        of one-hot vectors, about one step in 20 gets another symbol of the seeds. Channels that are 0 or 1 in all
+        seeds, such as the marks of `tasks.Adding`, are left alone; if all channels are, about one entry in 20 is drawn
+        anew from 0 and 1.
     feature : Feature or tuple, optional
         Such as ``("boundary", 3)`` or ``("temporal", "aabc")``. Default: the unreached feature that the seeds come
         closest to.

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
-from ..linalg import spectral_radius
 from ..nn import real_features
-from .checks import require_at_least, require_positive
+from .checks import require_at_least, require_dense, require_positive
 from .plotting import axes_or_new
 from .sources import matrix_of
+from .stationary import root_of_sum, stationary_radius
 from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_DOUBLINGS = 60
 _NEAR_ONE = 1 - 1e-4  # above it, 1 - recall has lost four digits
 
 
@@ -138,18 +137,13 @@ def signal_to_noise(
         W, v = torch.cat([torch.cat([W.real, -W.imag], 1), torch.cat([W.imag, W.real], 1)]), real_features(v)
     delays = 2 * len(W) if delays is None else delays
     require_at_least("delays", delays, 0)
-    if (radius := float(spectral_radius(W))) >= 1:
-        raise OptionError(
-            "`signal_to_noise` needs a recurrence in which noise does not accumulate without bound.\n"
-            f"Expected a spectral radius below 1. Got {radius:.6g}.\n"
-            f"Scale the matrix, for instance by {0.99 / radius:.4g}."
-        )
+    stationary_radius(W, "signal_to_noise")
     impulses = [v]
     for _ in range(delays):
         impulses.append(W @ impulses[-1])
     H = torch.stack(impulses, -1)  # (n, K + 1)
     eye = torch.eye(len(W), dtype=W.dtype, device=W.device)
-    by_noise, by_input = _root(W, eye), _root(W, v[None])
+    by_noise, by_input = (root_of_sum(W.mT, start, "signal_to_noise") for start in (eye, v[None]))
     root = torch.linalg.qr(torch.cat([noise**0.5 * by_noise, by_input]))[1]  # C = root^T root
     recall = torch.linalg.solve_triangular(root.mT, H, upper=False).square().sum(0)
     ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
@@ -172,6 +166,7 @@ def _direction(v: Tensor, W: Tensor) -> Tensor:
     """Return ``v`` in the dtype of ``W``, or raise."""
     if not isinstance(v, Tensor):
         raise OptionError(f"`v` is a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
+    require_dense(v, "signal_to_noise")
     if v.shape != W.shape[:1]:
         raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
     if not bool(v.isfinite().all()):
@@ -179,14 +174,3 @@ def _direction(v: Tensor, W: Tensor) -> Tensor:
     if v.is_complex() and not W.is_complex():
         raise DtypeError("`v` is complex and `W` is real.\nExpected a real `v`.\nPass `W` as a complex matrix.")
     return v.detach().to(W.device, W.dtype)
-
-
-def _root(W: Tensor, start: Tensor) -> Tensor:
-    r"""Return R with :math:`R^\top R = \sum_j W^j S^\top S (W^j)^\top`, by doubling the number of terms."""
-    R, power = start, W
-    for _ in range(_DOUBLINGS):
-        further = R @ power.mT
-        if float(further.abs().max()) <= torch.finfo(W.dtype).tiny ** 0.5:
-            break
-        R, power = torch.linalg.qr(torch.cat([R, further]))[1], power @ power
-    return R

@@ -9,12 +9,25 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError, OptionError, ShapeError
 from ..nn import Layer
+from .checks import require_dense
 
 RecurrentLayer: TypeAlias = Layer | nn.RNNBase
 States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 _CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
 _TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+
+
+class LayerCall(NamedTuple):
+    """A call of a recurrent layer: the arguments, and the outputs at all steps even where `every_step` was False."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+
+    @property
+    def input(self) -> Any:
+        """The inputs of the layer."""
+        return self.args[0] if self.args else self.kwargs["input"]
 
 
 class RecurrentMatrix(NamedTuple):
@@ -121,10 +134,12 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
     Raises
     ------
-    ShapeError, NonFiniteError, OptionError
-        If it is not one square matrix, has an entry that is not finite, or the module has no recurrent matrix.
+    ShapeError, NonFiniteError, OptionError, UnsupportedError
+        If it is not one square matrix, has an entry that is not finite, the module has no recurrent matrix, or the
+        matrix is sparse or on the meta device.
     """
     name, weight = RecurrentMatrix("W", source.detach()) if isinstance(source, Tensor) else recurrent_matrix(source)
+    require_dense(weight, who)
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1] or not weight.numel():
         raise ShapeError(f"{who} needs one square matrix, shape (n, n) with n at least 1. Got {tuple(weight.shape)}.")
     if not weight.isfinite().all():
@@ -165,34 +180,50 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
     OptionError
         If a network does not call its layer, or calls it more than once.
     """
+    return layer_states(source, x)[1]
+
+
+def layer_states(source: States, x: Tensor) -> tuple[LayerCall, Tensor]:
+    """Run a network once, and return the call of its recurrent layer and the states, as `hidden_states` does."""
     layer = find_layer(source)
-    if layer is None:
+    if layer is None or layer is source:
         output = source(x)
-    elif layer is source:
-        output = layer(x)
+        call = LayerCall((x,), {}, output[0] if isinstance(output, tuple) else output)
     else:
-        args, kwargs = layer_arguments(source, layer, x)
-        output = layer(*args, **{**kwargs, "every_step": True} if isinstance(layer, Layer) else kwargs)
-    h = output[0] if isinstance(output, tuple) else output
+        call = layer_call(source, layer, x)
+    h = call.outputs
     if not isinstance(h, Tensor) or h.dim() != 3:
         got = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
         raise ShapeError(f"Diagnostics need states of shape (B, T, n). {type(source).__name__} gave {got}.")
-    return h if layer is None or layer.batch_first else h.transpose(0, 1)
+    return call, h if layer is None or layer.batch_first else h.transpose(0, 1)
 
 
-def layer_calls(network: States, layer: nn.Module, *inputs: Any) -> list[Arguments]:
-    """Run a network and return the arguments of each call of a layer."""
-    found: list[Arguments] = []
-    handle = layer.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
+def layer_calls(network: States, layer: RecurrentLayer, *inputs: Any) -> list[LayerCall]:
+    """Run a network and return each call of a layer."""
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[LayerCall] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments.append((args, kwargs))
+        return args, {**kwargs, "every_step": True} if isinstance(layer, Layer) else kwargs
+
+    def after(_: nn.Module, __: object, output: Any) -> Any:
+        args, kwargs = arguments.pop()
+        y, *rest = output if isinstance(output, tuple) else (output,)
+        calls.append(LayerCall(args, kwargs, y.clone() if isinstance(y, Tensor) else y))  # a network may change it
+        return output if kwargs.get("every_step", True) else (None, *rest)
+
+    handles = [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
     try:
         network(*inputs)
     finally:
-        handle.remove()
-    return found
+        for handle in handles:
+            handle.remove()
+    return calls
 
 
-def layer_arguments(network: States, layer: nn.Module, *inputs: Any) -> Arguments:
-    """Run a network and return the arguments with which it called a layer, or raise `OptionError` unless once."""
+def layer_call(network: States, layer: RecurrentLayer, *inputs: Any) -> LayerCall:
+    """Run a network and return its call of a layer, or raise `OptionError` unless there is one."""
     found = layer_calls(network, layer, *inputs)
     if not found:
         raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")

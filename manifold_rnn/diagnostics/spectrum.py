@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..linalg import spectral_condition, spectral_radius
 from ..linalg.norms import normalized
+from .checks import require_dense
 from .growth import EVERY_POWER, kreiss_constant, numerical_radius, transient_growth
 from .plotting import axes_or_new
 from .schur import SchurForm
 from .sources import matrix_of, recurrent_matrix, require_levels
+from .tables import aligned
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -112,8 +114,7 @@ class Spectrum:
         ]
         head = f"spectrum of {self.matrix}: moduli from {moduli[0]:.4g} to {moduli[-1]:.4g}"
         head += f", median {median(moduli):.4g}"
-        width = max(17, *(len(name) for name, _, _ in rows))
-        return "\n".join([head, *(f"  {name:<{width}} {value:<10.5g} {what}" for name, value, what in rows)])
+        return aligned(head, [(name, f"{value:.5g}", what) for name, value, what in rows])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the eigenvalues, the unit circle, and circles of the pseudospectral radii."""
@@ -160,6 +161,7 @@ def eigenvalues(source: Tensor | nn.Module) -> tuple[complex, ...]:
     >>> assert mr.diagnostics.eigenvalues(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))[0].imag in (1, -1)
     """
     weight = source if isinstance(source, Tensor) else recurrent_matrix(source).weight
+    require_dense(weight, "eigenvalues")
     if not weight.isfinite().all():
         return ()
     values: list[complex] = torch.linalg.eigvals(matrix_of(weight, "eigenvalues").weight).tolist()

@@ -23,6 +23,7 @@ from .clipping import clip_singular_values
 from .defect import defect
 from .exponential import expm_skew
 from .logarithm import logm_unitary
+from .msign import msign
 from .polar import polar, polish
 from .precision import fixed_iterations
 from .qr import cholesky_qr, qr
@@ -37,6 +38,7 @@ __all__ = [
     "expm_skew",
     "fixed_iterations",
     "logm_unitary",
+    "msign",
     "pack_skew",
     "polar",
     "polish",

@@ -220,6 +220,36 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         """The retraction along ``t`` times the Riemannian gradient, from the gradient ``g`` that autograd gives."""
         return self.retr_transp_coordinates(x, self.egrad2coordinates(x, g) * t)[0]
 
+    def spectral_step(
+        self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
+    ) -> Tensor:
+        """The point at ``length`` along the direction in which a loss falls fastest, given its gradient ``g``.
+
+        Fastest among tangent vectors of spectral norm 1, where the direction has a closed form. By default, the
+        direction is that of the Riemannian gradient, of norm 1 in the metric of the manifold.
+
+        Parameters
+        ----------
+        x, g : Tensor
+            A point, and the gradient that autograd gives.
+        length : float or Tensor
+        geodesic : bool
+            Whether to follow the geodesic instead of the retraction, where it has a closed form.
+        nuclear : bool
+            Whether ``length`` is multiplied by the mean singular value of the gradient's tangent part, so that steps
+            vanish at a stationary point.
+
+        Returns
+        -------
+        Tensor, as ``x``
+        """
+        u: Tensor = self.egrad2rgrad(x, g)
+        if not nuclear:
+            size = self.norm(x, u, keepdim=True) if self.ndim else u.abs()
+            u = u / torch.where(size > 0, size, 1)
+        y: Tensor = self.retr(x, -length * u)
+        return y
+
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from .. import retractions
 from ..linalg import defect, polish, qr
+from ..linalg.checks import require_same
 from ..linalg.precision import full_precision
 from ..retractions import Retraction
 from .matrix import MatrixManifold
+from .steepest import steepest
 
 _SOUND = 0.1  # defect of a result that is surely wrong
 
@@ -56,6 +58,42 @@ class OrthonormalColumns(MatrixManifold):
 
     def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
         return float((atol + rtol) * x.shape[-1] ** 0.5)  # |I|_F = sqrt(p)
+
+    # --- steepest descent in the spectral norm ---
+
+    @full_precision
+    def spectral_step(
+        self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
+    ) -> Tensor:
+        r"""The point at ``length`` along the steepest descent direction in the spectral norm, by a closed form.
+
+        .. math:: \xi = A x, \quad A = \operatorname{msign}(\operatorname{skew}(g x^H)), \qquad
+            e^{-tA} x = x - \sin(t)\, A x + (1 - \cos t)\, A^2 x,
+
+        so ``length`` is the angle in radians by which every active plane rotates. Each tangent vector of spectral norm
+        1 is ``A x`` for a skew-Hermitian ``A`` of norm 1. Of them ``xi`` has the largest inner product with ``g``: the
+        nuclear norm of the skew-Hermitian part.
+
+        Parameters
+        ----------
+        x, g : Tensor, shape (..., n, p)
+            A point, and the gradient that autograd gives.
+        length : float or Tensor
+        geodesic : bool
+            Whether to follow the geodesic instead of the retraction.
+        nuclear : bool
+            Whether to multiply ``length`` by the mean singular value of the skew-Hermitian part.
+
+        Returns
+        -------
+        Tensor, shape (..., n, p)
+        """
+        self._require_kind(x, "x")
+        require_same(x, g, "spectral_step")
+        found = steepest(x, g)
+        if nuclear:
+            length = length * found.gain / found.rank.clamp(min=1)
+        return self.polish(found.at(x, -length)) if geodesic else self.retr(x, -length * found.direction)
 
     # --- drift ---
 

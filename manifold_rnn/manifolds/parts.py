@@ -153,6 +153,18 @@ class Parts(Manifold):
         )  # each (..., d of the part)
         return [piece.reshape(shape) for piece, shape in zip(pieces, inner, strict=True)]
 
+    # --- steepest descent in the spectral norm ---
+
+    @full_precision
+    def spectral_step(
+        self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
+    ) -> Tensor:
+        """The step of each member on its part; ``length`` is a number."""
+        x, g = self._alike(x, g)
+        parts = zip(self.members, self.layout.split(x), self.layout.split(g), strict=True)
+        moved = [m.spectral_step(p, q, length, geodesic=geodesic, nuclear=nuclear) for m, p, q in parts]
+        return self.layout.join(moved, tuple(x.shape))
+
     # --- checks ---
 
     def require(self, x: Tensor, name: str = "x") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg import msign
 from ..linalg.norms import largest_part, norm, power_of_two_below
 from ..linalg.precision import full_precision
 from .matrix import MatrixManifold
@@ -84,6 +85,20 @@ class Region(MatrixManifold):
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         self._require_pair(y, v, "transp")
         return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
+
+    @full_precision
+    def spectral_step(
+        self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
+    ) -> Tensor:
+        r"""The step of Muon, straight and then pulled back into the set.
+
+        .. math:: \operatorname{projx}\Bigl(x - \ell \sqrt{\max(1, n/p)}\, \operatorname{msign}(g)\Bigr)
+        """
+        direction = msign(g)
+        if nuclear:
+            gain = (direction.conj() * g).real.sum((-2, -1), keepdim=True)
+            length = length * gain / direction.abs().square().sum((-2, -1), keepdim=True).clamp(min=1)
+        return self.projx(x - length * max(1.0, x.shape[-2] / x.shape[-1]) ** 0.5 * direction)
 
     # --- coordinates ---
 

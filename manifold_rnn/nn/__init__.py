@@ -18,12 +18,15 @@ Gates have constraints of their own. In the trivialized view any optimizer train
 >>> assert oscillators(torch.randn(20, 2, 3))[0].shape == (20, 2, 16)
 """
 
-from . import cells, init, scan
+from . import cells, init, scan, trees
 from .activations import ModReLU, gate, mod_relu, mod_tanh, real_features, split_relu
+from .gating import gate_units, l0_penalty
 from .gru import GRU
 from .layer import Layer
 from .lstm import LSTM
+from .pruning import open_units, prune
 from .rnn import RNN
+from .unit_gates import UnitGates
 
 __all__ = [
     "GRU",
@@ -31,12 +34,18 @@ __all__ = [
     "RNN",
     "Layer",
     "ModReLU",
+    "UnitGates",
     "cells",
     "gate",
+    "gate_units",
     "init",
+    "l0_penalty",
     "mod_relu",
     "mod_tanh",
+    "open_units",
+    "prune",
     "real_features",
     "scan",
     "split_relu",
+    "trees",
 ]

@@ -19,6 +19,7 @@ from .cells import Cell
 from .cells.base import State
 from .inputs import require_input, require_state, require_steps
 from .options import DEFAULTS, LayerOptions, complete_options, constraint_by_block, require_sizes
+from .unit_gates import LayerGates
 
 _Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
 
@@ -63,6 +64,8 @@ class Layer(nn.Module):
     ----------
     suffixes : tuple of str
         Suffixes of the parameters' names, one for each level and direction: "_l0", "_l0_reverse", "_l1" and so on.
+    unit_gates : LayerGates or None
+        The gates of the units, once `gate_units` has added them.
 
     Raises
     ------
@@ -108,6 +111,7 @@ class Layer(nn.Module):
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.backend, self.recompute = options["backend"], options["recompute"]
         self.train_initial_state = options["train_initial_state"]
+        self.unit_gates: LayerGates | None = None
         for name, module in _modules_of(cell):
             self.add_module(name, module)
         for suffix in self.suffixes:
@@ -143,12 +147,15 @@ class Layer(nn.Module):
     def weights(self, suffix: str) -> dict[str, Tensor]:
         """Return the weights of one level and direction by the cell's names; a constrained one is computed.
 
+        Columns that read units with gates are multiplied by them.
+
         Parameters
         ----------
         suffix : str
             One of `suffixes`.
         """
-        return {name: getattr(self, name + suffix) for name in self._weight_names}
+        weights = {name: getattr(self, name + suffix) for name in self._weight_names}
+        return weights if self.unit_gates is None else self.unit_gates.scaled(suffix, weights)
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -162,7 +169,7 @@ class Layer(nn.Module):
         """Draw the weights anew. A constrained weight keeps its value, since a draw would leave its set."""
         constrained = self._constrained
         for suffix in self.suffixes:
-            weights = self.weights(suffix).items()
+            weights = {name: getattr(self, name + suffix) for name in self._weight_names}.items()
             drawn = {name: torch.empty_like(w) if name + suffix in constrained else w for name, w in weights}
             self.cell.bind(drawn).reset()
         for name, p in self._parameters.items():
@@ -199,6 +206,8 @@ class Layer(nn.Module):
         ShapeError, DtypeError, DeviceError
             If ``input`` or ``hx`` does not fit the layer, or has no time steps.
         """
+        if self.unit_gates is not None and self.training:
+            self.unit_gates.sample()
         cells = [self.cell.bind(self.weights(suffix)) for suffix in self.suffixes]  # reads every weight once
         weight = next(iter(cells[0].weights.values()))
         if isinstance(input, PackedSequence):

@@ -29,6 +29,7 @@ from .adam import RiemannianAdam
 from .average import ConstrainedAverage, average
 from .base import RiemannianOptimizer
 from .landing import Landing
+from .muon import RiemannianMuon
 from .rmsprop import RiemannianRMSprop
 from .sgd import RiemannianSGD
 
@@ -37,6 +38,7 @@ __all__ = [
     "Landing",
     "RiemannianAdagrad",
     "RiemannianAdam",
+    "RiemannianMuon",
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",

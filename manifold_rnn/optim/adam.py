@@ -88,22 +88,11 @@ class RiemannianAdam(RiemannianOptimizer):
 
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)
-        require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
-        require(group, "eps", lambda v: v >= 0, "a number of at least 0")
+        require_adam(group)
         require_second_moment(group)
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-        beta1, beta2 = group["betas"]
-        square = batch.square(x, c, group["second_moment"])
-        m = batch.updated("exp_avg", c, lambda old, out: torch.lerp(old, c, 1 - beta1, out=out))
-        v = batch.updated(
-            "exp_avg_sq", square, lambda old, out: torch.mul(old, beta2, out=out).add_(square, alpha=1 - beta2)
-        )
-        if group["amsgrad"]:
-            now = v
-            v = batch.updated("max_exp_avg_sq", square, lambda old, out: torch.maximum(old, now, out=out))
-        denominator = (v / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        return m / denominator.mul_(1 - beta1**steps)
+        return adam_direction(batch, x, c, steps, group)
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
         on_device, (beta1, beta2) = group["capturable"], group["betas"]
@@ -117,3 +106,24 @@ class RiemannianAdam(RiemannianOptimizer):
             steps = plain.steps(on_device=on_device)
             adam(x, g, m, v, largest, steps, not plain.fused, on_device, fused=plain.fused, **options)
         plain.count(on_device=on_device)
+
+
+def require_adam(group: dict[str, Any]) -> None:
+    """Raise `OptionError` unless the options of the moments are in range."""
+    require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
+    require(group, "eps", lambda v: v >= 0, "a number of at least 0")
+
+
+def adam_direction(batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+    """The direction that Adam makes of the gradient ``c``; updates the moments."""
+    beta1, beta2 = group["betas"]
+    square = batch.square(x, c, group["second_moment"])
+    m = batch.updated("exp_avg", c, lambda old, out: torch.lerp(old, c, 1 - beta1, out=out))
+    v = batch.updated(
+        "exp_avg_sq", square, lambda old, out: torch.mul(old, beta2, out=out).add_(square, alpha=1 - beta2)
+    )
+    if group["amsgrad"]:
+        now = v
+        v = batch.updated("max_exp_avg_sq", square, lambda old, out: torch.maximum(old, now, out=out))
+    denominator = (v / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+    return m / denominator.mul_(1 - beta1**steps)

@@ -79,6 +79,8 @@ class RiemannianOptimizer(Optimizer):
     moves_on_manifolds: ClassVar[bool] = True
     checks_steps: ClassVar[bool] = True  # whether steps are those of manifolds, most of which look at their results
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
+    ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients as autograd gives them
+    decouples_decay: ClassVar[bool] = False  # whether `advance` decays plain parameters itself, not by their gradients
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
     fused_on: ClassVar[tuple[str, ...]] = ()  # devices on which torch has a fused implementation of it
     shared: ClassVar[type] = RetractionOptions
@@ -230,7 +232,7 @@ class RiemannianOptimizer(Optimizer):
         """The points that a step leads to; the states of the batch are already those after it."""
         steps, x = batch.count(on_device=group["capturable"]), batch.point()  # first what `undo` goes by
         g = -g if group["maximize"] else g
-        if batch.manifold is None and group["weight_decay"]:
+        if batch.manifold is None and group["weight_decay"] and not self.decouples_decay:
             g = g + group["weight_decay"] * x
         return self.advance(batch, x, g, steps, group)
 
@@ -259,7 +261,7 @@ class RiemannianOptimizer(Optimizer):
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
         """Each parameter group, and what keeps its batches."""
-        self._groups += [Batches() for _ in self.param_groups[len(self._groups) :]]
+        self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
     def _work(self) -> tuple[list[Work], list[PlainWork]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -211,7 +211,8 @@ def _is_none(x: object) -> bool:
 class Batches:
     """The batches of one parameter group, kept until a parameter, its manifold or its state becomes another."""
 
-    def __init__(self) -> None:
+    def __init__(self, ambient: Collection[str] = ()) -> None:
+        self._ambient = ambient  # states that are gradients as autograd gives them, not coordinates
         self._seen: Sequence[object] = ()
         self._batches: list[Batch] = []
         self._plain: list[Plain] = []
@@ -230,7 +231,8 @@ class Batches:
             renew(live)
             frames = {id(p): _frame(p) for p in live}
             for p in live:
-                require_own_state(p, manifold_of(p), state[p], self._frames.get(id(p), frames[id(p)]) == frames[id(p)])
+                same_frame = self._frames.get(id(p), frames[id(p)]) == frames[id(p)]
+                require_own_state(p, manifold_of(p), state[p], same_frame, self._ambient)
             self._frames |= frames
             seen = (join, *((id(p), id(attached_manifold(p)), id(state[p])) for p in live))
             self._batches, self._plain = _sorted(live, state, join)

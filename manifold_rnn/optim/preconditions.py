@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -25,15 +25,17 @@ def repairs(manifold: Manifold, group: Mapping[str, Any]) -> bool:
     return bool(manifold.polish_every if every is None else every)
 
 
-def require_own_state(p: Tensor, manifold: Manifold | None, state: Mapping[str, Any], same_frame: bool) -> None:
-    """Raise unless the moments of a parameter are coordinates of its tangent vectors."""
+def require_own_state(
+    p: Tensor, manifold: Manifold | None, state: Mapping[str, Any], same_frame: bool, ambient: Collection[str] = ()
+) -> None:
+    """Raise unless the moments of a parameter are coordinates of its tangent vectors, or gradients if ``ambient``."""
     shape = tuple(p.shape)
     if manifold is not None:
         expected = manifold.coordinate_shape(shape, p.dtype)
     else:
         expected = (*shape, 2) if p.is_complex() else shape
     moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
-    fit = {name: _broadcasts(moment, expected) for name, moment in moments.items()}
+    fit = {name: _broadcasts(moment, shape if name in ambient else expected) for name, moment in moments.items()}
     if not moments or (same_frame and all(fit.values())):
         return
     name = next((name for name in fit if not fit[name]), next(iter(fit)))

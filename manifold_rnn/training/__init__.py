@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .build import build_network
 from .mapping import as_mapping, read_run
+from .methods import LearningSettings, PruningSettings, SearchSettings
 from .optimizers import build_optimizer
 from .record import RunRecord
 from .settings import NetworkSettings, OptimizerSettings, RunSettings, ScheduleSettings
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
     from .runs import evaluate, run
 
 __all__ = [
+    "LearningSettings",
     "NetworkSettings",
     "OptimizerSettings",
+    "PruningSettings",
     "RunRecord",
     "RunSettings",
     "ScheduleSettings",
+    "SearchSettings",
     "SequenceData",
     "SequenceModule",
     "as_mapping",

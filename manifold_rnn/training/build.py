@@ -176,6 +176,8 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
     layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
     if constraint is None:
         return Network(layer, output_size, rates={})
+    for gate in settings.gates or ():
+        require_choice("network.gates", gate, cell.gates)
     moving: Values = {
         "view": settings.view or ("trivialized" if isinstance(constraint, Constraint) else "update"),
         "rebase_every": settings.rebase_every or None,

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -75,7 +77,7 @@ class SequenceModule(LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.task, self.max_steps, self.methods = network, task, max_steps, methods
-        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.optimizer_settings = _with_rates(optimizer or OptimizerSettings(), methods)
         require_groups(network, self.optimizer_settings)  # before a run writes anything
         self.schedule_settings = schedule or ScheduleSettings()
         self.state: Tensor | tuple[Tensor, ...] | None = None
@@ -140,7 +142,9 @@ class SequenceModule(LightningModule):
             self.log("weights/spectral_radius", radius, rank_zero_only=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradient of every weight, and of all, before it is clipped."""
+        """Let the methods change the gradients; log the norm of each weight's and of all, before it is clipped."""
+        for method in self.methods:
+            method.before_step(self.network, self._progress())
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning does not declare
         if self.loggers and (self.global_step + 1) % every == 0:
             self.log_dict(grad_norm(self.network, 2), rank_zero_only=True)
@@ -169,14 +173,23 @@ class SequenceModule(LightningModule):
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch: of the method that has one, or the task's; and what methods add to it."""
-        losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
-        loss = next((loss for loss in losses if loss is not None), None)
-        if loss is None:
-            loss = self.task.loss(self(inputs), targets)
-        for method in self.methods:
-            added = method.penalty(self.network, self.task, self._progress())
-            loss = loss if added is None else loss + added
+        progress = self._progress()
+        with self._contexts(progress):
+            losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
+            loss = next((loss for loss in losses if loss is not None), None)
+            if loss is None:
+                loss = self.task.loss(self(inputs), targets)
+            for method in self.methods:
+                added = method.added_loss(self.network, self.task, progress)
+                loss = loss if added is None else loss + added
         return loss
+
+    def _contexts(self, progress: float | None) -> ExitStack:
+        """The contexts of all methods."""
+        contexts = ExitStack()
+        for method in self.methods:
+            contexts.enter_context(method.context(self.network, progress))
+        return contexts
 
     def _progress(self) -> float:
         """The part of all steps that is over."""
@@ -208,9 +221,13 @@ class SequenceModule(LightningModule):
 
     def _log_scores(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = self._converted(batch)
-        outputs = self(inputs)
+        with self._contexts(None):
+            outputs = self(inputs)
         for score in ("loss", "metric"):
             value = getattr(self.task, score)(outputs, targets)
+            if (stage, score) == ("val", "loss"):
+                added = (method.added_validation_loss(self.network, self.task) for method in self.methods)
+                value = sum((part for part in added if part is not None), value)
             self.log(f"{stage}_{score}", value, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
 
     def _converted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -218,3 +235,9 @@ class SequenceModule(LightningModule):
         dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in batch)
         return inputs, targets
+
+
+def _with_rates(settings: OptimizerSettings, methods: Sequence[Method]) -> OptimizerSettings:
+    """The settings of the optimizer with a group for the weights of each method that sets their rate."""
+    groups: dict[str, Values] = {part: {"lr": rate} for method in methods for part, rate in method.rates().items()}
+    return replace(settings, groups={**groups, **settings.groups})

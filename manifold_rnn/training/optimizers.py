@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..diagnostics import constrained_parameters
 from ..errors import OptionError
 from ..manifolds import manifold_of
+from ..nn import UnitGates
 from .choices import Builder, optimizers, option_names, takes
 from .settings import OptimizerSettings, ScheduleSettings
 from .values import Value, Values
@@ -26,8 +27,8 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     ----------
     network : nn.Module
         Its ``parameter_groups(lr)`` are used if it has them, else all its parameters at one learning rate. The groups
-        to which it gives another rate count as constrained; if there is none, all but the last that hold a constrained
-        weight.
+        to which it gives another rate count as constrained, except those of `manifold_rnn.nn.UnitGates`; if there is
+        none, all but the last that hold a constrained weight.
     settings : OptimizerSettings
 
     Returns
@@ -74,7 +75,9 @@ def require_groups(network: nn.Module, settings: OptimizerSettings) -> None:
 
 
 def _constrained_groups(network: nn.Module, groups: list[Values], lr: float) -> list[Values]:
+    gates = {id(part.log_alpha) for part in network.modules() if isinstance(part, UnitGates)}
     set_apart = [group for group in groups if group.get("lr", lr) != lr]
+    set_apart = [group for group in set_apart if not all(id(p) in gates for p in group["params"])]
     if set_apart:
         return set_apart
     ids = {id(p) for p in constrained_parameters(network)}

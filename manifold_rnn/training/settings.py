@@ -12,7 +12,7 @@ from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
 from .fields import check_fields, checked
-from .methods import Method
+from .methods import LearningSettings, Method, PruningSettings, SearchSettings
 from .values import Values
 
 _LARGEST_EXPONENT = 700  # of e, in a float
@@ -108,8 +108,9 @@ class NetworkSettings:
             return
         cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
-        for gate in self.gates or ():
-            require_choice("network.gates", gate, cell.gates)
+        if isinstance(cell.gates, tuple):  # or they depend on the options, and the network checks them
+            for gate in self.gates or ():
+                require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
             choices.named_constraint("network.constraint", self.constraint)
         for key in ("retraction", "view", "rebase_every", "gates"):
@@ -242,6 +243,10 @@ class RunSettings:
     network : NetworkSettings
     optimizer : OptimizerSettings
     schedule : ScheduleSettings
+    learning : LearningSettings
+    pruning : PruningSettings
+    search : SearchSettings
+        How the trees of a TreeSearch are searched.
     epochs : int
         Passes over the training set.
     max_steps : int, optional
@@ -287,6 +292,9 @@ class RunSettings:
     network: NetworkSettings
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    learning: LearningSettings = field(default_factory=LearningSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 32

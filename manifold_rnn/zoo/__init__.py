@@ -32,6 +32,7 @@ from .nnrnn import nnrnn
 from .nonnormal import nonnormal
 from .nru import nru
 from .ornn import ornn
+from .rflo import rflo
 from .sbo import sbo
 from .scornn import scornn
 from .scurnn import scurnn
@@ -56,6 +57,7 @@ __all__ = [
     "nonnormal",
     "nru",
     "ornn",
+    "rflo",
     "sbo",
     "scornn",
     "scurnn",

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..constraints import FixedBase, constrain, release
 from ..linalg import pack_skew
-from ..nn import RNN, Layer, real_features
+from ..nn import RNN, Layer, UnitGates, real_features
 
 
 class Network(nn.Module):
@@ -125,7 +125,8 @@ class Network(nn.Module):
         Returns
         -------
         list of dict
-            One group for each of the `rates`, never decayed; then all others.
+            One group for each of the `rates`, and one for gates of units at `UnitGates.rate`, never decayed; then all
+            others.
 
         Examples
         --------
@@ -133,7 +134,7 @@ class Network(nn.Module):
         >>> assert recurrent["lr"] < others["lr"] == 1e-3
         """
         others, groups = dict(self.named_parameters()), []
-        for part, factor in self.rates.items():
+        for part, factor in {"log_alpha": UnitGates.rate, **self.rates}.items():
             held = [others.pop(name) for name in list(others) if part in name]
             if held:
                 groups.append({"params": held, "lr": factor * lr, "weight_decay": 0.0})

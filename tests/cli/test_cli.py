@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lightning")
+import manifold_rnn as mr
 from manifold_rnn.cli import demo, fit, main
 from manifold_rnn.training import read_run
 
@@ -206,6 +208,30 @@ def test_ctrl_c_before_training_ends_with_130(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("module", [True, False])
+def test_ctrl_c_while_torch_is_imported_ends_with_130_and_without_a_traceback(module, tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    script = tmp_path / "manifold-rnn"  # as pip writes it
+    script.write_text("import sys\nfrom manifold_rnn.cli import main\nsys.exit(main())")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(mr.__file__).parents[1])])}
+    command = [sys.executable, *(["-m", "manifold_rnn"] if module else [str(script)]), "demo"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "manifold-rnn: interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [["fit", "--resume"], ["fit", "--restart"], ["test"], ["validate"]])
+def test_a_run_that_was_moved_is_not_looked_for_in_its_old_folder(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command, *flags = arguments
+    assert main(["fit", *ADDING, *LEM, "--epochs", "1", "--output", "old"]) == 0
+    Path("old").rename("new")
+    assert main([command, "--config", "new/run.yaml", *flags]) == 2
+    answer = capsys.readouterr().err
+    assert "Expected 'new'. Got 'old'. Add --output new" in answer and len(answer) <= 450 and not Path("old").exists()
+    assert main([command, "--config", "new/run.yaml", *flags, "--output", "new"]) == 0
+    assert not Path("old").exists()
+
+
 def test_flags_override_the_configs_and_later_configs_the_earlier(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("task: {name: Adding, steps: 50}\nnetwork: {zoo: lem}\nepochs: 2\nclip: 1")
     (tmp_path / "b.yaml").write_text("network: {hidden_size: 5}\nepochs: 3\noptimizer: {groups: {readout: {lr: 1e-4}}}")
@@ -250,11 +276,15 @@ def test_a_secret_in_a_wrong_argument_is_not_repeated(capsys):
 
 
 COMMANDS = {
-    "fit": ["--config", "--task", "--network.zoo", "--optimizer.lr", "--schedule.name", "--max_steps", "--resume"],
+    "fit": [
+        *("--config", "--task", "--network.zoo", "--optimizer.lr", "--schedule.name", "--pruning.penalty"),
+        *("--max_steps", "--resume"),
+    ],
     "test": ["--config", "--checkpoint"],
     "validate": ["--config", "--checkpoint"],
     "inspect": ["checkpoint", "--diagnostics"],
     "coverage": ["checkpoint", "--cases", "--seeds", "--window", "--signal", "--seed", "--output", "--report"],
+    "prune": ["checkpoint", "--output"],
     "compare": ["grid", "--workers", "--storage", "--extend"],
     "demo": ["--epochs", "--hidden_size", "--seed", "--output", "--retraction", "--batch_size", "--lr", "--networks"],
 }
@@ -279,6 +309,7 @@ def test_help_and_inspect_do_not_wait_for_lightning_or_matplotlib():
         "    try: assert main(arguments) == 0\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "assert main(['inspect', 'no.ckpt']) == 2 and main(['coverage', 'no.ckpt']) == 2\n"
+        "assert main(['prune', 'no.ckpt', '--output', 'no']) == 2\n"
         "heavy = {'lightning', 'matplotlib', 'optuna', 'sklearn', 'tensorboard'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 
 def dense(kernel, size):
@@ -80,6 +80,7 @@ BAD = {
     "empty": (torch.ones(0, 2, 3), 4, ShapeError, "needs the kernel"),
     "integers": (torch.ones(2, 2, 3, dtype=torch.int64), 4, DtypeError, "int64"),
     "NaN": (torch.full((1, 1, 3), torch.nan), 4, NonFiniteError, "3 entries"),
+    "sparse": (torch.ones(1, 1, 3).to_sparse(), 4, UnsupportedError, "dense"),
     "small": (torch.ones(2, 2, 3, 3), (4, 2), OptionError, r"at least \(3, 3\); got \(4, 2\)"),
     "fraction": (torch.ones(2, 2, 3, 3), 4.5, OptionError, r"got \(4.5, 4.5\)"),
     "axes": (torch.ones(2, 2, 3, 3), (4,), OptionError, "2 integers"),

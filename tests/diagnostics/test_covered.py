@@ -268,3 +268,37 @@ def test_pairs_of_a_dataset_give_their_inputs_and_a_pair_of_tensors_is_refused()
     assert coverage(same, pairs, pairs, pieces=2).reached == coverage(same, x, x, pieces=2).reached
     with pytest.raises(OptionError, match="inputs alone"):
         coverage(same, (x, y))
+
+
+def test_the_generator_of_a_loader_is_left_as_it_was():
+    pairs = torch.utils.data.TensorDataset(torch.rand(30, 4, 2))
+    loaders = [torch.utils.data.DataLoader(pairs, 8, shuffle=True, generator=torch.Generator()) for _ in range(2)]
+    before = [loader.generator.get_state() for loader in loaders]
+    coverage(same, *loaders, pieces=2)
+    assert all(torch.equal(loader.generator.get_state(), state) for loader, state in zip(loaders, before, strict=True))
+
+
+@pytest.mark.parametrize("signal", ["output", "forget"])
+def test_a_network_runs_once_and_its_outputs_are_those_without_a_measurement(signal):
+    network, x = mr.zoo.Network(mr.nn.LSTM(2, 5, batch_first=True), 3), torch.rand(4, 6, 2)
+    runs, outputs = [], []
+    network.layer.register_forward_hook(lambda *_: runs.append(1))
+    network.register_forward_hook(lambda _, __, out: outputs.append(out))
+    calibrate = coverage(network, x, signal=signal)
+    assert runs == [1] and outputs[0].shape == (4, 3) and calibrate.calibration.units == 5
+    assert torch.allclose(outputs[0], network(x)) and not network.layer._forward_pre_hooks
+
+
+class Unequal(torch.utils.data.Dataset):
+    """Sequences of 1, 2 and 3 steps."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return torch.rand(number + 1, 2)
+
+
+def test_sequences_of_different_lengths_are_answered_by_name():
+    with pytest.raises(ShapeError, match="equal length in each batch"):
+        coverage(same, Unequal())

@@ -1,6 +1,5 @@
 """Fisher memory: the table of nnRNN's paper, closed forms, the law of its sum, and bad input."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
-from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 EXACT = 1e-8  # closed forms in double precision, as the project promises
 # (alpha, beta, d) of a lower triangular matrix of size 100: sum of the first 150 values, in arithmetic of 400 bits
@@ -111,12 +110,13 @@ def test_the_zero_matrix_remembers_the_last_input_only():
 
 
 @pytest.mark.parametrize("W", [torch.eye(3), 1.5 * torch.eye(3), torch.tensor([[1.0, 1.0], [0.0, 1.0]])])
-def test_there_is_no_stationary_noise_at_radius_one_and_beyond(W):
-    found = diagnostics.fisher_memory(W)
-    assert found.noise == math.inf and found.curve == () and math.isnan(found.total) and math.isnan(found.best_total)
-    pytest.importorskip("matplotlib")
-    assert "no stationary state" in found.plot().texts[0].get_text()
-    assert "grows without bound" in found.table() and f"spectral radius {found.radius:.4g}" in found.table()
+def test_noise_that_accumulates_without_bound_is_answered_by_name(W):
+    answers = []
+    for function in (diagnostics.fisher_memory, diagnostics.signal_to_noise):
+        with pytest.raises(OptionError, match=r"Expected a spectral radius below 1\. Got 1") as caught:
+            function(W, torch.eye(len(W))[0])
+        answers.append(str(caught.value).replace(function.__name__, ""))
+    assert answers[0] == answers[1]
 
 
 def test_a_layer_has_the_columns_of_its_input_matrix_as_directions():
@@ -137,6 +137,8 @@ BAD = {
     "shape": (torch.ones(3, 2, 2), ShapeError, "input directions"),
     "empty": (torch.ones(3, 0), ShapeError, "input directions"),
     "complex": (torch.ones(3, dtype=torch.complex64), DtypeError, "real directions for a real matrix"),
+    "sparse": (torch.ones(3).to_sparse(), UnsupportedError, r"Got torch.sparse_coo.*\n.*to_dense"),
+    "no data": (torch.ones(3, device="meta"), UnsupportedError, "Got a tensor on the meta device"),
     "zero": (torch.zeros(3), NonFiniteError, "0 entries that are not finite, 1 columns of 0"),
     "NaN": (torch.tensor([1.0, torch.nan, 0]), NonFiniteError, "1 entries that are not finite"),
 }
@@ -160,7 +162,7 @@ def test_steps_are_at_least_one(steps):
 
 
 def test_powers_that_overflow_are_answered_by_name():
-    with pytest.raises(NonFiniteError, match="powers of W that overflow"):
+    with pytest.raises(NonFiniteError, match="powers that overflow"):
         diagnostics.fisher_memory(lower_triangular(1e10, 0, 0))
 
 

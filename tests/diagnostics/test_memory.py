@@ -1,5 +1,7 @@
 """Memory of layers whose memory is known."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -121,6 +123,13 @@ def test_trained_networks_layers_of_torch_and_functions(generator):
     chain = delay_chain(3)
     x = torch.randn(6, 60, 1, dtype=torch.float64, generator=generator)
     assert memory(chain, x) == memory(lambda x: chain(x)[0], x) == memory(nn.Sequential(nn.Identity(), chain), x)
+
+
+def test_the_recall_does_not_depend_on_how_many_delays_are_read_at_a_time(monkeypatch):
+    layer = mr.nn.RNN(3, 7, dtype=torch.float64)
+    whole = memory(layer, steps=60)
+    monkeypatch.setattr(importlib.import_module("manifold_rnn.diagnostics.memory"), "_TARGETS", 2000)  # 2 delays
+    assert memory(layer, steps=60).recall == tuple(pytest.approx(row, abs=1e-12) for row in whole.recall)
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-300, 1e200])

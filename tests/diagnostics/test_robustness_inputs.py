@@ -16,6 +16,11 @@ BAD = {
     "no pair": (lambda: quick(network(), X), OptionError, "pair of tensors"),
     "an empty dataset": (lambda: quick(network(), TensorDataset(X[:0], Y[:0])), OptionError, "no such pair"),
     "two lengths": (lambda: quick(network(), lengths(6, 5)), ShapeError, "equal length"),
+    "two lengths in a batch": (
+        lambda: quick(network(), lengths(6, 5, batch_size=2)),
+        ShapeError,
+        r"equal length.*Got \[6, 3\] at entry 0 and \[5, 3\]",
+    ),
     "no module": (lambda: quick(3), OptionError, "module of torch"),
     "time first": (lambda: quick(nn.RNN(M, C)), OptionError, "batch_first=True"),
     "no sequences": (lambda: quick(network(), (X[:0], Y[:0])), ShapeError, "at least one"),
@@ -51,8 +56,8 @@ BAD = {
 }
 
 
-def lengths(*steps):
-    return DataLoader([(torch.randn(k, M), torch.tensor(0)) for k in steps], batch_size=1)
+def lengths(*steps, batch_size=1):
+    return DataLoader([(torch.randn(k, M), torch.tensor(0)) for k in steps], batch_size)
 
 
 def spoiled():

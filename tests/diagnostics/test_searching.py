@@ -133,6 +133,17 @@ def test_symbols_are_replaced_by_symbols_of_the_seeds(one_hot):
     assert set(mutants.unique().tolist()) <= {0, 1, 4} and (mutants != symbols).any()
 
 
+def test_marks_of_0_or_1_stay_marks():
+    seeds = mr.tasks.Adding(steps=12).sample(5)[0]
+    mutants = Mutation(seeds, None, 0, 0)(seeds)
+    assert torch.equal(mutants[..., 1], seeds[..., 1]) and (mutants[..., 0] != seeds[..., 0]).all()
+    marks = seeds[..., 1:].expand(-1, -1, 3)
+    for binary in (marks, marks[..., 0], marks.to(torch.complex64)):
+        mutants = Mutation(binary, None, 0, 0)(binary)
+        assert ((mutants == 0) | (mutants == 1)).all() and mutants.dtype == binary.dtype
+        assert (mutants != binary).any() and mutants.shape == binary.shape
+
+
 def test_a_network_of_symbols_can_be_searched():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(5, 3), mr.nn.GRU(3, 6, batch_first=True))

@@ -41,6 +41,7 @@ ARGUMENT = {
     "expm_skew": _skew,
     "fixed_iterations": None,  # a context, tested below
     "logm_unitary": _unitary,
+    "msign": _tall,
     "pack_skew": _skew,
     "polar": _tall,
     "polish": _tall,

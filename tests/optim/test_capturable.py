@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "RiemannianAdam": {"amsgrad": True},
     "RiemannianRMSprop": {"centered": True, "momentum": 0.9},
     "RiemannianAdagrad": {},
+    "RiemannianMuon": {"scale": "nuclear"},
     "Landing": {"momentum": 0.9, "nesterov": True},
 }
 
@@ -70,6 +71,7 @@ def operations(optimizer, params, scale, generator):
 CASES = [("RiemannianAdam", kind, retraction) for kind in MANIFOLDS for retraction in RETRACTIONS]
 CASES += [(name, kind, "qr") for name in OPTIMIZERS for kind in ("orthogonal", "unitary", "tall")]
 CASES += [("RiemannianSGD", "orthogonal", "polar"), ("RiemannianSGD", "tall", "exp")]
+CASES += [("RiemannianMuon", kind, "polar") for kind in MANIFOLDS]
 
 
 @pytest.mark.parametrize(("name", "kind", "retraction"), CASES)

@@ -12,11 +12,12 @@ from support.selection import spread
 from manifold_rnn import errors, manifolds, optim, retractions
 
 OPTIMIZERS = sorted(set(optimizer_cases.OPTIMIZERS) - {"Landing"})  # which has laws of its own
-PEERS = {name: getattr(torch.optim, name.removeprefix("Riemannian")) for name in OPTIMIZERS}
+PEERS = {name: plain for name in OPTIMIZERS if (plain := getattr(optim, name).plain)}
 OPTIONS = {
     "RiemannianSGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.3}],
     "RiemannianAdagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}],
     "RiemannianAdam": [{}, {"amsgrad": True}, {"betas": (0.8, 0.99), "eps": 1e-3}],
+    "RiemannianMuon": [{}, {"nesterov": False}, {"scale": "nuclear"}, {"step": "retraction"}, {"rule": "adam"}],
     "RiemannianRMSprop": [{}, {"momentum": 0.5, "centered": True, "eps": 1e-3}],
 }
 GROUPS = {
@@ -25,7 +26,7 @@ GROUPS = {
     "SpecialUnitary": torch.complex128,
     "UnitaryRealForm": torch.float64,
 }
-NUMBERED = {f"{name}-{i}": (name, options) for name in OPTIMIZERS for i, options in enumerate(OPTIONS[name])}
+NUMBERED = {f"{name}-{i}": (name, options) for name in PEERS for i, options in enumerate(OPTIONS[name])}
 CASES = [pytest.param(*case, id=label) for label, case in NUMBERED.items()]
 
 

@@ -1,6 +1,7 @@
 """Every cell with every constraint: forward, backward, ten steps of an optimizer. Both lists are what is exported."""
 
 import inspect
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,7 @@ def rate(cell):
 
 
 def blocks(layer):
-    return [W for suffix in layer.suffixes for W in layer.weights(suffix)["weight_hh"].detach().split(N)]
+    return [W for suffix in layer.suffixes for W in getattr(layer, "weight_hh" + suffix).detach().split(N)]
 
 
 def train(layer, seed):
@@ -207,6 +208,33 @@ def test_everything_that_is_exported_is_paired():
 @pytest.mark.parametrize(("name", "pair"), SOME)
 def test_learns_under_its_constraint(name, pair):
     check(name, PAIRS[pair], seeds=SEEDS[:1])
+
+
+GATED = [(cell, pair) for cell in CELLS if CELLS[cell].separates_units() for pair in PAIRS]
+
+
+@pytest.mark.parametrize(("name", "pair"), GATED[::4])
+def test_learns_with_gates_over_its_units_and_loses_closed_ones(name, pair):
+    check_gates(name, PAIRS[pair])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pair"), GATED)
+def test_every_cell_with_units_learns_with_gates_under_every_constraint(name, pair):
+    check_gates(name, PAIRS[pair], num_layers=2)
+
+
+def check_gates(name, pair, **options):
+    torch.manual_seed(0)
+    layer = mr.nn.gate_units(made(name, pair, **options))
+    losses = train(layer, 0)  # one sample of gates in each step, so they need not fall
+    assert all(map(math.isfinite, losses)) and off(layer, pair) <= BOUND
+    with torch.no_grad():
+        for gates in layer.unit_gates.values():
+            gates.log_alpha[: N // 2] = -5.0
+    smaller, x = mr.nn.prune(layer.eval()), torch.randn(T, B, 2)
+    assert smaller.hidden_size == N // 2 and not constraints.registry.entries(smaller)
+    torch.testing.assert_close(smaller(x)[0], layer(x)[0][..., N // 2 :], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -16,10 +16,20 @@ from manifold_rnn.nn.cells import (
     CoRNN,
     Elman,
     Euler,
+    LeakyElman,
     Lipschitz,
     Momentum,
+    Tree,
+    TreeSearch,
 )
+from support.tree_cases import naive_search, naive_tree
 
+BRANCHES = [
+    ["x", "h", 0, "mul", "sigmoid"],
+    ["zero", "h", 2, "add", "relu"],
+    [0, 1, 1, "mul", "tanh"],
+    ["x", 2, "identity", "add", "one_minus"],
+]
 CELLS = [
     Elman(),
     Elman("modrelu"),
@@ -30,6 +40,7 @@ CELLS = [
     NRU(8, 2, rectify=True),
     Euler(),
     Euler(0.5, gated=True, bias=False),
+    LeakyElman(leak=0.3),
     Lipschitz(),
     Lipschitz(0.5, gated=True),
     CoRNN(),
@@ -44,6 +55,11 @@ CELLS = [
     Momentum(Elman("modrelu"), "adam"),
     Momentum(GRU(), "rmsprop"),
     Momentum(LEM(), "restart", period=3),
+    Tree(),
+    Tree("mgu"),
+    Tree(BRANCHES),
+    TreeSearch(3, 3),
+    TreeSearch(4, 2, activations=["tanh", "one_minus"], temperature=0.3),
 ]
 
 
@@ -88,6 +104,11 @@ def _added(w, *names):
 def _elman(cell, w, x, h):
     z = w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias_ih", "bias_hh")
     return (mod_relu(z, w["bias"]) if cell.nonlinearity == "modrelu" else mod_tanh(z),)
+
+
+def _leaky(cell, w, x, h):
+    (f,) = _elman(cell, w, x, h)
+    return ((1 - cell.leak) * h + cell.leak * f,)
 
 
 def _lstm(cell, w, x, h, c):
@@ -167,6 +188,18 @@ def _lru(cell, w, x, h):
     return (w["weight_hh"] @ h + w["log_gamma"].exp() * (w["weight_ih"] @ x),)
 
 
+def _tree(cell, w, x, h):
+    blocks = dict(zip(cell.gates, w["weight_hh"].split(4), strict=True))
+    inputs = dict(zip(cell.inputs, w["weight_ih"].split(4), strict=True))
+    slots = sorted({node.slot for node in cell.nodes} - {"identity"})
+    biases = dict(zip(slots, w["bias"].split(4), strict=True))
+    return (naive_tree(cell.nodes, blocks, biases, inputs, x, h)[-1],)
+
+
+def _tree_search(cell, w, x, h):
+    return (naive_search(cell, w, x, h)[0],)
+
+
 RECURRENCES = {
     CoRNN: _cornn,
     Elman: _elman,
@@ -176,7 +209,10 @@ RECURRENCES = {
     LEM: _lem,
     LRU: _lru,
     LSTM: _lstm,
+    LeakyElman: _leaky,
     Lipschitz: _lipschitz,
     NRU: _nru,
     SBO: _sbo,
+    Tree: _tree,
+    TreeSearch: _tree_search,
 }

@@ -37,6 +37,11 @@ RUNS = {
         "max_steps": 27,
         "optimizer": {"name": "Adagrad", "lr": 0.01},
     },
+    "gates over units": {
+        "network": {"cell": "GRU", "hidden_size": 6, "constraint": "Orthogonal", "num_layers": 2},
+        "optimizer": {"lr": 0.03},
+        "pruning": {"penalty": 1e-3, "warmup": 0.5, "lr": 0.2, "inputs": True},
+    },
     "carried stream": {
         "task": {"name": "Characters", "length": 8},
         "network": {"cell": "LEM", "hidden_size": 6},

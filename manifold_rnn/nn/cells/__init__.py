@@ -13,12 +13,12 @@ A cell may contain another cell. Its gates are constrained by their names:
 
 Your own cell overrides what it changes:
 
->>> class Leaky(mr.nn.cells.Elman):
+>>> class Residual(mr.nn.cells.Elman):
 ...     def step(self, u, state, W):
 ...         y, _ = super().step(u, state, W)
-...         h = state[0] + 0.1 * (y - state[0])
+...         h = state[0] + 0.1 * y
 ...         return h, (h,)
->>> assert mr.nn.Layer(Leaky(), 3, 8)(torch.zeros(20, 2, 3))[0].shape == (20, 2, 8)
+>>> assert mr.nn.Layer(Residual(), 3, 8)(torch.zeros(20, 2, 3))[0].shape == (20, 2, 8)
 """
 
 from .base import Cell
@@ -27,6 +27,7 @@ from .elman import Elman
 from .euler import Euler
 from .goru import GORU
 from .gru import GRU
+from .leaky import LeakyElman
 from .lem import LEM
 from .lipschitz import Lipschitz
 from .lru import LRU
@@ -34,6 +35,8 @@ from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
 from .sbo import SBO
+from .tree import Tree
+from .tree_search import TreeSearch
 
 __all__ = [
     "GORU",
@@ -47,6 +50,9 @@ __all__ = [
     "CoRNN",
     "Elman",
     "Euler",
+    "LeakyElman",
     "Lipschitz",
     "Momentum",
+    "Tree",
+    "TreeSearch",
 ]

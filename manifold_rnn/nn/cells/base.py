@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .elman_form import ElmanForm
+from .leaky_form import LeakyForm
 
 State: TypeAlias = tuple[Tensor, ...]
 
@@ -103,9 +104,17 @@ class Cell(ABC):
         """Return the bound cell's `ElmanForm`, or None if it has another recurrence."""
         return None
 
+    def leaky_form(self) -> LeakyForm | None:
+        """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
+        return None
+
     def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the inputs of a scan of the `elman_form`, and the last state without its first part."""
         return x.to(self.weights["weight_ih"].dtype), ()
+
+    def separates_units(self) -> bool:
+        """Return whether units can be removed: they meet only in columns of ``weight_hh``, and rows belong to units."""
+        return False
 
     def steps_match(self, fact: str) -> bool:
         """Return whether the class that states ``fact`` also defines the steps.

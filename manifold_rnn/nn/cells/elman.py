@@ -12,6 +12,7 @@ from ...errors import OptionError
 from ..activations import mod_relu, mod_tanh, split_relu
 from .base import Cell, State
 from .elman_form import Activation, ElmanForm
+from .leaky_form import LeakyForm
 from .weights import affine, allocate_empty, fill_uniform
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": mod_tanh, "relu": split_relu}
@@ -122,6 +123,36 @@ class Elman(Cell):
         threshold = self.weights.get("bias")
         activation = "linear" if f == "modrelu" and threshold is None else f
         return ElmanForm(cast(Activation, activation), V, self._additive_bias(), threshold)
+
+    def leaky_form(self) -> LeakyForm | None:
+        """Return the form with leak 1; None for complex weights, in which ``f`` has no one derivative."""
+        if any(weight.is_complex() for weight in self.weights.values()):
+            return None
+        biases = ("bias_ih", "bias_hh") if self.bias and self.nonlinearity != "modrelu" else ()
+        threshold = "bias" if self.bias and self.nonlinearity == "modrelu" else None
+        return LeakyForm(1.0, self.activate, self.slopes, biases, threshold)
+
+    def slopes(self, z: Tensor, f: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the derivatives of ``f`` of each real entry of ``z``, whose value is ``f``, in ``z`` and the bias.
+
+        The second is None where the bias is added to ``z``.
+        """
+        if self.nonlinearity == "tanh":
+            return 1 - f * f, None
+        if self.nonlinearity == "relu":
+            return (f > 0).to(f.dtype), None
+        if self.nonlinearity == "modrelu":
+            if not self.bias:
+                return torch.ones_like(z), None
+            sign = z.sgn() * (z.abs() + self.weights["bias"] > 0)
+            return sign.abs(), sign
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            return torch.autograd.grad(self.activate(z).sum(), z)[0], None
+
+    def separates_units(self) -> bool:
+        """Return whether the nonlinearity is a named one; a callable may mix units."""
+        return isinstance(self.nonlinearity, str)
 
     def _additive_bias(self) -> Tensor | None:
         weights = self.weights

@@ -62,3 +62,7 @@ class GRU(Gated):
         n = mod_tanh(u_n + gate(u_r + v_r) * v_n)
         h = n + gate(u_z + v_z) * (h - n)
         return h, (h,)
+
+    def separates_units(self) -> bool:
+        """Return True."""
+        return True

@@ -64,3 +64,7 @@ class LSTM(Gated):
         c = f * c + i * mod_tanh(a.chunk(4, -1)[2])
         h = o * mod_tanh(c)
         return h, (h, c)
+
+    def separates_units(self) -> bool:
+        """Return True."""
+        return True

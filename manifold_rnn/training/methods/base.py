@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
 
 from ...tasks import Task
@@ -13,8 +15,10 @@ class Method:
     """What a section of a run's settings changes about training; a subclass overrides what it needs.
 
     A run calls `require` and `build` whenever it builds the network, also to evaluate or to resume; `start` once,
-    before the first step of a run that starts; `loss` and `penalty` for each training batch; `after_step` after each
-    step of the optimizer. Nothing is called while the section is not `active`.
+    before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and `added_loss` for each
+    training batch; `added_validation_loss` for each validation batch; `before_step` and `after_step` around each step
+    of the optimizer. It computes each loss, also of validation and test, within `context`. Nothing is called while
+    the section is not `active`.
     """
 
     @property
@@ -36,9 +40,24 @@ class Method:
         """Return the loss of a batch, whose backward pass leaves the gradients that this section defines, or None."""
         return None
 
-    def penalty(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
+    def rates(self) -> dict[str, float]:
+        """Return the learning rates of weights that this section has added, by a part of their names."""
+        return {}
+
+    def added_loss(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
         """Return what is added to the loss, once it is computed; ``progress`` goes from 0 to 1 over all steps."""
         return None
+
+    def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
+        """Return what is added to the validation loss, by which the best checkpoint is chosen."""
+        return None
+
+    def context(self, network: nn.Module, progress: float | None) -> AbstractContextManager[object]:
+        """Return the context of a loss, its outputs and `added_loss`; ``progress`` is None in validation and test."""
+        return nullcontext()
+
+    def before_step(self, network: nn.Module, progress: float) -> None:
+        """Change the gradients before they are clipped and the optimizer steps."""
 
     def after_step(self, network: nn.Module, progress: float) -> None:
         """Change the network after a step of the optimizer."""

@@ -1,0 +1,146 @@
+"""``manifold-rnn prune``: write the smaller dense network of a checkpoint that was trained with ``pruning``."""
+
+import time
+from collections.abc import Callable
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from shlex import quote
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError, UnsupportedError
+from ..nn import prune
+from ..training.build import build_for_run
+from ..training.checkpoint import RUN, require_same_data, run_entry, write_checkpoint
+from ..training.choices import require, require_folder
+from ..training.environment import environment
+from ..training.folder import BEST, CONFIG, open_folder, replacing
+from ..training.formats import KEY, SETTINGS
+from ..training.mapping import as_mapping
+from ..training.methods import PruningSettings
+from ..training.settings import NetworkSettings, RunSettings
+from ..training.values import Values, dump_yaml, say
+from ..zoo import Network
+from .parsing import CommandParser
+from .trained import Trained, in_its_precision, trained_network
+
+_BATCH, _ROUNDS = 32, 21
+
+
+def build_parser(command: str, description: str) -> CommandParser:
+    """Return the parser of the command."""
+    parser = CommandParser(description)
+    parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/best.ckpt.")
+    parser.add_flag("output", str | None, f"New folder for the smaller network, as {CONFIG} and {BEST}.")
+    return parser
+
+
+def execute(command: str, values: Values) -> int:
+    """Prune the network, write it, and print how much smaller and faster it is."""
+    output = values.get("output")
+    require(output is not None, "output", "a new folder for the smaller network", "none")
+    require_folder("output", output)
+    folder = Path(str(output))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"`output` needs a new folder or an empty one. Got '{folder}'. Choose another `output`.")
+    trained = trained_network(values["checkpoint"])
+    require(
+        trained.settings.pruning.active,
+        "checkpoint",
+        "a run that was trained with `pruning.penalty`",
+        f"'{values['checkpoint']}', which has none",
+    )
+    splits = trained.settings.task.splits()
+    require_same_data(Path(values["checkpoint"]), trained.content, environment(splits))
+    gated, smaller = trained.network.eval(), prune(trained.network).eval()
+    settings = _settings(trained.settings, smaller, str(folder))
+    dense = _rebuilt(settings, smaller)
+    inputs = in_its_precision(gated, splits.test[:_BATCH][0])
+    _write(folder, trained, settings, dense)
+    print(_report(gated, dense, inputs))
+    say(f"Written to {folder}")
+    say(f"Test it with:\n  manifold-rnn test --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))}")
+    return 0
+
+
+def _settings(settings: RunSettings, smaller: Network, output: str) -> RunSettings:
+    """The settings of a run whose network has these sizes, with no constraint and no gates."""
+    layer = smaller.layer
+    if layer.train_initial_state:
+        raise UnsupportedError(
+            "The settings of a run cannot describe a plain cell with a trained initial state.\n"
+            f"Expected another network than {settings.network.zoo}.\nUse manifold_rnn.nn.prune in Python."
+        )
+    options = {name: getattr(layer.cell, name) for name in layer.cell.options()}
+    defaults = {f.name: f.default for f in fields(layer.cell) if f.default is not MISSING}
+    network = NetworkSettings(
+        cell=type(layer.cell).__name__,
+        hidden_size=layer.hidden_size,
+        num_layers=layer.num_layers,
+        nonlinearity=options.pop("nonlinearity", None),
+        numbers="complex" if layer.get_parameter("weight_ih_l0").is_complex() else "real",
+        backend=settings.network.backend,
+        recompute=settings.network.recompute,
+        options={name: value for name, value in options.items() if value != defaults.get(name)},
+    )
+    names = [name for name, _ in smaller.named_parameters()]
+    groups = {part: group for part, group in settings.optimizer.groups.items() if any(part in name for name in names)}
+    optimizer = replace(settings.optimizer, constrained=None, constrained_lr=None, groups=groups)
+    return replace(settings, network=network, optimizer=optimizer, pruning=PruningSettings(), output=output)
+
+
+def _rebuilt(settings: RunSettings, smaller: Network) -> Network:
+    """The network as every command will build it, with the weights."""
+    with torch.random.fork_rng(devices=[]):
+        network = build_for_run(settings)
+    network.load_state_dict(smaller.state_dict())
+    return network.eval()
+
+
+def _write(folder: Path, trained: Trained, settings: RunSettings, network: Network) -> None:
+    """Write the settings and the checkpoint."""
+    open_folder(folder)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(dump_yaml({KEY: SETTINGS.current, **as_mapping(settings)}), encoding="utf-8")
+    state = {key: value for key, value in trained.content[RUN].items() if key not in (KEY, "version", "settings")}
+    content = {key: trained.content[key] for key in ("epoch", "global_step", "pytorch-lightning_version")}
+    weights = nn.ModuleDict({"network": network}).state_dict()
+    write_checkpoint(folder / BEST, {**content, "state_dict": weights, RUN: run_entry(settings, state)})
+
+
+@torch.no_grad()
+def _report(gated: Network, dense: Network, inputs: Tensor) -> str:
+    """How much smaller and faster the network is, and how far its outputs are from those with gates."""
+    assert gated.layer.unit_gates is not None
+    levels = [str(len(gated.layer.unit_gates.units(suffix).open())) for suffix in gated.layer.suffixes]
+    each = f" (open in each level: {', '.join(levels)})" if len(levels) > 1 else ""
+    large, small = _weights(gated), _weights(dense)
+    distance = float((gated(inputs) - dense(inputs)).abs().max())
+    before, after = _milliseconds(lambda: gated(inputs), lambda: dense(inputs))
+    rows, steps = inputs.shape[:2]
+    return (
+        f"hidden units: {gated.layer.hidden_size} -> {dense.layer.hidden_size}{each}\n"
+        f"weights: {large:,} -> {small:,}, {large / small:.1f} times smaller\n"
+        f"forward pass of {rows} sequences of {steps} steps: {before:.2f} -> {after:.2f} ms, "
+        f"{before / after:.1f} times faster\n"
+        f"largest difference between the outputs of the two networks: {distance:.1e}"
+    )
+
+
+def _weights(network: Network) -> int:
+    """The number of entries of the weights, constrained ones dense, without gates."""
+    layer = [weight for suffix in network.layer.suffixes for weight in network.layer.weights(suffix).values()]
+    return sum(weight.numel() for weight in [*layer, *network.readout.parameters()])
+
+
+def _milliseconds(*jobs: Callable[[], object]) -> list[float]:
+    """Interleaved medians, after one round that warms up."""
+    times: list[list[float]] = [[] for _ in jobs]
+    for _ in range(_ROUNDS + 1):
+        for job, seconds in zip(jobs, times, strict=True):
+            start = time.perf_counter()
+            job()
+            seconds.append(time.perf_counter() - start)
+    return [1e3 * median(seconds[1:]) for seconds in times]

@@ -1,0 +1,208 @@
+"""Gates for the units of a layer and its readout, and the penalty that closes them."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError, ShapeError, UnsupportedError
+from .layer import Layer
+from .unit_gates import LayerGates, UnitGates, features
+
+_L = TypeVar("_L", bound=Layer)
+
+
+def gate_units(
+    layer: _L, readout: nn.Module | None = None, *, minimum: int = 1, inputs: bool = False, start: float = 1.0
+) -> _L:
+    r"""Put a trained gate on every unit of a layer, in place.
+
+    The gates :math:`s` of a level scale the columns of all weights that read its units,
+
+    .. math:: W \operatorname{diag}(s), \qquad V' \operatorname{diag}(s), \qquad R \operatorname{diag}(s),
+
+    the recurrent matrix of the level itself, the input weights of the level above, and the readout. A unit whose gate
+    is 0 has no effect on anything, and `prune` removes it. Train the loss plus a multiple of `l0_penalty`.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of an Elman, LSTM or GRU cell, with any constraint in either view.
+    readout : nn.Module, optional
+        A module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with one
+        column for each of them, such as ``nn.Linear``.
+    minimum : int
+        Units of each level and direction that stay open.
+    inputs : bool
+        Whether features of the input have gates too.
+    start : float
+        See `UnitGates`. Use 3 for a layer that is already trained.
+
+    Returns
+    -------
+    Layer
+        ``layer`` itself, with the gates in ``layer.unit_gates``.
+
+    Raises
+    ------
+    UnsupportedError
+        If the layer is one of torch, or units of its cell cannot be removed.
+    OptionError
+        If the layer has gates already, ``readout`` has no matrix, or an option is out of range.
+    ShapeError
+        If ``readout`` has another number of columns. After any error nothing has changed.
+
+    Notes
+    -----
+    In training each forward pass of the layer draws one sample of the gates, for all sequences and time steps of the
+    batch; the readout uses the same. The layer's outputs are not scaled. If you read them by a module that you do not
+    pass here, closed units still have an effect there. A constrained :math:`W` keeps its constraint, but the product
+    :math:`W \operatorname{diag}(s)` leaves the set: for an orthogonal :math:`W` it is a contraction.
+
+    Source: Wen, Zhang, Bai and Xu (2020), who scale the rows of the weights as well.
+
+    Examples
+    --------
+    >>> lstm, readout = mr.nn.LSTM(3, 8), torch.nn.Linear(8, 2)
+    >>> _ = mr.nn.gate_units(lstm, readout)
+    >>> loss = readout(lstm(torch.randn(5, 4, 3))[0]).square().mean() + 1e-4 * mr.nn.l0_penalty(lstm)
+    >>> loss.backward()
+    >>> assert lstm.unit_gates["l0"].log_alpha.grad.abs().min() > 0
+    """
+    _require_separate_units(layer)
+    if layer.unit_gates is not None:
+        raise OptionError(
+            "The layer has gates already.\nExpected a layer without unit_gates.\n"
+            "Use the gates that it has, or build the layer anew."
+        )
+    like = layer.weights("_l0")["weight_ih"]
+    make = partial(UnitGates, start=start, device=like.device, dtype=like.real.dtype)
+    gates = {suffix: make(layer.hidden_size, minimum=minimum) for suffix in layer.suffixes}
+    if inputs:
+        gates["inputs"] = make(layer.input_size)
+    held = LayerGates(gates)
+    if readout is not None:
+        width = layer.hidden_size * len(layer.directions) * (2 if like.is_complex() else 1)
+        _require_readout(readout, width)
+        readout.register_forward_pre_hook(GatedInput(held))
+    layer.unit_gates = held.train(layer.training)
+    return layer
+
+
+def l0_penalty(module: nn.Module) -> Tensor:
+    r"""Return the expected number of weights of the gated layers that pruning would keep, with its gradient.
+
+    With the probabilities :math:`\pi` that a gate is open, of a level's units and of what it receives, and k matrices
+    in the rows of its weights (4 for LSTM, 3 for GRU, 1 for Elman), the sum over all levels and directions of
+
+    .. math:: k \sum_{ij} \pi_i \pi'_j + k \Bigl(\bigl(\sum_i \pi_i\bigr)^2 - \sum_i \pi_i^2 + \sum_i \pi_i\Bigr).
+
+    Parameters
+    ----------
+    module : nn.Module
+        A gated layer, or any module that contains some.
+
+    Returns
+    -------
+    Tensor, scalar
+
+    Raises
+    ------
+    OptionError
+        If no layer inside has gates.
+
+    Notes
+    -----
+    A unit's own weight :math:`W_{ii}` needs one gate and not two, hence the last two terms. Biases and readouts are not
+    counted; complex weights count once. Without gates the number is :math:`k n (m + n)` for one level. Source: Wen,
+    Zhang, Bai and Xu (2020).
+
+    Examples
+    --------
+    >>> layer = mr.nn.gate_units(mr.nn.RNN(2, 3), start=4.0)
+    >>> assert 14 < mr.nn.l0_penalty(layer) < 15  # of the 3 * (2 + 3) weights
+    """
+    terms = [
+        _expected_weights(layer, gates, suffix) for layer, gates in gated_layers(module) for suffix in layer.suffixes
+    ]
+    return torch.stack(terms).sum()
+
+
+class GatedInput:
+    """A forward pre-hook that multiplies the features which a readout receives by the gates of their units."""
+
+    def __init__(self, gates: LayerGates) -> None:
+        self.gates = gates
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0] * self.scale(args[0].shape[-1]), *args[1:]
+
+    def scale(self, width: int) -> Tensor:
+        return features([gates() for gates in self.gates.last_level()], width)
+
+
+def gated_layers(module: nn.Module) -> Iterator[tuple[Layer, LayerGates]]:
+    """The layers inside a module that have gates, and those; raises if there is none."""
+    layers = [part for part in module.modules() if isinstance(part, Layer) and part.unit_gates is not None]
+    if not layers:
+        raise OptionError(
+            f"Pruning needs gates over the units of a layer.\nGot {type(module).__name__} without any.\n"
+            "Call gate_units on its layer, and train."
+        )
+    for layer in layers:
+        assert layer.unit_gates is not None
+        yield layer, layer.unit_gates
+
+
+def _expected_weights(layer: Layer, gates: LayerGates, suffix: str) -> Tensor:
+    """The expected number of weights of one level and direction."""
+    pi, below = gates.units(suffix).open_probability(), gates.below(suffix)
+    width = layer.get_parameter("weight_ih" + suffix).shape[1]
+    received = features([each.open_probability() for each in below], width).sum() if below else width
+    total = pi.sum()
+    return len(layer.cell.gates) * (total * received + total.square() - pi.square().sum() + total)
+
+
+def _require_separate_units(layer: nn.Module) -> None:
+    """Raise unless units of a layer can be removed."""
+    if isinstance(layer, nn.RNNBase):
+        ours = type(layer).__name__
+        raise UnsupportedError(
+            f"Units of torch.nn.{ours} cannot have gates, because its weights go to a kernel unscaled.\n"
+            f"Expected a layer of manifold_rnn.nn, got torch.nn.{ours}.\n"
+            f"Build mr.nn.{ours} with the same sizes, and load the state dict of this layer into it."
+        )
+    if not isinstance(layer, Layer):
+        raise UnsupportedError(
+            "gate_units puts gates on the units of a recurrent layer.\n"
+            f"Expected a layer of manifold_rnn.nn, got {type(layer).__name__}.\n"
+            "Pass the layer of a network, and its readout as readout=."
+        )
+    cell = layer.cell
+    if not (cell.separates_units() and cell.steps_match("separates_units")):
+        raise UnsupportedError(
+            "Units of this cell cannot be removed one by one.\n"
+            f"Expected an LSTM, a GRU, or an Elman cell with a named nonlinearity, got {cell!r:.120}.\n"
+            "Use one of these cells, or choose a smaller hidden_size."
+        )
+
+
+def _require_readout(readout: nn.Module, width: int) -> None:
+    weight = readout._parameters.get("weight")
+    if weight is None or weight.dim() != 2:
+        raise OptionError(
+            "A readout with gates needs a matrix as its parameter weight.\n"
+            f"Got {type(readout).__name__} without one.\nPass a torch.nn.Linear."
+        )
+    if weight.shape[1] != width:
+        raise ShapeError(
+            "The readout needs one column for each feature of the layer's outputs.\n"
+            f"Expected {width} columns, got {weight.shape[1]}.\nPass the module that reads this layer."
+        )
+    if any(isinstance(hook, GatedInput) for hook in readout._forward_pre_hooks.values()):
+        raise OptionError(
+            "The readout reads another layer through gates already.\nExpected a readout without gates.\n"
+            "Pass the module that reads this layer."
+        )

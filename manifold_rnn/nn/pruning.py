@@ -1,0 +1,160 @@
+"""The smaller layer without closed units."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import drop_hook
+from ..constraints import release
+from ..constraints.registry import entries
+from ..errors import NonFiniteError
+from .gating import GatedInput, gated_layers
+from .layer import Layer
+from .unit_gates import LayerGates
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def open_units(layer: Layer) -> dict[str, Tensor]:
+    """Return the numbers of the units that `prune` keeps, by the suffix of their level and direction.
+
+    Parameters
+    ----------
+    layer : Layer
+        With gates.
+
+    Returns
+    -------
+    dict from str to Tensor
+        In ascending order. All levels and directions of a layer have one hidden size, that of the level with most open
+        units. The others keep some closed units too, those with the largest gates.
+
+    Raises
+    ------
+    OptionError
+        If the layer has no gates.
+
+    Examples
+    --------
+    >>> layer = mr.nn.gate_units(mr.nn.GRU(2, 4))
+    >>> _ = layer.unit_gates["l0"].log_alpha.data.copy_(torch.tensor([1.0, -4.0, 2.0, -4.0]))
+    >>> assert mr.nn.open_units(layer)["_l0"].tolist() == [0, 2]
+    """
+    (_, gates), *_ = gated_layers(layer)
+    units = {suffix: gates.units(suffix) for suffix in layer.suffixes}
+    size = max(len(each.open()) for each in units.values())
+    return {suffix: each.log_alpha.detach().topk(size).indices.sort().values for suffix, each in units.items()}
+
+
+@torch.no_grad()
+def prune(module: _M) -> _M:
+    """Return a copy without the closed units, as smaller layers of the same classes with plain dense weights.
+
+    The gates that are still open are multiplied into the weights. A constrained weight becomes a plain parameter with
+    the value that it has.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A gated layer, or any module that contains some, such as a `manifold_rnn.zoo.Network`. It is left as it is.
+
+    Returns
+    -------
+    nn.Module
+        For the same inputs, a layer has the outputs and states of the gated one in evaluation, at the `open_units`. A
+        module that reads a layer through a readout with gates has the same outputs.
+
+    Raises
+    ------
+    OptionError
+        If no layer inside has gates.
+    NonFiniteError
+        If a gate is NaN or infinite.
+
+    Notes
+    -----
+    Closed features of the input keep their columns, which are 0, so the input size stays. A readout keeps the columns
+    of the open units. Build a new optimizer for the copy.
+
+    Examples
+    --------
+    >>> network = mr.zoo.Network(mr.nn.LSTM(3, 8, batch_first=True), 2).eval()
+    >>> _ = mr.nn.gate_units(network.layer, network.readout)
+    >>> _ = network.layer.unit_gates["l0"].log_alpha.data[2:].fill_(-4.0)
+    >>> smaller, x = mr.nn.prune(network), torch.randn(5, 7, 3)
+    >>> assert smaller.layer.hidden_size == 2 and torch.allclose(smaller(x), network(x), atol=1e-6)
+    """
+    for _, gates in gated_layers(module):
+        _require_finite(gates)
+    pruned = copy.deepcopy(module)
+    for layer, gates in list(gated_layers(pruned)):
+        kept = open_units(layer)
+        for part in pruned.modules():
+            hooks = [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, GatedInput)]
+            for hook in [hook for hook in hooks if hook.gates is gates]:
+                _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
+        _shrink(layer, gates, kept)
+    return pruned
+
+
+def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
+    """Remove units, gates and constraints from a layer, in place."""
+    was_training = layer.training
+    layer.eval()
+    size, n = len(kept["_l0"]), layer.hidden_size
+    smaller: dict[str, Tensor] = {}
+    for suffix in layer.suffixes:
+        level = int(suffix.split("_")[1][1:])
+        for name, weight in layer.weights(suffix).items():
+            rows = kept[suffix] + n * torch.arange(len(weight) // n, device=weight.device).unsqueeze(-1)
+            weight = weight.index_select(0, rows.flatten())
+            if name == "weight_hh":
+                weight = weight.index_select(1, kept[suffix])
+            elif name == "weight_ih" and level:
+                below = [kept[f"_l{level - 1}{direction}"] for direction in layer.directions]
+                weight = weight.index_select(1, _columns(below, n, weight.shape[1]))
+            smaller[name + suffix] = weight
+    for name, p in list(layer.named_parameters(recurse=False)):
+        if name.startswith("initial_state"):
+            smaller[name] = p.index_select(0, kept["_l" + name.partition("_l")[2]])
+    for name in list(entries(layer)):
+        release(layer, name)
+    for name, value in smaller.items():
+        trains = layer.get_parameter(name).requires_grad
+        layer.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=trains))
+    del layer.unit_gates  # or the child would stay, without a module
+    layer.hidden_size, layer.unit_gates = size, None
+    layer.train(was_training)
+
+
+def _shrink_readout(readout: nn.Module, hook: GatedInput, kept: list[Tensor]) -> None:
+    """Fold the gates into the columns of a readout, and keep those of open units, in place."""
+    weight = readout.get_parameter("weight")
+    gates = hook.gates.last_level()
+    n, width = len(gates[0].log_alpha), weight.shape[1]
+    was_training = hook.gates.training
+    hook.gates.eval()
+    folded = (weight * hook.scale(width)).index_select(1, _columns(kept, n, width))
+    hook.gates.train(was_training)
+    readout.weight = nn.Parameter(folded.clone(), requires_grad=weight.requires_grad)
+    if isinstance(readout, nn.Linear):
+        readout.in_features = folded.shape[1]
+    drop_hook(readout._forward_pre_hooks, hook)
+
+
+def _columns(kept: list[Tensor], n: int, width: int) -> Tensor:
+    """The columns of the kept units among the features of all directions, real parts before imaginary ones."""
+    joined = torch.cat([units + n * direction for direction, units in enumerate(kept)])
+    return joined if n * len(kept) == width else torch.cat([joined, joined + n * len(kept)])
+
+
+def _require_finite(gates: LayerGates) -> None:
+    for key in gates:
+        log_alpha = gates.units(key).log_alpha
+        if bad := int((~log_alpha.isfinite()).sum()):
+            raise NonFiniteError(
+                f"Pruning needs finite gates.\nGot {bad} of {len(log_alpha)} in {key} that are not.\n"
+                "Train again with a lower learning rate."
+            )

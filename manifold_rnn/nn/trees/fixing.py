@@ -1,0 +1,88 @@
+"""The cell of a tree that was found, with the weights of the search."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+from ...constraints.constrain import constrain
+from ...constraints.constraint import AnyConstraint
+from ...errors import OptionError
+from ..cells import Tree, TreeSearch
+from ..cells.expressions import IDENTITY, Plain, trained_slots
+from ..layer import Layer
+from ..options import constraint_by_block
+from .losses import require_target
+
+
+@torch.no_grad()
+def fix_structure(
+    layer: Layer,
+    structure: Plain,
+    *,
+    constraint: AnyConstraint | Mapping[str, AnyConstraint] | None = None,
+    view: Literal["update", "trivialized"] = "update",
+) -> Layer:
+    """Return a layer of `manifold_rnn.nn.cells.Tree` with the weights of a `manifold_rnn.nn.cells.TreeSearch`.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of a TreeSearch. It is not changed.
+    structure : str or sequence of nodes
+        The structure of all steps, such as ``diagnostics.structures(layer, data).most_frequent``.
+    constraint, view
+        As for `manifold_rnn.nn.Layer`. The copied weights must satisfy the constraint, as they do where the search had
+        it. Default: the new layer has no constraint.
+
+    Returns
+    -------
+    Layer
+        With the sizes, levels, directions and backend of ``layer``. Where a search chooses this structure by
+        "hard", the outputs are equal.
+
+    Raises
+    ------
+    OptionError
+        If the cell of the layer is no TreeSearch, the structure is none of a Tree, or it has a slot that the cell
+        does not have.
+
+    Notes
+    -----
+    The matrices that multiply the input are multiplied with ``weight_ih`` of the search, and are trained alone after.
+
+    Examples
+    --------
+    >>> search = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=5, slots=4), 2, 8)
+    >>> layer = mr.nn.trees.fix_structure(search, "gru")
+    >>> assert torch.equal(layer.weight_hh_l0[:8], search.weight_hh_l0[8:16])  # R0
+    """
+    search = layer.cell
+    if not isinstance(search, TreeSearch):
+        raise OptionError(
+            "fix_structure needs a layer of TreeSearch.\n"
+            f"Got a layer of {type(search).__name__}.\nPass the layer whose structures were counted."
+        )
+    cell = Tree(structure)
+    require_target(cell.structure, search.slots)
+    weight = layer.weights(layer.suffixes[0])["weight_hh"]
+    sizes = (layer.input_size, layer.hidden_size, layer.num_layers, layer.batch_first, layer.dropout)
+    options = {"train_initial_state": layer.train_initial_state, "backend": layer.backend}
+    made = Layer(cell, *sizes, layer.bidirectional, weight.device, weight.dtype, **options)  # type: ignore[arg-type]
+    n = layer.hidden_size
+    for suffix in layer.suffixes:
+        own, new = layer.weights(suffix), made.weights(suffix)
+        blocks = dict(zip(search.gates, own["weight_hh"].split(n), strict=True))
+        biases = own["bias"].split(n)
+        inputs = [own["weight_ih"] if name == IDENTITY else blocks[name] @ own["weight_ih"] for name in cell.inputs]
+        new["weight_ih"].copy_(torch.cat(inputs))
+        new["weight_hh"].copy_(torch.cat([blocks[name] for name in cell.gates]))
+        new["bias"].copy_(torch.cat([biases[slot] for slot in sorted(trained_slots(cell.nodes))]))
+    for name, parameter in made.named_parameters():
+        if name.startswith("initial_state"):
+            parameter.copy_(layer.get_parameter(name))
+    if constraint is not None:
+        by_block = constraint_by_block(constraint, cell.gates)
+        for suffix in made.suffixes:
+            constrain(made, "weight_hh" + suffix, by_block, view=view, blocks=len(cell.gates))
+    return made

@@ -1,0 +1,73 @@
+"""Structures that were recorded, as nodes and as text."""
+
+from collections.abc import Sequence
+
+from ..cells import TreeSearch
+from ..cells.choices import Choices, plain_structure
+from ..cells.expressions import IDENTITY, Plain, Structure, parse
+
+
+def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Structure]]:
+    """Return the structure of each sample in each recorded step, in the form that `manifold_rnn.nn.cells.Tree` takes.
+
+    Parameters
+    ----------
+    choices : sequence of Choices
+        Of `recording`.
+    cell : TreeSearch
+        The cell that chose.
+
+    Returns
+    -------
+    list of list of tuple of Node
+        Steps, then samples.
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=1, slots=2, ops=["add"]), 2, 4)
+    >>> with mr.nn.trees.recording() as choices:
+    ...     _ = layer(torch.zeros(5, 7, 2))
+    >>> found = mr.nn.trees.structures(choices, layer.cell)
+    >>> assert (len(found), len(found[0]), found[0][0][0].op) == (5, 7, "add")
+    """
+    plain: dict[bytes, Structure] = {}
+    results = []
+    for step in choices:
+        rows = step.structure.cpu()
+        keys = [row.numpy().tobytes() for row in rows]
+        for key, row in zip(keys, rows, strict=True):
+            if key not in plain:
+                plain[key] = plain_structure(row, cell.slots, cell.ops, cell.activations)
+        results.append([plain[key] for key in keys])
+    return results
+
+
+def canonical(structure: Plain) -> str:
+    """Return a tree as text, equal for trees that differ only in the order of children.
+
+    Parameters
+    ----------
+    structure : str or sequence of nodes
+
+    Returns
+    -------
+    str
+        An expression such as ``tanh(h@0 + x@0)``: ``s@k`` is the product of ``s`` with a matrix of slot k. Which one of
+        L and R it is does not appear.
+
+    Raises
+    ------
+    OptionError
+        If the structure has a wrong entry.
+
+    Examples
+    --------
+    >>> assert mr.nn.trees.canonical([["h", "x", 0, "add", "tanh"]]) == mr.nn.trees.canonical("elman")
+    """
+    texts: list[str] = []
+    for node in parse(structure, "canonical"):
+        operands = sorted(texts[child] if isinstance(child, int) else str(child) for child in node[:2])
+        mark = "" if node.slot == IDENTITY else f"@{node.slot}"
+        argument = (" + " if node.op == "add" else " * ").join(operand + mark for operand in operands)
+        texts.append(f"{node.activation}({argument})")
+    return texts[-1]

@@ -1,0 +1,184 @@
+"""Hard-concrete gates over the units of a layer, which the columns of every weight that reads the units share."""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._options import is_integer
+from .._torch import is_transformed
+from ..errors import OptionError
+
+
+class UnitGates(nn.Module):
+    r"""One hard-concrete gate for each of n units: random between 0 and 1 in training, often exactly 0 or 1.
+
+    With the parameter :math:`\log\alpha` and one uniform :math:`u` for each unit,
+
+    .. math::
+        s = \operatorname{clip}(1.2\, \sigma(z) - 0.1,\; 0,\; 1), \qquad
+        z = \tfrac32 (\log u - \log(1 - u) + \log\alpha).
+
+    In evaluation a gate is :math:`\operatorname{clip}(1.2\, \sigma(\log\alpha) - 0.1, 0, 1)`, which is exactly 0 below
+    :math:`\log\alpha = -\log 11 \approx -2.4`. Then the unit is closed, and exactly 1 above 2.4.
+
+    Parameters
+    ----------
+    size : int
+        Number of units n.
+    minimum : int
+        Units that stay open: the largest that many :math:`\log\alpha` count as at least 0.
+    start : float
+        Mean of the initial :math:`\log\alpha`; the standard deviation is 0.1. At 1 a gate is 0.78 in evaluation and is
+        open in training with probability 0.93. Start a trained network at 3, where gates are 1 in evaluation.
+    device : torch.device, optional
+    dtype : torch.dtype, optional
+        Real.
+
+    Attributes
+    ----------
+    log_alpha : Parameter, shape (n,)
+        Clamped to [log 0.01, log 100] when a sample is drawn. Weight decay would open or close gates: keep it out.
+    noise : Tensor, shape (n,)
+        The logistic noise of the last sample, a buffer that no state dict holds.
+    rate : float
+        Learning rate, as a multiple of that of the weights, in `manifold_rnn.zoo.Network.parameter_groups`.
+
+    Raises
+    ------
+    OptionError
+        If ``minimum`` is not an integer from 1 to n, or ``start`` is not finite.
+
+    Notes
+    -----
+    `sample` draws; the call returns the gates of the last sample, so all readers of the units use the same ones. Source
+    of the distribution: Louizos, Welling and Kingma (2018); of gates that the weights of a recurrent layer share: Wen
+    et al. (2020).
+
+    Examples
+    --------
+    >>> gates = mr.nn.UnitGates(3, start=3.0)
+    >>> assert torch.equal(gates.eval()(), torch.ones(3)) and len(gates.open()) == 3
+    """
+
+    rate: ClassVar[float] = 10.0
+    temperature: ClassVar[float] = 2 / 3
+    low: ClassVar[float] = -0.1
+    high: ClassVar[float] = 1.1
+    least: ClassVar[float] = math.log(0.01)
+    most: ClassVar[float] = math.log(100)
+    log_alpha: nn.Parameter
+    noise: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        minimum: int = 1,
+        start: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not is_integer(minimum, 1) or minimum > size:
+            raise OptionError(
+                f"The minimum is the number of units that stay open.\n"
+                f"Expected an integer from 1 to {size}, got {minimum!r}.\nChoose a number in this range."
+            )
+        if not math.isfinite(start):
+            raise OptionError(
+                f"The start is the mean of the initial log alpha.\nExpected a finite number, got {start}.\n"
+                "Use 1, or 3 for a trained network."
+            )
+        super().__init__()
+        self.minimum = minimum
+        self.log_alpha = nn.Parameter(torch.empty(size, device=device, dtype=dtype).normal_(start, 0.1))
+        self.register_buffer("noise", torch.zeros_like(self.log_alpha, requires_grad=False), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return the gates of the last sample in training, or those of evaluation, shape (n,)."""
+        logits = self.bounded()
+        if self.training:
+            logits = (logits + self.noise) / self.temperature
+        return (logits.sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
+
+    @torch.no_grad()
+    def sample(self) -> None:
+        """Draw one new gate for each unit, after clamping ``log_alpha`` into its range."""
+        if not is_transformed():
+            self.log_alpha.copy_(self.bounded())
+        u = torch.rand_like(self.log_alpha).clamp(1e-6, 1 - 1e-6)
+        self.noise = u.logit()
+
+    def bounded(self) -> Tensor:
+        """Return ``log_alpha`` within its range, the largest ``minimum`` at least 0, with the gradient of itself."""
+        free = self.log_alpha.detach()
+        value = free.clamp(self.least, self.most)
+        largest = free.topk(self.minimum).indices
+        value = value.index_put((largest,), value[largest].clamp(min=0))
+        return self.log_alpha + (value - free)
+
+    def open_probability(self) -> Tensor:
+        r"""Return the probability that a sampled gate is not 0, :math:`\sigma(\log\alpha + \tfrac23 \log 11)`."""
+        return (self.bounded() - self.temperature * math.log(-self.low / self.high)).sigmoid()
+
+    @torch.no_grad()
+    def open(self) -> Tensor:
+        """Return the numbers of the units whose gate is not 0 in evaluation."""
+        return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
+
+    def extra_repr(self) -> str:
+        """Show the number of units and the minimum."""
+        return f"{len(self.log_alpha)}, minimum={self.minimum}"
+
+
+class LayerGates(nn.ModuleDict):
+    """The gates of a layer: `UnitGates` for each level and direction by suffix, and for its inputs if they have some.
+
+    Parameters
+    ----------
+    gates : mapping from str to UnitGates
+        By the suffixes of the layer in their order; also "inputs", if features have gates.
+    """
+
+    def __init__(self, gates: Mapping[str, UnitGates]) -> None:
+        super().__init__({key.removeprefix("_"): value for key, value in gates.items()})
+
+    def units(self, suffix: str) -> UnitGates:
+        """Return the gates of one level and direction."""
+        gates = self[suffix.removeprefix("_")]
+        assert isinstance(gates, UnitGates)
+        return gates
+
+    def below(self, suffix: str) -> list[UnitGates]:
+        """Return the gates of what a level receives: those of the level below in each direction, or of the inputs."""
+        level = int(suffix.split("_")[1][1:])
+        prefix = f"l{level - 1}"
+        keys = [key for key in self if key in (prefix, f"{prefix}_reverse")] if level else ["inputs"]
+        return [self.units(key) for key in keys if key in self]
+
+    def sample(self) -> None:
+        """Draw every gate."""
+        for key in self:
+            self.units(key).sample()
+
+    def scaled(self, suffix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of one level and direction with their columns multiplied by the gates that they read."""
+        scaled, below = dict(weights), self.below(suffix)
+        scaled["weight_hh"] = weights["weight_hh"] * self.units(suffix)()
+        if below:
+            V = weights["weight_ih"]
+            scaled["weight_ih"] = V * features([gates() for gates in below], V.shape[-1])
+        return scaled
+
+    def last_level(self) -> list[UnitGates]:
+        """Return the gates of the layer's outputs, in each direction."""
+        level = max(int(key.split("_")[0][1:]) for key in self if key != "inputs")
+        return [self.units(key) for key in self if key in (f"l{level}", f"l{level}_reverse")]
+
+
+def features(parts: list[Tensor], width: int) -> Tensor:
+    """Concatenate what belongs to the units of each direction, twice where a reader has real and imaginary columns."""
+    joined = torch.cat(parts)
+    return joined if len(joined) == width else torch.cat([joined, joined])

@@ -1,0 +1,165 @@
+"""Checks of what a rule of local learning is given."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+from ..nn import Layer
+from ..nn.inputs import require_input
+from .recurrence import recurrence_of
+
+_SOURCES = ("random", "transpose")
+
+
+def require_layer(layer: Layer) -> None:
+    """Raise unless a rule can follow the recurrence of a layer."""
+    if not isinstance(layer, Layer):
+        raise UnsupportedError(
+            "RFLO trains a layer of manifold_rnn.nn.\n"
+            f"Expected a Layer of the cell LeakyElman, got {type(layer).__name__}.\n"
+            "Build one with nn.Layer(nn.cells.LeakyElman(), input_size, hidden_size)."
+        )
+    if layer.num_layers > 1 or layer.bidirectional or layer.train_initial_state:
+        raise UnsupportedError(
+            "RFLO trains one level in one direction, from a state that is not trained.\n"
+            f"Got num_layers={layer.num_layers}, bidirectional={layer.bidirectional}, "
+            f"train_initial_state={layer.train_initial_state}.\n"
+            "Leave these options at their defaults."
+        )
+    weights = layer.weights("_l0")
+    if any(weight.is_complex() for weight in weights.values()):
+        raise DtypeError(
+            "RFLO trains real layers, since a nonlinearity of complex numbers has no one derivative.\n"
+            f"Expected float32 or float64, got {weights['weight_ih'].dtype}.\n"
+            "Use a real dtype, with the constraint UnitaryRealForm for a unitary matrix."
+        )
+    recurrence, name = recurrence_of(layer.cell.bind(weights)), type(layer.cell).__name__
+    if recurrence is None:
+        raise UnsupportedError(
+            "RFLO needs a cell that states its leaky form.\n"
+            f"Expected LeakyElman, Elman or a cell with leaky_form, got {name}.\n"
+            "Use nn.cells.LeakyElman, or define leaky_form beside the steps of your cell."
+        )
+    modules = [value for value in vars(layer.cell).values() if isinstance(value, nn.Module)]
+    if any(p.requires_grad for module in modules for p in module.parameters()):
+        raise UnsupportedError(
+            "RFLO trains the weights of a cell, not those of its nonlinearity.\n"
+            f"Expected a nonlinearity without trained parameters, got {type(modules[0]).__name__} in {name}.\n"
+            "Use a named nonlinearity, or freeze the parameters with requires_grad_(False)."
+        )
+    if not _acts_on_entries(recurrence.form.activate, weights["weight_ih"]):
+        raise UnsupportedError(
+            "RFLO needs a nonlinearity that acts on each unit alone.\n"
+            f"Expected one such as torch.tanh, got one that mixes the units of {name}.\n"
+            'Use "tanh", "relu", "modrelu" or a function of each entry.'
+        )
+
+
+def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
+    """Raise unless a readout is linear and fits the layer."""
+    if readout is None:
+        return
+    if not isinstance(readout, nn.Linear):
+        raise UnsupportedError(
+            "RFLO trains a linear readout.\n"
+            f"Expected nn.Linear or None, got {type(readout).__name__}.\n"
+            "Leave the readout out, and pass the error of the units to learn."
+        )
+    if readout.in_features != layer.hidden_size:
+        raise ShapeError(
+            "The readout of RFLO does not fit the layer.\n"
+            f"Expected in_features={layer.hidden_size}, the hidden size; got {readout.in_features}.\n"
+            "Change the size of the readout."
+        )
+    weight = layer.weights("_l0")["weight_ih"]
+    if readout.weight.dtype != weight.dtype:
+        raise DtypeError(
+            "The readout of RFLO has another dtype than the layer.\n"
+            f"Expected {weight.dtype}, got {readout.weight.dtype}.\nConvert one of them with .to(dtype)."
+        )
+
+
+def feedback_matrix(
+    layer: Layer, readout: nn.Linear | None, feedback: str | Tensor | None, generator: torch.Generator | None
+) -> Tensor | None:
+    """Return the fixed feedback (n, k), or None for the transposed readout or no readout."""
+    if readout is None:
+        if feedback is not None:
+            raise OptionError(
+                "RFLO without a readout has errors of the units, and no feedback.\n"
+                f"Expected feedback=None, got {feedback!r:.80}.\nPass a readout, or leave feedback out."
+            )
+        return None
+    n, k, like = layer.hidden_size, readout.out_features, readout.weight
+    if isinstance(feedback, Tensor):
+        if feedback.shape != (n, k):
+            raise ShapeError(
+                "The feedback of RFLO has the wrong shape.\n"
+                f"Expected ({n}, {k}), units by outputs; got {tuple(feedback.shape)}.\nTranspose it, or draw another."
+            )
+        if not feedback.isfinite().all():
+            raise NonFiniteError(
+                "The feedback of RFLO needs finite entries.\n"
+                f"Got {int((~feedback.isfinite()).sum())} of {feedback.numel()} that are not.\nDraw another matrix."
+            )
+        return feedback.detach().to(like).clone()
+    if feedback == "transpose":
+        return None
+    if feedback not in (None, "random"):
+        raise OptionError(
+            "The feedback of RFLO is unknown.\n"
+            f"Expected {', '.join(map(repr, _SOURCES))} or a tensor; got {feedback!r:.80}.\nCheck the spelling."
+        )
+    device = like.device if generator is None else generator.device
+    return torch.randn(n, k, generator=generator, device=device, dtype=like.dtype).to(like.device) * k**-0.5
+
+
+def require_no_gradient(x: Tensor) -> None:
+    """Raise if somebody expects a gradient of the inputs."""
+    if isinstance(x, Tensor) and x.requires_grad:
+        raise UnsupportedError(
+            "RFLO leaves no gradient to the inputs.\nExpected inputs that need none, got requires_grad=True.\n"
+            "Detach the inputs, or call eval() for exact gradients."
+        )
+
+
+def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor | None) -> None:
+    """Raise unless the input of one time step fits the layer and the sequences that run."""
+    require_no_gradient(x)
+    if x.dim() == 2 and (state is None or len(state) == len(x)):
+        require_input(x.unsqueeze(0), input_size, 3, weight)
+        return
+    batch = "B" if state is None else len(state)
+    raise ShapeError(
+        "The input of a step has the wrong shape.\n"
+        f"Expected ({batch}, {input_size}), sequences by features; got {tuple(x.shape)}.\n"
+        "Pass one time step, and call start for another number of sequences."
+    )
+
+
+def require_error(error: Tensor, shape: tuple[int, int]) -> None:
+    """Raise unless an error has the shape of the outputs and is finite."""
+    if tuple(error.shape) != shape:
+        raise ShapeError(
+            "The error of RFLO has the wrong shape.\n"
+            f"Expected {shape}, that of the outputs; got {tuple(error.shape)}.\n"
+            "Pass the derivative of the loss in the outputs of the last step."
+        )
+    if not error.isfinite().all():
+        raise NonFiniteError(
+            "The error of RFLO needs finite entries.\n"
+            f"Got {int((~error.isfinite()).sum())} of {error.numel()} that are not.\n"
+            "Lower the learning rate, or look at the target. No gradient was added."
+        )
+
+
+@torch.no_grad()
+def _acts_on_entries(f: Callable[[Tensor], Tensor], like: Tensor) -> bool:
+    """Whether a change of half of the entries leaves the values at the others as they are."""
+    if like.is_meta:
+        return True
+    z = torch.linspace(-1, 1, len(like), dtype=like.dtype, device=like.device).unsqueeze(0)
+    kept = torch.arange(len(like), device=like.device) % 2 == 0
+    return all(torch.equal(f(torch.where(half, z, z + 0.5))[:, half], f(z)[:, half]) for half in (kept, ~kept))

@@ -1,0 +1,235 @@
+"""Short patterns that a network learns by RFLO, and a circuit that chains them into long sequences."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from .._options import is_integer
+from ..errors import OptionError, ShapeError
+from .rflo import RFLO
+
+
+class MotifChain(nn.Module):
+    r"""A network that plays short motifs, each under its own constant input, and a circuit that chooses the next one.
+
+    The context ``c``, a one-hot vector, is held for the length of a motif and enters through fixed random weights. RFLO
+    trains the motifs, each from the same first state. At the end of a motif a linear map of the state scores all
+    contexts. The largest score becomes the next context, and the state starts again. So a trace never has to last
+    longer than a motif, however long the chain is.
+
+    This is after Murray (2019), simplified: one map with a largest score, and a reset, stand for the paper's circuit.
+
+    Parameters
+    ----------
+    network : RFLO
+        Its layer has as many inputs as there are motifs, and ``batch_first``. Its input weights are drawn anew and
+        frozen.
+    length : int
+        Time steps of a motif.
+    scale : float
+        Standard deviation of the input weights, which are normal.
+    start : float
+        Every entry of the first state.
+    generator : torch.Generator, optional
+        Source of the input weights.
+
+    Attributes
+    ----------
+    selector : Tensor, shape (motifs, n + 1)
+        The map from a state and 1 to the scores, a buffer that `fit_order` fills.
+
+    Raises
+    ------
+    OptionError
+        If ``length`` is not an integer of at least 1, or the network is none with a readout.
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.LeakyElman(bias=False), 3, 20, batch_first=True)
+    >>> chain = mr.online.MotifChain(mr.online.RFLO(layer, torch.nn.Linear(20, 1)), length=10)
+    >>> optimizer = torch.optim.SGD([p for p in chain.parameters() if p.requires_grad], lr=0.03)
+    >>> losses = chain.fit_motifs(torch.rand(3, 10, 1), optimizer, trials=5)
+    >>> chain.fit_order([0, 2, 1])
+    >>> outputs, order = chain.play(first=0, motifs=6)
+    >>> assert outputs.shape == (60, 1) and len(order) == 6
+    """
+
+    selector: Tensor
+
+    def __init__(
+        self,
+        network: RFLO,
+        length: int,
+        *,
+        scale: float = 0.3,
+        start: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _require_count("length", length)
+        if not isinstance(network, RFLO) or not isinstance(network.readout, nn.Linear):
+            raise OptionError(
+                "A chain of motifs needs an RFLO network with a readout.\n"
+                f"Got {type(network).__name__} without one.\nPass online.RFLO(layer, nn.Linear(units, outputs))."
+            )
+        self.network, self.length, self.start = network, length, start
+        self.count, self.outputs = network.layer.input_size, network.readout.out_features
+        V = network.layer.get_parameter("weight_ih_l0")
+        nn.init.normal_(V, std=scale, generator=generator)
+        V.requires_grad_(False)
+        self.register_buffer("selector", V.new_zeros(self.count, network.layer.hidden_size + 1))
+
+    def forward(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Play one motif in each row of a batch.
+
+        Parameters
+        ----------
+        contexts : Tensor, shape (B,), int64
+            Numbers of the motifs.
+
+        Returns
+        -------
+        outputs : Tensor, shape (B, length, k)
+        state : Tensor, shape (B, n)
+            At the end of the motif.
+        """
+        c = F.one_hot(contexts, self.count).to(self.selector.dtype)  # (B, motifs)
+        start = self.selector.new_full((1, len(c), self.network.layer.hidden_size), self.start)
+        x = c.unsqueeze(1).expand(-1, self.length, -1)
+        outputs, state = self.network.carry_on(x, start, every_step=True)
+        assert isinstance(outputs, Tensor)
+        return outputs, state[0]
+
+    def fit_motifs(self, targets: Tensor, optimizer: Optimizer, trials: int) -> list[float]:
+        """Train the motifs by RFLO; in each trial all of them are played.
+
+        Parameters
+        ----------
+        targets : Tensor, shape (motifs, length, k)
+            What each motif puts out.
+        optimizer : torch.optim.Optimizer
+            Of the network's trained parameters.
+        trials : int
+            Steps of the optimizer.
+
+        Returns
+        -------
+        list of float
+            The loss of each trial: half of the mean squared error of a motif, summed over the motifs.
+
+        Raises
+        ------
+        ShapeError
+            If the targets do not have that shape.
+        OptionError
+            If ``trials`` is not an integer of at least 1.
+        """
+        expected = (self.count, self.length, self.outputs)
+        if tuple(targets.shape) != expected:
+            raise ShapeError(
+                "The targets of the motifs have the wrong shape.\n"
+                f"Expected {expected}, motifs by steps by outputs; got {tuple(targets.shape)}.\n"
+                "Give each motif the same length."
+            )
+        _require_count("trials", trials)
+        losses, contexts = [], torch.arange(self.count, device=targets.device)
+        self.train()
+        for _ in range(trials):
+            optimizer.zero_grad()
+            loss = 0.5 * self.count * F.mse_loss(self(contexts)[0], targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    @torch.no_grad()
+    def fit_order(self, order: Sequence[int], *, ridge: float = 1e-4) -> None:
+        """Fit the map that chooses the next context, by least squares, for a cycle of motifs.
+
+        Parameters
+        ----------
+        order : sequence of int
+            Different motifs; after the last comes the first.
+        ridge : float
+            Weight of the squared map in the fit.
+
+        Raises
+        ------
+        OptionError
+            If the order is empty, has a motif twice or a number that is no motif, or the states at the ends of motifs
+            are too similar for the map to choose right. The map then stays as it was.
+        """
+        self._require_motifs("order", order)
+        if len(set(order)) < len(order):
+            raise OptionError(
+                "A motif has one successor.\n"
+                f"Expected different numbers, got {list(order)!s:.80}.\nLearn a motif twice to use it in two places."
+            )
+        H = _with_one(self(torch.tensor(order, device=self.selector.device))[1])  # (motifs in the order, n + 1)
+        following = torch.tensor([*order[1:], order[0]], device=H.device)
+        wanted = F.one_hot(following, self.count).to(H.dtype)
+        penalty = ridge * torch.eye(len(H), dtype=H.dtype, device=H.device)
+        selector = (H.mT @ torch.linalg.solve(H @ H.mT + penalty, wanted)).mT
+        if not torch.equal((H @ selector.mT).argmax(-1), following):
+            raise OptionError(
+                "The states at the ends of motifs do not tell the motifs apart.\n"
+                f"Expected a right choice after each of {len(order)}, got a wrong one.\n"
+                "Raise scale, or train the motifs longer."
+            )
+        self.selector.copy_(selector)
+
+    @torch.no_grad()
+    def play(self, first: int, motifs: int) -> tuple[Tensor, list[int]]:
+        """Play so many motifs, each chosen by the circuit at the end of the one before.
+
+        Parameters
+        ----------
+        first : int
+            The first motif.
+        motifs : int
+            How many are played.
+
+        Returns
+        -------
+        outputs : Tensor, shape (motifs * length, k)
+        order : list of int
+            The motifs that were played.
+
+        Raises
+        ------
+        OptionError
+            If ``first`` is no motif, or ``motifs`` is not an integer of at least 1.
+        """
+        self._require_motifs("first", [first])
+        _require_count("motifs", motifs)
+        pieces, order = [], [first]
+        while True:
+            outputs, state = self(torch.tensor(order[-1:], device=self.selector.device))
+            pieces.append(outputs[0])
+            if len(order) == motifs:
+                return torch.cat(pieces), order
+            order.append(int((_with_one(state) @ self.selector.mT).argmax()))
+
+    def _require_motifs(self, name: str, motifs: Sequence[int]) -> None:
+        wrong = [motif for motif in motifs if not is_integer(motif, 0) or motif >= self.count]
+        if wrong or not motifs:
+            raise OptionError(
+                f"`{name}` needs numbers of motifs.\n"
+                f"Expected integers from 0 to {self.count - 1}, got {wrong[0] if wrong else ()!r:.80}.\n"
+                "There are as many motifs as the layer has inputs."
+            )
+
+
+def _require_count(name: str, value: int) -> None:
+    if not is_integer(value, 1):
+        raise OptionError(
+            f"`{name}` of a chain of motifs is a number of steps, trials or motifs.\n"
+            f"Expected an integer of at least 1, got {value!r:.80}.\nChoose a positive integer."
+        )
+
+
+def _with_one(h: Tensor) -> Tensor:
+    return torch.cat([h, torch.ones_like(h[:, :1])], -1)

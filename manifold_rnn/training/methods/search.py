@@ -1,0 +1,167 @@
+"""The search for the trees of a cell: losses on what it chooses, and phases that train a part of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OptionError
+from ...nn import Layer, trees
+from ...nn.cells import TreeSearch
+from ...nn.cells.choices import current_record
+from ...nn.trees.losses import require_target
+from ...tasks import Task
+from ..choices import require
+from ..fields import check_fields
+from ..values import Value
+from .base import Method
+
+_SCORER = "scorer"
+
+
+@dataclass(frozen=True)
+class SearchSettings(Method):
+    r"""How the trees of a `manifold_rnn.nn.cells.TreeSearch` are searched.
+
+    The loss is that of the task plus
+
+    .. math:: \lambda_2 \ell_2 + \lambda_3 \ell_3 + \lambda_4 \ell_4,
+
+    with `manifold_rnn.nn.trees.margin_loss`, the sum of the squares of the layer's parameters, and
+    `manifold_rnn.nn.trees.target_loss`.
+
+    Parameters
+    ----------
+    margin : float
+        :math:`\lambda_2`.
+    least : float
+        The margin from which on a node has no margin loss.
+    weights : float
+        :math:`\lambda_3`.
+    tree : float
+        :math:`\lambda_4`.
+    target : str or list
+        The target tree: elman, mgu, gru, or a list of nodes.
+    alternate : int
+        Number of phases of equal length that the search is split into. The scorer is frozen in the first, third and so
+        on, and the other weights of the layer in the others; the readout is always trained. 0 trains all together.
+    fix : float
+        Part of the steps after which the structure is fixed: each node then is its best candidate, and the scorer is
+        frozen. Validation and test use the best candidates in the whole run. 1 never fixes it.
+
+    Raises
+    ------
+    OptionError
+        If a value is out of range, or the target is unknown.
+
+    Notes
+    -----
+    A frozen weight has no gradient, so no optimizer moves it and none of its moments change. Source: Qian, Kennedy and
+    Klabjan (2019).
+
+    Examples
+    --------
+    >>> settings = mr.training.SearchSettings(margin=0.1, alternate=10, fix=0.7)
+    >>> assert settings.active and not mr.training.SearchSettings().active
+    """
+
+    margin: float = 0.0
+    least: float = 1.0
+    weights: float = 0.0
+    tree: float = 0.0
+    target: str | list[Value] = "gru"
+    alternate: int = 0
+    fix: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "search.")
+        for key in ("margin", "weights", "tree"):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"search.{key}", "a finite number of at least 0", value)
+        require(0 < self.least < math.inf, "search.least", "a positive number", self.least)
+        expected = "an integer from 0 to 1,000,000"
+        require(0 <= self.alternate <= 1_000_000, "search.alternate", expected, self.alternate)
+        require(0 < self.fix <= 1, "search.fix", "a part of the run, above 0 and at most 1", self.fix)
+        try:
+            require_target(self.target, 10**6)
+        except OptionError as error:
+            raise OptionError(f"`search.target` needs a tree. {' '.join(str(error).split())}"[:400]) from error
+
+    @property
+    def active(self) -> bool:
+        """Whether a loss, the phases or the fixing are set."""
+        return bool(self.margin or self.weights or self.tree or self.alternate) or self.fix < 1
+
+    def require(self, settings: Value) -> None:
+        network = settings.network
+        got = f"network.cell={network.cell}" if network.cell else f"network.zoo={network.zoo}"
+        require(network.cell == TreeSearch.__name__, "search", "network.cell=TreeSearch", got)
+        if self.tree:
+            cell = TreeSearch(**network.options)
+            try:
+                require_target(self.target, cell.slots)
+            except OptionError as error:
+                raise OptionError(f"`search.target`: {' '.join(str(error).split())}"[:400]) from error
+
+    @contextmanager
+    def context(self, network: nn.Module, progress: float | None) -> Iterator[None]:
+        layer, cell = _searching(network)
+        is_fixed = self.fix < 1 and (progress is None or progress >= self.fix)
+        layer.cell = replace(cell, choice="hard") if is_fixed else cell
+        try:
+            if progress is None:
+                yield
+            else:
+                with trees.recording():
+                    yield
+        finally:
+            layer.cell = cell
+
+    def added_loss(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
+        layer, cell = _searching(network)
+        choices, total = current_record() or [], None
+        parts: list[Tensor] = []
+        if self.margin and not self._fixed(progress):
+            parts.append(self.margin * trees.margin_loss(choices, self.least))
+        if self.weights:
+            squares = [torch.linalg.vector_norm(p).square() for p in layer.parameters()]
+            parts.append(self.weights * torch.stack(squares).sum())
+        if self.tree and not self._fixed(progress):
+            parts.append(self.tree * trees.target_loss(choices, cell, self.target))
+        for part in parts:
+            total = part if total is None else total + part
+        return total
+
+    def before_step(self, network: nn.Module, progress: float) -> None:
+        layer, _ = _searching(network)
+        scorer, others = _split(layer)
+        phase = int(progress / self.fix * self.alternate)
+        if self._fixed(progress) or (self.alternate and phase % 2 == 0):
+            frozen = scorer
+        else:
+            frozen = others if self.alternate else []
+        for parameter in frozen:
+            parameter.grad = None
+
+    def _fixed(self, progress: float) -> bool:
+        return self.fix < 1 and progress >= self.fix
+
+
+def _searching(network: nn.Module) -> tuple[Layer, TreeSearch]:
+    """The layer of a network, and its cell."""
+    layers = (part for part in network.modules() if isinstance(part, Layer))
+    layer = next(part for part in layers if isinstance(part.cell, TreeSearch))
+    assert isinstance(layer.cell, TreeSearch)
+    return layer, layer.cell
+
+
+def _split(layer: Layer) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of the scorers, and the others."""
+    named = list(layer.named_parameters())
+    scorer = [p for name, p in named if name.startswith(_SCORER)]
+    return scorer, [p for name, p in named if not name.startswith(_SCORER)]

@@ -1,0 +1,76 @@
+"""The leaky network that was published with random feedback local online learning."""
+
+import torch
+from torch.nn import init
+
+from ..errors import OptionError
+from ..nn import Layer
+from ..nn.cells import LeakyElman
+from .network import Network
+
+
+def rflo(
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    *,
+    leak: float | tuple[float, ...] = 0.1,
+    gain: float = 1.5,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Network:
+    r"""Leaky RNN that starts chaotic, the network that RFLO was published with.
+
+    .. math:: h_t = (1 - a) h_{t-1} + a \tanh(W h_{t-1} + V x_t), \qquad o_t = U h_t + c.
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        ``m``, ``n`` and ``k``.
+    leak : float or tuple of float
+        ``a``, the reciprocal of the time constant in time steps.
+    gain : float
+        Positive. Without inputs, units with ``W`` of a gain above 1 are active by themselves, and irregularly so.
+    generator : torch.Generator, optional
+        Source of the random numbers.
+    device : torch.device, optional
+    dtype : torch.dtype, optional
+        Real.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    OptionError
+        If ``leak`` or ``gain`` is out of range.
+
+    Notes
+    -----
+    Parameters: n² + nm + nk + k. Start: W normal with deviation :math:`g/\sqrt n`, V uniform in [-0.1, 0], U uniform in
+    :math:`\pm 0.1/\sqrt n`, c zero; the paper has no c.
+
+    `manifold_rnn.online.RFLO` trains it by the rule of the paper, as ``learning: {rule: rflo}`` does in a run;
+    otherwise it is trained by backpropagation. The paper trains W and U by plain steps at rate 0.03 and leaves V alone,
+    in its experiment without inputs. Source: Murray (2019), and its released code.
+
+    Examples
+    --------
+    >>> network = mr.zoo.rflo(1, 50, 1)
+    >>> assert mr.degrees_of_freedom(network) == 50**2 + 50 + 50 + 1
+    """
+    if not 0 < gain < float("inf"):
+        raise OptionError(
+            f"The gain of rflo is out of range.\nExpected a positive number, got {gain!r}.\nThe paper has 1.5."
+        )
+    cell = LeakyElman(bias=False, leak=leak)
+    layer = Layer(cell, input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
+    network = Network(layer, output_size)
+    scale = hidden_size**-0.5
+    init.normal_(layer.get_parameter("weight_hh_l0"), std=gain * scale, generator=generator)
+    init.uniform_(layer.get_parameter("weight_ih_l0"), -0.1, 0.0, generator=generator)
+    init.uniform_(network.readout.weight, -0.1 * scale, 0.1 * scale, generator=generator)
+    init.zeros_(network.readout.bias)
+    return network
