@@ -19,6 +19,7 @@ class Use:
     """One evaluation, as the hook on its weight: a backward pass calls it, and it lives as long as the graph."""
 
     __slots__ = ("__weakref__", "forget", "is_over")
+    __torch_unserializable__ = True  # torch.save would warn that it is not saved
 
     def __init__(self) -> None:
         self.is_over = False
