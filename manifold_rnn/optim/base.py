@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -225,8 +226,13 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
+        self._step_plain(plain)
+
+    def _step_plain(self, plain: list[PlainWork], found_inf: Tensor | None = None) -> None:
         for group, together in plain:
-            self.step_plain(together, group)
+            self.step_plain(together, group, found_inf)
+            if together.fused:  # torch does not do it, and a graph from before would give wrong gradients in silence
+                increment_version(together.params)
 
     def _moved(self, batch: Batch, g: Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to; the states of the batch are already those after it."""
@@ -255,8 +261,8 @@ class RiemannianOptimizer(Optimizer):
                     sound = sound & near.all().to(sound.device)
         for (batch, states), y in zip(before, moved, strict=True):
             batch.write_where(sound, y, states)
-        for group, together in plain:
-            self.step_plain(together, {**group, "capturable": True}, (~sound).to(torch.float32))
+        found_inf = (~sound).to(torch.float32)
+        self._step_plain([({**group, "capturable": True}, together) for group, together in plain], found_inf)
         self._count_skipped(sound)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:

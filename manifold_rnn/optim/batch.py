@@ -16,7 +16,7 @@ from ..errors import UnsupportedError
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
-from .plain import Plain, joined
+from .plain import Plain, form, joined
 from .preconditions import require_own_state
 
 State = dict[str, Any]
@@ -226,18 +226,22 @@ class Batches:
         Plain ones are apart, for torch's own functions, as far as ``join`` allows.
         """
         live = [p for p in params if p.grad is not None]
-        seen = (join, *((id(p), id(attached_manifold(p)), id(state[p])) for p in live))
-        if seen != self._seen:
+        seen = _seen(live, state, join)
+        if seen != self._seen or not all(together.is_unchanged() for together in self._plain):
             renew(live)
             frames = {id(p): _frame(p) for p in live}
             for p in live:
                 same_frame = self._frames.get(id(p), frames[id(p)]) == frames[id(p)]
                 require_own_state(p, manifold_of(p), state[p], same_frame, self._ambient)
             self._frames |= frames
-            seen = (join, *((id(p), id(attached_manifold(p)), id(state[p])) for p in live))
             self._batches, self._plain = _sorted(live, state, join)
-            self._seen = seen
+            self._seen = _seen(live, state, join)
         return self._batches, self._plain
+
+
+def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join | None) -> Sequence[object]:
+    """What the sorting into batches depends on."""
+    return join, *((id(p), id(attached_manifold(p)), id(state[p]), form(p)) for p in params)
 
 
 def _frame(p: Tensor) -> Hashable:

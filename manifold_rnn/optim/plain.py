@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,11 @@ class Plain:
     states: list[State] = field(default_factory=list)
     _steps: list[Tensor] = field(default_factory=list)  # what `steps` has returned
     _counts: list[int] = field(default_factory=list)  # and the numbers in there once torch has counted
+    _held: dict[str, list[Tensor]] = field(default_factory=dict)  # the moments of the last step
+
+    def is_unchanged(self) -> bool:
+        """Whether the moments are those of the last step; torch's functions do not check their shapes."""
+        return all(all(map(operator.is_, self._found(name), held)) for name, held in self._held.items())
 
     def gradients(self) -> list[Tensor]:
         """The gradients that autograd left."""
@@ -51,7 +57,15 @@ class Plain:
         if any(name not in s for s in self.states):
             for s, p in zip(self.states, self.values(), strict=True):
                 s.setdefault(name, torch.full_like(p, start))
-        return [s[name] for s in self.states]
+        return self.hold(name)
+
+    def hold(self, name: str) -> list[Tensor]:
+        """The named state of each parameter, for `is_unchanged` to compare."""
+        self._held[name] = [s[name] for s in self.states]
+        return self._held[name]
+
+    def _found(self, name: str) -> list[Tensor | None]:
+        return [s.get(name) for s in self.states]
 
     def steps(self, *, on_device: bool = False) -> list[Tensor]:
         """The numbers of steps before this one; torch's function adds 1 to each, and `count` must follow."""
@@ -83,12 +97,20 @@ class Plain:
             s["step"] = int(s.get("step", 0)) + 1
 
 
+def form(p: Tensor) -> Hashable:
+    """What `joined` depends on and ``p.data = x`` changes."""
+    return p.shape, p.dtype, p.device, p.is_contiguous()
+
+
 def joined(p: Tensor, state: Mapping[str, Any], fused_on: tuple[str, ...]) -> bool | None:
     """Whether torch steps a plain parameter fused (True) or foreach (False); None if it must be stepped by itself."""
     device = p.device.type
     if type(p) not in _KINDS or device not in _DEVICES or not (p.is_floating_point() or p.is_complex()):
         return None
     moments = [s for name, s in state.items() if isinstance(s, Tensor) and name != "step"]
-    if p.layout != torch.strided or any(s.dtype != p.dtype.to_real() or s.device != p.device for s in moments):
+    if p.layout != torch.strided or p.grad is None or p.grad.shape != p.shape:
+        return None
+    shape = (*p.shape, 2) if p.is_complex() else p.shape  # torch's fused functions write beyond smaller moments
+    if any(s.shape != shape or s.dtype != p.dtype.to_real() or s.device != p.device for s in moments):
         return None
     return device in fused_on and all(x.is_contiguous() for x in (p, *moments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -35,7 +36,8 @@ def require_own_state(
     else:
         expected = (*shape, 2) if p.is_complex() else shape
     moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
-    fit = {name: _broadcasts(moment, shape if name in ambient else expected) for name, moment in moments.items()}
+    fits = _broadcasts if manifold is not None else operator.eq  # a plain parameter has no moment of a whole matrix
+    fit = {name: fits(moment, shape if name in ambient else tuple(expected)) for name, moment in moments.items()}
     if not moments or (same_frame and all(fit.values())):
         return
     name = next((name for name in fit if not fit[name]), next(iter(fit)))

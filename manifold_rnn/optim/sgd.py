@@ -122,6 +122,8 @@ class RiemannianSGD(RiemannianOptimizer):
             )
             for i, buffer in zip(chosen, buffers, strict=True) if first else ():
                 plain.states[i][name] = buffer
+        if group["momentum"]:
+            plain.hold(name)
         if on_device:
             done = torch.ones(()) if found_inf is None else 1 - found_inf
             add_each(steps, [done.to(s.device) for s in steps])

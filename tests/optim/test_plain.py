@@ -261,6 +261,18 @@ def test_a_subclass_with_its_own_direction_is_not_torchs(generator):
     assert torch.equal(p.detach(), torch.full((3,), 0.5))
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_from_before_the_step_is_refused(name, capturable):
+    """Torch's fused functions alone would leave the version, and the gradient would be one of other numbers."""
+    p = torch.nn.Parameter(torch.ones(3))
+    loss, optimizer = p.square().sum(), getattr(optim, name)([p], lr=0.1, capturable=capturable)
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 # --- bad input: named, and nothing is changed ---
 
 
@@ -307,13 +319,59 @@ def test_bad_input_is_named_and_nothing_is_changed(bad):
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
-    if bad == "moments":
-        optimizer.load_state_dict(optimizer.state_dict())
     spoil(params, optimizer)
     before = frozen(params, optimizer)
     with pytest.raises(error, match=words) as caught:
         optimizer.step()
     assert len(str(caught.value)) <= 400
+    assert same(before, frozen(params, optimizer))
+
+
+def transposed(p):
+    p.data = torch.randn(4, 3, generator=torch.Generator().manual_seed(2)).t()
+
+
+def spaced(p):
+    p.data = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))[:, ::2]
+
+
+def double(p):
+    p.data = p.data.double()
+
+
+@pytest.mark.parametrize("change", [transposed, spaced, double])
+@pytest.mark.parametrize("name", NAMES)
+def test_another_memory_of_a_parameter_is_seen(name, change):
+    """Torch's fused functions do not look at strides, and do not check that dtypes agree within a list."""
+    ways = []
+    for kind in (getattr(optim, name), REFERENCES[name]):
+        params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
+        optimizer = kind(params, lr=0.01)
+        run(params, optimizer, 1)
+        change(params[1])
+        if change is double:
+            optimizer.load_state_dict(optimizer.state_dict())
+        run(params, optimizer, 2)
+        ways.append(params)
+    assert ways[0][1].dtype == (torch.float64 if change is double else torch.float32)
+    close(*([p.float() for p in params] for params in ways))  # the first step was one in float32
+
+
+@pytest.mark.parametrize("name", ["RiemannianAdam", "RiemannianRMSprop", "RiemannianAdagrad"])
+@pytest.mark.parametrize("load", [False, True])
+def test_moments_of_whole_matrices_are_refused(name, load):
+    """Torch's fused functions write beyond the memory of moments that are smaller than their parameters."""
+    params = [torch.nn.Parameter(torch.eye(4)) for _ in range(2)]
+    optimizer = getattr(optim, name)(params, lr=0.01)
+    run(params, optimizer, 1)
+    state = optimizer.state[params[1]]
+    square = next(k for k in state if k in ("exp_avg_sq", "square_avg", "sum"))
+    state[square] = torch.ones(1, 1)  # as ``second_moment="matrix"`` has it on a manifold
+    if load:
+        optimizer.load_state_dict(optimizer.state_dict())
+    before = frozen(params, optimizer)
+    with pytest.raises(OptimizerError, match=f"'{square}' .* shape"):
+        optimizer.step()
     assert same(before, frozen(params, optimizer))
 
 
