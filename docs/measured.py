@@ -25,7 +25,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
-    makers |= {"online": online, "online_cost": online_cost}
+    makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters}
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
@@ -189,6 +189,18 @@ def constraint_cost(table: dict) -> str:
 def scaling(table: dict) -> str:
     """Exponents of the time, and memory in units of the states."""
     return list_table(("measured", ""), ((name, f"{value:.2f}") for name, value in table.items()))
+
+
+def loop(table: dict) -> str:
+    """Times of a loop with a constrained weight, as multiples of that with a free one."""
+    return list_table(("weight", "to free"), ((name, f"{ratio:.2f}") for name, ratio in table.items()))
+
+
+def plain_parameters(table: dict) -> str:
+    """Times of a step on plain parameters, as multiples of torch's fastest."""
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    rows = ((name, *(f"{row[c]:.2f}" if c in row else "" for c in columns)) for name, row in table.items())
+    return list_table(("optimizer", *columns), rows)
 
 
 def online(table: dict) -> str:

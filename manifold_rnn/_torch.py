@@ -47,9 +47,13 @@ _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lam
 _dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
 _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
+_graph_task = _private("_C._current_graph_task_id", lambda: -1)
+_parametrize = _private("nn.utils.parametrize", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
 _lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
+_foreach_add = _private("_foreach_add_", None)
+_foreach_norm = _private("_foreach_norm", None)
 
 
 # --- who looks at the operations ---
@@ -132,7 +136,32 @@ def saved_tensor_hooks() -> object:
     return _saved_tensor_hooks(True)  # also while tracing
 
 
+def autograd_context() -> tuple[object, int, int | None]:
+    """The innermost hooks on saved tensors, the number of the running backward pass or -1, and the transform level."""
+    hooks = object() if _saved_tensor_hooks is None else _saved_tensor_hooks(True)  # see `saved_tensor_hooks`
+    return hooks, _graph_task(), _current_level()
+
+
+def torch_cache() -> dict[object, object] | None:
+    """What `torch.nn.utils.parametrize.cached` drops at its end, None outside of it."""
+    if not getattr(_parametrize, "_cache_enabled", 0):
+        return None
+    cache: object = getattr(_parametrize, "_cache", None)
+    return cache if isinstance(cache, dict) else None
+
+
+def storage_address(x: Tensor) -> int:
+    """Where the numbers of a tensor are, 0 if that cannot be said."""
+    try:
+        return x.data_ptr()
+    except RuntimeError:  # wrapped by a transform, or fake
+        return 0
+
+
 # --- cheaper calls ---
+
+fused_adam = _private("_fused_adam_", None)  # what `torch.optim.adam.adam` calls after it has counted the step
+fused_adagrad = _private("_fused_adagrad_", None)
 
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -164,6 +193,23 @@ def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         return
     for x, y in zip(into, values, strict=True):
         x.copy_(y)
+
+
+def add_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Add each value to the tensor at the same place, in one call where torch has one."""
+    if _foreach_add is not None:
+        _foreach_add(into, values)
+        return
+    for x, y in zip(into, values, strict=True):
+        x.add_(y)
+
+
+def norms_of(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The norm of each tensor, in one call where torch has one and all are of one kind; else None."""
+    first = tensors[0]
+    if _foreach_norm is None or any(t.dtype != first.dtype or t.device != first.device for t in tensors):
+        return None
+    return torch.stack(_foreach_norm(list(tensors)))
 
 
 def has_onednn() -> bool:

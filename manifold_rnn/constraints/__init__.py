@@ -35,7 +35,7 @@ from .loading import load_checked
 from .matching import constrain_matching, degrees_of_freedom
 from .parametrization import Parametrization
 from .registry import parametrizations
-from .scope import evaluate_once, scope
+from .scope import cached, scope
 from .trivialized import Trivialization, trivialize
 from .update import Update
 
@@ -58,10 +58,10 @@ __all__ = [
     "UnitaryProduct",
     "Update",
     "block_triangular",
+    "cached",
     "constrain",
     "constrain_matching",
     "degrees_of_freedom",
-    "evaluate_once",
     "load_checked",
     "parametrizations",
     "release",

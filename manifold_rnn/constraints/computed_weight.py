@@ -12,6 +12,9 @@ from .parametrization import Parametrization
 from .registry import entries, entry_of, register, registry, unregister
 from .scope import evaluate, scope, unscope_if_free
 
+# A scope would keep nothing in their forward, and torch's hooks cost more than a read of a weight that is kept.
+_READ_ONCE = (nn.Linear, nn.Bilinear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Make ``module.<name>`` a property that reads ``entry()``."""
@@ -23,7 +26,8 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
     _specialize(module)
-    scope(module)
+    if vars(type(module))["_own_class"] not in _READ_ONCE:
+        scope(module)
 
 
 def detach(module: nn.Module, name: str, weight: Tensor) -> None:
@@ -102,7 +106,7 @@ def _blank(own: Hashable, names: tuple[str, ...]) -> nn.Module:
 
 def _weight(name: str) -> property:
     def read(module: nn.Module) -> Tensor:
-        return evaluate(entry_of(module, name))
+        return evaluate(entry_of(module, name), module, name)
 
     def write(module: nn.Module, weight: Tensor) -> None:
         if not isinstance(weight, Tensor):

@@ -64,6 +64,15 @@ def track(entry: Watched) -> None:
     _install()
 
 
+class _Counter:
+    """How many steps optimizers have made; fused ones leave no trace in the version of a parameter."""
+
+    steps = 0
+
+
+counter = _Counter()
+
+
 class _Replaced:
     """A parameter that is no longer its module's, the parameters that are there instead, and who did it."""
 
@@ -199,6 +208,7 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
     if not torch.compiler.is_compiling():
+        counter.steps += 1
         _count(optimizer)
     elif any(entry.counts_steps for entry in _entries()):
         _count_uncompiled(optimizer)

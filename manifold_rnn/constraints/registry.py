@@ -84,13 +84,14 @@ def check_loaded(
 def entry_of(module: nn.Module, name: str) -> Parametrization:
     """Return the parametrization of one constrained weight."""
     held = registry(module)
-    if held is None or name not in held:
+    entry = None if held is None else held._modules.get(name)  # without calls, for it runs at every read
+    if not isinstance(entry, Parametrization):
         raise OptionError(
             f"{type(module).__name__} has no constrained weight {name!r}.\n"
             f"Constrained here: {', '.join(held or ()) or 'none'}.\n"
             "Call constrain first, or pass the module that owns the weight."
         )
-    return held[name]
+    return entry
 
 
 def register(module: nn.Module, name: str, entry: Parametrization) -> Registry:

@@ -6,11 +6,14 @@ from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
+from torch.optim.adagrad import adagrad
 from torch.optim.optimizer import ParamsT
 
+from .._torch import fused_adagrad
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
+from .plain import Plain
 
 
 class RiemannianAdagrad(RiemannianOptimizer):
@@ -57,6 +60,7 @@ class RiemannianAdagrad(RiemannianOptimizer):
     """
 
     plain = torch.optim.Adagrad
+    fused_on = ("cpu",)
 
     def __init__(
         self,
@@ -91,3 +95,15 @@ class RiemannianAdagrad(RiemannianOptimizer):
         start = group["initial_accumulator_value"]
         v = batch.updated("sum", square, lambda old, out: torch.add(old, square, out=out), start)
         return c / ((v.sqrt() + group["eps"]) * (1 + (steps - 1) * group["lr_decay"]))
+
+    def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        on_device, start = group["capturable"], group["initial_accumulator_value"]
+        x, g, v = plain.values(), plain.slopes(), plain.moments("sum", start)
+        options: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay", "lr_decay", "eps", "maximize")}
+        options["found_inf"] = found_inf
+        if plain.fused and fused_adagrad is not None and not on_device and (steps := plain.common_step()) is not None:
+            fused_adagrad(x, g, v, steps, grad_scale=None, **options)
+        else:
+            steps = plain.steps(on_device=on_device)
+            adagrad(x, g, v, steps, fused=plain.fused, foreach=not plain.fused, **options)
+        plain.count(on_device=on_device)

@@ -6,11 +6,14 @@ from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
+from .._torch import fused_adam
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
+from .plain import Plain
 
 
 class RiemannianAdam(RiemannianOptimizer):
@@ -59,6 +62,7 @@ class RiemannianAdam(RiemannianOptimizer):
 
     carried = ("exp_avg",)
     plain = torch.optim.Adam
+    fused_on = ("cpu", "cuda")
 
     def __init__(
         self,
@@ -89,6 +93,19 @@ class RiemannianAdam(RiemannianOptimizer):
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return adam_direction(batch, x, c, steps, group)
+
+    def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        on_device, (beta1, beta2) = group["capturable"], group["betas"]
+        x, g, m, v = plain.values(), plain.slopes(), plain.moments("exp_avg"), plain.moments("exp_avg_sq")
+        largest = plain.moments("max_exp_avg_sq") if group["amsgrad"] else []
+        options: dict[str, Any] = {name: group[name] for name in ("amsgrad", "lr", "weight_decay", "eps", "maximize")}
+        options |= {"beta1": beta1, "beta2": beta2, "found_inf": found_inf}
+        if plain.fused and fused_adam is not None and not on_device and (steps := plain.common_step()) is not None:
+            fused_adam(x, g, m, v, largest, steps, grad_scale=None, **options)
+        else:
+            steps = plain.steps(on_device=on_device)
+            adam(x, g, m, v, largest, steps, not plain.fused, on_device, fused=plain.fused, **options)
+        plain.count(on_device=on_device)
 
 
 def require_adam(group: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -22,11 +24,13 @@ from ..errors import ManifoldError, NonFiniteError
 from ..linalg import fixed_iterations
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
-from .batch import Batch, Batches, require_fixed_work
+from .batch import Batch, Batches, Join, require_fixed_work
 from .options import DEFAULTS, RetractionOptions, require
-from .preconditions import LOOK_EVERY, REPAIRED, TOLERATED, all_finite, norm_bound, repairs
+from .plain import Plain
+from .preconditions import LOOK_EVERY, REPAIRED, TOLERATED, all_finite, bad_gradient, no_result, norm_bound, repairs
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
+PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
 _ADVICE = "Lower the learning rate, clip the gradient, or pass on_nonfinite='skip'."
 
 
@@ -79,6 +83,7 @@ class RiemannianOptimizer(Optimizer):
     ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients as autograd gives them
     decouples_decay: ClassVar[bool] = False  # whether `advance` decays plain parameters itself, not by their gradients
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
+    fused_on: ClassVar[tuple[str, ...]] = ()  # devices on which torch has a fused implementation of it
     shared: ClassVar[type] = RetractionOptions
     __signature__: ClassVar[Signature]
 
@@ -97,6 +102,14 @@ class RiemannianOptimizer(Optimizer):
     @abstractmethod
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """Coordinates of the direction of ascent, from those of the gradient ``c``; updates the moments in place."""
+
+    def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        """Step plain parameters by a function of torch.optim, unless ``found_inf`` is 1; else `direction` does it."""
+        raise NotImplementedError
+
+    def joins_plain(self, group: dict[str, Any]) -> bool:
+        """Whether `step_plain` serves the options of a group."""
+        return not isinstance(group["lr"], Tensor)
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `OptionError` if an option of the group is out of range."""
@@ -180,13 +193,14 @@ class RiemannianOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _run_uncompiled(self)
             return
-        work = self._work()
+        work, plain = self._work()
         gradients = [batch.gradient() for _, batch in work]
+        everything = [*gradients, *(g for _, together in plain for g in together.gradients())]
         if any(group["capturable"] for group in self.param_groups):
-            self._run_captured(work, gradients)
+            self._run_captured(work, gradients, plain, all_finite(everything))
             return
-        size = norm_bound(gradients)
-        if not (math.isfinite(size) or bool(all_finite(gradients))):
+        size = norm_bound(everything)
+        if not (math.isfinite(size) or bool(all_finite(everything))):
             self._forget_empty_states()
             self._refuse_or_skip()
             return
@@ -212,6 +226,13 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
+        self._step_plain(plain)
+
+    def _step_plain(self, plain: list[PlainWork], found_inf: Tensor | None = None) -> None:
+        for group, together in plain:
+            self.step_plain(together, group, found_inf)
+            if together.fused:  # torch does not do it, and a graph from before would give wrong gradients in silence
+                increment_version(together.params)
 
     def _moved(self, batch: Batch, g: Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to; the states of the batch are already those after it."""
@@ -229,24 +250,19 @@ class RiemannianOptimizer(Optimizer):
         if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
             batch.require_finite_states(_ADVICE)
 
-    def _run_captured(self, work: list[Work], gradients: list[Tensor]) -> None:
-        before: list[tuple[Batch, list[dict[str, Tensor]]]] = []
-        moved: list[Tensor] = []
+    def _run_captured(self, work: list[Work], gradients: list[Tensor], plain: list[PlainWork], sound: Tensor) -> None:
+        before, moved = [], []
         with fixed_iterations():
-            sound = all_finite(gradients)
             for (group, batch), g in zip(work, gradients, strict=True):
-                before.append((batch, [{k: v.clone() for k, v in s.items()} for s in batch.states]))
-                moved.append(self._moved(batch, g, {**group, "capturable": True}))
-                y = moved[-1]
+                before.append((batch, copy.deepcopy(batch.states)))
+                moved.append(y := self._moved(batch, g, {**group, "capturable": True}))
                 if batch.manifold is not None:
                     near = batch.manifold.is_sound(y) if self.checks_steps else y.isfinite()
                     sound = sound & near.all().to(sound.device)
         for (batch, states), y in zip(before, moved, strict=True):
-            flag = sound.to(y.device)
-            batch.write(torch.where(flag, y, batch.point()))
-            for s, old in zip(batch.states, states, strict=True):
-                for k, v in s.items():
-                    v.copy_(torch.where(flag, v, old.get(k, batch.starts.get(k, 0.0))))
+            batch.write_where(sound, y, states)
+        found_inf = (~sound).to(torch.float32)
+        self._step_plain([({**group, "capturable": True}, together) for group, together in plain], found_inf)
         self._count_skipped(sound)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
@@ -254,15 +270,23 @@ class RiemannianOptimizer(Optimizer):
         self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
-    def _work(self) -> list[Work]:
-        """The batches that have a gradient; raises where one of them is not what a step may begin with."""
+    def _work(self) -> tuple[list[Work], list[PlainWork]]:
+        """What has a gradient; raises where some of it is not what a step may begin with."""
+        work: list[Work] = []
+        plain: list[PlainWork] = []
+        captured = any(group["capturable"] for group in self.param_groups)
         try:
-            work = [(group, b) for group, batches in self._grouped() for b in batches.of(group["params"], self.state)]
+            for group, batches in self._grouped():
+                joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
+                join: Join | None = (self.fused_on, captured) if joins else None
+                alike, together = batches.of(group["params"], self.state, join)
+                work += [(group, batch) for batch in alike]
+                plain += [(group, each) for each in together]
             self._require_points(work)
         except ManifoldError:
             self._forget_empty_states()
             raise
-        return work
+        return work, plain
 
     def _require_points(self, work: list[Work]) -> None:
         """Raise if a weight is off its manifold. Numbers are looked at only where another than this has written."""
@@ -296,15 +320,7 @@ class RiemannianOptimizer(Optimizer):
         d = self.direction(batch, x, c, steps, group)
         carried = [batch.state(name, c) for name in self.carried if name in batch.states[0]]
         y = batch.move(x, d * -group["lr"], carried)
-        return self._polished(batch, y, steps, group["polish_every"])
-
-    @staticmethod
-    def _polished(batch: Batch, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:
-        if batch.manifold is None:
-            return y
-        every = batch.manifold.polish_every if every is None else every
-        due = every and (isinstance(steps, Tensor) or steps % every == 0)
-        return batch.manifold.polish(y) if due else y
+        return batch.polished(y, steps, group["polish_every"])
 
     def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
         """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
@@ -317,16 +333,8 @@ class RiemannianOptimizer(Optimizer):
                 if (manifold := manifold_of(p)) is not None:
                     self.require_point(p, manifold, group, self._name_of(p))  # which may be the cause
                 if error is not None:
-                    raise NonFiniteError(
-                        f"The step of parameter {self._name_of(p)}, shape {tuple(p.shape)}, has no result; "
-                        f"nothing was changed.\n{error}"
-                    ) from error
-                raise NonFiniteError(
-                    f"A step needs finite gradients; nothing has been changed.\n"
-                    f"Got {int((~p.grad.isfinite()).sum())} of {p.numel()} entries NaN or infinite in parameter "
-                    f"{self._name_of(p)}, shape {tuple(p.shape)}.\n"
-                    "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
-                )
+                    raise no_result(p, self._name_of(p), error) from error
+                raise bad_gradient(p, self._name_of(p))
         self._skipped = self._skipped + 1
 
     def _forget_empty_states(self) -> None:

@@ -16,10 +16,12 @@ from ..errors import UnsupportedError
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
+from .plain import Plain, form, joined
 from .preconditions import require_own_state
 
 State = dict[str, Any]
 Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
+Join: TypeAlias = tuple[tuple[str, ...], bool]  # devices with a fused implementation, and whether nothing may be read
 Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _version = operator.attrgetter("_version")
 _NOWHERE: list[int] = []
@@ -95,6 +97,14 @@ class Batch:
                 before.copy_(after)
         return y
 
+    def polished(self, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:
+        """The points that a step leads to, with rounding drift corrected if that is due."""
+        if self.manifold is None:
+            return y
+        every = self.manifold.polish_every if every is None else every
+        due = every and (isinstance(steps, Tensor) or steps % every == 0)
+        return self.manifold.polish(y) if due else y
+
     def square(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """The second moment's share of coordinates ``c``."""
         return c.square() if self.manifold is None else self.manifold.square_coordinates(x, c, how)
@@ -104,6 +114,14 @@ class Batch:
         copy_each(self.params, y.unbind())
         places, count = self.written
         self.written = places, count + len(self.params)
+
+    def write_where(self, sound: Tensor, y: Tensor, before: list[State]) -> None:
+        """Give the parameters new values if the step is sound, else their states what they had before it."""
+        flag = sound.to(y.device)
+        self.write(torch.where(flag, y, self.point()))
+        for s, old in zip(self.states, before, strict=True):
+            for k, v in s.items():
+                v.copy_(torch.where(flag, v, old.get(k, self.starts.get(k, 0.0))))
 
     def undo(self) -> None:
         """Make the states what they were before the last `count`."""
@@ -195,24 +213,35 @@ class Batches:
 
     def __init__(self, ambient: Collection[str] = ()) -> None:
         self._ambient = ambient  # states that are gradients as autograd gives them, not coordinates
-        self._seen: list[tuple[int, int, int]] = []
+        self._seen: Sequence[object] = ()
         self._batches: list[Batch] = []
+        self._plain: list[Plain] = []
         self._frames: dict[int, Hashable] = {}  # in which coordinates the state of each parameter is
 
-    def of(self, params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
-        """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps."""
+    def of(
+        self, params: list[Tensor], state: dict[Tensor, State], join: Join | None = None
+    ) -> tuple[list[Batch], list[Plain]]:
+        """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps.
+
+        Plain ones are apart, for torch's own functions, as far as ``join`` allows.
+        """
         live = [p for p in params if p.grad is not None]
-        seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
-        if seen != self._seen:
+        seen = _seen(live, state, join)
+        if seen != self._seen or not all(together.is_unchanged() for together in self._plain):
             renew(live)
             frames = {id(p): _frame(p) for p in live}
             for p in live:
                 same_frame = self._frames.get(id(p), frames[id(p)]) == frames[id(p)]
                 require_own_state(p, manifold_of(p), state[p], same_frame, self._ambient)
             self._frames |= frames
-            seen = [(id(p), id(attached_manifold(p)), id(state[p])) for p in live]
-            self._batches, self._seen = _sorted(live, state), seen
-        return self._batches
+            self._batches, self._plain = _sorted(live, state, join)
+            self._seen = _seen(live, state, join)
+        return self._batches, self._plain
+
+
+def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join | None) -> Sequence[object]:
+    """What the sorting into batches depends on."""
+    return join, *((id(p), id(attached_manifold(p)), id(state[p]), form(p)) for p in params)
 
 
 def _frame(p: Tensor) -> Hashable:
@@ -224,17 +253,26 @@ def _frame(p: Tensor) -> Hashable:
     return frame
 
 
-def _sorted(params: list[Tensor], state: dict[Tensor, State]) -> list[Batch]:
+def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join | None) -> tuple[list[Batch], list[Plain]]:
     batches: dict[Hashable, Batch] = {}
+    plain: dict[Hashable, Plain] = {}
     for p in params:
         manifold, steps = manifold_of(p), state[p].get("step", 0)
         kind: Hashable = id(p)
         if manifold is not None:
             kind = (manifold.key(), p.shape, p.dtype, p.device, -1 if isinstance(steps, Tensor) else steps)
+        elif join is not None:
+            fused_on, on_device = join
+            fused = joined(p, state[p], fused_on)
+            if fused is not None and (fused or not on_device):
+                together = plain.setdefault((fused, p.dtype, p.device), Plain(fused))
+                together.params.append(p)
+                together.states.append(state[p])
+                continue
         batch = batches.setdefault(kind, Batch([], manifold, []))
         batch.params.append(p)
         batch.states.append(state[p])
-    return list(batches.values())
+    return list(batches.values()), list(plain.values())
 
 
 def require_fixed_work(manifold: Manifold | None) -> None:

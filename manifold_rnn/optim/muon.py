@@ -147,7 +147,7 @@ class RiemannianMuon(RiemannianOptimizer):
             y = _PLAIN.spectral_step(x.flatten(2), gradient.flatten(2), group["lr"], **options).view_as(x)
         else:
             y = batch.manifold.spectral_step(x, gradient, group["lr"], **options)
-        return y if options["geodesic"] else self._polished(batch, y, steps, group["polish_every"])
+        return y if options["geodesic"] else batch.polished(y, steps, group["polish_every"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return adam_direction(batch, x, c, steps, {**group, "amsgrad": False, "second_moment": "elementwise"})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import OptimizerError, UnsupportedError
+from .._torch import norms_of
+from ..errors import NonFiniteError, OptimizerError, UnsupportedError
 from ..manifolds import Manifold
 
 LOOK_EVERY = 100  # steps between two looks at the numbers of weights that nothing seems to have touched
@@ -34,7 +36,8 @@ def require_own_state(
     else:
         expected = (*shape, 2) if p.is_complex() else shape
     moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
-    fit = {name: _broadcasts(moment, shape if name in ambient else expected) for name, moment in moments.items()}
+    fits = _broadcasts if manifold is not None else operator.eq  # a plain parameter has no moment of a whole matrix
+    fit = {name: fits(moment, shape if name in ambient else tuple(expected)) for name, moment in moments.items()}
     if not moments or (same_frame and all(fit.values())):
         return
     name = next((name for name in fit if not fit[name]), next(iter(fit)))
@@ -50,6 +53,23 @@ def _broadcasts(moment: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(moment) == len(expected) and all(m in (1, e) for m, e in zip(moment, expected, strict=True))
 
 
+def no_result(p: Tensor, name: str, error: NonFiniteError) -> NonFiniteError:
+    """What a step without a result on the manifold of a parameter raises."""
+    return NonFiniteError(
+        f"The step of parameter {name}, shape {tuple(p.shape)}, has no result; nothing was changed.\n{error}"
+    )
+
+
+def bad_gradient(p: Tensor, name: str) -> NonFiniteError:
+    """What a step raises where the gradient of a parameter has NaN or infinity."""
+    bad = 0 if p.grad is None else int((~p.grad.isfinite()).sum())
+    return NonFiniteError(
+        f"A step needs finite gradients; nothing has been changed.\n"
+        f"Got {bad} of {p.numel()} entries NaN or infinite in parameter {name}, shape {tuple(p.shape)}.\n"
+        "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
+    )
+
+
 def norm_bound(tensors: list[Tensor]) -> float:
     """A bound of the norm of every tensor, which NaN and infinity survive; large numbers may make it infinite."""
     _refuse_sparse(tensors)
@@ -57,8 +77,10 @@ def norm_bound(tensors: list[Tensor]) -> float:
         return 0.0
     total = torch.linalg.vector_norm(tensors[0])
     if len(tensors) > 1:  # one number to wait for
-        norms = (torch.linalg.vector_norm(g).to(total.device, torch.float64) for g in tensors[1:])
-        total = sum(norms, total.double())
+        if (norms := norms_of(tensors)) is not None:
+            return float(norms.sum(dtype=torch.float64))
+        single = (torch.linalg.vector_norm(g).to(total.device, torch.float64) for g in tensors[1:])
+        total = sum(single, total.double())
     return float(total)
 
 

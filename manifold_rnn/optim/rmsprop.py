@@ -7,10 +7,12 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from torch.optim.rmsprop import rmsprop
 
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
+from .plain import Plain
 
 
 class RiemannianRMSprop(RiemannianOptimizer):
@@ -109,3 +111,26 @@ class RiemannianRMSprop(RiemannianOptimizer):
         if not group["momentum"]:
             return d
         return batch.updated("momentum_buffer", c, lambda old, out: torch.mul(old, group["momentum"], out=out).add_(d))
+
+    def joins_plain(self, group: dict[str, Any]) -> bool:
+        # torch takes the root of a difference that rounding makes negative, and has nothing fused that could skip
+        return super().joins_plain(group) and not (group["centered"] or group["capturable"])
+
+    def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        rmsprop(
+            plain.values(),
+            plain.slopes(),
+            plain.moments("square_avg", group["initial_accumulator_value"]),
+            [],
+            plain.moments("momentum_buffer") if group["momentum"] else [],
+            plain.steps(),
+            foreach=True,
+            lr=group["lr"],
+            alpha=group["alpha"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            centered=False,
+            maximize=group["maximize"],
+        )
+        plain.count()

@@ -7,11 +7,14 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd
 
+from .._torch import add_each
 from ..errors import OptionError
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require
+from .plain import Plain
 
 
 class RiemannianSGD(RiemannianOptimizer):
@@ -54,6 +57,7 @@ class RiemannianSGD(RiemannianOptimizer):
 
     carried = ("momentum_buffer",)
     plain = torch.optim.SGD
+    fused_on = ("cpu", "cuda")
 
     def __init__(
         self,
@@ -82,10 +86,48 @@ class RiemannianSGD(RiemannianOptimizer):
         if batch.manifold is None or group["momentum"]:
             return super().advance(batch, x, g, steps, group)
         y = batch.manifold.retr_gradient(x, g, -group["lr"])
-        return self._polished(batch, y, steps, group["polish_every"])
+        return batch.polished(y, steps, group["polish_every"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return with_momentum(batch, c, steps, group)
+
+    def joins_plain(self, group: dict[str, Any]) -> bool:
+        # a first step that may be skipped on the device leaves torch's buffer as memory that nobody has written
+        return super().joins_plain(group) and not (group["capturable"] and group["momentum"] and group["dampening"])
+
+    def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
+        values, slopes = plain.values(), plain.slopes()
+        on_device, name = group["capturable"], "momentum_buffer"
+        steps = plain.steps(on_device=on_device)
+        if group["momentum"] and on_device:
+            plain.moments(name)
+        # torch starts all buffers of a call or none
+        fresh = [bool(group["momentum"]) and name not in s for s in plain.states]
+        for first in sorted(set(fresh)):
+            chosen = [i for i, is_fresh in enumerate(fresh) if is_fresh == first]
+            buffers: list[Tensor | None] = [plain.states[i].get(name) if group["momentum"] else None for i in chosen]
+            sgd(
+                [values[i] for i in chosen],
+                [slopes[i] for i in chosen],
+                buffers,
+                fused=plain.fused,
+                foreach=not plain.fused,
+                found_inf=found_inf,
+                lr=group["lr"],
+                momentum=group["momentum"],
+                dampening=group["dampening"],
+                weight_decay=group["weight_decay"],
+                nesterov=group["nesterov"],
+                maximize=group["maximize"],
+            )
+            for i, buffer in zip(chosen, buffers, strict=True) if first else ():
+                plain.states[i][name] = buffer
+        if group["momentum"]:
+            plain.hold(name)
+        if on_device:
+            done = torch.ones(()) if found_inf is None else 1 - found_inf
+            add_each(steps, [done.to(s.device) for s in steps])
+        plain.count(on_device=on_device)
 
 
 def require_momentum(group: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def test_a_scope_on_the_root_computes_once(x):
 def test_the_context_computes_once_even_across_backward_passes(x):
     model = Unrolled()
     expected = gradient(model, x)
-    with evaluations(model) as counts, mr.constraints.evaluate_once():
+    with evaluations(model) as counts, mr.cached():
         torch.testing.assert_close(gradient(model, x), expected)
         torch.testing.assert_close(gradient(model, x), expected)
     assert counts.total() == 2
@@ -103,7 +103,7 @@ def test_a_checkpointed_function_inside_a_scope_reads_afresh(x):
 
 def test_a_change_of_parameters_or_mode_is_seen(x):
     model = Unrolled()
-    with mr.constraints.evaluate_once():
+    with mr.cached():
         with torch.no_grad():
             first = model.cell.weight_hh
             assert model.cell.weight_hh is first
@@ -123,7 +123,7 @@ def test_a_change_of_parameters_or_mode_is_seen(x):
 def test_transforms_inside_a_scope_keep_their_tensors(x):
     model = mr.constraints.scope(Unrolled())
     entry = model.cell.constraints["weight_hh"]
-    with mr.constraints.evaluate_once():
+    with mr.cached():
         outside = model.cell.weight_hh
 
         def squared(c):

@@ -116,7 +116,7 @@ def test_counters_of_capturable_steps_do_not_have_the_dtype_of_the_parameter(nam
     more = {"lr_decay": 1e-2} if name == "RiemannianAdagrad" else {}
     ours, theirs = (torch.nn.Parameter(torch.zeros(1, dtype=dtype)) for _ in range(2))
     a = getattr(optim, name)([ours], lr=1e-2, capturable=True, **more)
-    b = getattr(optim, name).plain([theirs], lr=1e-2, **more)
+    b = getattr(optim, name).plain([theirs], lr=1e-2, fused=True, **more)  # which rounds moments alike
     for k in range(300):
         for p, o in ((ours, a), (theirs, b)):
             p.grad = torch.ones_like(p)

@@ -1,0 +1,77 @@
+"""Notices weights that are computed again and again at one value, and names the cure once."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Hashable
+
+from torch import Tensor, nn
+
+from .._torch import is_traced
+from .parametrization import Parametrization
+
+LIMIT = 16  # evaluations at one value that gradients will pass
+
+
+class Use:
+    """One evaluation, as the hook on its weight: a backward pass calls it, and it lives as long as the graph."""
+
+    __slots__ = ("__weakref__", "forget", "is_over")
+    __torch_unserializable__ = True  # torch.save would warn that it is not saved
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.forget: Callable[[], object] | None = None
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.is_over = True
+        if self.forget is not None:
+            self.forget()
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.uses: weakref.WeakKeyDictionary[Parametrization, list[tuple[weakref.ref[Use], Hashable]]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+
+_thread = _Thread()
+_warned: weakref.WeakSet[Parametrization] = weakref.WeakSet()
+
+
+def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, name: str) -> None:
+    """Warn, once for each weight, if `LIMIT` graphs that are alive hold evaluations at one value.
+
+    Counted are evaluations of one thread that record a graph which is still in use and which no backward pass has
+    reached. So neither evaluation without gradients counts, nor accumulation of gradients over many batches.
+    """
+    if entry in _warned or is_traced():
+        return
+    uses = _thread.uses.setdefault(entry, [])
+    while uses and not _counts(uses[-1], value):  # in ordinary training nothing is left
+        uses.pop()
+    uses.append((weakref.ref(use), value))
+    if len(uses) < LIMIT:
+        return
+    uses[:] = [pair for pair in uses if _counts(pair, value)]
+    if len(uses) < LIMIT:
+        return
+    _warned.add(entry)
+    del _thread.uses[entry]
+    own: type[nn.Module] = vars(type(owner)).get("_own_class", type(owner))
+    warnings.warn(
+        f"The constrained weight {name!r} of {own.__name__} was computed {LIMIT} times at one value for one graph: "
+        "every call of its module computes it again.\nExpected one evaluation for each forward pass.\n"
+        "Put the loop inside `with manifold_rnn.cached():`, or call manifold_rnn.constraints.scope(model) once.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _counts(pair: tuple[weakref.ref[Use], Hashable], value: Hashable) -> bool:
+    """Whether an evaluation had this value, and its graph is alive and not yet spent."""
+    use = pair[0]()
+    return use is not None and not use.is_over and pair[1] == value
