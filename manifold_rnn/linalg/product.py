@@ -43,4 +43,11 @@ def _takes_onednn(X: Tensor, Y: Tensor) -> bool:
     one_matrix = X.ndim == Y.ndim and (X.ndim == 2 or (X.ndim == 3 and len(X) == len(Y) == 1))
     if not one_matrix or X.numel() * Y.shape[-1] < ONEDNN_FROM or X.device.type != "cpu" or recording():
         return False
-    return Y.dtype == X.dtype and has_onednn()
+    # it has no fast kernel for a slice of a larger matrix
+    return Y.dtype == X.dtype and _is_dense(X) and _is_dense(Y) and has_onednn()
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether a matrix, or its transpose, has its entries side by side."""
+    (rows, columns), (down, right) = x.shape[-2:], x.stride()[-2:]
+    return (right == 1 and down == columns) or (down == 1 and right == rows)
