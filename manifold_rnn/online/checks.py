@@ -11,6 +11,7 @@ from ..nn.inputs import require_input
 from .recurrence import recurrence_of
 
 _SOURCES = ("random", "transpose")
+_OF_CONSTRAINTS = f"{__name__.split('.')[0]}.constraints."
 
 
 def require_layer(layer: Layer) -> None:
@@ -78,6 +79,24 @@ def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
         raise DtypeError(
             "The readout of RFLO has another dtype than the layer.\n"
             f"Expected {weight.dtype}, got {readout.weight.dtype}.\nConvert one of them with .to(dtype)."
+        )
+
+
+def require_plain_forward(layer: Layer, readout: nn.Module) -> None:
+    """Raise if calling the layer or the readout does more than their weights; a rule does not call them."""
+    found, remedy = None, "Remove it, or call eval() and train by backpropagation."
+    if layer.unit_gates is not None:
+        found, remedy = "gates over the units of the layer", "Train with gates by backpropagation, and prune before."
+    elif hooks := _hooks(layer):
+        found = f"the forward hook {hooks[0]} of the layer"
+    elif isinstance(readout, nn.Linear) and (hooks := _hooks(readout)):
+        found = f"the forward hook {hooks[0]} of the readout"
+    elif isinstance(readout, nn.Linear) and getattr(readout.forward, "__func__", None) is not nn.Linear.forward:
+        found = f"the forward method of {type(readout).__name__}"
+    if found is not None:
+        raise UnsupportedError(
+            "RFLO computes states and outputs from the weights, and calls neither the layer nor the readout.\n"
+            f"Expected modules that do nothing else, got {found:.120}.\n{remedy}"
         )
 
 
@@ -153,6 +172,13 @@ def require_error(error: Tensor, shape: tuple[int, int]) -> None:
             f"Got {int((~error.isfinite()).sum())} of {error.numel()} that are not.\n"
             "Lower the learning rate, or look at the target. No gradient was added."
         )
+
+
+def _hooks(module: nn.Module) -> list[str]:
+    """The names of the hooks around the forward pass, but for those by which constraints keep their weights."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    kinds = [hook if hasattr(hook, "__qualname__") else type(hook) for hook in hooks]
+    return [kind.__qualname__ for kind in kinds if not kind.__module__.startswith(_OF_CONSTRAINTS)]
 
 
 @torch.no_grad()

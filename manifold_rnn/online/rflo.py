@@ -17,6 +17,7 @@ from .checks import (
     require_error,
     require_layer,
     require_no_gradient,
+    require_plain_forward,
     require_readout,
     require_step_input,
 )
@@ -66,7 +67,8 @@ class RFLO(Network):
     Raises
     ------
     UnsupportedError
-        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form.
+        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form; or if
+        the layer has gates, or the layer or the readout has forward hooks or another forward method.
     DtypeError, ShapeError, NonFiniteError
         If the layer is complex, or the readout or the feedback does not fit.
     OptionError
@@ -119,6 +121,7 @@ class RFLO(Network):
     ) -> None:
         require_layer(layer)
         require_readout(layer, readout)
+        require_plain_forward(layer, nn.Identity() if readout is None else readout)
         kind = influence_kind(influence)
         matrix = feedback_matrix(layer, readout, feedback, generator)
         nn.Module.__init__(self)  # that of a network would draw another readout
@@ -155,7 +158,7 @@ class RFLO(Network):
         ShapeError, DtypeError, DeviceError
             If ``x`` or ``state`` does not fit the layer.
         UnsupportedError
-            If ``x`` is packed or needs a gradient, in training mode.
+            If ``x`` is packed or needs a gradient, or the layer or readout has hooks or gates, in training mode.
         """
         if not (self.training and torch.is_grad_enabled()):
             return super().carry_on(x, state, every_step=every_step)
@@ -165,6 +168,7 @@ class RFLO(Network):
                 "Pad the sequences and leave the padding out of the loss, or call eval() to run without learning."
             )
         require_no_gradient(x)
+        require_plain_forward(self.layer, self.readout)
         weights = self.layer.weights("_l0")  # each is computed once
         first = weights["weight_ih"]
         require_input(x, self.layer.input_size, 3 if x.dim() == 3 else 2, first)
@@ -228,6 +232,7 @@ class RFLO(Network):
         NonFiniteError
             If the error is not finite. The step is taken, and no gradient is added.
         """
+        require_plain_forward(self.layer, self.readout)
         weights = self.layer.weights("_l0")
         require_step_input(x, self.layer.input_size, weights["weight_ih"], self._state)
         if self._state is None:
@@ -271,6 +276,7 @@ class RFLO(Network):
             raise OptionError(
                 "RFLO learns from the outputs of a step.\nExpected a step before, got none.\nCall step(x) first."
             )
+        require_plain_forward(self.layer, self.readout)
         U, c = self._readout_weights()
         require_error(error, (len(self._state), self.layer.hidden_size if U is None else len(U)))
         weights = self.layer.weights("_l0")

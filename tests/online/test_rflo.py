@@ -453,6 +453,49 @@ def test_what_cannot_be_is_refused_by_name(act, kind, message):
     assert type(caught.value) is kind and len(str(caught.value)) <= 400
 
 
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+BYPASSED = {
+    "gates": (lambda layer, readout: mr.nn.gate_units(layer), "gates over the units"),
+    "gates of the readout": (lambda layer, readout: mr.nn.gate_units(Layer(Elman(), M, N), readout), "GatedInput"),
+    "spectral_norm": (lambda layer, readout: nn.utils.spectral_norm(readout), "SpectralNorm of the readout"),
+    "a hook": (lambda layer, readout: readout.register_forward_hook(lambda m, x, y: 2 * y), "of the readout"),
+    "a hook of the layer": (lambda layer, readout: layer.register_forward_hook(print), "hook print of the layer"),
+    "another forward": (lambda layer, readout: setattr(readout, "__class__", Doubling), "forward method of Doubling"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BYPASSED.values(), ids=BYPASSED)
+def test_what_the_rule_would_bypass_is_refused_before_and_after_it_is_built(change, message):
+    network = RFLO(layer_with(Elman()), linear())
+    network.step(torch.zeros(2, M))
+    change(network.layer, network.readout)
+    for act in (
+        lambda: RFLO(network.layer, network.readout),
+        lambda: network(torch.ones(3, 2, M)),
+        lambda: network.step(torch.ones(2, M)),
+        lambda: network.learn(torch.ones(2, K)),
+    ):
+        with pytest.raises(UnsupportedError, match=message) as caught:
+            act()
+        assert len(str(caught.value)) <= 400
+    with torch.no_grad():
+        network.eval()(torch.ones(3, 2, M))  # calls the modules
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_hooks_of_constraints_and_parametrized_readouts_are_taken(view):
+    network = rule(constraint=mr.Orthogonal(), view=view)
+    mr.constraints.scope(network.layer)
+    nn.utils.parametrizations.weight_norm(network.readout)
+    other = RFLO(network.layer, network.readout, feedback="transpose", influence="full")
+    found = by_trial(other, sequences(), targets())[1]
+    require_close(found, by_trial(other.eval(), sequences(), targets())[1])
+
+
 def test_nothing_changes_after_a_refusal():
     network = rule()
     network.step(sequences()[:, 0], targets()[:, 0])

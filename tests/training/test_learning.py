@@ -112,6 +112,11 @@ WRONG = {
         {"network": {**LEAKY, "hidden_size": 100_000}, "learning": {"rule": "rflo", "influence": "full"}},
         "`learning.influence` needs an influence that fits into memory.",
     ),
+    "gates": ({"pruning": {"penalty": 1e-3}}, "`learning.rule` needs backpropagation beside the section `pruning`"),
+    "trees": (
+        {"network": {"cell": "TreeSearch", "hidden_size": 4}, "search": {"fix": 0.5}},
+        "`learning.rule` needs backpropagation beside the section `search`",
+    ),
     "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "RFLO needs a cell that states its leaky form."),
     "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO trains real layers"),
     "a leak": ({"network": {**LEAKY, "options": {"leak": 2.0}}}, "The leak of LeakyElman is out of range."),

@@ -63,8 +63,11 @@ class LearningSettings(Method):
         return self.rule != "backpropagation"
 
     def require(self, settings: Value) -> None:
-        """Raise `OptionError` unless the network has one level and the influence fits into memory."""
+        """Raise `OptionError` unless the other sections fit the rule and the influence fits into memory."""
         network = settings.network
+        for key in ("pruning", "search"):
+            expected = f"backpropagation beside the section `{key}`, which changes how the layer runs"
+            require(not getattr(settings, key).active, "learning.rule", expected, self.rule)
         one = "1 level for `learning.rule=rflo`"
         require(network.num_layers == 1, "network.num_layers", one, network.num_layers)
         if self.influence == "full" and network.budget is None:
