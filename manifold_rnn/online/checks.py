@@ -144,6 +144,15 @@ def require_no_gradient(x: Tensor) -> None:
         )
 
 
+def require_no_inference_mode() -> None:
+    """Raise in inference mode, whose tensors cannot be updated outside of it."""
+    if torch.is_inference_mode_enabled():
+        raise UnsupportedError(
+            "RFLO keeps a state and a trace between steps, which inference mode would lock.\n"
+            "Expected start, step and learn outside of torch.inference_mode().\nUse torch.no_grad() in its place."
+        )
+
+
 def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor | None) -> None:
     """Raise unless the input of one time step fits the layer and the sequences that run."""
     require_no_gradient(x)

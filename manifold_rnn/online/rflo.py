@@ -17,6 +17,7 @@ from .checks import (
     require_error,
     require_layer,
     require_no_gradient,
+    require_no_inference_mode,
     require_plain_forward,
     require_readout,
     require_step_input,
@@ -200,6 +201,7 @@ class RFLO(Network):
         ShapeError, DtypeError, DeviceError
             If ``state`` does not fit the layer.
         """
+        require_no_inference_mode()
         with torch.no_grad():
             recurrence = self._recurrence(self.layer.weights("_l0"))
             hx = None if state is None else state.detach().unsqueeze(0)
@@ -208,6 +210,8 @@ class RFLO(Network):
 
     def step(self, x: Tensor, target: Tensor | None = None, *, loss: Loss = F.mse_loss) -> Tensor:
         """Advance by one time step; with a target, also add the gradients of its loss to ``.grad``.
+
+        It learns under ``torch.no_grad()`` too.
 
         Parameters
         ----------
@@ -228,12 +232,14 @@ class RFLO(Network):
         ShapeError, DtypeError, DeviceError
             If ``x`` does not fit the layer or the sequences that run.
         UnsupportedError
-            If ``x`` needs a gradient.
+            If ``x`` needs a gradient, or inference mode is on.
         NonFiniteError
             If the error is not finite. The step is taken, and no gradient is added.
         """
         require_plain_forward(self.layer, self.readout)
-        weights = self.layer.weights("_l0")
+        require_no_inference_mode()
+        with torch.set_grad_enabled(target is not None):  # with the graph that `learn` pulls gradients back through
+            weights = self.layer.weights("_l0")
         require_step_input(x, self.layer.input_size, weights["weight_ih"], self._state)
         if self._state is None:
             self.start(len(x))
@@ -246,7 +252,7 @@ class RFLO(Network):
             with torch.enable_grad():
                 leaf = output.detach().requires_grad_()
                 (error,) = torch.autograd.grad(loss(leaf, target), leaf)
-            self.learn(error)
+            self._learn(error, weights)
         return output
 
     def learn(self, error: Tensor) -> None:
@@ -277,13 +283,18 @@ class RFLO(Network):
                 "RFLO learns from the outputs of a step.\nExpected a step before, got none.\nCall step(x) first."
             )
         require_plain_forward(self.layer, self.readout)
-        U, c = self._readout_weights()
+        require_no_inference_mode()
+        with torch.enable_grad():
+            self._learn(error, self.layer.weights("_l0"))
+
+    def _learn(self, error: Tensor, weights: dict[str, Tensor]) -> None:
+        assert self._state is not None and self._influence is not None
+        with torch.enable_grad():
+            U, c = self._readout_weights()
         require_error(error, (len(self._state), self.layer.hidden_size if U is None else len(U)))
-        weights = self.layer.weights("_l0")
         with torch.no_grad():
             at_units = signal(error, U, self.feedback)
-            recurrence = self._recurrence(weights)
-            by_name = recurrence.gradients(self._influence.gradient(at_units))
+            by_name = self._recurrence(weights).gradients(self._influence.gradient(at_units))
             pairs = [(weight, by_name[name]) for name, weight in weights.items()]
             if U is not None:
                 pairs.append((U, error.mT @ self._state))

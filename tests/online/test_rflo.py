@@ -158,6 +158,44 @@ def test_an_error_may_be_given_in_the_place_of_a_target():
     require_close(gradients(one), gradients(other), 0)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_steps_learn_without_recording_too(view):
+    one, other, third = (rule(constraint=mr.Orthogonal(), view=view) for _ in range(3))
+    x, target = sequences(), targets()
+    for t in range(3):
+        one.step(x[:, t], target[:, t], loss=half_square)
+        with torch.no_grad():
+            other.step(x[:, t], target[:, t], loss=half_square)
+            third.learn(third.step(x[:, t]) - target[:, t])
+    for network in (other, third):
+        require_close(gradients(network), gradients(one), 0)
+
+
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad])
+def test_a_step_computes_a_trivialized_weight_once(guard, monkeypatch):
+    network, computed = rule(constraint=mr.Orthogonal(), view="trivialized"), []
+    weights = network.layer.weights
+    monkeypatch.setattr(network.layer, "weights", lambda suffix: computed.append(suffix) or weights(suffix))
+    network.start(BATCH)
+    computed.clear()
+    with guard():
+        network.step(sequences()[:, 0], targets()[:, 0])
+    assert computed == ["_l0"]
+
+
+def test_inference_mode_is_refused_by_its_name():
+    network = stepped()
+    for act in (
+        lambda: network.start(2),
+        lambda: network.step(torch.ones(2, M)),
+        lambda: network.learn(torch.ones(2, K)),
+    ):
+        with torch.inference_mode(), pytest.raises(UnsupportedError, match=r"torch\.inference_mode"):
+            act()
+    with torch.inference_mode():
+        network(torch.ones(3, 2, M))
+
+
 def test_without_a_readout_the_error_is_that_of_the_units():
     whole = rule(**EXACT)
     network, x = RFLO(whole.layer, influence="full"), sequences()
