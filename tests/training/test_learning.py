@@ -112,6 +112,10 @@ WRONG = {
         {"network": {**LEAKY, "hidden_size": 100_000}, "learning": {"rule": "rflo", "influence": "full"}},
         "`learning.influence` needs an influence that fits into memory.",
     ),
+    "too much memory by a budget": (
+        {"network": {"cell": "LeakyElman", "budget": 4_000_000}, "learning": {"rule": "rflo", "influence": "full"}},
+        "`learning.influence` needs an influence that fits into memory. Got full with 1,",
+    ),
     "gates": ({"pruning": {"penalty": 1e-3}}, "`learning.rule` needs backpropagation beside the section `pruning`"),
     "trees": (
         {"network": {"cell": "TreeSearch", "hidden_size": 4}, "search": {"fix": 0.5}},
@@ -132,6 +136,16 @@ def test_a_mistake_is_answered_by_its_key(changes, message):
     with pytest.raises(ManifoldError) as refusal:
         build_for_run(read_run({**DIGITS, **changes}))
     assert message in str(refusal.value) and len(str(refusal.value)) <= 400
+
+
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("float64", 8)])
+def test_the_full_influence_needs_memory_for_two_of_it(precision, size, monkeypatch):
+    asked = []
+    monkeypatch.setattr("manifold_rnn.training.methods.learning.require_memory", lambda key, n, *_: asked.append(n))
+    values = {"learning": {"rule": "rflo", "influence": "full"}, "precision": precision, "batch_size": 3}
+    build_for_run(read_run({**DIGITS, **values}))
+    n, m = LEAKY["hidden_size"], 8
+    assert set(asked) == {2 * size * 3 * n * n * (n + m + 1)}
 
 
 def test_settings_from_python_are_checked_too():

@@ -70,9 +70,18 @@ class LearningSettings(Method):
             require(not getattr(settings, key).active, "learning.rule", expected, self.rule)
         one = "1 level for `learning.rule=rflo`"
         require(network.num_layers == 1, "network.num_layers", one, network.num_layers)
-        if self.influence == "full" and network.budget is None:
-            n, m = network.hidden_size, settings.task.input_size
-            needed = 4 * settings.batch_size * n * n * (n + m + 1)
+        if network.budget is None:  # before a network is built
+            self._require_memory(settings, network.hidden_size)
+
+    def require_network(self, settings: Value, network: Network) -> None:
+        """Raise `OptionError` unless the influence fits into memory, now that a budget has decided the units."""
+        self._require_memory(settings, network.layer.hidden_size)
+
+    def _require_memory(self, settings: Value, n: int) -> None:
+        if self.influence == "full":
+            size = 8 if settings.precision == "float64" else 4
+            entries = settings.batch_size * n * n * (n + settings.task.input_size + 1)
+            needed = 2 * size * entries  # a step makes the next influence beside the last
             require_memory("learning.influence", needed, "an influence", f"full with {n:,} units")
 
     def build(self, network: Network) -> Network:
