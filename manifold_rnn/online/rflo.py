@@ -16,11 +16,15 @@ from .checks import (
     feedback_matrix,
     require_error,
     require_layer,
+    require_loss,
     require_no_gradient,
     require_no_inference_mode,
     require_plain_forward,
     require_readout,
+    require_same_place,
+    require_start,
     require_step_input,
+    require_target,
 )
 from .influence import Influence, influence_kind
 from .recurrence import Recurrence, recurrence_of
@@ -130,7 +134,7 @@ class RFLO(Network):
         self.readout: nn.Module = nn.Identity() if readout is None else readout  # type: ignore[assignment]
         self.register_buffer("feedback", matrix)
         self.influence = influence
-        self._kind = kind
+        self._kind, self._output_size = kind, layer.hidden_size if readout is None else readout.out_features
         self._state: Tensor | None = None
         self._influence: Influence | None = None
 
@@ -198,10 +202,13 @@ class RFLO(Network):
 
         Raises
         ------
+        OptionError
+            If ``batch`` is not an integer of at least 0.
         ShapeError, DtypeError, DeviceError
             If ``state`` does not fit the layer.
         """
         require_no_inference_mode()
+        require_start(batch, state, self.layer.hidden_size)
         with torch.no_grad():
             recurrence = self._recurrence(self.layer.weights("_l0"))
             hx = None if state is None else state.detach().unsqueeze(0)
@@ -230,17 +237,20 @@ class RFLO(Network):
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If ``x`` does not fit the layer or the sequences that run.
+            If ``x`` does not fit the layer or the sequences that run, or the target the default loss; or if the loss is
+            not one number.
         UnsupportedError
             If ``x`` needs a gradient, or inference mode is on.
         NonFiniteError
-            If the error is not finite. The step is taken, and no gradient is added.
+            If ``x`` is not finite. If the error is not finite, the step is taken, and no gradient is added.
         """
         require_plain_forward(self.layer, self.readout)
         require_no_inference_mode()
         with torch.set_grad_enabled(target is not None):  # with the graph that `learn` pulls gradients back through
             weights = self.layer.weights("_l0")
         require_step_input(x, self.layer.input_size, weights["weight_ih"], self._state)
+        if target is not None and loss is F.mse_loss:
+            require_target(target, (len(x), self._output_size))
         if self._state is None:
             self.start(len(x))
         assert self._state is not None and self._influence is not None
@@ -251,8 +261,9 @@ class RFLO(Network):
         if target is not None:
             with torch.enable_grad():
                 leaf = output.detach().requires_grad_()
-                (error,) = torch.autograd.grad(loss(leaf, target), leaf)
-            self._learn(error, weights)
+                require_loss(value := loss(leaf, target))
+                (error,) = torch.autograd.grad(value, leaf)
+                self._learn(error, weights)
         return output
 
     def learn(self, error: Tensor) -> None:
@@ -267,8 +278,8 @@ class RFLO(Network):
         ------
         OptionError
             If no step was taken.
-        ShapeError, NonFiniteError
-            If the error has another shape than the outputs, or is not finite. Nothing is added then.
+        ShapeError, DtypeError, NonFiniteError
+            If the error has another shape than the outputs or another dtype, or is not finite. Nothing is added then.
 
         Examples
         --------
@@ -289,9 +300,9 @@ class RFLO(Network):
 
     def _learn(self, error: Tensor, weights: dict[str, Tensor]) -> None:
         assert self._state is not None and self._influence is not None
-        with torch.enable_grad():
-            U, c = self._readout_weights()
-        require_error(error, (len(self._state), self.layer.hidden_size if U is None else len(U)))
+        U, c = self._readout_weights()
+        require_same_place(self._state, weights["weight_ih"])
+        require_error(error, (len(self._state), self._output_size), self._state)
         with torch.no_grad():
             at_units = signal(error, U, self.feedback)
             by_name = self._recurrence(weights).gradients(self._influence.gradient(at_units))

@@ -340,6 +340,19 @@ def test_runs_under_autocast():
     require_close(found, expected, 1e-6)
 
 
+def test_steps_run_under_autocast():
+    network, x = rule(dtype=torch.float32), sequences(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        network.step(x[:, 0], targets().float()[:, 0])
+    assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_steps_go_on_after_a_conversion_and_a_start():
+    network, x = stepped().double(), torch.ones(2, M, dtype=WIDE)
+    network.start(2)
+    assert network.step(x, torch.ones(2, K, dtype=WIDE)).dtype == WIDE
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of tensors where the graph breaks
 def test_compiles_around_the_rule_and_exports_what_it_learned():
     network, x = rule(), sequences()
@@ -475,7 +488,33 @@ BAD = {
         lambda: stepped()(nn.utils.rnn.pack_sequence([torch.ones(3, M)])), UnsupportedError, "got a PackedSequence"),
     "no time step": (lambda: stepped()(torch.ones(0, 2, M)), ShapeError, "no time step"),
     "a state of another size": (
-        lambda: stepped().start(2, torch.ones(2, 7)), ShapeError, r"Expected \(1, 2, 5\); got \(1, 2, 7\)"),
+        lambda: stepped().start(2, torch.ones(2, 7)), ShapeError, r"Expected \(2, 5\).*got \(2, 7\)"),
+    "a state for other sequences": (
+        lambda: stepped().start(4, torch.ones(2, N)), ShapeError, r"Expected \(4, 5\).*got \(2, 5\)"),
+    "a state of numbers": (lambda: stepped().start(1, [[0.0] * N]), ShapeError, r"Expected \(1, 5\).*got list"),
+    "less than no sequence": (lambda: stepped().start(-1), OptionError, "`batch`.*got -1"),
+    "sequences by a word": (lambda: stepped().start("a"), OptionError, "`batch`.*got 'a'"),
+    "an error of numbers": (lambda: stepped().learn([1.0]), DtypeError, r"one of shape \(2, 3\), got list"),
+    "an error of another dtype": (
+        lambda: stepped().learn(torch.ones(2, K, dtype=WIDE)), DtypeError, "Expected torch.float32, got torch.float64"),
+    "a loss of each entry": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(2, K), loss=nn.MSELoss(reduction="none")),
+        ShapeError, r"Expected a scalar, got shape \(2, 3\)"),
+    "a loss without a graph": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(2, K), loss=lambda y, _: y.detach().sum()),
+        OptionError, "does not depend on the outputs"),
+    "a target of another shape": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(K)), ShapeError, r"Expected \(2, 3\).*got \(3,\)"),
+    "a target of numbers": (lambda: stepped().step(torch.ones(2, M), 1.0), ShapeError, r"\(2, 3\).*got float"),
+    "a step after a conversion": (
+        lambda: stepped().double().step(torch.ones(2, M, dtype=WIDE)), DtypeError, "got torch.float32.*Call start"),
+    "to learn after a conversion": (
+        lambda: stepped().double().learn(torch.ones(2, K, dtype=WIDE)), DtypeError, "got torch.float32.*Call start"),
+    "a gain by a word": (lambda: mr.zoo.rflo(M, N, K, gain="a"), OptionError, "gain of rflo.*got 'a'"),
+    "no gain": (lambda: mr.zoo.rflo(M, N, K, gain=0), OptionError, "positive number, got 0"),
+    "a complex network": (lambda: mr.zoo.rflo(M, N, K, dtype=torch.complex64), DtypeError, "got torch.complex64"),
+    "an input with NaN": (
+        lambda: stepped().step(torch.tensor([[0.0, torch.nan]] * 2)), NonFiniteError, "2 of 4 that are not"),
 }  # fmt: skip
 
 
@@ -542,6 +581,8 @@ def test_nothing_changes_after_a_refusal():
         lambda: network.learn(torch.full((BATCH, K), torch.nan, dtype=WIDE)),
         lambda: network.learn(torch.ones(BATCH, 7, dtype=WIDE)),
         lambda: network.step(torch.ones(BATCH, 7, dtype=WIDE)),
+        lambda: network.step(torch.full((BATCH, M), torch.nan, dtype=WIDE)),
+        lambda: network.step(sequences()[:, 0], torch.ones(K, dtype=WIDE)),
         lambda: network.start(BATCH, torch.ones(BATCH, 7, dtype=WIDE)),
     ):
         with pytest.raises(mr.errors.ManifoldError):

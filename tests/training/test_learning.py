@@ -121,7 +121,11 @@ WRONG = {
         {"network": {"cell": "TreeSearch", "hidden_size": 4}, "search": {"fix": 0.5}},
         "`learning.rule` needs backpropagation beside the section `search`",
     ),
-    "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "RFLO needs a cell that states its leaky form."),
+    "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "`network.cell` needs Elman or LeakyElman for"),
+    "a published network of another cell": (
+        {"network": {"zoo": "lem", "hidden_size": 4}},
+        "RFLO needs a cell that states its leaky form.",
+    ),
     "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO trains real layers"),
     "a leak": ({"network": {**LEAKY, "options": {"leak": 2.0}}}, "The leak of LeakyElman is out of range."),
     "leaks of other units": (
@@ -157,5 +161,5 @@ def test_settings_from_python_are_checked_too():
 
 def test_a_refused_run_leaves_no_folder(tmp_path, capsys):
     flags = ["--task", "Digits", "--network.cell", "LSTM", "--learning.rule", "rflo"]
-    assert "got LSTM" in answer(["fit", *flags, "--output", tmp_path / "run"], capsys)
+    assert "Got LSTM" in answer(["fit", *flags, "--output", tmp_path / "run"], capsys)
     assert not (tmp_path / "run").exists()

@@ -7,10 +7,11 @@ from typing import Literal
 
 import torch
 
+from ...nn.cells import Cell
 from ...online import RFLO
 from ...tasks.memory import require_memory
 from ...zoo import Network
-from ..choices import require
+from ..choices import cells, require
 from ..fields import check_fields
 from ..values import Value
 from .base import Method
@@ -68,6 +69,10 @@ class LearningSettings(Method):
         for key in ("pruning", "search"):
             expected = f"backpropagation beside the section `{key}`, which changes how the layer runs"
             require(not getattr(settings, key).active, "learning.rule", expected, self.rule)
+        if network.cell is not None:
+            leaky = sorted(name for name, kind in cells().items() if kind.leaky_form is not Cell.leaky_form)
+            expected = f"{' or '.join(leaky)} for `learning.rule=rflo`"
+            require(network.cell in leaky, "network.cell", expected, network.cell)
         one = "1 level for `learning.rule=rflo`"
         require(network.num_layers == 1, "network.num_layers", one, network.num_layers)
         if network.budget is None:  # before a network is built
