@@ -83,7 +83,11 @@ class RFLO(Network):
     -----
     In training mode ``backward`` of any loss of the outputs fills ``.grad`` by the rule, and any optimizer takes the
     step. A constrained weight in the update view gets its Euclidean gradient; in the trivialized view the gradient is
-    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients.
+    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients, but
+    `step` and `learn` follow the rule there too.
+
+    ``state_dict`` holds weights and feedback. It does not hold the state and the trace of the sequences that run in
+    `step`; a copy and a pickle do.
 
     The rule leaves no gradient to the inputs and to the state before the first step. A trace lasts about :math:`1/a`
     steps: with ``a = 1`` the gradient reaches one step back. For a batch of B sequences a step costs
@@ -218,7 +222,7 @@ class RFLO(Network):
     def step(self, x: Tensor, target: Tensor | None = None, *, loss: Loss = F.mse_loss) -> Tensor:
         """Advance by one time step; with a target, also add the gradients of its loss to ``.grad``.
 
-        It learns under ``torch.no_grad()`` too.
+        It learns by the rule in evaluation mode and under ``torch.no_grad()`` too.
 
         Parameters
         ----------

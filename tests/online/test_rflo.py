@@ -171,6 +171,23 @@ def test_steps_learn_without_recording_too(view):
         require_close(gradients(network), gradients(one), 0)
 
 
+def test_steps_follow_the_rule_in_evaluation_mode_too():
+    one, other, x, target = rule(), rule().eval(), sequences(), targets()
+    for t in range(3):
+        one.step(x[:, t], target[:, t])
+        other.step(x[:, t], target[:, t])
+    require_close(gradients(one), gradients(other), 0)
+
+
+def test_a_state_dict_holds_no_sequences_that_run_and_a_copy_does():
+    network, x = rule(), sequences()
+    network.step(x[:, 0])
+    fresh, copied = rule(), copy.deepcopy(network)
+    fresh.load_state_dict(network.state_dict())
+    following = network.step(x[:, 1])
+    assert torch.equal(copied.step(x[:, 1]), following) and not torch.equal(fresh.step(x[:, 1]), following)
+
+
 @pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad])
 def test_a_step_computes_a_trivialized_weight_once(guard, monkeypatch):
     network, computed = rule(constraint=mr.Orthogonal(), view="trivialized"), []
