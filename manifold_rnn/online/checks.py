@@ -5,12 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+from .._options import is_integer
+from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
+from ..linalg.precision import autocast_device
 from ..nn import Layer
 from ..nn.inputs import require_input
 from .recurrence import recurrence_of
 
 _SOURCES = ("random", "transpose")
+_OF_CONSTRAINTS = f"{__name__.split('.')[0]}.constraints."
 
 
 def require_layer(layer: Layer) -> None:
@@ -81,6 +84,24 @@ def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
         )
 
 
+def require_plain_forward(layer: Layer, readout: nn.Module) -> None:
+    """Raise if calling the layer or the readout does more than their weights; a rule does not call them."""
+    found, remedy = None, "Remove it, or call eval() and train by backpropagation."
+    if layer.unit_gates is not None:
+        found, remedy = "gates over the units of the layer", "Train with gates by backpropagation, and prune before."
+    elif hooks := _hooks(layer):
+        found = f"the forward hook {hooks[0]} of the layer"
+    elif isinstance(readout, nn.Linear) and (hooks := _hooks(readout)):
+        found = f"the forward hook {hooks[0]} of the readout"
+    elif isinstance(readout, nn.Linear) and getattr(readout.forward, "__func__", None) is not nn.Linear.forward:
+        found = f"the forward method of {type(readout).__name__}"
+    if found is not None:
+        raise UnsupportedError(
+            "RFLO computes states and outputs from the weights, and calls neither the layer nor the readout.\n"
+            f"Expected modules that do nothing else, got {found:.120}.\n{remedy}"
+        )
+
+
 def feedback_matrix(
     layer: Layer, readout: nn.Linear | None, feedback: str | Tensor | None, generator: torch.Generator | None
 ) -> Tensor | None:
@@ -125,11 +146,28 @@ def require_no_gradient(x: Tensor) -> None:
         )
 
 
+def require_no_inference_mode() -> None:
+    """Raise in inference mode, whose tensors cannot be updated outside of it."""
+    if torch.is_inference_mode_enabled():
+        raise UnsupportedError(
+            "RFLO keeps a state and a trace between steps, which inference mode would lock.\n"
+            "Expected start, step and learn outside of torch.inference_mode().\nUse torch.no_grad() in its place."
+        )
+
+
 def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor | None) -> None:
     """Raise unless the input of one time step fits the layer and the sequences that run."""
     require_no_gradient(x)
     if x.dim() == 2 and (state is None or len(state) == len(x)):
         require_input(x.unsqueeze(0), input_size, 3, weight)
+        if state is not None:
+            require_same_place(state, weight)
+        if not x.is_meta and not x.isfinite().all():
+            raise NonFiniteError(
+                "The input of a step needs finite entries.\n"
+                f"Got {int((~x.isfinite()).sum())} of {x.numel()} that are not.\n"
+                "Replace these entries. The step was not taken."
+            )
         return
     batch = "B" if state is None else len(state)
     raise ShapeError(
@@ -139,13 +177,77 @@ def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor
     )
 
 
-def require_error(error: Tensor, shape: tuple[int, int]) -> None:
-    """Raise unless an error has the shape of the outputs and is finite."""
+def require_start(batch: int, state: Tensor | None, units: int) -> None:
+    """Raise unless sequences can begin in so many copies, and in these states."""
+    if not is_integer(batch, 0):
+        raise OptionError(
+            "`batch` of start is the number of sequences.\n"
+            f"Expected an integer of at least 0, got {batch!r:.80}.\nPass len(x) of the inputs (B, m) of a step."
+        )
+    if state is not None and (not isinstance(state, Tensor) or state.shape != (batch, units)):
+        got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        raise ShapeError(
+            "The state of start has the wrong shape.\n"
+            f"Expected ({batch}, {units}), sequences by units; got {got}.\n"
+            "Pass one row for each of the sequences, whose number is `batch`."
+        )
+
+
+def require_same_place(state: Tensor, weight: Tensor) -> None:
+    """Raise if the layer was converted or moved while sequences run."""
+    for kind, name in ((DtypeError, "dtype"), (DeviceError, "device")):
+        expected, got = getattr(weight, name), getattr(state, name)
+        if expected != got:
+            raise kind(
+                f"The state of the sequences that run has another {name} than the layer.\n"
+                f"Expected {expected}, got {got}.\nCall start after you convert or move the network."
+            )
+
+
+def require_target(target: Tensor, shape: tuple[int, int]) -> None:
+    """Raise unless a mean squared error compares outputs of this shape with the target entry by entry."""
+    if not isinstance(target, Tensor) or tuple(target.shape) != shape:
+        got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise ShapeError(
+            "The target of a step has the wrong shape.\n"
+            f"Expected {shape}, that of the outputs; got {got}.\n"
+            "Reshape it, or pass a loss that compares such a target. The step was not taken."
+        )
+
+
+def require_loss(value: Tensor) -> None:
+    """Raise unless a loss is one number with a graph."""
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise OptionError(
+            "The loss of a step does not depend on the outputs by a graph.\n"
+            f"Expected a scalar tensor that requires a gradient, got {value!r:.80}.\n"
+            "Compute it from the first argument, without detach. No gradient was added."
+        )
+    if value.numel() != 1:
+        raise ShapeError(
+            "The loss of a step is not one number.\n"
+            f"Expected a scalar, got shape {tuple(value.shape)}.\n"
+            'Sum it up, or use reduction="mean". No gradient was added.'
+        )
+
+
+def require_error(error: Tensor, shape: tuple[int, int], state: Tensor) -> None:
+    """Raise unless an error has the shape of the outputs and the dtype of the states, and is finite."""
+    if not isinstance(error, Tensor):
+        raise DtypeError(
+            f"The error of RFLO is a tensor.\nExpected one of shape {shape}, got {type(error).__name__}.\n"
+            "Pass the derivative of the loss in the outputs of the last step."
+        )
     if tuple(error.shape) != shape:
         raise ShapeError(
             "The error of RFLO has the wrong shape.\n"
             f"Expected {shape}, that of the outputs; got {tuple(error.shape)}.\n"
             "Pass the derivative of the loss in the outputs of the last step."
+        )
+    if error.dtype != state.dtype and not torch.is_autocast_enabled(autocast_device(error)):
+        raise DtypeError(
+            "The error of RFLO has another dtype than the layer.\n"
+            f"Expected {state.dtype}, got {error.dtype}.\nConvert it with .to({state.dtype})."
         )
     if not error.isfinite().all():
         raise NonFiniteError(
@@ -153,6 +255,13 @@ def require_error(error: Tensor, shape: tuple[int, int]) -> None:
             f"Got {int((~error.isfinite()).sum())} of {error.numel()} that are not.\n"
             "Lower the learning rate, or look at the target. No gradient was added."
         )
+
+
+def _hooks(module: nn.Module) -> list[str]:
+    """The names of the hooks around the forward pass, but for those by which constraints keep their weights."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    kinds = [hook if hasattr(hook, "__qualname__") else type(hook) for hook in hooks]
+    return [kind.__qualname__ for kind in kinds if not kind.__module__.startswith(_OF_CONSTRAINTS)]
 
 
 @torch.no_grad()

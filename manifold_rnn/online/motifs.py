@@ -1,6 +1,8 @@
 """Short patterns that a network learns by RFLO, and a circuit that chains them into long sequences."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from .._options import is_integer
-from ..errors import OptionError, ShapeError
+from ..errors import NonFiniteError, OptionError, ShapeError
 from .rflo import RFLO
 
 
@@ -30,21 +32,23 @@ class MotifChain(nn.Module):
     length : int
         Time steps of a motif.
     scale : float
-        Standard deviation of the input weights, which are normal.
+        Standard deviation of the input weights, which are normal. Positive.
     start : float
-        Every entry of the first state.
+        Every entry of the first state. Finite.
     generator : torch.Generator, optional
         Source of the input weights.
 
     Attributes
     ----------
     selector : Tensor, shape (motifs, n + 1)
-        The map from a state and 1 to the scores, a buffer that `fit_order` fills.
+        The map from a state and 1 to the scores, a buffer that `fit_order` fills. Its row of a motif is 0 if the motif
+        is not in the order.
 
     Raises
     ------
     OptionError
-        If ``length`` is not an integer of at least 1, or the network is none with a readout.
+        If ``length`` is not an integer of at least 1, ``scale`` or ``start`` is out of range, or the network has no
+        readout or no ``batch_first``.
 
     Examples
     --------
@@ -75,6 +79,13 @@ class MotifChain(nn.Module):
                 "A chain of motifs needs an RFLO network with a readout.\n"
                 f"Got {type(network).__name__} without one.\nPass online.RFLO(layer, nn.Linear(units, outputs))."
             )
+        if not network.layer.batch_first:
+            raise OptionError(
+                "A chain of motifs runs batches of sequences.\n"
+                "Expected a layer with batch_first=True, got batch_first=False.\nBuild the layer with batch_first=True."
+            )
+        _require_number("scale", scale, 0.0)
+        _require_number("start", start)
         self.network, self.length, self.start = network, length, start
         self.count, self.outputs = network.layer.input_size, network.readout.out_features
         V = network.layer.get_parameter("weight_ih_l0")
@@ -104,7 +115,7 @@ class MotifChain(nn.Module):
         return outputs, state[0]
 
     def fit_motifs(self, targets: Tensor, optimizer: Optimizer, trials: int) -> list[float]:
-        """Train the motifs by RFLO; in each trial all of them are played.
+        """Train the motifs by RFLO; in each trial all of them are played. Call `fit_order` afterwards.
 
         Parameters
         ----------
@@ -124,8 +135,14 @@ class MotifChain(nn.Module):
         ------
         ShapeError
             If the targets do not have that shape.
+        NonFiniteError
+            If the targets have entries that are not finite. No weight is changed then.
         OptionError
             If ``trials`` is not an integer of at least 1.
+
+        Notes
+        -----
+        The end of a motif moves as the weights change, so an order that was fitted before is forgotten.
         """
         expected = (self.count, self.length, self.outputs)
         if tuple(targets.shape) != expected:
@@ -134,7 +151,14 @@ class MotifChain(nn.Module):
                 f"Expected {expected}, motifs by steps by outputs; got {tuple(targets.shape)}.\n"
                 "Give each motif the same length."
             )
+        if not targets.isfinite().all():
+            raise NonFiniteError(
+                "The targets of the motifs need finite entries.\n"
+                f"Got {int((~targets.isfinite()).sum())} of {targets.numel()} that are not.\n"
+                "Replace these entries. No weight has changed."
+            )
         _require_count("trials", trials)
+        self.selector.zero_()
         losses, contexts = [], torch.arange(self.count, device=targets.device)
         self.train()
         for _ in range(trials):
@@ -146,22 +170,24 @@ class MotifChain(nn.Module):
         return losses
 
     @torch.no_grad()
-    def fit_order(self, order: Sequence[int], *, ridge: float = 1e-4) -> None:
+    def fit_order(self, order: Sequence[int] | Tensor, *, ridge: float = 1e-4) -> None:
         """Fit the map that chooses the next context, by least squares, for a cycle of motifs.
 
         Parameters
         ----------
-        order : sequence of int
+        order : sequence of int, or Tensor of them
             Different motifs; after the last comes the first.
         ridge : float
-            Weight of the squared map in the fit.
+            Weight of the squared map in the fit. Positive.
 
         Raises
         ------
         OptionError
-            If the order is empty, has a motif twice or a number that is no motif, or the states at the ends of motifs
-            are too similar for the map to choose right. The map then stays as it was.
+            If the order is empty, has a motif twice or a number that is no motif, ``ridge`` is out of range, or the
+            states at the ends of motifs are too similar for the map to choose right. The map then stays as it was.
         """
+        order = order.tolist() if isinstance(order, Tensor) else list(order)
+        _require_number("ridge", ridge, 0.0)
         self._require_motifs("order", order)
         if len(set(order)) < len(order):
             raise OptionError(
@@ -172,8 +198,9 @@ class MotifChain(nn.Module):
         following = torch.tensor([*order[1:], order[0]], device=H.device)
         wanted = F.one_hot(following, self.count).to(H.dtype)
         penalty = ridge * torch.eye(len(H), dtype=H.dtype, device=H.device)
-        selector = (H.mT @ torch.linalg.solve(H @ H.mT + penalty, wanted)).mT
-        if not torch.equal((H @ selector.mT).argmax(-1), following):
+        solution, failed = torch.linalg.solve_ex(H @ H.mT + penalty, wanted)
+        selector = (H.mT @ solution).mT
+        if failed or not torch.equal((H @ selector.mT).argmax(-1), following):
             raise OptionError(
                 "The states at the ends of motifs do not tell the motifs apart.\n"
                 f"Expected a right choice after each of {len(order)}, got a wrong one.\n"
@@ -201,10 +228,18 @@ class MotifChain(nn.Module):
         Raises
         ------
         OptionError
-            If ``first`` is no motif, or ``motifs`` is not an integer of at least 1.
+            If ``first`` is no motif of the fitted order, no order is fitted, or ``motifs`` is not an integer of at
+            least 1.
         """
         self._require_motifs("first", [first])
         _require_count("motifs", motifs)
+        ordered = self.selector.any(-1).nonzero().flatten().tolist()
+        if first not in ordered:
+            raise OptionError(
+                "`first` needs a motif of the order that fit_order has fitted.\n"
+                f"Expected one of {ordered!s:.80}, got {first}.\n"
+                "Call fit_order with this motif in the order, after fit_motifs."
+            )
         pieces, order = [], [first]
         while True:
             outputs, state = self(torch.tensor(order[-1:], device=self.selector.device))
@@ -228,6 +263,14 @@ def _require_count(name: str, value: int) -> None:
         raise OptionError(
             f"`{name}` of a chain of motifs is a number of steps, trials or motifs.\n"
             f"Expected an integer of at least 1, got {value!r:.80}.\nChoose a positive integer."
+        )
+
+
+def _require_number(name: str, value: float, above: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not above < value < math.inf:
+        raise OptionError(
+            f"`{name}` of a chain of motifs is out of range.\n"
+            f"Expected a {'finite' if above < 0 else 'positive'} number, got {value!r:.80}.\nUse the default."
         )
 
 

@@ -16,9 +16,15 @@ from .checks import (
     feedback_matrix,
     require_error,
     require_layer,
+    require_loss,
     require_no_gradient,
+    require_no_inference_mode,
+    require_plain_forward,
     require_readout,
+    require_same_place,
+    require_start,
     require_step_input,
+    require_target,
 )
 from .influence import Influence, influence_kind
 from .recurrence import Recurrence, recurrence_of
@@ -66,7 +72,8 @@ class RFLO(Network):
     Raises
     ------
     UnsupportedError
-        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form.
+        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form; or if
+        the layer has gates, or the layer or the readout has forward hooks or another forward method.
     DtypeError, ShapeError, NonFiniteError
         If the layer is complex, or the readout or the feedback does not fit.
     OptionError
@@ -76,7 +83,11 @@ class RFLO(Network):
     -----
     In training mode ``backward`` of any loss of the outputs fills ``.grad`` by the rule, and any optimizer takes the
     step. A constrained weight in the update view gets its Euclidean gradient; in the trivialized view the gradient is
-    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients.
+    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients, but
+    `step` and `learn` follow the rule there too.
+
+    ``state_dict`` holds weights and feedback. It does not hold the state and the trace of the sequences that run in
+    `step`; a copy and a pickle do.
 
     The rule leaves no gradient to the inputs and to the state before the first step. A trace lasts about :math:`1/a`
     steps: with ``a = 1`` the gradient reaches one step back. For a batch of B sequences a step costs
@@ -119,6 +130,7 @@ class RFLO(Network):
     ) -> None:
         require_layer(layer)
         require_readout(layer, readout)
+        require_plain_forward(layer, nn.Identity() if readout is None else readout)
         kind = influence_kind(influence)
         matrix = feedback_matrix(layer, readout, feedback, generator)
         nn.Module.__init__(self)  # that of a network would draw another readout
@@ -126,7 +138,7 @@ class RFLO(Network):
         self.readout: nn.Module = nn.Identity() if readout is None else readout  # type: ignore[assignment]
         self.register_buffer("feedback", matrix)
         self.influence = influence
-        self._kind = kind
+        self._kind, self._output_size = kind, layer.hidden_size if readout is None else readout.out_features
         self._state: Tensor | None = None
         self._influence: Influence | None = None
 
@@ -155,7 +167,7 @@ class RFLO(Network):
         ShapeError, DtypeError, DeviceError
             If ``x`` or ``state`` does not fit the layer.
         UnsupportedError
-            If ``x`` is packed or needs a gradient, in training mode.
+            If ``x`` is packed or needs a gradient, or the layer or readout has hooks or gates, in training mode.
         """
         if not (self.training and torch.is_grad_enabled()):
             return super().carry_on(x, state, every_step=every_step)
@@ -165,6 +177,7 @@ class RFLO(Network):
                 "Pad the sequences and leave the padding out of the loss, or call eval() to run without learning."
             )
         require_no_gradient(x)
+        require_plain_forward(self.layer, self.readout)
         weights = self.layer.weights("_l0")  # each is computed once
         first = weights["weight_ih"]
         require_input(x, self.layer.input_size, 3 if x.dim() == 3 else 2, first)
@@ -193,9 +206,13 @@ class RFLO(Network):
 
         Raises
         ------
+        OptionError
+            If ``batch`` is not an integer of at least 0.
         ShapeError, DtypeError, DeviceError
             If ``state`` does not fit the layer.
         """
+        require_no_inference_mode()
+        require_start(batch, state, self.layer.hidden_size)
         with torch.no_grad():
             recurrence = self._recurrence(self.layer.weights("_l0"))
             hx = None if state is None else state.detach().unsqueeze(0)
@@ -204,6 +221,8 @@ class RFLO(Network):
 
     def step(self, x: Tensor, target: Tensor | None = None, *, loss: Loss = F.mse_loss) -> Tensor:
         """Advance by one time step; with a target, also add the gradients of its loss to ``.grad``.
+
+        It learns by the rule in evaluation mode and under ``torch.no_grad()`` too.
 
         Parameters
         ----------
@@ -222,14 +241,20 @@ class RFLO(Network):
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If ``x`` does not fit the layer or the sequences that run.
+            If ``x`` does not fit the layer or the sequences that run, or the target the default loss; or if the loss is
+            not one number.
         UnsupportedError
-            If ``x`` needs a gradient.
+            If ``x`` needs a gradient, or inference mode is on.
         NonFiniteError
-            If the error is not finite. The step is taken, and no gradient is added.
+            If ``x`` is not finite. If the error is not finite, the step is taken, and no gradient is added.
         """
-        weights = self.layer.weights("_l0")
+        require_plain_forward(self.layer, self.readout)
+        require_no_inference_mode()
+        with torch.set_grad_enabled(target is not None):  # with the graph that `learn` pulls gradients back through
+            weights = self.layer.weights("_l0")
         require_step_input(x, self.layer.input_size, weights["weight_ih"], self._state)
+        if target is not None and loss is F.mse_loss:
+            require_target(target, (len(x), self._output_size))
         if self._state is None:
             self.start(len(x))
         assert self._state is not None and self._influence is not None
@@ -240,8 +265,9 @@ class RFLO(Network):
         if target is not None:
             with torch.enable_grad():
                 leaf = output.detach().requires_grad_()
-                (error,) = torch.autograd.grad(loss(leaf, target), leaf)
-            self.learn(error)
+                require_loss(value := loss(leaf, target))
+                (error,) = torch.autograd.grad(value, leaf)
+                self._learn(error, weights)
         return output
 
     def learn(self, error: Tensor) -> None:
@@ -256,8 +282,8 @@ class RFLO(Network):
         ------
         OptionError
             If no step was taken.
-        ShapeError, NonFiniteError
-            If the error has another shape than the outputs, or is not finite. Nothing is added then.
+        ShapeError, DtypeError, NonFiniteError
+            If the error has another shape than the outputs or another dtype, or is not finite. Nothing is added then.
 
         Examples
         --------
@@ -271,13 +297,19 @@ class RFLO(Network):
             raise OptionError(
                 "RFLO learns from the outputs of a step.\nExpected a step before, got none.\nCall step(x) first."
             )
+        require_plain_forward(self.layer, self.readout)
+        require_no_inference_mode()
+        with torch.enable_grad():
+            self._learn(error, self.layer.weights("_l0"))
+
+    def _learn(self, error: Tensor, weights: dict[str, Tensor]) -> None:
+        assert self._state is not None and self._influence is not None
         U, c = self._readout_weights()
-        require_error(error, (len(self._state), self.layer.hidden_size if U is None else len(U)))
-        weights = self.layer.weights("_l0")
+        require_same_place(self._state, weights["weight_ih"])
+        require_error(error, (len(self._state), self._output_size), self._state)
         with torch.no_grad():
             at_units = signal(error, U, self.feedback)
-            recurrence = self._recurrence(weights)
-            by_name = recurrence.gradients(self._influence.gradient(at_units))
+            by_name = self._recurrence(weights).gradients(self._influence.gradient(at_units))
             pairs = [(weight, by_name[name]) for name, weight in weights.items()]
             if U is not None:
                 pairs.append((U, error.mT @ self._state))

@@ -79,6 +79,7 @@ def build_for_run(settings: RunSettings) -> Network:
     dtype = torch.float64 if settings.precision == "float64" else torch.float32
     network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
     for method in settings.methods():
+        method.require_network(settings, network)
         network = method.build(network)
     return network
 

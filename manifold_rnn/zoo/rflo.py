@@ -1,9 +1,11 @@
 """The leaky network that was published with random feedback local online learning."""
 
+from numbers import Real
+
 import torch
 from torch.nn import init
 
-from ..errors import OptionError
+from ..errors import DtypeError, OptionError
 from ..nn import Layer
 from ..nn.cells import LeakyElman
 from .network import Network
@@ -46,6 +48,8 @@ def rflo(
     ------
     OptionError
         If ``leak`` or ``gain`` is out of range.
+    DtypeError
+        If ``dtype`` is complex or of integers.
 
     Notes
     -----
@@ -61,9 +65,14 @@ def rflo(
     >>> network = mr.zoo.rflo(1, 50, 1)
     >>> assert mr.degrees_of_freedom(network) == 50**2 + 50 + 50 + 1
     """
-    if not 0 < gain < float("inf"):
+    if isinstance(gain, bool) or not isinstance(gain, Real) or not 0 < gain < float("inf"):
         raise OptionError(
-            f"The gain of rflo is out of range.\nExpected a positive number, got {gain!r}.\nThe paper has 1.5."
+            f"The gain of rflo is out of range.\nExpected a positive number, got {gain!r:.80}.\nThe paper has 1.5."
+        )
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError(
+            f"The network rflo is real.\nExpected float32 or float64, got {dtype}.\n"
+            "Use a real dtype, since the rule has no derivative of a complex tanh."
         )
     cell = LeakyElman(bias=False, leak=leak)
     layer = Layer(cell, input_size, hidden_size, batch_first=True, device=device, dtype=dtype)

@@ -97,6 +97,22 @@ def test_leaks_of_single_units_follow_the_layer(wide):
     torch.testing.assert_close(exported(x)[0], y, atol=atol(wide), rtol=0)
 
 
+def test_leaks_of_single_units_become_a_tensor_once_for_a_device_and_dtype():
+    leak = (0.15, 0.45, 0.75, 0.95)
+    layer = Layer(LeakyElman(leak=leak), 3, 4)
+
+    def rates():
+        return layer.cell.bind(layer.weights("_l0")).rates
+
+    with torch.inference_mode():
+        first = rates()
+    assert rates() is first and rates() is copy.deepcopy(layer).cell.bind(layer.weights("_l0")).rates
+    layer(torch.ones(5, 2, 3))[0].sum().backward()  # also with what inference mode has made
+    layer.double()
+    assert rates().dtype == torch.float64 and rates() is rates()
+    assert rates().tolist() == list(leak)
+
+
 def test_runs_where_the_weights_are():
     layer = Layer(LeakyElman(leak=LEAKS), 3, 4, device="meta")
     assert layer(torch.empty(5, 2, 3, device="meta"))[0].is_meta

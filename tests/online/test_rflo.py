@@ -158,6 +158,61 @@ def test_an_error_may_be_given_in_the_place_of_a_target():
     require_close(gradients(one), gradients(other), 0)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_steps_learn_without_recording_too(view):
+    one, other, third = (rule(constraint=mr.Orthogonal(), view=view) for _ in range(3))
+    x, target = sequences(), targets()
+    for t in range(3):
+        one.step(x[:, t], target[:, t], loss=half_square)
+        with torch.no_grad():
+            other.step(x[:, t], target[:, t], loss=half_square)
+            third.learn(third.step(x[:, t]) - target[:, t])
+    for network in (other, third):
+        require_close(gradients(network), gradients(one), 0)
+
+
+def test_steps_follow_the_rule_in_evaluation_mode_too():
+    one, other, x, target = rule(), rule().eval(), sequences(), targets()
+    for t in range(3):
+        one.step(x[:, t], target[:, t])
+        other.step(x[:, t], target[:, t])
+    require_close(gradients(one), gradients(other), 0)
+
+
+def test_a_state_dict_holds_no_sequences_that_run_and_a_copy_does():
+    network, x = rule(), sequences()
+    network.step(x[:, 0])
+    fresh, copied = rule(), copy.deepcopy(network)
+    fresh.load_state_dict(network.state_dict())
+    following = network.step(x[:, 1])
+    assert torch.equal(copied.step(x[:, 1]), following) and not torch.equal(fresh.step(x[:, 1]), following)
+
+
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad])
+def test_a_step_computes_a_trivialized_weight_once(guard, monkeypatch):
+    network, computed = rule(constraint=mr.Orthogonal(), view="trivialized"), []
+    weights = network.layer.weights
+    monkeypatch.setattr(network.layer, "weights", lambda suffix: computed.append(suffix) or weights(suffix))
+    network.start(BATCH)
+    computed.clear()
+    with guard():
+        network.step(sequences()[:, 0], targets()[:, 0])
+    assert computed == ["_l0"]
+
+
+def test_inference_mode_is_refused_by_its_name():
+    network = stepped()
+    for act in (
+        lambda: network.start(2),
+        lambda: network.step(torch.ones(2, M)),
+        lambda: network.learn(torch.ones(2, K)),
+    ):
+        with torch.inference_mode(), pytest.raises(UnsupportedError, match=r"torch\.inference_mode"):
+            act()
+    with torch.inference_mode():
+        network(torch.ones(3, 2, M))
+
+
 def test_without_a_readout_the_error_is_that_of_the_units():
     whole = rule(**EXACT)
     network, x = RFLO(whole.layer, influence="full"), sequences()
@@ -302,6 +357,19 @@ def test_runs_under_autocast():
     require_close(found, expected, 1e-6)
 
 
+def test_steps_run_under_autocast():
+    network, x = rule(dtype=torch.float32), sequences(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        network.step(x[:, 0], targets().float()[:, 0])
+    assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_steps_go_on_after_a_conversion_and_a_start():
+    network, x = stepped().double(), torch.ones(2, M, dtype=WIDE)
+    network.start(2)
+    assert network.step(x, torch.ones(2, K, dtype=WIDE)).dtype == WIDE
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of tensors where the graph breaks
 def test_compiles_around_the_rule_and_exports_what_it_learned():
     network, x = rule(), sequences()
@@ -437,7 +505,33 @@ BAD = {
         lambda: stepped()(nn.utils.rnn.pack_sequence([torch.ones(3, M)])), UnsupportedError, "got a PackedSequence"),
     "no time step": (lambda: stepped()(torch.ones(0, 2, M)), ShapeError, "no time step"),
     "a state of another size": (
-        lambda: stepped().start(2, torch.ones(2, 7)), ShapeError, r"Expected \(1, 2, 5\); got \(1, 2, 7\)"),
+        lambda: stepped().start(2, torch.ones(2, 7)), ShapeError, r"Expected \(2, 5\).*got \(2, 7\)"),
+    "a state for other sequences": (
+        lambda: stepped().start(4, torch.ones(2, N)), ShapeError, r"Expected \(4, 5\).*got \(2, 5\)"),
+    "a state of numbers": (lambda: stepped().start(1, [[0.0] * N]), ShapeError, r"Expected \(1, 5\).*got list"),
+    "less than no sequence": (lambda: stepped().start(-1), OptionError, "`batch`.*got -1"),
+    "sequences by a word": (lambda: stepped().start("a"), OptionError, "`batch`.*got 'a'"),
+    "an error of numbers": (lambda: stepped().learn([1.0]), DtypeError, r"one of shape \(2, 3\), got list"),
+    "an error of another dtype": (
+        lambda: stepped().learn(torch.ones(2, K, dtype=WIDE)), DtypeError, "Expected torch.float32, got torch.float64"),
+    "a loss of each entry": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(2, K), loss=nn.MSELoss(reduction="none")),
+        ShapeError, r"Expected a scalar, got shape \(2, 3\)"),
+    "a loss without a graph": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(2, K), loss=lambda y, _: y.detach().sum()),
+        OptionError, "does not depend on the outputs"),
+    "a target of another shape": (
+        lambda: stepped().step(torch.ones(2, M), torch.ones(K)), ShapeError, r"Expected \(2, 3\).*got \(3,\)"),
+    "a target of numbers": (lambda: stepped().step(torch.ones(2, M), 1.0), ShapeError, r"\(2, 3\).*got float"),
+    "a step after a conversion": (
+        lambda: stepped().double().step(torch.ones(2, M, dtype=WIDE)), DtypeError, "got torch.float32.*Call start"),
+    "to learn after a conversion": (
+        lambda: stepped().double().learn(torch.ones(2, K, dtype=WIDE)), DtypeError, "got torch.float32.*Call start"),
+    "a gain by a word": (lambda: mr.zoo.rflo(M, N, K, gain="a"), OptionError, "gain of rflo.*got 'a'"),
+    "no gain": (lambda: mr.zoo.rflo(M, N, K, gain=0), OptionError, "positive number, got 0"),
+    "a complex network": (lambda: mr.zoo.rflo(M, N, K, dtype=torch.complex64), DtypeError, "got torch.complex64"),
+    "an input with NaN": (
+        lambda: stepped().step(torch.tensor([[0.0, torch.nan]] * 2)), NonFiniteError, "2 of 4 that are not"),
 }  # fmt: skip
 
 
@@ -453,6 +547,49 @@ def test_what_cannot_be_is_refused_by_name(act, kind, message):
     assert type(caught.value) is kind and len(str(caught.value)) <= 400
 
 
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+BYPASSED = {
+    "gates": (lambda layer, readout: mr.nn.gate_units(layer), "gates over the units"),
+    "gates of the readout": (lambda layer, readout: mr.nn.gate_units(Layer(Elman(), M, N), readout), "GatedInput"),
+    "spectral_norm": (lambda layer, readout: nn.utils.spectral_norm(readout), "SpectralNorm of the readout"),
+    "a hook": (lambda layer, readout: readout.register_forward_hook(lambda m, x, y: 2 * y), "of the readout"),
+    "a hook of the layer": (lambda layer, readout: layer.register_forward_hook(print), "hook print of the layer"),
+    "another forward": (lambda layer, readout: setattr(readout, "__class__", Doubling), "forward method of Doubling"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BYPASSED.values(), ids=BYPASSED)
+def test_what_the_rule_would_bypass_is_refused_before_and_after_it_is_built(change, message):
+    network = RFLO(layer_with(Elman()), linear())
+    network.step(torch.zeros(2, M))
+    change(network.layer, network.readout)
+    for act in (
+        lambda: RFLO(network.layer, network.readout),
+        lambda: network(torch.ones(3, 2, M)),
+        lambda: network.step(torch.ones(2, M)),
+        lambda: network.learn(torch.ones(2, K)),
+    ):
+        with pytest.raises(UnsupportedError, match=message) as caught:
+            act()
+        assert len(str(caught.value)) <= 400
+    with torch.no_grad():
+        network.eval()(torch.ones(3, 2, M))  # calls the modules
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_hooks_of_constraints_and_parametrized_readouts_are_taken(view):
+    network = rule(constraint=mr.Orthogonal(), view=view)
+    mr.constraints.scope(network.layer)
+    nn.utils.parametrizations.weight_norm(network.readout)
+    other = RFLO(network.layer, network.readout, feedback="transpose", influence="full")
+    found = by_trial(other, sequences(), targets())[1]
+    require_close(found, by_trial(other.eval(), sequences(), targets())[1])
+
+
 def test_nothing_changes_after_a_refusal():
     network = rule()
     network.step(sequences()[:, 0], targets()[:, 0])
@@ -461,6 +598,8 @@ def test_nothing_changes_after_a_refusal():
         lambda: network.learn(torch.full((BATCH, K), torch.nan, dtype=WIDE)),
         lambda: network.learn(torch.ones(BATCH, 7, dtype=WIDE)),
         lambda: network.step(torch.ones(BATCH, 7, dtype=WIDE)),
+        lambda: network.step(torch.full((BATCH, M), torch.nan, dtype=WIDE)),
+        lambda: network.step(sequences()[:, 0], torch.ones(K, dtype=WIDE)),
         lambda: network.start(BATCH, torch.ones(BATCH, 7, dtype=WIDE)),
     ):
         with pytest.raises(mr.errors.ManifoldError):

@@ -112,7 +112,20 @@ WRONG = {
         {"network": {**LEAKY, "hidden_size": 100_000}, "learning": {"rule": "rflo", "influence": "full"}},
         "`learning.influence` needs an influence that fits into memory.",
     ),
-    "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "RFLO needs a cell that states its leaky form."),
+    "too much memory by a budget": (
+        {"network": {"cell": "LeakyElman", "budget": 4_000_000}, "learning": {"rule": "rflo", "influence": "full"}},
+        "`learning.influence` needs an influence that fits into memory. Got full with 1,",
+    ),
+    "gates": ({"pruning": {"penalty": 1e-3}}, "`learning.rule` needs backpropagation beside the section `pruning`"),
+    "trees": (
+        {"network": {"cell": "TreeSearch", "hidden_size": 4}, "search": {"fix": 0.5}},
+        "`learning.rule` needs backpropagation beside the section `search`",
+    ),
+    "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "`network.cell` needs Elman or LeakyElman for"),
+    "a published network of another cell": (
+        {"network": {"zoo": "lem", "hidden_size": 4}},
+        "RFLO needs a cell that states its leaky form.",
+    ),
     "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO trains real layers"),
     "a leak": ({"network": {**LEAKY, "options": {"leak": 2.0}}}, "The leak of LeakyElman is out of range."),
     "leaks of other units": (
@@ -129,6 +142,16 @@ def test_a_mistake_is_answered_by_its_key(changes, message):
     assert message in str(refusal.value) and len(str(refusal.value)) <= 400
 
 
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("float64", 8)])
+def test_the_full_influence_needs_memory_for_two_of_it(precision, size, monkeypatch):
+    asked = []
+    monkeypatch.setattr("manifold_rnn.training.methods.learning.require_memory", lambda key, n, *_: asked.append(n))
+    values = {"learning": {"rule": "rflo", "influence": "full"}, "precision": precision, "batch_size": 3}
+    build_for_run(read_run({**DIGITS, **values}))
+    n, m = LEAKY["hidden_size"], 8
+    assert set(asked) == {2 * size * 3 * n * n * (n + m + 1)}
+
+
 def test_settings_from_python_are_checked_too():
     with pytest.raises(OptionError, match=r"`learning.rule` needs one of"):
         LearningSettings("rtrl")
@@ -138,5 +161,5 @@ def test_settings_from_python_are_checked_too():
 
 def test_a_refused_run_leaves_no_folder(tmp_path, capsys):
     flags = ["--task", "Digits", "--network.cell", "LSTM", "--learning.rule", "rflo"]
-    assert "got LSTM" in answer(["fit", *flags, "--output", tmp_path / "run"], capsys)
+    assert "Got LSTM" in answer(["fit", *flags, "--output", tmp_path / "run"], capsys)
     assert not (tmp_path / "run").exists()

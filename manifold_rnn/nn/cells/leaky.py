@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from ..._torch import has_dispatch_mode, sees_every_step
 from ...errors import OptionError, ShapeError
 from .base import FILLED_BY_BIND, State
 from .elman import Elman
@@ -92,7 +94,9 @@ class LeakyElman(Elman):
         rates = None
         if isinstance(self.leak, tuple) and weights:
             weight = next(iter(weights.values()))
-            rates = torch.tensor(self.leak, dtype=weight.real.dtype, device=weight.device)
+            is_watched = sees_every_step() or has_dispatch_mode()  # then a tensor may be fake, or wrapped for a while
+            make = _rates if is_watched else _kept_rates
+            rates = make(self.leak, weight.real.dtype, weight.device)
         return replace(self, weights=weights, rates=rates)
 
     def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
@@ -116,3 +120,11 @@ class LeakyElman(Elman):
             assert self.rates is not None, "the cell is not bound"
             return self.rates
         return self.leak
+
+
+def _rates(leak: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # so that what is made there may be used in training
+        return torch.tensor(leak, dtype=dtype, device=device)
+
+
+_kept_rates = lru_cache(maxsize=32)(_rates)  # a copy from the host at each forward pass would wait for the device

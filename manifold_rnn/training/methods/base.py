@@ -14,11 +14,11 @@ from ..values import Value
 class Method:
     """What a section of a run's settings changes about training; a subclass overrides what it needs.
 
-    A run calls `require` and `build` whenever it builds the network, also to evaluate or to resume; `start` once,
-    before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and `added_loss` for each
-    training batch; `added_validation_loss` for each validation batch; `before_step` and `after_step` around each step
-    of the optimizer. It computes each loss, also of validation and test, within `context`. Nothing is called while
-    the section is not `active`.
+    A run calls `require`, `require_network` and `build` whenever it builds the network, also to evaluate or to resume;
+    `start` once, before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and
+    `added_loss` for each training batch; `added_validation_loss` for each validation batch; `before_step` and
+    `after_step` around each step of the optimizer. It computes each loss, also of validation and test, within
+    `context`. Nothing is called while the section is not `active`.
     """
 
     @property
@@ -28,6 +28,9 @@ class Method:
 
     def require(self, settings: Value) -> None:
         """Raise `OptionError` if the other parts of the `RunSettings` do not fit to this section."""
+
+    def require_network(self, settings: Value, network: Network) -> None:
+        """Raise `OptionError` if the network that the `RunSettings` build does not fit to this section."""
 
     def build(self, network: Network) -> Network:
         """Return the network with what this section adds to it, before weights are loaded."""

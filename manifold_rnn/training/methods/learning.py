@@ -7,10 +7,11 @@ from typing import Literal
 
 import torch
 
+from ...nn.cells import Cell
 from ...online import RFLO
 from ...tasks.memory import require_memory
 from ...zoo import Network
-from ..choices import require
+from ..choices import cells, require
 from ..fields import check_fields
 from ..values import Value
 from .base import Method
@@ -63,13 +64,29 @@ class LearningSettings(Method):
         return self.rule != "backpropagation"
 
     def require(self, settings: Value) -> None:
-        """Raise `OptionError` unless the network has one level and the influence fits into memory."""
+        """Raise `OptionError` unless the other sections fit the rule and the influence fits into memory."""
         network = settings.network
+        for key in ("pruning", "search"):
+            expected = f"backpropagation beside the section `{key}`, which changes how the layer runs"
+            require(not getattr(settings, key).active, "learning.rule", expected, self.rule)
+        if network.cell is not None:
+            leaky = sorted(name for name, kind in cells().items() if kind.leaky_form is not Cell.leaky_form)
+            expected = f"{' or '.join(leaky)} for `learning.rule=rflo`"
+            require(network.cell in leaky, "network.cell", expected, network.cell)
         one = "1 level for `learning.rule=rflo`"
         require(network.num_layers == 1, "network.num_layers", one, network.num_layers)
-        if self.influence == "full" and network.budget is None:
-            n, m = network.hidden_size, settings.task.input_size
-            needed = 4 * settings.batch_size * n * n * (n + m + 1)
+        if network.budget is None:  # before a network is built
+            self._require_memory(settings, network.hidden_size)
+
+    def require_network(self, settings: Value, network: Network) -> None:
+        """Raise `OptionError` unless the influence fits into memory, now that a budget has decided the units."""
+        self._require_memory(settings, network.layer.hidden_size)
+
+    def _require_memory(self, settings: Value, n: int) -> None:
+        if self.influence == "full":
+            size = 8 if settings.precision == "float64" else 4
+            entries = settings.batch_size * n * n * (n + settings.task.input_size + 1)
+            needed = 2 * size * entries  # a step makes the next influence beside the last
             require_memory("learning.influence", needed, "an influence", f"full with {n:,} units")
 
     def build(self, network: Network) -> Network:
