@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from .._torch import drop_hook
 from ..constraints import release
 from ..constraints.registry import entries
-from ..errors import NonFiniteError
 from .gating import GatedInput, gated_layers
 from .layer import Layer
 from .unit_gates import LayerGates
@@ -29,12 +28,14 @@ def open_units(layer: Layer) -> dict[str, Tensor]:
     -------
     dict from str to Tensor
         In ascending order. All levels and directions of a layer have one hidden size, that of the level with most open
-        units. The others keep some closed units too, those with the largest gates.
+        units. The others keep some closed units too, those with the largest gates, and the first ones of equal gates.
 
     Raises
     ------
     OptionError
         If the layer has no gates.
+    NonFiniteError
+        If a gate is NaN.
 
     Examples
     --------
@@ -43,9 +44,10 @@ def open_units(layer: Layer) -> dict[str, Tensor]:
     >>> assert mr.nn.open_units(layer)["_l0"].tolist() == [0, 2]
     """
     (_, gates), *_ = gated_layers(layer)
+    gates.require_numbers()
     units = {suffix: gates.units(suffix) for suffix in layer.suffixes}
     size = max(len(each.open()) for each in units.values())
-    return {suffix: each.log_alpha.detach().topk(size).indices.sort().values for suffix, each in units.items()}
+    return {suffix: each.largest(size).sort().values for suffix, each in units.items()}
 
 
 @torch.no_grad()
@@ -71,7 +73,7 @@ def prune(module: _M) -> _M:
     OptionError
         If no layer inside has gates.
     NonFiniteError
-        If a gate is NaN or infinite.
+        If a gate is NaN.
 
     Notes
     -----
@@ -87,7 +89,7 @@ def prune(module: _M) -> _M:
     >>> assert smaller.layer.hidden_size == 2 and torch.allclose(smaller(x), network(x), atol=1e-6)
     """
     for _, gates in gated_layers(module):
-        _require_finite(gates)
+        gates.require_numbers()
     pruned = copy.deepcopy(module)
     for layer, gates in list(gated_layers(pruned)):
         kept = open_units(layer)
@@ -148,13 +150,3 @@ def _columns(kept: list[Tensor], n: int, width: int) -> Tensor:
     """The columns of the kept units among the features of all directions, real parts before imaginary ones."""
     joined = torch.cat([units + n * direction for direction, units in enumerate(kept)])
     return joined if n * len(kept) == width else torch.cat([joined, joined + n * len(kept)])
-
-
-def _require_finite(gates: LayerGates) -> None:
-    for key in gates:
-        log_alpha = gates.units(key).log_alpha
-        if bad := int((~log_alpha.isfinite()).sum()):
-            raise NonFiniteError(
-                f"Pruning needs finite gates.\nGot {bad} of {len(log_alpha)} in {key} that are not.\n"
-                "Train again with a lower learning rate."
-            )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._options import is_integer
 from .._torch import is_transformed
-from ..errors import OptionError
+from ..errors import NonFiniteError, OptionError
 
 
 class UnitGates(nn.Module):
@@ -113,11 +113,22 @@ class UnitGates(nn.Module):
 
     def bounded(self) -> Tensor:
         """Return ``log_alpha`` within its range, the largest ``minimum`` at least 0, with the gradient of itself."""
-        free = self.log_alpha.detach()
-        value = free.clamp(self.least, self.most)
-        largest = free.topk(self.minimum).indices
+        value = self.log_alpha.detach().clamp(self.least, self.most)
+        largest = self.largest(self.minimum)
         value = value.index_put((largest,), value[largest].clamp(min=0))
-        return self.log_alpha + (value - free)
+        return value + (self.log_alpha - self.log_alpha.detach()).nan_to_num()  # zeros with a gradient, also at inf
+
+    def largest(self, count: int) -> Tensor:
+        """Return the numbers of the units with the largest gates, in descending order; the first ones of equal gates."""
+        return self.log_alpha.detach().argsort(descending=True, stable=True)[:count]
+
+    def require_numbers(self, name: str = "the gates") -> None:
+        """Raise `NonFiniteError` if a gate is NaN."""
+        if bad := int(self.log_alpha.isnan().sum()):
+            raise NonFiniteError(
+                f"Pruning needs gates that are numbers.\nGot {bad} of {len(self.log_alpha)} in {name} that are NaN.\n"
+                "Train again with a lower learning rate."
+            )
 
     def open_probability(self) -> Tensor:
         r"""Return the probability that a sampled gate is not 0, :math:`\sigma(\log\alpha + \tfrac23 \log 11)`."""
@@ -125,7 +136,8 @@ class UnitGates(nn.Module):
 
     @torch.no_grad()
     def open(self) -> Tensor:
-        """Return the numbers of the units whose gate is not 0 in evaluation."""
+        """Return the numbers of the units whose gate is not 0 in evaluation, or raise `NonFiniteError` if one is NaN."""
+        self.require_numbers()
         return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
 
     def extra_repr(self) -> str:
@@ -157,6 +169,11 @@ class LayerGates(nn.ModuleDict):
         prefix = f"l{level - 1}"
         keys = [key for key in self if key in (prefix, f"{prefix}_reverse")] if level else ["inputs"]
         return [self.units(key) for key in keys if key in self]
+
+    def require_numbers(self) -> None:
+        """Raise `NonFiniteError` if a gate is NaN."""
+        for key in self:
+            self.units(key).require_numbers(key)
 
     def sample(self) -> None:
         """Draw every gate."""

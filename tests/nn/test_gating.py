@@ -136,6 +136,17 @@ def test_the_penalty_counts_features_of_both_directions_and_parts():
     assert l0_penalty(nn.ModuleList([layer, copy.deepcopy(layer)])).item() == pytest.approx(2 * whole, rel=5e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gate_far_out_of_range_has_the_value_at_the_end_of_the_range_and_a_gradient(dtype):
+    gates = mr.nn.UnitGates(5, dtype=dtype).eval()
+    far = torch.tensor([1e9, 1e30, torch.inf, -1e9, -torch.inf], dtype=dtype)
+    with torch.no_grad():
+        gates.log_alpha.copy_(far)
+    assert gates().tolist() == [1.0, 1.0, 1.0, 0.0, 0.0] and gates.open().tolist() == [0, 1, 2]
+    gates.open_probability().sum().backward()
+    assert (gates.log_alpha.grad.isfinite()).all() and (gates.log_alpha.grad[[0, 1, 3]] != 0).all()
+
+
 def test_one_sample_serves_all_steps_and_sequences_and_each_forward_draws_another():
     layer, _ = gated("RNN")
     x = torch.randn(1, 1, M, dtype=torch.float64).expand(T, B, M)

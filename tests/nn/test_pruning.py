@@ -123,6 +123,18 @@ def test_the_floor_survives_when_all_gates_close():
     torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
 
 
+def test_equal_gates_are_kept_in_one_order_which_the_floor_shares():
+    layer = gate_units(LSTM(M, 40, 2), minimum=2).eval()
+    with torch.no_grad():
+        layer.unit_gates["l0"].log_alpha[:30].fill_(-4.0)
+        layer.unit_gates["l1"].log_alpha.fill_(-4.0)
+    kept = open_units(layer)
+    assert kept["_l0"].tolist() == list(range(30, 40)) and kept["_l1"].tolist() == list(range(10))
+    assert set(layer.unit_gates["l1"].open().tolist()) == {0, 1} <= set(kept["_l1"].tolist())
+    x = torch.randn(5, 2, M)
+    torch.testing.assert_close(prune(layer)(x)[0], layer(x)[0][..., kept["_l1"]], atol=1e-6, rtol=0)
+
+
 def test_what_cannot_be_pruned_is_named():
     for module in (LSTM(2, 3), nn.Linear(2, 3)):
         for function in (prune, open_units):
@@ -133,6 +145,9 @@ def test_what_cannot_be_pruned_is_named():
         model["layer"].unit_gates["l0"].log_alpha[2] = torch.nan
     with pytest.raises(NonFiniteError, match="1 of 7 in l0"):
         prune(model)
+    for function in (lambda: open_units(model["layer"]), model["layer"].unit_gates["l0"].open):
+        with pytest.raises(NonFiniteError, match="1 of 7"):
+            function()
     assert model["layer"].hidden_size == N
 
 
