@@ -1,12 +1,13 @@
 """Gates for the units of a layer and its readout, and the penalty that closes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..constraints.registry import entries
 from ..errors import OptionError, ShapeError, UnsupportedError
 from .layer import Layer
 from .unit_gates import LayerGates, UnitGates, features
@@ -15,7 +16,12 @@ _L = TypeVar("_L", bound=Layer)
 
 
 def gate_units(
-    layer: _L, readout: nn.Module | None = None, *, minimum: int = 1, inputs: bool = False, start: float = 1.0
+    layer: _L,
+    readout: nn.Module | Sequence[nn.Module] | None = None,
+    *,
+    minimum: int = 1,
+    inputs: bool = False,
+    start: float = 1.0,
 ) -> _L:
     r"""Put a trained gate on every unit of a layer, in place.
 
@@ -30,9 +36,9 @@ def gate_units(
     ----------
     layer : Layer
         Of an Elman, LSTM or GRU cell, with any constraint in either view.
-    readout : nn.Module, optional
-        A module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with one
-        column for each of them, such as ``nn.Linear``.
+    readout : nn.Module or sequence of nn.Module, optional
+        Each module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with
+        one column for each of them, such as ``nn.Linear``. Its weight may be constrained.
     minimum : int
         Units of each level and direction that stay open.
     inputs : bool
@@ -48,7 +54,7 @@ def gate_units(
     Raises
     ------
     UnsupportedError
-        If the layer is one of torch, or units of its cell cannot be removed.
+        If the layer is one of torch, units of its cell cannot be removed, or torch computes the weight of ``readout``.
     OptionError
         If the layer has gates already, ``readout`` has no matrix, or an option is out of range.
     ShapeError
@@ -77,16 +83,18 @@ def gate_units(
             "The layer has gates already.\nExpected a layer without unit_gates.\n"
             "Use the gates that it has, or build the layer anew."
         )
+    readouts = dict.fromkeys([] if readout is None else readout if isinstance(readout, Sequence) else [readout])
     like = layer.weights("_l0")["weight_ih"]
+    width = layer.hidden_size * len(layer.directions) * (2 if like.is_complex() else 1)
+    for each in readouts:
+        _require_readout(each, width)
     make = partial(UnitGates, start=start, device=like.device, dtype=like.real.dtype)
     gates = {suffix: make(layer.hidden_size, minimum=minimum) for suffix in layer.suffixes}
     if inputs:
         gates["inputs"] = make(layer.input_size)
     held = LayerGates(gates)
-    if readout is not None:
-        width = layer.hidden_size * len(layer.directions) * (2 if like.is_complex() else 1)
-        _require_readout(readout, width)
-        readout.register_forward_pre_hook(GatedInput(held))
+    for each in readouts:
+        each.register_forward_pre_hook(GatedInput(held))
     layer.unit_gates = held.train(layer.training)
     return layer
 
@@ -190,8 +198,20 @@ def _require_separate_units(layer: nn.Module) -> None:
 
 
 def _require_readout(readout: nn.Module, width: int) -> None:
-    weight = readout._parameters.get("weight")
-    if weight is None or weight.dim() != 2:
+    if isinstance(readout, Layer | nn.RNNBase):
+        raise UnsupportedError(
+            "Gates of one layer cannot scale the weights of another.\n"
+            f"Expected a readout such as torch.nn.Linear, got {type(readout).__name__}.\n"
+            "Build one layer with num_layers=2, whose levels share gates."
+        )
+    weight = getattr(readout, "weight", None)
+    if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and "weight" not in entries(readout):
+        raise UnsupportedError(
+            "The weight of a readout with gates must be a parameter, or constrained by manifold_rnn.\n"
+            f"Got {type(readout).__name__} whose weight is computed, as by weight_norm or spectral_norm.\n"
+            "Remove the parametrization first."
+        )
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
         raise OptionError(
             "A readout with gates needs a matrix as its parameter weight.\n"
             f"Got {type(readout).__name__} without one.\nPass a torch.nn.Linear."

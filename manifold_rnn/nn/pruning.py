@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .._torch import drop_hook
 from ..constraints import release
 from ..constraints.registry import entries
+from ..errors import OptionError
 from .gating import GatedInput, gated_layers
 from .layer import Layer
 from .unit_gates import LayerGates
@@ -71,7 +72,7 @@ def prune(module: _M) -> _M:
     Raises
     ------
     OptionError
-        If no layer inside has gates.
+        If no layer inside has gates, or no module of a container reads the layer through them.
     NonFiniteError
         If a gate is NaN.
 
@@ -90,15 +91,32 @@ def prune(module: _M) -> _M:
     """
     for _, gates in gated_layers(module):
         gates.require_numbers()
+    _require_readers(module)
     pruned = copy.deepcopy(module)
     for layer, gates in list(gated_layers(pruned)):
         kept = open_units(layer)
-        for part in pruned.modules():
-            hooks = [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, GatedInput)]
-            for hook in [hook for hook in hooks if hook.gates is gates]:
-                _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
+        for part, hook in _readers(pruned, gates):
+            _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
         _shrink(layer, gates, kept)
     return pruned
+
+
+def _readers(module: nn.Module, gates: LayerGates) -> list[tuple[nn.Module, GatedInput]]:
+    """The modules inside that read a layer through its gates."""
+    hooks = [(part, hook) for part in module.modules() for hook in part._forward_pre_hooks.values()]
+    return [(part, hook) for part, hook in hooks if isinstance(hook, GatedInput) and hook.gates is gates]
+
+
+def _require_readers(module: nn.Module) -> None:
+    """Raise if a module has weights beside a gated layer, and none of them reads the layer through its gates."""
+    for layer, gates in gated_layers(module):
+        own = {id(p) for p in layer.parameters()}
+        if not _readers(module, gates) and any(id(p) not in own for p in module.parameters()):
+            raise OptionError(
+                f"{type(module).__name__} has a layer with gates, and no module in it reads the layer through them.\n"
+                "Expected gates that were added with readout=, or the layer alone.\n"
+                "Call gate_units(layer, readout=...) with every module that reads the layer."
+            )
 
 
 def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
@@ -133,6 +151,8 @@ def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
 
 def _shrink_readout(readout: nn.Module, hook: GatedInput, kept: list[Tensor]) -> None:
     """Fold the gates into the columns of a readout, and keep those of open units, in place."""
+    if "weight" in entries(readout):
+        release(readout, "weight")
     weight = readout.get_parameter("weight")
     gates = hook.gates.last_level()
     n, width = len(gates[0].log_alpha), weight.shape[1]

@@ -119,7 +119,7 @@ class UnitGates(nn.Module):
         return value + (self.log_alpha - self.log_alpha.detach()).nan_to_num()  # zeros with a gradient, also at inf
 
     def largest(self, count: int) -> Tensor:
-        """Return the numbers of the units with the largest gates, in descending order; the first ones of equal gates."""
+        """Return the numbers of the units with the largest gates, in descending order; of equal gates the first."""
         return self.log_alpha.detach().argsort(descending=True, stable=True)[:count]
 
     def require_numbers(self, name: str = "the gates") -> None:
@@ -136,7 +136,7 @@ class UnitGates(nn.Module):
 
     @torch.no_grad()
     def open(self) -> Tensor:
-        """Return the numbers of the units whose gate is not 0 in evaluation, or raise `NonFiniteError` if one is NaN."""
+        """Return the numbers of the units whose gate is not 0 in evaluation; raise `NonFiniteError` if one is NaN."""
         self.require_numbers()
         return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
 

@@ -217,6 +217,17 @@ BAD = {
     "gates twice": (lambda: gate_units(gate_units(LSTM(2, 3))), OptionError, "gates already"),
     "a readout without matrix": (lambda: gate_units(LSTM(2, 3), nn.Tanh()), OptionError, "Tanh"),
     "a readout of another size": (lambda: gate_units(LSTM(2, 3), nn.Linear(4, 2)), ShapeError, "3 columns, got 4"),
+    "a layer as readout": (lambda: gate_units(LSTM(2, 3), LSTM(3, 2)), UnsupportedError, "num_layers=2"),
+    "a parametrized readout": (
+        lambda: gate_units(LSTM(2, 3), nn.utils.parametrizations.orthogonal(nn.Linear(3, 2))),
+        UnsupportedError,
+        "Remove the parametrization",
+    ),
+    "a readout with a norm": (
+        lambda: gate_units(LSTM(2, 3), [nn.Linear(3, 2), nn.utils.spectral_norm(nn.Linear(3, 2))]),
+        UnsupportedError,
+        "spectral_norm",
+    ),
     "no unit": (lambda: gate_units(LSTM(2, 3), minimum=0), OptionError, "from 1 to 3, got 0"),
     "too many units": (lambda: gate_units(LSTM(2, 3), minimum=4), OptionError, "from 1 to 3, got 4"),
     "no start": (lambda: gate_units(LSTM(2, 3), start=float("nan")), OptionError, "nan"),

@@ -135,6 +135,36 @@ def test_equal_gates_are_kept_in_one_order_which_the_floor_shares():
     torch.testing.assert_close(prune(layer)(x)[0], layer(x)[0][..., kept["_l1"]], atol=1e-6, rtol=0)
 
 
+def test_a_module_without_a_reader_of_the_gates_is_refused():
+    layer = gate_units(LSTM(M, N, batch_first=True))
+    network = mr.zoo.Network(layer, 2)
+    for module in (network, nn.ModuleList([layer, nn.Linear(N, 2)]), nn.ModuleList([layer, gate_units(GRU(N, 2))])):
+        with pytest.raises(OptionError, match="readout=") as caught:
+            prune(module)
+        assert len(str(caught.value)) <= 400
+    assert prune(nn.ModuleList([layer]))[0].unit_gates is None
+
+
+@pytest.mark.parametrize("view", [None, "update", "trivialized"])
+def test_several_readouts_with_any_weight_shrink_together(view):
+    torch.manual_seed(0)
+    layer, heads = LSTM(M, N), nn.ModuleList([nn.Linear(N, N), nn.Linear(N, 3)])
+    if view:
+        mr.constrain(heads[0], "weight", mr.Orthogonal(), view=view)
+    gate_units(layer, list(heads))
+    with torch.no_grad():
+        layer.unit_gates["l0"].log_alpha[:4].fill_(-4.0)
+    model = nn.ModuleDict({"layer": layer, "heads": heads}).eval()
+    smaller, x = prune(model), torch.randn(5, 2, M)
+    for i in range(2):
+        before, after = (m["heads"][i](m["layer"](x)[0]) for m in (model, smaller))
+        torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+        assert smaller["heads"][i].weight.shape[1] == smaller["heads"][i].in_features == 3
+        assert type(smaller["heads"][i].weight) is nn.Parameter and smaller["heads"][i].weight.requires_grad
+    assert not mr.diagnostics.constrained_parameters(smaller)
+    assert bool(mr.diagnostics.constrained_parameters(model)) is bool(view)
+
+
 def test_what_cannot_be_pruned_is_named():
     for module in (LSTM(2, 3), nn.Linear(2, 3)):
         for function in (prune, open_units):
