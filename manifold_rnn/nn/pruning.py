@@ -1,6 +1,7 @@
 """The smaller layer without closed units."""
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -89,12 +90,28 @@ def prune(module: _M) -> _M:
     >>> smaller, x = mr.nn.prune(network), torch.randn(5, 7, 3)
     >>> assert smaller.layer.hidden_size == 2 and torch.allclose(smaller(x), network(x), atol=1e-6)
     """
+    return _without_gates(module, open_units)
+
+
+@torch.no_grad()
+def folded(module: _M) -> _M:
+    """Return a copy with the gates multiplied into plain dense weights, from which no unit is removed."""
+    return _without_gates(module, _all_units)
+
+
+def _all_units(layer: Layer) -> dict[str, Tensor]:
+    device = layer.get_parameter("weight_ih_l0").device
+    return {suffix: torch.arange(layer.hidden_size, device=device) for suffix in layer.suffixes}
+
+
+def _without_gates(module: _M, units: Callable[[Layer], dict[str, Tensor]]) -> _M:
+    """A copy with the gates multiplied into the weights of the units that are kept."""
     for _, gates in gated_layers(module):
         gates.require_numbers()
     _require_readers(module)
     pruned = copy.deepcopy(module)
     for layer, gates in list(gated_layers(pruned)):
-        kept = open_units(layer)
+        kept = units(layer)
         for part, hook in _readers(pruned, gates):
             _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
         _shrink(layer, gates, kept)

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import manifold_rnn as mr
 from manifold_rnn.errors import NonFiniteError, OptionError
 from manifold_rnn.nn import GRU, LSTM, RNN, gate_units, open_units, prune, real_features
+from manifold_rnn.nn.pruning import folded
 
 KINDS = {"RNN": RNN, "modReLU": lambda *a, **o: RNN(*a, nonlinearity="modrelu", **o), "LSTM": LSTM, "GRU": GRU}
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-13, torch.complex64: 1e-6, torch.complex128: 1e-13}
@@ -163,6 +164,15 @@ def test_several_readouts_with_any_weight_shrink_together(view):
         assert type(smaller["heads"][i].weight) is nn.Parameter and smaller["heads"][i].weight.requires_grad
     assert not mr.diagnostics.constrained_parameters(smaller)
     assert bool(mr.diagnostics.constrained_parameters(model)) is bool(view)
+
+
+def test_folded_gates_leave_a_plain_module_of_the_same_size():
+    model, x = gated("LSTM", constraint=True, num_layers=2), torch.randn(5, 2, M)
+    plain = folded(model)
+    assert plain["layer"].hidden_size == N and plain["layer"].unit_gates is None
+    assert not mr.diagnostics.constrained_parameters(plain)
+    outputs = (m["readout"](m["layer"](x)[0]) for m in (model, plain))
+    torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
 
 
 def test_what_cannot_be_pruned_is_named():
