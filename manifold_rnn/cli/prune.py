@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError, UnsupportedError
+from ..errors import OptionError
 from ..nn import prune
 from ..nn.pruning import folded
 from ..nn.unit_gates import LayerGates
@@ -70,11 +70,6 @@ def execute(command: str, values: Values) -> int:
 def _settings(settings: RunSettings, smaller: Network, output: str) -> RunSettings:
     """The settings of a run whose network has these sizes, with no constraint and no gates."""
     layer = smaller.layer
-    if layer.train_initial_state:
-        raise UnsupportedError(
-            "The settings of a run cannot describe a plain cell with a trained initial state.\n"
-            f"Expected another network than {settings.network.zoo}.\nUse manifold_rnn.nn.prune in Python."
-        )
     options = {name: getattr(layer.cell, name) for name in layer.cell.options()}
     defaults = {f.name: f.default for f in fields(layer.cell) if f.default is not MISSING}
     network = NetworkSettings(

@@ -119,11 +119,3 @@ def test_a_run_without_gates_and_gates_that_are_not_finite_are_refused(trained, 
     write_checkpoint(tmp_path / "nan.ckpt", content)
     assert "finite" in refused(["prune", tmp_path / "nan.ckpt", "--output", folder], capsys)
     assert not folder.exists()
-
-
-def test_a_trained_initial_state_is_named(tmp_path, capsys):
-    run, folder = tmp_path / "run", tmp_path / "pruned"
-    network = ["--network.zoo", "urnn", "--network.hidden_size", "6", "--pruning.penalty", "1e-4"]
-    assert main(["fit", *FLAGS, *network, "--output", str(run)]) == 0
-    assert "initial state" in refused(["prune", run / "best.ckpt", "--output", folder], capsys)
-    assert not folder.exists()
