@@ -1,5 +1,7 @@
 """The section ``pruning`` of a run: what it refuses, what it adds, and that another run is as before."""
 
+import math
+
 import pytest
 
 pytest.importorskip("lightning")
@@ -63,7 +65,7 @@ def test_gates_have_their_own_rate_and_no_decay(constraint, lr):
         assert rates[id(module.network.layer.weight_hh_l0)][0] == 0.003
 
 
-def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(tmp_path):
+def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(tmp_path, capsys):
     one = settings({"penalty": 0.5, "warmup": 0.0, "minimum": 2, "lr": 0.5}, epochs=6)
     record = run(one, folder=tmp_path)
     weights = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]
@@ -75,6 +77,10 @@ def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(
     expected = 0.5 * l0_penalty(network).item()
     assert record.history[-1]["val_loss"] > expected  # which it contains
     assert main(["inspect", str(tmp_path / "last.ckpt"), "--diagnostics", "[spectrum]"]) == 0
+    assert "gates/open: 2\n" in capsys.readouterr().out
+    with torch.no_grad():
+        network.layer.unit_gates["l0"].log_alpha[0] = torch.nan
+    assert math.isnan(one.pruning.numbers(network)["gates/open"])
 
 
 def test_the_start_is_the_mean_of_the_gates_and_a_penalty_of_0_leaves_them_out():
@@ -82,6 +88,15 @@ def test_the_start_is_the_mean_of_the_gates_and_a_penalty_of_0_leaves_them_out()
     assert (gates.log_alpha - 3.0).abs().max() < 1
     swept = settings({"penalty": 0, "lr": 0.1, "warmup": 0.1, "minimum": 9, "inputs": True, "log_alpha": 3.0})
     assert swept.methods() == [] and build_for_run(swept).layer.unit_gates is None
+
+
+def test_the_log_has_the_number_of_open_units(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(settings({"penalty": 1e-3}), folder=tmp_path)
+    log = EventAccumulator(str(tmp_path / "logs"))
+    log.Reload()
+    assert [event.value for event in log.Scalars("gates/open")] == [6, 6]
 
 
 def test_zoo_networks_of_the_elman_cell_are_pruned_too():

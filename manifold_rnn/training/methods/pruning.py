@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ...errors import NonFiniteError
 from ...nn import UnitGates, gate_units, l0_penalty
+from ...nn.gating import gated_layers
 from ...tasks import Task
 from ...zoo import Network
 from ..choices import require
@@ -105,3 +107,11 @@ class PruningSettings(Method):
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
         """Return the full penalty, so that a smaller network may be the best one."""
         return self.penalty * l0_penalty(network)
+
+    def numbers(self, network: nn.Module) -> dict[str, float]:
+        """Return the number of open units of all levels; NaN if a gate is."""
+        units = [gates.units(suffix) for layer, gates in gated_layers(network) for suffix in layer.suffixes]
+        try:
+            return {"gates/open": float(sum(len(each.open()) for each in units))}
+        except NonFiniteError:
+            return {"gates/open": math.nan}
