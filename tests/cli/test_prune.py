@@ -117,5 +117,5 @@ def test_a_run_without_gates_and_gates_that_are_not_finite_are_refused(trained, 
     key = next(key for key in content["state_dict"] if "log_alpha" in key)
     content["state_dict"][key] = torch.full_like(content["state_dict"][key], torch.nan)
     write_checkpoint(tmp_path / "nan.ckpt", content)
-    assert "finite" in refused(["prune", tmp_path / "nan.ckpt", "--output", folder], capsys)
+    assert "8 of 8 in l0 that are NaN" in refused(["prune", tmp_path / "nan.ckpt", "--output", folder], capsys)
     assert not folder.exists()
