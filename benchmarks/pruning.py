@@ -15,7 +15,7 @@ from timing import interleaved_medians, write
 import manifold_rnn as mr
 
 UNITS, RATE, GATE_RATE, EPOCHS, BATCH, WARMUP = 64, 3e-3, 2e-2, 80, 64, 1 / 3
-PENALTIES, SEEDS = (5e-5, 1e-4, 2e-4), (0, 1)
+PENALTIES, SEEDS = (3e-5, 5e-5, 1e-4, 2e-4), (0, 1)
 LARGE, SMALL, STEPS, SEQUENCES = 512, 64, 50, 32
 
 

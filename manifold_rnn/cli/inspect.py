@@ -63,6 +63,9 @@ def execute(command: str, values: Values) -> int:
         open_folder(Path(report).parent)  # before hours of work, and once all is accepted
     print(_progress(trained.content, trained.settings))
     print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
+    for method in trained.settings.methods():
+        for name, number in method.numbers(trained.network).items():
+            print(f"{name}: {number:g}")
     results = []
     for result in _results(trained, values["checkpoint"], chosen, sequences):
         results.append(result)

@@ -1,21 +1,28 @@
 """Gates for the units of a layer and its readout, and the penalty that closes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from ..errors import OptionError, ShapeError, UnsupportedError
+from ..constraints.registry import entries
+from ..errors import DtypeError, OptionError, ShapeError, UnsupportedError
 from .layer import Layer
-from .unit_gates import LayerGates, UnitGates, features
+from .unit_gates import LayerGates, UnitGates, features, require_gate_options
 
 _L = TypeVar("_L", bound=Layer)
 
 
 def gate_units(
-    layer: _L, readout: nn.Module | None = None, *, minimum: int = 1, inputs: bool = False, start: float = 1.0
+    layer: _L,
+    readout: nn.Module | Sequence[nn.Module] | None = None,
+    *,
+    minimum: int = 1,
+    inputs: bool = False,
+    start: float = 1.0,
 ) -> _L:
     r"""Put a trained gate on every unit of a layer, in place.
 
@@ -30,9 +37,9 @@ def gate_units(
     ----------
     layer : Layer
         Of an Elman, LSTM or GRU cell, with any constraint in either view.
-    readout : nn.Module, optional
-        A module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with one
-        column for each of them, such as ``nn.Linear``.
+    readout : nn.Module or list of nn.Module, optional
+        Each module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with
+        one column for each of them, such as ``nn.Linear``. Its weight may be constrained.
     minimum : int
         Units of each level and direction that stay open.
     inputs : bool
@@ -48,11 +55,13 @@ def gate_units(
     Raises
     ------
     UnsupportedError
-        If the layer is one of torch, or units of its cell cannot be removed.
+        If the layer is one of torch, units of its cell cannot be removed, or torch computes the weight of ``readout``.
     OptionError
         If the layer has gates already, ``readout`` has no matrix, or an option is out of range.
     ShapeError
-        If ``readout`` has another number of columns. After any error nothing has changed.
+        If ``readout`` has another number of columns.
+    DtypeError
+        If ``readout`` has another dtype than the real one of the layer. After any error nothing has changed.
 
     Notes
     -----
@@ -77,16 +86,24 @@ def gate_units(
             "The layer has gates already.\nExpected a layer without unit_gates.\n"
             "Use the gates that it has, or build the layer anew."
         )
+    if not isinstance(inputs, bool):
+        raise OptionError(
+            f"The option inputs says whether features have gates.\nExpected True or False, got {inputs!r:.80}.\n"
+            "Pass one of them."
+        )
+    require_gate_options(layer.hidden_size, minimum, start)
+    readouts = _each(readout)
     like = layer.weights("_l0")["weight_ih"]
+    width = layer.hidden_size * len(layer.directions) * (2 if like.is_complex() else 1)
+    for each in readouts:
+        _require_readout(each, width, like.real.dtype)
     make = partial(UnitGates, start=start, device=like.device, dtype=like.real.dtype)
     gates = {suffix: make(layer.hidden_size, minimum=minimum) for suffix in layer.suffixes}
     if inputs:
         gates["inputs"] = make(layer.input_size)
     held = LayerGates(gates)
-    if readout is not None:
-        width = layer.hidden_size * len(layer.directions) * (2 if like.is_complex() else 1)
-        _require_readout(readout, width)
-        readout.register_forward_pre_hook(GatedInput(held))
+    for each in readouts:
+        each.register_forward_pre_hook(GatedInput(held))
     layer.unit_gates = held.train(layer.training)
     return layer
 
@@ -107,6 +124,7 @@ def l0_penalty(module: nn.Module) -> Tensor:
     Returns
     -------
     Tensor, scalar
+        At least in float32.
 
     Raises
     ------
@@ -158,11 +176,17 @@ def gated_layers(module: nn.Module) -> Iterator[tuple[Layer, LayerGates]]:
 
 def _expected_weights(layer: Layer, gates: LayerGates, suffix: str) -> Tensor:
     """The expected number of weights of one level and direction."""
-    pi, below = gates.units(suffix).open_probability(), gates.below(suffix)
+    pi, below = _summable(gates.units(suffix)), gates.below(suffix)
     width = layer.get_parameter("weight_ih" + suffix).shape[1]
-    received = features([each.open_probability() for each in below], width).sum() if below else width
+    received = features([_summable(each) for each in below], width).sum() if below else width
     total = pi.sum()
     return len(layer.cell.gates) * (total * received + total.square() - pi.square().sum() + total)
+
+
+def _summable(gates: UnitGates) -> Tensor:
+    """The probabilities that gates are open, at least in float32: sums of float16 would overflow."""
+    pi = gates.open_probability()
+    return pi.to(torch.promote_types(pi.dtype, torch.float32))
 
 
 def _require_separate_units(layer: nn.Module) -> None:
@@ -189,9 +213,41 @@ def _require_separate_units(layer: nn.Module) -> None:
         )
 
 
-def _require_readout(readout: nn.Module, width: int) -> None:
-    weight = readout._parameters.get("weight")
-    if weight is None or weight.dim() != 2:
+def _each(readout: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
+    """The readouts, each once."""
+    if isinstance(readout, list | tuple | nn.ModuleList):
+        return list({id(each): each for each in readout}.values())
+    return [] if readout is None else [readout]  # type: ignore[list-item]  # checked next
+
+
+def _require_readout(readout: object, width: int, dtype: torch.dtype) -> None:
+    """Raise unless a readout has a matrix of its own with one column for each feature."""
+    if not isinstance(readout, nn.Module) or isinstance(readout, nn.Embedding):
+        raise OptionError(
+            "A readout is a module that is called with the layer's outputs.\n"
+            f"Expected one such as torch.nn.Linear, or a list of them, got {readout!r:.80}.\n"
+            "Pass the modules that read this layer."
+        )
+    if isinstance(readout, Layer | nn.RNNBase):
+        raise UnsupportedError(
+            "Gates of one layer cannot scale the weights of another.\n"
+            f"Expected a readout such as torch.nn.Linear, got {type(readout).__name__}.\n"
+            "Build one layer with num_layers=2, whose levels share gates."
+        )
+    weight = getattr(readout, "weight", None)
+    if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and "weight" not in entries(readout):
+        raise UnsupportedError(
+            "The weight of a readout with gates must be a parameter, or constrained by manifold_rnn.\n"
+            f"Got {type(readout).__name__} whose weight is computed, as by weight_norm or spectral_norm.\n"
+            "Remove the parametrization first."
+        )
+    if isinstance(weight, UninitializedParameter):
+        raise OptionError(
+            "A readout with gates needs a weight of known size.\n"
+            f"Got {type(readout).__name__}, which is not initialized.\n"
+            "Call it once on the layer's outputs, or pass a torch.nn.Linear."
+        )
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
         raise OptionError(
             "A readout with gates needs a matrix as its parameter weight.\n"
             f"Got {type(readout).__name__} without one.\nPass a torch.nn.Linear."
@@ -200,6 +256,11 @@ def _require_readout(readout: nn.Module, width: int) -> None:
         raise ShapeError(
             "The readout needs one column for each feature of the layer's outputs.\n"
             f"Expected {width} columns, got {weight.shape[1]}.\nPass the module that reads this layer."
+        )
+    if weight.dtype != dtype:
+        raise DtypeError(
+            "The readout needs the real dtype of the layer.\n"
+            f"Expected {dtype}, got {weight.dtype}.\nConvert one of them before you add gates."
         )
     if any(isinstance(hook, GatedInput) for hook in readout._forward_pre_hooks.values()):
         raise OptionError(

@@ -1,6 +1,7 @@
 """The smaller layer without closed units."""
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from .._torch import drop_hook
 from ..constraints import release
 from ..constraints.registry import entries
-from ..errors import NonFiniteError
+from ..errors import OptionError
 from .gating import GatedInput, gated_layers
 from .layer import Layer
 from .unit_gates import LayerGates
@@ -29,12 +30,14 @@ def open_units(layer: Layer) -> dict[str, Tensor]:
     -------
     dict from str to Tensor
         In ascending order. All levels and directions of a layer have one hidden size, that of the level with most open
-        units. The others keep some closed units too, those with the largest gates.
+        units. The others keep some closed units too, those with the largest gates, and the first ones of equal gates.
 
     Raises
     ------
     OptionError
         If the layer has no gates.
+    NonFiniteError
+        If a gate is NaN.
 
     Examples
     --------
@@ -43,9 +46,10 @@ def open_units(layer: Layer) -> dict[str, Tensor]:
     >>> assert mr.nn.open_units(layer)["_l0"].tolist() == [0, 2]
     """
     (_, gates), *_ = gated_layers(layer)
+    gates.require_numbers()
     units = {suffix: gates.units(suffix) for suffix in layer.suffixes}
     size = max(len(each.open()) for each in units.values())
-    return {suffix: each.log_alpha.detach().topk(size).indices.sort().values for suffix, each in units.items()}
+    return {suffix: each.largest(size).sort().values for suffix, each in units.items()}
 
 
 @torch.no_grad()
@@ -69,9 +73,9 @@ def prune(module: _M) -> _M:
     Raises
     ------
     OptionError
-        If no layer inside has gates.
+        If no layer inside has gates, or no module of a container reads the layer through them.
     NonFiniteError
-        If a gate is NaN or infinite.
+        If a gate is NaN.
 
     Notes
     -----
@@ -86,17 +90,50 @@ def prune(module: _M) -> _M:
     >>> smaller, x = mr.nn.prune(network), torch.randn(5, 7, 3)
     >>> assert smaller.layer.hidden_size == 2 and torch.allclose(smaller(x), network(x), atol=1e-6)
     """
+    return _without_gates(module, open_units)
+
+
+@torch.no_grad()
+def folded(module: _M) -> _M:
+    """Return a copy with the gates multiplied into plain dense weights, from which no unit is removed."""
+    return _without_gates(module, _all_units)
+
+
+def _all_units(layer: Layer) -> dict[str, Tensor]:
+    device = layer.get_parameter("weight_ih_l0").device
+    return {suffix: torch.arange(layer.hidden_size, device=device) for suffix in layer.suffixes}
+
+
+def _without_gates(module: _M, units: Callable[[Layer], dict[str, Tensor]]) -> _M:
+    """A copy with the gates multiplied into the weights of the units that are kept."""
     for _, gates in gated_layers(module):
-        _require_finite(gates)
+        gates.require_numbers()
+    _require_readers(module)
     pruned = copy.deepcopy(module)
     for layer, gates in list(gated_layers(pruned)):
-        kept = open_units(layer)
-        for part in pruned.modules():
-            hooks = [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, GatedInput)]
-            for hook in [hook for hook in hooks if hook.gates is gates]:
-                _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
+        kept = units(layer)
+        for part, hook in _readers(pruned, gates):
+            _shrink_readout(part, hook, [kept[suffix] for suffix in layer.suffixes[-len(layer.directions) :]])
         _shrink(layer, gates, kept)
     return pruned
+
+
+def _readers(module: nn.Module, gates: LayerGates) -> list[tuple[nn.Module, GatedInput]]:
+    """The modules inside that read a layer through its gates."""
+    hooks = [(part, hook) for part in module.modules() for hook in part._forward_pre_hooks.values()]
+    return [(part, hook) for part, hook in hooks if isinstance(hook, GatedInput) and hook.gates is gates]
+
+
+def _require_readers(module: nn.Module) -> None:
+    """Raise if a module has weights beside a gated layer, and none of them reads the layer through its gates."""
+    for layer, gates in gated_layers(module):
+        own = {id(p) for p in layer.parameters()}
+        if not _readers(module, gates) and any(id(p) not in own for p in module.parameters()):
+            raise OptionError(
+                f"{type(module).__name__} has a layer with gates, and no module in it reads the layer through them.\n"
+                "Expected gates that were added with readout=, or the layer alone.\n"
+                "Call gate_units(layer, readout=...) with every module that reads the layer."
+            )
 
 
 def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
@@ -131,6 +168,8 @@ def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
 
 def _shrink_readout(readout: nn.Module, hook: GatedInput, kept: list[Tensor]) -> None:
     """Fold the gates into the columns of a readout, and keep those of open units, in place."""
+    if "weight" in entries(readout):
+        release(readout, "weight")
     weight = readout.get_parameter("weight")
     gates = hook.gates.last_level()
     n, width = len(gates[0].log_alpha), weight.shape[1]
@@ -148,13 +187,3 @@ def _columns(kept: list[Tensor], n: int, width: int) -> Tensor:
     """The columns of the kept units among the features of all directions, real parts before imaginary ones."""
     joined = torch.cat([units + n * direction for direction, units in enumerate(kept)])
     return joined if n * len(kept) == width else torch.cat([joined, joined + n * len(kept)])
-
-
-def _require_finite(gates: LayerGates) -> None:
-    for key in gates:
-        log_alpha = gates.units(key).log_alpha
-        if bad := int((~log_alpha.isfinite()).sum()):
-            raise NonFiniteError(
-                f"Pruning needs finite gates.\nGot {bad} of {len(log_alpha)} in {key} that are not.\n"
-                "Train again with a lower learning rate."
-            )

@@ -1,15 +1,16 @@
 """Hard-concrete gates over the units of a layer, which the columns of every weight that reads the units share."""
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from .._options import is_integer
 from .._torch import is_transformed
-from ..errors import OptionError
+from ..errors import DtypeError, NonFiniteError, OptionError
 
 
 class UnitGates(nn.Module):
@@ -40,7 +41,8 @@ class UnitGates(nn.Module):
     Attributes
     ----------
     log_alpha : Parameter, shape (n,)
-        Clamped to [log 0.01, log 100] when a sample is drawn. Weight decay would open or close gates: keep it out.
+        Clamped to [log 0.01, log 100] when a sample is drawn while gradients are recorded. Weight decay would open or
+        close gates: keep it out.
     noise : Tensor, shape (n,)
         The logistic noise of the last sample, a buffer that no state dict holds.
     rate : float
@@ -49,7 +51,9 @@ class UnitGates(nn.Module):
     Raises
     ------
     OptionError
-        If ``minimum`` is not an integer from 1 to n, or ``start`` is not finite.
+        If ``size`` or ``minimum`` is no integer or out of range, or ``start`` is no number from log 0.01 to log 100.
+    DtypeError
+        If ``dtype`` is not real.
 
     Notes
     -----
@@ -81,16 +85,7 @@ class UnitGates(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if not is_integer(minimum, 1) or minimum > size:
-            raise OptionError(
-                f"The minimum is the number of units that stay open.\n"
-                f"Expected an integer from 1 to {size}, got {minimum!r}.\nChoose a number in this range."
-            )
-        if not math.isfinite(start):
-            raise OptionError(
-                f"The start is the mean of the initial log alpha.\nExpected a finite number, got {start}.\n"
-                "Use 1, or 3 for a trained network."
-            )
+        require_gate_options(size, minimum, start, dtype)
         super().__init__()
         self.minimum = minimum
         self.log_alpha = nn.Parameter(torch.empty(size, device=device, dtype=dtype).normal_(start, 0.1))
@@ -103,21 +98,32 @@ class UnitGates(nn.Module):
             logits = (logits + self.noise) / self.temperature
         return (logits.sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
 
-    @torch.no_grad()
     def sample(self) -> None:
-        """Draw one new gate for each unit, after clamping ``log_alpha`` into its range."""
-        if not is_transformed():
-            self.log_alpha.copy_(self.bounded())
+        """Draw one new gate for each unit, after clamping ``log_alpha`` into its range if it is trained."""
+        if self.log_alpha.requires_grad and torch.is_grad_enabled() and not is_transformed():
+            with torch.no_grad():
+                self.log_alpha.copy_(self.bounded())
         u = torch.rand_like(self.log_alpha).clamp(1e-6, 1 - 1e-6)
         self.noise = u.logit()
 
     def bounded(self) -> Tensor:
         """Return ``log_alpha`` within its range, the largest ``minimum`` at least 0, with the gradient of itself."""
-        free = self.log_alpha.detach()
-        value = free.clamp(self.least, self.most)
-        largest = free.topk(self.minimum).indices
+        value = self.log_alpha.detach().clamp(self.least, self.most)
+        largest = self.largest(self.minimum)
         value = value.index_put((largest,), value[largest].clamp(min=0))
-        return self.log_alpha + (value - free)
+        return value + (self.log_alpha - self.log_alpha.detach()).nan_to_num()  # zeros with a gradient, also at inf
+
+    def largest(self, count: int) -> Tensor:
+        """Return the numbers of the units with the largest gates, in descending order; of equal gates the first."""
+        return self.log_alpha.detach().argsort(descending=True, stable=True)[:count]
+
+    def require_numbers(self, name: str = "the gates") -> None:
+        """Raise `NonFiniteError` if a gate is NaN."""
+        if bad := int(self.log_alpha.isnan().sum()):
+            raise NonFiniteError(
+                f"Pruning needs gates that are numbers.\nGot {bad} of {len(self.log_alpha)} in {name} that are NaN.\n"
+                "Train again with a lower learning rate."
+            )
 
     def open_probability(self) -> Tensor:
         r"""Return the probability that a sampled gate is not 0, :math:`\sigma(\log\alpha + \tfrac23 \log 11)`."""
@@ -125,12 +131,48 @@ class UnitGates(nn.Module):
 
     @torch.no_grad()
     def open(self) -> Tensor:
-        """Return the numbers of the units whose gate is not 0 in evaluation."""
+        """Return the numbers of the units whose gate is not 0 in evaluation; raise `NonFiniteError` if one is NaN."""
+        self.require_numbers()
         return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert the gates with the module that holds them; to the real dtype if that becomes complex."""
+
+        def real(t: Tensor) -> Tensor:
+            converted = fn(t)
+            return converted.real.clone() if converted.is_complex() else converted
+
+        return super()._apply(real, recurse)
 
     def extra_repr(self) -> str:
         """Show the number of units and the minimum."""
         return f"{len(self.log_alpha)}, minimum={self.minimum}"
+
+
+def require_gate_options(size: object, minimum: object, start: object, dtype: object = None) -> None:
+    """Raise unless the options of `UnitGates` are in range."""
+    if not is_integer(size, 1):
+        raise OptionError(
+            f"The size is the number of units.\nExpected an integer of at least 1, got {size!r:.80}.\n"
+            "Pass the hidden size of the layer."
+        )
+    if not is_integer(minimum, 1) or minimum > size:  # type: ignore[operator]
+        raise OptionError(
+            f"The minimum is the number of units that stay open.\n"
+            f"Expected an integer from 1 to {size}, got {minimum!r:.80}.\nChoose a number in this range."
+        )
+    is_number = isinstance(start, Real) and not isinstance(start, bool)
+    if not (is_number and UnitGates.least <= start <= UnitGates.most):  # type: ignore[operator]
+        raise OptionError(
+            f"The start is the mean of the initial log alpha.\n"
+            f"Expected a number from {UnitGates.least:.3g} to {UnitGates.most:.3g}, got {start!r:.80}.\n"
+            "Use 1, or 3 for a trained network."
+        )
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise DtypeError(
+            f"Gates are real numbers.\nExpected a dtype such as torch.float32, got {dtype!r:.80}.\n"
+            "Use dtype.to_real() for complex weights."
+        )
 
 
 class LayerGates(nn.ModuleDict):
@@ -157,6 +199,11 @@ class LayerGates(nn.ModuleDict):
         prefix = f"l{level - 1}"
         keys = [key for key in self if key in (prefix, f"{prefix}_reverse")] if level else ["inputs"]
         return [self.units(key) for key in keys if key in self]
+
+    def require_numbers(self) -> None:
+        """Raise `NonFiniteError` if a gate is NaN."""
+        for key in self:
+            self.units(key).require_numbers(key)
 
     def sample(self) -> None:
         """Draw every gate."""

@@ -131,10 +131,12 @@ class SequenceModule(LightningModule):
         self.state = move_data_to_device(self.state, self.device)
 
     def on_train_epoch_end(self) -> None:
-        """Log the training loss, and the largest defect of a weight, or the spectral radius if there is none."""
+        """Log the training loss, numbers of the methods, and the largest defect, or the spectral radius without one."""
         self.log("train_loss", self.train_loss(), rank_zero_only=True)
         if not self.loggers:
             return
+        for method in self.methods:
+            self.log_dict(method.numbers(self.network), rank_zero_only=True)
         if (defect := defects(self.network).largest) is not None:
             self.log("weights/defect", defect, rank_zero_only=True)
         else:

@@ -8,8 +8,8 @@ from support.tolerances import atol
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.errors import OptionError, ShapeError, UnsupportedError
-from manifold_rnn.nn import GRU, LSTM, RNN, Layer, cells, gate, gate_units, l0_penalty, real_features
+from manifold_rnn.errors import DtypeError, OptionError, ShapeError, UnsupportedError
+from manifold_rnn.nn import GRU, LSTM, RNN, Layer, UnitGates, cells, gate, gate_units, l0_penalty, real_features
 from manifold_rnn.nn.activations import mod_tanh
 
 KINDS = {"RNN": RNN, "modReLU": lambda *a, **o: RNN(*a, nonlinearity="modrelu", **o), "LSTM": LSTM, "GRU": GRU}
@@ -136,6 +136,17 @@ def test_the_penalty_counts_features_of_both_directions_and_parts():
     assert l0_penalty(nn.ModuleList([layer, copy.deepcopy(layer)])).item() == pytest.approx(2 * whole, rel=5e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gate_far_out_of_range_has_the_value_at_the_end_of_the_range_and_a_gradient(dtype):
+    gates = UnitGates(5, dtype=dtype).eval()
+    far = torch.tensor([1e9, 1e30, torch.inf, -1e9, -torch.inf], dtype=dtype)
+    with torch.no_grad():
+        gates.log_alpha.copy_(far)
+    assert gates().tolist() == [1.0, 1.0, 1.0, 0.0, 0.0] and gates.open().tolist() == [0, 1, 2]
+    gates.open_probability().sum().backward()
+    assert (gates.log_alpha.grad.isfinite()).all() and (gates.log_alpha.grad[[0, 1, 3]] != 0).all()
+
+
 def test_one_sample_serves_all_steps_and_sequences_and_each_forward_draws_another():
     layer, _ = gated("RNN")
     x = torch.randn(1, 1, M, dtype=torch.float64).expand(T, B, M)
@@ -143,6 +154,32 @@ def test_one_sample_serves_all_steps_and_sequences_and_each_forward_draws_anothe
     assert torch.equal(y[:, 0], y[:, 1])
     assert not torch.equal(layer(x)[0], y)
     assert torch.equal(layer.eval()(x)[0], layer(x)[0])
+
+
+def test_only_a_recorded_forward_of_trained_gates_clamps_them():
+    layer, x = gate_units(LSTM(M, N)), torch.randn(T, B, M)
+    gates = layer.unit_gates["l0"]
+    gates.log_alpha.data.fill_(-50.0)
+    with torch.no_grad():
+        layer(x)
+    gates.log_alpha.requires_grad_(False)
+    layer(x)
+    assert (gates.log_alpha == -50).all()
+    gates.log_alpha.requires_grad_(True)
+    layer(x)
+    assert gates.log_alpha.min() > -5
+
+
+def test_the_penalty_of_half_precision_is_finite():
+    penalty = l0_penalty(gate_units(LSTM(64, 128, dtype=torch.float16)))
+    assert penalty.dtype is torch.float32 and 65504 < penalty < 4 * 128 * 192
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_a_conversion_to_complex_numbers_keeps_the_gates_real():
+    layer = gate_units(RNN(M, N, dtype=torch.complex64)).to(torch.complex128)
+    assert layer.unit_gates["l0"].log_alpha.dtype is layer.unit_gates["l0"].noise.dtype is torch.float64
+    assert layer(torch.randn(T, B, M, dtype=torch.complex128))[0].dtype is torch.complex128
 
 
 def test_copies_state_dicts_and_compilers_treat_gates_as_weights(tmp_path):
@@ -206,6 +243,33 @@ BAD = {
     "gates twice": (lambda: gate_units(gate_units(LSTM(2, 3))), OptionError, "gates already"),
     "a readout without matrix": (lambda: gate_units(LSTM(2, 3), nn.Tanh()), OptionError, "Tanh"),
     "a readout of another size": (lambda: gate_units(LSTM(2, 3), nn.Linear(4, 2)), ShapeError, "3 columns, got 4"),
+    "a text as start": (lambda: gate_units(LSTM(2, 3), start="1"), OptionError, "'1'"),
+    "a start out of range": (lambda: gate_units(LSTM(2, 3), start=1e300), OptionError, "from -4.61 to 4.61"),
+    "a text as inputs": (lambda: gate_units(LSTM(2, 3), inputs="no"), OptionError, "True or False, got 'no'"),
+    "a text as readout": (lambda: gate_units(LSTM(2, 3), "no"), OptionError, "got 'no'"),
+    "an embedding": (lambda: gate_units(LSTM(2, 3), nn.Embedding(4, 3)), OptionError, "Embedding"),
+    "a lazy readout": (lambda: gate_units(LSTM(2, 3), nn.LazyLinear(2)), OptionError, "LazyLinear"),
+    "another dtype": (
+        lambda: gate_units(LSTM(2, 3), nn.Linear(3, 2).double()),
+        DtypeError,
+        "float32, got torch.float64",
+    ),
+    "no units": (lambda: UnitGates(0), OptionError, "at least 1, got 0"),
+    "a text as size": (lambda: UnitGates("3"), OptionError, "got '3'"),
+    "a fraction as size": (lambda: UnitGates(2.0), OptionError, "got 2.0"),
+    "complex gates": (lambda: UnitGates(2, dtype=torch.complex64), DtypeError, "complex64"),
+    "integer gates": (lambda: UnitGates(2, dtype=torch.int64), DtypeError, "int64"),
+    "a layer as readout": (lambda: gate_units(LSTM(2, 3), LSTM(3, 2)), UnsupportedError, "num_layers=2"),
+    "a parametrized readout": (
+        lambda: gate_units(LSTM(2, 3), nn.utils.parametrizations.orthogonal(nn.Linear(3, 2))),
+        UnsupportedError,
+        "Remove the parametrization",
+    ),
+    "a readout with a norm": (
+        lambda: gate_units(LSTM(2, 3), [nn.Linear(3, 2), nn.utils.spectral_norm(nn.Linear(3, 2))]),
+        UnsupportedError,
+        "spectral_norm",
+    ),
     "no unit": (lambda: gate_units(LSTM(2, 3), minimum=0), OptionError, "from 1 to 3, got 0"),
     "too many units": (lambda: gate_units(LSTM(2, 3), minimum=4), OptionError, "from 1 to 3, got 4"),
     "no start": (lambda: gate_units(LSTM(2, 3), start=float("nan")), OptionError, "nan"),
@@ -223,11 +287,13 @@ def test_bad_input_is_named(name):
 
 def test_nothing_has_changed_after_an_error():
     layer, readout = LSTM(2, 3), nn.Linear(3, 2)
+    wrong, state = nn.Linear(5, 2), torch.get_rng_state()
     for options in ({"minimum": 9}, {"start": float("inf")}):
         with pytest.raises(OptionError):
             gate_units(layer, readout, **options)
     with pytest.raises(ShapeError):
-        gate_units(layer, nn.Linear(5, 2))
+        gate_units(layer, wrong)
+    assert torch.equal(state, torch.get_rng_state())
     assert layer.unit_gates is None and not readout._forward_pre_hooks
     gate_units(layer, readout)
     other = LSTM(2, 3)

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import manifold_rnn as mr
 from manifold_rnn.errors import NonFiniteError, OptionError
 from manifold_rnn.nn import GRU, LSTM, RNN, gate_units, open_units, prune, real_features
+from manifold_rnn.nn.pruning import folded
 
 KINDS = {"RNN": RNN, "modReLU": lambda *a, **o: RNN(*a, nonlinearity="modrelu", **o), "LSTM": LSTM, "GRU": GRU}
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-13, torch.complex64: 1e-6, torch.complex128: 1e-13}
@@ -123,6 +124,57 @@ def test_the_floor_survives_when_all_gates_close():
     torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
 
 
+def test_equal_gates_are_kept_in_one_order_which_the_floor_shares():
+    layer = gate_units(LSTM(M, 40, 2), minimum=2).eval()
+    with torch.no_grad():
+        layer.unit_gates["l0"].log_alpha[:30].fill_(-4.0)
+        layer.unit_gates["l1"].log_alpha.fill_(-4.0)
+    kept = open_units(layer)
+    assert kept["_l0"].tolist() == list(range(30, 40)) and kept["_l1"].tolist() == list(range(10))
+    assert set(layer.unit_gates["l1"].open().tolist()) == {0, 1} <= set(kept["_l1"].tolist())
+    x = torch.randn(5, 2, M)
+    torch.testing.assert_close(prune(layer)(x)[0], layer(x)[0][..., kept["_l1"]], atol=1e-6, rtol=0)
+
+
+def test_a_module_without_a_reader_of_the_gates_is_refused():
+    layer = gate_units(LSTM(M, N, batch_first=True))
+    network = mr.zoo.Network(layer, 2)
+    for module in (network, nn.ModuleList([layer, nn.Linear(N, 2)]), nn.ModuleList([layer, gate_units(GRU(N, 2))])):
+        with pytest.raises(OptionError, match="readout=") as caught:
+            prune(module)
+        assert len(str(caught.value)) <= 400
+    assert prune(nn.ModuleList([layer]))[0].unit_gates is None
+
+
+@pytest.mark.parametrize("view", [None, "update", "trivialized"])
+def test_several_readouts_with_any_weight_shrink_together(view):
+    torch.manual_seed(0)
+    layer, heads = LSTM(M, N), nn.ModuleList([nn.Linear(N, N), nn.Linear(N, 3)])
+    if view:
+        mr.constrain(heads[0], "weight", mr.Orthogonal(), view=view)
+    gate_units(layer, list(heads))
+    with torch.no_grad():
+        layer.unit_gates["l0"].log_alpha[:4].fill_(-4.0)
+    model = nn.ModuleDict({"layer": layer, "heads": heads}).eval()
+    smaller, x = prune(model), torch.randn(5, 2, M)
+    for i in range(2):
+        before, after = (m["heads"][i](m["layer"](x)[0]) for m in (model, smaller))
+        torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+        assert smaller["heads"][i].weight.shape[1] == smaller["heads"][i].in_features == 3
+        assert type(smaller["heads"][i].weight) is nn.Parameter and smaller["heads"][i].weight.requires_grad
+    assert not mr.diagnostics.constrained_parameters(smaller)
+    assert bool(mr.diagnostics.constrained_parameters(model)) is bool(view)
+
+
+def test_folded_gates_leave_a_plain_module_of_the_same_size():
+    model, x = gated("LSTM", constraint=True, num_layers=2), torch.randn(5, 2, M)
+    plain = folded(model)
+    assert plain["layer"].hidden_size == N and plain["layer"].unit_gates is None
+    assert not mr.diagnostics.constrained_parameters(plain)
+    outputs = (m["readout"](m["layer"](x)[0]) for m in (model, plain))
+    torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
+
+
 def test_what_cannot_be_pruned_is_named():
     for module in (LSTM(2, 3), nn.Linear(2, 3)):
         for function in (prune, open_units):
@@ -133,6 +185,9 @@ def test_what_cannot_be_pruned_is_named():
         model["layer"].unit_gates["l0"].log_alpha[2] = torch.nan
     with pytest.raises(NonFiniteError, match="1 of 7 in l0"):
         prune(model)
+    for function in (lambda: open_units(model["layer"]), model["layer"].unit_gates["l0"].open):
+        with pytest.raises(NonFiniteError, match="1 of 7"):
+            function()
     assert model["layer"].hidden_size == N
 
 

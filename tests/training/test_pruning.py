@@ -1,5 +1,7 @@
 """The section ``pruning`` of a run: what it refuses, what it adds, and that another run is as before."""
 
+import math
+
 import pytest
 
 pytest.importorskip("lightning")
@@ -63,7 +65,7 @@ def test_gates_have_their_own_rate_and_no_decay(constraint, lr):
         assert rates[id(module.network.layer.weight_hh_l0)][0] == 0.003
 
 
-def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(tmp_path):
+def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(tmp_path, capsys):
     one = settings({"penalty": 0.5, "warmup": 0.0, "minimum": 2, "lr": 0.5}, epochs=6)
     record = run(one, folder=tmp_path)
     weights = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]
@@ -75,6 +77,26 @@ def test_a_run_closes_gates_down_to_the_floor_and_its_checkpoints_are_evaluated(
     expected = 0.5 * l0_penalty(network).item()
     assert record.history[-1]["val_loss"] > expected  # which it contains
     assert main(["inspect", str(tmp_path / "last.ckpt"), "--diagnostics", "[spectrum]"]) == 0
+    assert "gates/open: 2\n" in capsys.readouterr().out
+    with torch.no_grad():
+        network.layer.unit_gates["l0"].log_alpha[0] = torch.nan
+    assert math.isnan(one.pruning.numbers(network)["gates/open"])
+
+
+def test_the_start_is_the_mean_of_the_gates_and_a_penalty_of_0_leaves_them_out():
+    gates = build_for_run(settings({"penalty": 1e-3, "log_alpha": 3.0})).layer.unit_gates["l0"]
+    assert (gates.log_alpha - 3.0).abs().max() < 1
+    swept = settings({"penalty": 0, "lr": 0.1, "warmup": 0.1, "minimum": 9, "inputs": True, "log_alpha": 3.0})
+    assert swept.methods() == [] and build_for_run(swept).layer.unit_gates is None
+
+
+def test_the_log_has_the_number_of_open_units(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(settings({"penalty": 1e-3}), folder=tmp_path)
+    log = EventAccumulator(str(tmp_path / "logs"))
+    log.Reload()
+    assert [event.value for event in log.Scalars("gates/open")] == [6, 6]
 
 
 def test_zoo_networks_of_the_elman_cell_are_pruned_too():
@@ -88,10 +110,24 @@ BAD = {
     "a text": ({"penalty": "much"}, {}, "`pruning.penalty` needs a number"),
     "a long warm-up": ({"penalty": 1e-3, "warmup": 1.5}, {}, "`pruning.warmup` needs a fraction from 0 to 1"),
     "no floor": ({"penalty": 1e-3, "minimum": 0}, {}, "`pruning.minimum` needs an integer of at least 1"),
-    "a floor above the units": ({"penalty": 1e-3, "minimum": 7}, {}, "minimum"),
     "a rate of 0": ({"penalty": 1e-3, "lr": 0.0}, {}, "`pruning.lr` needs a positive number"),
     "an unknown key": ({"penalti": 1e-3}, {}, "Did you mean `pruning.penalty`?"),
-    "options without penalty": ({"warmup": 0.1}, {}, "`pruning.warmup` needs a `pruning.penalty` above 0"),
+    "a floor above the units": ({"penalty": 1e-3, "minimum": 7}, {}, "`pruning.minimum` needs at most the 6"),
+    "a start out of range": (
+        {"penalty": 1e-3, "log_alpha": 9.0},
+        {},
+        "`pruning.log_alpha` needs a number from -4.6 to 4.6",
+    ),
+    "two rates": (
+        {"penalty": 1e-3, "lr": 0.1},
+        {"optimizer": {"groups": {"log_alpha": {"lr": 0.2}}}},
+        "`pruning.lr` needs no group",
+    ),
+    "a readout of the real part": ({"penalty": 1e-3}, {"network": {"zoo": "eurnn", "hidden_size": 6}}, "real part"),
+    **{
+        name: ({"penalty": 1e-3}, {"network": {"zoo": name, "hidden_size": 6}}, "trained initial state")
+        for name in ("urnn", "scurnn", "full_urnn", "ornn")
+    },
     "another cell": ({"penalty": 1e-3}, {"network": {"cell": "LEM", "hidden_size": 6}}, "LEM"),
 }
 

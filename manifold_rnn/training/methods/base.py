@@ -17,8 +17,8 @@ class Method:
     A run calls `require`, `require_network` and `build` whenever it builds the network, also to evaluate or to resume;
     `start` once, before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and
     `added_loss` for each training batch; `added_validation_loss` for each validation batch; `before_step` and
-    `after_step` around each step of the optimizer. It computes each loss, also of validation and test, within
-    `context`. Nothing is called while the section is not `active`.
+    `after_step` around each step of the optimizer; `numbers` after each epoch. It computes each loss, also of
+    validation and test, within `context`. Nothing is called while the section is not `active`.
     """
 
     @property
@@ -54,6 +54,10 @@ class Method:
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
         """Return what is added to the validation loss, by which the best checkpoint is chosen."""
         return None
+
+    def numbers(self, network: nn.Module) -> dict[str, float]:
+        """Return numbers by name, which a run logs after each epoch and ``inspect`` prints."""
+        return {}
 
     def context(self, network: nn.Module, progress: float | None) -> AbstractContextManager[object]:
         """Return the context of a loss, its outputs and `added_loss`; ``progress`` is None in validation and test."""

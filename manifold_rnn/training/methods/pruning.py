@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...nn import gate_units, l0_penalty
+from ...errors import NonFiniteError
+from ...nn import UnitGates, gate_units, l0_penalty
+from ...nn.gating import gated_layers
 from ...tasks import Task
 from ...zoo import Network
 from ..choices import require
 from ..fields import check_fields
+from ..values import Value
 from .base import Method
 
 _GATES = "log_alpha"  # in the names of their parameters
@@ -28,8 +30,9 @@ class PruningSettings(Method):
     Parameters
     ----------
     penalty : float
-        :math:`\lambda` after the warm-up, in units of the loss for each weight; 0 for no gates. Where a source divides
-        its :math:`\lambda` by the number of training examples, this is the quotient.
+        :math:`\lambda` after the warm-up, in units of the loss for each weight; 0 for no gates, and then the
+        other values have no effect. Where a source divides its :math:`\lambda` by the number of training examples,
+        this is the quotient.
     warmup : float
         Fraction of all steps in which :math:`\lambda` first rises linearly from 0.
     minimum : int
@@ -38,6 +41,8 @@ class PruningSettings(Method):
         Learning rate of the gates, which are never decayed. Default: ten times ``optimizer.lr``.
     inputs : bool
         Whether features of the input have gates too.
+    log_alpha : float
+        Mean of the initial :math:`\log\alpha`, the ``start`` of `manifold_rnn.nn.UnitGates`. Use 3 for trained weights.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class PruningSettings(Method):
     minimum: int = 1
     lr: float | None = None
     inputs: bool = False
+    log_alpha: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self, "pruning.")
@@ -61,19 +67,32 @@ class PruningSettings(Method):
         require(0 <= self.warmup <= 1, "pruning.warmup", "a fraction from 0 to 1", self.warmup)
         require(self.minimum >= 1, "pruning.minimum", "an integer of at least 1", self.minimum)
         require(self.lr is None or 0 < self.lr < math.inf, "pruning.lr", "a positive number", self.lr)
-        if not self.active:
-            for f in dataclasses.fields(self):
-                value = getattr(self, f.name)
-                require(value == f.default, f"pruning.{f.name}", "a `pruning.penalty` above 0", value)
+        least, most = UnitGates.least, UnitGates.most
+        between = f"a number from {least:.2g} to {most:.2g}"
+        require(least <= self.log_alpha <= most, "pruning.log_alpha", between, self.log_alpha)
 
     @property
     def active(self) -> bool:
         """Whether there is a penalty."""
         return self.penalty > 0
 
+    def require(self, settings: Value) -> None:
+        """Raise `OptionError` if the rate of the gates is set twice."""
+        twice = [part for part in settings.optimizer.groups if _GATES in part] if self.lr is not None else []
+        alone = f"no group of the gates in the optimizer, such as `optimizer.groups.{_GATES}`"
+        require(not twice, "pruning.lr", alone, f"{self.lr} and {twice}")
+
     def build(self, network: Network) -> Network:
         """Return the network with gates over its units, which the readout shares."""
-        gate_units(network.layer, network.readout, minimum=self.minimum, inputs=self.inputs)
+        layer, weight, other = network.layer, network.readout.weight, "another network for `pruning.penalty`"
+        n = layer.hidden_size
+        require(self.minimum <= n, "pruning.minimum", f"at most the {n} units of the network", self.minimum)
+        got = "one with a trained initial state, which the settings of the pruned network could not describe"
+        require(not layer.train_initial_state, "network.zoo", other, got)
+        reads_real_part = layer.get_parameter("weight_ih_l0").is_complex() and weight.shape[1] == n
+        got = "one whose readout reads only the real part of complex units"
+        require(not reads_real_part, "network.zoo", other, got)
+        gate_units(layer, network.readout, minimum=self.minimum, inputs=self.inputs, start=self.log_alpha)
         return network
 
     def rates(self) -> dict[str, float]:
@@ -88,3 +107,11 @@ class PruningSettings(Method):
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
         """Return the full penalty, so that a smaller network may be the best one."""
         return self.penalty * l0_penalty(network)
+
+    def numbers(self, network: nn.Module) -> dict[str, float]:
+        """Return the number of open units of all levels; NaN if a gate is."""
+        units = [gates.units(suffix) for layer, gates in gated_layers(network) for suffix in layer.suffixes]
+        try:
+            return {"gates/open": float(sum(len(each.open()) for each in units))}
+        except NonFiniteError:
+            return {"gates/open": math.nan}
