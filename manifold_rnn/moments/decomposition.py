@@ -126,7 +126,7 @@ def cross_moment(a: Tensor, U: Tensor, C: Tensor) -> Tensor:
 
 
 def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return U, its standard errors, and the D that it gives, by linear least squares.
+    r"""Return U, its standard errors given A and C, and the D that it gives, by linear least squares.
 
     .. math:: D = 4 \sum_{rs} U_{rs}\, c_r \otimes a_r \otimes a_s \otimes a_s.
     """

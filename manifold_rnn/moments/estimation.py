@@ -42,7 +42,7 @@ class Round:
     """A model, with what says how far it can be trusted."""
 
     model: Model
-    U_error: Tensor
+    U_error_given_AC: Tensor
     offset: Tensor
     r2: float
     span: Subspace
@@ -91,7 +91,7 @@ def estimate(
     n = len(C)
     known_part = previous or Model(directions, A, A.new_zeros(n, n), C)
     D = _cross_moment(data, scores, known, span.basis, known_part)
-    U, U_error, D_rebuilt = recurrent_weights(D, parts)
+    U, U_error_given_AC, D_rebuilt = recurrent_weights(D, parts)
     model = Model(directions, A, U.to(data.device), C)
     offset, r2 = _explained(data, known, model)
     residuals = {
@@ -99,7 +99,7 @@ def estimate(
         "D": Residual(_relative(D.value, D_rebuilt), D.noise()),
     }
     smallest = smallest_singular_value(within, parts)
-    return Round(model, U_error.to(data.device), offset, r2, span, residuals, smallest)
+    return Round(model, U_error_given_AC.to(data.device), offset, r2, span, residuals, smallest)
 
 
 def _within(T: Moment, basis: Tensor) -> Moment:

@@ -56,7 +56,8 @@ def fit(
     strict : bool
         Whether to raise if the inputs do not meet the conditions, which are in ``checks`` either way; if rows of ``C``
         differ by less than two standard errors; if the smallest singular value of the directions is below two standard
-        errors; or if the residual of D is more than 3 standard errors and no direction was left out.
+        errors; or if the residual of D is more than 3 standard errors and no direction was left out; or if
+        R2 is not above 0.
     draws : int
         Random combinations of outputs that are tried.
     seed : int
@@ -76,7 +77,7 @@ def fit(
         If an option is out of range, or ``hidden`` is more than m or the number of directions above the noise.
     UnsupportedError
         If the inputs do not have the moments of the density, or rows of ``C`` are parallel; with ``strict``, if
-        the directions are nearly dependent or the network does not explain D.
+        the directions are nearly dependent, or the network does not explain D or any variance of y.
 
     Notes
     -----
@@ -173,7 +174,7 @@ def fit_batches(
         U=converted(model.U),
         C=converted(model.C),
         offset=converted(last.offset),
-        U_error=converted(last.U_error),
+        U_error_given_AC=converted(last.U_error_given_AC),
         mean=converted(known.x_mean),
         count=known.sequences,
         singular_values=converted(last.span.singular_values),
@@ -195,7 +196,14 @@ def _scores(inputs: Inputs, known: Estimates) -> Scores:
 
 
 def _require_determined(last: Round) -> None:
-    """Raise `UnsupportedError` if the directions are dependent within their errors, or the model does not explain D."""
+    """Raise `UnsupportedError` if the model explains no variance or not D, or the directions are dependent."""
+    if last.r2 <= 0:
+        raise UnsupportedError(
+            "The network that the moments give explains none of the variance of y.\n"
+            f"Expected an R2 above 0, got {last.r2:.3g}.\nA cause is an offset inside the square, (A x + U h + b)^2, "
+            "which the model does not have.\nShift the inputs, such as to mean 0, so that b is 0; pass more sequences, "
+            "or use strict=False."
+        )
     value, error = last.smallest
     if value <= _DETERMINED * error:
         raise UnsupportedError(

@@ -109,6 +109,9 @@ ROWS = {
     "outputs that no such network has": Row(
         UnsupportedError, "does not explain", lambda: moments.fit(*another_cross_moment(), 3)
     ),
+    "an offset inside the square": Row(
+        UnsupportedError, "offset inside the square", lambda: moments.fit(X0 + 1, X1 + 1, Y, 3)
+    ),
     "constant inputs": Row(UnsupportedError, "vary", lambda: moments.fit(0 * X0 + 1, 0 * X1 + 1, Y, 2)),
     "inputs of another variance": Row(
         UnsupportedError, r"E\[S2.*Whiten", lambda: moments.fit(2 * X0, 2 * X1, Y, 2, inputs="standard")
