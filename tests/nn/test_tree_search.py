@@ -183,6 +183,18 @@ def test_the_margin_loss_is_what_margins_fall_short_of():
     assert trees.margin_loss(choices, float(margins.detach().max())) > 0
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_node_with_one_candidate_has_no_margin_loss(nodes):
+    layer = make(TreeSearch(nodes, 2, ops=["mul"], activations=["tanh"]))
+    _, choices, _ = chosen(layer, torch.randn(4, 5, 3, dtype=torch.float64))
+    assert all((step.margins[0] == torch.inf).all() for step in choices) or nodes > 1
+    loss = trees.margin_loss(choices) + trees.target_loss(choices, layer.cell, "elman")
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+    found = mr.diagnostics.structures(layer, torch.randn(4, 5, 3, dtype=torch.float64))
+    assert (found.margin == float("inf")) == (nodes == 1) and "margin" in found.table()
+
+
 def test_steps_along_the_margin_loss_widen_margins():
     layer, x = make(TreeSearch(3, 3, activations=["sigmoid", "tanh"])), torch.randn(4, 5, 3, dtype=torch.float64)
     optimizer, losses = torch.optim.Adam(layer.parameters(), lr=0.03), []
