@@ -68,10 +68,10 @@ def test_two_directions_are_refused_before_anything_changes():
 def test_advice_names_the_keys_of_the_run():
     network = build_for_run(read_run(VALUES))
     inputs, targets = read_run(VALUES).task.splits().train.tensors
-    with pytest.raises(UnsupportedError, match="`start.strict: false`") as caught:
+    with pytest.raises(UnsupportedError, match=r"`start\.strict: false`") as caught:
         StartSettings("moments", directions=3).start(network, inputs.exp(), targets)
     assert "strict=False" not in str(caught.value) and "scores of their density" not in str(caught.value)
-    with pytest.raises(OptionError, match="a smaller `start.directions`"):
+    with pytest.raises(OptionError, match=r"a smaller `start\.directions`"):
         StartSettings("moments", directions=4).start(network, inputs, targets)
 
 

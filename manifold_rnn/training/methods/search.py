@@ -52,8 +52,9 @@ class SearchSettings(Method):
     target : str or list
         The target tree: elman, mgu, gru, or a list of nodes. Needs ``tree``.
     alternate : int
-        Number of phases of equal length that the search is split into, at least 2. The scorer is frozen in the first, third and so
-        on, and the other weights of the layer in the others; the readout is always trained. 0 trains all together.
+        Number of phases of equal length that the search is split into, at least 2. The scorer is frozen in the first,
+        third and so on, and the other weights of the layer in the others; the readout is always trained. 0 trains all
+        together.
     fix : float
         Part of the steps after which the structure is fixed: each node then is its best candidate, and the scorer is
         frozen. Validation, test and every network that is built from the settings use the best candidates in the whole

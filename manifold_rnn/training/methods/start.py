@@ -27,6 +27,7 @@ _KEYS = {  # what the messages of a fit name, and the keys of a run
     "hidden=": "start.directions=",
 }
 
+
 @dataclass(frozen=True)
 class StartSettings(Method):
     """How a run finds initial weights from its training set, before the first step.
