@@ -296,6 +296,20 @@ def test_a_fixed_structure_keeps_an_orthogonal_slot(view):
     assert all(p.grad is not None for p in layer.parameters()) and search.weight_hh_l0.grad is None
 
 
+@pytest.mark.parametrize("constraint", [None, {"R1": mr.Orthogonal()}], ids=str)
+def test_a_fixed_structure_keeps_mode_and_frozen_weights_and_draws_nothing(constraint):
+    search = make(TreeSearch(5, 4), n=6, constraint=constraint).eval()
+    search.bias_l0.requires_grad_(False)
+    before = torch.get_rng_state()
+    layer = trees.fix_structure(search, "gru", constraint=constraint)
+    assert torch.equal(torch.get_rng_state(), before) and not layer.training
+    assert {name for name, p in layer.named_parameters() if not p.requires_grad} == {"bias_l0"}
+    for parameter in search.parameters():
+        parameter.requires_grad_(False)
+    frozen = trees.fix_structure(search, "gru", constraint=constraint, view="trivialized")
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
 def test_a_tree_does_not_depend_on_the_order_of_children():
     exchanged = [[node.right, node.left, *node[2:]] for node in NAMED["gru"]]
     assert trees.canonical(exchanged) == trees.canonical("gru") != trees.canonical("mgu")
@@ -319,8 +333,10 @@ BAD = {
     "no gate of the cell.*got 'R2'": lambda: Layer(TreeSearch(3, 3), 2, 4, constraint={"R2": mr.Orthogonal()}),
     "margin.*out of range.*got 0": lambda: trees.margin_loss(chosen(make(TreeSearch(1, 2)), torch.zeros(
         1, 1, 3, dtype=torch.float64))[1], 0),
+    "values of distance are no tensors.*got list": lambda: trees.distance("elman", [1], "elman", torch.zeros(1, 1)),
+    "Expected recorded steps.*got int": lambda: trees.structures([1], TreeSearch()),
     "at least one recorded step.*none": lambda: trees.margin_loss([]),
-    "at least one recorded step.*int": lambda: trees.target_loss([3], TreeSearch()),
+    "loss on choices needs at least one recorded step.*int": lambda: trees.target_loss([3], TreeSearch()),
     "slot.*at least 4.*got 3": lambda: trees.target_loss(chosen(make(TreeSearch(1, 3)), torch.zeros(
         1, 1, 3, dtype=torch.float64))[1], TreeSearch(1, 3), "gru"),
     "fix_structure.*layer of GRU": lambda: trees.fix_structure(Layer(GRU(), 2, 3), "gru"),
