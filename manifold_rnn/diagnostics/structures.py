@@ -1,5 +1,6 @@
 """Which trees a `TreeSearch` chooses: how often, at which step, and by how much."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ class Structures:
     by_step : tuple of tuple (int, float)
         For each step, the tree that most samples chose, by its position in ``expressions``, and their share.
     margins : tuple of float
-        For each node, the mean margin between the scores of the best candidate and the second.
+        For each node, the mean margin between the scores of the best candidate and the second. Choices with one
+        candidate are left out; where there are no others, it is infinity.
 
     Examples
     --------
@@ -71,8 +73,9 @@ class Structures:
 
     @property
     def margin(self) -> float:
-        """The mean margin of all nodes."""
-        return sum(self.margins) / len(self.margins)
+        """The mean margin of the nodes that have one; infinity if none has."""
+        finite = [margin for margin in self.margins if margin < math.inf]
+        return sum(finite) / len(finite) if finite else math.inf
 
     def table(self) -> str:
         """Return the numbers, and a line for each of the most frequent trees."""
@@ -177,7 +180,9 @@ def structures(network: nn.Module, data: Tensor | Data, *, suffix: str = "_l0") 
             found = trees.structures(own, layer.cell)
             plain = [a + b for a, b in zip(plain, found, strict=True)] if plain else found
             margins.append(torch.stack([step.margins.double() for step in own]).transpose(1, 2).flatten(0, 1))
-    return _counted(plain, torch.cat(margins).mean(0).tolist())
+    table = torch.cat(margins)
+    table = table.where(table < torch.inf, torch.nan).nanmean(0)  # without choices of one candidate
+    return _counted(plain, table.nan_to_num(nan=torch.inf).tolist())
 
 
 def _counted(plain: list[list[Structure]], margins: list[float]) -> Structures:

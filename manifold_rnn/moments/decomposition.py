@@ -104,6 +104,17 @@ def decompose(T: Moment, draws: int, generator: torch.Generator, *, strict: bool
     return Parts(a, C)
 
 
+def smallest_singular_value(T: Moment, parts: Parts) -> tuple[float, float]:
+    r"""Return that of the directions, and its standard error, to first order.
+
+    An error e of T changes a direction by :math:`e / 2 |c_r|`, divided by the singular value of the other factor a_r.
+    """
+    values = torch.linalg.svdvals(parts.directions)
+    noise = float(T.error.square().mean().sqrt())
+    smallest = float(values[-1])
+    return smallest, noise / max(2 * float(parts.C.norm(dim=1).min()) * smallest, 1e-300)
+
+
 def rebuilt(a: Tensor, C: Tensor) -> Tensor:
     """Return the T of these directions (n, p) and output weights (n, k)."""
     return 2 * torch.einsum("rk,ri,rj->kij", C, a, a)
@@ -115,7 +126,7 @@ def cross_moment(a: Tensor, U: Tensor, C: Tensor) -> Tensor:
 
 
 def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return U, its standard errors, and the D that it gives, by linear least squares.
+    r"""Return U, its standard errors given A and C, and the D that it gives, by linear least squares.
 
     .. math:: D = 4 \sum_{rs} U_{rs}\, c_r \otimes a_r \otimes a_s \otimes a_s.
     """

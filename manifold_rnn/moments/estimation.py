@@ -16,6 +16,7 @@ from .decomposition import (
     decompose,
     rebuilt,
     recurrent_weights,
+    smallest_singular_value,
     subspace,
 )
 from .result import Residual, outputs
@@ -41,11 +42,12 @@ class Round:
     """A model, with what says how far it can be trusted."""
 
     model: Model
-    U_error: Tensor
+    U_error_given_AC: Tensor
     offset: Tensor
     r2: float
     span: Subspace
     residuals: dict[str, Residual]
+    smallest: tuple[float, float]  # singular value of the directions, and its standard error
 
 
 def second_moment(
@@ -82,20 +84,22 @@ def estimate(
 ) -> Round:
     """Return the model that T gives, and D, of which a previous model explains a part."""
     span = subspace(T, hidden)
-    parts = decompose(_within(T, span.basis), draws, torch.Generator().manual_seed(seed), strict=strict)
+    within = _within(T, span.basis)
+    parts = decompose(within, draws, torch.Generator().manual_seed(seed), strict=strict)
     parts, A = _in_order(parts, scores.to_inputs @ span.basis)
     C, directions = parts.C.to(data.device), parts.directions.to(data.device) @ span.basis.mT
     n = len(C)
     known_part = previous or Model(directions, A, A.new_zeros(n, n), C)
     D = _cross_moment(data, scores, known, span.basis, known_part)
-    U, U_error, D_rebuilt = recurrent_weights(D, parts)
+    U, U_error_given_AC, D_rebuilt = recurrent_weights(D, parts)
     model = Model(directions, A, U.to(data.device), C)
     offset, r2 = _explained(data, known, model)
     residuals = {
         "T": Residual(_relative(T.value, rebuilt(directions, C)), T.noise()),
         "D": Residual(_relative(D.value, D_rebuilt), D.noise()),
     }
-    return Round(model, U_error.to(data.device), offset, r2, span, residuals)
+    smallest = smallest_singular_value(within, parts)
+    return Round(model, U_error_given_AC.to(data.device), offset, r2, span, residuals, smallest)
 
 
 def _within(T: Moment, basis: Tensor) -> Moment:

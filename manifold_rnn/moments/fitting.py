@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from .._options import is_integer
-from ..errors import OptionError, ShapeError
+from ..errors import OptionError, ShapeError, UnsupportedError
 from .batches import Batch, Batches, Estimates
 from .conditions import Conditions, require_conditions
-from .estimation import estimate, second_moment
+from .estimation import Round, estimate, second_moment
 from .result import QuadraticFit
 from .scores import GaussianScores, GivenScores, ScoreFunction, Scores
 
+_DETERMINED = 2.0  # standard errors by which the directions need to be independent
+_EXPLAINED = 3.0  # standard errors of the residual of D; correct fits of heavy-tailed inputs reach 2
 Inputs: TypeAlias = Literal["gaussian", "standard"] | tuple[ScoreFunction, ScoreFunction]
 
 
@@ -52,8 +54,10 @@ def fit(
         first and the second score of the inputs' density :math:`p`, :math:`-\nabla p/p` and :math:`\nabla^2 p/p`, which
         map (N, m) in float64 to (N, m) and (N, m, m).
     strict : bool
-        Whether to raise if the inputs do not meet the conditions, which are in ``checks`` either way, or if rows of
-        ``C`` differ by less than two standard errors.
+        Whether to raise if the inputs do not meet the conditions, which are in ``checks`` either way; if rows of ``C``
+        differ by less than two standard errors; if the smallest singular value of the directions is below two standard
+        errors; or if the residual of D is more than 3 standard errors and no direction was left out; or if
+        R2 is not above 0.
     draws : int
         Random combinations of outputs that are tried.
     seed : int
@@ -72,7 +76,8 @@ def fit(
     OptionError
         If an option is out of range, or ``hidden`` is more than m or the number of directions above the noise.
     UnsupportedError
-        If the inputs do not have the moments of the density, or rows of ``C`` are parallel.
+        If the inputs do not have the moments of the density, or rows of ``C`` are parallel; with ``strict``, if
+        the directions are nearly dependent, or the network does not explain D or any variance of y.
 
     Notes
     -----
@@ -156,6 +161,8 @@ def fit_batches(
     last = once(T, None)
     if last.r2 > 0:  # else what the model does not explain has no less noise than y
         last = once(second_moment(data, scores, known, last.model), last.model)
+    if strict:
+        _require_determined(last)
     model = last.model
     dtype = torch.float64 if data.dtype == torch.float64 else torch.float32
 
@@ -167,7 +174,7 @@ def fit_batches(
         U=converted(model.U),
         C=converted(model.C),
         offset=converted(last.offset),
-        U_error=converted(last.U_error),
+        U_error_given_AC=converted(last.U_error_given_AC),
         mean=converted(known.x_mean),
         count=known.sequences,
         singular_values=converted(last.span.singular_values),
@@ -186,6 +193,32 @@ def _scores(inputs: Inputs, known: Estimates) -> Scores:
         eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         return GaussianScores(torch.zeros_like(mean), eye, estimated=False)
     return GaussianScores(mean, covariance, estimated=True)
+
+
+def _require_determined(last: Round) -> None:
+    """Raise `UnsupportedError` if the model explains no variance or not D, or the directions are dependent."""
+    if last.r2 <= 0:
+        raise UnsupportedError(
+            "The network that the moments give explains none of the variance of y.\n"
+            f"Expected an R2 above 0, got {last.r2:.3g}.\nA cause is an offset inside the square, (A x + U h + b)^2, "
+            "which the model does not have.\nShift the inputs, such as to mean 0, so that b is 0; pass more sequences, "
+            "or use strict=False."
+        )
+    value, error = last.smallest
+    if value <= _DETERMINED * error:
+        raise UnsupportedError(
+            "The directions are nearly dependent, so too few sequences determine neither them nor U.\n"
+            f"Expected a smallest singular value of more than {_DETERMINED:g} standard errors; got {value:.2g} with a "
+            f"standard error of {error:.2g}.\nPass more sequences, or a smaller hidden."
+        )
+    used, values, (size, noise) = len(last.model.C), last.span.singular_values, last.residuals["D"]
+    all_used = used == len(values) or float(values[used]) <= last.span.noise
+    if all_used and size > _EXPLAINED * noise:
+        raise UnsupportedError(
+            "The network that the moments give does not explain the cross moments D, so U is wrong.\n"
+            f"Expected a residual of at most {_EXPLAINED:g} standard errors of D ({noise:.2g}), got {size:.2g}.\n"
+            "Pass more sequences, another hidden, or strict=False if a rough start is enough."
+        )
 
 
 def _require_options(hidden: object, inputs: object, draws: object, seed: object) -> None:

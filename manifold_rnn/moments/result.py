@@ -42,8 +42,9 @@ class QuadraticFit:
         Weights of the outputs, a row for each unit.
     offset : Tensor, shape (k,)
         ``c``.
-    U_error : Tensor, shape (n, n)
-        Standard errors of the entries of ``U``.
+    U_error_given_AC : Tensor, shape (n, n)
+        Standard errors of the entries of ``U`` given A and C: they contain the noise of D, but not the errors of A and
+        C, which grow where directions are nearly dependent.
     mean : Tensor, shape (m,)
         Mean of the inputs.
     count : int
@@ -75,7 +76,7 @@ class QuadraticFit:
     U: Tensor
     C: Tensor
     offset: Tensor
-    U_error: Tensor
+    U_error_given_AC: Tensor
     mean: Tensor
     count: int
     singular_values: Tensor
@@ -105,7 +106,13 @@ class QuadraticFit:
             rows.append(("largest one left out", f"{float(self.singular_values[units]):.3g}", ""))
         for name, (size, noise) in self.residuals.items():
             rows.append((f"residual of {name}", f"{size:.3g}", f"standard error {noise:.3g}"))
-        rows.append(("standard error of U", f"{float(self.U_error.square().mean().sqrt()):.3g}", "root mean square"))
+        rows.append(
+            (
+                "standard error of U given A and C",
+                f"{float(self.U_error_given_AC.square().mean().sqrt()):.3g}",
+                "root mean square",
+            )
+        )
         rows.append(("R2", f"{self.r2:.4f}", "on these data"))
         for name, check in self.checks.items():
             meaning = "standard errors" if check.holds else f"standard errors: fails, the limit is {check.limit:.1f}"

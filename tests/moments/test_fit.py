@@ -127,7 +127,7 @@ def test_batches_of_any_size_and_order_give_the_same(generator):
     loader = DataLoader(TensorDataset(x0, x1, y), 333, shuffle=True, generator=generator)
     for batches in (loader, [(x0[:1], x1[:1], y[:1]), (x0[1:], x1[1:], y[1:])]):
         streamed = moments.fit_batches(batches, 3)
-        for name in ("A", "U", "C", "offset", "U_error", "mean", "singular_values"):
+        for name in ("A", "U", "C", "offset", "U_error_given_AC", "mean", "singular_values"):
             torch.testing.assert_close(getattr(streamed, name), getattr(whole, name), atol=1e-8, rtol=1e-7)
         assert streamed.count == whole.count and math.isclose(streamed.r2, whole.r2, abs_tol=1e-10)
 
@@ -170,7 +170,7 @@ def test_weights_come_in_one_order_and_sign_and_in_the_dtype_of_the_data():
 def test_standard_errors_are_those_of_repeated_samples():
     fits = [moments.fit(*data(system(0), 10_000, s), hidden=3) for s in range(10)]
     off = torch.stack([matched(fit, system(0)).U - system(0).U for fit in fits]).square().mean().sqrt()
-    stated = torch.stack([fit.U_error for fit in fits]).square().mean().sqrt()
+    stated = torch.stack([fit.U_error_given_AC for fit in fits]).square().mean().sqrt()
     assert 0.5 < off / stated < 2.5
 
 
@@ -184,7 +184,15 @@ def test_the_generator_of_torch_and_the_inputs_are_left_alone():
 
 def test_the_table_says_what_was_checked():
     table = moments.fit(*data(system(0), 20_000), hidden=3).table()
-    for part in ("20,000", "of 4 inputs, 3 outputs", "noise alone", "residual of T", "R2", "fourth moments"):
+    for part in (
+        "20,000",
+        "of 4 inputs, 3 outputs",
+        "noise alone",
+        "residual of T",
+        "U given A and C",
+        "R2",
+        "fourth moments",
+    ):
         assert part in table
     x0, x1, y = data(system(0), 20_000)
     assert "fails, the limit" in moments.fit(x0.pow(3), x1.pow(3), y, strict=False).table()

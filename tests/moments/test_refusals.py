@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.moment_cases import data, system
 
+import manifold_rnn as mr
 from manifold_rnn import moments
 from manifold_rnn.errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError, UnsupportedError
 from manifold_rnn.moments.batches import Batches
@@ -38,6 +39,17 @@ def dependent_directions():
     net = system(0)
     net = net._replace(A=torch.stack([net.A[0], net.A[1], net.A[1]]))
     return data(net, 20_000)
+
+
+def nearly_dependent_directions():
+    """The singular values of T are above the noise, but those of A that they determine are not."""
+    x, y = mr.tasks.QuadraticSystem(seed=7).sample(200_000, generator=torch.Generator().manual_seed(207_000))
+    return x[:, 0], x[:, 1], y
+
+
+def another_cross_moment():
+    x0, x1, y = data(system(0), 20_000)
+    return x0, x1, y + x1[:, :1] * x0[:, 1:2] * x0[:, 2:3]
 
 
 def once():
@@ -91,6 +103,15 @@ ROWS = {
     "outputs of noise": Row(UnsupportedError, "noise", lambda: moments.fit(X0, X1, torch.randn(3_000, 3).double())),
     "rank below n": Row(OptionError, "2 directions.*hidden=3", lambda: moments.fit(*dependent_directions(), 3)),
     "parallel rows of C": Row(UnsupportedError, "parallel", lambda: moments.fit(*parallel_rows(), 3)),
+    "nearly dependent directions": Row(
+        UnsupportedError, "nearly dependent", lambda: moments.fit(*nearly_dependent_directions(), 3)
+    ),
+    "outputs that no such network has": Row(
+        UnsupportedError, "does not explain", lambda: moments.fit(*another_cross_moment(), 3)
+    ),
+    "an offset inside the square": Row(
+        UnsupportedError, "offset inside the square", lambda: moments.fit(X0 + 1, X1 + 1, Y, 3)
+    ),
     "constant inputs": Row(UnsupportedError, "vary", lambda: moments.fit(0 * X0 + 1, 0 * X1 + 1, Y, 2)),
     "inputs of another variance": Row(
         UnsupportedError, r"E\[S2.*Whiten", lambda: moments.fit(2 * X0, 2 * X1, Y, 2, inputs="standard")

@@ -13,7 +13,7 @@ from support.tree_cases import naive_distance, naive_search
 import manifold_rnn as mr
 from manifold_rnn.errors import OptionError, ShapeError
 from manifold_rnn.nn import Layer, trees
-from manifold_rnn.nn.cells import GRU, Tree, TreeSearch
+from manifold_rnn.nn.cells import GRU, TreeSearch
 from manifold_rnn.nn.cells.choices import candidates
 from manifold_rnn.nn.cells.expressions import NAMED, leaves, parse
 from manifold_rnn.nn.trees.losses import target_values
@@ -183,6 +183,18 @@ def test_the_margin_loss_is_what_margins_fall_short_of():
     assert trees.margin_loss(choices, float(margins.detach().max())) > 0
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_node_with_one_candidate_has_no_margin_loss(nodes):
+    layer = make(TreeSearch(nodes, 2, ops=["mul"], activations=["tanh"]))
+    _, choices, _ = chosen(layer, torch.randn(4, 5, 3, dtype=torch.float64))
+    assert all((step.margins[0] == torch.inf).all() for step in choices) or nodes > 1
+    loss = trees.margin_loss(choices) + trees.target_loss(choices, layer.cell, "elman")
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+    found = mr.diagnostics.structures(layer, torch.randn(4, 5, 3, dtype=torch.float64))
+    assert (found.margin == float("inf")) == (nodes == 1) and "margin" in found.table()
+
+
 def test_steps_along_the_margin_loss_widen_margins():
     layer, x = make(TreeSearch(3, 3, activations=["sigmoid", "tanh"])), torch.randn(4, 5, 3, dtype=torch.float64)
     optimizer, losses = torch.optim.Adam(layer.parameters(), lr=0.03), []
@@ -247,51 +259,6 @@ def test_a_search_that_finds_its_target_has_no_target_loss():
     assert trees.target_loss([step], layer.cell, "elman") > 0
 
 
-# fixed trees
-
-
-@pytest.mark.parametrize("levels", [1, 2])
-def test_a_fixed_structure_computes_what_the_search_chose(levels, wide, generator):
-    cell = TreeSearch(4, 3, "hard") if levels == 1 else TreeSearch(1, 2, "hard", ops=["add"], activations=["tanh"])
-    layer = make(cell, dtype=wide, num_layers=levels, batch_first=True)
-    x = torch.randn(60, 1, 3, dtype=wide, generator=generator)
-    hx = torch.randn(levels, 60, 4, dtype=wide, generator=generator)
-    y, _, structures = chosen(layer, x, hx)
-    same = 0
-    for b in range(60):
-        if len({row[b] for row in structures}) > 1:
-            continue  # the levels chose differently
-        if not {"x", "h"} <= leaves(structures[0][b]):
-            with pytest.raises(OptionError, match="does not use"):
-                trees.fix_structure(layer, structures[0][b])
-            continue
-        fixed = trees.fix_structure(layer, structures[0][b])
-        assert isinstance(fixed.cell, Tree) and fixed.batch_first and fixed.num_layers == levels
-        torch.testing.assert_close(fixed(x[b : b + 1], hx[:, b : b + 1])[0], y[b : b + 1], atol=1e-12, rtol=0)
-        same += 1
-    assert same > (20 if levels == 1 else 0)
-
-
-@pytest.mark.parametrize("view", ["update", "trivialized"])
-def test_a_fixed_structure_keeps_an_orthogonal_slot(view):
-    search = make(TreeSearch(5, 4), n=6, constraint={"R1": mr.Orthogonal()}, train_initial_state=True)
-    with torch.no_grad():
-        search.initial_state_l0.fill_(0.5)
-    layer = trees.fix_structure(search, "gru", constraint={"R1": mr.Orthogonal()}, view=view)
-    torch.testing.assert_close(layer.weight_hh_l0[6:12], search.weight_hh_l0[18:24], atol=1e-12, rtol=0)
-    assert mr.linalg.defect(layer.weight_hh_l0[6:12]) < 1e-12 and layer.initial_state_l0[0] == 0.5
-    layer(torch.zeros(2, 1, 3, dtype=torch.float64))[0].sum().backward()
-    assert all(p.grad is not None for p in layer.parameters()) and search.weight_hh_l0.grad is None
-
-
-def test_a_tree_does_not_depend_on_the_order_of_children():
-    exchanged = [[node.right, node.left, *node[2:]] for node in NAMED["gru"]]
-    assert trees.canonical(exchanged) == trees.canonical("gru") != trees.canonical("mgu")
-    other = [list(node) for node in NAMED["gru"]]
-    other[4][2] = 1
-    assert trees.canonical(other) != trees.canonical("gru")
-
-
 BAD = {
     "nodes.*from 1 to 64.*got 0": lambda: TreeSearch(0),
     "nodes.*got True": lambda: TreeSearch(True),
@@ -307,8 +274,10 @@ BAD = {
     "no gate of the cell.*got 'R2'": lambda: Layer(TreeSearch(3, 3), 2, 4, constraint={"R2": mr.Orthogonal()}),
     "margin.*out of range.*got 0": lambda: trees.margin_loss(chosen(make(TreeSearch(1, 2)), torch.zeros(
         1, 1, 3, dtype=torch.float64))[1], 0),
+    "values of distance are no tensors.*got list": lambda: trees.distance("elman", [1], "elman", torch.zeros(1, 1)),
+    "Expected recorded steps.*got int": lambda: trees.structures([1], TreeSearch()),
     "at least one recorded step.*none": lambda: trees.margin_loss([]),
-    "at least one recorded step.*int": lambda: trees.target_loss([3], TreeSearch()),
+    "loss on choices needs at least one recorded step.*int": lambda: trees.target_loss([3], TreeSearch()),
     "slot.*at least 4.*got 3": lambda: trees.target_loss(chosen(make(TreeSearch(1, 3)), torch.zeros(
         1, 1, 3, dtype=torch.float64))[1], TreeSearch(1, 3), "gru"),
     "fix_structure.*layer of GRU": lambda: trees.fix_structure(Layer(GRU(), 2, 3), "gru"),

@@ -12,10 +12,12 @@ import torch
 from support.run_cases import require_same_end, train
 
 from manifold_rnn import cli
+from manifold_rnn.cli.trained import trained_network
 from manifold_rnn.errors import OptionError
 from manifold_rnn.nn import trees
 from manifold_rnn.nn.cells.choices import current_record
 from manifold_rnn.training import SearchSettings, as_mapping, evaluate, read_run
+from manifold_rnn.training.build import build_for_run
 from manifold_rnn.training.methods import Method
 
 VALUES = {
@@ -79,6 +81,47 @@ def test_the_weights_are_trained_in_turns_and_then_the_structure_is_fixed(tmp_pa
     assert {choice for scored, choice in kinds if scored} == {"hard"}
 
 
+def test_hard_choices_need_a_margin_loss_to_train_the_scorer():
+    network = {**VALUES["network"], "options": {"nodes": 2, "slots": 3, "choice": "hard"}}
+    with pytest.raises(OptionError, match=r"`search.alternate` needs `search.margin`"):
+        read_run({**values(alternate=2), "network": network})
+    assert read_run({**values(alternate=2, margin=0.1), "network": network}).search.alternate == 2
+
+
+@pytest.mark.parametrize("choice", ["soft", "straight-through"])
+def test_a_network_of_a_fixed_search_is_hard_but_while_it_searches(choice):
+    network = {**VALUES["network"], "options": {"nodes": 2, "slots": 3, "choice": choice}}
+    settings = read_run({**values(margin=0.1, fix=0.5), "network": network})
+    built, kinds = build_for_run(settings), []
+    for progress in (0.0, 0.5, None):
+        with settings.search.context(built, progress):
+            kinds.append(built.layer.cell.choice)
+    assert kinds == [choice, "hard", "hard"] and built.layer.cell.choice == "hard"
+
+
+def test_a_checkpoint_runs_as_it_was_scored(tmp_path):
+    record = train(values(margin=0.1, fix=0.5), tmp_path / "run")
+    network, settings, _ = trained_network(tmp_path / "run" / "best.ckpt")
+    assert network.layer.cell.choice == "hard"
+    inputs, targets = settings.task.splits().test.tensors
+    with torch.no_grad():
+        loss = settings.task.loss(network(inputs), targets)
+    assert float(loss) == pytest.approx(record.test_loss, rel=1e-5)
+    scores = evaluate(settings, stage="test", checkpoint=tmp_path / "run" / "best.ckpt")
+    assert scores["test_loss"] == pytest.approx(record.test_loss, rel=1e-5)
+
+
+def test_the_weight_of_the_margin_loss_grows():
+    network = build_for_run(read_run(values(margin=0.1)))
+    search, x = SearchSettings(margin=0.1, warmup=0.5), torch.rand(4, 5, 2)
+    losses = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        with search.context(network, progress):
+            network(x)
+            losses.append(search.added_loss(network, None, progress).item())
+    assert losses[0] == 0 and losses[1] == pytest.approx(losses[2] / 2) and losses[2] == losses[3] > 0
+
+
 def test_without_phases_everything_is_trained(tmp_path, monkeypatch):
     steps, kinds = watched(values(margin=0.1), tmp_path, monkeypatch)
     assert steps == [set(PARTS)] * 8 and {choice for _, choice in kinds} == {"soft"}
@@ -125,7 +168,7 @@ def test_no_graph_is_left_after_a_step(tmp_path, monkeypatch):
 def test_it_is_off_by_default():
     settings = read_run({**VALUES})
     assert not settings.search.active and settings.methods() == []
-    given = read_run(values(margin=0.1, target=[["x", "h", 0, "add", "tanh"]]))
+    given = read_run(values(tree=0.1, target=[["x", "h", 0, "add", "tanh"]]))
     assert read_run(as_mapping(given)) == given and given.methods() == [given.search]
     assert isinstance(given.search, Method)
 
@@ -138,6 +181,11 @@ BAD = {
     "`search.fix` needs.*Got 0": {"fix": 0},
     "`search.fix` needs.*Got 1.5": {"fix": 1.5},
     "`search.alternate` needs.*Got -2": {"alternate": -2},
+    "`search.alternate` needs 0 or an integer from 2.*Got 1": {"alternate": 1},
+    "`search.least` needs `search.margin`.*Got 2": {"tree": 1, "target": "mgu", "least": 2.0},
+    "`search.warmup` needs `search.margin`.*Got 0.5": {"weights": 1, "warmup": 0.5},
+    "`search.warmup` needs a part.*Got 2": {"margin": 1, "warmup": 2.0},
+    "`search.target` needs `search.tree`.*Got mgu": {"margin": 1, "target": "mgu"},
     "`search.alternate` needs an integer.*1.5": {"alternate": 1.5},
     "`search.target` needs a tree.*'grue'": {"tree": 1, "target": "grue"},
     "`search.target`.*at least 4.*got 3": {"tree": 1},

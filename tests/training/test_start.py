@@ -47,6 +47,34 @@ def test_the_readout_follows_the_gain(gain):
     torch.testing.assert_close(network(inputs), fit.predict(inputs[:, 0], inputs[:, 1]), atol=1e-3, rtol=1e-3)
 
 
+def test_a_bias_of_the_quadratic_cell_starts_at_zero():
+    settings = read_run({**VALUES, "network": {"cell": "Quadratic", "hidden_size": 4, "options": {"bias": True}}})
+    network = build_for_run(settings)
+    inputs, targets = settings.task.splits().train.tensors
+    settings.start.start(network, inputs, targets)
+    with torch.no_grad():
+        rest = network(inputs) - targets
+    assert float(rest.var(0).sum()) < 0.02 * float(targets.var(0).sum())
+    assert not network.layer.bias_l0[:3].any()
+
+
+def test_two_directions_are_refused_before_anything_changes():
+    inputs, targets = read_run(VALUES).task.splits().train.tensors
+    layer = mr.nn.Layer(mr.nn.cells.Quadratic(), 4, 4, batch_first=True, bidirectional=True)
+    with pytest.raises(UnsupportedError, match="one direction"):
+        StartSettings("moments", directions=3).start(mr.zoo.Network(layer, 3), inputs, targets)
+
+
+def test_advice_names_the_keys_of_the_run():
+    network = build_for_run(read_run(VALUES))
+    inputs, targets = read_run(VALUES).task.splits().train.tensors
+    with pytest.raises(UnsupportedError, match=r"`start\.strict: false`") as caught:
+        StartSettings("moments", directions=3).start(network, inputs.exp(), targets)
+    assert "strict=False" not in str(caught.value) and "scores of their density" not in str(caught.value)
+    with pytest.raises(OptionError, match=r"a smaller `start\.directions`"):
+        StartSettings("moments", directions=4).start(network, inputs, targets)
+
+
 @pytest.mark.parametrize("network", [{"zoo": "scornn", "hidden_size": 6}, {"cell": "GRU", "hidden_size": 6}], ids=str)
 def test_any_network_starts_with_the_directions(network):
     settings = read_run({**VALUES, "network": network})

@@ -105,7 +105,7 @@ class Choices:
     values : Tensor, shape (N, B, n)
         The values of the nodes.
     margins : Tensor, shape (N, B)
-        The score of the best candidate minus that of the second.
+        The score of the best candidate minus that of the second; infinity where there is one candidate only.
     inputs, state, weight, bias : Tensor
         What the step computed with: the input in the size of the state, the state before, matrices and biases.
 

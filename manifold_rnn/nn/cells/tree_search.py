@@ -189,7 +189,7 @@ class TreeSearch(Cell):
                 op = (pair < table.sums).long() if len(self.ops) > 1 and self.ops[0] == "mul" else op
                 numbers = components.sources()
                 children = [numbers.gather(1, source.unsqueeze(1)).squeeze(1) for source in (i, j)]
-                top = scores.topk(2, -1).values
+                top = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf).topk(2, -1).values
                 steps.append((torch.stack([*children, slot, op, activation], -1), value, top[:, 0] - top[:, 1]))
             if r < self.nodes - 1:
                 places = most_open(self.nodes, r + 1)

@@ -59,9 +59,10 @@ def moments_(
     Notes
     -----
     A constrained weight becomes the nearest one of its set. If the cell adds a bias to its projected inputs, that of
-    row r becomes :math:`-g\, a_r \cdot \mu` for inputs of mean :math:`\mu`, so that its unit is centred. `Quadratic`
-    is not centred, since the model of the fit is not. Complex weights get real directions. The generator of torch is
-    not used.
+    row r becomes :math:`-g\, a_r \cdot \mu` for inputs of mean :math:`\mu`, so that its unit is centred. GORU has
+    such a bias for its two gates, the first two blocks, and not for its candidate. `Quadratic` is not centred: the
+    fit has no bias, so that of its rows r becomes 0. Complex weights get real directions. The generator of torch
+    is not used.
 
     Examples
     --------
@@ -113,6 +114,9 @@ def _start(layer: Layer, suffix: str, fit: QuadraticFit, gain: float) -> None:
         changed.add("weight_hh")
         weights["weight_hh"][:used] = 0
         weights["weight_hh"][:used, :used] = (fit.U / gain).to(weights["weight_hh"])
+        if "bias" in weights:  # the model of the fit has none
+            changed.add("bias")
+            weights["bias"][:used] = 0
     constrained = entries(layer)
     for name in changed:
         if (entry := constrained.get(name + suffix)) is not None:
@@ -122,15 +126,16 @@ def _start(layer: Layer, suffix: str, fit: QuadraticFit, gain: float) -> None:
 
 
 def _additive_bias(cell: Cell, weights: dict[str, Tensor]) -> str | None:
-    """The name of the bias that the cell adds to its projected inputs; a threshold of modReLU is none."""
+    """The name of the bias that the cell adds to the first rows of its projected inputs; that of modReLU is none."""
     V = weights["weight_ih"]
     zero = V.new_zeros(1, V.shape[1])
     for name in ("bias_ih", "bias"):
-        if name in weights and len(weights[name]) == len(V):
+        if name in weights and len(weights[name]) <= len(V):
+            rows = len(weights[name])  # GORU has no bias for the candidate, its last block
             raised = {**weights, name: torch.ones_like(weights[name])}
             level = {**weights, name: torch.zeros_like(weights[name])}
             effect = cell.bind(raised).project(zero) - cell.bind(level).project(zero)
-            if effect.shape[1] == len(V) and bool((effect - 1).abs().max() < 1e-3):
+            if effect.shape[1] == len(V) and bool((effect[:, :rows] - 1).abs().max() < 1e-3):
                 return name
     return None
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...errors import ShapeError
+from ...errors import OptionError, ShapeError
 from ..cells.expressions import Plain, Structure, parse
 
 
@@ -31,7 +31,7 @@ def distance(first: Plain, values: Tensor, second: Plain, other_values: Tensor) 
     Raises
     ------
     OptionError
-        If a structure has a wrong entry.
+        If a structure has a wrong entry, or the values are no tensors.
     ShapeError
         If there is not one value for each node, or the values differ in the other axes.
 
@@ -48,6 +48,12 @@ def distance(first: Plain, values: Tensor, second: Plain, other_values: Tensor) 
     >>> assert mr.nn.trees.distance(a, values, a, values) == 0 and mr.nn.trees.distance(a, values, b, values) == 18
     """
     trees = parse(first, "distance"), parse(second, "distance")
+    wrong = [type(v).__name__ for v in (values, other_values) if not isinstance(v, Tensor)]
+    if wrong:
+        raise OptionError(
+            f"The values of distance are no tensors.\nExpected tensors of shape (N, ..., n), got {wrong[0]}.\n"
+            "Stack the values of the nodes with torch.stack."
+        )
     for nodes, own, other in zip(trees, (values, other_values), (other_values, values), strict=True):
         if len(own) != len(nodes) or own.shape[1:] != other.shape[1:] or own.dim() < 2:
             raise ShapeError(

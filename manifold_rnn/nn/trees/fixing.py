@@ -38,7 +38,8 @@ def fix_structure(
     Returns
     -------
     Layer
-        With the sizes, levels, directions and backend of ``layer``. Where a search chooses this structure by
+        With the sizes, levels, directions, backend and training mode of ``layer``; a weight that is frozen there
+        stays frozen. Where a search chooses this structure by
         "hard", the outputs are equal.
 
     Raises
@@ -50,6 +51,7 @@ def fix_structure(
     Notes
     -----
     The matrices that multiply the input are multiplied with ``weight_ih`` of the search, and are trained alone after.
+    The random state of torch is not changed.
 
     Examples
     --------
@@ -68,7 +70,9 @@ def fix_structure(
     weight = layer.weights(layer.suffixes[0])["weight_hh"]
     sizes = (layer.input_size, layer.hidden_size, layer.num_layers, layer.batch_first, layer.dropout)
     options = {"train_initial_state": layer.train_initial_state, "backend": layer.backend}
-    made = Layer(cell, *sizes, layer.bidirectional, weight.device, weight.dtype, **options)  # type: ignore[arg-type]
+    devices = [weight.device] if weight.is_cuda else []
+    with torch.random.fork_rng(devices=devices):  # all weights are replaced below
+        made = Layer(cell, *sizes, layer.bidirectional, weight.device, weight.dtype, **options)  # type: ignore[arg-type]
     n = layer.hidden_size
     for suffix in layer.suffixes:
         own, new = layer.weights(suffix), made.weights(suffix)
@@ -85,4 +89,12 @@ def fix_structure(
         by_block = constraint_by_block(constraint, cell.gates)
         for suffix in made.suffixes:
             constrain(made, "weight_hh" + suffix, by_block, view=view, blocks=len(cell.gates))
-    return made
+    frozen = {_weight_name(name) for name, parameter in layer.named_parameters() if not parameter.requires_grad}
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(_weight_name(name) not in frozen)
+    return made.train(layer.training)
+
+
+def _weight_name(parameter: str) -> str:
+    """Return the name of the weight that a parameter gives, also by its coordinates."""
+    return parameter.removeprefix("constraints.").split(".")[0]

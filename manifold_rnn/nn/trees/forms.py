@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ...errors import OptionError
 from ..cells import TreeSearch
 from ..cells.choices import Choices, plain_structure
 from ..cells.expressions import IDENTITY, Plain, Structure, parse
@@ -22,6 +23,11 @@ def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Struct
     list of list of tuple of Node
         Steps, then samples.
 
+    Raises
+    ------
+    OptionError
+        If a step is none that was recorded, or the cell is no TreeSearch.
+
     Examples
     --------
     >>> layer = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=1, slots=2, ops=["add"]), 2, 4)
@@ -30,6 +36,13 @@ def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Struct
     >>> found = mr.nn.trees.structures(choices, layer.cell)
     >>> assert (len(found), len(found[0]), found[0][0][0].op) == (5, 7, "add")
     """
+    wrong = [type(step).__name__ for step in choices if not isinstance(step, Choices)]
+    if wrong or not isinstance(cell, TreeSearch):
+        got = wrong[0] if wrong else f"a cell of {type(cell).__name__}"
+        raise OptionError(
+            f"Structures are those of steps of TreeSearch.\nExpected recorded steps and their cell, got {got}.\n"
+            "Pass the list of `with recording() as choices` and `layer.cell`."
+        )
     plain: dict[bytes, Structure] = {}
     results = []
     for step in choices:

@@ -18,7 +18,7 @@ def margin_loss(choices: Sequence[Choices], margin: float = 1.0) -> Tensor:
     .. math:: \ell = \sum_{r} \max(0, m - m_r) / m,
 
     with the margin :math:`m_r` of node r, the score of its best candidate minus that of the second, as the mean over
-    the samples and steps.
+    the samples and steps. A node with one candidate has no loss.
 
     Parameters
     ----------

@@ -16,12 +16,14 @@ from ...nn.cells import TreeSearch
 from ...nn.cells.choices import current_record
 from ...nn.trees.losses import require_target
 from ...tasks import Task
+from ...zoo import Network
 from ..choices import require
 from ..fields import check_fields
 from ..values import Value
 from .base import Method
 
 _SCORER = "scorer"
+_CHOICE = "choice_of_the_search"  # the attribute of a layer
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,28 @@ class SearchSettings(Method):
     margin : float
         :math:`\lambda_2`.
     least : float
-        The margin from which on a node has no margin loss.
+        The margin from which on a node has no margin loss. Needs ``margin``.
+    warmup : float
+        Part of the steps over which the weight of the margin loss grows linearly from 0. Needs ``margin``.
     weights : float
         :math:`\lambda_3`.
     tree : float
         :math:`\lambda_4`.
     target : str or list
-        The target tree: elman, mgu, gru, or a list of nodes.
+        The target tree: elman, mgu, gru, or a list of nodes. Needs ``tree``.
     alternate : int
-        Number of phases of equal length that the search is split into. The scorer is frozen in the first, third and so
-        on, and the other weights of the layer in the others; the readout is always trained. 0 trains all together.
+        Number of phases of equal length that the search is split into, at least 2. The scorer is frozen in the first,
+        third and so on, and the other weights of the layer in the others; the readout is always trained. 0 trains all
+        together.
     fix : float
         Part of the steps after which the structure is fixed: each node then is its best candidate, and the scorer is
-        frozen. Validation and test use the best candidates in the whole run. 1 never fixes it.
+        frozen. Validation, test and every network that is built from the settings use the best candidates in the whole
+        run. 1 never fixes it.
 
     Raises
     ------
     OptionError
-        If a value is out of range, or the target is unknown.
+        If a value is out of range, the target is unknown, or an option is set without the weight that it needs.
 
     Notes
     -----
@@ -72,6 +78,7 @@ class SearchSettings(Method):
 
     margin: float = 0.0
     least: float = 1.0
+    warmup: float = 0.0
     weights: float = 0.0
     tree: float = 0.0
     target: str | list[Value] = "gru"
@@ -84,13 +91,18 @@ class SearchSettings(Method):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"search.{key}", "a finite number of at least 0", value)
         require(0 < self.least < math.inf, "search.least", "a positive number", self.least)
-        expected = "an integer from 0 to 1,000,000"
-        require(0 <= self.alternate <= 1_000_000, "search.alternate", expected, self.alternate)
+        require(0 <= self.warmup <= 1, "search.warmup", "a part of the run, from 0 to 1", self.warmup)
+        expected = "0 or an integer from 2 to 1,000,000"
+        require(self.alternate == 0 or 2 <= self.alternate <= 1_000_000, "search.alternate", expected, self.alternate)
         require(0 < self.fix <= 1, "search.fix", "a part of the run, above 0 and at most 1", self.fix)
         try:
             require_target(self.target, 10**6)
         except OptionError as error:
             raise OptionError(f"`search.target` needs a tree. {' '.join(str(error).split())}"[:400]) from error
+        for key, weight in (("least", "margin"), ("warmup", "margin"), ("target", "tree")):
+            value = getattr(self, key)
+            is_used = bool(getattr(self, weight)) or value == getattr(SearchSettings, key)
+            require(is_used, f"search.{key}", f"`search.{weight}` above 0", value)
 
     @property
     def active(self) -> bool:
@@ -101,6 +113,9 @@ class SearchSettings(Method):
         network = settings.network
         got = f"network.cell={network.cell}" if network.cell else f"network.zoo={network.zoo}"
         require(network.cell == TreeSearch.__name__, "search", "network.cell=TreeSearch", got)
+        trains_scorer = self.margin > 0 or network.options.get("choice") != "hard"
+        expected = "`search.margin`, since choice=hard has no other gradient of the scorer,"
+        require(not self.alternate or trains_scorer, "search.alternate", expected, self.alternate)
         if self.tree:
             cell = TreeSearch(**network.options)
             try:
@@ -108,11 +123,19 @@ class SearchSettings(Method):
             except OptionError as error:
                 raise OptionError(f"`search.target`: {' '.join(str(error).split())}"[:400]) from error
 
+    def build(self, network: Network) -> Network:
+        """Return the network with the best candidates alone if the structure will be fixed, as it is scored."""
+        layer, cell = _searching(network)
+        if self.fix < 1:
+            vars(layer)[_CHOICE] = cell.choice  # that of the search, which `context` sets
+            layer.cell = replace(cell, choice="hard")
+        return network
+
     @contextmanager
     def context(self, network: nn.Module, progress: float | None) -> Iterator[None]:
         layer, cell = _searching(network)
-        is_fixed = self.fix < 1 and (progress is None or progress >= self.fix)
-        layer.cell = replace(cell, choice="hard") if is_fixed else cell
+        if progress is not None and not self._fixed(progress):
+            layer.cell = replace(cell, choice=vars(layer).get(_CHOICE, cell.choice))
         try:
             if progress is None:
                 yield
@@ -127,7 +150,8 @@ class SearchSettings(Method):
         choices, total = current_record() or [], None
         parts: list[Tensor] = []
         if self.margin and not self._fixed(progress):
-            parts.append(self.margin * trees.margin_loss(choices, self.least))
+            grown = min(1.0, progress / self.warmup) if self.warmup else 1.0
+            parts.append(grown * self.margin * trees.margin_loss(choices, self.least))
         if self.weights:
             squares = [torch.linalg.vector_norm(p).square() for p in layer.parameters()]
             parts.append(self.weights * torch.stack(squares).sum())

@@ -9,12 +9,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...errors import ManifoldError, UnsupportedError
 from ...nn import cells, init
 from ...zoo import Network
 from ..choices import require
 from ..fields import check_fields
 from ..values import Value
 from .base import Method
+
+_KEYS = {  # what the messages of a fit name, and the keys of a run
+    "Pass the scores of their density, or pass strict=False": "Set `start.strict: false`",
+    "strict=False": "`start.strict: false`",
+    "use inputs='gaussian'": "set `start.inputs: gaussian`",
+    "a smaller hidden": "a smaller `start.directions`",
+    "another hidden": "another `start.directions`",
+    "`directions`": "`start.directions`",
+    "hidden=": "start.directions=",
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +88,28 @@ class StartSettings(Method):
         require(task.length >= 2, "start.name", "a task with sequences of at least 2 steps", task.length)
 
     def start(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        """Set the input weights; of the cell Quadratic also the recurrent weights and the readout."""
+        """Set the input weights; of the cell Quadratic also the recurrent weights and the readout.
+
+        Raises
+        ------
+        ManifoldError
+            As `manifold_rnn.nn.init.moments_`, with the keys of this section; also if the layer is bidirectional.
+        """
         assert isinstance(network, Network)
         layer = network.layer
+        if layer.bidirectional:
+            raise UnsupportedError(
+                "`start.name: moments` needs a layer in one direction.\nExpected bidirectional=False, got True.\n"
+                "Use `nn.init.moments_` for the input weights of both directions."
+            )
         options: Value = {"inputs": self.inputs, "strict": self.strict, "gain": self.gain}
-        fit = init.moments_(layer, (inputs, targets), self.directions, **options)
+        try:
+            fit = init.moments_(layer, (inputs, targets), self.directions, **options)
+        except ManifoldError as error:
+            message = str(error)
+            for name, key in _KEYS.items():
+                message = message.replace(name, key)
+            raise type(error)(message[:400]) from error
         if not isinstance(layer.cell, cells.Quadratic) or layer.num_layers > 1:
             return
         weight, bias = network.readout.weight, network.readout.bias
