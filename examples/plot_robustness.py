@@ -71,7 +71,7 @@ axis.set(xlabel="time step", ylabel=r"$\|\delta h_t\| / \|d\|$", yscale="log", t
 growth_figure.legend(loc="outside lower center", fontsize="small", ncols=2)
 
 # %%
-# The table is that of ``benchmarks/robustness.py``: 60 epochs, means of three seeds, test accuracy. The last columns
+# The table is that of ``benchmarks/robustness.py``: 60 epochs, means of ten seeds, test accuracy. The last columns
 # are the spectral radius and the norm.
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "benchmarks" / "results").is_dir())
@@ -94,8 +94,8 @@ for row in rows:
 #   more under ten.
 # - Gradient training leaves matrices that are not normal: the free norm is well above its radius.
 #
-# Limits: these are three seeds of one small task, with a test set of 360 images, where one image is 0.28 points. Under
-# one step of 0.1, single seeds of the free network differ by up to ten points. Do not rank networks whose accuracies
+# Limits: these are ten seeds of one small task, with a test set of 360 images, where one image is 0.28 points. Under
+# one step of 0.1, single seeds of the free network differ by up to twelve points. Do not rank networks whose accuracies
 # differ by less than five points.
 
 if len(sys.argv) > 1:
