@@ -241,7 +241,7 @@ def test_a_signal_ends_a_score_without_a_number(where, stage, number, copied, mo
     real = getattr(owner, name)
 
     def signalled(*args, **kwargs):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, signalled)
@@ -255,7 +255,7 @@ def test_a_signal_ends_a_score_without_a_number(where, stage, number, copied, mo
 def test_a_signal_before_a_command_begins_is_one_line(number, monkeypatch, capsys):
     from manifold_rnn.cli import inspect
 
-    monkeypatch.setattr(inspect, "build_parser", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(inspect, "build_parser", lambda *_: signal.raise_signal(number))
     assert main(["inspect", "x.ckpt"]) == 130
     assert capsys.readouterr().err == "manifold-rnn: interrupted\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

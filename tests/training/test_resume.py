@@ -194,7 +194,7 @@ def test_a_signal_leaves_a_checkpoint_a_line_and_a_status(phase, number, tmp_pat
     def signalled(*args, **kwargs):
         calls.append(None)
         if len(calls) == count:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -221,8 +221,8 @@ def test_a_second_ctrl_c_leaves_at_once():
     script = (
         "import os, signal, time\nfrom manifold_rnn.training.signals import StopSignal\n"
         "with StopSignal() as stop:\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n    assert stop.requested\n    print('first', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+        "    signal.raise_signal(signal.SIGINT)\n    assert stop.requested\n    print('first', flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stdout) == (130, "first\n")
