@@ -234,7 +234,10 @@ def _require_readout(readout: object, width: int, dtype: torch.dtype) -> None:
             f"Expected a readout such as torch.nn.Linear, got {type(readout).__name__}.\n"
             "Build one layer with num_layers=2, whose levels share gates."
         )
-    weight = getattr(readout, "weight", None)
+    try:
+        weight: object = readout.weight
+    except AttributeError:
+        weight = None
     if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and "weight" not in entries(readout):
         raise UnsupportedError(
             "The weight of a readout with gates must be a parameter, or constrained by manifold_rnn.\n"

@@ -116,15 +116,10 @@ class RiemannianOptimizer(Optimizer):
         require(group, "lr", lambda v: v >= 0, "a number of at least 0")
         require(group, "weight_decay", lambda v: v >= 0, "a number of at least 0")
         require(group, "on_nonfinite", lambda v: v in ("raise", "skip"), "'raise' or 'skip'")
-        require(
-            group,
-            "polish_every",
-            lambda v: v is None or (isinstance(v, int) and v >= 0),
-            "None or a whole number of at least 0",
-        )
-        if group["capturable"]:
-            for p in group["params"]:
-                require_fixed_work(manifold_of(p))
+        every = "None or a whole number of at least 0"
+        require(group, "polish_every", lambda v: v is None or (isinstance(v, int) and v >= 0), every)
+        for p in group["params"] if group["capturable"] else ():
+            require_fixed_work(manifold_of(p))
 
     @property
     def skipped(self) -> int:
@@ -206,7 +201,9 @@ class RiemannianOptimizer(Optimizer):
             return
         moved: list[tuple[Batch, Tensor]] = []
         # plain parameters cannot fail and come last: where a step is refused, nothing has been changed
-        for (group, batch), g in sorted(zip(work, gradients, strict=True), key=_is_plain):
+        for (group, batch), g in sorted(
+            zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
+        ):
             if batch.manifold is None:
                 break
             try:
@@ -351,7 +348,3 @@ class RiemannianOptimizer(Optimizer):
 def _run_uncompiled(optimizer: RiemannianOptimizer) -> None:
     """Nothing is won by compiling a step that reads numbers, and batches are kept by the identity of parameters."""
     optimizer._run()
-
-
-def _is_plain(pair: tuple[Work, Tensor]) -> bool:
-    return pair[0][1].manifold is None

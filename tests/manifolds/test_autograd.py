@@ -41,7 +41,7 @@ NO_MAPS = {
     *("is_complex", "is_flat"),
     *("is_group", "is_orthonormal", "isometric_at_zero", "key", "layout", "members", "name", "ndim", "origin"),
     *("polish_every", "random", "random_like", "reads_device", "require", "retr_gradient", "retr_transp_coordinates"),
-    *("retraction", "reversible", "square_coordinates", "width", "with_members", "with_retraction"),
+    *("retraction", "reversible", "spectral_step", "square_coordinates", "width", "with_members", "with_retraction"),
 }
 OF_RETRACTION = ("inverse_retr_coordinates", "retr", "retr_coordinates", "retr_free")
 GEOOPT = (geoopt.EuclideanStiefel, geoopt.Sphere)
