@@ -112,7 +112,7 @@ class Coverage:
             if len(x) == 1:  # one batch: a line from no cases
                 x, y = (0.0, *x), (0.0, *y)
             axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))  # the numbers are long
         axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
