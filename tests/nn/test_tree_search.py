@@ -118,7 +118,8 @@ def test_straight_through_has_the_best_candidate_and_the_gradient_of_the_mixture
     x = torch.randn(1, 30, 3, dtype=torch.float64, generator=generator)
     results = {}
     for choice in CHOICES:
-        y = with_choice(layer, choice)(x)[0]
+        torch.testing.assert_close(with_choice(layer, choice, fixed=True)(x)[0], with_choice(layer, "hard")(x)[0])
+        y = with_choice(layer, choice, fixed=False)(x)[0]
         loss = (y * torch.linspace(-1, 1, 8, dtype=y.dtype)).sum()
         results[choice] = y, torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True)
     torch.testing.assert_close(results["straight-through"][0], results["hard"][0], atol=1e-15, rtol=0)
@@ -265,6 +266,7 @@ BAD = {
     "slots.*from 2 to 64.*got 1": lambda: TreeSearch(slots=1),
     "slots.*got 100": lambda: TreeSearch(slots=100),
     "choice.*'straight-through', 'hard', got 'sof'": lambda: TreeSearch(choice="sof"),
+    "fixed.*False, True, got 'yes'": lambda: TreeSearch(fixed="yes"),
     "per.*got 'step'": lambda: TreeSearch(per="step"),
     "temperature.*above 0.*got 0": lambda: TreeSearch(temperature=0),
     "ops.*each once.*got \\('add', 'sub'\\)": lambda: TreeSearch(ops=("add", "sub")),

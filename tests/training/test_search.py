@@ -37,7 +37,7 @@ def values(**search):
 
 
 def watched(settings, tmp_path, monkeypatch):
-    """The names of the weights that each step changed, and the choice of the cell in each loss."""
+    """The names of the weights that each step changed, and whether the structure was fixed in each loss."""
     steps, kinds = [], []
     before_step, context = SearchSettings.before_step, SearchSettings.context
 
@@ -50,7 +50,7 @@ def watched(settings, tmp_path, monkeypatch):
             def __enter__(self_):
                 self_.inner = context(self, network, progress)
                 self_.inner.__enter__()
-                kinds.append((progress is None, network.layer.cell.choice))
+                kinds.append((progress is None, network.layer.cell.fixed))
 
             def __exit__(self_, *error):
                 return self_.inner.__exit__(*error)
@@ -77,8 +77,8 @@ def test_the_weights_are_trained_in_turns_and_then_the_structure_is_fixed(tmp_pa
     steps, kinds = watched(values(alternate=3, fix=0.75), tmp_path, monkeypatch)  # 6 steps of 8 search
     matrices = set(PARTS) - {"scorer"}
     assert steps == [matrices, matrices, {"scorer"}, {"scorer"}, matrices, matrices, matrices, matrices]
-    assert [choice for scored, choice in kinds if not scored] == ["soft"] * 6 + ["hard"] * 2
-    assert {choice for scored, choice in kinds if scored} == {"hard"}
+    assert [fixed for scored, fixed in kinds if not scored] == [False] * 6 + [True] * 2
+    assert {fixed for scored, fixed in kinds if scored} == {True}
 
 
 def test_hard_choices_need_a_margin_loss_to_train_the_scorer():
@@ -89,20 +89,20 @@ def test_hard_choices_need_a_margin_loss_to_train_the_scorer():
 
 
 @pytest.mark.parametrize("choice", ["soft", "straight-through"])
-def test_a_network_of_a_fixed_search_is_hard_but_while_it_searches(choice):
+def test_a_network_of_a_fixed_search_is_fixed_but_while_it_searches(choice):
     network = {**VALUES["network"], "options": {"nodes": 2, "slots": 3, "choice": choice}}
     settings = read_run({**values(margin=0.1, fix=0.5), "network": network})
     built, kinds = build_for_run(settings), []
     for progress in (0.0, 0.5, None):
         with settings.search.context(built, progress):
-            kinds.append(built.layer.cell.choice)
-    assert kinds == [choice, "hard", "hard"] and built.layer.cell.choice == "hard"
+            kinds.append(built.layer.cell.fixed)
+    assert kinds == [False, True, True] and built.layer.cell.fixed and built.layer.cell.choice == choice
 
 
 def test_a_checkpoint_runs_as_it_was_scored(tmp_path):
     record = train(values(margin=0.1, fix=0.5), tmp_path / "run")
     network, settings, _ = trained_network(tmp_path / "run" / "best.ckpt")
-    assert network.layer.cell.choice == "hard"
+    assert network.layer.cell.fixed
     inputs, targets = settings.task.splits().test.tensors
     with torch.no_grad():
         loss = settings.task.loss(network(inputs), targets)
@@ -124,7 +124,7 @@ def test_the_weight_of_the_margin_loss_grows():
 
 def test_without_phases_everything_is_trained(tmp_path, monkeypatch):
     steps, kinds = watched(values(margin=0.1), tmp_path, monkeypatch)
-    assert steps == [set(PARTS)] * 8 and {choice for _, choice in kinds} == {"soft"}
+    assert steps == [set(PARTS)] * 8 and {fixed for _, fixed in kinds} == {False}
 
 
 def test_a_frozen_weight_does_not_move(tmp_path):
@@ -204,6 +204,12 @@ def test_a_wrong_value_is_named(name):
 @pytest.mark.parametrize("network", [{"cell": "LSTM"}, {"zoo": "scornn"}], ids=str)
 def test_another_network_is_refused(network):
     with pytest.raises(OptionError, match=r"`search` needs network\.cell=TreeSearch\. Got network"):
+        read_run({**VALUES, "network": network, "search": {"margin": 1}})
+
+
+def test_a_fixed_structure_is_not_searched():
+    network = {**VALUES["network"], "options": {"nodes": 2, "slots": 3, "fixed": True}}
+    with pytest.raises(OptionError, match=r"`search` needs a structure that is not fixed\. Got network"):
         read_run({**VALUES, "network": network, "search": {"margin": 1}})
 
 

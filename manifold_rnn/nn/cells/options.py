@@ -20,7 +20,7 @@ def require_number(cell: str, option: str, value: float, *, below: float = math.
     )
 
 
-def require_choice(cell: str, option: str, value: str, choices: Sequence[str]) -> None:
+def require_choice(cell: str, option: str, value: object, choices: Sequence[object]) -> None:
     """Raise `OptionError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise OptionError(

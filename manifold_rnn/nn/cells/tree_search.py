@@ -54,6 +54,9 @@ class TreeSearch(Cell):
         Some of "sigmoid", "tanh", "one_minus", "identity" and "relu".
     temperature : float
         :math:`\tau`. The mixture becomes the best candidate as it tends to 0.
+    fixed : bool
+        Whether the search has ended: nodes then are their best candidates, as with "hard", and ``choice`` says how they
+        were searched.
     weights : mapping from str to Tensor
         ``weight_ih`` (n, m), which gives the leaf x the size of the state; ``weight_hh`` with the blocks L and R of
         each trained slot; ``bias`` with n entries for each; and the ``scorer`` (n,).
@@ -99,6 +102,7 @@ class TreeSearch(Cell):
     ops: Sequence[str] = tuple(OPS)
     activations: Sequence[str] = tuple(ACTIVATIONS)
     temperature: float = 1.0
+    fixed: bool = False
     tables: tuple[Candidates, ...] = field(default=(), kw_only=True, repr=False, metadata={FILLED_BY_BIND: True})
 
     def __post_init__(self) -> None:
@@ -111,6 +115,7 @@ class TreeSearch(Cell):
                 )
         require_choice("TreeSearch", "choice", self.choice, get_args(Choice))
         require_choice("TreeSearch", "per", self.per, get_args(Per))
+        require_choice("TreeSearch", "fixed", self.fixed, (False, True))
         require_number("TreeSearch", "temperature", self.temperature)
         for option, known in (("ops", OPS), ("activations", ACTIVATIONS)):
             names = getattr(self, option)
@@ -228,7 +233,8 @@ class TreeSearch(Cell):
         scores = scores.masked_fill(~allowed[:, None, :, None], -torch.inf).flatten(1)
         by = scores if self.per == "sample" else scores.mean(0, keepdim=True).expand_as(scores)
         best = by.argmax(-1)
-        if self.choice == "soft":
+        choice = "hard" if self.fixed else self.choice
+        if choice == "soft":
             return self._mixture(values, scores), best, by
         flat = [v.flatten(1, 2) for v in values]
         each = flat[0].shape[1]
@@ -236,7 +242,7 @@ class TreeSearch(Cell):
         value = torch.zeros_like(flat[0][:, 0])
         for number, v in enumerate(flat):
             value = torch.where((activation == number).unsqueeze(-1), v.gather(1, place).squeeze(1), value)
-        if self.choice == "straight-through":
+        if choice == "straight-through":
             mixture = self._mixture(values, scores)
             value = value.detach() + (mixture - mixture.detach())
         return value, best, by

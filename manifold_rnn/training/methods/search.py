@@ -23,7 +23,6 @@ from ..values import Value
 from .base import Method
 
 _SCORER = "scorer"
-_CHOICE = "choice_of_the_search"  # the attribute of a layer
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,8 @@ class SearchSettings(Method):
         network = settings.network
         got = f"network.cell={network.cell}" if network.cell else f"network.zoo={network.zoo}"
         require(network.cell == TreeSearch.__name__, "search", "network.cell=TreeSearch", got)
+        is_fixed = bool(network.options.get("fixed"))
+        require(not is_fixed, "search", "a structure that is not fixed", f"network.options.fixed={is_fixed}")
         trains_scorer = self.margin > 0 or network.options.get("choice") != "hard"
         expected = "`search.margin`, since choice=hard has no other gradient of the scorer,"
         require(not self.alternate or trains_scorer, "search.alternate", expected, self.alternate)
@@ -124,18 +125,17 @@ class SearchSettings(Method):
                 raise OptionError(f"`search.target`: {' '.join(str(error).split())}"[:400]) from error
 
     def build(self, network: Network) -> Network:
-        """Return the network with the best candidates alone if the structure will be fixed, as it is scored."""
+        """Return the network with the structure fixed if it will be, as it is scored; `context` searches."""
         layer, cell = _searching(network)
         if self.fix < 1:
-            vars(layer)[_CHOICE] = cell.choice  # that of the search, which `context` sets
-            layer.cell = replace(cell, choice="hard")
+            layer.cell = replace(cell, fixed=True)
         return network
 
     @contextmanager
     def context(self, network: nn.Module, progress: float | None) -> Iterator[None]:
         layer, cell = _searching(network)
         if progress is not None and not self._fixed(progress):
-            layer.cell = replace(cell, choice=vars(layer).get(_CHOICE, cell.choice))
+            layer.cell = replace(cell, fixed=False)
         try:
             if progress is None:
                 yield
