@@ -14,6 +14,28 @@ LEAKS = (0.3, 0.2, 0.5, 0.9, 1.0)
 M, N, K, BATCH, STEPS = 2, 5, 3, 4, 12
 INFLUENCES = ("local", "diagonal", "full")
 FEEDBACKS = ("random", "transpose")
+EXACT = {"feedback": "transpose", "influence": "full"}
+VIEWS = ("update", "trivialized")
+
+
+def require_close(one, other, bound=1e-9):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=bound, rtol=bound, msg=name)
+
+
+def layer_with(cell=None, m=M, n=N, **options):
+    return mr.nn.Layer(cell or LeakyElman(), m, n, **options)
+
+
+def linear(n=N, k=K, dtype=torch.float32):
+    return nn.Linear(n, k, dtype=dtype)
+
+
+def stepped():
+    network = mr.online.RFLO(layer_with(), linear())
+    network.step(torch.zeros(2, M))
+    return network
 
 
 def rule(nonlinearity="tanh", *, leak=LEAKS, bias=True, dtype=WIDE, feedback="random", influence="local", **options):
