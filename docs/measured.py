@@ -26,6 +26,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
     makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters}
+    makers |= {"transformer": transformer}
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
@@ -194,6 +195,11 @@ def scaling(table: dict) -> str:
 def loop(table: dict) -> str:
     """Times of a loop with a constrained weight, as multiples of that with a free one."""
     return list_table(("weight", "to free"), ((name, f"{ratio:.2f}") for name, ratio in table.items()))
+
+
+def transformer(table: dict) -> str:
+    """Times of a training step of a transformer, as multiples of that without a constraint."""
+    return list_table(("constraint", "to free"), ((name, f"{ratio:.2f}") for name, ratio in table.items()))
 
 
 def plain_parameters(table: dict) -> str:
