@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -21,13 +20,23 @@ from .._torch import uncompiled
 from ..constraints.membership import require_on_manifold
 from ..constraints.optimizer_hooks import renew
 from ..errors import ManifoldError, NonFiniteError
-from ..linalg import fixed_iterations
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
+from .captured import count_skipped, move_captured
 from .options import DEFAULTS, RetractionOptions, require
 from .plain import Plain
-from .preconditions import LOOK_EVERY, REPAIRED, TOLERATED, all_finite, bad_gradient, no_result, norm_bound, repairs
+from .preconditions import (
+    LOOK_EVERY,
+    REPAIRED,
+    TOLERATED,
+    all_finite,
+    bad_gradient,
+    name_of,
+    no_result,
+    norm_bound,
+    repairs,
+)
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
 PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
@@ -111,6 +120,10 @@ class RiemannianOptimizer(Optimizer):
         """Whether `step_plain` serves the options of a group."""
         return not isinstance(group["lr"], Tensor)
 
+    def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
+        """What steps a batch without copies and cannot fail, where no gradient is longer than ``size``, if anything."""
+        return None
+
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `OptionError` if an option of the group is out of range."""
         require(group, "lr", lambda v: v >= 0, "a number of at least 0")
@@ -134,7 +147,7 @@ class RiemannianOptimizer(Optimizer):
             self.validate(group)
             for p in group["params"] if group["capturable"] else ():  # its steps do not look
                 if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, self._name_of(p))
+                    self.require_point(p, manifold, group, name_of(p, self.param_groups))
         except ManifoldError:
             self.param_groups.pop()
             raise
@@ -189,18 +202,27 @@ class RiemannianOptimizer(Optimizer):
             _run_uncompiled(self)
             return
         work, plain = self._work()
+        captured = any(group["capturable"] for group in self.param_groups)
+        alone = [] if captured else [each for each in work if self.in_place(each[1], each[0], 0.0)]
+        work = [each for each in work if not any(each is other for other in alone)]
         gradients = [batch.gradient() for _, batch in work]
         everything = [*gradients, *(g for _, together in plain for g in together.gradients())]
-        if any(group["capturable"] for group in self.param_groups):
-            self._run_captured(work, gradients, plain, all_finite(everything))
+        everything += [p.grad for _, batch in alone for p in batch.params if p.grad is not None]
+        if captured:
+            sound = move_captured(work, gradients, all_finite(everything), self._moved, checks=self.checks_steps)
+            self._step_plain([({**group, "capturable": True}, each) for group, each in plain], (~sound).float())
+            self._skipped = count_skipped(self._skipped, sound)
             return
         size = norm_bound(everything)
         if not (math.isfinite(size) or bool(all_finite(everything))):
             self._forget_empty_states()
             self._refuse_or_skip()
             return
+        calls = [self.in_place(batch, group, size) for group, batch in alone]
+        if None in calls:
+            work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
-        # plain parameters cannot fail and come last: where a step is refused, nothing has been changed
+        # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
         for (group, batch), g in sorted(
             zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
         ):
@@ -223,6 +245,8 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
+        for call in filter(None, calls):
+            call()
         self._step_plain(plain)
 
     def _step_plain(self, plain: list[PlainWork], found_inf: Tensor | None = None) -> None:
@@ -246,21 +270,6 @@ class RiemannianOptimizer(Optimizer):
             require_finite(y, "The result of a step", _ADVICE)
         if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
             batch.require_finite_states(_ADVICE)
-
-    def _run_captured(self, work: list[Work], gradients: list[Tensor], plain: list[PlainWork], sound: Tensor) -> None:
-        before, moved = [], []
-        with fixed_iterations():
-            for (group, batch), g in zip(work, gradients, strict=True):
-                before.append((batch, copy.deepcopy(batch.states)))
-                moved.append(y := self._moved(batch, g, {**group, "capturable": True}))
-                if batch.manifold is not None:
-                    near = batch.manifold.is_sound(y) if self.checks_steps else y.isfinite()
-                    sound = sound & near.all().to(sound.device)
-        for (batch, states), y in zip(before, moved, strict=True):
-            batch.write_where(sound, y, states)
-        found_inf = (~sound).to(torch.float32)
-        self._step_plain([({**group, "capturable": True}, together) for group, together in plain], found_inf)
-        self._count_skipped(sound)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
         """Each parameter group, and what keeps its batches."""
@@ -295,7 +304,7 @@ class RiemannianOptimizer(Optimizer):
                 continue
             batch.looked = 1
             for p in batch.params:
-                self.require_point(p, batch.manifold, group, self._name_of(p))
+                self.require_point(p, batch.manifold, group, name_of(p, self.param_groups))
             batch.require_finite_states("Delete optimizer.state[parameter], or load another checkpoint.")
             batch.trust()  # an infinite second moment would hold its coordinate still without an error
 
@@ -303,13 +312,6 @@ class RiemannianOptimizer(Optimizer):
         """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""
         least = REPAIRED if repairs(manifold, group) else TOLERATED
         require_on_manifold(manifold, p, name, least=least)
-
-    def _name_of(self, p: Tensor) -> str:
-        for i, group in enumerate(self.param_groups):
-            for j, q in enumerate(group["params"]):
-                if q is p:
-                    return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
-        return ""
 
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to from ``x``, given the gradient of the loss."""
@@ -328,20 +330,15 @@ class RiemannianOptimizer(Optimizer):
                 if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
                     continue
                 if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, self._name_of(p))  # which may be the cause
+                    self.require_point(p, manifold, group, name_of(p, self.param_groups))  # which may be the cause
                 if error is not None:
-                    raise no_result(p, self._name_of(p), error) from error
-                raise bad_gradient(p, self._name_of(p))
+                    raise no_result(p, name_of(p, self.param_groups), error) from error
+                raise bad_gradient(p, name_of(p, self.param_groups))
         self._skipped = self._skipped + 1
 
     def _forget_empty_states(self) -> None:
         for p in [p for p, s in self.state.items() if not s]:
             del self.state[p]
-
-    def _count_skipped(self, finite: Tensor) -> None:
-        if not isinstance(self._skipped, Tensor):
-            self._skipped = torch.full((), self._skipped, dtype=torch.long, device=finite.device)
-        self._skipped.add_(~finite)
 
 
 @uncompiled
