@@ -50,6 +50,7 @@ from .constraints import (
 from .manifolds import (
     BlockTriangular,
     Contraction,
+    Grassmann,
     Orthogonal,
     SpecialOrthogonal,
     SpecialUnitary,
@@ -73,6 +74,7 @@ __all__ = [
     "DampedSkew",
     "DiagonalDisc",
     "FixedBase",
+    "Grassmann",
     "IdentityPlusLowRank",
     "LipschitzMixture",
     "Orthogonal",

@@ -23,6 +23,7 @@ from .base import Manifold
 from .blocks import BlockLayout, Blocks
 from .contraction import Contraction
 from .euclidean import Euclidean
+from .grassmann import Grassmann
 from .group import MatrixGroup
 from .layout import Layout
 from .matrix import MatrixManifold
@@ -45,6 +46,7 @@ __all__ = [
     "Blocks",
     "Contraction",
     "Euclidean",
+    "Grassmann",
     "Layout",
     "Manifold",
     "MatrixGroup",

@@ -36,7 +36,7 @@ class Cayley(Retraction):
 
     name: ClassVar[str] = "cayley"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "grassmann": 2}
 
     def group_map(self, A: Tensor) -> Tensor:
         return cayley(A)

@@ -14,6 +14,7 @@ from ..linalg.logarithm import logm_unitary
 from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
+from ..linalg.subspaces import subspace_log
 from .base import Retraction
 
 # entries of a tangent vector, in single precision:
@@ -44,7 +45,7 @@ class Exponential(Retraction):
 
     name: ClassVar[str] = "exp"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "grassmann": 2}
 
     def group_map(self, A: Tensor) -> Tensor:
         return expm_skew(A)
@@ -80,6 +81,9 @@ class Exponential(Retraction):
             "The exponential retraction of matrices with more rows than columns has no closed inverse.\n"
             f"Expected square matrices, got {tuple(x.shape)}.\nUse the Cayley, QR or polar retraction."
         )
+
+    def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
+        return subspace_log(x, y)
 
 
 def _along_basis(x: Tensor, A: Tensor, outside: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Polar(Retraction):
 
     name: ClassVar[str] = "polar"
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2, "grassmann": 2}
 
     def group_map(self, A: Tensor) -> Tensor:
         A = skew(A)

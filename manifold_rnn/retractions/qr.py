@@ -13,6 +13,7 @@ from ..linalg.precision import double
 from ..linalg.product import multiply_add, solve
 from ..linalg.qr import near_factor, qr
 from ..linalg.skew import skew
+from ..linalg.subspaces import require_distinct_geodesic
 from .base import Retraction, require_far_step, tangent
 
 
@@ -35,7 +36,7 @@ class QR(Retraction):
     name: ClassVar[str] = "qr"
     reversible = False
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1, "grassmann": 1}
 
     def group_map(self, A: Tensor) -> Tensor:
         A = skew(A)
@@ -67,3 +68,7 @@ class QR(Retraction):
         xy = x.mH @ y
         sum_ = inverse_qr(xy) + torch.eye(xy.shape[-1], dtype=xy.dtype, device=xy.device)  # x^H (x + u) = x^H y R
         return y @ solve(xy, sum_) - x
+
+    def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
+        require_distinct_geodesic(x, y, "The inverse of the qr retraction")
+        return solve(x.mH @ y, y, left=False) - x

@@ -75,6 +75,10 @@ CASES = {
         _solid("Contraction", (5, 3), torch.complex128, bound=2.0),
     ],
     "Euclidean": [_solid("Euclidean", (4, 3), torch.float64), _solid("Euclidean", (3, 3), torch.complex128)],
+    "Grassmann": [
+        Case("Grassmann", manifolds.Grassmann, (5, 2), torch.float64),
+        Case("GrassmannComplex", manifolds.Grassmann, (5, 3), torch.complex128),
+    ],
     "Layout": [],
     "Manifold": [],
     "MatrixGroup": [],
