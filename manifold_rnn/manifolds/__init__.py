@@ -32,6 +32,7 @@ from .orthonormal import OrthonormalColumns
 from .parts import Parts
 from .real_form import RealFormLayout, UnitaryRealForm
 from .region import Region
+from .spd import SPD
 from .special_unitary import SpecialUnitary
 from .spectral_scaled import SpectralScaled
 from .stiefel import Stiefel
@@ -40,6 +41,7 @@ from .unit_disc import UnitDisc
 from .unitary import Unitary
 
 __all__ = [
+    "SPD",
     "Adapted",
     "BlockLayout",
     "BlockTriangular",

@@ -35,6 +35,8 @@ MAPS = {
 NO_MAPS = {
     "bounded",
     "checks_steps",
+    "geodesic",
+    "mean",
     "is_sound",
     "sensitivity",
     *("coordinate_shape", "degrees_of_freedom", "example_shape", "extra_repr", "geometry", "identity_component"),
