@@ -8,14 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError, OffManifoldError, OptionError
-from ..linalg.checks import on_numbers, require_finite, require_matrix, require_same
-from ..linalg.hermitian import hermitian, raised
+from ..errors import OptionError
+from ..linalg.checks import require_finite, require_matrix, require_same
+from ..linalg.hermitian import hermitian
 from ..linalg.norms import largest_part, norm, power_of_two_below
 from ..linalg.precision import double, full_precision
 from .matrix import MatrixManifold
 from .spd_mean import karcher_mean, require_weights
 from .spd_metrics import METRICS, Affine
+from .spd_points import cholesky, end_of, raised_to_positive
 
 _NOT_MEMBER = 1.0  # what is added to the defect of a matrix that is not positive definite
 
@@ -46,13 +47,14 @@ class SPD(MatrixManifold):
     -----
     Tensors have shape (..., n, n), all axes but the last two are batch. The dimension is n(n+1)/2, and n^2 for complex
     points. `retr` is the exponential map of the metric, which reaches every point from every other, so in the
-    trivialized view coordinates are a global chart. Coordinates are orthonormal, and transport is parallel.
+    trivialized view coordinates are a global chart. Coordinates are orthonormal, and transport is parallel. It mixes
+    coordinates in the affine-invariant metric, where adaptive optimizers use one second moment a matrix, and leaves
+    them alone in the other.
 
     Everything is computed in double precision, and results have the dtype of the point. A float32 point can have a
     condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
     matrix raises `NonFiniteError`. The set is open: the defect of a matrix that is not positive definite is above 1.
-    Sources: Pennec, Fillard and Ayache (2006) and Bhatia (2007) for the affine-invariant metric; Lin (2019) for the
-    other.
+    Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
 
     Examples
     --------
@@ -111,35 +113,7 @@ class SPD(MatrixManifold):
         """The Cholesky factor in double precision, or a refusal."""
         self._require_kind(x, name)
         require_finite(x, name)
-        L, info = torch.linalg.cholesky_ex(hermitian(double(x)))
-
-        def check(info: Tensor) -> None:
-            if bool((info != 0).any()):
-                raise OffManifoldError(
-                    f"A point of SPD is positive definite to working precision.\nExpected a Cholesky factor of {name}, "
-                    f"got none for {int((info != 0).sum())} of {info.numel()} matrices.\n"
-                    "Use projx(x), or double precision if the matrix is ill-conditioned."
-                )
-
-        on_numbers(check, info)
-        return L
-
-    def _end(self, factor: Tensor, like: Tensor) -> Tensor:
-        """The point with this factor, or a refusal where its dtype has no such point."""
-        y = hermitian(factor @ factor.mH).to(like.dtype)
-
-        def check(y: Tensor) -> None:
-            wide = double(y)
-            bad = ~y.isfinite().flatten(-2).all(-1) | (torch.linalg.cholesky_ex(wide).info != 0)
-            if bool(bad.any()):
-                raise NonFiniteError(
-                    f"A step on SPD ends at a matrix that is positive definite in {like.dtype}.\n"
-                    f"Got {int(bad.sum())} of {bad.numel()} that overflow, or are singular to working precision.\n"
-                    "Lower the learning rate, or use float64."
-                )
-
-        on_numbers(check, y)
-        return y
+        return cholesky(x, name)
 
     # --- points ---
 
@@ -150,38 +124,13 @@ class SPD(MatrixManifold):
         Eigenvalues below :math:`\sqrt\varepsilon` times the largest modulus become that number, with the rounding unit
         of the dtype. The set is open, so an indefinite matrix has no nearest point.
 
-        Parameters
-        ----------
-        x : Tensor, shape (..., n, n)
-
-        Returns
-        -------
-        Tensor, shape (..., n, n)
-
         Raises
         ------
-        ShapeError, DtypeError, NonFiniteError
-            If ``x`` cannot be a point.
-        OffManifoldError
-            If ``x`` has no Hermitian part, as the matrix 0.
+        ShapeError, DtypeError, NonFiniteError, OffManifoldError
+            If ``x`` cannot be a point, or has no Hermitian part, as the matrix 0.
         """
         self.require(x)
-        scale = power_of_two_below(largest_part(x))
-        symmetric = hermitian(double(x / scale))
-        size = torch.linalg.matrix_norm(symmetric.detach(), 2, keepdim=True)
-
-        def check(size: Tensor) -> None:
-            if size.numel() and not float(size.min()) > 0:
-                raise OffManifoldError(
-                    "A matrix without a Hermitian part has no positive definite matrix near it.\n"
-                    "Expected another one, got 0 or a skew-Hermitian matrix.\nPass init= to constrain, e.g. torch.eye."
-                )
-
-        on_numbers(check, size)
-        unit = torch.finfo(x.dtype).eps
-        inside = torch.linalg.eigvalsh(symmetric.detach())[..., :1, None] > 4 * x.shape[-1] * unit * size
-        moved = raised(symmetric / size, unit**0.5) * size
-        return hermitian(torch.where(inside, symmetric, moved)).to(x.dtype) * scale
+        return raised_to_positive(x)
 
     @full_precision
     def polish(self, x: Tensor) -> Tensor:
@@ -269,7 +218,7 @@ class SPD(MatrixManifold):
         t = t.to(torch.float64).unsqueeze(-1) if isinstance(t, Tensor) else t
         L = self._cholesky(x)
         c = self._metric.between(L, self._cholesky(y, "y"))
-        return self._end(self._metric.factor(L, c * t), x)
+        return end_of(self._metric.factor(L, c * t), x)
 
     @full_precision
     def mean(self, points: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -303,10 +252,10 @@ class SPD(MatrixManifold):
         shares = require_weights(points, weights)
         factors = self._cholesky(points, "points")
         if isinstance(self._metric, Affine):
-            return self._end(karcher_mean(self._metric, factors.detach(), shares), points)
+            return end_of(karcher_mean(self._metric, factors.detach(), shares), points)
         eye = torch.eye(points.shape[-1], dtype=factors.dtype, device=factors.device)
         c = (shares.unsqueeze(-1) * self._metric.between(eye, factors)).sum(-2)
-        return self._end(self._metric.factor(eye, c), points)
+        return end_of(self._metric.factor(eye, c), points)
 
     # --- coordinates ---
 
@@ -330,7 +279,7 @@ class SPD(MatrixManifold):
 
     @full_precision
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return self._end(self._metric.factor(self._cholesky(x), double(c)), x)
+        return end_of(self._metric.factor(self._cholesky(x), double(c)), x)
 
     @full_precision
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
@@ -340,14 +289,15 @@ class SPD(MatrixManifold):
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         L = self._cholesky(x)
-        y = self._end(self._metric.factor(L, double(c)), x)
-        if not carried or not isinstance(self._metric, Affine):
+        y = end_of(self._metric.factor(L, double(c)), x)
+        if not carried or self._metric.keeps_coordinates:
             return y, *carried
         moved = self._metric.transport(L, self._cholesky(y, "y"), *map(double, carried))
         return y, *(v.to(x.real.dtype) for v in moved)
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        return c.square() if how == "elementwise" else c.square().sum(-1, keepdim=True)
+        alone = how == "elementwise" and self._metric.keeps_coordinates
+        return c.square() if alone else c.square().sum(-1, keepdim=True)
 
     # --- making points ---
 

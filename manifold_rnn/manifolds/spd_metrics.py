@@ -22,6 +22,7 @@ class Metric(ABC):
     """
 
     name: ClassVar[str]
+    keeps_coordinates: ClassVar[bool] = False  # whether transport leaves them as they are
 
     @abstractmethod
     def coordinates(self, L: Tensor, u: Tensor) -> Tensor:
@@ -100,6 +101,7 @@ class LogCholesky(Metric):
     """
 
     name = "log-cholesky"
+    keeps_coordinates = True
 
     def coordinates(self, L: Tensor, u: Tensor) -> Tensor:
         left = torch.linalg.solve_triangular(L, u, upper=False)

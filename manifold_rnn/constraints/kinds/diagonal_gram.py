@@ -67,6 +67,14 @@ class DiagonalGram(Constraint):
             )
         return DiagonalGramParametrization(self, like)
 
+    def random_like(self, like: Tensor) -> Tensor:
+        """Return a weight with the lengths of ``like``, whose directions are drawn from the Haar measure."""
+        entry = self.trivialize(like)
+        entry.frame.assign(entry.frame.manifold.random_like(entry.frame.base))
+        with torch.no_grad():
+            weight: Tensor = entry()
+        return weight
+
 
 class DiagonalGramParametrization(Parametrization):
     """The product of its orthonormal ``frame`` and the exponentials of its ``log_lengths``."""
@@ -88,15 +96,15 @@ class DiagonalGramParametrization(Parametrization):
         """The orthonormal factor nearest to the columns, and the logarithms of their lengths, by double precision."""
         require_finite(weight, "the weight", "Nothing was changed. Find what wrote into it.")
         tall = double(weight.detach().mH if self.wide else weight.detach())
-        scale = torch.where((largest := tall.abs().amax((-2, -1), keepdim=True)) > 0, largest, 1)
-        lengths = torch.linalg.vector_norm(tall / scale, dim=-2)
-        if not tall.is_meta and not bool((lengths > 0).all()):
+        largest = tall.abs().amax(-2, keepdim=True)  # of each column, whose squares may vanish
+        if not tall.is_meta and not bool((largest > 0).all()):
             raise OffManifoldError(
                 f"The {'rows' if self.wide else 'columns'} of a weight of DiagonalGram have positive lengths.\n"
-                f"Got {int((lengths == 0).sum())} of length 0.\nNothing was changed. Pass init= to constrain."
+                f"Got {int((largest == 0).sum())} of length 0.\nNothing was changed. Pass init= to constrain."
             )
-        Q = self._manifold(tall).projx(tall / scale / lengths.unsqueeze(-2))
-        t = lengths.log() + scale.squeeze(-1).log()
+        lengths = torch.linalg.vector_norm(tall / largest, dim=-2, keepdim=True)
+        Q = self._manifold(tall).projx(tall / largest / lengths)
+        t = (lengths.log() + largest.log()).squeeze(-2)
         return Q.to(weight.dtype).contiguous(), t.to(weight.real.dtype)
 
     def forward(self) -> Tensor:

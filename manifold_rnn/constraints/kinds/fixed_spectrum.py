@@ -45,7 +45,8 @@ class FixedSpectrum(Constraint):
     ``V`` p x q: an element of a group if it is square, else of `Stiefel`. The module holds them as ``left`` and
     ``right``, each with its ``coordinates``, and ``s`` as the buffer ``values``, which a state dict includes.
     ``assign`` takes a weight with the same singular values. ``assign_nearest`` replaces those of another by ``s``,
-    which is the nearest weight. Phases that ``U`` and ``V`` share change nothing: of a complex weight q coordinates are idle.
+    which is the nearest weight. Phases that ``U`` and ``V`` share change nothing: of a complex weight q coordinates
+    are idle.
 
     `Orthogonal` and `Stiefel` are the case ``s = 1``, with fewer numbers to train.
 
