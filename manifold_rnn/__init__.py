@@ -28,7 +28,9 @@ from . import (
 from .constraints import (
     DampedSkew,
     DiagonalDisc,
+    DiagonalGram,
     FixedBase,
+    FixedSpectrum,
     IdentityPlusLowRank,
     LipschitzMixture,
     PhaseScaled,
@@ -48,8 +50,10 @@ from .constraints import (
     set_retraction,
 )
 from .manifolds import (
+    SPD,
     BlockTriangular,
     Contraction,
+    Grassmann,
     Oblique,
     Orthogonal,
     SpecialOrthogonal,
@@ -70,11 +74,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SPD",
     "BlockTriangular",
     "Contraction",
     "DampedSkew",
     "DiagonalDisc",
+    "DiagonalGram",
     "FixedBase",
+    "FixedSpectrum",
+    "Grassmann",
     "IdentityPlusLowRank",
     "LipschitzMixture",
     "Oblique",

@@ -21,7 +21,9 @@ from .constrain import constrain, release, set_retraction
 from .constraint import Constraint
 from .kinds.damped_skew import DampedSkew
 from .kinds.diagonal_disc import DiagonalDisc
+from .kinds.diagonal_gram import DiagonalGram
 from .kinds.fixed_base import FixedBase
+from .kinds.fixed_spectrum import FixedSpectrum
 from .kinds.lipschitz_mixture import LipschitzMixture
 from .kinds.low_rank import IdentityPlusLowRank
 from .kinds.phase_scaled import PhaseScaled
@@ -44,7 +46,9 @@ __all__ = [
     "Constraint",
     "DampedSkew",
     "DiagonalDisc",
+    "DiagonalGram",
     "FixedBase",
+    "FixedSpectrum",
     "IdentityPlusLowRank",
     "LipschitzMixture",
     "Parametrization",

@@ -24,6 +24,7 @@ from .blocks import BlockLayout, Blocks
 from .contraction import Contraction
 from .euclidean import Euclidean
 from .fixed_norm import FixedNorm
+from .grassmann import Grassmann
 from .group import MatrixGroup
 from .layout import Layout
 from .matrix import MatrixManifold
@@ -33,6 +34,7 @@ from .orthonormal import OrthonormalColumns
 from .parts import Parts
 from .real_form import RealFormLayout, UnitaryRealForm
 from .region import Region
+from .spd import SPD
 from .special_unitary import SpecialUnitary
 from .spectral_scaled import SpectralScaled
 from .sphere import Sphere
@@ -43,6 +45,7 @@ from .unitary import Unitary
 from .vectors import VectorManifold
 
 __all__ = [
+    "SPD",
     "Adapted",
     "BlockLayout",
     "BlockTriangular",
@@ -50,6 +53,7 @@ __all__ = [
     "Contraction",
     "Euclidean",
     "FixedNorm",
+    "Grassmann",
     "Layout",
     "Manifold",
     "MatrixGroup",

@@ -66,6 +66,7 @@ class RiemannianMuon(RiemannianOptimizer):
     ========================================================  =========================================================
     on the orthogonal, unitary or Stiefel manifold of this    the closed form above, for each block or head
     package, real or complex, also blocks of a weight
+    on `Grassmann`                                            the same by the horizontal part of ``B``
     without a manifold, two axes or more                      Muon: :math:`W - \eta \sqrt{\max(1, n/p)}
                                                               \operatorname{msign}(B)`; kernels are flattened to
                                                               (n, p) after the first axis

@@ -11,6 +11,7 @@ from ..linalg.checks import require_finite, require_length, require_matrix, requ
 from ..linalg.precision import full_precision
 from ..linalg.product import multiply, multiply_add
 from ..linalg.skew import skew
+from ..linalg.subspaces import aligned, require_distinct_geodesic
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,26 @@ class Retraction(ABC):
             f"The {self.name} retraction has no closed inverse on spheres.\n"
             "Expected one with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
         )
+
+    def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
+        r"""The horizontal vector ``u``, :math:`x^H u = 0`, for which :math:`R_x(u)` spans the columns of ``y``.
+
+        Parameters
+        ----------
+        x, y : Tensor, shape (..., n, p), n > p
+            Points.
+
+        Returns
+        -------
+        Tensor, shape (..., n, p)
+
+        Raises
+        ------
+        OffManifoldError
+            If the span of ``y`` is out of reach from ``x``.
+        """
+        require_distinct_geodesic(x, y, f"The inverse of the {self.name} retraction")
+        return self.inverse_tall(x, aligned(x, y)[0])
 
     @full_precision
     def retract(self, x: Tensor, u: Tensor) -> Tensor:

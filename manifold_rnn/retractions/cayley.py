@@ -37,7 +37,7 @@ class Cayley(Retraction):
 
     name: ClassVar[str] = "cayley"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2, "grassmann": 2}
 
     def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
         return along_cayley(square)

@@ -15,6 +15,7 @@ from ..linalg.plane import along_geodesic
 from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
+from ..linalg.subspaces import subspace_log
 from .base import Retraction
 
 # entries of a tangent vector, in single precision:
@@ -45,7 +46,7 @@ class Exponential(Retraction):
 
     name: ClassVar[str] = "exp"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2, "grassmann": 2}
 
     def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
         return along_geodesic(square)
@@ -63,6 +64,9 @@ class Exponential(Retraction):
         if _single(u) and _largest(u) > _WIDEN_SQUARE_ABOVE:
             return super().retract_square(polish(double(x)), double(u)).to(x.dtype)
         return super().retract_square(x, u)
+
+    def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
+        return subspace_log(x, y)
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
         largest = _largest(u)

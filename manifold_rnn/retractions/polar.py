@@ -34,7 +34,7 @@ class Polar(Retraction):
 
     name: ClassVar[str] = "polar"
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2, "sphere": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2, "sphere": 2, "grassmann": 2}
 
     def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
         return along_projection(square)

@@ -14,6 +14,7 @@ from ..linalg.precision import double
 from ..linalg.product import multiply_add, solve
 from ..linalg.qr import near_factor, qr
 from ..linalg.skew import skew
+from ..linalg.subspaces import require_distinct_geodesic
 from .base import Retraction, require_far_step, tangent
 
 
@@ -36,7 +37,7 @@ class QR(Retraction):
     name: ClassVar[str] = "qr"
     reversible = False
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1, "sphere": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1, "sphere": 2, "grassmann": 1}
 
     def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
         return along_projection(square)
@@ -61,6 +62,10 @@ class QR(Retraction):
         except TooFar:
             require_far_step(x, A, "The QR retraction")
             return qr(double(x) @ plus_identity(double(A)))[0].to(x.dtype)
+
+    def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
+        require_distinct_geodesic(x, y, "The inverse of the qr retraction")
+        return solve(x.mH @ y, y, left=False) - x
 
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
         try:

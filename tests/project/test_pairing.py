@@ -81,11 +81,13 @@ ROWS = {
         (mr.DampedSkew(method="cayley"), COMPLEX, contracting),
     ],
     "DiagonalDisc": [(mr.DiagonalDisc(), COMPLEX, in_disc)],
+    "DiagonalGram": [(mr.DiagonalGram(), REAL, None), (mr.DiagonalGram("polar"), COMPLEX, None)],
     "Euclidean": [],
     "FixedBase": [
         (mr.FixedBase(mr.Orthogonal(), 3), REAL, orthonormal),
         (mr.FixedBase(mr.Unitary("exp")), COMPLEX, orthonormal),
     ],
+    "FixedSpectrum": [(mr.FixedSpectrum(), REAL, None), (mr.FixedSpectrum("exp"), COMPLEX, None)],
     "IdentityPlusLowRank": [(mr.IdentityPlusLowRank(2), REAL, anything), (mr.IdentityPlusLowRank(), COMPLEX, anything)],
     "LipschitzMixture": [(mr.LipschitzMixture(), REAL, anything), (mr.LipschitzMixture(), COMPLEX, anything)],
     "Oblique": [
@@ -101,6 +103,7 @@ ROWS = {
         (mr.Rotations("fft"), REAL, orthonormal),
         (mr.Rotations("fft"), COMPLEX, orthonormal),
     ],
+    "SPD": [(mr.SPD(), REAL, None), (mr.SPD("log-cholesky"), REAL, None), (mr.SPD("log-cholesky"), COMPLEX, None)],
     "SchurDisc": [
         (mr.SchurDisc(), REAL, in_disc),
         (mr.SchurDisc(blocks="rotation"), REAL, in_disc),

@@ -19,6 +19,7 @@ class Case:
     dtype: torch.dtype
     retractions: tuple[str, ...] = tuple(retractions.names())
     solid: bool = False  # a set with an interior, where every direction is tangent
+    cone: bool = False  # positive multiples of points are points, and steps of length 2 may be too long
 
     def point(self, batch, generator):
         shape = (*batch, *self.shape)
@@ -76,6 +77,10 @@ CASES = {
     ],
     "Euclidean": [_solid("Euclidean", (4, 3), torch.float64), _solid("Euclidean", (3, 3), torch.complex128)],
     "FixedNorm": [],
+    "Grassmann": [
+        Case("Grassmann", manifolds.Grassmann, (5, 2), torch.float64),
+        Case("GrassmannComplex", manifolds.Grassmann, (5, 3), torch.complex128),
+    ],
     "Layout": [],
     "Manifold": [],
     "MatrixGroup": [],
@@ -89,6 +94,19 @@ CASES = {
     "Parts": [],
     "RealFormLayout": [],
     "Region": [],
+    "SPD": [
+        Case("SPD", lambda _: manifolds.SPD(), (3, 3), torch.float64, ("geodesic",), cone=True),
+        Case("SPDComplex", lambda _: manifolds.SPD(), (3, 3), torch.complex128, ("geodesic",), cone=True),
+        Case("LogCholesky", lambda _: manifolds.SPD("log-cholesky"), (3, 3), torch.float64, ("geodesic",), cone=True),
+        Case(
+            "LogCholeskyComplex",
+            lambda _: manifolds.SPD("log-cholesky"),
+            (3, 3),
+            torch.complex128,
+            ("geodesic",),
+            cone=True,
+        ),
+    ],
     "SpecialOrthogonal": _groups("SpecialOrthogonal"),
     "SpecialUnitary": _groups("SpecialUnitary"),
     "SpectralScaled": [

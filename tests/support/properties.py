@@ -88,7 +88,7 @@ def points(draw, rows=tuple(ROWS), batches=tuple(BATCHES)):
     if case.name == "Sphere" and batch == (0,):  # geoopt's fails there
         batch = ()
     generator = seeded(draw(st.integers(0, 2**32 - 1)))
-    again = Case(case.name, case.make, shape, SINGLE_OF[dtype], case.retractions, case.solid)
+    again = Case(case.name, case.make, shape, SINGLE_OF[dtype], case.retractions, case.solid, case.cone)
     x = again.point(batch, generator).to(dtype)
     if not case.solid and x.numel() and dtype in SINGLE.values():
         x = case.make(case.retractions[0]).polish(x)  # a point up to the rounding of its own precision

@@ -1,0 +1,157 @@
+"""Matrices with given singular values: two orthonormal factors that move around a diagonal that does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...errors import ShapeError
+from ...linalg.checks import require_finite
+from ...linalg.precision import double, without_autocast
+from ...manifolds import Orthogonal, OrthonormalColumns, Stiefel, Unitary
+from ...retractions import Retraction, get
+from ..constraint import Constraint
+from ..membership import require_reached
+from ..parametrization import Parametrization, require_shape
+from ..trivialized import Trivialization
+
+
+@dataclass(frozen=True, eq=False)
+class FixedSpectrum(Constraint):
+    r"""Matrices with the singular values that the weight has when it is constrained.
+
+    .. math:: W = U \operatorname{diag}(s)\, V^{\mathsf H}, \qquad U^{\mathsf H} U = I, \quad V^{\mathsf H} V = I,
+
+    with ``s`` fixed. The norm, the rank, the condition number and every :math:`\|W\|_p` of a weight stay as they are,
+    while its singular vectors are trained.
+
+    Parameters
+    ----------
+    retraction : str or Retraction
+        How ``U`` and ``V`` move.
+
+    Raises
+    ------
+    OptionError
+        If there is no such retraction.
+    ShapeError
+        By `constrain`, if the weight has fewer than two axes.
+
+    Notes
+    -----
+    Weights have shape (..., n, p), real or complex, square or not, of any rank. With q = min(n, p), ``U`` is n x q and
+    ``V`` p x q: an element of a group if it is square, else of `Stiefel`. The module holds them as ``left`` and
+    ``right``, each with its ``coordinates``, and ``s`` as the buffer ``values``, which a state dict includes.
+    ``assign`` takes a weight with the same singular values. ``assign_nearest`` replaces those of another by ``s``,
+    which is the nearest weight. Phases that ``U`` and ``V`` share change nothing: of a complex weight q coordinates
+    are idle.
+
+    `Orthogonal` and `Stiefel` are the case ``s = 1``, with fewer numbers to train.
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(4, 3)
+    >>> s = torch.linalg.svdvals(layer.weight.detach())
+    >>> layer = mr.constrain(layer, "weight", mr.FixedSpectrum(), view="trivialized")
+    >>> torch.optim.SGD(layer.parameters(), lr=0.1).step(lambda: layer(torch.ones(4)).sum().backward())
+    >>> assert torch.allclose(torch.linalg.svdvals(layer.weight.detach()), s, atol=1e-5)
+    """
+
+    retraction: str | Retraction = "cayley"
+
+    def __post_init__(self) -> None:
+        get(self.retraction)
+
+    def trivialize(self, like: Tensor) -> FixedSpectrumParametrization:
+        """Return the module that gives ``W``, which starts at ``like`` itself."""
+        _require_matrix(like)
+        require_finite(like, "the weight")
+        return FixedSpectrumParametrization(self, like)
+
+    def random_like(self, like: Tensor) -> Tensor:
+        """Return a weight with the singular values of ``like``, and singular vectors drawn from the Haar measure."""
+        _require_matrix(like)
+        require_finite(like, "the weight")
+        U, s, Vh = torch.linalg.svd(double(like), full_matrices=False)
+        left, right = (_manifold(self.retraction, x).random_like(x) for x in (U, Vh.mH))
+        return ((left * s.unsqueeze(-2)) @ right.mH).to(like.dtype)
+
+
+class FixedSpectrumParametrization(Parametrization):
+    """The product of its ``left`` and ``right`` factors around the buffer ``values``."""
+
+    values: Tensor
+
+    def __init__(self, constraint: FixedSpectrum, like: Tensor) -> None:
+        super().__init__()
+        self.constraint = constraint
+        U, s, V = _factors(like)
+        self.left, self.right = (Trivialization(_manifold(constraint.retraction, x), x) for x in (U, V))
+        self.register_buffer("values", s)
+
+    def forward(self) -> Tensor:
+        with without_autocast(self.values):
+            return (self.left() * self.values.unsqueeze(-2)) @ self.right().mH
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Take the singular vectors of ``weight``; raises if its singular values are others."""
+        require_shape(self(), weight)
+        require_finite(weight, "the assigned weight")
+        U, _, V = _factors(weight.to(self.left.base.dtype))
+        require_reached("FixedSpectrum", (U * self.values.unsqueeze(-2)) @ V.mH, weight)
+        self._take(U, V)
+
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        """Take the singular vectors of ``weight``, with the singular values that there are."""
+        require_shape(self(), weight)
+        require_finite(weight, "the assigned weight")
+        U, _, V = _factors(weight.to(self.left.base.dtype))
+        self._take(U, V)
+
+    def _take(self, U: Tensor, V: Tensor) -> None:
+        self.left.assign(U)
+        self.right.assign(V)
+
+    @torch.no_grad()
+    def defect(self) -> Tensor:
+        """The largest difference of a singular value, relative to the largest of them."""
+        values = double(self.values)
+        off = (torch.linalg.svdvals(double(self())) - values).abs().amax(-1)
+        largest = values.amax(-1)
+        return (off / torch.where(largest > 0, largest, 1)).amax() if off.numel() else values.new_zeros(())
+
+    @property
+    def retraction(self) -> Retraction | None:
+        """That of both factors."""
+        return self.left.retraction
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Move both factors by another retraction from here on, with the same weight."""
+        self.left.set_retraction(retraction)
+        self.right.set_retraction(retraction)
+        self.constraint = replace(self.constraint, retraction=retraction)
+
+
+def _manifold(retraction: str | Retraction, x: Tensor) -> OrthonormalColumns:
+    if x.shape[-2] > x.shape[-1]:
+        return Stiefel(retraction)
+    return Unitary(retraction) if x.is_complex() else Orthogonal(retraction)
+
+
+@torch.no_grad()
+def _factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U``, ``s`` and ``V``, in double precision first: so the product is the weight itself up to rounding."""
+    U, s, Vh = torch.linalg.svd(double(weight.detach()), full_matrices=False)
+    return U.to(weight.dtype).contiguous(), s.to(weight.real.dtype), Vh.mH.to(weight.dtype).contiguous()
+
+
+def _require_matrix(like: Tensor) -> None:
+    if like.ndim < 2 or 0 in like.shape[-2:]:
+        raise ShapeError(
+            "FixedSpectrum needs matrices in the last two axes, of at least 1 x 1.\n"
+            f"Expected shape (..., n, p), got {tuple(like.shape)}.\nReshape it, or pass matrix_dims."
+        )

@@ -1,0 +1,68 @@
+"""Points of `SPD`: their Cholesky factors, the ends of steps, and what stands for a matrix that is not one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError, OffManifoldError
+from ..linalg.checks import on_numbers
+from ..linalg.hermitian import hermitian, raised
+from ..linalg.norms import largest_part, power_of_two_below
+from ..linalg.precision import double
+
+_INSIDE = 4.0  # roundings times the size, as a part of the largest eigenvalue, from which the smallest is positive
+
+
+def cholesky(x: Tensor, name: str) -> Tensor:
+    """Return the Cholesky factor in double precision; raises `OffManifoldError` if there is none."""
+    L, info = torch.linalg.cholesky_ex(hermitian(double(x)))
+
+    def check(info: Tensor) -> None:
+        if bool((info != 0).any()):
+            raise OffManifoldError(
+                f"A point of SPD is positive definite to working precision.\nExpected a Cholesky factor of {name}, "
+                f"got none for {int((info != 0).sum())} of {info.numel()} matrices.\n"
+                "Use projx(x), or double precision if the matrix is ill-conditioned."
+            )
+
+    on_numbers(check, info)
+    return L
+
+
+def end_of(factor: Tensor, like: Tensor) -> Tensor:
+    """Return the point ``F F^H``; raises `NonFiniteError` if the dtype of ``like`` has no such point."""
+    y = hermitian(factor @ factor.mH).to(like.dtype)
+
+    def check(y: Tensor) -> None:
+        bad = ~y.isfinite().flatten(-2).all(-1) | (torch.linalg.cholesky_ex(double(y)).info != 0)
+        if bool(bad.any()):
+            raise NonFiniteError(
+                f"A step on SPD ends at a matrix that is positive definite in {like.dtype}.\n"
+                f"Got {int(bad.sum())} of {bad.numel()} that overflow, or are singular to working precision.\n"
+                "Lower the learning rate, or use float64."
+            )
+
+    on_numbers(check, y)
+    return y
+
+
+def raised_to_positive(x: Tensor) -> Tensor:
+    """Return the Hermitian part, and where that is not positive definite, it with small eigenvalues raised."""
+    scale = power_of_two_below(largest_part(x))
+    symmetric = hermitian(double(x / scale))
+    size = torch.linalg.matrix_norm(symmetric.detach(), 2, keepdim=True)
+
+    def check(size: Tensor) -> None:
+        if size.numel() and not float(size.min()) > 0:
+            raise OffManifoldError(
+                "A matrix without a Hermitian part has no positive definite matrix near it.\n"
+                "Expected another one, got 0 or a skew-Hermitian matrix.\nPass init= to constrain, e.g. torch.eye."
+            )
+
+    on_numbers(check, size)
+    unit = torch.finfo(x.dtype).eps
+    smallest = torch.linalg.eigvalsh(symmetric.detach())[..., :1, None]
+    moved = raised(symmetric / size, unit**0.5) * size
+    inside = smallest > _INSIDE * x.shape[-1] * unit * size
+    return hermitian(torch.where(inside, symmetric, moved)).to(x.dtype) * scale
