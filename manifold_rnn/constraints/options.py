@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from .._torch import convolution_groups
 from ..errors import OptionError
+from .constraint import AnyConstraint, Constraint
 
 Axes = int | Sequence[int]
 MatrixDims = tuple[Axes, Axes]
 Init = str | Callable[[Tensor], Tensor]
+Constraints: TypeAlias = AnyConstraint | Mapping[int, AnyConstraint]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class Options:
         every = self.rebase_every
         if every is not None and (type(every) is not int or every < 1 or self.view == "update"):
             raise bad_option("rebase_every", "None, or with view='trivialized' a whole number from 1 up", every)
+
+    @classmethod
+    def chosen(cls, constraint: Constraints, view: str | None, **options: Any) -> Options:
+        """Return options with the view that the constraint implies where none is chosen."""
+        members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
+        adapts = any(isinstance(member, Constraint) and member.is_adapter for member in members)
+        return cls(view if view is not None else "trivialized" if adapts else "update", **options)
 
     @property
     def reads_whole_matrices(self) -> bool:
