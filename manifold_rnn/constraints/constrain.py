@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..retractions import Retraction, get
 from . import computed_weight, update
 from .constraint import Constraint
-from .options import MatrixDims, Options
+from .options import MatrixDims, Options, chosen_view
 from .preparation import owner_of, prepare, refuse_torn_ties
 from .registry import entry_of
 from .scope import scope, unscope_if_free
@@ -101,16 +101,7 @@ def constrain(
     >>> assert mr.linalg.defect(lstm.weight_hh_l0[6:9]) < 1e-5
     """
     owner, leaf = owner_of(module, name)
-    options = Options.chosen(
-        constraint,
-        view,
-        rebase_every=rebase_every,
-        blocks=blocks,
-        which=which,
-        matrix_dims=matrix_dims,
-        init=init,
-        on_load=on_load,
-    )
+    options = Options(chosen_view(constraint, view), rebase_every, blocks, which, matrix_dims, init, on_load)
     attach = prepare(owner, leaf, constraint, options)
     if options.view == "trivialized":
         refuse_torn_ties(module, (name,))

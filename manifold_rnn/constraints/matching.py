@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import OptionError
 from ..manifolds import manifold_of
 from .constraint import Constraint
-from .options import Options, bad_option
+from .options import Options, bad_option, chosen_view
 from .parametrization import Parametrization, real_numbers
 from .preparation import Attach, owner_of, prepare, refuse_torn_ties
 from .registry import Registry, entry_of
@@ -74,7 +74,7 @@ def constrain_matching(
     computed: list[str] = []
     for name, constraint in matches.items():
         owner, leaf = owner_of(model, name)
-        weight, chosen = owner._parameters[leaf], Options.chosen(constraint, view, **options)
+        weight, chosen = owner._parameters[leaf], Options(chosen_view(constraint, view), **options)
         if chosen.view == "trivialized":
             computed.append(name)
         if chosen.view == "update" or id(weight) not in attached:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -43,13 +43,6 @@ class Options:
         if every is not None and (type(every) is not int or every < 1 or self.view == "update"):
             raise bad_option("rebase_every", "None, or with view='trivialized' a whole number from 1 up", every)
 
-    @classmethod
-    def chosen(cls, constraint: Constraints, view: str | None, **options: Any) -> Options:
-        """Return options with the view that the constraint implies where none is chosen."""
-        members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
-        adapts = any(isinstance(member, Constraint) and member.is_adapter for member in members)
-        return cls(view if view is not None else "trivialized" if adapts else "update", **options)
-
     @property
     def reads_whole_matrices(self) -> bool:
         """Whether each matrix in the last two axes is one block, and constrained."""
@@ -65,6 +58,13 @@ class Options:
         if dims is None:
             return self
         return replace(self, matrix_dims=_from_the_end(dims, weight.ndim, name), blocks=blocks)
+
+
+def chosen_view(constraint: Constraints, view: str | None) -> str:
+    """Return the view, or where none is given that which the constraint implies."""
+    members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
+    adapts = any(isinstance(member, Constraint) and member.is_adapter for member in members)
+    return view if view is not None else "trivialized" if adapts else "update"
 
 
 def _from_the_end(dims: MatrixDims, ndim: int, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -127,7 +127,8 @@ class Parametrization(nn.Module, ABC):
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters that the constraint is about: what is free in the weight is not among them."""
         parts = (p for part in self.parts().values() for p in part.trained())
-        return [*([self.watched] if self.is_stored_by_module and self.watched else []), *self._own_parameters(), *parts]
+        stored = self.watched if self.is_stored_by_module else None
+        return [*([] if stored is None else [stored]), *self._own_parameters(), *parts]
 
     def _own_parameters(self) -> Iterator[nn.Parameter]:
         inside = {p for part in self.parts().values() for p in part.parameters()}

@@ -84,7 +84,13 @@ ROWS = {
     ],
     "IdentityPlusLowRank": [(mr.IdentityPlusLowRank(2), REAL, anything), (mr.IdentityPlusLowRank(), COMPLEX, anything)],
     "LipschitzMixture": [(mr.LipschitzMixture(), REAL, anything), (mr.LipschitzMixture(), COMPLEX, anything)],
+    "OrthogonalAdapter": [
+        (mr.OrthogonalAdapter(4), REAL, None),
+        (mr.OrthogonalAdapter(2, "exp", factors=3, side="output"), REAL, None),
+        (mr.OrthogonalAdapter(4), COMPLEX, None),
+    ],
     "PhaseScaled": [(mr.PhaseScaled(mr.Unitary()), COMPLEX, orthonormal)],
+    "ReflectionAdapter": [(mr.ReflectionAdapter(4), REAL, None), (mr.ReflectionAdapter(2), COMPLEX, None)],
     "Reflections": [(mr.Reflections(), REAL, orthonormal), (mr.Reflections(3), COMPLEX, orthonormal)],
     "Rotations": [
         (mr.Rotations(), REAL, orthonormal),
@@ -104,7 +110,9 @@ ROWS = {
         (mr.SpectralScaled("norm"), COMPLEX, contracting),
     ],
     "Stiefel": [],
+    "StiefelAdapter": [(mr.StiefelAdapter(3), REAL, None), (mr.StiefelAdapter(3), COMPLEX, None)],
     "StickyDisc": [(mr.StickyDisc(), REAL, in_disc)],
+    "SubspaceAdapter": [(mr.SubspaceAdapter(4), REAL, None), (mr.SubspaceAdapter(4), COMPLEX, None)],
     "UnitDisc": [(mr.UnitDisc(), REAL, in_disc)],
     "UnitaryProduct": [(mr.UnitaryProduct(), COMPLEX, orthonormal)],
 }

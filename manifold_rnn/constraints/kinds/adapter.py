@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,12 +100,12 @@ class AdapterParametrization(Parametrization):
         unit = w.new_tensor(torch.finfo(self.base.dtype).eps)
         return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not self.save_base and not self.base.is_meta:
             destination[f"{prefix}fingerprint"] = self.fingerprint()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         state_dict.pop(f"{prefix}fingerprint", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
