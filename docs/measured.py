@@ -25,7 +25,13 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
-    makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters, "adapters": adapters}
+    makers |= {
+        "online": online,
+        "online_cost": online_cost,
+        "loop": loop,
+        "plain_parameters": plain_parameters,
+        "adapters": adapters,
+    }
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
