@@ -23,10 +23,22 @@ def substitutions(path: Path) -> str:
 def write_tables(results: Path, networks: Path, into: Path) -> None:
     """Write every table that a page includes; one whose benchmark was not run says so."""
     into.mkdir(parents=True, exist_ok=True)
-    makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
-    makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
-    makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters}
-    makers |= {"transformer": transformer}
+    makers = {
+        "adapters": adapters,
+        "constraint_cost": constraint_cost,
+        "loop": loop,
+        "moments": moments,
+        "muon": muon,
+        "online": online,
+        "online_cost": online_cost,
+        "peers": peers,
+        "plain_parameters": plain_parameters,
+        "scaling": scaling,
+        "scan": scan,
+        "scan_2_threads": scan,
+        "transformer": transformer,
+        "tree_search": tree_search,
+    }
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
@@ -207,6 +219,13 @@ def plain_parameters(table: dict) -> str:
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     rows = ((name, *(f"{row[c]:.2f}" if c in row else "" for c in columns)) for name, row in table.items())
     return list_table(("optimizer", *columns), rows)
+
+
+def adapters(table: dict) -> str:
+    """Times of a step of fine-tuning, as multiples of that with LoRA."""
+    names = list(dict.fromkeys(name for row in table.values() for name in row))
+    rows = ((name, *(f"{row[name]:.2f}" if name in row else "" for row in table.values())) for name in names)
+    return list_table(("adapter", *table), rows)
 
 
 def online(table: dict) -> str:
