@@ -24,6 +24,7 @@ from .kinds.diagonal_disc import DiagonalDisc
 from .kinds.fixed_base import FixedBase
 from .kinds.lipschitz_mixture import LipschitzMixture
 from .kinds.low_rank import IdentityPlusLowRank
+from .kinds.orthogonal_conv import OrthogonalConv
 from .kinds.phase_scaled import PhaseScaled
 from .kinds.reflections import Reflections
 from .kinds.rotations import Rotations
@@ -47,6 +48,7 @@ __all__ = [
     "FixedBase",
     "IdentityPlusLowRank",
     "LipschitzMixture",
+    "OrthogonalConv",
     "Parametrization",
     "PhaseScaled",
     "Reflections",

@@ -1,10 +1,12 @@
 """What a structured constraint is."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeAlias
 
 import geoopt
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from .parametrization import Parametrization
@@ -20,6 +22,8 @@ class Constraint(ABC):
     ----------
     is_complex : bool or None
         Whether the weight is complex; None where it may be either.
+    reads_whole_weight : bool
+        Whether `trivialize` takes the weight as it is, of any number of axes, and not the matrices in it.
 
     Examples
     --------
@@ -27,6 +31,27 @@ class Constraint(ABC):
     """
 
     is_complex: ClassVar[bool | None] = None
+    reads_whole_weight: ClassVar[bool] = False
+
+    def fitted(self, module: nn.Module, name: str) -> Constraint:
+        """Return the constraint for a weight of this module, with what it depends on there, such as a stride.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The owner of the weight.
+        name : str
+
+        Returns
+        -------
+        Constraint
+
+        Raises
+        ------
+        UnsupportedError, OptionError
+            If the module uses the weight in a way that the constraint is not made for.
+        """
+        return self
 
     @abstractmethod
     def trivialize(self, like: Tensor) -> Parametrization:
