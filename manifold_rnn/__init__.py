@@ -26,6 +26,7 @@ from . import (
     zoo,
 )
 from .constraints import (
+    Birkhoff,
     DampedSkew,
     DiagonalDisc,
     FixedBase,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Birkhoff",
     "BlockTriangular",
     "Contraction",
     "DampedSkew",

@@ -19,6 +19,7 @@ What is attached has one type, whatever the constraint. It computes, assigns, ch
 from .assembled import Assembled, block_triangular
 from .constrain import constrain, release, set_retraction
 from .constraint import Constraint
+from .kinds.birkhoff import Birkhoff
 from .kinds.damped_skew import DampedSkew
 from .kinds.diagonal_disc import DiagonalDisc
 from .kinds.fixed_base import FixedBase
@@ -42,6 +43,7 @@ from .update import Update
 
 __all__ = [
     "Assembled",
+    "Birkhoff",
     "Constraint",
     "DampedSkew",
     "DiagonalDisc",

@@ -46,6 +46,10 @@ def long_and_short(W):
     return orthonormal(W[..., :k, :k]) + float(W[..., k:, :k].abs().max())
 
 
+def mixing(W):
+    return float(torch.cat([(W.sum(-1) - 1).abs(), (W.sum(-2) - 1).abs(), (-W).clamp(min=0).amax(-1)]).max())
+
+
 def anything(W):
     return 0.0
 
@@ -67,6 +71,10 @@ ROWS = {
     "Adapted": [],
     "Assembled": [
         (mr.block_triangular(mr.FixedBase(mr.Orthogonal()), mr.StickyDisc()), REAL, long_and_short),
+    ],
+    "Birkhoff": [
+        (mr.Birkhoff(), REAL, mixing),
+        (mr.Birkhoff("sinkhorn", sweeps=100), REAL, mixing),
     ],
     "BlockTriangular": [(mr.BlockTriangular(mr.Orthogonal(), mr.UnitDisc()), REAL, long_and_short)],
     "Blocks": [],

@@ -63,6 +63,22 @@ def random_skew(n, dtype, norm, generator, *, spread=False):
     return linalg.skew((A * (norm / torch.linalg.matrix_norm(A, 2))).to(dtype))
 
 
+def doubly_stochastic(kind, p, n, sweeps):
+    """The matrix of `Birkhoff` from its parameters, entry by entry; p is Q, or the logits."""
+    if kind == "orthostochastic":
+        return torch.stack([torch.stack([p[i, j] ** 2 for j in range(n)]) for i in range(n)])
+    W = p.exp()
+    if kind == "permutations":
+        W, total = 0, W.sum()
+        for weight, order in zip(p.exp(), itertools.permutations(range(n)), strict=True):
+            W = W + weight / total * torch.eye(n, dtype=p.dtype)[list(order)]
+        return W
+    for _ in range(sweeps):
+        W = W / W.sum(0, keepdim=True)
+        W = W / W.sum(1, keepdim=True)
+    return W
+
+
 def composed(a, b):
     """The kernel (out, in, *taps) of one convolution after another, tap by tap."""
     taps = [m + n - 1 for m, n in zip(a.shape[2:], b.shape[2:], strict=True)]
