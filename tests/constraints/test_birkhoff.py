@@ -140,6 +140,19 @@ def test_the_norm_is_1_and_products_stay_in_the_set(kind):
     assert abs(torch.linalg.matrix_norm(A, 2) - 1) < 1e-6 and off(A @ B) < 1e-6
 
 
+@pytest.mark.parametrize(("scale", "diagonal", "second", "left"), [(1, 0.475, 0.30, 0.0), (8, 0.9990, 0.9987, 0.94)])
+def test_logits_of_the_identity_average_streams_unless_they_are_large(scale, diagonal, second, left):
+    module = mr.Birkhoff("sinkhorn").trivialize(torch.ones(4, 4, dtype=REAL))
+    with torch.no_grad():
+        module.logits.copy_(scale * torch.eye(4))
+        W = module()
+    assert math.isclose(W[0, 0], diagonal, abs_tol=1e-3) and math.isclose(
+        torch.linalg.svdvals(W)[1], second, abs_tol=2e-3
+    )
+    after = torch.linalg.svdvals(torch.linalg.matrix_power(W, 48))[1]
+    assert math.isclose(after, left, abs_tol=5e-3)
+
+
 # --- where a matrix starts ---
 
 
