@@ -71,6 +71,8 @@ class OrthostochasticParametrization(DoublyStochastic):
 
     def forward(self) -> Tensor:
         part = self.rotation
+        if part.base.is_meta:
+            return torch.empty_like(part.base)
         with without_autocast(part.base):
             Q = part.manifold.retr_free(double(part.base), double(part.coordinates))
             Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal up to rounding in its own precision
