@@ -138,7 +138,7 @@ def test_agrees_with_the_product_of_its_factors_and_every_gradient(case, dtype):
     torch.testing.assert_close(own, same, atol=1e-11, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [REAL, COMPLEX], ids=str)
+@pytest.mark.parametrize("dtype", [REAL, pytest.param(COMPLEX, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("case", ["square", "more inputs", "1d, stride"])
 @pytest.mark.parametrize("kind", ["bcop", "soc"])
 def test_gradients_of_both_orders(kind, case, dtype):
@@ -292,8 +292,10 @@ def test_degrees_of_freedom():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
-def test_compiles_exports_is_vmapped_and_left_alone_by_autocast(layer):
-    x = torch.randn(2, layer.in_channels, 6, 6, dtype=REAL, generator=seeded())
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_exports_is_vmapped_and_left_alone_by_autocast(kind):
+    layer = conv((3, 3, (3,), 1, 1), mr.OrthogonalConv(kind))
+    x = torch.randn(2, layer.in_channels, 6, dtype=REAL, generator=seeded())
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x), atol=1e-12, rtol=0)

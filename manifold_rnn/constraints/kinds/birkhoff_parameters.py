@@ -20,7 +20,7 @@ from ..trivialized import Trivialization
 
 _FLOOR = 1e-9  # of an entry at the start: below it nothing would move
 _LARGEST = 1e6  # of a logit, beyond which double precision leaves too few digits of sums
-_SWEEPS, _PROJECTIONS, _STARTS = 1000, 100, 30  # at most, at the start
+_SWEEPS, _PROJECTIONS, _STARTS, _SMALL = 1000, 100, 30, 6  # at most, at the start
 
 
 class DoublyStochastic(Parametrization):
@@ -202,12 +202,16 @@ def _orthogonal_root(W: Tensor) -> Tensor:
     k = torch.arange(n, dtype=W.dtype, device="cpu")
     cosines = torch.cos(math.pi / n * (k + 0.5) * k[:, None])  # of a full orthogonal matrix, as the next one is
     reflection = 2 * torch.eye(n, dtype=W.dtype, device="cpu") - 1
-    drawn = torch.randn(_STARTS, n, n, dtype=W.dtype, device="cpu", generator=torch.Generator().manual_seed(0))
+    more = _STARTS if n <= _SMALL else 0  # random signs are hardly ever right for larger matrices
+    drawn = torch.randn(more, n, n, dtype=W.dtype, device="cpu", generator=torch.Generator().manual_seed(0))
     signs = torch.cat([cosines[None], reflection[None], drawn]).to(W.device)
     Q = signs.view(-1, *[1] * (W.ndim - 2), n, n).expand(-1, *W.shape)
     for _ in range(_PROJECTIONS):
         Q = projected(Orthogonal(), torch.where(Q < 0, -root, root))
-    best = torch.linalg.matrix_norm(Q.square() - W).argmin(0)
+        error = torch.linalg.matrix_norm(Q.square() - W)
+        if not error.numel() or float(error.amin(0).max()) < 1e-14:
+            break
+    best = error.argmin(0)
     return Q.take_along_dim(best[None, ..., None, None], 0)[0]
 
 
