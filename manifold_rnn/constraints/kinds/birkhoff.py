@@ -61,7 +61,7 @@ class Birkhoff(Constraint):
     are refused. A product of doubly stochastic matrices is one, and their spectral norm is 1.
 
     A doubly stochastic matrix is itself the start for the second and the third kind, up to rounding error, if its
-    entries are positive. Entries below 1e-9 start from there. Any other weight starts from its moduli, scaled to be
+    entries are positive. Entries below 1e-9 start from there. Other weights start from their moduli, scaled to be
     doubly stochastic. For the first kind alternating projections look for the signs of Q, from 32 starts for n up to 6
     and from 2 beyond. They found Q again at permutations, and for all of 40 random matrices with n = 3, 38 with n = 4
     and 26 with n = 5. Where they do not, the start is near.
