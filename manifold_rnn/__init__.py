@@ -26,6 +26,7 @@ from . import (
     zoo,
 )
 from .constraints import (
+    Birkhoff,
     DampedSkew,
     DiagonalDisc,
     DiagonalGram,
@@ -34,6 +35,7 @@ from .constraints import (
     IdentityPlusLowRank,
     LipschitzMixture,
     OrthogonalAdapter,
+    OrthogonalConv,
     PhaseScaled,
     ReflectionAdapter,
     Reflections,
@@ -79,6 +81,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SPD",
+    "Birkhoff",
     "BlockTriangular",
     "Contraction",
     "DampedSkew",
@@ -92,6 +95,7 @@ __all__ = [
     "Oblique",
     "Orthogonal",
     "OrthogonalAdapter",
+    "OrthogonalConv",
     "PhaseScaled",
     "ReflectionAdapter",
     "Reflections",

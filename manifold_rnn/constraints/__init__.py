@@ -19,6 +19,7 @@ What is attached has one type, whatever the constraint. It computes, assigns, ch
 from .assembled import Assembled, block_triangular
 from .constrain import constrain, release, set_retraction
 from .constraint import Constraint
+from .kinds.birkhoff import Birkhoff
 from .kinds.damped_skew import DampedSkew
 from .kinds.diagonal_disc import DiagonalDisc
 from .kinds.diagonal_gram import DiagonalGram
@@ -27,6 +28,7 @@ from .kinds.fixed_spectrum import FixedSpectrum
 from .kinds.lipschitz_mixture import LipschitzMixture
 from .kinds.low_rank import IdentityPlusLowRank
 from .kinds.orthogonal_adapter import OrthogonalAdapter
+from .kinds.orthogonal_conv import OrthogonalConv
 from .kinds.phase_scaled import PhaseScaled
 from .kinds.reflection_adapter import ReflectionAdapter
 from .kinds.reflections import Reflections
@@ -47,6 +49,7 @@ from .update import Update
 
 __all__ = [
     "Assembled",
+    "Birkhoff",
     "Constraint",
     "DampedSkew",
     "DiagonalDisc",
@@ -56,6 +59,7 @@ __all__ = [
     "IdentityPlusLowRank",
     "LipschitzMixture",
     "OrthogonalAdapter",
+    "OrthogonalConv",
     "Parametrization",
     "PhaseScaled",
     "ReflectionAdapter",

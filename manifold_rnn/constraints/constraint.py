@@ -1,10 +1,12 @@
 """What a structured constraint is."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeAlias
 
 import geoopt
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from .parametrization import Parametrization
@@ -23,6 +25,8 @@ class Constraint(ABC):
     is_adapter : bool
         Whether the weight itself stays fixed, and new parameters adapt it. `constrain` then chooses the trivialized
         view by itself, and trains these parameters also where the weight was frozen.
+    reads_whole_weight : bool
+        Whether `trivialize` takes the weight as it is, of any number of axes, and not the matrices in it.
 
     Examples
     --------
@@ -31,6 +35,27 @@ class Constraint(ABC):
 
     is_complex: ClassVar[bool | None] = None
     is_adapter: ClassVar[bool] = False
+    reads_whole_weight: ClassVar[bool] = False
+
+    def fitted(self, module: nn.Module, name: str) -> Constraint:
+        """Return the constraint for a weight of this module, with what it depends on there, such as a stride.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The owner of the weight.
+        name : str
+
+        Returns
+        -------
+        Constraint
+
+        Raises
+        ------
+        UnsupportedError, OptionError
+            If the module uses the weight in a way that the constraint is not made for.
+        """
+        return self
 
     @abstractmethod
     def trivialize(self, like: Tensor) -> Parametrization:

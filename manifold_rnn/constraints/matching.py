@@ -130,7 +130,7 @@ def degrees_of_freedom(module: nn.Module) -> int:
     dimensions: dict[nn.Parameter, int] = {}
     for entry in module.modules():
         if isinstance(entry, Parametrization):
-            dimensions |= entry.dimensions()
+            dimensions = entry.dimensions() | dimensions  # one that contains others comes first, and counts them
     return sum(dimensions.get(p, _dimension(p)) for p in module.parameters() if p.requires_grad)
 
 

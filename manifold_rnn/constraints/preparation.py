@@ -39,7 +39,10 @@ def prepare(
 ) -> Attach:
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
-    options = options.for_weight(module, name, weight)
+    if isinstance(constraint, Constraint):
+        constraint = constraint.fitted(module, name)
+    if not (isinstance(constraint, Constraint) and constraint.reads_whole_weight):
+        options = options.for_weight(module, name, weight)
     if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
         raise UnsupportedError(
             f"{name!r} has hooks of register_post_accumulate_grad_hook, which run on parameters only.\n"
@@ -47,6 +50,7 @@ def prepare(
             "Remove them, and register them on the free parameters after constrain."
         )
     groups = _groups(constraint, options)
+    _refuse_parts(groups, options)
     which, first = groups[0]
     if len(groups) == 1 and isinstance(first, geoopt.Manifold):
         manifold = _fitted(adapt(first), which, weight, options, name)
@@ -88,6 +92,15 @@ def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Op
         key = adapt(member).key() if isinstance(member, geoopt.Manifold) else id(member)
         groups.setdefault(key, ([], _require_constraint(member)))[0].append(block)
     return [(tuple(blocks), member) for blocks, member in groups.values()]
+
+
+def _refuse_parts(groups: Sequence[Group], options: Options) -> None:
+    """Raise if a constraint of whole weights is given a part of one."""
+    for which, member in groups:
+        whole = isinstance(member, Constraint) and member.reads_whole_weight
+        if whole and not (which is None and options.reads_whole_matrices):
+            expected = f"no number of a block, blocks= or matrix_dims=, since {_shown(groups)} takes the whole weight"
+            raise bad_option("constraint", expected, {"block": which, "blocks": options.blocks})
 
 
 def _require_constraint(constraint: AnyConstraint) -> AnyConstraint:

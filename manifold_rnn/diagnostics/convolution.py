@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .._options import is_integer
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from ..linalg.convolution import symbols
+from ..linalg.precision import double
 from .checks import require_dense
 from .plotting import axes_or_new
 from .tables import aligned
@@ -70,11 +72,15 @@ class ConvSingularValues:
         return axes
 
 
-def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingularValues:
-    r"""Compute all singular values of a convolution with circular padding and stride 1.
+def conv_singular_values(
+    kernel: Tensor, size: int | Sequence[int], *, stride: int | Sequence[int] = 1, groups: int = 1
+) -> ConvSingularValues:
+    r"""Compute all singular values of a convolution with circular padding.
 
     The discrete Fourier transform makes the convolution block diagonal. For each frequency there is one matrix of shape
-    (out, in), the transform of the kernel, and its singular values are singular values of the convolution.
+    (out, in), the transform of the kernel, and its singular values are singular values of the convolution. With a
+    stride of s, s frequencies of the input along an axis become one of the output. Their matrices then stand side by
+    side, divided by the root of their number.
 
     Parameters
     ----------
@@ -82,6 +88,10 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
         Real or complex, as the weight of ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` with one group.
     size : int or sequence of int
         Size of the image along each axis, at least that of the kernel; one number for all axes.
+    stride : int or sequence of int
+        As the layer has it. The size is a multiple of it.
+    groups : int
+        As the layer has it. A kernel of g groups has shape (out, in / g, ...).
 
     Returns
     -------
@@ -93,14 +103,16 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
     ShapeError, DtypeError, NonFiniteError
         If the kernel has no shape as above or no entry, is of integers, or has entries that are not finite.
     OptionError
-        If the kernel is no tensor, or if ``size`` has another number of axes or is smaller than the kernel.
+        If the kernel is no tensor, if ``size`` has another number of axes, is smaller than the kernel or no multiple of
+        the stride, or if ``groups`` do not divide the output channels.
 
     Notes
     -----
     A kernel whose flattening (out, in * kh * kw) has orthonormal rows is not an orthogonal convolution, since shifted
     copies of the kernel overlap. Random kernels of this kind, of shape (4, 4, 3, 3) and on 8 x 8, have norms above 1.5
     and smallest singular values below 0.15. Their norm is at most 3, the root of the number of taps.
-    `manifold_rnn.constrain` flattens kernels in this way.
+    `manifold_rnn.constrain` flattens kernels in this way for a manifold. Use `manifold_rnn.OrthogonalConv` for
+    orthogonal convolutions.
 
     Zero padding gives a matrix that is no circulant. Its norm is at most that for circular padding on an image that is
     larger by the kernel. Source: Sedghi, Gupta and Long (2019).
@@ -146,16 +158,30 @@ def conv_singular_values(kernel: Tensor, size: int | Sequence[int]) -> ConvSingu
             "conv_singular_values needs an image no smaller than the kernel.\n"
             f"Expected size of {axes} integers, at least {taps}; got {sizes!r:.80}.\nPass a larger size."
         )
-    x = kernel.detach().to(torch.complex128 if kernel.is_complex() else torch.float64)
-    along = tuple(range(2, kernel.dim()))
-    if x.is_complex():
-        values = _singular_values(torch.fft.fftn(x, sizes, dim=along))
-    else:  # frequencies and their negatives have the same singular values; rfftn leaves out half of them
-        half = _singular_values(torch.fft.rfftn(x, sizes, dim=along))
-        values = torch.cat([half, half[..., 1 : (sizes[-1] + 1) // 2, :]], -2)
-    return ConvSingularValues(values.flatten().sort(descending=True).values, sizes)
+    strides = tuple(stride) if isinstance(stride, Sequence) else (stride,) * axes
+    if (
+        len(strides) != axes
+        or not all(is_integer(s, 1) for s in strides)
+        or any(n % s for n, s in zip(sizes, strides, strict=True))
+    ):
+        raise OptionError(
+            "conv_singular_values folds frequencies, so the size is a multiple of the stride.\n"
+            f"Expected stride of {axes} integers from 1 that divide {sizes}; got {strides!r:.80}.\n"
+            "Pass another size, or the stride of the layer."
+        )
+    if not is_integer(groups, 1) or kernel.shape[0] % groups:
+        raise OptionError(
+            "conv_singular_values cuts the output channels into groups.\n"
+            f"Expected groups that divide {kernel.shape[0]}; got {groups!r:.80}.\nPass the groups of the layer."
+        )
+    x = double(kernel.detach()).unflatten(0, (groups, kernel.shape[0] // groups))
+    return ConvSingularValues(_singular_values(x, sizes, strides).flatten().sort(descending=True).values, sizes)
 
 
-def _singular_values(transform: Tensor) -> Tensor:
-    """Shape (frequencies..., min(out, in))."""
-    return torch.linalg.svdvals(transform.movedim((0, 1), (-2, -1)))
+def _singular_values(kernel: Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    if not kernel.is_complex() and max(strides) == 1:  # frequencies and their negatives have the same singular values
+        along = tuple(range(3, kernel.dim()))
+        half = torch.fft.rfftn(kernel, sizes, dim=along).movedim((1, 2), (-2, -1))
+        values = torch.linalg.svdvals(half)
+        return torch.cat([values, values[..., 1 : (sizes[-1] + 1) // 2, :]], -2)
+    return torch.linalg.svdvals(symbols(kernel, sizes, strides))

@@ -41,6 +41,11 @@ class Contraction(Region):
     until the base moves: use ``rebase_every``, with which it is the same method. Costs one singular value decomposition
     a step. Source: Bertsekas (1976) for the method.
 
+    For the kernel of a convolution, `constrain` bounds the flattened matrix (out, in * taps), not the map from image to
+    image. Up to :math:`m = \prod_i \lceil k_i / s_i \rceil` patches read a pixel, for taps k and strides s, so the norm
+    of that map is at most :math:`b \sqrt m`. For 3 x 3 taps and stride 1 that is 3b, which a constant kernel reaches:
+    pass ``bound=1/3`` for a norm of at most 1. `manifold_rnn.OrthogonalConv` has the norm 1 without such a factor.
+
     Examples
     --------
     >>> x = mr.Contraction(0.5).projx(torch.randn(3, 5))

@@ -18,6 +18,7 @@ from ..errors import OptionError
 from .values import Value, Values
 
 Builder = Callable[..., Value]
+_LONGEST_LIST = 250  # characters of names in a message
 _SET_ELSEWHERE = {  # by settings of their own, by the task, or by the layer
     *("input_size", "hidden_size", "output_size", "nonlinearity", "retraction", "view", "rebase_every"),
     *("weights", "offset", "generator", "device", "dtype"),
@@ -35,6 +36,7 @@ def constraints_by_name() -> dict[str, Builder]:
     builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
     structured = _exported(constraints, constraints.Constraint)
     functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
+    structured = {name: kind for name, kind in structured.items() if not kind.reads_whole_weight}  # kernels
     known = {name: f for name, f in {**structured, **functions}.items() if set(required(f)) <= set(members(f))}
     known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not required(kind)}
     return dict(sorted(known.items()))
@@ -157,8 +159,10 @@ def require_folder(key: str, path: object) -> None:
 def require_choice(key: str, name: object, known: Collection[str]) -> None:
     """Raise `OptionError`, with the known names and the nearest one, unless ``name`` is known."""
     if not isinstance(name, str) or name not in known:
-        hint = did_you_mean(str(name), known)
-        raise OptionError(f"`{key}` needs one of {', '.join(known)}. Got {name!r}.{hint}")
+        hint, names = did_you_mean(str(name), known), ", ".join(known)
+        if len(names) > _LONGEST_LIST:
+            names = f"{names[:_LONGEST_LIST].rpartition(', ')[0]}, and others"
+        raise OptionError(f"`{key}` needs one of {names}. Got {name!r:.60}.{hint}")
 
 
 def unknown_key(key: str, known: Collection[str]) -> OptionError:

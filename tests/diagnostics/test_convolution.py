@@ -42,6 +42,27 @@ def test_singular_values_are_those_of_the_dense_matrix(shape, size, dtype, gener
     assert found.norm == found.values.max() and found.smallest == found.values.min() and found.size == size
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "groups"),
+    [
+        ((3, 2, 3), (8,), 2, 1),
+        ((2, 3, 3, 2), (4, 6), 2, 1),
+        ((4, 2, 2, 2), (6, 4), (3, 2), 2),
+        ((4, 1, 3, 3), (5, 4), 1, 4),
+        ((2, 2, 2, 1, 3), (4, 2, 4), (2, 1, 2), 1),
+    ],
+)
+def test_strides_and_groups_are_those_of_the_layer(shape, size, stride, groups, dtype, generator):
+    kernel = torch.randn(shape, dtype=dtype, generator=generator)
+    found = diagnostics.conv_singular_values(kernel, size, stride=stride, groups=groups)
+    basis = torch.eye(shape[1] * groups * math.prod(size), dtype=dtype).reshape(-1, shape[1] * groups, *size)
+    padding = [p for k in reversed(shape[2:]) for p in (0, k - 1)]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(size) - 1]
+    matrix = convolve(F.pad(basis, padding, mode="circular"), kernel, stride=stride, groups=groups).flatten(1)
+    torch.testing.assert_close(found.values, torch.linalg.svdvals(matrix), atol=1e-8, rtol=0)
+
+
 def test_a_kernel_with_orthonormal_rows_is_no_orthogonal_convolution(generator):
     for _ in range(20):
         rows = torch.linalg.qr(torch.randn(36, 4, dtype=torch.float64, generator=generator)).Q.mT
@@ -94,6 +115,23 @@ BAD = {
 def test_bad_input_is_answered_by_name(kernel, size, kind, words):
     with pytest.raises(kind, match=words):
         diagnostics.conv_singular_values(kernel, size)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"stride": 3}, r"divide \(4, 4\); got \(3, 3\)"),
+        ({"stride": (2,)}, "2 integers"),
+        ({"stride": 0}, "from 1"),
+        ({"groups": 3}, "divide 4; got 3"),
+        ({"groups": 0.5}, "got 0.5"),
+    ],
+    ids=str,
+)
+def test_bad_strides_and_groups_are_answered_by_name(options, words):
+    with pytest.raises(OptionError, match=words) as raised:
+        diagnostics.conv_singular_values(torch.ones(4, 2, 3, 3), 4, **options)
+    assert len(str(raised.value)) <= 400
 
 
 def test_table_and_picture():

@@ -50,6 +50,10 @@ def unit_rows(W):
     return float((torch.linalg.vector_norm(W, dim=-1) - 1).abs().max())
 
 
+def mixing(W):
+    return float(torch.cat([(W.sum(-1) - 1).abs(), (W.sum(-2) - 1).abs(), (-W).clamp(min=0).amax(-1)]).max())
+
+
 def anything(W):
     return 0.0
 
@@ -71,6 +75,10 @@ ROWS = {
     "Adapted": [],
     "Assembled": [
         (mr.block_triangular(mr.FixedBase(mr.Orthogonal()), mr.StickyDisc()), REAL, long_and_short),
+    ],
+    "Birkhoff": [
+        (mr.Birkhoff(), REAL, mixing),
+        (mr.Birkhoff("sinkhorn", sweeps=100), REAL, mixing),
     ],
     "BlockTriangular": [(mr.BlockTriangular(mr.Orthogonal(), mr.UnitDisc()), REAL, long_and_short)],
     "Blocks": [],
@@ -100,6 +108,7 @@ ROWS = {
         (mr.OrthogonalAdapter(2, "exp", factors=3, side="output"), REAL, None),
         (mr.OrthogonalAdapter(4), COMPLEX, None),
     ],
+    "OrthogonalConv": [],
     "PhaseScaled": [(mr.PhaseScaled(mr.Unitary()), COMPLEX, orthonormal)],
     "ReflectionAdapter": [(mr.ReflectionAdapter(4), REAL, None), (mr.ReflectionAdapter(2), COMPLEX, None)],
     "Reflections": [(mr.Reflections(), REAL, orthonormal), (mr.Reflections(3), COMPLEX, orthonormal)],

@@ -1,5 +1,7 @@
 """The plain definitions, in double precision, that the maps of linalg are compared with; and arguments for them."""
 
+import itertools
+
 import torch
 
 from manifold_rnn import linalg
@@ -59,3 +61,59 @@ def random_skew(n, dtype, norm, generator, *, spread=False):
         B = torch.diag(theta, 1)
         A = Q @ (B - B.mH) @ Q.mH
     return linalg.skew((A * (norm / torch.linalg.matrix_norm(A, 2))).to(dtype))
+
+
+def doubly_stochastic(kind, p, n, sweeps):
+    """The matrix of `Birkhoff` from its parameters, entry by entry; p is Q, or the logits."""
+    if kind == "orthostochastic":
+        return torch.stack([torch.stack([p[i, j] ** 2 for j in range(n)]) for i in range(n)])
+    W = p.exp()
+    if kind == "permutations":
+        W, total = 0, W.sum()
+        for weight, order in zip(p.exp(), itertools.permutations(range(n)), strict=True):
+            W = W + weight / total * torch.eye(n, dtype=p.dtype)[list(order)]
+        return W
+    for _ in range(sweeps):
+        W = W / W.sum(0, keepdim=True)
+        W = W / W.sum(1, keepdim=True)
+    return W
+
+
+def composed(a, b):
+    """The kernel (out, in, *taps) of one convolution after another, tap by tap."""
+    taps = [m + n - 1 for m, n in zip(a.shape[2:], b.shape[2:], strict=True)]
+    sums = {}
+    for i in itertools.product(*map(range, a.shape[2:])):
+        for j in itertools.product(*map(range, b.shape[2:])):
+            place = tuple(m + n for m, n in zip(i, j, strict=True))
+            sums[place] = sums.get(place, 0) + a[(..., *i)] @ b[(..., *j)]
+    return torch.stack([sums[p] for p in itertools.product(*map(range, taps))], -1).unflatten(-1, taps)
+
+
+def orthogonal_kernel(core, projectors, counts):
+    """The core times factors of two taps, P and I - P, along the axes in turn; every other one flipped."""
+    left, kernel, used = list(counts), core, iter(projectors)
+    while any(left):
+        for axis in range(len(counts)):
+            if not left[axis]:
+                continue
+            P = next(used)
+            taps = [P, torch.eye(P.shape[-1], dtype=P.dtype) - P]
+            if (counts[axis] - left[axis]) % 2:
+                taps.reverse()
+            shape = [2 if a == axis else 1 for a in range(len(counts))]
+            kernel = composed(kernel, torch.stack(taps, -1).unflatten(-1, shape))
+            left[axis] -= 1
+    return kernel
+
+
+def exponential_kernel(L, terms):
+    """The exponential series of a kernel, by convolutions of the kernel with itself."""
+    axes, c = L.ndim - 2, L.shape[0]
+    one = torch.eye(c, dtype=L.dtype).reshape(c, c, *[1] * axes)
+    total, power = one, one
+    for k in range(1, terms + 1):
+        power = composed(power, L) / k
+        half = [p for n in reversed(L.shape[2:]) for p in [n // 2] * 2]
+        total = torch.nn.functional.pad(total, half) + power
+    return total

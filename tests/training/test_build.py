@@ -107,6 +107,7 @@ REFUSED = {
     ),
     "an unknown initialization": ({"zoo": "exprnn", "options": {"angles": "hennaf"}}, "Did you mean `henaff`"),
     "an unknown host": ({"cell": "Momentum", "options": {"host": "LTSM"}}, "Did you mean `LSTM`"),
+    "a constraint of kernels": ({"cell": "Elman", "constraint": "OrthogonalConv"}, "Got 'OrthogonalConv'"),
     "a constraint that needs another": ({"cell": "Elman", "constraint": "FixedBase"}, "manifold"),
     "an unknown constraint inside another": (
         {"cell": "Elman", "constraint": {"name": "FixedBase", "manifold": "Ortogonal"}},

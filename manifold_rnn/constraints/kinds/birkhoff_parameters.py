@@ -1,0 +1,229 @@
+"""The three parametrizations of `Birkhoff`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import NonFiniteError
+from ...linalg.checks import on_numbers, require_finite
+from ...linalg.precision import double, without_autocast
+from ...manifolds import Orthogonal
+from ...retractions import Retraction
+from ..membership import projected, require_reached
+from ..parametrization import Parametrization, require_shape
+from ..trivialized import Trivialization
+
+_FLOOR = 1e-9  # of an entry at the start: below it nothing would move
+_LARGEST = 1e6  # of a logit, beyond which double precision leaves too few digits of sums
+_SWEEPS, _PROJECTIONS, _STARTS, _SMALL = 1000, 100, 30, 6  # at most, at the start
+
+
+class DoublyStochastic(Parametrization):
+    """What the three have in common: how far a matrix is off, and how one is assigned."""
+
+    @torch.no_grad()
+    def defect(self) -> Tensor:
+        """The largest distance of a row or column sum from 1, or the size of a negative entry."""
+        W = double(self())
+        sums = [(W.sum(dim) - 1).abs().flatten() for dim in (-1, -2)]
+        return torch.cat([*sums, (-W).clamp(min=0).flatten(), W.new_zeros(1)]).max()
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Solve for the parameters; raises where they do not reach ``weight``."""
+        W: Tensor = self()
+        require_shape(W, weight)
+        require_finite(weight, "the assigned weight")
+        before = {key: value.clone() for key, value in self.state_dict().items()}
+        self.start_from(weight)
+        try:
+            bound = 1e-6 * weight.shape[-1] * max(1, W[..., 0, 0].numel())
+            require_reached("Birkhoff", self(), weight, bound)
+        except BaseException:
+            self.load_state_dict(before)
+            raise
+
+    @torch.no_grad()
+    def assign_nearest(self, weight: Tensor) -> None:
+        require_shape(self(), weight)
+        require_finite(weight, "the assigned weight")
+        self.start_from(weight)
+
+    @abstractmethod
+    def start_from(self, weight: Tensor) -> None:
+        """Set the parameters so that the matrix is near ``weight``, whatever that is."""
+
+
+class OrthostochasticParametrization(DoublyStochastic):
+    """The squares of the entries of an orthogonal matrix, which is ``rotation``."""
+
+    def __init__(self, like: Tensor, retraction: Retraction) -> None:
+        super().__init__()
+        base = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand(like.shape).contiguous()
+        self.rotation = Trivialization(Orthogonal(retraction), base)
+        if not like.is_meta:
+            self.start_from(like)
+
+    def forward(self) -> Tensor:
+        part = self.rotation
+        if part.base.is_meta:
+            return torch.empty_like(part.base)
+        with without_autocast(part.base):
+            Q = part.manifold.retr_free(double(part.base), double(part.coordinates))
+            Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal up to rounding in its own precision
+            return Q.square().to(part.base.dtype)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor) -> None:
+        self.rotation.assign_nearest(_orthogonal_root(doubly_stochastic(weight, 1e-300)).to(self.rotation.base.dtype))
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self.rotation.weight_dtype
+
+    @property
+    def retraction(self) -> Retraction | None:
+        """That of the orthogonal matrix."""
+        return self.rotation.retraction
+
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Move the orthogonal matrix by another retraction from here on, with the same weight."""
+        self.rotation.set_retraction(retraction)
+
+
+class PermutationsParametrization(DoublyStochastic):
+    """A convex combination of all permutation matrices, from the ``logits`` of its weights."""
+
+    permutations: Tensor
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        n = like.shape[-1]
+        every = torch.eye(n)[torch.tensor(list(itertools.permutations(range(n))))]
+        self.keep_constant("permutations", every.to(torch.int8), like.device)
+        self.logits = nn.Parameter(like.new_zeros(*like.shape[:-2], len(every)))
+        if not like.is_meta:
+            self.start_from(like)
+
+    def forward(self) -> Tensor:
+        require_finite(self.logits, "the logits of Birkhoff")
+        with without_autocast(self.logits):
+            weights = double(self.logits).softmax(-1)
+            flat = self.permutations.to(weights.dtype).flatten(1)
+            return (weights @ flat).unflatten(-1, self.permutations.shape[1:]).to(self.logits.dtype)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor) -> None:
+        """Fit the weights of largest entropy, one row of the matrix after the other."""
+        goal = doubly_stochastic(weight)
+        flat = self.permutations.to(goal.dtype)
+        logits = goal.new_zeros(self.logits.shape)
+        for _ in range(_SWEEPS):
+            before = logits
+            for i in range(goal.shape[-1]):
+                reached = logits.softmax(-1) @ flat[:, i]
+                logits = logits + (goal[..., i, :] / reached.clamp(min=1e-300)).log() @ flat[:, i].mT
+            logits = logits - logits.amax(-1, keepdim=True)
+            if not logits.numel() or float((logits - before).abs().max()) < 1e-12:
+                break
+        self.logits.copy_(logits)
+
+    def dimensions(self) -> dict[nn.Parameter, int]:
+        return _whole_set(self.logits, self.permutations.shape[-1], 1)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self.logits.dtype
+
+
+class SinkhornParametrization(DoublyStochastic):
+    """A matrix of positive entries, scaled to be doubly stochastic, from its ``logits``."""
+
+    def __init__(self, like: Tensor, sweeps: int) -> None:
+        super().__init__()
+        self.sweeps = sweeps
+        self.logits = nn.Parameter(torch.zeros_like(like))
+        if not like.is_meta:
+            self.start_from(like)
+
+    def extra_repr(self) -> str:
+        return f'view="trivialized", sweeps={self.sweeps}'
+
+    def forward(self) -> Tensor:
+        on_numbers(_require_logits, self.logits)
+        with without_autocast(self.logits):
+            return sinkhorn(double(self.logits), self.sweeps).exp().to(self.logits.dtype)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor) -> None:
+        self.logits.copy_(doubly_stochastic(weight).log())
+
+    def dimensions(self) -> dict[nn.Parameter, int]:
+        return _whole_set(self.logits, self.logits.shape[-1], 2)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self.logits.dtype
+
+
+def sinkhorn(logits: Tensor, sweeps: int) -> Tensor:
+    """Return the logarithm of the scaled matrix: columns, then rows, are divided by their sums in each sweep."""
+    for _ in range(sweeps):
+        logits = logits.log_softmax(-2).log_softmax(-1)  # each subtracts the largest entry first
+    return logits
+
+
+def doubly_stochastic(weight: Tensor, floor: float = _FLOOR) -> Tensor:
+    """Return the moduli of a matrix, in double precision, scaled to be doubly stochastic.
+
+    None is below ``floor`` times the largest before.
+    """
+    W = double(weight.detach()).abs()
+    largest = W.amax((-2, -1), keepdim=True)
+    logits = (W / torch.where(largest > 0, largest, 1)).clamp(min=floor).log()
+    for _ in range(_SWEEPS):
+        logits = logits.log_softmax(-2).log_softmax(-1)
+        if not logits.numel() or float((logits.exp().sum(-2) - 1).abs().max()) < 1e-13:
+            break
+    return logits.exp()
+
+
+def _orthogonal_root(W: Tensor) -> Tensor:
+    """An orthogonal matrix with entries near the roots of W: its signs and the matrix are improved in turn.
+
+    Which signs are right is a combinatorial question, so this runs from several signs and keeps the best result.
+    """
+    n, root = W.shape[-1], W.sqrt()
+    k = torch.arange(n, dtype=W.dtype, device="cpu")
+    cosines = torch.cos(math.pi / n * (k + 0.5) * k[:, None])  # of a full orthogonal matrix, as the next one is
+    reflection = 2 * torch.eye(n, dtype=W.dtype, device="cpu") - 1
+    more = _STARTS if n <= _SMALL else 0  # random signs are hardly ever right for larger matrices
+    drawn = torch.randn(more, n, n, dtype=W.dtype, device="cpu", generator=torch.Generator().manual_seed(0))
+    signs = torch.cat([cosines[None], reflection[None], drawn]).to(W.device)
+    Q = signs.view(-1, *[1] * (W.ndim - 2), n, n).expand(-1, *W.shape)
+    for _ in range(_PROJECTIONS):
+        Q = projected(Orthogonal(), torch.where(Q < 0, -root, root))
+        error = torch.linalg.matrix_norm(Q.square() - W)
+        if not error.numel() or float(error.amin(0).max()) < 1e-14:
+            break
+    best = error.argmin(0)
+    return Q.take_along_dim(best[None, ..., None, None], 0)[0]
+
+
+def _require_logits(logits: Tensor) -> None:
+    size = float(logits.abs().max()) if logits.numel() else 0.0
+    if not size <= _LARGEST:  # NaN included
+        raise NonFiniteError(
+            f"The logits of Birkhoff('sinkhorn') must be finite and at most {_LARGEST:.0e}.\n"
+            f"Got {size:.3g}, which leaves too few digits of the sums.\nLower the learning rate, or clip the gradient."
+        )
+
+
+def _whole_set(p: nn.Parameter, n: int, axes: int) -> dict[nn.Parameter, int]:
+    """The dimension of the set of doubly stochastic matrices, for a parameter with so many axes a matrix."""
+    return {p: (n - 1) ** 2 * math.prod(p.shape[: p.ndim - axes])}
