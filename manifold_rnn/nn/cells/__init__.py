@@ -23,10 +23,12 @@ Your own cell overrides what it changes:
 
 from .base import Cell
 from .cornn import CoRNN
+from .delta import DeltaProduct
 from .elman import Elman
 from .euler import Euler
 from .goru import GORU
 from .gru import GRU
+from .householder import HouseholderProduct
 from .leaky import LeakyElman
 from .lem import LEM
 from .lipschitz import Lipschitz
@@ -35,6 +37,7 @@ from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
 from .quadratic import Quadratic
+from .rotating import Rotating
 from .sbo import SBO
 from .tree import Tree
 from .tree_search import TreeSearch
@@ -49,12 +52,15 @@ __all__ = [
     "SBO",
     "Cell",
     "CoRNN",
+    "DeltaProduct",
     "Elman",
     "Euler",
+    "HouseholderProduct",
     "LeakyElman",
     "Lipschitz",
     "Momentum",
     "Quadratic",
+    "Rotating",
     "Tree",
     "TreeSearch",
 ]
