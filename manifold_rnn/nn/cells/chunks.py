@@ -1,12 +1,15 @@
 """Many steps of a linear recurrence with reflections at once: products of reflections in blocks of time."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...linalg.householder import wy_factor
+from ...linalg.precision import applied
 
-REFLECTIONS = 32  # of a block; the triangles of larger ones cost more than the steps that they save
+REFLECTIONS = 16  # of a block, or half the size of the vectors; the triangles of larger blocks cost more than they save
 
 
 def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
@@ -27,26 +30,68 @@ def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
     -------
     Tensor, shape (T, B, n)
     """
+    states: Tensor = applied(_Reflect, u, K, beta, h)
+    return states
+
+
+class _Reflect(torch.autograd.Function):
+    @staticmethod
+    def forward(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
+        return _states(u, K, beta, h)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+        _, K, beta, h = inputs
+        ctx.save_for_backward(K, beta, h, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        K, beta, h, states = ctx.saved_tensors
+        # the adjoint of a step has its reflections in the other order; the first one acts on zero
+        order = torch.arange(len(g), 0, -1, device=g.device) % len(g)
+        reversed_K, reversed_beta = K.index_select(0, order).flip(2), beta.index_select(0, order).flip(2)
+        adjoint = reflect_in_blocks(g.flip(0), reversed_K, reversed_beta, torch.zeros_like(h)).flip(0)
+        z, before = torch.cat([h.unsqueeze(0), states[:-1]]), []
+        for k, strength in zip(K.unbind(2), beta.split(1, 2), strict=True):
+            a = _dot(k, z)
+            before.append((z, a))
+            z = torch.addcmul(z, strength * a, k, value=-1)
+        K_gradient, beta_gradient, d = [], [], adjoint
+        for k, strength, (z, a) in zip(K.unbind(2)[::-1], beta.split(1, 2)[::-1], before[::-1], strict=True):
+            c = _dot(k, d)
+            K_gradient.append(torch.addcmul((-strength * a.conj()) * d, strength * c.conj(), z, value=-1))
+            beta_gradient.append(-(a * c.conj()).real)
+            d = torch.addcmul(d, strength * c, k, value=-1)
+        return adjoint, torch.stack(K_gradient[::-1], 2), torch.cat(beta_gradient[::-1], 2), d[0]
+
+
+def _dot(k: Tensor, z: Tensor) -> Tensor:
+    return (k.conj() * z).sum(-1, keepdim=True)
+
+
+def _states(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
     T, count = len(u), K.shape[2]
-    steps = block_steps(count)
+    steps = block_steps(K)
     # N blocks: (N, B, steps, n), (N, B, steps * k, n), (N, B, steps * k)
-    u, K, beta = (in_blocks(z, steps) for z in (u, K, beta))
-    sums = u.cumsum(2)
-    K, beta = K.flatten(2, 3), beta.flatten(2, 3)
+    u, K, beta = in_blocks(u, steps), in_blocks(K, steps).flatten(2, 3), in_blocks(beta, steps).flatten(2, 3)
+    conj = K.conj()
     factor = wy_factor(K, beta)
-    before = (sums - u).repeat_interleave(count, 2)  # the inputs of a block before the step of each reflection
-    inside = torch.linalg.vecdot(K, before).unsqueeze(-1)
+    of_step = torch.arange(steps, device=u.device)
+    of_rule = of_step.repeat_interleave(count)
+    later = of_rule.unsqueeze(-1) > of_step  # (steps * k, steps): whether a reflection acts on the input of a step
+    inside = ((conj @ u.mT) * later).sum(-1, keepdim=True)
+    sums = torch.ones_like(u[0, 0, :, :1]).expand(-1, steps).tril() @ u
     first, coefficients = [], []
     state = h.unsqueeze(-1)  # (B, n, 1)
     for K_c, conj_c, factor_c, inside_c, sum_c in zip(
-        K.mT, K.conj(), factor, inside, sums[:, :, -1].unsqueeze(-1), strict=True
+        K.mT, conj, factor, inside, sums[:, :, -1].unsqueeze(-1), strict=True
     ):
         first.append(state)
         s = factor_c @ torch.baddbmm(inside_c, conj_c, state)
         coefficients.append(s)
         state = torch.baddbmm(state + sum_c, K_c, s, alpha=-1)
-    changes = (torch.stack(coefficients) * K).unflatten(2, (steps, count)).sum(3).cumsum(2)
-    states = torch.stack(first).mT + sums - changes  # (N, B, steps, n)
+    changes = (torch.stack(coefficients).mT * ~later.mT) @ K  # (N, B, steps, n)
+    states = torch.stack(first).mT + sums - changes
     return states.transpose(1, 2).flatten(0, 1)[:T]
 
 
@@ -73,7 +118,7 @@ def delta_in_blocks(
     H : Tensor, shape (B, h, d, e)
     """
     T, count = len(q), K.shape[3]
-    steps = block_steps(count)
+    steps = block_steps(K)
     q, K, V, beta = (_head_blocks(z, steps) for z in (q, K, V, beta))  # (N, B, h, steps, ...)
     K, V, beta = K.flatten(3, 4), V.flatten(3, 4), beta.flatten(3, 4)
     seen = q.conj() @ K.mT  # (N, B, h, steps, steps * k): what each step reads of each rule
@@ -103,9 +148,10 @@ def delta_in_blocks(
     return y.movedim(3, 1).flatten(0, 1)[:T], H
 
 
-def block_steps(count: int) -> int:
-    """Return the number of steps of a block, for this number of reflections in each step."""
-    return max(1, REFLECTIONS // count)
+def block_steps(K: Tensor) -> int:
+    """Return the number of steps of a block for vectors (T, ..., k, n)."""
+    *_, count, size = K.shape
+    return min(len(K), max(1, max(REFLECTIONS, size // 2) // count))
 
 
 def in_blocks(z: Tensor, steps: int) -> Tensor:

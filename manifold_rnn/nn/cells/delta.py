@@ -11,6 +11,7 @@ from torch.nn import init
 
 from ..._options import is_integer
 from ...errors import OptionError, ShapeError
+from ...linalg.precision import without_autocast
 from .base import AllSteps, State
 from .chunks import delta_in_blocks
 from .options import require_count
@@ -69,8 +70,8 @@ class DeltaProduct(Reflecting):
 
     Notes
     -----
-    The state is ``(y, H)`` with ``H`` of shape (B, heads, d, e). The output does not act on the next step. With ``beta``
-    "reflection" each rule is orthogonal on ``H`` and never forgets. The eigenvalue of a rule along its key is
+    The state is ``(y, H)`` with ``H`` of shape (B, heads, d, e). The output does not act on the next step. With
+    ``beta="reflection"`` each rule is orthogonal on ``H`` and never forgets. The eigenvalue of a rule along its key is
     :math:`1 - \beta`. With "up to 1" no product of rules changes a sign, so the cell cannot follow a parity.
 
     The cell is linear in ``H``, and runs in blocks of time. It has no recurrent matrix, so it takes no constraint. The
@@ -154,12 +155,13 @@ class DeltaProduct(Reflecting):
         """Return ``y`` of shape (B, n), and ``(y, H)``."""
         q, K, V, beta, log_decay = self._parts(u)
         H = state[1]
-        if log_decay is not None:
-            H = H * log_decay.exp()[..., None, None]
-        for k, v, strength in zip(K.unbind(-2), V.unbind(-2), beta.unbind(-1), strict=True):
-            held = (k.conj().unsqueeze(-2) @ H).squeeze(-2)  # (B, h, e): what the key finds
-            H = H + (strength.unsqueeze(-1) * k).unsqueeze(-1) * (v - held).unsqueeze(-2)
-        y = (q.conj().unsqueeze(-2) @ H).flatten(1)
+        with without_autocast(u):
+            if log_decay is not None:
+                H = H * log_decay.exp()[..., None, None]
+            for k, v, strength in zip(K.unbind(-2), V.unbind(-2), beta.unbind(-1), strict=True):
+                held = (k.conj().unsqueeze(-2) @ H).squeeze(-2)  # (B, h, e): what the key finds
+                H = H + (strength.unsqueeze(-1) * k).unsqueeze(-1) * (v - held).unsqueeze(-2)
+            y = (q.conj().unsqueeze(-2) @ H).flatten(1)
         return y, (y, H)
 
     def all_steps(self) -> AllSteps:

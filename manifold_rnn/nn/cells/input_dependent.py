@@ -6,7 +6,9 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
+from ...linalg.precision import without_autocast
 from .base import Cell
+from .weights import affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,3 +26,11 @@ class InputDependent(Cell):
             return super().bind(weights)
         V = weights["weight_ih"]
         return super().bind({**weights, "weight_hh": V.new_empty(0, len(V))})
+
+    def map_inputs(self, x: Tensor, name: str) -> Tensor:
+        """Return ``weight_name x + bias_name``, the bias where there is one, in the dtype of the weights.
+
+        Autocast does not apply: a vector that was rounded to half precision would have another length.
+        """
+        with without_autocast(x):
+            return affine(x, self.weights[f"weight_{name}"], self.weights.get(f"bias_{name}"))

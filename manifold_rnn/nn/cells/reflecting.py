@@ -10,7 +10,7 @@ from ...linalg.householder import unit
 from ..activations import gate
 from .input_dependent import InputDependent
 from .options import require_choice, require_count
-from .weights import affine, fill_uniform
+from .weights import fill_uniform
 
 Strength = Literal["reflection", "up to 2", "up to 1"]
 
@@ -45,11 +45,6 @@ class Reflecting(InputDependent):
                 torch.nn.init.zeros_(weight)
             else:
                 fill_uniform({name: weight}, 0.01 if name == "bias" else V.shape[-1] ** -0.5, generator)
-
-    def map_inputs(self, x: Tensor, name: str) -> Tensor:
-        """Return ``weight_name x + bias_name``, the bias where there is one, in the dtype of the weights."""
-        W = self.weights[f"weight_{name}"]
-        return affine(x, W, self.weights.get(f"bias_{name}")).to(W.dtype)  # also under autocast
 
     def vectors(self, x: Tensor, name: str, size: int) -> Tensor:
         """Return rows of this size of ``map_inputs``, scaled to length 1: (..., rows, size); 0 stays 0."""

@@ -13,7 +13,7 @@ from ...linalg.precision import double
 from .base import AllSteps, State
 from .input_dependent import InputDependent
 from .options import require_number
-from .weights import affine, allocate_empty, fill_uniform
+from .weights import allocate_empty, fill_uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Rotating(InputDependent):
     precision, :math:`h_t = e^{i\Phi_t} (h_0 + \sum_{s \le t} e^{-i\Phi_s} (V x_s + b))`. The cell has no recurrent
     matrix, so it takes no constraint; for fixed eigenvalues use `LRU` with `manifold_rnn.DiagonalDisc`.
 
-    ``V`` and ``P`` start uniform in :math:`\pm 1/\sqrt m`, ``D`` and ``b`` at 0, and ``d`` such that the time step is 1.
+    ``V`` and ``P`` start uniform in :math:`\pm 1/\sqrt m`, ``D`` and ``b`` at 0, ``d`` such that the time step is 1.
     Learning rate: 1e-2. Source: Karuvally et al. (2025).
 
     Examples
@@ -111,11 +111,11 @@ class Rotating(InputDependent):
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b``, then the phases, of shape (..., n + r)."""
         V = self.weights["weight_ih"]
-        drive = affine(x, V, self.weights.get("bias_ih")).to(V.dtype)
+        drive = self.map_inputs(x, "ih")
         parts = torch.cat([x.real, x.imag if x.is_complex() else torch.zeros_like(x)], -1) if V.is_complex() else x
-        phase = affine(parts, self.weights["weight_phase"], self.weights["phase"])
+        phase = self.map_inputs(parts, "phase") + self.weights["phase"]
         if self.time_step:
-            phase = F.softplus(affine(parts, self.weights["weight_step"], self.weights["bias_step"])) * phase
+            phase = F.softplus(self.map_inputs(parts, "step")) * phase
         return torch.cat([drive, phase.to(V.dtype)], -1)
 
     def initial_state(self, batch: int) -> State:
