@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...linalg.householder import wy_factor
-from ...linalg.precision import applied
+from ...linalg.precision import applied, double
 
 REFLECTIONS = 16  # of a block, or half the size of the vectors; the triangles of larger blocks cost more than they save
 
@@ -129,14 +129,18 @@ def delta_in_blocks(
         factor, seen, read, kept = wy_factor(K, beta), seen * past, q.conj(), K
         keys, last = K.conj(), None
     else:
-        logs = _head_blocks(log_decay, steps).cumsum(3)  # (N, B, h, steps): since the block began
+        # sums in double precision, whose differences would lose digits in single
+        logs = _head_blocks(double(log_decay), steps).cumsum(3)  # (N, B, h, steps): since the block began
         at_rule = logs.repeat_interleave(count, 3)
-        between = (at_rule.unsqueeze(-1) - at_rule.unsqueeze(-2)).clamp(max=0).exp()
-        factor = wy_factor(K, beta, between)
-        seen = seen * past * (logs.unsqueeze(-1) - at_rule.unsqueeze(-2)).clamp(max=0).exp()
-        read, keys = q.conj() * logs.exp().unsqueeze(-1), K.conj() * at_rule.exp().unsqueeze(-1)
-        kept = K * (logs[..., -1:] - at_rule).exp().unsqueeze(-1)
-        last = logs[..., -1].exp()[..., None, None].unbind(0)
+
+        def decay(since: Tensor) -> Tensor:
+            return since.clamp(max=0).exp().to(beta.dtype)
+
+        factor = wy_factor(K, beta, decay(at_rule.unsqueeze(-1) - at_rule.unsqueeze(-2)))
+        seen = seen * past * decay(logs.unsqueeze(-1) - at_rule.unsqueeze(-2))
+        read, keys = q.conj() * decay(logs).unsqueeze(-1), K.conj() * decay(at_rule).unsqueeze(-1)
+        kept = K * decay(logs[..., -1:] - at_rule).unsqueeze(-1)
+        last = decay(logs[..., -1])[..., None, None].unbind(0)
     own = factor @ V  # (N, B, h, steps * k, e)
     first, rules = [], []
     for c, (factor_c, own_c, kept_c) in enumerate(zip(factor @ keys, own, kept.mT, strict=True)):
