@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ...linalg.householder import wy_factor
 from ...linalg.precision import applied, double
 
-REFLECTIONS = 16  # of a block, or half the size of the vectors; the triangles of larger blocks cost more than they save
+REFLECTIONS = 8  # of a block, or half the size of the vectors; larger blocks cost more than they save, and lose digits
 
 
 def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
