@@ -75,7 +75,7 @@ class GroupWords(Synthetic):
     """
 
     group: Group = "S3"
-    length: int = 128  # type: ignore[assignment,misc]
+    length: int = 128
     test_length: int | None = None
     sizes: tuple[int, int, int] = (20_000, 1_000, 1_000)
     seed: int = 0
