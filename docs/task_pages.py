@@ -26,6 +26,7 @@ SIZES = {
     "Adding": "T; 2 to 1",
     "Characters": "``length``; symbols to symbols",
     "Copying": "T + 20; 10 to 9",
+    "GroupWords": "``length``; elements to elements",
     "QuadraticSystem": "T; ``features`` to ``outputs``",
 }
 
@@ -99,6 +100,7 @@ def pictures(mnist: bool) -> dict[str, list[mr.tasks.Task]]:
     """What is drawn: one picture for each list."""
     drawn = {
         "memory": [mr.tasks.Copying(30), mr.tasks.Adding(60)],
+        "groups": [mr.tasks.GroupWords("S3", length=40)],
         "characters": [mr.tasks.Characters(ROOT / "README.md", length=50, unknown="map")],
         "speech": [mr.tasks.SyntheticSpeech(sizes=(1, 1, 1))],
         "digits": [mr.tasks.Digits()],

@@ -66,6 +66,11 @@ def recurrent_layer(network: nn.Module) -> RecurrentLayer:
     return layer
 
 
+def has_recurrent_matrix(network: nn.Module) -> bool:
+    """Return whether the first recurrent layer of a network has a matrix; the input may determine that of each step."""
+    return bool(_gates(recurrent_layer(network)))
+
+
 def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     """Return the recurrent matrix of the first level of a network.
 
@@ -84,7 +89,7 @@ def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     Raises
     ------
     OptionError
-        If the network has no such layer.
+        If the network has no such layer, or its cell has no recurrent matrix.
 
     Examples
     --------
@@ -116,6 +121,11 @@ def input_matrix(network: nn.Module) -> Tensor:
 def _weight(layer: RecurrentLayer, name: str) -> Tensor:
     """One weight of the first level."""
     if isinstance(layer, Layer):
+        if not layer.cell.gates:
+            raise OptionError(
+                f"{type(layer.cell).__name__} has no recurrent matrix: its input determines that of each step.\n"
+                "Expected a layer of a cell with gates.\nPass another network, or a matrix as a Tensor."
+            )
         return layer.weights("_l0")[name].detach()
     return layer.all_weights[0][("weight_ih", "weight_hh").index(name)].detach()
 

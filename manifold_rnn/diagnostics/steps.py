@@ -84,7 +84,7 @@ class Steps:
 
     def join(self, states: list[State]) -> Tensor:
         """Return one real vector for each row, (B, N)."""
-        return torch.cat([real_features(part).flatten(1) for state in states for part in state], -1)
+        return torch.cat([real_features(part.flatten(1)) for state in states for part in state], -1)
 
     def split(self, s: Tensor) -> list[State]:
         """Return the parts of each level of (B, N)."""

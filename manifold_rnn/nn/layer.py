@@ -18,7 +18,14 @@ from .activations import real_features
 from .cells import Cell
 from .cells.base import State
 from .inputs import require_input, require_state, require_steps
-from .options import DEFAULTS, LayerOptions, complete_options, constraint_by_block, require_sizes
+from .options import (
+    DEFAULTS,
+    LayerOptions,
+    complete_options,
+    constraint_by_block,
+    require_recurrent_matrix,
+    require_sizes,
+)
 from .unit_gates import LayerGates
 
 _Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -118,6 +125,7 @@ class Layer(nn.Module):
             self._register_weights(suffix, device, dtype)
         self.reset_parameters()
         if (constraint := options["constraint"]) is not None:
+            require_recurrent_matrix(cell)
             by_block = constraint_by_block(constraint, cell.gates)
             for suffix in self.suffixes:
                 constrain(self, "weight_hh" + suffix, by_block, view=options["view"], blocks=len(cell.gates))

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 from .._options import require_known
 from ..constraints.constraint import AnyConstraint
 from ..errors import OptionError, ShapeError
+from .cells import Cell
 from .scan.backends import BackendName, require_backend
 
 
@@ -51,6 +52,16 @@ def require_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: f
         )
     if dropout and num_layers == 1:
         warnings.warn("dropout acts between levels, so it has no effect with num_layers=1", stacklevel=4)
+
+
+def require_recurrent_matrix(cell: Cell) -> None:
+    """Raise `OptionError` unless the cell has a recurrent matrix that can be constrained."""
+    if not cell.gates:
+        raise OptionError(
+            "The cell has no recurrent matrix, because its input determines the matrix of each step.\n"
+            f"Expected no constraint for {type(cell).__name__}, got one.\n"
+            "Leave the constraint out, or choose another cell, such as Elman."
+        )
 
 
 def constraint_by_block(constraint: Any, gates: tuple[str, ...]) -> Any:

@@ -21,6 +21,7 @@ from .base import Score, Splits, Task
 from .characters import Characters
 from .copying import Copying
 from .digits import Digits
+from .group_words import GroupWords
 from .one_hot import OneHot
 from .pixels import PixelMNIST
 from .published import Published
@@ -33,6 +34,7 @@ __all__ = [
     "Characters",
     "Copying",
     "Digits",
+    "GroupWords",
     "OneHot",
     "PixelMNIST",
     "Published",

@@ -17,6 +17,7 @@ from ..constraints.constraint import AnyConstraint
 from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
 from ..nn.cells import Cell
+from ..nn.options import require_recurrent_matrix
 from ..tasks.memory import require_memory
 from ..zoo import Network
 from .choices import Builder, cells, members, named_constraint, require, require_choice, required, takes
@@ -177,6 +178,7 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
     layer = Layer(cell, input_size, hidden_size, settings.num_layers, batch_first=True, dtype=weight_dtype)
     if constraint is None:
         return Network(layer, output_size, rates={})
+    require_recurrent_matrix(cell)
     for gate in settings.gates or ():
         require_choice("network.gates", gate, cell.gates)
     moving: Values = {

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .. import diagnostics
+from ..diagnostics.sources import has_recurrent_matrix
 from ..errors import NonFiniteError
 from .checkpoint import RUN, random_state, read_checkpoint, run_entry, set_random_state, write_checkpoint
 from .environment import hardware, joined, scans_used, warn_of_changes
@@ -247,7 +248,7 @@ class EpochLines(Callback):
 
 
 def eigenvalues(module: Value) -> list[list[float]]:
-    """Return the eigenvalues of the recurrent matrix as pairs; none of a matrix that takes long."""
-    if module.network.layer.hidden_size > _LARGEST_SPECTRUM:
+    """Return the eigenvalues of the recurrent matrix as pairs; none without a matrix, or of one that takes long."""
+    if not has_recurrent_matrix(module.network) or module.network.layer.hidden_size > _LARGEST_SPECTRUM:
         return []
     return [[round(z.real, 6), round(z.imag, 6)] for z in diagnostics.eigenvalues(module.network)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..diagnostics import defects, eigenvalues
+from ..diagnostics.sources import has_recurrent_matrix
 from ..errors import NonFiniteError, OptionError
 from ..tasks import Task
 from .methods import Method
@@ -139,7 +140,7 @@ class SequenceModule(LightningModule):
             self.log_dict(method.numbers(self.network), rank_zero_only=True)
         if (defect := defects(self.network).largest) is not None:
             self.log("weights/defect", defect, rank_zero_only=True)
-        else:
+        elif has_recurrent_matrix(self.network):
             radius = max(map(abs, eigenvalues(self.network)), default=0.0)
             self.log("weights/spectral_radius", radius, rank_zero_only=True)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..constraints import degrees_of_freedom
 from ..diagnostics import constrained_parameters, defects, recurrent_matrix
+from ..diagnostics.sources import has_recurrent_matrix
 from ..errors import ManifoldError, NonFiniteError, OptionError
 from ..zoo import Network
 from .build import build_for_run, require_run_in_memory
@@ -238,7 +239,8 @@ def _train_and_test(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(start.source) if start.content else None)
         record.defect = defects(network).largest
-        record.matrix, record.spectrum_end = recurrent_matrix(network).name, eigenvalues(module)
+        if has_recurrent_matrix(network):
+            record.matrix, record.spectrum_end = recurrent_matrix(network).name, eigenvalues(module)
         if history.epochs:
             steps = trainer.global_step
             record.seconds_per_step = sum(epoch["seconds"] for epoch in history.epochs) / steps if steps else None

@@ -45,7 +45,7 @@ def exported(monkeypatch):
 def test_enumerations_find_it_with_its_own_facts():
     assert exported_cells()["Decay"] is Decay
     assert Decay.options() == ("bias", "rate") and Decay.gates == ("h",) and Decay.torch_kernel is None
-    assert [name for name, kind in exported_cells().items() if kind.complex_by_default] == ["LRU", "Decay"]
+    assert [name for name, kind in exported_cells().items() if kind.complex_by_default] == ["LRU", "Rotating", "Decay"]
     assert [name for name, kind in exported_cells().items() if kind.torch_kernel] == ["GRU", "LSTM"]
 
 

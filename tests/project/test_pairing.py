@@ -175,7 +175,7 @@ def pairs():
 
 
 PAIRS = dict(pairs())
-EVERY = [(cell, pair) for cell in CELLS for pair in PAIRS]
+EVERY = [(cell, pair) for cell in CELLS if CELLS[cell].gates for pair in PAIRS]
 # each cell and each constraint several times, in changing company
 SOME = sorted({*(EVERY[k] for k in range(0, len(EVERY), 7)), *((c, p) for c in ("Elman", "LSTM") for p in PAIRS)})
 
@@ -239,6 +239,19 @@ def test_everything_that_is_exported_is_paired():
     assert {type(cell).__name__ for cell in CELLS.values()} == {*cells.__all__} - {"Cell"}
 
 
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if not cell.gates])
+def test_a_cell_without_a_matrix_learns_without_a_constraint_and_refuses_each(name):
+    for pair in PAIRS.values():
+        if pair.constraint is not None:
+            with pytest.raises(mr.errors.OptionError, match=f"no constraint for {name}"):
+                made(name, pair)
+    for pair in ("none", "none complex"):
+        torch.manual_seed(0)
+        layer = made(name, PAIRS[pair], num_layers=2, bidirectional=True)
+        losses = train(layer, 0)
+        assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize(("name", "pair"), SOME)
 def test_learns_under_its_constraint(name, pair):
     check(name, PAIRS[pair], seeds=SEEDS[:1])
@@ -280,7 +293,7 @@ def test_every_cell_learns_under_every_constraint(name, pair):
 
 TWICE = [
     *((c, p) for c in ("Elman", "GRU") for p in PAIRS),
-    *((c, p) for c in CELLS for p in ("Orthogonal qr update", "Unitary exp trivialized")),
+    *((c, p) for c in CELLS if CELLS[c].gates for p in ("Orthogonal qr update", "Unitary exp trivialized")),
 ]
 
 

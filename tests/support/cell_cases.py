@@ -14,12 +14,15 @@ from manifold_rnn.nn.cells import (
     NRU,
     SBO,
     CoRNN,
+    DeltaProduct,
     Elman,
     Euler,
+    HouseholderProduct,
     LeakyElman,
     Lipschitz,
     Momentum,
     Quadratic,
+    Rotating,
     Tree,
     TreeSearch,
 )
@@ -58,12 +61,23 @@ CELLS = [
     Momentum(Elman("modrelu"), "adam"),
     Momentum(GRU(), "rmsprop"),
     Momentum(LEM(), "restart", period=3),
+    HouseholderProduct(),
+    HouseholderProduct(3, "up to 2", "modrelu"),
+    HouseholderProduct(1, "up to 1", "tanh", bias=False),
+    DeltaProduct(),
+    DeltaProduct(1, "reflection", 2, 3, True, bias=False),
+    DeltaProduct(3, "up to 1", 2),
+    Rotating(),
+    Rotating(False, bias=False),
     Tree(),
     Tree("mgu"),
     Tree(BRANCHES),
     TreeSearch(3, 3),
     TreeSearch(4, 2, activations=["tanh", "one_minus"], temperature=0.3),
 ]
+
+
+CONSTRAINED = [cell for cell in CELLS if cell.gates]  # the matrices of the others depend on the input
 
 
 def exported_cells():
@@ -207,12 +221,63 @@ def _quadratic(cell, w, x, h):
     return ((w["weight_hh"] @ h + w["weight_ih"] @ x + _added(w, "bias")).square(),)
 
 
+def _unit(z):
+    z = z / z.abs().max().clamp(min=1e-320)  # or squares vanish
+    return z / z.abs().square().sum().sqrt().clamp(min=1e-9)
+
+
+def _strengths(cell, w, x):
+    if cell.beta == "reflection":
+        return torch.full((cell.reflections * getattr(cell, "heads", 1),), 2.0, dtype=torch.float64)
+    return gate(w["weight_beta"] @ x + w["bias_beta"]) * (2 if cell.beta == "up to 2" else 1)
+
+
+def _householder(cell, w, x, h):
+    keys = (w["weight_key"] @ x + _added(w, "bias_key")).split(len(h))
+    for key, beta in zip(keys, _strengths(cell, w, x), strict=True):
+        k = _unit(key)
+        h = (torch.eye(len(h), dtype=h.dtype) - beta * torch.outer(k, k.conj())) @ h
+    z = h + w["weight_ih"] @ x + _added(w, "bias_ih")
+    return ({"identity": lambda z: z, "tanh": mod_tanh}.get(cell.nonlinearity, lambda z: mod_relu(z, w["bias"]))(z),)
+
+
+def _delta(cell, w, x, y, H):
+    H, k = H.clone(), cell.reflections
+    q = (w["weight_query"] @ x).chunk(cell.heads)
+    keys = (w["weight_key"] @ x + _added(w, "bias_key")).chunk(k * cell.heads)
+    values = (w["weight_ih"] @ x + _added(w, "bias_ih")).chunk(k * cell.heads)
+    beta = _strengths(cell, w, x)
+    if cell.decay:
+        rate = torch.nn.functional.softplus((w["weight_decay"] @ x + w["bias_decay"]).real)
+        H = H * torch.exp(-w["log_rate"].exp() * rate)[:, None, None]
+    outputs = []
+    for head in range(cell.heads):
+        for r in range(head, k * cell.heads, cell.heads):
+            key = _unit(keys[r])
+            H[head] = H[head] + beta[r] * torch.outer(key, values[r] - key.conj() @ H[head])
+        outputs.append(_unit(q[head]).conj() @ H[head])
+    return torch.cat(outputs), H
+
+
+def _rotating(cell, w, x, h):
+    parts = torch.cat([x.real, x.imag if x.is_complex() else 0 * x]) if h.is_complex() else x
+    phase = w["phase"] + w["weight_phase"] @ parts
+    if cell.time_step:
+        phase = torch.nn.functional.softplus(w["weight_step"] @ parts + w["bias_step"]) * phase
+    z = h if h.is_complex() else torch.complex(h[::2], h[1::2])
+    z = torch.exp(1j * phase) * z
+    h = z if h.is_complex() else torch.view_as_real(z).flatten()
+    return (h + w["weight_ih"] @ x + _added(w, "bias_ih"),)
+
+
 RECURRENCES = {
     CoRNN: _cornn,
+    DeltaProduct: _delta,
     Elman: _elman,
     Euler: _euler,
     GORU: _goru,
     GRU: _gru,
+    HouseholderProduct: _householder,
     LEM: _lem,
     LRU: _lru,
     LSTM: _lstm,
@@ -220,6 +285,7 @@ RECURRENCES = {
     Lipschitz: _lipschitz,
     NRU: _nru,
     Quadratic: _quadratic,
+    Rotating: _rotating,
     SBO: _sbo,
     Tree: _tree,
     TreeSearch: _tree_search,

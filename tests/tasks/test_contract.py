@@ -51,6 +51,7 @@ MAKE = {
     "Characters": characters,
     "Copying": lambda _: tasks.Copying(5, sizes=SIZES),
     "Digits": lambda _: pytest.importorskip("sklearn") and tasks.Digits(),
+    "GroupWords": lambda _: tasks.GroupWords("S3", length=9, sizes=SIZES),
     "PixelMNIST": pixels,
     "QuadraticSystem": lambda _: tasks.QuadraticSystem(sizes=SIZES),
     "Speech": speech,

@@ -1,6 +1,7 @@
 """Cells: one step of a recurrence each, without levels, directions or constraints.
 
-`manifold_rnn.nn.Layer` runs a cell over time and constrains its recurrent matrix. Every cell takes every constraint:
+`manifold_rnn.nn.Layer` runs a cell over time and constrains its recurrent matrix. Every cell that has one takes every
+constraint:
 
 >>> layer = mr.nn.Layer(mr.nn.cells.LEM(), 3, 8, constraint=mr.Orthogonal())
 >>> assert mr.linalg.defect(layer.weight_hh_l0.unflatten(0, (4, 8))).max() < 1e-5
@@ -10,6 +11,11 @@ A cell may contain another cell. Its gates are constrained by their names:
 >>> momentum_lstm = mr.nn.cells.Momentum(mr.nn.cells.LSTM(), momentum=0.9)
 >>> layer = mr.nn.Layer(momentum_lstm, 3, 8, constraint={"g": mr.Orthogonal()})
 >>> assert momentum_lstm.gates == ("i", "f", "g", "o")
+
+The input may also determine the matrix of each step. Such a cell has no gates and takes no constraint:
+
+>>> layer = mr.nn.Layer(mr.nn.cells.HouseholderProduct(reflections=2), 3, 8)
+>>> assert layer.cell.gates == () and layer(torch.zeros(20, 2, 3))[0].shape == (20, 2, 8)
 
 Your own cell overrides what it changes:
 
@@ -23,10 +29,12 @@ Your own cell overrides what it changes:
 
 from .base import Cell
 from .cornn import CoRNN
+from .delta import DeltaProduct
 from .elman import Elman
 from .euler import Euler
 from .goru import GORU
 from .gru import GRU
+from .householder import HouseholderProduct
 from .leaky import LeakyElman
 from .lem import LEM
 from .lipschitz import Lipschitz
@@ -35,6 +43,7 @@ from .lstm import LSTM
 from .momentum import Momentum
 from .nru import NRU
 from .quadratic import Quadratic
+from .rotating import Rotating
 from .sbo import SBO
 from .tree import Tree
 from .tree_search import TreeSearch
@@ -49,12 +58,15 @@ __all__ = [
     "SBO",
     "Cell",
     "CoRNN",
+    "DeltaProduct",
     "Elman",
     "Euler",
+    "HouseholderProduct",
     "LeakyElman",
     "Lipschitz",
     "Momentum",
     "Quadratic",
+    "Rotating",
     "Tree",
     "TreeSearch",
 ]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypeAlias
 
@@ -13,6 +13,7 @@ from .elman_form import ElmanForm
 from .leaky_form import LeakyForm
 
 State: TypeAlias = tuple[Tensor, ...]
+AllSteps: TypeAlias = Callable[[Tensor, State], tuple[Tensor, State]]
 
 FILLED_BY_BIND = "filled by bind"  # metadata of a field that is no option of the constructor
 
@@ -33,7 +34,7 @@ class Cell(ABC):
     Attributes
     ----------
     gates : tuple of str
-        Names of the matrices stacked in the rows of ``weight_hh``, in their order.
+        Names of the matrices stacked in the rows of ``weight_hh``, in their order; none if the input determines them.
     complex_by_default : bool
         Whether the published network of this cell has complex weights.
     torch_kernel : str, optional
@@ -106,6 +107,13 @@ class Cell(ABC):
 
     def leaky_form(self) -> LeakyForm | None:
         """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
+        return None
+
+    def all_steps(self) -> AllSteps | None:
+        """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.
+
+        It maps projected inputs (T, B, any) and a state to outputs (T, B, n) and the last state.
+        """
         return None
 
     def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:

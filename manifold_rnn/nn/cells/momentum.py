@@ -89,6 +89,11 @@ class Momentum(Cell):
     def __post_init__(self) -> None:
         if not isinstance(self.host, Cell):
             raise OptionError(f"The host of Momentum is a cell.\nGot {self.host!r:.80}.\nPass a cell, such as Elman().")
+        if not self.host.gates:
+            raise OptionError(
+                "Momentum would change the vectors and phases that the host computes from its input.\n"
+                f"Expected a host with a recurrent matrix, got {self.host!r:.80}.\nUse another host, such as Elman()."
+            )
         require_choice("Momentum", "kind", self.kind, get_args(Kind))
         require_number("Momentum", "momentum", self.momentum, zero=True)
         require_number("Momentum", "scale", self.scale)

@@ -29,10 +29,10 @@ def require_choice(cell: str, option: str, value: object, choices: Sequence[obje
         )
 
 
-def require_count(cell: str, option: str, value: int) -> None:
+def require_count(cell: str, option: str, value: int, *, unit: str = "steps") -> None:
     """Raise `OptionError` unless ``value`` is an integer of at least 1."""
     if not is_integer(value, 1):
         raise OptionError(
-            f"The {option} of {cell} is not a number of steps.\n"
-            f"Expected an integer of at least 1, got {value!r}.\nChoose a positive integer."
+            f"The {option} of {cell} is not a number of {unit}.\n"
+            f"Expected an integer of at least 1, got {value!r:.40}.\nChoose a positive integer."
         )

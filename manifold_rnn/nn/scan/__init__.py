@@ -22,6 +22,7 @@ A linear recurrence with a diagonal matrix runs in parallel over time:
 
 from ..cells.elman_form import ElmanForm
 from .associative import associative
+from .chunked import chunked
 from .compiled import compiled
 from .elman.fused import fused
 from .elman.native import native
@@ -35,6 +36,7 @@ __all__ = [
     "ElmanForm",
     "associative",
     "build_native",
+    "chunked",
     "compiled",
     "fused",
     "native",

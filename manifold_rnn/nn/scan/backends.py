@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ...errors import OptionError
 from .associative import Associative
 from .base import Backend
+from .chunked import Chunked
 from .compiled import Compiled
 from .elman.fused import Fused
 from .elman.native import Native
@@ -14,7 +15,7 @@ from .torch_kernel import TorchKernel
 
 BY_NAME: dict[str, Backend] = {
     backend.name: backend
-    for backend in (TorchKernel(), Associative(), Triton(), Native(), Fused(), Compiled(), Reference())
+    for backend in (TorchKernel(), Associative(), Chunked(), Triton(), Native(), Fused(), Compiled(), Reference())
 }
 BACKENDS: tuple[str, ...] = ("auto", *BY_NAME)
 

@@ -50,6 +50,7 @@ def run(
           choice and the reasons to the debug log.
         - "torch_kernel": see `torch_kernel`; for real LSTM and GRU cells.
         - "associative": see `associative`; for a linear cell with a diagonal matrix.
+        - "chunked": see `chunked`; for linear cells whose matrices depend on the input.
         - "triton": see `triton`; for a cell in Elman form on a GPU.
         - "native": see `native`; for a cell in Elman form on a CPU. "auto" uses it after `build_native`.
         - "fused": see `fused`; for a cell in Elman form.
@@ -60,7 +61,7 @@ def run(
     every_step : bool
         Whether to return the outputs of all steps.
     recompute : bool
-        See `fused`. It has an effect with "fused", "triton" and "native" only.
+        See `fused` and `chunked`. It has an effect with "fused", "triton", "native" and "chunked" only.
 
     Returns
     -------

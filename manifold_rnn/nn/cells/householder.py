@@ -1,0 +1,143 @@
+"""The cell whose steps are products of reflections that the input chooses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...linalg.householder import reflect
+from ..activations import mod_relu, mod_tanh
+from .base import AllSteps, Cell, State
+from .chunks import reflect_in_blocks
+from .options import require_choice
+from .reflecting import Reflecting
+from .weights import allocate_empty
+
+Nonlinearity = Literal["identity", "tanh", "modrelu"]
+
+
+@dataclass(frozen=True, eq=False)
+class HouseholderProduct(Reflecting):
+    r"""A vector that the inputs reflect.
+
+    .. math::
+        h_t = f\bigl(H_{tk} \cdots H_{t1}\, h_{t-1} + V x_t + b\bigr), \qquad
+        H_{tj} = I - \beta_{tj} k_{tj} k_{tj}^{\mathsf H}, \qquad
+        k_{tj} = \frac{K_j x_t + c_j}{\|K_j x_t + c_j\|}.
+
+    Parameters
+    ----------
+    reflections : int
+        Number ``k`` of reflections in each step.
+    beta : "reflection", "up to 2" or "up to 1"
+        :math:`\beta = 2` exactly, :math:`2 \sigma(w_j^\top x + d_j)`, or :math:`\sigma(w_j^\top x + d_j)`.
+    nonlinearity : "identity", "tanh" or "modrelu"
+        ``f``. With the identity the cell is linear, and runs in blocks of time.
+    bias : bool, keyword only
+        Whether to add the biases ``b`` and ``c``. modReLU has its own threshold, and no ``b``.
+    weights : mapping from str to Tensor
+        ``weight_ih`` (n, m), which is ``V``, and ``weight_key`` (k n, m), the matrices :math:`K_j` one below the
+        other; ``bias_ih`` (n,), or for modReLU the real ``bias`` (n,); ``bias_key`` (k n,). Unless ``beta`` is
+        "reflection", ``weight_beta`` (k, m) and ``bias_beta`` (k,).
+
+    Raises
+    ------
+    OptionError
+        If ``reflections`` is below 1, or an option is unknown.
+
+    Notes
+    -----
+    The matrix of a step has the eigenvalue :math:`1 - \beta_j` along :math:`k_j`, if there is one reflection, and 1
+    elsewhere. With :math:`\beta = 2` it is orthogonal, or unitary for complex weights; two reflections are a rotation
+    by twice the angle between their vectors. The products of k reflections are the orthogonal matrices ``Q`` of
+    determinant :math:`(-1)^k` for which :math:`I - Q` has a rank of at most k. With "up to 2" the eigenvalues of a
+    reflection are in (-1, 1), and with "up to 1" in (0, 1), so that no state can change its sign.
+
+    Where :math:`K_j x + c_j = 0`, the vector is 0 and the reflection is the identity. Its gradient is not bounded near
+    there. The cell has no recurrent matrix, so it takes no constraint. Complex weights use the modulus in "tanh".
+
+    Weights start uniform in :math:`\pm 1/\sqrt m`, biases at 0, a threshold in :math:`\pm 0.01`.
+    Learning rate: 1e-2. Sources: Siems et al. (2025), whose state is a matrix; Grazzi et al. (2024).
+
+    Examples
+    --------
+    A one flips the sign of the only unit, so the state is the parity:
+
+    >>> cell = mr.nn.cells.HouseholderProduct(1, bias=False)
+    >>> cell = cell.bind({"weight_ih": torch.zeros(1, 1), "weight_key": torch.ones(1, 1)})
+    >>> x = torch.tensor([1.0, 0.0, 1.0, 1.0]).view(4, 1, 1)
+    >>> y, _ = mr.nn.scan.reference(cell, cell.project(x), (torch.ones(1, 1),), cell.weights["weight_hh"])
+    >>> assert torch.equal(y.flatten(), torch.tensor([-1.0, -1.0, 1.0, -1.0]))
+    """
+
+    step_methods: ClassVar[frozenset[str]] = Cell.step_methods | {"activate"}
+
+    nonlinearity: Nonlinearity = "identity"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("HouseholderProduct", "nonlinearity", self.nonlinearity, get_args(Nonlinearity))
+
+    def allocate(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the weights, not yet filled."""
+        n, k = hidden_size, self.reflections
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, input_size)}
+        if self.bias and self.nonlinearity != "modrelu":
+            shapes["bias_ih"] = (n,)
+        shapes |= self.shapes_of_reflections(input_size, k * n, k)
+        weights = allocate_empty(shapes, device=device, dtype=dtype)
+        threshold = self.nonlinearity == "modrelu"
+        return weights | ({"bias": weights["weight_ih"].real.new_empty(n)} if threshold else {})
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return ``V x + b``, the unit vectors and the strengths, (..., n + k n + k), or without strengths of 2."""
+        vectors = self.vectors(x, "key", len(self.weights["weight_ih"])).flatten(-2)
+        return torch.cat([self.map_inputs(x, "ih"), vectors, *self.strengths(x)], -1)
+
+    def initial_state(self, batch: int) -> State:
+        """Return ``(0,)``, shape (B, n)."""
+        V = self.weights["weight_ih"]
+        return (V.new_zeros(batch, len(V)),)
+
+    def step(self, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
+        """Return ``f(H_k ... H_1 h + drive)`` of shape (B, n), and the same as the state."""
+        drive, vectors, beta = self._parts(u)
+        h = state[0]
+        for k, strength in zip(vectors.unbind(-2), beta.split(1, -1), strict=True):
+            h = reflect(h, k, strength)
+        h = self.activate(h + drive)
+        return h, (h,)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Return ``f(z)``."""
+        functions: dict[str, Callable[[Tensor], Tensor]] = {
+            "identity": lambda z: z,
+            "tanh": mod_tanh,
+            "modrelu": lambda z: mod_relu(z, self.weights["bias"]),
+        }
+        return functions[self.nonlinearity](z)
+
+    def all_steps(self) -> AllSteps | None:
+        """Return the steps in blocks of time, for the identity as nonlinearity."""
+        return self._reflect_all if self.nonlinearity == "identity" else None
+
+    def _reflect_all(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        drive, vectors, beta = self._parts(u)
+        states = reflect_in_blocks(drive, vectors, beta, state[0])
+        return states, (states[-1],)
+
+    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``V x + b`` (..., n), the vectors (..., k, n) and the strengths (..., k)."""
+        n, k = len(self.weights["weight_ih"]), self.reflections
+        drive, vectors, beta = u.split([n, k * n, u.shape[-1] - (k + 1) * n], -1)
+        beta = beta.real if self.beta != "reflection" else u.real.new_full((*u.shape[:-1], k), 2.0)
+        return drive, vectors.unflatten(-1, (k, n)), beta

@@ -1,0 +1,94 @@
+"""All steps of a cell at once, for cells that can compute them so."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ...errors import UnsupportedError
+from ...linalg.precision import without_autocast
+from ..cells.base import AllSteps, Cell, State
+from .base import Backend, Request
+from .sequences import scan_sequences
+
+
+def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> tuple[Tensor, State]:
+    r"""Run a bound cell over time by its own function for all steps at once.
+
+    Products of reflections are multiplied in blocks of time: a block of R reflections is :math:`I - K^\top T \bar K`
+    with a triangular ``T``, so that one state in each block follows from the one before, and the others from it.
+
+    Parameters
+    ----------
+    cell : Cell
+        `cells.HouseholderProduct` with the identity, `cells.DeltaProduct`, `cells.Rotating`, or another cell with
+        ``all_steps``, bound to its weights.
+    x : Tensor, shape (T, B, m), T >= 1
+        Inputs, not projected.
+    state : tuple of Tensor, each of shape (B, ...)
+        State before the first step.
+    recompute : bool
+        Whether to keep only inputs, outputs and about :math:`\sqrt T` states for the backward pass, which computes
+        everything else again.
+
+    Returns
+    -------
+    y : Tensor, shape (T, B, n)
+    state : tuple of Tensor
+        State after the last step.
+
+    Raises
+    ------
+    UnsupportedError
+        If the cell only runs one step after the other.
+
+    Notes
+    -----
+    Derivatives of every order are those of torch. Source of the blocks: Bischof and Van Loan (1987).
+
+    Examples
+    --------
+    >>> layer = mr.nn.Layer(mr.nn.cells.HouseholderProduct(), 2, 8)
+    >>> cell, x = layer.cell.bind(layer.weights("_l0")), torch.randn(100, 3, 2)
+    >>> y, _ = mr.nn.scan.chunked(cell, x, cell.initial_state(3))
+    >>> expected, _ = mr.nn.scan.reference(cell, cell.project(x), cell.initial_state(3), cell.weights["weight_hh"])
+    >>> assert torch.allclose(y, expected, atol=1e-4)
+    """
+    run = cell.all_steps() if cell.steps_match("all_steps") else None
+    if run is None:
+        raise UnsupportedError(
+            "The cell only runs one step after the other.\n"
+            f"Expected a cell with all_steps, got {cell!r:.80}.\nUse run, which chooses a scan that fits."
+        )
+    with without_autocast(x):
+        if not recompute:
+            return run(cell.project(x), state)
+        part, outputs = partial(_project_and_run, cell, run), []
+        for x_part in x.split(math.isqrt(len(x) - 1) + 1):
+            y, *state_parts = checkpoint(part, x_part, *state, use_reentrant=False)
+            state = tuple(state_parts)
+            outputs.append(y)
+    return torch.cat(outputs), state
+
+
+def _project_and_run(cell: Cell, run: AllSteps, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    y, last = run(cell.project(x), state)
+    return y, *last
+
+
+class Chunked(Backend):
+    """All steps at once, by the function of the cell."""
+
+    name = "chunked"
+
+    def run(self, request: Request) -> tuple[Tensor | None, State]:
+        scan = partial(chunked, request.cell, recompute=request.recompute)
+        return scan_sequences(scan, request.x, request.state, request.batch_sizes, request.reverse)
+
+    def cannot_run(self, request: Request) -> str:
+        cell = request.cell
+        if cell.steps_match("all_steps") and cell.all_steps() is not None:
+            return ""
+        return "the cell only runs one step after the other"
