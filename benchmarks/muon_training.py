@@ -32,7 +32,7 @@ Sample = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 TUNING, SEEDS, EVERY, EXTENSIONS = 100, (0, 1, 2), 20, 2
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, float], tuple[float, ...]]] = {
-    "RiemannianMuon": (mr.optim.RiemannianMuon, {}, (0.01, 0.03, 0.1)),
+    "RiemannianMuon": (mr.optim.RiemannianMuon, {}, (0.003, 0.01, 0.03)),
     "RiemannianAdam": (mr.optim.RiemannianAdam, {}, (1e-3, 3e-3, 1e-2)),
     "RiemannianSGD": (mr.optim.RiemannianSGD, {"momentum": 0.9}, (0.03, 0.1, 0.3)),
 }
@@ -65,8 +65,8 @@ def rows_of_mnist() -> Problem:
         part(splits.validation, torch.arange(1000)),
         lambda network, x, y: task.loss(network(x), y),
         steps=500,
-        free_rate=1e-3,
-        target=0.25,
+        free_rate=3e-3,
+        target=0.4,
     )
 
 
@@ -181,7 +181,8 @@ def draw(rows: list[dict], targets: dict[str, float]) -> None:
                     axes.plot(steps, row["curve"], f"C{number}", label=name if row["seed"] == SEEDS[0] else None)
         axes.axhline(target, color="gray", linestyle=":")
         axes.set(title=problem, xlabel="steps", ylabel="validation loss", yscale="log")
-        axes.legend(fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
     figure.savefig(RESULTS / "muon_training.png", dpi=100)
     plt.close(figure)
 
