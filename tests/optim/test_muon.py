@@ -308,3 +308,15 @@ def test_manifolds_of_geoopt_are_descended_by_their_own_norm(generator):
         before = p.detach().clone()
         mr.optim.RiemannianMuon([p], lr=0.01, momentum=0.0).step()
         assert abs(float(m.dist(before, p.detach())) - 0.01) < 1e-4
+
+
+def test_torchs_muon_is_refused_for_points_and_refuses_coordinates():
+    layer = mr.constrain(torch.nn.Linear(4, 4, bias=False), "weight", mr.Orthogonal())
+    before = layer.weight.detach().clone()
+    layer(torch.ones(1, 4)).sum().backward()
+    with pytest.raises(errors.OptimizerError, match=r"Muon would move the weight 'weight' off its manifold"):
+        torch.optim.Muon(layer.parameters()).step()
+    assert torch.equal(layer.weight, before)
+    layer = mr.constrain(torch.nn.Linear(4, 4, bias=False), "weight", mr.Orthogonal(), view="trivialized")
+    with pytest.raises(ValueError, match="2D"):  # torch's own message: coordinates have one axis
+        torch.optim.Muon(layer.parameters())
