@@ -23,9 +23,11 @@ from .base import Manifold
 from .blocks import BlockLayout, Blocks
 from .contraction import Contraction
 from .euclidean import Euclidean
+from .fixed_norm import FixedNorm
 from .group import MatrixGroup
 from .layout import Layout
 from .matrix import MatrixManifold
+from .oblique import Oblique
 from .orthogonal import Orthogonal, SpecialOrthogonal
 from .orthonormal import OrthonormalColumns
 from .parts import Parts
@@ -33,10 +35,12 @@ from .real_form import RealFormLayout, UnitaryRealForm
 from .region import Region
 from .special_unitary import SpecialUnitary
 from .spectral_scaled import SpectralScaled
+from .sphere import Sphere
 from .stiefel import Stiefel
 from .triangular import BlockTriangular, TriangularLayout
 from .unit_disc import UnitDisc
 from .unitary import Unitary
+from .vectors import VectorManifold
 
 __all__ = [
     "Adapted",
@@ -45,10 +49,12 @@ __all__ = [
     "Blocks",
     "Contraction",
     "Euclidean",
+    "FixedNorm",
     "Layout",
     "Manifold",
     "MatrixGroup",
     "MatrixManifold",
+    "Oblique",
     "Orthogonal",
     "OrthonormalColumns",
     "Parts",
@@ -57,11 +63,13 @@ __all__ = [
     "SpecialOrthogonal",
     "SpecialUnitary",
     "SpectralScaled",
+    "Sphere",
     "Stiefel",
     "TriangularLayout",
     "UnitDisc",
     "Unitary",
     "UnitaryRealForm",
+    "VectorManifold",
     "adapt",
     "manifold_of",
 ]

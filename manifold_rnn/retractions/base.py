@@ -144,6 +144,55 @@ class Retraction(ABC):
             If there is no closed form.
         """
 
+    def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        r"""By how much the map rotates a plane: the step on spheres.
+
+        For a skew-symmetric 2 x 2 matrix with entries t and -t, the map is the rotation by an angle
+        :math:`\varphi(t)`.
+
+        Parameters
+        ----------
+        square : Tensor
+            :math:`t^2`.
+
+        Returns
+        -------
+        tuple of Tensor
+            :math:`\sin\varphi / t` and :math:`(1 - \cos\varphi) / t^2`, smooth functions of :math:`t^2`.
+
+        Raises
+        ------
+        UnsupportedError
+            If the retraction has no such form.
+        """
+        raise UnsupportedError(
+            f"The {self.name} retraction has no closed form on spheres.\n"
+            "Expected one with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
+        )
+
+    def plane_length(self, angle: Tensor) -> Tensor:
+        r"""The length t from which `plane_rotation` makes an angle from 0 to pi.
+
+        Parameters
+        ----------
+        angle : Tensor
+
+        Returns
+        -------
+        Tensor
+
+        Raises
+        ------
+        OffManifoldError
+            If the retraction does not reach the angle.
+        UnsupportedError
+            If the retraction has no such form.
+        """
+        raise UnsupportedError(
+            f"The {self.name} retraction has no closed inverse on spheres.\n"
+            "Expected one with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
+        )
+
     @full_precision
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         r"""The point :math:`R_x(u)`.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..linalg.cayley import cayley, cayley_tall, cayley_times
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
+from ..linalg.plane import along_cayley
 from ..linalg.skew import skew
 from .base import Retraction
 
@@ -36,7 +37,13 @@ class Cayley(Retraction):
 
     name: ClassVar[str] = "cayley"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2}
+
+    def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        return along_cayley(square)
+
+    def plane_length(self, angle: Tensor) -> Tensor:
+        return 2 * (0.5 * angle).tan()
 
     def group_map(self, A: Tensor) -> Tensor:
         return cayley(A)

@@ -11,6 +11,7 @@ from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length
 from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
+from ..linalg.plane import along_geodesic
 from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
@@ -44,7 +45,13 @@ class Exponential(Retraction):
 
     name: ClassVar[str] = "exp"
     projecting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 2, "euclidean": 1, "sphere": 2}
+
+    def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        return along_geodesic(square)
+
+    def plane_length(self, angle: Tensor) -> Tensor:
+        return angle
 
     def group_map(self, A: Tensor) -> Tensor:
         return expm_skew(A)

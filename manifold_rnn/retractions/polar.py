@@ -8,6 +8,7 @@ from torch import Tensor
 from ..linalg.checks import TooFar, require_length
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_polar, inverse_polar_factor
+from ..linalg.plane import along_projection, tangent_of
 from ..linalg.polar import near_polar, polar
 from ..linalg.precision import double
 from ..linalg.product import multiply_add
@@ -33,7 +34,13 @@ class Polar(Retraction):
 
     name: ClassVar[str] = "polar"
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2}
+    orders: ClassVar[dict[str, int]] = {"group": 2, "canonical": 1, "euclidean": 2, "sphere": 2}
+
+    def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        return along_projection(square)
+
+    def plane_length(self, angle: Tensor) -> Tensor:
+        return tangent_of(angle, "polar")
 
     def group_map(self, A: Tensor) -> Tensor:
         A = skew(A)

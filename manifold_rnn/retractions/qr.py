@@ -9,6 +9,7 @@ from torch import Tensor
 from ..linalg.checks import TooFar, require_length
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_qr
+from ..linalg.plane import along_projection, tangent_of
 from ..linalg.precision import double
 from ..linalg.product import multiply_add, solve
 from ..linalg.qr import near_factor, qr
@@ -35,7 +36,13 @@ class QR(Retraction):
     name: ClassVar[str] = "qr"
     reversible = False
     self_correcting: ClassVar[bool] = True
-    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1}
+    orders: ClassVar[dict[str, int]] = {"group": 1, "canonical": 1, "euclidean": 1, "sphere": 2}
+
+    def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        return along_projection(square)
+
+    def plane_length(self, angle: Tensor) -> Tensor:
+        return tangent_of(angle, "QR")
 
     def group_map(self, A: Tensor) -> Tensor:
         A = skew(A)

@@ -46,6 +46,10 @@ def long_and_short(W):
     return orthonormal(W[..., :k, :k]) + float(W[..., k:, :k].abs().max())
 
 
+def unit_rows(W):
+    return float((torch.linalg.vector_norm(W, dim=-1) - 1).abs().max())
+
+
 def anything(W):
     return 0.0
 
@@ -84,6 +88,11 @@ ROWS = {
     ],
     "IdentityPlusLowRank": [(mr.IdentityPlusLowRank(2), REAL, anything), (mr.IdentityPlusLowRank(), COMPLEX, anything)],
     "LipschitzMixture": [(mr.LipschitzMixture(), REAL, anything), (mr.LipschitzMixture(), COMPLEX, anything)],
+    "Oblique": [
+        (mr.Oblique(), REAL, unit_rows),
+        (mr.Oblique(-2, 2.0, "polar"), REAL, None),
+        (mr.Oblique(), COMPLEX, unit_rows),
+    ],
     "PhaseScaled": [(mr.PhaseScaled(mr.Unitary()), COMPLEX, orthonormal)],
     "Reflections": [(mr.Reflections(), REAL, orthonormal), (mr.Reflections(3), COMPLEX, orthonormal)],
     "Rotations": [
@@ -104,6 +113,11 @@ ROWS = {
         (mr.SpectralScaled("norm"), COMPLEX, contracting),
     ],
     "Stiefel": [],
+    "Sphere": [
+        (mr.Sphere(), REAL, unit_rows),
+        (mr.Sphere((-2, -1), 3.0), COMPLEX, None),
+        (mr.Sphere((-2, -1), radius="init"), REAL, None),
+    ],
     "StickyDisc": [(mr.StickyDisc(), REAL, in_disc)],
     "UnitDisc": [(mr.UnitDisc(), REAL, in_disc)],
     "UnitaryProduct": [(mr.UnitaryProduct(), COMPLEX, orthonormal)],

@@ -10,6 +10,8 @@ ARGUMENTS = ((), (mr.Orthogonal(),), (mr.Unitary(),), (0.1, 0.2), (2,))
 EXTRA = {
     "gates": mr.manifolds.Blocks(mr.Orthogonal(), 2),
     "wide": mr.manifolds.Blocks(mr.Stiefel(), transpose=True),
+    "hyperball": mr.Sphere((-2, -1), radius="init"),
+    "columns": mr.Oblique(-2),
     "scaled by norm": mr.SpectralScaled("norm"),
     "triangle": mr.block_triangular(mr.Orthogonal(), mr.UnitDisc()),
     "enrnn": mr.block_triangular(mr.Orthogonal(), mr.StickyDisc()),

@@ -75,10 +75,15 @@ CASES = {
         _solid("Contraction", (5, 3), torch.complex128, bound=2.0),
     ],
     "Euclidean": [_solid("Euclidean", (4, 3), torch.float64), _solid("Euclidean", (3, 3), torch.complex128)],
+    "FixedNorm": [],
     "Layout": [],
     "Manifold": [],
     "MatrixGroup": [],
     "MatrixManifold": [],
+    "Oblique": [
+        Case("ObliqueRows", lambda r: manifolds.Oblique(retraction=r), (4, 3), torch.float64),
+        Case("ObliqueColumns", lambda r: manifolds.Oblique(-2, 2.0, r), (4, 3), torch.complex128),
+    ],
     "Orthogonal": _groups("Orthogonal"),
     "OrthonormalColumns": [],
     "Parts": [],
@@ -89,6 +94,11 @@ CASES = {
     "SpectralScaled": [
         _solid("SpectralScaled", (4, 4), torch.float64),
         _solid("SpectralScaled", (5, 3), torch.complex128, measure="norm", limit=2.0),
+    ],
+    "Sphere": [
+        Case("SphereOfVectors", lambda r: manifolds.Sphere(retraction=r), (4,), torch.float64),
+        Case("SphereComplex", lambda r: manifolds.Sphere(-1, 2.0, r), (3,), torch.complex128),
+        Case("FrobeniusSphere", lambda r: manifolds.Sphere((-2, -1), 3.0, r), (4, 3), torch.float64),
     ],
     "Stiefel": [
         Case("Stiefel", manifolds.Stiefel, (5, 3), torch.float64),
@@ -102,6 +112,7 @@ CASES = {
     ],
     "Unitary": _groups("Unitary"),
     "UnitaryRealForm": _groups("UnitaryRealForm"),
+    "VectorManifold": [],
     "Blocks": [
         Case("Gates", _blocks(manifolds.Orthogonal, blocks=3, which=(2, 0)), (9, 3), torch.float64),
         Case("Wide", _blocks(manifolds.Unitary, blocks=2, which=(1,), matrix_dims=(-1, -2)), (3, 6), torch.complex128),
@@ -112,6 +123,7 @@ CASES = {
             torch.float64,
         ),
         Case("Batch", _blocks(manifolds.Orthogonal, which=(0,), matrix_dims=(-1, -3)), (3, 2, 3), torch.float64),
+        Case("Spheres", _blocks(lambda r: manifolds.Oblique(retraction=r), blocks=2, which=(1,)), (4, 3), torch.float64),
         Case("Tall", _blocks(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
     ],
     "adapt": [],

@@ -1,0 +1,121 @@
+"""What every manifold of vectors along chosen axes checks: shapes, dtypes, entries, lengths."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..errors import DeviceError, DtypeError, OffManifoldError, ShapeError
+from ..linalg.checks import read_number, require_finite
+from ..linalg.precision import may_read_device
+from .base import Manifold
+
+
+class VectorManifold(Manifold):
+    """Sets of vectors along some axes of a tensor; all axes before the last `ndim` are batch.
+
+    Examples
+    --------
+    >>> assert isinstance(mr.Sphere(), mr.manifolds.VectorManifold) and mr.Sphere((-2, -1)).axes == (-2, -1)
+    """
+
+    @property
+    @abstractmethod
+    def axes(self) -> tuple[int, ...]:
+        """The axes of one vector, counted from the end."""
+
+
+    def require(self, x: Tensor, name: str = "x") -> None:
+        """Raise unless ``x`` can be a point: no vector of it may be zero, which has no direction."""
+        self._require_kind(x, name)
+        require_finite(x, name)
+        self._require_direction(x, name)
+
+    def _require_kind(self, x: Tensor, name: str) -> None:
+        ok, _ = self._check_shape(tuple(x.shape), name)
+        if not ok:
+            shown = ", ".join(["...", *("n" for _ in range(self.ndim))])
+            raise ShapeError(
+                f"{type(self).__name__} holds vectors along the axes {self.axes}.\n"
+                f"Expected shape ({shown}) with at least one entry in each vector, got {name} of {tuple(x.shape)}.\n"
+                "Choose other axes, or constrain another weight."
+            )
+        if not (x.is_floating_point() or x.is_complex()):
+            raise DtypeError(
+                f"{type(self).__name__} holds real or complex floating point vectors.\n"
+                f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
+            )
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        ok = len(shape) >= self.ndim and all(shape[k] for k in self.axes)
+        return ok, None if ok else f"`{name}` needs {self.ndim} axes or more, got {tuple(shape)}"
+
+    def _require_direction(self, x: Tensor, name: str) -> None:
+        if not may_read_device() or x.is_meta:
+            return
+        zeros = int(read_number(lambda whole: float((self._largest(whole) == 0).sum()), x))
+        if zeros:
+            raise OffManifoldError(
+                f"{type(self).__name__}: {name} has {zeros} zero vector{'s' * (zeros > 1)}, which cannot be scaled to "
+                f"a length.\nExpected a nonzero vector along the axes {self.axes} everywhere, got shape "
+                f"{tuple(x.shape)}.\nFill the weight, or pass init='haar' to constrain."
+            )
+
+    def _require_pair(self, x: Tensor, u: Tensor, name: str) -> None:
+        self._require_kind(x, "x")
+        if x.device != u.device:
+            raise DeviceError(
+                f"{name} needs both operands on one device.\nExpected {x.device}, got {u.device}.\n"
+                "Move one with .to(device)."
+            )
+        if x.dtype != u.dtype:
+            raise DtypeError(
+                f"{name} needs both operands of one dtype.\nExpected {x.dtype}, got {u.dtype}.\n"
+                "Convert one with .to(dtype)."
+            )
+        own = len(x.shape) - self.ndim
+        batches = x.shape[own - 1 :: -1] if own else (), u.shape[: u.ndim - self.ndim][::-1]
+        fits = all(a == b or 1 in (a, b) for a, b in zip(*batches, strict=False))
+        if u.ndim < self.ndim or x.shape[own:] != u.shape[u.ndim - self.ndim :] or not fits:
+            raise ShapeError(
+                f"{name} needs a point and a vector of one shape, up to batch axes that broadcast.\n"
+                f"Expected {tuple(x.shape)}, got {tuple(u.shape)}.\nCheck which tensor belongs to which point."
+            )
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+        self._require_kind(x, "x")
+        largest = float(self.defect(x).max()) if x.numel() else 0.0
+        ok = largest <= atol + rtol
+        return ok, None if ok else f"relative defect {largest:.3g} with atol={atol}, rtol={rtol}"
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        ok = torch.allclose(self.proju(x, u), u, atol=atol, rtol=rtol)
+        return ok, None if ok else f"not its own projection with atol={atol}, rtol={rtol}"
+
+    # --- lengths ---
+
+    def _largest(self, x: Tensor) -> Tensor:
+        """The largest real or imaginary part in each vector."""
+        x = x.detach()
+        parts = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x.abs()
+        return parts.amax(self.axes, keepdim=True)
+
+    def _scales(self, x: Tensor) -> Tensor:
+        """Powers of two by which vectors are divided before their entries are squared."""
+        largest = self._largest(x)
+        exponent = torch.floor(torch.log2(torch.where((largest > 0) & largest.isfinite(), largest, 1)))
+        return torch.exp2(exponent.clamp(min=-126))
+
+    def _lengths(self, x: Tensor) -> Tensor:
+        """The length of each vector, whose squares neither vanish nor overflow."""
+        scale = self._scales(x)
+        return torch.linalg.vector_norm(x / scale, dim=self.axes, keepdim=True) * scale
+
+    def _dots(self, u: Tensor, v: Tensor) -> Tensor:
+        """The real inner product of each pair of vectors."""
+        product = (u.conj() * v).real if u.is_complex() else u * v
+        return product.sum(self.axes, keepdim=True)
