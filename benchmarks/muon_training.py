@@ -176,7 +176,7 @@ def draw(rows: list[dict], targets: dict[str, float]) -> None:
     for axes, (problem, target) in zip(panels.flat, targets.items(), strict=True):
         for number, name in enumerate(OPTIMIZERS):
             for row in rows:
-                if (row["problem"], row["optimizer"]) == (problem, name) and row["seed"] in SEEDS:
+                if (row["problem"], row["optimizer"]) == (problem, name) and row["run for"] == "reported":
                     steps = [EVERY * (k + 1) for k in range(len(row["curve"]))]
                     axes.plot(steps, row["curve"], f"C{number}", label=name if row["seed"] == SEEDS[0] else None)
         axes.axhline(target, color="gray", linestyle=":")
@@ -209,7 +209,8 @@ def main() -> None:
             for row in rows:
                 if all(row[k] == v for k, v in key.items()):
                     return row
-            row = {**key, **train(problem, name, rate, seed, steps)}
+            purpose = "reported" if seed in SEEDS else "rate"
+            row = {"run for": purpose, **key, **train(problem, name, rate, seed, steps)}
             rows.append(row)
             print(
                 "  ".join(

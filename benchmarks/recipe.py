@@ -1,9 +1,10 @@
 """Which constraint on which layer of a transformer: losses, time and memory on the characters of Shakespeare.
 
 A model of 4 blocks with 64 units and 4 heads is trained for 300 steps on batches of 8 pieces of 64 characters, by
-RiemannianAdam with learning rates that fall linearly to 0. Unconstrained weights have the rate 3e-3 in all rows. The
-rate of the constrained ones, and of the unconstrained model, has the smallest validation loss with a seed that is not
-among the reported ones, out of three; the grid grows by a factor of 3 while its best rate is the first or the last.
+RiemannianAdam. Learning rates rise for a tenth of the steps, and then fall linearly to 0. The rate of the unconstrained
+model has the smallest validation loss with a seed that is not among the reported ones, out of three; the grid grows by
+a factor of 3 while its best rate is the first or the last. Weights without a constraint have that rate in all other
+rows, and the rate of the constrained weights is found in the same way.
 
 Fine-tuning starts from an unconstrained model, which was trained on the first 70% of the training text, and goes on for
 150 steps with the last 10% in capital letters: all weights, or orthogonal adapters on all projections. Its losses are
@@ -18,8 +19,8 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from functools import cache
-from statistics import mean, median
+from functools import cache, partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from transformer import Text, Transformer
 
 import manifold_rnn as mr
 
-SIZE, STEPS, MORE_STEPS, BATCH, FREE_RATE = 64, 300, 150, 8, 3e-3
+SIZE, STEPS, MORE_STEPS, BATCH = 64, 300, 150, 8
 RATES = (1e-3, 3e-3, 1e-2)
 
 ATTENTION = {"*.attention.?_proj.weight": mr.Orthogonal()}
@@ -65,7 +66,10 @@ if hasattr(mr, "OrthogonalAdapter"):
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, sample: Any, text: Text, steps: int, seed: int) -> float:
     """Train, and return the milliseconds of a step."""
     generator, times = torch.Generator().manual_seed(seed), []
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / steps)
+    warm = steps // 10
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: (s + 1) / warm if s < warm else (steps - s) / (steps - warm)
+    )
     for _ in range(steps):
         start = time.process_time()
         characters, after = sample(generator)
@@ -95,7 +99,7 @@ def numbers(model: nn.Module, optimizer: torch.optim.Optimizer, loss: float, ms:
     return {"loss": loss, "ms per step": ms, "kilobytes": kilobytes(model, optimizer), "degrees of freedom": freedom}
 
 
-def from_random(text: Text, recipe: str, rate: float, seed: int) -> dict[str, float]:
+def from_random(text: Text, recipe: str, rate: float, seed: int, free_rate: float) -> dict[str, float]:
     """Return what a model reaches under a recipe."""
     torch.manual_seed(seed)
     model = Transformer(text.characters, SIZE)
@@ -104,7 +108,7 @@ def from_random(text: Text, recipe: str, rate: float, seed: int) -> dict[str, fl
     chosen = {id(p) for p in mr.diagnostics.constrained_parameters(model)}
     groups = [
         {"params": [p for p in model.parameters() if id(p) in chosen], "lr": rate},
-        {"params": [p for p in model.parameters() if id(p) not in chosen], "lr": FREE_RATE if chosen else rate},
+        {"params": [p for p in model.parameters() if id(p) not in chosen], "lr": free_rate},
     ]
     optimizer = mr.optim.RiemannianAdam([group for group in groups if group["params"]])
     ms = train(model, optimizer, text.sample, text, STEPS, seed)
@@ -123,20 +127,20 @@ class Capitals:
 
 
 @cache
-def pretrained() -> dict[str, Tensor]:
+def pretrained(rate: float) -> dict[str, Tensor]:
     """Return the weights of a model that has seen the first part of the text."""
     torch.manual_seed(TUNING)
     text = Text(BATCH, 0.0, 0.7)
     model = Transformer(text.characters, SIZE)
-    train(model, torch.optim.Adam(model.parameters(), lr=FREE_RATE), text.sample, text, 2 * STEPS, TUNING)
+    train(model, torch.optim.Adam(model.parameters(), lr=rate), text.sample, text, 2 * STEPS, TUNING)
     return model.state_dict()
 
 
-def fine_tuned(text: Text, recipe: str, rate: float, seed: int) -> dict[str, float]:
+def fine_tuned(text: Text, recipe: str, rate: float, seed: int, free_rate: float) -> dict[str, float]:
     """Return what the pretrained model reaches on the text in capital letters."""
     capitals, part = Capitals(text), Text(BATCH, 0.9, 1.0)
     model = Transformer(text.characters, SIZE)
-    model.load_state_dict(pretrained())
+    model.load_state_dict(pretrained(free_rate))
     data = capitals(text.validation())
     before = validation(model, text, data)
     torch.manual_seed(seed)
@@ -145,21 +149,6 @@ def fine_tuned(text: Text, recipe: str, rate: float, seed: int) -> dict[str, flo
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     ms = train(model, optimizer, lambda g: capitals(part.sample(g)), text, MORE_STEPS, seed)
     return {**numbers(model, optimizer, validation(model, text, data), ms), "loss before": before}
-
-
-def summary(rows: list[dict]) -> list[dict]:
-    """Return the reported seeds of each recipe in one row."""
-    lines = []
-    for kind, recipe in dict.fromkeys((row["kind"], row["recipe"]) for row in rows):
-        found = [r for r in rows if (r["kind"], r["recipe"]) == (kind, recipe) and r["seed"] in SEEDS]
-        if found:
-            losses = [row["loss"] for row in found]
-            rest = {
-                key: median(row[key] for row in found) for key in found[0] if isinstance(found[0][key], float | int)
-            }
-            rest |= {"loss": mean(losses), "smallest": min(losses), "largest": max(losses), "seeds": len(found)}
-            lines.append({"kind": kind, "recipe": recipe, **{k: v for k, v in rest.items() if k != "seed"}})
-    return lines
 
 
 def main() -> None:
@@ -172,28 +161,31 @@ def main() -> None:
     STEPS, MORE_STEPS = (max(EVERY, int(args.share * steps)) for steps in (STEPS, MORE_STEPS))
     path = RESULTS / "recipe.json"
     keep = path.exists() and args.share == 1 and not args.again
-    rows: list[dict] = json.loads(path.read_text())["settings"]["runs"] if keep else []
+    rows: list[dict] = json.loads(path.read_text())["recipe"] if keep else []
     text = Text(BATCH)
 
-    def measure(kind: str, recipe: str, rate: float, seed: int) -> dict:
-        key = {"kind": kind, "recipe": recipe, "rate": rate, "seed": seed}
+    def measure(kind: str, recipe: str, rate: float, seed: int, free_rate: float | None) -> dict:
+        key = {"kind": kind, "recipe": recipe, "rate": rate, "rate of the rest": free_rate or rate, "seed": seed}
         for row in rows:
             if all(row[k] == v for k, v in key.items()):
                 return {"steps": None, "last loss": row["loss"]}
-        found = (fine_tuned if kind == "fine-tuning" else from_random)(text, recipe, rate, seed)
-        rows.append({**key, **found})
+        found = (fine_tuned if kind == "fine-tuning" else from_random)(text, recipe, rate, seed, free_rate or rate)
+        rows.append({"run for": "reported" if seed in SEEDS else "rate", **key, **found})
         print(
             "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True
         )
         if args.share == 1:
-            write("recipe", summary(rows), steps=STEPS, seeds=list(SEEDS), runs=rows)
+            write("recipe", rows, steps=STEPS, seeds=list(SEEDS))
         return {"steps": None, "last loss": found["loss"]}
 
+    free_rate: float | None = None  # that of the first recipe, once it is known
     for kind, recipes in (("training", RECIPES), ("fine-tuning", TUNED)):
         for recipe in recipes:
-            best = best_rate(lambda rate, kind=kind, recipe=recipe: measure(kind, recipe, rate, TUNING), RATES)
+            run = partial(measure, kind, recipe, free_rate=free_rate)
+            best = best_rate(lambda rate, run=run: run(rate, TUNING), RATES)
             for seed in SEEDS:
-                measure(kind, recipe, best, seed)
+                run(best, seed)
+            free_rate = free_rate or best
 
 
 if __name__ == "__main__":

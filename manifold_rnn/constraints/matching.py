@@ -83,12 +83,12 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
             f"Got {constraints!r:.100}.\nName the weights by patterns."
         )
     inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
-    names = [n for n, _ in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)]
+    axes = {n: p.ndim for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)}
     by_weight: dict[str, str] = {}
     for pattern in constraints:
-        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
+        hits = [n for n in axes if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
         if not hits:
-            raise _no_match(pattern, names)
+            raise _no_match(pattern, axes)
         if by_weight.keys() >= set(hits):
             raise OptionError(
                 f"Each pattern must match a weight that no pattern before it matches; {pattern!r:.80} has none.\n"
@@ -100,11 +100,12 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
     return {name: by_weight[name] for name in reversed(once.values())}
 
 
-def _no_match(pattern: str, names: list[str]) -> OptionError:
-    similar = get_close_matches(pattern, names, n=2, cutoff=0.3) or names[:3]
+def _no_match(pattern: str, axes: dict[str, int]) -> OptionError:
+    names = [name for name, count in axes.items() if count > 1] or list(axes)
+    similar = get_close_matches(pattern, names, n=2, cutoff=0.3) or names[:2]
     shown = " and ".join(f"{name!r:.80}" for name in similar) or "none"
     return OptionError(
-        f"Each pattern must match a weight; {pattern!r:.80} matches none of {len(names)}.\n"
+        f"Each pattern must match a weight; {pattern!r:.80} matches none of {len(axes)}.\n"
         f"Names here are like {shown}.\nCorrect or remove the pattern; dict(model.named_parameters()) lists all names."
     )
 
