@@ -7,13 +7,16 @@ from torch import Tensor
 
 from ..errors import OffManifoldError
 from .checks import read_number
-from .precision import host_max, may_read_device
+from .precision import host_max, may_read_device, recording
 
 _SERIES_BELOW = 0.04  # where six terms are exact to rounding in double precision
 
 
 def sinc_of_square(square: Tensor) -> Tensor:
     r"""Return :math:`\sin(t) / t` of :math:`t^2`, with all derivatives at 0."""
+    if not recording():
+        t = square.sqrt().clamp_(min=torch.finfo(square.dtype).tiny)
+        return t.sin().div_(t)
     small = square < _SERIES_BELOW
     q = torch.where(small, square, 0)
     series = 1 - q / 6 * (1 - q / 20 * (1 - q / 42 * (1 - q / 72 * (1 - q / 110))))

@@ -48,6 +48,8 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         Whether the set is that of all matrices with orthonormal columns, or a component of it.
     is_flat : bool
         Whether the set is the whole space, with straight steps.
+    is_sphere : bool
+        Whether each vector of a point is on a sphere, so that a step is an angle.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     is_group: ClassVar[bool] = False
     is_orthonormal: ClassVar[bool] = False
     is_flat: ClassVar[bool] = False
+    is_sphere: ClassVar[bool] = False
     _retraction: Retraction | None = None
 
     # --- facts ---

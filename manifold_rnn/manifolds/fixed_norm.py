@@ -57,7 +57,7 @@ class FixedNorm(VectorManifold):
     """
 
     reversible = True
-    keeps_norms: ClassVar[bool] = True
+    is_sphere: ClassVar[bool] = True
 
     def __init__(self, radius: Radius = 1.0, retraction: str | Retraction = "exp") -> None:
         super().__init__()
@@ -153,6 +153,7 @@ class FixedNorm(VectorManifold):
         size = torch.linalg.vector_norm(scaled, dim=self.axes, keepdim=True)
         return scaled * (self.radius / torch.where(size > 0, size, 1))
 
+    @full_precision
     def defect(self, x: Tensor) -> Tensor:
         r"""The largest :math:`\bigl||x| / r - 1\bigr|` of a vector, per point.
 
@@ -175,28 +176,14 @@ class FixedNorm(VectorManifold):
         return self.proju(x, u)
 
     @full_precision
-    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
-        v = u if v is None else v
-        product = (u.conj() * v).real if u.is_complex() else u * v
-        return product.sum(tuple(range(-self.ndim, 0)), keepdim=keepdim)
-
-    @full_precision
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        sizes = self._lengths(u)
-        largest = sizes.detach().amax(tuple(range(-self.ndim, 0)), keepdim=True)
-        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
-        total = torch.linalg.vector_norm(sizes / scale, dim=tuple(range(-self.ndim, 0)), keepdim=True) * scale
-        return total if keepdim else total.reshape(total.shape[: total.ndim - self.ndim])
-
-    @full_precision
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "retr")
-        return self._moved(self.retraction, x, u)[0]
+        return self._moved(self.retraction, x, self._tangent(x / self.radii(x), u))[0]
 
     @full_precision
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         self._require_pair(x, u, "expmap")
-        return self._moved(retractions.Exponential(), x, u)[0]
+        return self._moved(retractions.Exponential(), x, self._tangent(x / self.radii(x), u))[0]
 
     def _moved(self, retraction: Retraction, x: Tensor, u: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
         """The point that a tangent vector leads to, and vectors carried along the arc to it."""
@@ -270,6 +257,9 @@ class FixedNorm(VectorManifold):
 
     # --- coordinates ---
 
+    def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.retr(x, self._vector(x, c))  # which takes the tangent part
+
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         vectors = (self._vector(x, v) for v in carried)
@@ -278,11 +268,6 @@ class FixedNorm(VectorManifold):
 
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
         return self.to_coordinates(x, self._towards(x, y, self.retraction))
-
-    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """One number a vector, its squared length, whatever is asked for: the entries are no basis."""
-        axes = (*(k - 1 for k in self.axes), -1) if x.is_complex() else self.axes
-        return torch.linalg.vector_norm(c, dim=axes, keepdim=True).square()
 
     @full_precision
     def spectral_step(

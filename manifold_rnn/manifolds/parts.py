@@ -75,6 +75,10 @@ class Parts(Manifold):
         return any(m.reads_device for m in self.members)
 
     @property
+    def is_sphere(self) -> bool:  # type: ignore[override]
+        return all(m.is_sphere for m in self.members)
+
+    @property
     def isometric_at_zero(self) -> bool:
         return all(m.isometric_at_zero for m in self.members)
 

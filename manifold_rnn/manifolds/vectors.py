@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, OffManifoldError, ShapeError
 from ..linalg.checks import read_number, require_finite
-from ..linalg.precision import may_read_device
+from ..linalg.precision import full_precision, may_read_device
 from .base import Manifold
 
 
@@ -25,7 +25,6 @@ class VectorManifold(Manifold):
     @abstractmethod
     def axes(self) -> tuple[int, ...]:
         """The axes of one vector, counted from the end."""
-
 
     def require(self, x: Tensor, name: str = "x") -> None:
         """Raise unless ``x`` can be a point: no vector of it may be zero, which has no direction."""
@@ -119,3 +118,24 @@ class VectorManifold(Manifold):
         """The real inner product of each pair of vectors."""
         product = (u.conj() * v).real if u.is_complex() else u * v
         return product.sum(self.axes, keepdim=True)
+
+    # --- metric ---
+
+    @full_precision
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        v = u if v is None else v
+        product = (u.conj() * v).real if u.is_complex() else u * v
+        return product.sum(tuple(range(-self.ndim, 0)), keepdim=keepdim)
+
+    @full_precision
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        sizes = self._lengths(u)
+        largest = sizes.detach().amax(tuple(range(-self.ndim, 0)), keepdim=True)
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
+        total = torch.linalg.vector_norm(sizes / scale, dim=tuple(range(-self.ndim, 0)), keepdim=True) * scale
+        return total if keepdim else total.reshape(total.shape[: total.ndim - self.ndim])
+
+    def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
+        """One number a vector, its squared length, whatever is asked for: the entries are no basis."""
+        axes = (*(k - 1 for k in self.axes), -1) if x.is_complex() else self.axes
+        return torch.linalg.vector_norm(c, dim=axes, keepdim=True).square()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import torch
@@ -10,10 +12,13 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from .._torch import fused_adam
+from ..errors import UnsupportedError
+from ..manifolds import Manifold, manifold_of
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
 from .plain import Plain
+from .spheres import turn, turns_in_place
 
 
 class RiemannianAdam(RiemannianOptimizer):
@@ -37,9 +42,13 @@ class RiemannianAdam(RiemannianOptimizer):
         Only for parameters without a manifold.
     amsgrad : bool
         Divide by the largest second moment so far.
+    scale : {None, "angle"}
+        ``"angle"``, for weights on `Sphere` and `Oblique`, takes the steps of AdamH: ``lr`` is the angle by which each
+        vector rotates, in radians. See the notes.
     second_moment : {"elementwise", "matrix"}
         ``"matrix"`` takes one squared norm a matrix, which does not depend on the basis and is the form of Becigneul
-        and Ganea. geoopt's manifolds, whose tangent vectors have no such basis, always use it.
+        and Ganea. geoopt's manifolds, whose tangent vectors have no such basis, always use it. So do `Sphere` and
+        `Oblique`, with one number for each vector.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
@@ -47,11 +56,22 @@ class RiemannianAdam(RiemannianOptimizer):
     ------
     OptionError
         If an option is out of range, or unknown.
+    UnsupportedError
+        If ``scale="angle"`` is asked for a parameter on another manifold than a sphere.
 
     Notes
     -----
-    Parameters of equal manifold and shape are stepped as one batch. Sources: Kingma and Ba (2015); Becigneul and Ganea
-    (2019); AMSGrad by Reddi, Kale and Kumar (2018).
+    Parameters of equal manifold and shape are stepped as one batch. With ``scale="angle"`` the direction is that of
+    plain Adam, :math:`U = \hat m / (\sqrt{\hat v} + \epsilon)` with moments of the gradient as autograd gives it, entry
+    by entry. It is projected on the tangent space, and the weight rotates towards it:
+
+    .. math:: W \leftarrow W \cos\eta - r \sin\eta\, \frac{P_W U}{|P_W U|}.
+
+    AdamH as published ("hyperball") takes :math:`W \leftarrow r\, (W - \eta r\, U / |U|)`, scaled back to norm r, on
+    whole matrices. Its part of U along W changes the length of the step only. Parameters without a manifold take the
+    steps of plain Adam. Let ``lr`` decay: a step does not become shorter where the gradient does.
+
+    Sources: Kingma and Ba (2015); Becigneul and Ganea (2019); AMSGrad by Reddi, Kale and Kumar (2018).
 
     Examples
     --------
@@ -73,6 +93,7 @@ class RiemannianAdam(RiemannianOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
+        scale: Literal["angle"] | None = None,
         second_moment: Literal["elementwise", "matrix"] = "elementwise",
         **options: Unpack[RetractionOptions],
     ) -> None:
@@ -82,6 +103,7 @@ class RiemannianAdam(RiemannianOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
+            "scale": scale,
             "second_moment": second_moment,
         }
         super().__init__(params, defaults, **options)
@@ -90,9 +112,23 @@ class RiemannianAdam(RiemannianOptimizer):
         super().validate(group)
         require_adam(group)
         require_second_moment(group)
+        require(group, "scale", lambda v: v in (None, "angle"), "None or 'angle'")
+        for p in group["params"] if group["scale"] == "angle" else ():
+            require_sphere(manifold_of(p))
+
+    def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
+        if group["scale"] is None or batch.manifold is None:
+            return super().advance(batch, x, g, steps, group)
+        require_sphere(batch.manifold)
+        c = batch.manifold.to_coordinates(x, g)  # of the whole gradient, whose entries have squares of their own
+        u = batch.manifold.from_coordinates(x, adam_direction(batch, x, c, steps, group))
+        return batch.manifold.spectral_step(x, u, group["lr"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return adam_direction(batch, x, c, steps, group)
+
+    def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
+        return functools.partial(turn, batch, group) if turns_in_place(batch, group, size) else None
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
         on_device, (beta1, beta2) = group["capturable"], group["betas"]
@@ -108,6 +144,16 @@ class RiemannianAdam(RiemannianOptimizer):
         plain.count(on_device=on_device)
 
 
+def require_sphere(manifold: Manifold | None) -> None:
+    """Raise `UnsupportedError` unless a manifold is none or one of spheres."""
+    if manifold is not None and not manifold.is_sphere:
+        raise UnsupportedError(
+            "scale='angle' rotates the vectors of a weight on Sphere or Oblique.\n"
+            f"Expected one of these or a plain parameter, got {manifold}.\n"
+            "Leave scale out, use RiemannianMuon, or put the parameter into another group."
+        )
+
+
 def require_adam(group: dict[str, Any]) -> None:
     """Raise `OptionError` unless the options of the moments are in range."""
     require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
@@ -117,7 +163,8 @@ def require_adam(group: dict[str, Any]) -> None:
 def adam_direction(batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
     """The direction that Adam makes of the gradient ``c``; updates the moments."""
     beta1, beta2 = group["betas"]
-    square = batch.square(x, c, group["second_moment"])
+    each = group.get("scale") == "angle"
+    square = c.square() if each else batch.square(x, c, group["second_moment"])
     m = batch.updated("exp_avg", c, lambda old, out: torch.lerp(old, c, 1 - beta1, out=out))
     v = batch.updated(
         "exp_avg_sq", square, lambda old, out: torch.mul(old, beta2, out=out).add_(square, alpha=1 - beta2)

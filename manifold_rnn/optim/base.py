@@ -27,7 +27,17 @@ from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
 from .options import DEFAULTS, RetractionOptions, require
 from .plain import Plain
-from .preconditions import LOOK_EVERY, REPAIRED, TOLERATED, all_finite, bad_gradient, no_result, norm_bound, repairs
+from .preconditions import (
+    LOOK_EVERY,
+    REPAIRED,
+    TOLERATED,
+    all_finite,
+    bad_gradient,
+    name_of,
+    no_result,
+    norm_bound,
+    repairs,
+)
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
 PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
@@ -111,6 +121,10 @@ class RiemannianOptimizer(Optimizer):
         """Whether `step_plain` serves the options of a group."""
         return not isinstance(group["lr"], Tensor)
 
+    def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
+        """What steps a batch without copies and cannot fail, if no gradient is longer than ``size``; None if nothing."""
+        return None
+
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `OptionError` if an option of the group is out of range."""
         require(group, "lr", lambda v: v >= 0, "a number of at least 0")
@@ -134,7 +148,7 @@ class RiemannianOptimizer(Optimizer):
             self.validate(group)
             for p in group["params"] if group["capturable"] else ():  # its steps do not look
                 if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, self._name_of(p))
+                    self.require_point(p, manifold, group, name_of(p, self.param_groups))
         except ManifoldError:
             self.param_groups.pop()
             raise
@@ -189,8 +203,11 @@ class RiemannianOptimizer(Optimizer):
             _run_uncompiled(self)
             return
         work, plain = self._work()
+        alone = [(group, batch) for group, batch in work if self.in_place(batch, group, 0.0) is not None]
+        work = [(group, batch) for group, batch in work if self.in_place(batch, group, 0.0) is None]
         gradients = [batch.gradient() for _, batch in work]
         everything = [*gradients, *(g for _, together in plain for g in together.gradients())]
+        everything += [p.grad for _, batch in alone for p in batch.params if p.grad is not None]
         if any(group["capturable"] for group in self.param_groups):
             self._run_captured(work, gradients, plain, all_finite(everything))
             return
@@ -199,8 +216,11 @@ class RiemannianOptimizer(Optimizer):
             self._forget_empty_states()
             self._refuse_or_skip()
             return
+        calls = [self.in_place(batch, group, size) for group, batch in alone]
+        if None in calls:
+            work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
-        # plain parameters cannot fail and come last: where a step is refused, nothing has been changed
+        # plain parameters and steps in place cannot fail and come last: where a step is refused, nothing has been changed
         for (group, batch), g in sorted(
             zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
         ):
@@ -223,6 +243,8 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
+        for call in filter(None, calls):
+            call()
         self._step_plain(plain)
 
     def _step_plain(self, plain: list[PlainWork], found_inf: Tensor | None = None) -> None:
@@ -295,7 +317,7 @@ class RiemannianOptimizer(Optimizer):
                 continue
             batch.looked = 1
             for p in batch.params:
-                self.require_point(p, batch.manifold, group, self._name_of(p))
+                self.require_point(p, batch.manifold, group, name_of(p, self.param_groups))
             batch.require_finite_states("Delete optimizer.state[parameter], or load another checkpoint.")
             batch.trust()  # an infinite second moment would hold its coordinate still without an error
 
@@ -303,13 +325,6 @@ class RiemannianOptimizer(Optimizer):
         """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""
         least = REPAIRED if repairs(manifold, group) else TOLERATED
         require_on_manifold(manifold, p, name, least=least)
-
-    def _name_of(self, p: Tensor) -> str:
-        for i, group in enumerate(self.param_groups):
-            for j, q in enumerate(group["params"]):
-                if q is p:
-                    return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
-        return ""
 
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         """The points that a step leads to from ``x``, given the gradient of the loss."""
@@ -328,10 +343,10 @@ class RiemannianOptimizer(Optimizer):
                 if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
                     continue
                 if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, self._name_of(p))  # which may be the cause
+                    self.require_point(p, manifold, group, name_of(p, self.param_groups))  # which may be the cause
                 if error is not None:
-                    raise no_result(p, self._name_of(p), error) from error
-                raise bad_gradient(p, self._name_of(p))
+                    raise no_result(p, name_of(p, self.param_groups), error) from error
+                raise bad_gradient(p, name_of(p, self.param_groups))
         self._skipped = self._skipped + 1
 
     def _forget_empty_states(self) -> None:

@@ -53,6 +53,15 @@ def _broadcasts(moment: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(moment) == len(expected) and all(m in (1, e) for m, e in zip(moment, expected, strict=True))
 
 
+def name_of(p: Tensor, groups: list[dict[str, Any]]) -> str:
+    """The name of a parameter in its optimizer, or its place."""
+    for i, group in enumerate(groups):
+        for j, q in enumerate(group["params"]):
+            if q is p:
+                return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
+    return ""
+
+
 def no_result(p: Tensor, name: str, error: NonFiniteError) -> NonFiniteError:
     """What a step without a result on the manifold of a parameter raises."""
     return NonFiniteError(

@@ -57,6 +57,7 @@ SMALL = {
     (5, 3): (3, 2),
     (5, 2): (3, 2),
     (4,): (3,),
+    (3,): (2,),
 }
 TABLE = [(case, r, name) for case, r in PAIRS for name in MAPS if name in OF_RETRACTION or r == case.retractions[0]]
 

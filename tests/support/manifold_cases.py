@@ -123,7 +123,9 @@ CASES = {
             torch.float64,
         ),
         Case("Batch", _blocks(manifolds.Orthogonal, which=(0,), matrix_dims=(-1, -3)), (3, 2, 3), torch.float64),
-        Case("Spheres", _blocks(lambda r: manifolds.Oblique(retraction=r), blocks=2, which=(1,)), (4, 3), torch.float64),
+        Case(
+            "Spheres", _blocks(lambda r: manifolds.Oblique(retraction=r), blocks=2, which=(1,)), (8, 3), torch.float64
+        ),
         Case("Tall", _blocks(lambda _: geoopt.EuclideanStiefel(), blocks=2), (8, 3), torch.float64, ("own",)),
     ],
     "adapt": [],

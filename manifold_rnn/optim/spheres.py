@@ -1,0 +1,149 @@
+"""Adam on spheres in place: rotations of a weight, and of its moment, without a copy of either."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import fused_adam
+from ..manifolds import FixedNorm
+from .batch import Batch
+
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_FUSED_ON = ("cpu", "cuda")
+_FEW = 4096  # entries below which parameters are better stacked than stepped one after the other
+_SHEARS_BELOW = 1.5  # radians
+_FARTHEST = 1e9  # radians, so that no square of an angle is infinite
+
+
+def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
+    """Whether `turn` serves a batch and cannot fail on it, where no gradient is longer than ``size``.
+
+    What it cannot do, such as AMSGrad, is left to the rule of all manifolds, which it agrees with up to rounding.
+    """
+    m, p = batch.manifold, batch.params[0]
+    if not isinstance(m, FixedNorm) or p.dtype not in _DTYPES or p.numel() < _FEW:
+        return False
+    if group["capturable"] or group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
+        return False
+    if not all(p.is_contiguous() and p.grad is not None and p.grad.shape == p.shape for p in batch.params):
+        return False
+    largest, by_angle = 1e-3 * torch.finfo(p.dtype).max ** 0.5, group["scale"] == "angle"
+    if not (size < largest and group["eps"] > 0):
+        return False
+    if by_angle and not (fused_adam and p.device.type in _FUSED_ON and all(map(_whole, batch.params, batch.states))):
+        return False
+    radius = 1.0 if by_angle else m.radius
+    return not isinstance(radius, str) and _angle_bound(radius, group) < _FARTHEST
+
+
+def _whole(p: Tensor, state: dict[str, Any]) -> bool:
+    """Whether torch's fused function serves: it writes beyond smaller moments, and counts in single precision."""
+    if torch.finfo(p.dtype).bits > 32:
+        return False
+    moments = [s for name, s in state.items() if isinstance(s, Tensor) and name != "step"]
+    shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
+    return all(tuple(s.shape) == shape and s.dtype == p.dtype.to_real() and s.is_contiguous() for s in moments)
+
+
+def _angle_bound(radius: float, group: dict[str, Any]) -> float:
+    """The largest angle of a step of Adam without bias corrections, by the inequality of Cauchy and Schwarz."""
+    beta1, beta2 = group["betas"]
+    if not beta1**2 < beta2:
+        return math.inf
+    # |m| <= (1 - b1) sum b1^k |c_k| and v = (1 - b2) sum b2^k |c_k|^2
+    return float(group["lr"]) * (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2)) / radius
+
+
+def turn(batch: Batch, group: dict[str, Any]) -> None:
+    """Take one step of `RiemannianAdam` with each parameter of a batch, which `turns_in_place` has admitted."""
+    m, steps = batch.manifold, batch.count(on_device=False)
+    assert isinstance(m, FixedNorm) and isinstance(steps, int)
+    every = m.polish_every if group["polish_every"] is None else group["polish_every"]
+    kind = _ByAngle if group["scale"] == "angle" else _ByLength
+    rule = kind(m, group, steps, polish=bool(every) and steps % every == 0)
+    for p, s in zip(batch.params, batch.states, strict=True):
+        x, g, axes = p.detach(), p.grad, m.axes
+        assert g is not None
+        if x.is_complex():
+            x, g, axes = torch.view_as_real(x), torch.view_as_real(g.resolve_conj()), (*(k - 1 for k in axes), -1)
+        if "exp_avg" not in s:
+            s["exp_avg"] = torch.zeros_like(x)
+            shape = [1 if k - x.ndim in axes else n for k, n in enumerate(x.shape)]
+            s["exp_avg_sq"] = torch.zeros_like(x) if group["scale"] == "angle" else x.new_zeros(shape)
+        scratch = batch.buffers.get("scratch")
+        if scratch is None or scratch.shape != x.shape:
+            scratch = batch.buffers["scratch"] = torch.empty_like(x)
+        rule.turn(x, g, s["exp_avg"], s["exp_avg_sq"], axes, scratch)
+    batch.is_untouched()
+    batch.trust()
+
+
+class _Turn:
+    """One step with the options of a group; complex numbers come as pairs of reals."""
+
+    def __init__(self, manifold: FixedNorm, group: dict[str, Any], steps: int, *, polish: bool) -> None:
+        self.retraction, self.radius, self.polish = manifold.retraction, manifold.radius, polish
+        self.group, self.steps = group, steps
+        self.beta1, self.beta2 = group["betas"]
+
+    def polished(self, x: Tensor, axes: tuple[int, ...]) -> None:
+        """Correct rounding drift, if that is due."""
+        if not isinstance(self.radius, str) and (self.polish or self.retraction.self_correcting):
+            x.mul_(self.radius / torch.linalg.vector_norm(x, dim=axes, keepdim=True))
+
+
+class _ByLength(_Turn):
+    """The geodesic, or the retraction, along the direction of Adam with one second moment a vector."""
+
+    def __init__(self, manifold: FixedNorm, group: dict[str, Any], steps: int, *, polish: bool) -> None:
+        super().__init__(manifold, group, steps, polish=polish)
+        self.root, self.rate = math.sqrt(1 - self.beta2**steps), group["lr"] / (1 - self.beta1**steps)
+        self.length = float(manifold.radius)
+        self.shears = _angle_bound(self.length, group) * self.root / (1 - self.beta1**steps) < _SHEARS_BELOW
+
+    def turn(self, x: Tensor, g: Tensor, m: Tensor, v: Tensor, axes: tuple[int, ...], scratch: Tensor) -> None:
+        """Write the point and the transported moment to ``x`` and ``m``."""
+        radial = torch.mul(x, g, out=scratch).sum(axes, keepdim=True)
+        c = torch.addcmul(g, x, radial, value=-(self.length**-2), out=scratch)
+        v.mul_(self.beta2).add_(torch.linalg.vector_norm(c, dim=axes, keepdim=True).square_(), alpha=1 - self.beta2)
+        m.lerp_(c, 1 - self.beta1)
+        a = self.rate / (v.sqrt().div_(self.root).add_(self.group["eps"]))  # the step is -a m
+        lever = torch.linalg.vector_norm(m, dim=axes, keepdim=True).div_(self.length).square_()
+        square = a.square() * lever
+        sine, half = self.retraction.plane_rotation(square)
+        if self.shears:
+            outer, inner = (half / sine).mul_(a), (sine * a).mul_(lever)
+            x.addcmul_(m, outer, value=-1)
+            m.addcmul_(x, inner)
+            x.addcmul_(m, outer, value=-1)
+        else:
+            cosine, along = 1 - square * half, sine * a
+            y = torch.mul(x, cosine, out=scratch).addcmul_(m, along, value=-1)
+            m.mul_(cosine).addcmul_(x, along * lever)
+            x.copy_(y)
+        self.polished(x, axes)
+
+
+class _ByAngle(_Turn):
+    """A rotation by the rate, towards the direction of plain Adam, which torch's fused function writes to zeros."""
+
+    def turn(self, x: Tensor, g: Tensor, m: Tensor, v: Tensor, axes: tuple[int, ...], scratch: Tensor) -> None:
+        """Write the point to ``x``, and the moments of the gradient to ``m`` and ``v``."""
+        assert fused_adam is not None
+        u, angle = scratch.zero_(), float(self.group["lr"])
+        step = torch.full((), float(self.steps), device=x.device)
+        options = {"lr": 1.0, "beta1": self.beta1, "beta2": self.beta2, "eps": self.group["eps"]}
+        flags = {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "grad_scale": None, "found_inf": None}
+        fused_adam([u], [g.contiguous()], [m], [v], [], [step], **options, **flags)
+        size = torch.linalg.vector_norm(x, dim=axes, keepdim=True) if isinstance(self.radius, str) else self.radius
+        radial = (x * u).sum(axes, keepdim=True).div_(size)
+        u.addcmul_(x, radial / size, value=-1)
+        inside = torch.linalg.vector_norm(u, dim=axes, keepdim=True)
+        none = inside <= 8 * torch.finfo(x.dtype).eps * torch.hypot(inside, radial)
+        x.mul_(torch.where(none, 1.0, math.cos(angle)))
+        x.addcmul_(u, torch.where(none, 0.0, math.sin(angle) * size / inside))
+        self.polished(x, axes)
