@@ -58,9 +58,10 @@ if hasattr(mr, "DiagonalGram"):
         "*.up_proj.weight": mr.DiagonalGram(),
         "*.down_proj.weight": mr.DiagonalGram(),
     }
-TUNED = {"all weights": {}}
-if hasattr(mr, "OrthogonalAdapter"):
-    TUNED["orthogonal adapters, blocks of 16"] = {"*_proj.weight": mr.OrthogonalAdapter(block_size=16)}
+TUNED: dict[str, Mapping[str, Any]] = {
+    "all weights": {},
+    "orthogonal adapters, blocks of 16": {"*_proj.weight": mr.OrthogonalAdapter(block_size=16)},
+}
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, sample: Any, text: Text, steps: int, seed: int) -> float:

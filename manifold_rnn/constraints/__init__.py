@@ -24,14 +24,18 @@ from .kinds.diagonal_disc import DiagonalDisc
 from .kinds.fixed_base import FixedBase
 from .kinds.lipschitz_mixture import LipschitzMixture
 from .kinds.low_rank import IdentityPlusLowRank
+from .kinds.orthogonal_adapter import OrthogonalAdapter
 from .kinds.phase_scaled import PhaseScaled
+from .kinds.reflection_adapter import ReflectionAdapter
 from .kinds.reflections import Reflections
 from .kinds.rotations import Rotations
 from .kinds.schur_disc import SchurDisc
 from .kinds.schur_form import SchurForm
 from .kinds.sticky_disc import StickyDisc
+from .kinds.stiefel_adapter import StiefelAdapter
+from .kinds.subspace_adapter import SubspaceAdapter
 from .kinds.unitary_product import UnitaryProduct
-from .loading import load_checked
+from .loading import adapter_state_dict, load_checked
 from .matching import constrain_matching, degrees_of_freedom
 from .parametrization import Parametrization
 from .registry import parametrizations
@@ -47,16 +51,21 @@ __all__ = [
     "FixedBase",
     "IdentityPlusLowRank",
     "LipschitzMixture",
+    "OrthogonalAdapter",
     "Parametrization",
     "PhaseScaled",
+    "ReflectionAdapter",
     "Reflections",
     "Rotations",
     "SchurDisc",
     "SchurForm",
     "StickyDisc",
+    "StiefelAdapter",
+    "SubspaceAdapter",
     "Trivialization",
     "UnitaryProduct",
     "Update",
+    "adapter_state_dict",
     "block_triangular",
     "cached",
     "constrain",

@@ -185,6 +185,9 @@ class FreePart(Parametrization):
     def forward(self) -> Tensor:
         return self.value
 
+    def trained(self) -> list[nn.Parameter]:
+        return []
+
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
         """Take ``weight`` as it is."""

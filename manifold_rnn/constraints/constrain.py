@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..retractions import Retraction, get
 from . import computed_weight, update
 from .constraint import Constraint
-from .options import MatrixDims, Options
+from .options import MatrixDims, Options, chosen_view
 from .preparation import owner_of, prepare, refuse_torn_ties
 from .registry import entry_of
 from .scope import scope, unscope_if_free
@@ -25,7 +25,7 @@ def constrain(
     name: str,
     constraint: geoopt.Manifold | Constraint | Mapping[int, geoopt.Manifold | Constraint],
     *,
-    view: Literal["update", "trivialized"] = "update",
+    view: Literal["update", "trivialized"] | None = None,
     rebase_every: int | None = None,
     blocks: int = 1,
     which: Sequence[int] | None = None,
@@ -50,8 +50,9 @@ def constrain(
         A manifold of this package or of geoopt, or a structured constraint such as `FixedBase` (trivialized view only);
         or several, by the number of the block in the rows: ``{2: Orthogonal()}`` for the third gate alone. Blocks with
         different constraints have the trivialized view only, see `Assembled`.
-    view : "update" or "trivialized"
-        See above. ``module.<name>`` is a ``geoopt.ManifoldParameter`` in the first and a property in the second, where
+    view : "update" or "trivialized", optional
+        See above. Default: "update"; "trivialized" for an adapter such as `OrthogonalAdapter`. ``module.<name>`` is a
+        ``geoopt.ManifoldParameter`` in the first and a property in the second, where
         ``module.constraints[<name>].coordinates`` is the parameter and ``.base`` a buffer.
     rebase_every : int, optional
         Trivialized view: move ``B`` to ``W`` after every so many steps of the optimizer that trains ``c``.
@@ -100,12 +101,12 @@ def constrain(
     >>> assert mr.linalg.defect(lstm.weight_hh_l0[6:9]) < 1e-5
     """
     owner, leaf = owner_of(module, name)
-    options = Options(view, rebase_every, blocks, which, matrix_dims, init, on_load)
+    options = Options(chosen_view(constraint, view), rebase_every, blocks, which, matrix_dims, init, on_load)
     attach = prepare(owner, leaf, constraint, options)
-    if view == "trivialized":
+    if options.view == "trivialized":
         refuse_torn_ties(module, (name,))
     attach(owner, leaf)
-    if owner is not module and view == "trivialized":
+    if owner is not module and options.view == "trivialized":
         scope(module)
     return module
 

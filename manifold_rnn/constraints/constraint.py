@@ -20,6 +20,9 @@ class Constraint(ABC):
     ----------
     is_complex : bool or None
         Whether the weight is complex; None where it may be either.
+    is_adapter : bool
+        Whether the weight itself stays fixed, and new parameters adapt it. `constrain` then chooses the trivialized
+        view by itself, and trains these parameters also where the weight was frozen.
 
     Examples
     --------
@@ -27,6 +30,7 @@ class Constraint(ABC):
     """
 
     is_complex: ClassVar[bool | None] = None
+    is_adapter: ClassVar[bool] = False
 
     @abstractmethod
     def trivialize(self, like: Tensor) -> Parametrization:

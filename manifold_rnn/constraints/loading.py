@@ -1,11 +1,11 @@
-"""Loading a whole model with nothing changed unless every constrained weight may be."""
+"""Loading a whole model with nothing changed unless every constrained weight may be; saving what is trained alone."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .registry import check_loaded
+from .registry import Registry, check_loaded
 
 
 def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True, assign: bool = False) -> Any:
@@ -44,3 +44,39 @@ def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = T
     for path, module in model.named_modules():
         check_loaded(module, checked, f"{path}." if path else "")
     return model.load_state_dict(state, strict=strict, assign=assign)
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return what training has changed of a state dict: constrained weights, and other parameters that are not frozen.
+
+    Of a model that was frozen but for adapters this is the adapters alone.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    dict from str to Tensor
+        A part of ``model.state_dict()``. Load it with ``load_checked(model, state, strict=False)`` into a model with
+        the same frozen weights and the same constraints.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    >>> model = mr.constrain_matching(model, {"0.weight": mr.OrthogonalAdapter()}, freeze_others=True)
+    >>> state = mr.constraints.adapter_state_dict(model)
+    >>> assert list(state) == ["0.constraints.weight.coordinates", "0.constraints.weight.fingerprint"]
+    """
+    computed: list[str] = []
+    trained = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Registry):
+            owner = path.rpartition(".")[0]
+            for name, entry in module.entries().items():
+                if entry.is_stored_by_module:
+                    trained.add(f"{owner}.{name}" if owner else name)
+                else:
+                    computed.append(f"{path}.{name}.")
+    state: dict[str, Tensor] = model.state_dict()
+    return {key: value for key, value in state.items() if key in trained or key.startswith(tuple(computed))}

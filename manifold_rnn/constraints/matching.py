@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import geoopt
 from torch import nn
@@ -11,16 +11,23 @@ from torch import nn
 from ..errors import ManifoldError, OptionError
 from ..manifolds import manifold_of
 from .constraint import Constraint
-from .options import Options
+from .options import Options, bad_option, chosen_view
 from .parametrization import Parametrization, real_numbers
 from .preparation import Attach, owner_of, prepare, refuse_torn_ties
-from .registry import Registry
+from .registry import Registry, entry_of
 from .scope import scope
 
 _M = TypeVar("_M", bound=nn.Module)
 
 
-def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Constraint], **options: Any) -> _M:
+def constrain_matching(
+    model: _M,
+    constraints: Mapping[str, geoopt.Manifold | Constraint],
+    *,
+    freeze_others: bool = False,
+    view: Literal["update", "trivialized"] | None = None,
+    **options: Any,
+) -> _M:
     """Constrain every weight whose name matches a pattern, in place.
 
     Parameters
@@ -30,8 +37,12 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
     constraints : mapping from str to constraint
         Shell patterns over dotted names, such as ``"*.weight_hh_l*"``; where several match, the first counts. For
         weights of stacked matrices the constraint is a `Blocks`, such as ``Blocks(Orthogonal(), blocks=3)``.
+    freeze_others : bool
+        Whether all parameters but those of these constraints stop being trained, as for adapters on a frozen model.
+    view : "update" or "trivialized", optional
+        As for `constrain`.
     **options
-        Those of `constrain`, the same for all.
+        The others of `constrain`, the same for all.
 
     Returns
     -------
@@ -41,13 +52,16 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
     Raises
     ------
     OptionError
-        If a pattern matches no weight, or only weights that patterns before it match, and as `constrain`; then nothing
-        is constrained. Errors of a weight name it and its pattern.
+        If a pattern matches no weight, or only weights that patterns before it match, if ``freeze_others`` is no truth
+        value, and as `constrain`; then nothing is constrained. Errors of a weight name it and its pattern.
     UnsupportedError
         If in the trivialized view not all names of a tied weight match, and as `constrain`.
 
     Notes
     -----
+    An adapter on the weights of a pretrained model, with all else frozen, is one line:
+    ``constrain_matching(model, {"*.q_proj.weight": OrthogonalAdapter()}, freeze_others=True)``.
+
     Weights tied in the model stay tied in both views; in the trivialized one all their names must match.
 
     Examples
@@ -55,23 +69,33 @@ def constrain_matching(model: _M, constraints: Mapping[str, geoopt.Manifold | Co
     >>> model = mr.constrain_matching(torch.nn.Sequential(torch.nn.RNN(2, 3)), {"*.weight_hh_l*": mr.Orthogonal()})
     >>> assert mr.linalg.defect(model[0].weight_hh_l0) < 1e-5
     """
-    chosen = Options(**options)
+    if not isinstance(freeze_others, bool):
+        raise bad_option("freeze_others", "True or False", freeze_others)
     matches = _matches(model, constraints)
     attached: dict[int, Attach] = {}
+    computed: list[str] = []
     for name, pattern in matches.items():
         owner, leaf = owner_of(model, name)
-        weight = owner._parameters[leaf]
+        weight, constraint = owner._parameters[leaf], constraints[pattern]
+        chosen = Options(chosen_view(constraint, view), **options)
+        if chosen.view == "trivialized":
+            computed.append(name)
         if chosen.view == "update" or id(weight) not in attached:
             try:
-                attached[id(weight)] = prepare(owner, leaf, constraints[pattern], chosen)
+                attached[id(weight)] = prepare(owner, leaf, constraint, chosen)
             except ManifoldError as error:
                 raise type(error)(f"{name!r} matches the pattern {pattern!r}.\n{error}"[:400]) from error
-    if chosen.view == "trivialized":
-        refuse_torn_ties(model, matches)
-    for name in matches:
-        owner, leaf = owner_of(model, name)
+    if computed:
+        refuse_torn_ties(model, computed)
+    owned = [owner_of(model, name) for name in matches]
+    for owner, leaf in owned:
         attached[id(owner._parameters[leaf])](owner, leaf)
-    return scope(model) if chosen.view == "trivialized" else model
+    if freeze_others:
+        trained = {p for owner, leaf in owned for p in entry_of(owner, leaf).trained()}
+        for p in model.parameters():
+            if p not in trained:
+                p.requires_grad_(False)
+    return scope(model) if computed else model
 
 
 def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]:

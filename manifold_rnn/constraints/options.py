@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from .._torch import convolution_groups
 from ..errors import OptionError
+from .constraint import AnyConstraint, Constraint
 
 Axes = int | Sequence[int]
 MatrixDims = tuple[Axes, Axes]
 Init = str | Callable[[Tensor], Tensor]
+Constraints: TypeAlias = AnyConstraint | Mapping[int, AnyConstraint]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Options:
         if dims is None:
             return self
         return replace(self, matrix_dims=_from_the_end(dims, weight.ndim, name), blocks=blocks)
+
+
+def chosen_view(constraint: Constraints, view: str | None) -> str:
+    """Return the view, or where none is given that which the constraint implies."""
+    members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
+    adapts = any(isinstance(member, Constraint) and member.is_adapter for member in members)
+    return view if view is not None else "trivialized" if adapts else "update"
 
 
 def _from_the_end(dims: MatrixDims, ndim: int, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

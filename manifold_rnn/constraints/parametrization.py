@@ -30,6 +30,8 @@ class Parametrization(nn.Module, ABC):
         Whether the weight is the module's own parameter (update view), not computed from parameters here.
     is_diagonal : bool
         Whether the weight is always diagonal, so that a scan may run in parallel over time.
+    has_linear : bool
+        Whether `linear` may be called in the place of ``torch.nn.functional.linear`` with the dense weight.
     takes_complex32 : bool
         Whether the weight can be computed in complex32, for which torch has few functions.
     name : str
@@ -54,6 +56,7 @@ class Parametrization(nn.Module, ABC):
 
     is_stored_by_module: ClassVar[bool] = False
     is_diagonal: ClassVar[bool] = False
+    has_linear: ClassVar[bool] = False
     takes_complex32: ClassVar[bool] = False
     name: str = ""
     gradient_hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
@@ -78,6 +81,14 @@ class Parametrization(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Tensor:
         """Return the dense weight."""
+
+    def prefers_linear(self, x: Tensor) -> bool:
+        """Return whether `linear` takes less work for these inputs than the dense weight."""
+        return False
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``x W^T + bias`` for inputs of shape (..., columns), without the dense weight where it can."""
+        return nn.functional.linear(x, self(), bias)
 
     def assign(self, weight: Tensor) -> None:
         """Make ``weight`` the value of ``forward()``; raises and changes nothing where that cannot be."""
@@ -105,6 +116,23 @@ class Parametrization(nn.Module, ABC):
     def dimensions(self) -> dict[nn.Parameter, int]:
         """Return the real dimension of the set that a parameter stands for, where that is not its number of reals."""
         return {p: count for part in self.parts().values() for p, count in part.dimensions().items()}
+
+    def freeze(self) -> None:
+        """Follow a weight that was frozen: nothing is trained, but for adapters, which are there to be trained."""
+        for p in self._own_parameters():
+            p.requires_grad_(False)
+        for part in self.parts().values():
+            part.freeze()
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters that the constraint is about: what is free in the weight is not among them."""
+        parts = (p for part in self.parts().values() for p in part.trained())
+        stored = self.watched if self.is_stored_by_module else None
+        return [*([] if stored is None else [stored]), *self._own_parameters(), *parts]
+
+    def _own_parameters(self) -> Iterator[nn.Parameter]:
+        inside = {p for part in self.parts().values() for p in part.parameters()}
+        return (p for p in self.parameters() if p not in inside)
 
     # --- retractions and steps ---
 
@@ -179,6 +207,10 @@ class Parametrization(nn.Module, ABC):
             weight: Tensor = self()
         return weight.dtype
 
+    def converted_dtype(self, x: Tensor, after: torch.dtype) -> torch.dtype:
+        """Return the dtype of a parameter or buffer after a conversion of the weight to ``after``."""
+        return after if x.is_complex() else after.to_real()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Convert as a dense weight would be: its real parameters and complex buffers follow it together."""
         before = self.weight_dtype
@@ -199,7 +231,7 @@ class Parametrization(nn.Module, ABC):
 
         def follow(x: Tensor) -> Tensor:
             y = fn(x)
-            dtype = after if x.is_complex() else after.to_real()
+            dtype = self.converted_dtype(x, after)
             return y if y.dtype == dtype or not (x.is_complex() or x.is_floating_point()) else x.to(y.device, dtype)
 
         super()._apply(follow, recurse)

@@ -149,7 +149,7 @@ def _computed(weight: nn.Parameter, constraint: AnyConstraint, options: Options)
         if isinstance(part, Parametrization):
             part.on_load = options.on_load
     if not weight.requires_grad:
-        entry.requires_grad_(False)
+        entry.freeze()
     return lambda owner, leaf: computed_weight.attach(owner, leaf, entry)
 
 

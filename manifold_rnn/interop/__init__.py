@@ -1,4 +1,4 @@
-"""Adapters from the manifolds of this package to other libraries.
+"""From the manifolds and adapters of this package to other libraries, and back.
 
 pymanopt's solvers take a manifold of this package:
 
@@ -9,6 +9,8 @@ Groups work as well, and points are NumPy arrays:
 
 >>> manifold = mr.interop.to_pymanopt(mr.Unitary(), 3, 3)
 >>> assert manifold.random_point().dtype == "complex128"
+
+Checkpoints of orthogonal fine-tuning are exchanged with peft by `manifold_rnn.interop.peft`.
 
 geoopt needs no adapter. Its optimizers and manifolds work as they are:
 
@@ -25,8 +27,9 @@ import torch
 
 from ..errors import UnsupportedError
 from ..manifolds import Manifold
+from . import peft
 
-__all__ = ["to_pymanopt"]
+__all__ = ["peft", "to_pymanopt"]
 
 
 def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None) -> Any:

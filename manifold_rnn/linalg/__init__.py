@@ -19,6 +19,7 @@ The coordinates of ``A`` in an orthonormal basis are a vector of n^2 real number
 """
 
 from .cayley import cayley
+from .cayley_series import cayley_series, cayley_series_defect
 from .clipping import clip_singular_values
 from .defect import defect
 from .exponential import expm_skew
@@ -32,6 +33,8 @@ from .spectrum import spectral_condition, spectral_radius
 
 __all__ = [
     "cayley",
+    "cayley_series",
+    "cayley_series_defect",
     "cholesky_qr",
     "clip_singular_values",
     "defect",

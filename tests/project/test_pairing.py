@@ -93,7 +93,13 @@ ROWS = {
         (mr.Oblique(-2, 2.0, "polar"), REAL, None),
         (mr.Oblique(), COMPLEX, unit_rows),
     ],
+    "OrthogonalAdapter": [
+        (mr.OrthogonalAdapter(4), REAL, None),
+        (mr.OrthogonalAdapter(2, "exp", factors=3, side="output"), REAL, None),
+        (mr.OrthogonalAdapter(4), COMPLEX, None),
+    ],
     "PhaseScaled": [(mr.PhaseScaled(mr.Unitary()), COMPLEX, orthonormal)],
+    "ReflectionAdapter": [(mr.ReflectionAdapter(4), REAL, None), (mr.ReflectionAdapter(2), COMPLEX, None)],
     "Reflections": [(mr.Reflections(), REAL, orthonormal), (mr.Reflections(3), COMPLEX, orthonormal)],
     "Rotations": [
         (mr.Rotations(), REAL, orthonormal),
@@ -118,7 +124,9 @@ ROWS = {
         (mr.Sphere((-2, -1), 3.0), COMPLEX, None),
         (mr.Sphere((-2, -1), radius="init"), REAL, None),
     ],
+    "StiefelAdapter": [(mr.StiefelAdapter(3), REAL, None), (mr.StiefelAdapter(3), COMPLEX, None)],
     "StickyDisc": [(mr.StickyDisc(), REAL, in_disc)],
+    "SubspaceAdapter": [(mr.SubspaceAdapter(4), REAL, None), (mr.SubspaceAdapter(4), COMPLEX, None)],
     "UnitDisc": [(mr.UnitDisc(), REAL, in_disc)],
     "UnitaryProduct": [(mr.UnitaryProduct(), COMPLEX, orthonormal)],
 }

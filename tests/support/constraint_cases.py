@@ -14,6 +14,7 @@ EXTRA = {
     "columns": mr.Oblique(-2),
     "scaled by norm": mr.SpectralScaled("norm"),
     "triangle": mr.block_triangular(mr.Orthogonal(), mr.UnitDisc()),
+    "saved adapter": mr.OrthogonalAdapter(2, save_base=True),
     "enrnn": mr.block_triangular(mr.Orthogonal(), mr.StickyDisc()),
 }
 SHAPES = {"gates": (8, 4), "wide": (3, 5)}

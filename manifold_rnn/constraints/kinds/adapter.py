@@ -1,0 +1,222 @@
+"""What adapters share: a frozen weight that the state dict leaves out, and how a change of it meets inputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import OffManifoldError, OptionError, ShapeError
+from ...linalg import defect, polish
+from ...linalg.checks import require_finite
+from ...linalg.precision import without_autocast
+from ...retractions import Retraction
+from ..constraint import Constraint
+from ..membership import widened
+from ..parametrization import Parametrization
+
+Side = Literal["input", "output"]
+
+
+class Adapter(Constraint):
+    """A constraint that keeps the weight fixed and trains parameters that change it.
+
+    A subclass has the options ``side`` and ``save_base``, or the second alone.
+    """
+
+    is_adapter: ClassVar[bool] = True
+
+
+class AdapterParametrization(Parametrization):
+    """A frozen weight, the buffer ``base``, and parameters that change it.
+
+    Parameters
+    ----------
+    weight : Tensor
+        The weight to keep. Its numbers are not copied.
+    save_base : bool
+        Whether the state dict has it. If not, it has a ``fingerprint`` of four numbers instead.
+    """
+
+    has_linear: ClassVar[bool] = True
+    base: Tensor
+
+    def __init__(self, weight: Tensor, *, save_base: bool) -> None:
+        super().__init__()
+        require_finite(weight, "the weight of an adapter", "Nothing was changed. Load a sound checkpoint first.")
+        self.save_base = save_base
+        self.register_buffer("base", weight.detach(), persistent=save_base)
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of the change, and that of its parameters if it is real: single precision or better."""
+        return torch.promote_types(self.base.dtype, torch.float32)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    @abstractmethod
+    def work(self) -> int:
+        """Multiplications by which a row of the weight, or an input, is changed."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows are changed for the dense weight."""
+        return self.base.shape[-2]
+
+    def prefers_linear(self, x: Tensor) -> bool:
+        """Compare the work for the inputs with the work for the weight, and for its gradient if there is one."""
+        if self.base.ndim != 2 or x.shape[-1:] != self.base.shape[-1:]:
+            return False
+        inputs = x.numel() // max(1, x.shape[-1])
+        if not torch.is_grad_enabled():
+            return inputs < self.rows
+        return 3 * inputs * self.work < 3 * self.rows * self.work + inputs * self.base.numel()
+
+    def freeze(self) -> None:
+        """Leave the parameters as they are: a frozen weight is what an adapter is for."""
+
+    # --- loading and conversion ---
+
+    def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+        checked = super().check(loaded, path)
+        known = loaded.get("fingerprint")
+        if isinstance(known, Tensor) and "base" not in loaded and not self.base.is_meta:
+            _require_same_base(known.detach().cpu().double(), self.fingerprint(), path)
+        return checked
+
+    @torch.no_grad()
+    def fingerprint(self) -> Tensor:
+        """Return the norm of ``base``, two weighted sums of its entries, and its rounding unit, in double precision."""
+        w = torch.view_as_real(self.base).flatten(-2) if self.base.is_complex() else self.base
+        w = w.detach().reshape(-1, w.shape[-1]).double()
+        across, down = (torch.arange(n, dtype=w.dtype, device=w.device) for n in (w.shape[1], w.shape[0]))
+        sums = [torch.dot(w @ wave(across * 2**0.5), wave(down * 3**0.5)) for wave in (torch.cos, torch.sin)]
+        unit = w.new_tensor(torch.finfo(self.base.dtype).eps)
+        return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.save_base and not self.base.is_meta:
+            destination[f"{prefix}fingerprint"] = self.fingerprint()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        state_dict.pop(f"{prefix}fingerprint", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def converted_dtype(self, x: Tensor, after: torch.dtype) -> torch.dtype:
+        """Keep all but the weight in single precision or better: steps in half precision would be lost."""
+        if x is self.base:
+            return after
+        wide = torch.promote_types(after, torch.float32)
+        return wide if x.is_complex() else wide.to_real()
+
+
+class TurningParametrization(AdapterParametrization):
+    """A frozen weight times a square matrix ``R``, which starts as the identity, on one of its sides.
+
+    Parameters
+    ----------
+    weight : Tensor
+    side : "input" or "output"
+        Whether the weight is ``base R`` or ``R base``.
+    save_base : bool
+    """
+
+    def __init__(self, weight: Tensor, *, side: Side, save_base: bool) -> None:
+        super().__init__(weight, save_base=save_base)
+        self.side = side
+
+    @property
+    def width(self) -> int:
+        """The size of ``R``."""
+        return self.base.shape[-1 if self.side == "input" else -2]
+
+    @property
+    def rows(self) -> int:
+        return self.base.shape[-2 if self.side == "input" else -1]
+
+    @abstractmethod
+    def turning(self, dtype: torch.dtype, *, adjoint: bool) -> Callable[[Tensor], Tensor]:
+        """Return what multiplies rows, shape (..., n) and of that dtype, by ``R`` or its adjoint from the right.
+
+        It returns its argument bit by bit where ``R`` is the identity.
+        """
+
+    def forward(self) -> Tensor:
+        with without_autocast(self.base):
+            wide = self.wide_dtype
+            base = self.base.to(wide)
+            if self.side == "input":
+                return self.turning(wide, adjoint=False)(base).to(self.base.dtype)
+            columns = self.turning(wide, adjoint=True)(base.mH.resolve_conj())
+            return columns.mH.resolve_conj().to(self.base.dtype).contiguous()
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``x W^T + bias`` by multiplying the inputs or the outputs by ``R``."""
+        if self.side == "input":
+            with without_autocast(self.base):
+                x = self.turning(x.dtype, adjoint=True)(x.conj().resolve_conj()).conj()
+            return nn.functional.linear(x, self.base, bias)
+        y = nn.functional.linear(x, self.base, bias)
+        with without_autocast(self.base):
+            alone = y if bias is None else y - bias.to(y.dtype)
+            turned = self.turning(y.dtype, adjoint=True)(alone.conj().resolve_conj()).conj()
+            return turned if bias is None else y + (turned - alone)  # rounded like torch's own where R = I
+
+    def rotation(self) -> Tensor:
+        """Return the dense ``R``, in single precision or better."""
+        with without_autocast(self.base):
+            eye = torch.eye(self.width, dtype=self.wide_dtype, device=self.base.device)
+            return self.turning(eye.dtype, adjoint=False)(eye.expand(*self.base.shape[:-2], -1, -1))
+
+    @torch.no_grad()
+    def defect(self) -> Tensor | None:
+        """Return how far ``R`` is from orthogonal."""
+        found = defect(widened(self.rotation()))
+        return found.max() if found.numel() else found.new_zeros(())
+
+
+def orthogonal(retraction: Retraction, A: Tensor) -> Tensor:
+    """Return the map of a skew-Hermitian matrix, orthogonal to the last digits of single precision."""
+    R = retraction.group_map(A)
+    if R.dtype not in (torch.float32, torch.complex64):
+        return R
+    with torch.no_grad():  # the derivative of the correction is the identity on tangent vectors
+        correction = polish(R) - R
+    return R + correction
+
+
+def require_side(side: str, name: str) -> None:
+    """Raise unless ``side`` is one of the two sides of a weight."""
+    if side not in ("input", "output"):
+        raise OptionError(
+            f"side of {name} says where the frozen weight is multiplied.\n"
+            f'Expected "input" for W0 R, or "output" for R W0; got {side!r:.40}.\nCheck the spelling.'
+        )
+
+
+def require_weight(like: Tensor, name: str) -> None:
+    """Raise unless a tensor is a batch of matrices of floating point numbers that are not empty."""
+    if like.ndim < 2 or not all(like.shape[-2:]):
+        raise ShapeError(
+            f"{name} needs a weight with at least one row and one column.\n"
+            f"Expected shape (..., rows, columns), got {tuple(like.shape)}.\n"
+            "Constrain a matrix, or say with matrix_dims how to read the weight as one."
+        )
+
+
+def _require_same_base(known: Tensor, own: Tensor, path: str) -> None:
+    unit = float(torch.maximum(known[-1], own[-1])) if known.shape == own.shape else 0.0
+    error, bound = float((known - own)[:-1].abs().max()) if unit else torch.inf, 4 * unit * float(own[0])
+    if not error <= bound:  # NaN included
+        raise OffManifoldError(
+            f"The adapter {path.rstrip('.')} was trained on another frozen weight.\n"
+            f"Expected a fingerprint within {bound:.1e} of that of the weight here, got one at {error:.3g}.\n"
+            "Nothing in its module was changed. Load the checkpoint of the base model before the adapter."
+        )

@@ -1,0 +1,308 @@
+"""Checkpoints of orthogonal fine-tuning (OFT), as the library peft writes and reads them.
+
+peft multiplies the inputs, as rows, by :math:`R_p` from the right, so :math:`R_p` is the transpose of the ``R`` of
+`manifold_rnn.OrthogonalAdapter`. With ``use_cayley_neumann=False`` its blocks are :math:`(I - Q)(I + Q)^{-1}`, and with
+``use_cayley_neumann=True`` they are the truncated series of :math:`(I + Q)(I - Q)^{-1}`: the same numbers are rotations
+in opposite directions.
+
+>>> import tempfile
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+>>> model = mr.constrain_matching(model, {"0.weight": mr.OrthogonalAdapter(4)}, freeze_others=True)
+>>> folder = tempfile.mkdtemp()
+>>> mr.interop.peft.write_oft(model, folder)
+>>> other = torch.nn.Sequential(torch.nn.Linear(8, 8))
+>>> assert mr.interop.peft.read_oft(other, folder)[0].constraints["weight"].block_size == 4
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..constraints import OrthogonalAdapter, Parametrization, constrain_matching, parametrizations
+from ..constraints.kinds.orthogonal_adapter import OrthogonalAdapterParametrization
+from ..errors import OptionError, ShapeError, UnsupportedError
+from ..linalg import pack_skew, unpack_skew
+from ..linalg.checks import require_finite
+from ..linalg.skew import skew_size
+from ..retractions import Cayley
+
+__all__ = ["read_oft", "write_oft"]
+
+_CONFIG, _WEIGHTS, _OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PREFIX, _SUFFIX = "base_model.model.", ".oft_R.weight"
+_SERIES_SINCE = (0, 18)  # earlier versions computed another series
+
+
+def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Put the OFT adapters of a checkpoint of peft on a model, in place, and freeze all other parameters.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base model, with its pretrained weights, without adapters.
+    folder : str or path
+        With ``adapter_config.json``, and ``adapter_model.safetensors`` or ``adapter_model.bin``.
+
+    Returns
+    -------
+    nn.Module
+        ``model`` itself, under `manifold_rnn.OrthogonalAdapter`; with ``series_terms`` where the checkpoint was trained
+        with the truncated series.
+
+    Raises
+    ------
+    OptionError
+        If there are no such files, they are not of OFT, or the model has no layer of a name in them.
+    UnsupportedError
+        If the checkpoint has something besides OFT on linear layers, projects its blocks (``coft``), was trained with
+        a series of peft before 0.18, or with fewer than 3 terms; or if safetensors is needed and not installed.
+    ShapeError, NonFiniteError
+        If an adapter does not fit its layer, or has entries that are not finite. After any error the model is as
+        before.
+
+    Notes
+    -----
+    peft's ``num_cayley_neumann_terms=3`` computes the series of 4 terms, and becomes ``series_terms=4`` here. Numbers
+    are converted in float64 and rounded once.
+
+    Examples
+    --------
+    >>> try: mr.interop.peft.read_oft(torch.nn.Linear(2, 2), "nowhere")
+    ... except mr.errors.OptionError as error: assert "adapter_config.json" in str(error)
+    """
+    config, state = _read(Path(folder))
+    terms = _series_terms(config)
+    share, transposed = bool(config.get("block_share")), []
+    coordinates, constraints = {}, {}
+    for key, numbers in state.items():
+        name = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+        if not (key.startswith(_PREFIX) and key.endswith(_SUFFIX)):
+            raise UnsupportedError(
+                "read_oft reads the rotations of linear layers.\n"
+                f"Expected names like {_PREFIX}layer{_SUFFIX}, got {key!r:.80}.\n"
+                "Train without modules_to_save, biases and embeddings, or load with peft and merge there."
+            )
+        layer = _layer(model, name)
+        transposed.append(not isinstance(layer, nn.Linear))
+        size = int(layer.weight.shape[0 if transposed[-1] else 1])
+        block = skew_size(numbers.shape[-1])
+        if numbers.shape[:-1] != ((1 if share else size // block),) or size % block:
+            raise ShapeError(
+                f"The adapter of {name!r} must have one row for each block of the input size {size}.\n"
+                f"Expected {1 if share else size // block} rows of {numbers.shape[-1]} numbers, got "
+                f"{tuple(numbers.shape)}.\nCheck that the checkpoint belongs to this model."
+            )
+        require_finite(numbers, key, "Nothing was changed. Use an earlier checkpoint.")
+        constraints[f"{name}.weight"] = OrthogonalAdapter(block, share=share, series_terms=terms)
+        coordinates[name] = _coordinates(numbers, exact=terms is None)
+    if len(set(transposed)) > 1:
+        raise UnsupportedError(
+            "read_oft takes models whose adapted layers store their weights in one way.\n"
+            "Expected all of shape (out, in) or all of shape (in, out), got both.\nMerge the adapter with peft."
+        )
+    options: dict[str, Any] = {"matrix_dims": (1, 0)} if transposed[0] else {}
+    constrain_matching(model, constraints, freeze_others=True, **options)
+    with torch.no_grad():
+        for name, entry in _adapters(model).items():
+            if name in coordinates:
+                entry.coordinates.copy_(coordinates[name].unsqueeze(0))
+    return model
+
+
+def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = None) -> None:
+    """Write the adapters of a model as an OFT checkpoint that peft reads.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With weights under `manifold_rnn.OrthogonalAdapter`.
+    folder : str or path
+        Made if it is missing.
+    base_model : str, optional
+        The name of the base model in the config, from which peft can load it.
+
+    Raises
+    ------
+    OptionError
+        If no weight of the model is under `OrthogonalAdapter`.
+    UnsupportedError
+        If adapters differ in ``block_size``, ``share`` or ``series_terms``, act on outputs, are butterflies, are
+        complex, or have a series that peft does not have. Nothing is written then.
+    OffManifoldError
+        If the retraction is not the Cayley map, and a block rotates by 180 degrees, which that map does not reach.
+
+    Notes
+    -----
+    The checkpoint says ``use_cayley_neumann=False`` where ``R`` is orthogonal, whatever its retraction, and True with
+    the number of terms for ``series_terms``.
+
+    Examples
+    --------
+    >>> try: mr.interop.peft.write_oft(torch.nn.Linear(2, 2), "nowhere")
+    ... except mr.errors.OptionError as error: assert "OrthogonalAdapter" in str(error)
+    """
+    adapters = _adapters(model)
+    if not adapters:
+        raise OptionError(
+            "write_oft writes weights under OrthogonalAdapter.\nExpected at least one in the model, got none.\n"
+            "Call constrain_matching with OrthogonalAdapter first."
+        )
+    kinds = {(e.block_size, e.coordinates.shape[-2] == 1, e.series_terms) for e in adapters.values()}
+    if len({(block, terms) for block, _, terms in kinds}) > 1 or not all(map(_is_oft, adapters.values())):
+        raise UnsupportedError(
+            "A checkpoint of OFT has one block size and one map, one factor on the input side of real weights, and "
+            f"no series or at least 4 terms.\nGot (block size, one block, terms) {sorted(map(str, kinds))!s:.99}.\n"
+            "Constrain all weights alike, or merge with release."
+        )
+    state, first = {}, next(iter(adapters.values()))
+    shared = all(e.coordinates.shape[-2] == 1 for e in adapters.values())
+    for name, entry in adapters.items():
+        rows = entry.coordinates.shape[-2]
+        if not shared and rows != entry.width // entry.block_size:
+            raise UnsupportedError(
+                "A checkpoint of OFT shares blocks in all layers or in none.\n"
+                f"Expected {entry.width // entry.block_size} blocks for {name!r:.80}, got {rows}.\n"
+                "Constrain all weights alike."
+            )
+        state[f"{_PREFIX}{name}{_SUFFIX}"] = _vectors(entry)
+    config = {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "block_share": shared and any(e.width != e.block_size for e in adapters.values()),
+        "fan_in_fan_out": any(not isinstance(model.get_submodule(name), nn.Linear) for name in adapters),
+        "inference_mode": True,
+        "oft_block_size": first.block_size,
+        "peft_type": "OFT",
+        "peft_version": "0.18.0",  # the first that computes the series in this way
+        "r": 0,
+        "target_modules": sorted(adapters),
+        "use_cayley_neumann": first.series_terms is not None,
+        "num_cayley_neumann_terms": first.series_terms or 5,
+    }
+    _write(Path(folder), config, state)
+
+
+# --- the numbers ---
+
+
+def _coordinates(vectors: Tensor, *, exact: bool) -> Tensor:
+    """Coordinates of the skew matrices whose map is the transpose of peft's, from the entries above the diagonal."""
+    b = skew_size(vectors.shape[-1])
+    rows, columns = torch.triu_indices(b, b, 1, device=vectors.device)
+    Q = vectors.new_zeros((*vectors.shape[:-1], b, b), dtype=torch.float64)
+    Q[..., rows, columns] = vectors.double()
+    return pack_skew((2.0 if exact else -2.0) * (Q - Q.mT))
+
+
+@torch.no_grad()
+def _vectors(entry: OrthogonalAdapterParametrization) -> Tensor:
+    A = unpack_skew(entry.coordinates.double()).squeeze(-4)
+    if entry.retraction is not None and entry.retraction.name != "cayley":
+        A = Cayley().inverse_group_map(entry.retraction.group_map(A))
+    rows, columns = torch.triu_indices(entry.block_size, entry.block_size, 1, device=A.device)
+    sign = 0.5 if entry.series_terms is None else -0.5
+    return (sign * A)[..., rows, columns].float().cpu().contiguous()
+
+
+# --- the layers ---
+
+
+def _layer(model: nn.Module, name: str) -> Any:
+    layer = dict(model.named_modules()).get(name)
+    weight = None if layer is None else layer._parameters.get("weight")
+    if layer is None or weight is None:
+        raise OptionError(
+            f"The checkpoint has an adapter for {name!r:.80}, which must be a layer of the model with a free weight.\n"
+            f"Expected it among the modules, got {'none' if layer is None else type(layer).__name__}.\n"
+            "Check that the checkpoint belongs to this model, and release its adapters first."
+        )
+    is_linear = isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"  # of transformers, (in, out)
+    if not is_linear or weight.ndim != 2:
+        raise UnsupportedError(
+            "read_oft reads adapters of linear layers: peft turns a convolution in two ways that differ.\n"
+            f"Expected Linear or Conv1D for {name!r:.80}, got {type(layer).__name__}.\nMerge the adapter with peft."
+        )
+    return layer
+
+
+def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
+    """The adapters of a model by the name of their layer."""
+    found = {}
+    for name, entry in parametrizations(model):
+        parts: list[Parametrization] = [entry, *entry.parts().values()]
+        own = [part for part in parts if isinstance(part, OrthogonalAdapterParametrization)]
+        if len(own) == 1 and name.endswith("weight"):
+            found[name.removesuffix("weight").removesuffix(".")] = own[0]
+    return found
+
+
+def _is_oft(entry: OrthogonalAdapterParametrization) -> bool:
+    known = entry.series_terms is None or entry.series_terms >= 4
+    plain = entry.base.ndim == 2 or (entry.base.ndim == 3 and entry.base.shape[0] == 1)
+    return known and plain and entry.side == "input" and entry.factors == 1 and not entry.base.is_complex()
+
+
+# --- the files ---
+
+
+def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    weights = next((folder / name for name in (_WEIGHTS, _OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if weights is None or not (folder / _CONFIG).is_file():
+        raise OptionError(
+            f"A checkpoint of peft is a folder with {_CONFIG} and {_WEIGHTS}.\n"
+            f"Got {str(folder)!r:.80}, which lacks one of them.\nPass the folder that save_pretrained wrote."
+        )
+    config = json.loads((folder / _CONFIG).read_text())
+    if config.get("peft_type") != "OFT":
+        raise OptionError(
+            f"read_oft reads checkpoints of OFT.\nExpected peft_type 'OFT', got {config.get('peft_type')!r:.40}.\n"
+            "Load others with peft, and merge them there."
+        )
+    if weights.name == _OLD_WEIGHTS:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    else:
+        try:
+            from safetensors.torch import load_file
+        except ImportError as missing:
+            raise UnsupportedError(
+                f"{_WEIGHTS} needs safetensors.\nExpected it to be installed, got none.\nRun pip install safetensors."
+            ) from missing
+        state = load_file(weights)
+    if not state:
+        raise OptionError(
+            "A checkpoint of OFT has at least one adapter.\n"
+            f"Expected names like {_PREFIX}layer{_SUFFIX}, got an empty file.\nSave the adapter again."
+        )
+    return config, state
+
+
+def _series_terms(config: Mapping[str, Any]) -> int | None:
+    """The number of terms of the series, by our count; None for the exact map."""
+    version = tuple(int(k) for k in re.findall(r"\d+", str(config.get("peft_version", "0")))[:2])
+    terms = config.get("num_cayley_neumann_terms", 5)
+    series = config.get("use_cayley_neumann")
+    if config.get("coft") or series is None or (series and (version < _SERIES_SINCE or terms < 3)):
+        shown = {k: config.get(k) for k in ("coft", "use_cayley_neumann", "num_cayley_neumann_terms", "peft_version")}
+        raise UnsupportedError(
+            "read_oft reads plain OFT: the exact map, or the series of at least 3 terms of peft 0.18 or later.\n"
+            f"Got {shown!s:.160}.\nLoad it with the peft that wrote it, and merge it there."
+        )
+    return max(4, int(terms)) if series else None
+
+
+def _write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        from safetensors.torch import save_file
+    except ImportError:  # peft reads both
+        torch.save(dict(state), folder / _OLD_WEIGHTS)
+    else:
+        save_file(dict(state), folder / _WEIGHTS, metadata={"format": "pt"})
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
