@@ -25,7 +25,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {"peers": peers, "scan": scan, "constraint_cost": constraint_cost, "scaling": scaling}
     makers |= {"scan_2_threads": scan, "muon": muon, "tree_search": tree_search, "moments": moments}
-    makers |= {"muon_training": muon_training, "recipe": recipe}
+    makers |= {"muon_training": muon_training, "recipe": recipe, "adapters": adapters}
     makers |= {"online": online, "online_cost": online_cost, "loop": loop, "plain_parameters": plain_parameters}
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
@@ -240,6 +240,13 @@ def plain_parameters(table: dict) -> str:
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     rows = ((name, *(f"{row[c]:.2f}" if c in row else "" for c in columns)) for name, row in table.items())
     return list_table(("optimizer", *columns), rows)
+
+
+def adapters(table: dict) -> str:
+    """Times of a step of fine-tuning, as multiples of that with LoRA."""
+    names = list(dict.fromkeys(name for row in table.values() for name in row))
+    rows = ((name, *(f"{row[name]:.2f}" if name in row else "" for row in table.values())) for name in names)
+    return list_table(("adapter", *table), rows)
 
 
 def online(table: dict) -> str:

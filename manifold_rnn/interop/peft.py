@@ -79,7 +79,7 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     config, state = _read(Path(folder))
     terms = _series_terms(config)
-    share, transposed = bool(config.get("block_share")), []
+    share = bool(config.get("block_share"))
     coordinates, constraints = {}, {}
     for key, numbers in state.items():
         name = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
@@ -89,9 +89,7 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
                 f"Expected names like {_PREFIX}layer{_SUFFIX}, got {key!r:.80}.\n"
                 "Train without modules_to_save, biases and embeddings, or load with peft and merge there."
             )
-        layer = _layer(model, name)
-        transposed.append(not isinstance(layer, nn.Linear))
-        size = int(layer.weight.shape[0 if transposed[-1] else 1])
+        size = _linear(model, name).in_features
         block = skew_size(numbers.shape[-1])
         if numbers.shape[:-1] != ((1 if share else size // block),) or size % block:
             raise ShapeError(
@@ -102,13 +100,7 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
         require_finite(numbers, key, "Nothing was changed. Use an earlier checkpoint.")
         constraints[f"{name}.weight"] = OrthogonalAdapter(block, share=share, series_terms=terms)
         coordinates[name] = _coordinates(numbers, exact=terms is None)
-    if len(set(transposed)) > 1:
-        raise UnsupportedError(
-            "read_oft takes models whose adapted layers store their weights in one way.\n"
-            "Expected all of shape (out, in) or all of shape (in, out), got both.\nMerge the adapter with peft."
-        )
-    options: dict[str, Any] = {"matrix_dims": (1, 0)} if transposed[0] else {}
-    constrain_matching(model, constraints, freeze_others=True, **options)
+    constrain_matching(model, constraints, freeze_others=True)
     with torch.no_grad():
         for name, entry in _adapters(model).items():
             if name in coordinates:
@@ -133,8 +125,8 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
     OptionError
         If no weight of the model is under `OrthogonalAdapter`.
     UnsupportedError
-        If adapters differ in ``block_size``, ``share`` or ``series_terms``, act on outputs, are butterflies, are
-        complex, or have a series that peft does not have. Nothing is written then.
+        If adapters differ in ``block_size``, ``share`` or ``series_terms``, act on outputs, are butterflies or complex,
+        belong to other layers than linear ones, or have a series that peft does not have. Nothing is written.
     OffManifoldError
         If the retraction is not the Cayley map, and a block rotates by 180 degrees, which that map does not reach.
 
@@ -176,7 +168,7 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
         "base_model_name_or_path": base_model,
         "bias": "none",
         "block_share": shared and any(e.width != e.block_size for e in adapters.values()),
-        "fan_in_fan_out": any(not isinstance(model.get_submodule(name), nn.Linear) for name in adapters),
+        "fan_in_fan_out": False,
         "inference_mode": True,
         "oft_block_size": first.block_size,
         "peft_type": "OFT",
@@ -203,7 +195,7 @@ def _coordinates(vectors: Tensor, *, exact: bool) -> Tensor:
 
 @torch.no_grad()
 def _vectors(entry: OrthogonalAdapterParametrization) -> Tensor:
-    A = unpack_skew(entry.coordinates.double()).squeeze(-4)
+    A = unpack_skew(entry.coordinates.double()).flatten(0, -3)  # one factor
     if entry.retraction is not None and entry.retraction.name != "cayley":
         A = Cayley().inverse_group_map(entry.retraction.group_map(A))
     rows, columns = torch.triu_indices(entry.block_size, entry.block_size, 1, device=A.device)
@@ -214,20 +206,18 @@ def _vectors(entry: OrthogonalAdapterParametrization) -> Tensor:
 # --- the layers ---
 
 
-def _layer(model: nn.Module, name: str) -> Any:
+def _linear(model: nn.Module, name: str) -> nn.Linear:
     layer = dict(model.named_modules()).get(name)
-    weight = None if layer is None else layer._parameters.get("weight")
-    if layer is None or weight is None:
+    if layer is None or layer._parameters.get("weight") is None:
         raise OptionError(
             f"The checkpoint has an adapter for {name!r:.80}, which must be a layer of the model with a free weight.\n"
             f"Expected it among the modules, got {'none' if layer is None else type(layer).__name__}.\n"
             "Check that the checkpoint belongs to this model, and release its adapters first."
         )
-    is_linear = isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"  # of transformers, (in, out)
-    if not is_linear or weight.ndim != 2:
+    if not isinstance(layer, nn.Linear):
         raise UnsupportedError(
-            "read_oft reads adapters of linear layers: peft turns a convolution in two ways that differ.\n"
-            f"Expected Linear or Conv1D for {name!r:.80}, got {type(layer).__name__}.\nMerge the adapter with peft."
+            "read_oft reads adapters of linear layers: peft rotates a convolution in two ways that differ.\n"
+            f"Expected Linear for {name!r:.80}, got {type(layer).__name__}.\nMerge the adapter with peft."
         )
     return layer
 
@@ -237,16 +227,23 @@ def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
     found = {}
     for name, entry in parametrizations(model):
         parts: list[Parametrization] = [entry, *entry.parts().values()]
-        own = [part for part in parts if isinstance(part, OrthogonalAdapterParametrization)]
-        if len(own) == 1 and name.endswith("weight"):
-            found[name.removesuffix("weight").removesuffix(".")] = own[0]
+        for part in parts:
+            if isinstance(part, OrthogonalAdapterParametrization):
+                owner, _, leaf = name.rpartition(".")
+                linear = part is entry and leaf == "weight" and isinstance(model.get_submodule(owner), nn.Linear)
+                if not linear:
+                    raise UnsupportedError(
+                        "A checkpoint of OFT adapts the weights of linear layers.\n"
+                        f"Expected no others, got {name!r:.80}, of another layer or read by matrix_dims or blocks.\n"
+                        "Merge it with release first."
+                    )
+                found[owner] = part
     return found
 
 
 def _is_oft(entry: OrthogonalAdapterParametrization) -> bool:
     known = entry.series_terms is None or entry.series_terms >= 4
-    plain = entry.base.ndim == 2 or (entry.base.ndim == 3 and entry.base.shape[0] == 1)
-    return known and plain and entry.side == "input" and entry.factors == 1 and not entry.base.is_complex()
+    return known and entry.side == "input" and entry.factors == 1 and not entry.base.is_complex()
 
 
 # --- the files ---

@@ -53,7 +53,7 @@ class SubspaceAdapter(Adapter):
     ``A``, as ``subspace``: another computer may find singular vectors of other signs, and the coordinates belong to
     these. Finding them takes one singular value decomposition of the weight, in float32 or better.
 
-    Source: Wu et al. (2025).
+    Source: Wu, Hu, Min and Wang (2026).
 
     Examples
     --------
