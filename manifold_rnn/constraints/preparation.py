@@ -108,8 +108,9 @@ def _fitted(manifold: Manifold, which: Sequence[int] | None, weight: Tensor, opt
     fitted = manifold if plain else Blocks(manifold, options.blocks, which, matrix_dims=dims)
     try:
         fitted.require(weight, name)
-    except (ShapeError, ValueError):
-        if weight.ndim < 2:
+    except (ShapeError, ValueError) as error:
+        other_fault = isinstance(error, ManifoldError) and not isinstance(error, ShapeError)  # such as a row of zeros
+        if weight.ndim < 2 or other_fault:
             raise
         transposed = Blocks(manifold, options.blocks, which, matrix_dims=dims, transpose=True)
         with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows

@@ -75,6 +75,9 @@ class FixedNorm(VectorManifold):
     def _options(self) -> tuple[Any, ...]:
         """The arguments in front of the retraction."""
 
+    @abstractmethod
+    def with_retraction(self, retraction: str | Retraction) -> Self: ...
+
     # --- facts ---
 
     @property
@@ -96,12 +99,6 @@ class FixedNorm(VectorManifold):
 
     def key(self) -> Hashable:
         return (type(self), *self._options(), self.retraction)
-
-    def with_retraction(self, retraction: str | Retraction) -> Self:
-        return type(self)(*self._options(), retraction)
-
-    def example_shape(self) -> tuple[int, ...]:
-        return (3,) * self.ndim
 
     def width(self, shape: tuple[int, ...]) -> int:
         return 1  # the defect is relative, and a length is computed to a few units of rounding
@@ -320,20 +317,7 @@ class FixedNorm(VectorManifold):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Vectors of uniform direction; of length 1 with ``radius="init"``.
-
-        Parameters
-        ----------
-        *size : int, or one tuple
-        dtype : torch.dtype, optional
-            Default: torch's default dtype.
-        device : torch.device, optional
-        generator : torch.Generator, optional
-
-        Returns
-        -------
-        Tensor
-        """
+        """Vectors of uniform direction, of shape ``size``; of length 1 with ``radius="init"``."""
         shape, dtype = as_shape(size), dtype or torch.get_default_dtype()
         self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from ..errors import OptionError
 from ..retractions import Retraction
@@ -67,6 +67,9 @@ class Oblique(FixedNorm):
 
     def _options(self) -> tuple[Any, ...]:
         return self.dim, self.radius
+
+    def with_retraction(self, retraction: str | Retraction) -> Self:
+        return type(self)(self.dim, self.radius, retraction)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, radius={self.radius!r}, retraction={self.retraction.name!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Self
@@ -288,7 +289,7 @@ class Parts(Manifold):
         points, *moved = zip(*steps, strict=True)
         y = self.layout.join(points, tuple(x.shape))
         pairs = zip(carried_alike, vectors, moved, strict=True)
-        return y, *(v if all(map(_is, before, after)) else self._flat(x, after) for v, before, after in pairs)
+        return y, *(v if all(map(operator.is_, before, after)) else self._flat(x, after) for v, before, after in pairs)
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
@@ -342,10 +343,6 @@ class Parts(Manifold):
 
 def _first_refusal(checks: Iterable[Check]) -> Check:
     return next((check for check in checks if not check[0]), (True, None))
-
-
-def _is(a: Tensor, b: Tensor) -> bool:
-    return a is b
 
 
 def _transposed(rows: list[list[Tensor]], columns: int) -> list[tuple[Tensor, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from ..errors import OptionError
 from ..retractions import Retraction
@@ -75,6 +75,9 @@ class Sphere(FixedNorm):
 
     def _options(self) -> tuple[Any, ...]:
         return self._axes, self.radius
+
+    def with_retraction(self, retraction: str | Retraction) -> Self:
+        return type(self)(self._axes, self.radius, retraction)
 
     def extra_repr(self) -> str:
         return f"dims={self._axes}, radius={self.radius!r}, retraction={self.retraction.name!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -21,10 +20,10 @@ from .._torch import uncompiled
 from ..constraints.membership import require_on_manifold
 from ..constraints.optimizer_hooks import renew
 from ..errors import ManifoldError, NonFiniteError
-from ..linalg import fixed_iterations
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
+from .captured import run_captured
 from .options import DEFAULTS, RetractionOptions, require
 from .plain import Plain
 from .preconditions import (
@@ -122,7 +121,7 @@ class RiemannianOptimizer(Optimizer):
         return not isinstance(group["lr"], Tensor)
 
     def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
-        """What steps a batch without copies and cannot fail, if no gradient is longer than ``size``; None if nothing."""
+        """What steps a batch without copies and cannot fail, where no gradient is longer than ``size``, if anything."""
         return None
 
     def validate(self, group: dict[str, Any]) -> None:
@@ -203,13 +202,14 @@ class RiemannianOptimizer(Optimizer):
             _run_uncompiled(self)
             return
         work, plain = self._work()
-        alone = [(group, batch) for group, batch in work if self.in_place(batch, group, 0.0) is not None]
-        work = [(group, batch) for group, batch in work if self.in_place(batch, group, 0.0) is None]
+        captured = any(group["capturable"] for group in self.param_groups)
+        alone = [] if captured else [each for each in work if self.in_place(each[1], each[0], 0.0)]
+        work = [each for each in work if not any(each is other for other in alone)]
         gradients = [batch.gradient() for _, batch in work]
         everything = [*gradients, *(g for _, together in plain for g in together.gradients())]
         everything += [p.grad for _, batch in alone for p in batch.params if p.grad is not None]
-        if any(group["capturable"] for group in self.param_groups):
-            self._run_captured(work, gradients, plain, all_finite(everything))
+        if captured:
+            run_captured(self, work, gradients, plain, all_finite(everything))
             return
         size = norm_bound(everything)
         if not (math.isfinite(size) or bool(all_finite(everything))):
@@ -220,7 +220,7 @@ class RiemannianOptimizer(Optimizer):
         if None in calls:
             work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
-        # plain parameters and steps in place cannot fail and come last: where a step is refused, nothing has been changed
+        # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
         for (group, batch), g in sorted(
             zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
         ):
@@ -268,21 +268,6 @@ class RiemannianOptimizer(Optimizer):
             require_finite(y, "The result of a step", _ADVICE)
         if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
             batch.require_finite_states(_ADVICE)
-
-    def _run_captured(self, work: list[Work], gradients: list[Tensor], plain: list[PlainWork], sound: Tensor) -> None:
-        before, moved = [], []
-        with fixed_iterations():
-            for (group, batch), g in zip(work, gradients, strict=True):
-                before.append((batch, copy.deepcopy(batch.states)))
-                moved.append(y := self._moved(batch, g, {**group, "capturable": True}))
-                if batch.manifold is not None:
-                    near = batch.manifold.is_sound(y) if self.checks_steps else y.isfinite()
-                    sound = sound & near.all().to(sound.device)
-        for (batch, states), y in zip(before, moved, strict=True):
-            batch.write_where(sound, y, states)
-        found_inf = (~sound).to(torch.float32)
-        self._step_plain([({**group, "capturable": True}, together) for group, together in plain], found_inf)
-        self._count_skipped(sound)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
         """Each parameter group, and what keeps its batches."""
@@ -352,11 +337,6 @@ class RiemannianOptimizer(Optimizer):
     def _forget_empty_states(self) -> None:
         for p in [p for p, s in self.state.items() if not s]:
             del self.state[p]
-
-    def _count_skipped(self, finite: Tensor) -> None:
-        if not isinstance(self._skipped, Tensor):
-            self._skipped = torch.full((), self._skipped, dtype=torch.long, device=finite.device)
-        self._skipped.add_(~finite)
 
 
 @uncompiled
