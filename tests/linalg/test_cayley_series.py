@@ -43,10 +43,7 @@ def test_gradients_of_both_orders(wide, generator):
 
 @pytest.mark.parametrize("terms", [1, 0, -3, 2.0, True, None, "5"])
 def test_a_wrong_number_of_terms_is_named(terms):
-    for act in (
-        lambda: linalg.cayley_series(torch.zeros(2, 2), terms),
-        lambda: linalg.cayley_series_defect(0.1, terms),
-    ):
+    for function, argument in ((linalg.cayley_series, torch.zeros(2, 2)), (linalg.cayley_series_defect, 0.1)):
         with pytest.raises(errors.OptionError, match="at least 2") as raised:
             function(argument, terms)
         assert len(str(raised.value)) <= 400

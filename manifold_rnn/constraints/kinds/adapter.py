@@ -218,5 +218,5 @@ def _require_same_base(known: Tensor, own: Tensor, path: str) -> None:
         raise OffManifoldError(
             f"The adapter {path.rstrip('.')} was trained on another frozen weight.\n"
             f"Expected a fingerprint within {bound:.1e} of that of the weight here, got one at {error:.3g}.\n"
-            "Nothing in its module was changed. Load the checkpoint of the base model before the adapter."
+            "Nothing in its module was changed. Load the base model first, or train with save_base=True."
         )
