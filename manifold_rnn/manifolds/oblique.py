@@ -40,7 +40,7 @@ class Oblique(FixedNorm):
     Notes
     -----
     A weight on it starts from the projection of the weight found; a row of zeros, such as that of ``padding_idx`` of an
-    embedding, has no direction and is refused. Source: Absil and Gallivan (2006); Loshchilov et al. (2024) for nGPT.
+    embedding, has no direction and is refused. Source: Loshchilov et al. (2024) for nGPT.
 
     Examples
     --------

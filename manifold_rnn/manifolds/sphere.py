@@ -42,8 +42,7 @@ class Sphere(FixedNorm):
     -----
     With ``radius="init"`` the number is the norm of the weight itself, and is stored nowhere else. A checkpoint of
     another norm is therefore loaded with that norm, and an average of weights has the norm of the average. The norm is
-    kept up to rounding errors, which add up at random. Source: Absil, Mahony and Sepulchre (2008), examples 3.5.1,
-    5.4.1 and 8.1.1.
+    kept up to rounding errors, which add up at random. Source: Absil, Mahony and Sepulchre (2008).
 
     Examples
     --------
