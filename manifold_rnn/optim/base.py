@@ -23,7 +23,7 @@ from ..errors import ManifoldError, NonFiniteError
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
-from .captured import run_captured
+from .captured import count_skipped, move_captured
 from .options import DEFAULTS, RetractionOptions, require
 from .plain import Plain
 from .preconditions import (
@@ -209,7 +209,9 @@ class RiemannianOptimizer(Optimizer):
         everything = [*gradients, *(g for _, together in plain for g in together.gradients())]
         everything += [p.grad for _, batch in alone for p in batch.params if p.grad is not None]
         if captured:
-            run_captured(self, work, gradients, plain, all_finite(everything))
+            sound = move_captured(work, gradients, all_finite(everything), self._moved, checks=self.checks_steps)
+            self._step_plain([({**group, "capturable": True}, each) for group, each in plain], (~sound).float())
+            self._skipped = count_skipped(self._skipped, sound)
             return
         size = norm_bound(everything)
         if not (math.isfinite(size) or bool(all_finite(everything))):
