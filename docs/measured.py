@@ -29,10 +29,12 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
         "loop": loop,
         "moments": moments,
         "muon": muon,
+        "muon_training": muon_training,
         "online": online,
         "online_cost": online_cost,
         "peers": peers,
         "plain_parameters": plain_parameters,
+        "recipe": recipe,
         "scaling": scaling,
         "scan": scan,
         "scan_2_threads": scan,
@@ -70,6 +72,44 @@ def muon(rows: list[dict]) -> str:
             ratio = value["ms"] / ways["closed form"]["ms"]
             cells.append((row["shape"], name, f"{value['gain']:.6f}", f"{value['ms']:.1f}", f"{ratio:.1f}"))
     return list_table(head, cells)
+
+
+def muon_training(rows: list[dict]) -> str:
+    """Steps and seconds of each optimizer to the loss of a problem, smallest to largest of the seeds."""
+    cells = []
+    reported = [row for row in rows if row["run for"] == "reported"]
+    for problem, optimizer in dict.fromkeys((row["problem"], row["optimizer"]) for row in reported):
+        found = [row for row in reported if (row["problem"], row["optimizer"]) == (problem, optimizer)]
+        arrived = [row for row in found if row["steps"] is not None]
+        steps = _span([row["steps"] for row in arrived], ",d") if arrived else "not reached"
+        steps += f" ({len(arrived)} of {len(found)} seeds)" if 0 < len(arrived) < len(found) else ""
+        seconds = _span([row["seconds"] for row in arrived], ".1f") if arrived else ""
+        last = _span([row["last loss"] for row in found], ".3g")
+        cells.append((problem, optimizer, f"{found[0]['rate']:g}", steps, seconds, last))
+    return list_table(("problem", "optimizer", "rate", "steps", "seconds", "last loss"), cells)
+
+
+def recipe(rows: list[dict]) -> str:
+    """Losses, time and memory of each recipe, for training and for fine-tuning."""
+    head = ("weights", "rate", "validation loss", "degrees of freedom", "ms per step", "memory, KB")
+    tables = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        reported = [row for row in rows if row["kind"] == kind and row["run for"] == "reported"]
+        cells = []
+        for name in dict.fromkeys(row["recipe"] for row in reported):
+            found = [row for row in reported if row["recipe"] == name]
+            first = found[0]
+            size = f"{first['degrees of freedom']:,}", _span([row["ms per step"] for row in found], ".0f")
+            losses = _span([row["loss"] for row in found], ".3f")
+            cells.append((name, f"{first['rate']:g}", losses, *size, f"{first['kilobytes']:,}"))
+        before = next((f" Before: {row['loss before']:.3f}." for row in reported if "loss before" in row), "")
+        tables.append(f"{kind.capitalize()}.{before}\n\n{list_table(head, cells)}")
+    return "\n".join(tables)
+
+
+def _span(values: list[float], form: str) -> str:
+    low, high = (format(value, form) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def write_promises(results: Path, into: Path) -> None:

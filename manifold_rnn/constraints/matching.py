@@ -1,13 +1,14 @@
 """Constraints on many weights at once, and what they leave free."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
 import geoopt
 from torch import nn
 
-from ..errors import OptionError
+from ..errors import ManifoldError, OptionError
 from ..manifolds import manifold_of
 from .constraint import Constraint
 from .options import Options, bad_option, chosen_view
@@ -34,7 +35,8 @@ def constrain_matching(
     model : nn.Module
         Any model.
     constraints : mapping from str to constraint
-        Shell patterns over dotted names, such as ``"*.weight_hh_l*"``; where several match, the first counts.
+        Shell patterns over dotted names, such as ``"*.weight_hh_l*"``; where several match, the first counts. For
+        weights of stacked matrices the constraint is a `Blocks`, such as ``Blocks(Orthogonal(), blocks=3)``.
     freeze_others : bool
         Whether all parameters but those of these constraints stop being trained, as for adapters on a frozen model.
     view : "update" or "trivialized", optional
@@ -50,8 +52,8 @@ def constrain_matching(
     Raises
     ------
     OptionError
-        If a pattern matches no weight, ``freeze_others`` is no truth value, and as `constrain`; then nothing is
-        constrained.
+        If a pattern matches no weight, or only weights that patterns before it match, if ``freeze_others`` is no truth
+        value, and as `constrain`; then nothing is constrained. Errors of a weight name it and its pattern.
     UnsupportedError
         If in the trivialized view not all names of a tied weight match, and as `constrain`.
 
@@ -72,13 +74,17 @@ def constrain_matching(
     matches = _matches(model, constraints)
     attached: dict[int, Attach] = {}
     computed: list[str] = []
-    for name, constraint in matches.items():
+    for name, pattern in matches.items():
         owner, leaf = owner_of(model, name)
-        weight, chosen = owner._parameters[leaf], Options(chosen_view(constraint, view), **options)
+        weight, constraint = owner._parameters[leaf], constraints[pattern]
+        chosen = Options(chosen_view(constraint, view), **options)
         if chosen.view == "trivialized":
             computed.append(name)
         if chosen.view == "update" or id(weight) not in attached:
-            attached[id(weight)] = prepare(owner, leaf, constraint, chosen)
+            try:
+                attached[id(weight)] = prepare(owner, leaf, constraint, chosen)
+            except ManifoldError as error:
+                raise type(error)(f"{name!r} matches the pattern {pattern!r}.\n{error}"[:400]) from error
     if computed:
         refuse_torn_ties(model, computed)
     owned = [owner_of(model, name) for name in matches]
@@ -92,20 +98,40 @@ def constrain_matching(
     return scope(model) if computed else model
 
 
-def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, Any]:
+def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]:
+    """Names of weights, each with the first pattern that it matches."""
+    if not isinstance(constraints, Mapping) or not constraints or not all(isinstance(p, str) for p in constraints):
+        raise OptionError(
+            "constraints maps patterns to constraints.\n"
+            'Expected a mapping with one pattern or more, such as {"*.q_proj.weight": Orthogonal()}.\n'
+            f"Got {constraints!r:.100}.\nName the weights by patterns."
+        )
     inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
-    names = [n for n, _ in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)]
-    by_weight: dict[str, Any] = {}
-    for pattern, constraint in constraints.items():
-        hits = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
+    axes = {n: p.ndim for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)}
+    by_weight: dict[str, str] = {}
+    for pattern in constraints:
+        hits = [n for n in axes if fnmatchcase(n, pattern) or fnmatchcase(f".{n}", pattern)]
         if not hits:
+            raise _no_match(pattern, axes)
+        if by_weight.keys() >= set(hits):
             raise OptionError(
-                f"Each pattern must match a weight; {pattern!r} matches none of {len(names)}.\n"
-                f"Names here look like {', '.join(map(repr, names[:4]))}.\nCorrect or remove the pattern."
+                f"Each pattern must match a weight that no pattern before it matches; {pattern!r:.80} has none.\n"
+                f"{by_weight[hits[0]]!r:.80} comes before it and matches {hits[0]!r:.100}.\n"
+                "Put the narrower pattern first, or remove one."
             )
-        by_weight = dict.fromkeys(hits, constraint) | by_weight
+        by_weight = dict.fromkeys(hits, pattern) | by_weight
     once = {owner_of(model, name): name for name in reversed(by_weight)}  # a module may have two names
     return {name: by_weight[name] for name in reversed(once.values())}
+
+
+def _no_match(pattern: str, axes: dict[str, int]) -> OptionError:
+    names = [name for name, count in axes.items() if count > 1] or list(axes)
+    similar = get_close_matches(pattern, names, n=2, cutoff=0.3) or names[:2]
+    shown = " and ".join(f"{name!r:.80}" for name in similar) or "none"
+    return OptionError(
+        f"Each pattern must match a weight; {pattern!r:.80} matches none of {len(axes)}.\n"
+        f"Names here are like {shown}.\nCorrect or remove the pattern; dict(model.named_parameters()) lists all names."
+    )
 
 
 def degrees_of_freedom(module: nn.Module) -> int:

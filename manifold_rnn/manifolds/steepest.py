@@ -23,20 +23,24 @@ class Steepest(NamedTuple):
     With the gradient g of the loss: :math:`K = \operatorname{skew}(g x^H)` and :math:`A = \operatorname{msign}(K)`.
     """
 
-    direction: Tensor  # A x, as `x`
+    direction: Tensor  # A x, as `x`, without the part outside of the Lie algebra
+    first: Tensor  # A x, as `x`
     second: Tensor  # A^2 x, as `x`
     gain: Tensor  # (..., 1, 1): the inner product of direction and gradient, which is the nuclear norm of K
     rank: Tensor  # (..., 1, 1): how many singular values of K are not 0
+    phase: Tensor | None = None  # (..., 1, 1): c, where the Lie algebra has A - ic I in place of A
 
     def at(self, x: Tensor, angle: float | Tensor) -> Tensor:
         r"""The point at ``angle`` along the geodesic, :math:`e^{tA} x`, exact because :math:`A^3 = -A`."""
         if isinstance(angle, Tensor):
-            return x + angle.sin() * self.direction + 2 * (0.5 * angle).sin().square() * self.second
-        if not math.isfinite(angle):
+            y = x + angle.sin() * self.first + 2 * (0.5 * angle).sin().square() * self.second
+        elif not math.isfinite(angle):
             raise NonFiniteError(
                 f"A step along a geodesic needs a finite angle.\nGot {angle}.\nLower the learning rate."
             )
-        return x + math.sin(angle) * self.direction + 2 * math.sin(0.5 * angle) ** 2 * self.second
+        else:
+            y = x + math.sin(angle) * self.first + 2 * math.sin(0.5 * angle) ** 2 * self.second
+        return y if self.phase is None else y * torch.exp(-1j * angle * self.phase)
 
 
 def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> Steepest:
@@ -52,21 +56,25 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
     inside = multiply(x.mH, g)
     if n == p:  # from the right, which is a matrix of the same size
         A, K = _sign(inside, size, lie)
-        direction = multiply(x, A)
-        second = multiply(direction, A)
+        first = multiply(x, A)
+        second = multiply(first, A)
     elif n <= 2 * p:
         A, K = _sign(multiply(g, x.mH), size)
-        direction = multiply(A, x)
-        second = multiply(A, direction)
+        first = multiply(A, x)
+        second = multiply(A, first)
     else:
         # of both, so that what is outside is orthogonal to x also where the gradient has nothing there
         Q = torch.linalg.qr(torch.cat([x, g - multiply(x, inside)], -1)).Q[..., p:]
         left = torch.cat([inside, multiply(Q.mH, g)], -2)  # (..., 2p, p)
         A, K = _sign(torch.cat([left, torch.zeros_like(left)], -1), size)
         basis = torch.cat([x, Q], -1)
-        direction, second = multiply(basis, A[..., :p]), multiply(basis, multiply(A, A[..., :p]))
+        first, second = multiply(basis, A[..., :p]), multiply(basis, multiply(A, A[..., :p]))
     gain = (A.conj() * K).real.sum((-2, -1), keepdim=True) * scale
-    return Steepest(direction, second, gain, A.abs().square().sum((-2, -1), keepdim=True))
+    rank = A.abs().square().sum((-2, -1), keepdim=True)
+    if n != p or not A.is_complex():
+        return Steepest(first, first, second, gain, rank)
+    phase = (A - lie(A)).diagonal(dim1=-2, dim2=-1).imag.mean(-1)[..., None, None]  # of a multiple of the identity
+    return Steepest(first - 1j * phase * x, first, second, gain, rank, phase)
 
 
 def _sign(generator: Tensor, size: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> tuple[Tensor, Tensor]:
@@ -77,4 +85,4 @@ def _sign(generator: Tensor, size: Tensor, lie: Callable[[Tensor], Tensor] = ske
     K = lie(generator)
     unit = _NOISE * K.shape[-1] ** 0.5 * torch.finfo(K.dtype).eps
     K = torch.where(torch.linalg.matrix_norm(K, keepdim=True) > unit * size, K, 0)
-    return lie(msign(K)), K
+    return skew(msign(K)), K

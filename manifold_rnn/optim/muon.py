@@ -76,8 +76,8 @@ class RiemannianMuon(RiemannianOptimizer):
     ========================================================  =========================================================
 
     Biases, and the coordinates of a weight in the trivialized view, have one axis, so Adam moves them. Give biases a
-    group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace is taken out of
-    ``K`` and out of ``A``, whose norm is then at most 2.
+    group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace is taken out of the
+    skew-Hermitian part and out of ``A``, whose norm is then at most 2: the step is multiplied by a phase.
 
     For n x p matrices with n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al.
     (2024) for Muon; Bernstein (2025) for the square case of ``A``.

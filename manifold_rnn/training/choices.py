@@ -175,9 +175,10 @@ def unknown_key(key: str, known: Collection[str]) -> OptionError:
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
-    """Return a question for the nearest known name, in small or capital letters, or nothing if none is near."""
+    """Return a question for the nearest known name, or for one that ends with it, or nothing if none is near."""
     lower = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
+    near = near or [other for other in lower if len(name) > 2 and other.endswith(name.lower())]
     return f" Did you mean `{prefix}{lower[near[0]]}`?" if near else ""
 
 

@@ -6,7 +6,7 @@ from support.counting import evaluations
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.errors import OptionError, ShapeError
+from manifold_rnn.errors import DtypeError, OptionError, ShapeError
 
 N = 4
 VIEWS = pytest.mark.parametrize("view", ["update", "trivialized"])
@@ -38,6 +38,42 @@ def test_a_pattern_without_a_match_changes_nothing(view):
         mr.constrain_matching(model, {"*.weight_hh_l0": mr.Orthogonal(), "*bias*": mr.Orthogonal()}, view=view)
     assert all(type(p) is nn.Parameter for p in model.parameters())
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("patterns", "error", "words"),
+    [
+        ({}, OptionError, "one pattern or more"),
+        (["*.weight"], OptionError, "mapping"),
+        ({3: mr.Orthogonal()}, OptionError, "patterns"),
+        ({"*.q_projj.weight": mr.Orthogonal()}, OptionError, "0.q_proj.weight"),
+        ({"*" + "x" * 900: mr.Orthogonal()}, OptionError, "none of 4"),
+        ({"*proj.weight": mr.Orthogonal(), "*.q_proj.weight": mr.Stiefel()}, OptionError, "narrower"),
+        ({"*.weight": mr.Orthogonal()}, ShapeError, r"'1.weight' matches the pattern '\*.weight'"),
+        ({"*.q_proj.*": mr.Orthogonal()}, ShapeError, "0.q_proj.bias"),
+        ({"*.q_proj.weight": "Orthogonal"}, OptionError, "0.q_proj.weight"),
+        ({"*.q_proj.weight": mr.Unitary()}, DtypeError, "0.q_proj.weight"),
+    ],
+    ids=str,
+)
+@VIEWS
+def test_bad_patterns_are_answered_by_name(view, patterns, error, words):
+    model = nn.Sequential(nn.ModuleDict({"q_proj": nn.Linear(N, N)}), nn.LayerNorm(N))
+    with pytest.raises(error, match=words) as caught:
+        mr.constrain_matching(model, patterns, view=view)
+    assert len(str(caught.value)) <= 400
+    assert all(type(p) is nn.Parameter for p in model.parameters()) and not model._forward_pre_hooks
+
+
+@VIEWS
+def test_stacked_projections_of_attention_are_blocks(view):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    heads = mr.manifolds.Blocks(mr.Stiefel(), blocks=6, transpose=True)  # (4, 8) each
+    table = {"*.in_proj_weight": heads, "*.out_proj.weight": mr.Orthogonal(), "linear?.weight": mr.Stiefel()}
+    mr.constrain_matching(layer, table, view=view)
+    assert all(mr.linalg.defect(head.mT) < 1e-5 for head in layer.self_attn.in_proj_weight.chunk(6))
+    layer(torch.randn(2, 3, 8)).sum().backward()
+    assert len([p for p in layer.parameters() if p.grad is not None]) == len(list(layer.parameters()))
 
 
 @VIEWS

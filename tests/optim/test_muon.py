@@ -281,6 +281,23 @@ def test_on_the_special_unitary_group_it_ends_at_a_stationary_point(generator):
     assert float(m.norm(p.detach(), m.egrad2rgrad(p.detach(), p.grad))) < 1e-3
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("angle", [0.01, 2.0, 1e3])
+def test_on_the_special_unitary_group_a_step_follows_the_geodesic_of_its_direction(n, angle, generator):
+    m = mr.SpecialUnitary()
+    x = m.random(2, n, n, dtype=torch.complex128, generator=generator)
+    g = torch.randn(2, n, n, dtype=torch.complex128, generator=generator)
+    found = steepest(x, g, m._lie)
+    A = x.mH @ found.direction
+    assert float(A.diagonal(dim1=-2, dim2=-1).sum(-1).abs().max()) < 1e-12  # so det x stays 1
+    moved = m.spectral_step(x, g, -angle)
+    torch.testing.assert_close(moved, x @ torch.linalg.matrix_exp(angle * A), rtol=0, atol=1e-10 * max(1, angle))
+    K = m._lie(x.mH @ g)
+    rank = torch.linalg.svdvals(K).gt(1e-9).sum(-1).double()
+    torch.testing.assert_close(found.rank.flatten(), rank)
+    torch.testing.assert_close(found.gain.flatten(), torch.linalg.svdvals(K).sum(-1))
+
+
 def test_nuclear_steps_are_as_long_as_stated_from_the_first_on(generator):
     x, g = problem((6, 6), torch.float64, generator)
     for nesterov in (False, True):
@@ -308,3 +325,15 @@ def test_manifolds_of_geoopt_are_descended_by_their_own_norm(generator):
         before = p.detach().clone()
         mr.optim.RiemannianMuon([p], lr=0.01, momentum=0.0).step()
         assert abs(float(m.dist(before, p.detach())) - 0.01) < 1e-4
+
+
+def test_torchs_muon_is_refused_for_points_and_refuses_coordinates():
+    layer = mr.constrain(torch.nn.Linear(4, 4, bias=False), "weight", mr.Orthogonal())
+    before = layer.weight.detach().clone()
+    layer(torch.ones(1, 4)).sum().backward()
+    with pytest.raises(errors.OptimizerError, match=r"Muon would move the weight 'weight' off its manifold"):
+        torch.optim.Muon(layer.parameters()).step()
+    assert torch.equal(layer.weight, before)
+    layer = mr.constrain(torch.nn.Linear(4, 4, bias=False), "weight", mr.Orthogonal(), view="trivialized")
+    with pytest.raises(ValueError, match="2D"):  # torch's own message: coordinates have one axis
+        torch.optim.Muon(layer.parameters())
