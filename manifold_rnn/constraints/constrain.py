@@ -51,7 +51,7 @@ def constrain(
         or several, by the number of the block in the rows: ``{2: Orthogonal()}`` for the third gate alone. Blocks with
         different constraints have the trivialized view only, see `Assembled`.
     view : "update" or "trivialized", optional
-        See above. Default: "update"; "trivialized" for an adapter such as `OrthogonalAdapter`. ``module.<name>`` is a
+        See above. Default: "update" for manifolds, and "trivialized" for structured constraints. ``module.<name>`` is a
         ``geoopt.ManifoldParameter`` in the first and a property in the second, where
         ``module.constraints[<name>].coordinates`` is the parameter and ``.base`` a buffer.
     rebase_every : int, optional

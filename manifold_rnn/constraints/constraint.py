@@ -22,9 +22,6 @@ class Constraint(ABC):
     ----------
     is_complex : bool or None
         Whether the weight is complex; None where it may be either.
-    is_adapter : bool
-        Whether the weight itself stays fixed, and new parameters adapt it. `constrain` then chooses the trivialized
-        view by itself, and trains these parameters also where the weight was frozen.
     reads_whole_weight : bool
         Whether `trivialize` takes the weight as it is, of any number of axes, and not the matrices in it.
 
@@ -34,7 +31,6 @@ class Constraint(ABC):
     """
 
     is_complex: ClassVar[bool | None] = None
-    is_adapter: ClassVar[bool] = False
     reads_whole_weight: ClassVar[bool] = False
 
     def fitted(self, module: nn.Module, name: str) -> Constraint:

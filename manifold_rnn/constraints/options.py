@@ -61,10 +61,10 @@ class Options:
 
 
 def chosen_view(constraint: Constraints, view: str | None) -> str:
-    """Return the view, or where none is given that which the constraint implies."""
+    """Return the view, or where none is given the only one of a structured constraint, and "update" for manifolds."""
     members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
-    adapts = any(isinstance(member, Constraint) and member.is_adapter for member in members)
-    return view if view is not None else "trivialized" if adapts else "update"
+    structured = any(isinstance(member, Constraint) for member in members)
+    return view if view is not None else "trivialized" if structured else "update"
 
 
 def _from_the_end(dims: MatrixDims, ndim: int, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

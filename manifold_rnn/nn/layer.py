@@ -55,9 +55,9 @@ class Layer(nn.Module):
     constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional
         Constraint of every recurrent matrix of every level and direction. A mapping gives one by the name of the gate,
         such as ``{"g": Orthogonal()}``, and leaves the other gates free.
-    view : "update" or "trivialized"
+    view : "update" or "trivialized", optional
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates. See
-        `manifold_rnn.constrain`.
+        `manifold_rnn.constrain`, also for the default.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameters ``initial_state_l0`` and so on, which
         start at zero. The second part of a cell's state is ``initial_state2_l0``. An ``hx`` replaces them.

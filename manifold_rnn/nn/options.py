@@ -15,7 +15,7 @@ class LayerOptions(TypedDict, total=False):
     """The keyword options of every layer. `Layer` documents them."""
 
     constraint: AnyConstraint | Mapping[str, AnyConstraint] | None
-    view: Literal["update", "trivialized"]
+    view: Literal["update", "trivialized"] | None
     train_initial_state: bool
     backend: BackendName
     recompute: bool
@@ -23,7 +23,7 @@ class LayerOptions(TypedDict, total=False):
 
 DEFAULTS: LayerOptions = {
     "constraint": None,
-    "view": "update",
+    "view": None,
     "train_initial_state": False,
     "backend": "auto",
     "recompute": False,

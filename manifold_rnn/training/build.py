@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import zoo
-from ..constraints import Constraint, constrain_matching, degrees_of_freedom
+from ..constraints import constrain_matching, degrees_of_freedom
 from ..constraints.constraint import AnyConstraint
 from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
@@ -182,7 +182,7 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
     for gate in settings.gates or ():
         require_choice("network.gates", gate, cell.gates)
     moving: Values = {
-        "view": settings.view or ("trivialized" if isinstance(constraint, Constraint) else "update"),
+        "view": settings.view,
         "rebase_every": settings.rebase_every or None,
         "which": None if settings.gates is None else [cell.gates.index(name) for name in settings.gates],
     }

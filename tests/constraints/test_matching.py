@@ -105,3 +105,11 @@ def test_complex_numbers_count_twice(view):
     assert mr.degrees_of_freedom(layer) == 2 * (N * N + N)
     mr.constrain(layer, "weight", mr.Unitary(), view=view)
     assert mr.degrees_of_freedom(layer) == N * N + 2 * N
+
+
+def test_a_structured_constraint_has_the_trivialized_view_by_default():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    mr.constrain_matching(model, {"0.*weight": mr.FixedBase(mr.Orthogonal()), "1.weight": mr.Orthogonal()})
+    assert set(dict(model.named_parameters())) == {"0.bias", "0.constraints.weight.coordinates", "1.weight", "1.bias"}
+    layer = mr.nn.RNN(2, 4, constraint=mr.FixedBase(mr.Orthogonal()))
+    assert layer.constraints["weight_hh_l0"].coordinates.shape == (6,)

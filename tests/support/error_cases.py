@@ -211,7 +211,7 @@ ROWS = {
         lambda s: mr.constrain(s.tied, "a.weight", s.O, view="trivialized"),
     ),
     "a structured constraint in the update view": Row(
-        UnsupportedError, "structured.*'update'", lambda s: s.constrain(mr.FixedBase(s.O))
+        UnsupportedError, "structured.*'update'", lambda s: s.constrain(mr.FixedBase(s.O), view="update")
     ),
     "phases for real weights": Row(OptionError, "complex", lambda s: mr.PhaseScaled(s.O)),
     "rebasing under phases": Row(

@@ -27,8 +27,6 @@ class Adapter(Constraint):
     A subclass has the options ``side`` and ``save_base``, or the second alone.
     """
 
-    is_adapter: ClassVar[bool] = True
-
 
 class AdapterParametrization(Parametrization):
     """A frozen weight, the buffer ``base``, and parameters that change it.
