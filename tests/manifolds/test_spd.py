@@ -202,6 +202,17 @@ def test_means_of_far_points_of_batches_and_of_one(spd, dtype, generator):
     torch.testing.assert_close(spd.mean(commuting), torch.diag(torch.tensor([2.0, 4.0], dtype=torch.float64)))
 
 
+def test_gradients_of_the_logarithm_are_finite_however_far_the_points_are(spd, dtype):
+    x = torch.eye(3, dtype=dtype)
+    w = torch.tensor([1e9, 1e-9, 2.0], dtype=torch.float64)  # two eigenvalues whose ratio exceeds 1 / epsilon
+    y = torch.diag(w).to(dtype).requires_grad_()
+    (g,) = torch.autograd.grad(spd.logmap(x, y).real.diagonal().sum(), y)
+    torch.testing.assert_close(g, torch.diag(1 / w).to(dtype), atol=1e-12, rtol=1e-12)
+    far = [spread(torch.Generator().manual_seed(seed), 3, 1e12, dtype) for seed in (0, 1)]
+    (g,) = torch.autograd.grad(spd.logmap(far[0], far[1].requires_grad_()).abs().square().sum(), far[1])
+    assert bool(g.isfinite().all())
+
+
 # --- projection and membership ---
 
 
