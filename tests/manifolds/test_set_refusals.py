@@ -36,6 +36,7 @@ ROWS = {
     "subspaces of two dtypes": Row(DtypeError, "float64", lambda s: Gr.principal_angles(s.tall, s.tall.double())),
     "a logarithm at a right angle": Row(OffManifoldError, "90 degrees", orthogonal_subspaces),
     "a logarithm of NaN": Row(NonFiniteError, "logarithm", lambda s: Gr.logmap(s.tall, s.spoiled(s.tall))),
+    "a distance of NaN": Row(NonFiniteError, "principal angles", lambda s: Gr.dist(s.tall, s.spoiled(s.tall))),
     "an unknown retraction of subspaces": Row(OptionError, "'svd'", lambda s: mr.Grassmann("svd")),
     "landing on a subspace": Row(
         UnsupportedError,
