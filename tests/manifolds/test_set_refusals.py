@@ -23,6 +23,12 @@ def positive(s):
     return s.x @ s.x.mT + torch.eye(4)
 
 
+def loaded(s, factor):
+    layer = computed(SPECTRUM, s.x)
+    state = {key: value * factor if key.endswith("values") else value for key, value in layer.state_dict().items()}
+    layer.load_state_dict(state)
+
+
 def orthogonal_subspaces(s):
     eye = torch.eye(4)
     Gr.logmap(eye[:, :2], eye[:, 2:])
@@ -82,6 +88,8 @@ ROWS = {
     "the spectrum of NaN": Row(NonFiniteError, "of 16", lambda s: mr.constraints.trivialize(SPECTRUM, s.spoiled(s.x))),
     "the Gram matrix of NaN": Row(NonFiniteError, "of 16", lambda s: mr.constraints.trivialize(GRAM, s.spoiled(s.x))),
     "a column of zeros": Row(OffManifoldError, "length 0", lambda s: computed(GRAM, torch.eye(4, 2).flip(-1) * 0)),
+    "singular values of NaN": Row(NonFiniteError, "values", lambda s: loaded(s, torch.nan)),
+    "negative singular values": Row(OffManifoldError, "at least 0", lambda s: loaded(s, -1.0)),
     "another spectrum": Row(
         OffManifoldError, "does not reach", lambda s: computed(SPECTRUM, s.x).constraints["weight"].assign(2 * s.x)
     ),
