@@ -16,7 +16,7 @@ from ..linalg.precision import double, full_precision
 from .matrix import MatrixManifold
 from .spd_mean import karcher_mean, require_weights
 from .spd_metrics import METRICS, Affine
-from .spd_points import cholesky, end_of, raised_to_positive
+from .spd_points import cholesky, end_of, raised_to_positive, rounded_once
 
 _NOT_MEMBER = 1.0  # what is added to the defect of a matrix that is not positive definite
 
@@ -116,7 +116,7 @@ class SPD(MatrixManifold):
 
     # --- points ---
 
-    @full_precision
+    @rounded_once
     def projx(self, x: Tensor) -> Tensor:
         r"""The Hermitian part; where that is not positive definite, with its small eigenvalues raised.
 
@@ -190,7 +190,7 @@ class SPD(MatrixManifold):
         (c,) = self._metric.transport(L, M, self._metric.coordinates(L, hermitian(double(v))))
         return self._metric.vector(M, c).to(x.dtype)
 
-    @full_precision
+    @rounded_once
     def geodesic(self, x: Tensor, y: Tensor, t: float | Tensor) -> Tensor:
         r"""The point at ``t`` on the geodesic from ``x`` (t = 0) to ``y`` (t = 1).
 
@@ -219,7 +219,7 @@ class SPD(MatrixManifold):
         c = self._metric.between(L, self._cholesky(y, "y"))
         return end_of(self._metric.factor(L, c * t), x)
 
-    @full_precision
+    @rounded_once
     def mean(self, points: Tensor, weights: Tensor | None = None) -> Tensor:
         r"""The Karcher mean: the point with the smallest sum of squared distances.
 
@@ -276,7 +276,7 @@ class SPD(MatrixManifold):
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self._metric.vector(self._cholesky(x), double(c)).to(x.dtype)
 
-    @full_precision
+    @rounded_once
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return end_of(self._metric.factor(self._cholesky(x), double(c)), x)
 
@@ -285,7 +285,7 @@ class SPD(MatrixManifold):
         require_same(x, y, "inverse_retr_coordinates")
         return self._metric.between(self._cholesky(x), self._cholesky(y, "y")).to(x.real.dtype)
 
-    @full_precision
+    @rounded_once
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         L = self._cholesky(x)
         y = end_of(self._metric.factor(L, double(c)), x)

@@ -228,6 +228,27 @@ def test_an_indefinite_matrix_is_projected_and_a_point_stays(dtype, generator):
     assert 1e-4 < float(AFFINE.defect(off)) < 1e-2
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_points_of_half_precision_are_positive_definite_after_rounding(spd, half, generator):
+    for n in (2, 6, 30):
+        y = spd.projx(torch.randn(10, n, n, generator=generator).to(half))
+        assert y.dtype == half and float(torch.linalg.eigvalsh(y.double()).min()) > 0
+        torch.testing.assert_close(spd.projx(y), y, atol=2 * torch.finfo(half).eps * float(y.abs().max()), rtol=0)
+    layer = nn.Linear(6, 6, bias=False, dtype=half)
+    layer = mr.constrain(layer, "weight", spd, view="trivialized")
+    assert layer.weight.dtype == half
+    refused = 0
+    for _ in range(40):  # a step ends at a point of this dtype, or is refused
+        u = (4 * symmetric(generator, 3, 3)).to(half)
+        try:
+            y = spd.retr(torch.eye(3, dtype=half), u)
+        except errors.NonFiniteError:
+            refused += 1
+        else:
+            assert float(torch.linalg.eigvalsh(y.double()).min()) > 0
+    assert refused < 40
+
+
 # --- in training ---
 
 
