@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError, OffManifoldError
+from ..errors import DtypeError, NonFiniteError, OffManifoldError, ShapeError
 from ..linalg.checks import on_numbers
 from ..linalg.hermitian import hermitian, raised
 from ..linalg.norms import largest_part, power_of_two_below
@@ -38,6 +38,20 @@ def rounded_once(method: Callable[_P, _R]) -> Callable[_P, _R]:
             return method(*args, **kwargs)
 
     return guarded
+
+
+def as_time(t: float | Tensor, batch: torch.Size) -> float | Tensor:
+    """Return the time on a geodesic as it multiplies coordinates; raises unless it is real and fits the batch."""
+    if not isinstance(t, Tensor):
+        return t
+    if t.is_complex():
+        raise DtypeError(f"The time on a geodesic is real.\nGot {t.dtype}.\nPass its real part.")
+    if any(a != b and 1 not in (a, b) for a, b in zip(t.shape[::-1], batch[::-1], strict=False)):
+        raise ShapeError(
+            f"The times on a geodesic broadcast with the batch of the points.\nExpected {tuple(batch)}, got "
+            f"{tuple(t.shape)}.\nReshape one of them."
+        )
+    return t.to(torch.float64).unsqueeze(-1)
 
 
 def cholesky(x: Tensor, name: str) -> Tensor:

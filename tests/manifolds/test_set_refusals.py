@@ -66,6 +66,15 @@ ROWS = {
     "a mean of one matrix": Row(ShapeError, "Stack", lambda s: SPD.mean(positive(s))),
     "a mean of no matrix": Row(ShapeError, "k, n, n", lambda s: SPD.mean(torch.empty(0, 3, 3))),
     "too few weights": Row(ShapeError, "each point", lambda s: SPD.mean(positive(s).expand(3, 4, 4), torch.ones(2))),
+    "weights of another batch": Row(
+        ShapeError, "broadcast", lambda s: SPD.mean(positive(s).expand(3, 2, 4, 4), torch.ones(4, 2))
+    ),
+    "a complex time": Row(
+        DtypeError, "real", lambda s: SPD.geodesic(positive(s), positive(s), torch.tensor(1j, dtype=torch.complex64))
+    ),
+    "times of another batch": Row(
+        ShapeError, "broadcast", lambda s: SPD.geodesic(positive(s).expand(3, 4, 4), positive(s), torch.ones(2))
+    ),
     "a negative weight": Row(
         OptionError, "at least 0", lambda s: SPD.mean(positive(s).expand(2, 4, 4), torch.tensor([1.0, -1.0]))
     ),
