@@ -128,7 +128,8 @@ def _log_differences(w: Tensor) -> Tensor:
     total = a + b
     d = (a - b) / total  # log a - log b = 2 artanh d
     far = d.abs() > _NEAR
-    safe = torch.where(far, d, 0.5)
+    low = torch.minimum(a, b)
+    ratio = torch.where(far, (a - b).abs() / low, 1)  # finite where d rounds to 1, the pole of artanh
     square = torch.where(far, 0, d).square()
     series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square / 9)))
-    return 2 * torch.where(far, safe.atanh() / safe, series) / total
+    return torch.where(far, ratio.log1p() / ratio / low, 2 * series / total)

@@ -41,9 +41,10 @@ def principal_angles(x: Tensor, y: Tensor) -> Tensor:
     (Bjorck and Golub 1973).
     """
     inside = multiply(x.mH, y)
+    require_finite(inside, "The computation of principal angles")
     cosines = torch.linalg.svdvals(without_vanishing(inside)).clamp(max=1)
     if x.shape[-2] == x.shape[-1]:
-        return torch.zeros_like(cosines)
+        return 0 * cosines  # of which a loss may take the gradient
     sines = torch.linalg.svdvals(without_vanishing(y - multiply(x, inside)))
     sines = torch.nn.functional.pad(sines, (0, cosines.shape[-1] - sines.shape[-1])).flip(-1).clamp(max=1)
     small = cosines.square() > 0.5

@@ -16,7 +16,7 @@ from ..linalg.precision import double, full_precision
 from .matrix import MatrixManifold
 from .spd_mean import karcher_mean, require_weights
 from .spd_metrics import METRICS, Affine
-from .spd_points import cholesky, end_of, raised_to_positive
+from .spd_points import as_time, cholesky, end_of, raised_to_positive, rounded_once
 
 _NOT_MEMBER = 1.0  # what is added to the defect of a matrix that is not positive definite
 
@@ -116,9 +116,9 @@ class SPD(MatrixManifold):
 
     # --- points ---
 
-    @full_precision
+    @rounded_once
     def projx(self, x: Tensor) -> Tensor:
-        r"""The Hermitian part; where that is not positive definite, with its small eigenvalues raised.
+        r"""The Hermitian part; where that is not positive definite, or singular to rounding, with raised eigenvalues.
 
         Eigenvalues below :math:`\sqrt\varepsilon` times the largest modulus become that number, with the rounding unit
         of the dtype. The set is open, so an indefinite matrix has no nearest point.
@@ -190,7 +190,7 @@ class SPD(MatrixManifold):
         (c,) = self._metric.transport(L, M, self._metric.coordinates(L, hermitian(double(v))))
         return self._metric.vector(M, c).to(x.dtype)
 
-    @full_precision
+    @rounded_once
     def geodesic(self, x: Tensor, y: Tensor, t: float | Tensor) -> Tensor:
         r"""The point at ``t`` on the geodesic from ``x`` (t = 0) to ``y`` (t = 1).
 
@@ -208,18 +208,19 @@ class SPD(MatrixManifold):
 
         Raises
         ------
+        ShapeError, DtypeError
+            If the operands do not fit each other, or ``t`` is complex.
         OffManifoldError
             If ``x`` or ``y`` is not positive definite.
         NonFiniteError
             If the point at ``t`` is not one of the dtype.
         """
         require_same(x, y, "geodesic")
-        t = t.to(torch.float64).unsqueeze(-1) if isinstance(t, Tensor) else t
         L = self._cholesky(x)
         c = self._metric.between(L, self._cholesky(y, "y"))
-        return end_of(self._metric.factor(L, c * t), x)
+        return end_of(self._metric.factor(L, c * as_time(t, c.shape[:-1])), x)
 
-    @full_precision
+    @rounded_once
     def mean(self, points: Tensor, weights: Tensor | None = None) -> Tensor:
         r"""The Karcher mean: the point with the smallest sum of squared distances.
 
@@ -276,7 +277,7 @@ class SPD(MatrixManifold):
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self._metric.vector(self._cholesky(x), double(c)).to(x.dtype)
 
-    @full_precision
+    @rounded_once
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return end_of(self._metric.factor(self._cholesky(x), double(c)), x)
 
@@ -285,7 +286,7 @@ class SPD(MatrixManifold):
         require_same(x, y, "inverse_retr_coordinates")
         return self._metric.between(self._cholesky(x), self._cholesky(y, "y")).to(x.real.dtype)
 
-    @full_precision
+    @rounded_once
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         L = self._cholesky(x)
         y = end_of(self._metric.factor(L, double(c)), x)

@@ -23,9 +23,12 @@ def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
         )
     if weights is None:
         return torch.full(points.shape[:-2], 1 / points.shape[-3], dtype=torch.float64, device=points.device)
-    if weights.shape[-1:] != points.shape[-3:-2] or weights.is_complex():
+    axes = zip(weights.shape[-2::-1], points.shape[-4::-1], strict=False)
+    fits = weights.shape[-1:] == points.shape[-3:-2] and all(a == b or 1 in (a, b) for a, b in axes)
+    if not fits or weights.is_complex():
         raise ShapeError(
-            f"The mean takes one real weight for each point.\nExpected shape (..., {points.shape[-3]}), got "
+            f"The mean takes one real weight for each point.\nExpected shape (..., {points.shape[-3]}) whose "
+            f"batch axes broadcast with {tuple(points.shape[:-3])}, got "
             f"{tuple(weights.shape)} of {weights.dtype}.\nLeave them out for equal weights."
         )
     require_finite(weights, "weights of the mean")

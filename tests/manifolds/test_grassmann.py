@@ -290,6 +290,9 @@ def test_a_square_weight_is_one_point_and_does_not_move(generator):
         optimizer.step()
         torch.testing.assert_close(layer.weight.detach(), before, atol=1e-6, rtol=0)
     assert mr.degrees_of_freedom(mr.constrain(nn.Linear(4, 4, bias=False), "weight", mr.Grassmann())) == 0
+    y = mr.Orthogonal().random(4, 4, generator=generator).requires_grad_()
+    mr.Grassmann().dist(before, y).square().backward()  # a loss has a gradient there too: 0
+    assert y.grad is not None and torch.equal(y.grad, torch.zeros(4, 4))
 
 
 def test_a_step_of_nan_is_refused_and_changes_nothing(generator):

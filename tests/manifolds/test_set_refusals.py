@@ -23,6 +23,12 @@ def positive(s):
     return s.x @ s.x.mT + torch.eye(4)
 
 
+def loaded(s, factor):
+    layer = computed(SPECTRUM, s.x)
+    state = {key: value * factor if key.endswith("values") else value for key, value in layer.state_dict().items()}
+    layer.load_state_dict(state)
+
+
 def orthogonal_subspaces(s):
     eye = torch.eye(4)
     Gr.logmap(eye[:, :2], eye[:, 2:])
@@ -36,6 +42,7 @@ ROWS = {
     "subspaces of two dtypes": Row(DtypeError, "float64", lambda s: Gr.principal_angles(s.tall, s.tall.double())),
     "a logarithm at a right angle": Row(OffManifoldError, "90 degrees", orthogonal_subspaces),
     "a logarithm of NaN": Row(NonFiniteError, "logarithm", lambda s: Gr.logmap(s.tall, s.spoiled(s.tall))),
+    "a distance of NaN": Row(NonFiniteError, "principal angles", lambda s: Gr.dist(s.tall, s.spoiled(s.tall))),
     "an unknown retraction of subspaces": Row(OptionError, "'svd'", lambda s: mr.Grassmann("svd")),
     "landing on a subspace": Row(
         UnsupportedError,
@@ -59,6 +66,15 @@ ROWS = {
     "a mean of one matrix": Row(ShapeError, "Stack", lambda s: SPD.mean(positive(s))),
     "a mean of no matrix": Row(ShapeError, "k, n, n", lambda s: SPD.mean(torch.empty(0, 3, 3))),
     "too few weights": Row(ShapeError, "each point", lambda s: SPD.mean(positive(s).expand(3, 4, 4), torch.ones(2))),
+    "weights of another batch": Row(
+        ShapeError, "broadcast", lambda s: SPD.mean(positive(s).expand(3, 2, 4, 4), torch.ones(4, 2))
+    ),
+    "a complex time": Row(
+        DtypeError, "real", lambda s: SPD.geodesic(positive(s), positive(s), torch.tensor(1j, dtype=torch.complex64))
+    ),
+    "times of another batch": Row(
+        ShapeError, "broadcast", lambda s: SPD.geodesic(positive(s).expand(3, 4, 4), positive(s), torch.ones(2))
+    ),
     "a negative weight": Row(
         OptionError, "at least 0", lambda s: SPD.mean(positive(s).expand(2, 4, 4), torch.tensor([1.0, -1.0]))
     ),
@@ -81,6 +97,8 @@ ROWS = {
     "the spectrum of NaN": Row(NonFiniteError, "of 16", lambda s: mr.constraints.trivialize(SPECTRUM, s.spoiled(s.x))),
     "the Gram matrix of NaN": Row(NonFiniteError, "of 16", lambda s: mr.constraints.trivialize(GRAM, s.spoiled(s.x))),
     "a column of zeros": Row(OffManifoldError, "length 0", lambda s: computed(GRAM, torch.eye(4, 2).flip(-1) * 0)),
+    "singular values of NaN": Row(NonFiniteError, "values", lambda s: loaded(s, torch.nan)),
+    "negative singular values": Row(OffManifoldError, "at least 0", lambda s: loaded(s, -1.0)),
     "another spectrum": Row(
         OffManifoldError, "does not reach", lambda s: computed(SPECTRUM, s.x).constraints["weight"].assign(2 * s.x)
     ),

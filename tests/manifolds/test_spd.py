@@ -202,6 +202,17 @@ def test_means_of_far_points_of_batches_and_of_one(spd, dtype, generator):
     torch.testing.assert_close(spd.mean(commuting), torch.diag(torch.tensor([2.0, 4.0], dtype=torch.float64)))
 
 
+def test_gradients_of_the_logarithm_are_finite_however_far_the_points_are(spd, dtype):
+    x = torch.eye(3, dtype=dtype)
+    w = torch.tensor([1e9, 1e-9, 2.0], dtype=torch.float64)  # two eigenvalues whose ratio exceeds 1 / epsilon
+    y = torch.diag(w).to(dtype).requires_grad_()
+    (g,) = torch.autograd.grad(spd.logmap(x, y).real.diagonal().sum(), y)
+    torch.testing.assert_close(g, torch.diag(1 / w).to(dtype), atol=1e-12, rtol=1e-12)
+    far = [spread(torch.Generator().manual_seed(seed), 3, 1e12, dtype) for seed in (0, 1)]
+    (g,) = torch.autograd.grad(spd.logmap(far[0], far[1].requires_grad_()).abs().square().sum(), far[1])
+    assert bool(g.isfinite().all())
+
+
 # --- projection and membership ---
 
 
@@ -215,6 +226,27 @@ def test_an_indefinite_matrix_is_projected_and_a_point_stays(dtype, generator):
     assert float(AFFINE.defect(y)) == 0.0 and float(AFFINE.defect(-y)) >= 1 and float(AFFINE.defect(0 * y)) >= 1
     off = points(generator, 4, 4, dtype=dtype) + 1e-3 * torch.ones(4, 4, dtype=dtype).triu(1)
     assert 1e-4 < float(AFFINE.defect(off)) < 1e-2
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_points_of_half_precision_are_positive_definite_after_rounding(spd, half, generator):
+    for n in (2, 6, 30):
+        y = spd.projx(torch.randn(10, n, n, generator=generator).to(half))
+        assert y.dtype == half and float(torch.linalg.eigvalsh(y.double()).min()) > 0
+        torch.testing.assert_close(spd.projx(y), y, atol=2 * torch.finfo(half).eps * float(y.abs().max()), rtol=0)
+    layer = nn.Linear(6, 6, bias=False, dtype=half)
+    layer = mr.constrain(layer, "weight", spd, view="trivialized")
+    assert layer.weight.dtype == half
+    refused = 0
+    for _ in range(40):  # a step ends at a point of this dtype, or is refused
+        u = (4 * symmetric(generator, 3, 3)).to(half)
+        try:
+            y = spd.retr(torch.eye(3, dtype=half), u)
+        except errors.NonFiniteError:
+            refused += 1
+        else:
+            assert float(torch.linalg.eigvalsh(y.double()).min()) > 0
+    assert refused < 40
 
 
 # --- in training ---

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ...errors import ShapeError
+from ...errors import OffManifoldError, ShapeError
 from ...linalg.checks import require_finite
 from ...linalg.precision import double, without_autocast
 from ...manifolds import Orthogonal, OrthonormalColumns, Stiefel, Unitary
 from ...retractions import Retraction, get
 from ..constraint import Constraint
 from ..membership import require_reached
-from ..parametrization import Parametrization, require_shape
+from ..parametrization import NOT_LOADED, Parametrization, require_shape
 from ..trivialized import Trivialization
 
 
@@ -115,6 +116,19 @@ class FixedSpectrumParametrization(Parametrization):
     def _take(self, U: Tensor, V: Tensor) -> None:
         self.left.assign(U)
         self.right.assign(V)
+
+    def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+        """Raise also if the singular values to be loaded cannot be some."""
+        values = loaded.get("values")
+        if isinstance(values, Tensor) and not values.is_meta and values.shape == self.values.shape:
+            require_finite(values, f"{path}values", NOT_LOADED)
+            if values.numel() and (values.is_complex() or bool((values < 0).any() or (values.diff(dim=-1) > 0).any())):
+                raise OffManifoldError(
+                    f"{path}values must be singular values: real, of at least 0, in descending order.\n"
+                    f"Got {values.dtype} from {float(values.real.min()):.3g} to {float(values.real.max()):.3g}.\n"
+                    "Nothing in its module was changed. Load a constrained model's weight."
+                )
+        return super().check(loaded, path)
 
     @torch.no_grad()
     def defect(self) -> Tensor:
