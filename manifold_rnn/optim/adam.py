@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from .._torch import fused_adam
 from ..errors import UnsupportedError
-from ..manifolds import FixedNorm, Manifold, manifold_of
+from ..manifolds import Manifold, manifold_of
 from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
@@ -122,10 +122,7 @@ class RiemannianAdam(RiemannianOptimizer):
         require_sphere(batch.manifold)
         c = batch.manifold.to_coordinates(x, g)  # of the whole gradient, whose entries have squares of their own
         d = adam_direction(batch, x, c, steps, group)
-        if isinstance(batch.manifold, FixedNorm):  # a step takes the tangent part, and sees where there is none
-            u = torch.view_as_complex(d) if x.is_complex() else d
-        else:
-            u = batch.manifold.from_coordinates(x, d)
+        u = batch.manifold.ambient(x, d)  # not its tangent part: a step takes it, and sees where there is none
         return batch.manifold.spectral_step(x, u, group["lr"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
