@@ -44,8 +44,8 @@ class FixedNorm(VectorManifold):
 
     Raises
     ------
-    OptionError
-        If ``radius`` is neither a positive number nor "init", or the retraction is unknown.
+    OptionError, UnsupportedError
+        If ``radius`` is neither a positive number nor "init", or the retraction is unknown or has no `plane_rotation`.
 
     Notes
     -----
@@ -70,6 +70,7 @@ class FixedNorm(VectorManifold):
             )
         self.radius: Radius = "init" if isinstance(radius, str) else float(radius)
         self._retraction: Retraction = retractions.get(retraction)
+        self._retraction.plane_rotation(torch.zeros(()))  # a step in place cannot be taken back, so it may not fail
         if self.radius == "init":
             self._zero_advice = "Fill the weight, or pass a number as the radius."
 

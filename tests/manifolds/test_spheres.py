@@ -200,6 +200,13 @@ def test_a_run_takes_them_from_its_file():
 
 
 X = torch.eye(3)
+
+
+class _Other(mr.retractions.Exponential):
+    name = "other"
+    plane_rotation = mr.retractions.Retraction.plane_rotation
+
+
 REFUSED = {
     "a zero row": (
         lambda: mr.Oblique().projx(torch.diag(torch.tensor([1.0, 0.0, 1.0]))),
@@ -223,6 +230,7 @@ REFUSED = {
     "a negative radius": (lambda: mr.Sphere(radius=-1.0), errors.OptionError, "positive"),
     "an unknown radius": (lambda: mr.Sphere(radius="norm"), errors.OptionError, "'init'"),
     "a radius beyond the dtype": (lambda: mr.Sphere(radius=1e39).projx(X), errors.DtypeError, "rounding"),
+    "a retraction without a plane": (lambda: mr.Sphere(retraction=_Other()), errors.UnsupportedError, "plane_rotation"),
     "axes in the middle": (lambda: mr.Sphere((-3, -1)), errors.OptionError, "Oblique"),
     "axes from the front": (lambda: mr.Sphere(0), errors.OptionError, "counted from the end"),
     "an unknown axis": (lambda: mr.Oblique(0), errors.OptionError, "-1 for rows"),
@@ -267,7 +275,7 @@ def test_another_start_serves_a_weight_with_zero_rows(init):
 def test_a_norm_of_zero_is_named():
     m = mr.Oblique(radius="init")
     for action in (lambda: m.retr(torch.zeros(4, 6), torch.ones(4, 6)), lambda: m.random_like(torch.zeros(4, 6))):
-        with pytest.raises(errors.OffManifoldError, match="4 zero vectors(.|\n)*a number as the radius"):
+        with pytest.raises(errors.OffManifoldError, match=r"4 zero vectors(.|\n)*a number as the radius"):
             action()
 
 

@@ -230,6 +230,22 @@ def test_a_loaded_optimizer_goes_on_as_the_saved_one(scale, generator):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("scale", [None, "angle"])
+@pytest.mark.parametrize("shape", [(6, 5), SHAPE])
+def test_a_scale_that_changes_after_a_step_is_refused(scale, shape, generator):
+    p = parameter(mr.Oblique(), torch.float32, generator, shape)
+    optimizer = optim.RiemannianAdam([p], lr=0.1, scale=scale)
+    p.grad = torch.randn(shape, generator=generator)
+    optimizer.step()
+    x = p.detach().clone()
+    optimizer.param_groups[0]["scale"] = None if scale else "angle"
+    with pytest.raises(errors.OptionError, match="scale was changed") as info:
+        optimizer.step()
+    assert len(str(info.value)) <= 400 and torch.equal(p, x) and optimizer.state[p]["step"] == 1
+    optimizer.state.clear()
+    optimizer.step()
+
+
 def test_what_is_refused_is_named(generator):
     with pytest.raises(errors.OptionError, match="'angle'"):
         optim.RiemannianAdam([parameter(mr.Oblique(), torch.float32, generator)], scale="radians")
