@@ -168,7 +168,7 @@ def require_own_moments(batch: Batch, group: dict[str, Any]) -> None:
         m, v = s.get("exp_avg"), s.get("exp_avg_sq")
         if isinstance(m, Tensor) and isinstance(v, Tensor) and (m.shape == v.shape) != by_angle:
             raise OptionError(
-                "scale was changed after a step: second moments are one number a vector, or with 'angle' one an entry.\n"
+                "scale was changed after a step: second moments are one number a vector, with 'angle' one an entry.\n"
                 f"Expected second moments for scale={group['scale']!r}, got a shape of {tuple(v.shape)}.\n"
                 "Nothing was changed. Delete optimizer.state[parameter], or go back to the other scale."
             )
