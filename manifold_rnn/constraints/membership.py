@@ -18,7 +18,8 @@ def tolerance(dtype: torch.dtype, n: int) -> float:
 
 def rounding(dtype: torch.dtype, n: int) -> float:
     """Return the largest defect that correct rounding leaves, below which projecting again would only add noise."""
-    return float(80 * torch.finfo(dtype).eps * max(1.0, n / 128))
+    eps = torch.finfo(dtype).eps
+    return float(min(80 * eps, eps**0.5) * max(1.0, n / 128))  # in bfloat16, 80 units are more than half a length
 
 
 def largest_defect(manifold: Manifold, x: Tensor) -> float:

@@ -117,6 +117,8 @@ def _fitted(manifold: Manifold, which: Sequence[int] | None, weight: Tensor, opt
     """The manifold of the whole weight: wide matrices are transposed for manifolds of tall ones."""
     weight, dims = weight.detach(), options.matrix_dims or (-2, -1)
     require_finite(weight, name)
+    if options.init != "keep":  # another weight takes its place, so that zeros in it do no harm
+        weight = torch.ones_like(weight)
     plain = options.reads_whole_matrices and which is None
     fitted = manifold if plain else Blocks(manifold, options.blocks, which, matrix_dims=dims)
     try:

@@ -184,6 +184,10 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         u: Tensor = self.proju(x, self._vector(x, c))
         return u
 
+    def ambient(self, x: Tensor, c: Tensor) -> Tensor:
+        """The vector with these entries, where coordinates are entries; nothing is projected away."""
+        return self._vector(x, c)
+
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
         """Coordinates of the Riemannian gradient, from the gradient that autograd gives."""
         return self.to_coordinates(x, self.egrad2rgrad(x, g))

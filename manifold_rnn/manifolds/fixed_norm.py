@@ -44,8 +44,8 @@ class FixedNorm(VectorManifold):
 
     Raises
     ------
-    OptionError
-        If ``radius`` is neither a positive number nor "init", or the retraction is unknown.
+    OptionError, UnsupportedError
+        If ``radius`` is neither a positive number nor "init", or the retraction is unknown or has no `plane_rotation`.
 
     Notes
     -----
@@ -70,6 +70,9 @@ class FixedNorm(VectorManifold):
             )
         self.radius: Radius = "init" if isinstance(radius, str) else float(radius)
         self._retraction: Retraction = retractions.get(retraction)
+        self._retraction.plane_rotation(torch.zeros(()))  # a step in place cannot be taken back, so it may not fail
+        if self.radius == "init":
+            self._zero_advice = "Fill the weight, or pass a number as the radius."
 
     @abstractmethod
     def _options(self) -> tuple[Any, ...]:
@@ -158,7 +161,8 @@ class FixedNorm(VectorManifold):
         """
         size = self._lengths(x)
         off = (size == 0).to(size.dtype) if isinstance(self.radius, str) else (size / self.radius - 1).abs()
-        return off.amax(tuple(range(-self.ndim, 0)))
+        axes = tuple(range(-self.ndim, 0))
+        return off.amax(axes) if off.numel() else off.sum(axes)
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
@@ -187,7 +191,7 @@ class FixedNorm(VectorManifold):
         r = self.radii(x)
         v = u / r
         square = self._dots(v, v)
-        self._require_length(square)
+        self._require_length(x, square)
         sine, half = retraction.plane_rotation(square)  # sin(phi) / t and (1 - cos(phi)) / t^2, with t^2 = square
         y = x - square * half * x + sine * u
         if retraction.self_correcting:
@@ -198,11 +202,12 @@ class FixedNorm(VectorManifold):
             carried.append(w - (along * half) * v - (along * sine / r) * x)
         return y, *carried
 
-    def _require_length(self, square: Tensor) -> None:
+    def _require_length(self, x: Tensor, square: Tensor) -> None:
         if not may_read_device() or square.is_meta:
             return
         angle = read_number(host_max, square)
         if not angle <= LONGEST**2:  # NaN included
+            self._require_direction(x, "x")
             raise NonFiniteError(
                 f"A step on {type(self).__name__} takes finite tangent vectors of at most {LONGEST:.1e} radii.\n"
                 f"Got {angle**0.5:.3g} radii; beyond it, rounding errors leave no correct digit.\n"

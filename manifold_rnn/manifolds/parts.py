@@ -153,9 +153,7 @@ class Parts(Manifold):
         """The coordinates of each part: the inverse of `_flat`."""
         batch, c = x.ndim - self.ndim, c if self._stored_norm == 1 else c / self._stored_norm
         inner = self._coordinate_shapes(tuple(x.shape), x.dtype)
-        pieces = (
-            [c] if len(inner) == 1 else c.split([math.prod(s[batch:]) for s in inner], -1)
-        )  # each (..., d of the part)
+        pieces = [c] if len(inner) == 1 else c.split([math.prod(s[batch:]) for s in inner], -1)  # each (..., d)
         return [piece.reshape(shape) for piece, shape in zip(pieces, inner, strict=True)]
 
     # --- steepest descent in the spectral norm ---
@@ -265,6 +263,9 @@ class Parts(Manifold):
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self._along(lambda m, x, c: m.from_coordinates(x, c), x, c)
 
+    def ambient(self, x: Tensor, c: Tensor) -> Tensor:
+        return self._along(lambda m, x, c: m.ambient(x, c), x, c)
+
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self._along(lambda m, x, c: m.retr_coordinates(x, c), x, c)
 
@@ -306,8 +307,6 @@ class Parts(Manifold):
             squares = [s.expand(p.shape) for s, p in zip(squares, self._parts(x, c), strict=True)]
         flat = self._flat(x, squares)
         return flat if self._stored_norm == 1 else flat * self._stored_norm  # squares scale twice
-
-    # --- points ---
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -20,6 +21,8 @@ class VectorManifold(Manifold):
     --------
     >>> assert isinstance(mr.Sphere(), mr.manifolds.VectorManifold) and mr.Sphere((-2, -1)).axes == (-2, -1)
     """
+
+    _zero_advice: str = "Fill the weight, or pass init='haar' to constrain."
 
     @property
     @abstractmethod
@@ -59,7 +62,7 @@ class VectorManifold(Manifold):
             raise OffManifoldError(
                 f"{type(self).__name__}: {name} has {zeros} zero vector{'s' * (zeros > 1)}, which cannot be scaled to "
                 f"a length.\nExpected a nonzero vector along the axes {self.axes} everywhere, got shape "
-                f"{tuple(x.shape)}.\nFill the weight, or pass init='haar' to constrain."
+                f"{tuple(x.shape)}.\n{self._zero_advice}"
             )
 
     def _require_pair(self, x: Tensor, u: Tensor, name: str) -> None:
@@ -107,7 +110,7 @@ class VectorManifold(Manifold):
         """Powers of two by which vectors are divided before their entries are squared."""
         largest = self._largest(x)
         exponent = torch.floor(torch.log2(torch.where((largest > 0) & largest.isfinite(), largest, 1)))
-        return torch.exp2(exponent.clamp(min=-126))
+        return torch.exp2(exponent.clamp(min=math.log2(torch.finfo(x.dtype).tiny)))
 
     def _lengths(self, x: Tensor) -> Tensor:
         """The length of each vector, whose squares neither vanish nor overflow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
@@ -12,7 +13,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from .._torch import fused_adam
-from ..errors import UnsupportedError
+from ..errors import OptionError, UnsupportedError
 from ..manifolds import FixedNorm, Manifold, manifold_of
 from .base import RiemannianOptimizer
 from .batch import Batch
@@ -122,16 +123,14 @@ class RiemannianAdam(RiemannianOptimizer):
         require_sphere(batch.manifold)
         c = batch.manifold.to_coordinates(x, g)  # of the whole gradient, whose entries have squares of their own
         d = adam_direction(batch, x, c, steps, group)
-        if isinstance(batch.manifold, FixedNorm):  # a step takes the tangent part, and sees where there is none
-            u = torch.view_as_complex(d) if x.is_complex() else d
-        else:
-            u = batch.manifold.from_coordinates(x, d)
+        u = batch.manifold.ambient(x, d)  # not its tangent part: a step takes it, and sees where there is none
         return batch.manifold.spectral_step(x, u, group["lr"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         return adam_direction(batch, x, c, steps, group)
 
     def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
+        require_own_moments(batch, group)
         return functools.partial(turn, batch, group) if turns_in_place(batch, group, size) else None
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
@@ -153,9 +152,26 @@ def require_sphere(manifold: Manifold | None) -> None:
     if manifold is not None and not manifold.is_sphere:
         raise UnsupportedError(
             "scale='angle' rotates the vectors of a weight on Sphere or Oblique.\n"
-            f"Expected one of these or a plain parameter, got {manifold}.\n"
+            f"Expected one of manifold_rnn's or a plain parameter, got {manifold}.\n"
             "Leave scale out, use RiemannianMuon, or put the parameter into another group."
         )
+
+
+def require_own_moments(batch: Batch, group: dict[str, Any]) -> None:
+    """Raise `OptionError` if the second moments on spheres are those of another ``scale``."""
+    if not isinstance(batch.manifold, FixedNorm):
+        return
+    shape, by_angle = batch.params[0].shape, group["scale"] == "angle"
+    if math.prod(shape[k] for k in batch.manifold.axes) * (1 + batch.params[0].is_complex()) == 1:
+        return  # a number each in both cases
+    for s in batch.states:
+        m, v = s.get("exp_avg"), s.get("exp_avg_sq")
+        if isinstance(m, Tensor) and isinstance(v, Tensor) and (m.shape == v.shape) != by_angle:
+            raise OptionError(
+                "scale was changed after a step: second moments are one number a vector, with 'angle' one an entry.\n"
+                f"Expected second moments for scale={group['scale']!r}, got a shape of {tuple(v.shape)}.\n"
+                "Nothing was changed. Delete optimizer.state[parameter], or go back to the other scale."
+            )
 
 
 def require_adam(group: dict[str, Any]) -> None:

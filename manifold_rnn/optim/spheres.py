@@ -144,6 +144,7 @@ class _ByAngle(_Turn):
         u.addcmul_(x, radial / size, value=-1)
         inside = torch.linalg.vector_norm(u, dim=axes, keepdim=True)
         none = inside <= 8 * torch.finfo(x.dtype).eps * torch.hypot(inside, radial)
-        x.mul_(torch.where(none, 1.0, math.cos(angle)))
+        # by a small difference: in single precision, the rounding of a cosine would add up over steps
+        x.addcmul_(x, torch.where(none, 0.0, -2 * math.sin(0.5 * angle) ** 2).to(x.dtype))
         x.addcmul_(u, torch.where(none, 0.0, math.sin(angle) * size / inside))
         self.polished(x, axes)

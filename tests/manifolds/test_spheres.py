@@ -200,6 +200,13 @@ def test_a_run_takes_them_from_its_file():
 
 
 X = torch.eye(3)
+
+
+class _Other(mr.retractions.Exponential):
+    name = "other"
+    plane_rotation = mr.retractions.Retraction.plane_rotation
+
+
 REFUSED = {
     "a zero row": (
         lambda: mr.Oblique().projx(torch.diag(torch.tensor([1.0, 0.0, 1.0]))),
@@ -211,7 +218,7 @@ REFUSED = {
         errors.OffManifoldError,
         "zero vector",
     ),
-    "a weight of zeros": (lambda: mr.Sphere((-2, -1), "init").require(0 * X), errors.OffManifoldError, "haar"),
+    "a weight of zeros": (lambda: mr.Sphere((-2, -1), "init").require(0 * X), errors.OffManifoldError, "a number"),
     "NaN": (lambda: mr.Sphere().projx(X * torch.nan), errors.NonFiniteError, "9 of 9"),
     "an infinite step": (lambda: mr.Sphere().retr(X, X.flip(0) * torch.inf), errors.NonFiniteError, "finite"),
     "too long a step": (lambda: mr.Sphere().retr(X, X.flip(0) * 1e20), errors.NonFiniteError, "no correct digit"),
@@ -223,6 +230,7 @@ REFUSED = {
     "a negative radius": (lambda: mr.Sphere(radius=-1.0), errors.OptionError, "positive"),
     "an unknown radius": (lambda: mr.Sphere(radius="norm"), errors.OptionError, "'init'"),
     "a radius beyond the dtype": (lambda: mr.Sphere(radius=1e39).projx(X), errors.DtypeError, "rounding"),
+    "a retraction without a plane": (lambda: mr.Sphere(retraction=_Other()), errors.UnsupportedError, "plane_rotation"),
     "axes in the middle": (lambda: mr.Sphere((-3, -1)), errors.OptionError, "Oblique"),
     "axes from the front": (lambda: mr.Sphere(0), errors.OptionError, "counted from the end"),
     "an unknown axis": (lambda: mr.Oblique(0), errors.OptionError, "-1 for rows"),
@@ -241,3 +249,37 @@ def test_what_is_refused_is_named(name):
     with pytest.raises(kind, match=message) as info:
         act()
     assert len(str(info.value)) <= 400
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("m", [mr.Oblique(), mr.Sphere((-2, -1), 0.5)], ids=str)
+def test_a_weight_of_half_precision_is_projected_and_trained(dtype, m):
+    torch.manual_seed(0)
+    layer = mr.constrain(nn.Linear(64, 80, bias=False, dtype=dtype), "weight", m)
+    assert float(m.defect(layer.weight.detach()).max()) < torch.finfo(dtype).eps
+    optimizer = mr.optim.RiemannianSGD(layer.parameters(), lr=0.1)  # moments of Adam vanish in float16
+    for _ in range(3):
+        layer(torch.ones(2, 64, dtype=dtype)).square().mean().backward()
+        optimizer.step()
+    assert float(m.defect(layer.weight.detach()).max()) < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("init", ["haar", lambda w: w + 1])
+def test_another_start_serves_a_weight_with_zero_rows(init):
+    layer = nn.Linear(6, 4)
+    nn.init.zeros_(layer.weight)
+    mr.constrain(layer, "weight", mr.Oblique(), init=init)
+    torch.testing.assert_close(layer.weight.norm(dim=-1), torch.ones(4))
+
+
+def test_a_norm_of_zero_is_named():
+    m = mr.Oblique(radius="init")
+    for action in (lambda: m.retr(torch.zeros(4, 6), torch.ones(4, 6)), lambda: m.random_like(torch.zeros(4, 6))):
+        with pytest.raises(errors.OffManifoldError, match=r"4 zero vectors(.|\n)*a number as the radius"):
+            action()
+
+
+def test_a_matrix_without_rows_is_a_point():
+    m = mr.Oblique()
+    x = torch.zeros(2, 0, 5)
+    assert torch.equal(m.defect(m.retr(m.projx(x), x)), torch.zeros(2))

@@ -166,6 +166,25 @@ def test_a_gradient_along_the_weight_moves_nothing(scale, generator):
         torch.testing.assert_close(p.detach(), x, atol=1e-5, rtol=0)
 
 
+def test_a_gradient_along_every_block_moves_nothing(generator):
+    layer = mr.constrain(nn.Linear(8, 12, bias=False), "weight", mr.Oblique(), blocks=2)
+    x = layer.weight.detach().clone()
+    layer.weight.grad = 3 * x
+    optim.RiemannianAdam(layer.parameters(), lr=0.1, scale="angle", eps=1e6).step()
+    torch.testing.assert_close(layer.weight.detach(), x, atol=1e-5, rtol=0)
+
+
+def test_rounding_of_the_cosine_does_not_add_up_over_steps(generator):
+    m = mr.Sphere((-2, -1), radius="init")
+    p = parameter(m, torch.float32, generator)
+    before = float(p.detach().double().norm())
+    optimizer = optim.RiemannianAdam([p], lr=0.02, scale="angle")
+    for _ in range(300):
+        p.grad = torch.randn(SHAPE, generator=generator)
+        optimizer.step()
+    assert abs(float(p.detach().double().norm()) / before - 1) < 1e-6
+
+
 @pytest.mark.parametrize("scale", [None, "angle"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_bad_gradient_changes_nothing(value, scale, generator):
@@ -209,6 +228,22 @@ def test_a_loaded_optimizer_goes_on_as_the_saved_one(scale, generator):
         second.grad = g
         other.step()
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("scale", [None, "angle"])
+@pytest.mark.parametrize("shape", [(6, 5), SHAPE])
+def test_a_scale_that_changes_after_a_step_is_refused(scale, shape, generator):
+    p = parameter(mr.Oblique(), torch.float32, generator, shape)
+    optimizer = optim.RiemannianAdam([p], lr=0.1, scale=scale)
+    p.grad = torch.randn(shape, generator=generator)
+    optimizer.step()
+    x = p.detach().clone()
+    optimizer.param_groups[0]["scale"] = None if scale else "angle"
+    with pytest.raises(errors.OptionError, match="scale was changed") as info:
+        optimizer.step()
+    assert len(str(info.value)) <= 400 and torch.equal(p, x) and optimizer.state[p]["step"] == 1
+    optimizer.state.clear()
+    optimizer.step()
 
 
 def test_what_is_refused_is_named(generator):
