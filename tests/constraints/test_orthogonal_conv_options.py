@@ -1,5 +1,6 @@
 """The exponential series of a skew kernel, what `OrthogonalConv` refuses, and what `Contraction` bounds of a kernel."""
 
+import copy
 import math
 
 import pytest
@@ -138,6 +139,36 @@ def test_a_refused_layer_is_as_before():
     with pytest.raises(errors.UnsupportedError):
         mr.constrain(layer, "weight", mr.OrthogonalConv(), view="trivialized")
     assert type(layer) is nn.Conv2d and torch.equal(layer.weight, before) and isinstance(layer.weight, nn.Parameter)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"stride": (2, 2)}, errors.UnsupportedError, r"got \(2, 2\)"),
+        ({"stride": 1}, None, ""),
+        ({"padding": (0, 1)}, None, ""),
+        ({"padding": 2}, errors.OptionError, "twice"),
+        ({"padding_mode": "reflect"}, errors.UnsupportedError, "copies"),
+        ({"stride": 2, "dilation": 2}, errors.UnsupportedError, "after constrain"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("constraint", [mr.OrthogonalConv(), SOC], ids=["bcop", "soc"])
+def test_a_layer_that_is_changed_so_that_it_is_no_longer_orthogonal_is_refused_until_released(
+    constraint, change, kind, words
+):
+    layer = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    mr.constrain(layer, "weight", constraint, view="trivialized")
+    vars(layer).update(change)
+    if kind is None:
+        layer(torch.randn(1, 4, 6, 6))
+        return
+    for same in (layer, copy.deepcopy(layer)):
+        with pytest.raises(kind, match=words) as raised:
+            same(torch.randn(1, 4, 6, 6))
+        assert len(str(raised.value)) <= 400
+    mr.release(layer, "weight")
+    assert type(layer) is nn.Conv2d
 
 
 def test_taps_that_are_not_finite_are_named():

@@ -16,6 +16,7 @@ from ...retractions import Retraction, get
 from ..constraint import Constraint
 from ..parametrization import Parametrization
 from .orthogonal_kernels import FactoredConvParametrization, Geometry, SkewConvParametrization, require_odd
+from .orthogonal_layers import require_isometric
 
 _ADVICE = "Constrain its flattened kernel to Stiefel() instead, or change the layer."
 
@@ -128,7 +129,7 @@ class OrthogonalConv(Constraint):
                 "stride= and groups= of OrthogonalConv are for kernels outside of torch's convolutions.\n"
                 f"Expected {stride} and {module.groups}, as the module has them; got {own}.\nLeave them out."
             )
-        _require_isometric(module)
+        require_isometric(module)
         return replace(self, stride=stride, groups=int(module.groups))
 
     def geometry(self, like: Tensor) -> Geometry:
@@ -185,26 +186,3 @@ class OrthogonalConv(Constraint):
         if self.kind != "bcop":
             return super().random_like(like)
         return FactoredConvParametrization(self.geometry(like), torch.zeros_like(like), get("polar")).random()
-
-
-def _require_isometric(module: nn.Conv1d | nn.Conv2d) -> None:
-    """Raise unless the operator is a part of one that is orthogonal."""
-    taps, stride, dilation = module.kernel_size, module.stride, module.dilation
-    if max(dilation) > 1 and max(stride) > 1:
-        raise UnsupportedError(
-            "OrthogonalConv needs a stride of 1 where taps are apart.\n"
-            f"Expected stride or dilation 1, got {tuple(stride)} and {tuple(dilation)}.\nUse one of them."
-        )
-    if module.padding_mode not in ("zeros", "circular"):
-        raise UnsupportedError(
-            "Padding with copies of pixels counts them twice, so the convolution is not orthogonal.\n"
-            f"Expected padding_mode 'circular' or 'zeros', got {module.padding_mode!r}.\nChange the padding."
-        )
-    if module.padding_mode == "circular" and not isinstance(module.padding, str):
-        most = [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
-        if any(2 * p > m for p, m in zip(module.padding, most, strict=True)):
-            raise OptionError(
-                "Circular padding wider than the kernel gives some outputs twice, so the convolution is not orthogonal."
-                f"\nExpected at most {tuple(m / 2 for m in most)} on each side, got {module.padding}.\n"
-                'Reduce it, or use padding="same".'
-            )

@@ -19,6 +19,7 @@ from ...retractions import Retraction, get
 from ..membership import projected, require_reached
 from ..parametrization import Parametrization, require_shape
 from ..trivialized import Trivialization
+from .orthogonal_layers import require_unchanged
 
 Side = Literal["rows", "columns", "both"]
 
@@ -151,6 +152,9 @@ class FactoredConvParametrization(Parametrization):
         if self.frames is not None:
             self.frames.assign_nearest(frames)
 
+    def before_read(self, owner: nn.Module) -> None:
+        require_unchanged(owner, self.geometry.stride, self.geometry.groups)
+
     @torch.no_grad()
     def defect(self) -> Tensor:
         return self.geometry.defect(self())
@@ -242,6 +246,9 @@ class SkewConvParametrization(Parametrization):
             own = min(k, 3)
             cut = cut.narrow(3 + axis, (k - own) // 2, own)
         return cut.contiguous().clone()
+
+    def before_read(self, owner: nn.Module) -> None:
+        require_unchanged(owner, self.geometry.stride, self.geometry.groups)
 
     @torch.no_grad()
     def defect(self) -> Tensor:
