@@ -207,6 +207,17 @@ def test_a_matrix_that_is_not_reached_is_refused_and_nothing_changes(kind):
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_matrix_in_half_precision_is_assigned_up_to_its_rounding(kind, dtype):
+    module = layer(kind, dtype=dtype, init="haar")
+    for W in (module.weight.detach().clone(), 0.9 * torch.eye(4, dtype=dtype) + 0.025):
+        module.weight = W
+        assert (module.weight - W).abs().max() <= torch.finfo(dtype).eps
+    with pytest.raises(errors.OffManifoldError):
+        module.weight = torch.full((4, 4), 0.3, dtype=dtype)
+
+
 # --- as any other constraint ---
 
 
@@ -321,3 +332,11 @@ def test_what_is_not_finite_is_not_loaded(kind):
         with pytest.raises(errors.NonFiniteError):
             module.load_state_dict({**state, key: torch.full_like(state[key], torch.nan)})
     assert torch.equal(module.weight, before)
+
+
+def test_memory_without_a_matrix_is_refused():
+    module = layer().to_empty(device="cpu")
+    for value in (*module.parameters(), *module.buffers()):
+        value.detach().zero_()
+    with pytest.raises(errors.OffManifoldError, match="overwritten"):
+        _ = module.weight
