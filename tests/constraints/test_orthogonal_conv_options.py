@@ -52,6 +52,18 @@ def test_the_symbol_of_the_skew_kernel_is_skew():
     torch.testing.assert_close(A, -A.mH, atol=1e-13, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("constraint", [mr.OrthogonalConv(), mr.OrthogonalConv("soc")], ids=["bcop", "soc"])
+def test_half_precision_is_orthogonal_up_to_its_rounding(constraint, dtype):
+    layer = mr.constrain(nn.Conv2d(4, 4, 5, dtype=dtype), "weight", constraint, view="trivialized")
+    with torch.no_grad():
+        for p in layer.constraints.parameters():
+            p.add_(torch.randn(p.shape, generator=seeded()).to(dtype))
+    assert layer.weight.dtype == dtype and layer.constraints["weight"].defect() < 10 * torch.finfo(dtype).eps
+    layer.weight.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.constraints.parameters())
+
+
 @pytest.mark.parametrize(("terms", "largest"), [(5, 1.0009), (6, 1.00015)])
 def test_how_far_a_series_is_from_1_where_the_norm_is_1(terms, largest):
     frequency = torch.linspace(-1, 1, 2001, dtype=REAL)

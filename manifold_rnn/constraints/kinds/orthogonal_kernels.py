@@ -13,7 +13,7 @@ from ...errors import ShapeError
 from ...linalg.checks import require_finite
 from ...linalg.convolution import adjoint, growth, lengthened, peeled, symbols
 from ...linalg.norms import spectral_norm
-from ...linalg.precision import double, without_autocast
+from ...linalg.precision import at_least_single, double, without_autocast
 from ...manifolds import Manifold, Orthogonal, Stiefel, Unitary
 from ...retractions import Retraction, get
 from ..membership import projected, require_reached
@@ -218,7 +218,8 @@ class SkewConvParametrization(Parametrization):
     def skew(self) -> Tensor:
         """Return the skew kernel, whose operator has a norm below `bound`, shape (groups, c, c, *taps)."""
         axes = len(self.shape) - 2
-        L = 0.5 * (self.taps - adjoint(self.taps, axes))
+        taps = at_least_single(self.taps)
+        L = 0.5 * (taps - adjoint(taps, axes))
         size = math.prod(L.shape[3:]) ** 0.5 * spectral_norm(L.flatten(3).flatten(2))
         scale = self.bound / torch.hypot(size, torch.full_like(size, self.bound))
         return L * scale[(...,) + (None,) * (L.ndim - 1)]
@@ -237,7 +238,7 @@ class SkewConvParametrization(Parametrization):
             for k in range(self.terms, 0, -1):  # Horner's scheme, of a kernel that fills its taps exactly
                 E = eye + A @ E / k
             kernel = torch.fft.ifftn(E.movedim((-2, -1), (1, 2)), dim=axes).roll([k // 2 for k in sizes], axes)
-            return (kernel if self.taps.is_complex() else kernel.real).flatten(0, 1)
+            return (kernel if self.taps.is_complex() else kernel.real).flatten(0, 1).to(self.taps.dtype)
 
     @torch.no_grad()
     def _taps_near(self, kernel: Tensor) -> Tensor:
