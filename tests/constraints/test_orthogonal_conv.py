@@ -215,6 +215,16 @@ def test_a_kernel_that_is_not_reached_is_refused_and_nothing_changes():
     assert off(layer, 8) < 1e-13
 
 
+@pytest.mark.parametrize("own", [torch.float32, REAL], ids=str)
+def test_a_kernel_of_another_precision_is_assigned_up_to_the_rounding_of_both(own):
+    layer = conv("more outputs", dtype=own)
+    W = layer.weight.detach().to(REAL if own == torch.float32 else torch.float32)
+    layer.weight = W
+    torch.testing.assert_close(layer.weight.detach().double(), W.double(), atol=1e-5, rtol=0)
+    with pytest.raises(errors.OffManifoldError):
+        layer.weight = W.to(COMPLEX) * 1j
+
+
 # --- as any other constraint ---
 
 

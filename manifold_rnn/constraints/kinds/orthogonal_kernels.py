@@ -135,7 +135,7 @@ class FactoredConvParametrization(Parametrization):
         """Take the factors of ``weight``; raises if it is no kernel of this form."""
         core, frames = self._checked_factors(weight)
         computed = self._assembled(self._as_kernel(double(core)), double(frames) if frames.numel() else None)
-        require_reached("OrthogonalConv", computed.to(weight.dtype), weight)
+        require_reached("OrthogonalConv", computed.to(self.weight_dtype), weight)
         self._take(core, frames)
 
     @torch.no_grad()
@@ -145,7 +145,8 @@ class FactoredConvParametrization(Parametrization):
     def _checked_factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
-        return self._factors(weight.to(self.core.base))
+        base = self.core.base
+        return self._factors((weight if base.is_complex() or not weight.is_complex() else weight.real).to(base))
 
     def _take(self, core: Tensor, frames: Tensor) -> None:
         self.core.assign_nearest(core)
