@@ -92,6 +92,7 @@ BAD = {
     "view": (on(lambda: nn.Conv2d(3, 3, 3), view="update"), errors.UnsupportedError, "trivialized"),
     "blocks": (on(lambda: nn.Conv2d(4, 4, 3), blocks=2), errors.OptionError, "whole weight"),
     "a block": (on(lambda: nn.Conv2d(4, 4, 3), {0: mr.OrthogonalConv()}), errors.OptionError, "whole weight"),
+    "dims": (on(lambda: nn.Conv2d(4, 4, 3), matrix_dims=(0, 1)), errors.OptionError, r"Got {'matrix_dims': \(0, 1\)}"),
     "rebase": (on(lambda: nn.Conv2d(4, 4, 3), rebase_every=2), errors.UnsupportedError, "no base"),
     "matrix": (on(lambda: nn.Linear(4, 4)), errors.ShapeError, r"got \(4, 4\)"),
     "bias": (
