@@ -109,6 +109,24 @@ def test_other_padding_lets_no_image_grow(channels, stride, padding, mode):
         torch.testing.assert_close(values, torch.ones_like(values))
 
 
+@pytest.mark.parametrize("size", [8, 9, 11])
+def test_circular_padding_reads_pixels_twice_where_the_stride_does_not_divide_the_image(size):
+    layer = nn.Conv1d(2, 4, 3, 2, 1, padding_mode="circular", bias=False, dtype=REAL)
+    mr.constrain(layer, "weight", mr.OrthogonalConv(), view="trivialized", init="haar")
+    norm = torch.linalg.matrix_norm(operator(layer, (size,)).detach(), 2)
+    torch.testing.assert_close(norm, torch.tensor(1.0 if size % 2 == 0 else 2.0, dtype=REAL).sqrt())
+
+
+@pytest.mark.parametrize(("channels", "exact"), [((2, 8), True), ((8, 2), True), ((1, 6), False), ((6, 1), False)], ids=str)
+def test_many_channels_on_one_side_leave_factors_open_and_the_start_near(channels, exact):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(*channels, 3, dtype=REAL)
+    mr.constrain(layer, "weight", mr.OrthogonalConv(), view="trivialized", init="haar")
+    W = entry(layer).random()
+    distance = (mr.OrthogonalConv().trivialize(W)() - W).abs().max()
+    assert distance < (1e-12 if exact else 0.1)
+
+
 def test_dilation_is_orthogonal_too():
     layer = nn.Conv2d(3, 3, 3, padding=2, dilation=2, padding_mode="circular", bias=False, dtype=REAL)
     mr.constrain(layer, "weight", mr.OrthogonalConv(), view="trivialized")

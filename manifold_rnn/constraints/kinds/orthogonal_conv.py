@@ -64,15 +64,20 @@ class OrthogonalConv(Constraint):
     padding by k - 1 pixels in total, or by k - s to k - 1 with a stride of s, if the size of the image is a multiple of
     the stride. Even kernels with stride 1 need ``padding="same"`` for that. With zero padding or less padding the
     operator is a part of such a map. Its norm is then at most 1, and the part of an image that crosses the border is
-    lost.
+    lost. With circular padding and an image whose size is no multiple of the stride, some pixels are read twice: the
+    norm is at most :math:`\sqrt 2` for each such axis, and nothing raises.
+
+    A read of the weight raises `UnsupportedError` or `OptionError` if stride, groups, dilation or padding of the module
+    were changed after `constrain` so that the above does not hold.
 
     Projectors have the rank c // 2 for c channels. Other connected components are not reached, and in two dimensions
     some orthogonal kernels are no product of such factors. The start is the given kernel itself where it has this form,
     so ``init="haar"``, which draws all factors, is exact. For any other kernel the start is one near it, not the
-    nearest. A kernel costs one product of c x c matrices for each factor and each tap that the product has by then.
+    nearest. It is also only near in two dimensions if one side has more than 4 times as many channels as the other and
+    both axes have at least 3 taps: the kernel does not determine its factors then. A kernel costs one product of c x c matrices for each factor and each tap that the product has by then.
 
     For "soc" a kernel of k taps has room for t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
-    keeps the error at most ``e``. That is close to the identity for small kernels: .18 for k = 9 and .87 for k = 17
+    keeps the error at most ``e``. That is close to the identity for small kernels: .16 for k = 9 and .89 for k = 17
     with the default error. ``L`` is a free kernel made skew and divided by a bound of its norm; it starts from the
     middle of the given kernel, and no weight can be assigned.
 
