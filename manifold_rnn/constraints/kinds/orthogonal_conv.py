@@ -74,7 +74,8 @@ class OrthogonalConv(Constraint):
     some orthogonal kernels are no product of such factors. The start is the given kernel itself where it has this form,
     so ``init="haar"``, which draws all factors, is exact. For any other kernel the start is one near it, not the
     nearest. It is also only near in two dimensions if one side has more than 4 times as many channels as the other and
-    both axes have at least 3 taps: the kernel does not determine its factors then. A kernel costs one product of c x c matrices for each factor and each tap that the product has by then.
+    both axes have at least 3 taps: the kernel does not determine its factors then. A kernel costs one product of c x c
+    matrices for each factor and each tap that the product has by then.
 
     For "soc" a kernel of k taps has room for t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
     keeps the error at most ``e``. That is close to the identity for small kernels: .16 for k = 9 and .89 for k = 17
