@@ -131,7 +131,8 @@ def _from_rounding(manifold: Manifold, x: Tensor, dtype: torch.dtype) -> float:
 def require_reached(what: object, computed: Tensor, weight: Tensor, bound: float | None = None) -> None:
     """Raise unless a constraint computes the weight that it was asked for, up to rounding or a bound."""
     if bound is None:
-        bound = 3 * torch.finfo(weight.dtype).eps ** 0.5 * (1 + float(torch.linalg.vector_norm(weight)))
+        eps = max(torch.finfo(x.dtype).eps for x in (computed, weight))
+        bound = 3 * eps**0.5 * (1 + float(torch.linalg.vector_norm(weight)))
     error = float(torch.linalg.vector_norm(computed - weight))
     if not error <= bound:
         raise OffManifoldError(

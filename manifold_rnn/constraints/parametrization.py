@@ -171,6 +171,9 @@ class Parametrization(nn.Module, ABC):
     def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
         """Raise if something has taken the weight from its module, whose table this is; called before each forward."""
 
+    def before_read(self, owner: nn.Module) -> None:
+        """Raise if ``owner`` was changed so that it uses the weight in another way; called before each read of it."""
+
     def require_point(self) -> None:
         """Raise if the weight has been overwritten by something that is not in the set; called where one may have."""
 

@@ -100,7 +100,9 @@ def _refuse_parts(groups: Sequence[Group], options: Options) -> None:
         whole = isinstance(member, Constraint) and member.reads_whole_weight
         if whole and not (which is None and options.reads_whole_matrices):
             expected = f"no number of a block, blocks= or matrix_dims=, since {_shown(groups)} takes the whole weight"
-            raise bad_option("constraint", expected, {"block": which, "blocks": options.blocks})
+            passed = {"block": which, "blocks": options.blocks, "matrix_dims": options.matrix_dims}
+            neutral = {"block": None, "blocks": 1, "matrix_dims": None}
+            raise bad_option("constraint", expected, {k: v for k, v in passed.items() if v != neutral[k]})
 
 
 def _require_constraint(constraint: AnyConstraint) -> AnyConstraint:

@@ -64,6 +64,7 @@ _thread = _Thread()
 
 def evaluate(entry: Parametrization, owner: nn.Module, name: str) -> Tensor:
     """Return ``entry()``, computed once within a scope for the same free parameters, modes and autograd context."""
+    entry.before_read(owner)
     if torch.compiler.is_compiling():
         return with_hooks(entry, entry())
     context, modes = _context(), _modes()

@@ -122,9 +122,7 @@ class Trivialization(Parametrization):
     def forward(self) -> Tensor:
         if self.base.is_meta:
             return torch.empty_like(self.base)  # whose numbers no algorithm can look at
-        if self._converted and not sees_every_step():
-            self._converted = False
-            self.require_point()
+        self.require_converted()
         with without_autocast(self.base):
             if self._is_at_base():
                 weight: Tensor = _AtBase.apply(self.coordinates, self.base, self.manifold)
@@ -215,6 +213,12 @@ class Trivialization(Parametrization):
             self.base.copy_(widened_point(self.manifold, self.base, before))
         self._converted = True
         return self
+
+    def require_converted(self) -> None:
+        """Look at the base once after a conversion; called before each use of it."""
+        if self._converted and not sees_every_step():
+            self._converted = False
+            self.require_point()
 
     def require_point(self) -> None:
         """Raise if the base is no point, as after ``to_empty`` without a load."""

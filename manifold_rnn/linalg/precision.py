@@ -138,6 +138,11 @@ def double(x: Tensor) -> Tensor:
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """``x``, in single precision if it is in half, for which LAPACK and FFT have no functions."""
+    return x.to(_HALF.get(x.dtype, x.dtype))
+
+
 _COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 

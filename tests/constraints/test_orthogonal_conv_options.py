@@ -1,5 +1,6 @@
 """The exponential series of a skew kernel, what `OrthogonalConv` refuses, and what `Contraction` bounds of a kernel."""
 
+import copy
 import math
 
 import pytest
@@ -51,12 +52,33 @@ def test_the_symbol_of_the_skew_kernel_is_skew():
     torch.testing.assert_close(A, -A.mH, atol=1e-13, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("constraint", [mr.OrthogonalConv(), mr.OrthogonalConv("soc")], ids=["bcop", "soc"])
+def test_half_precision_is_orthogonal_up_to_its_rounding(constraint, dtype):
+    layer = mr.constrain(nn.Conv2d(4, 4, 5, dtype=dtype), "weight", constraint, view="trivialized")
+    with torch.no_grad():
+        for p in layer.constraints.parameters():
+            p.add_(torch.randn(p.shape, generator=seeded()).to(dtype))
+    assert layer.weight.dtype == dtype and layer.constraints["weight"].defect() < 10 * torch.finfo(dtype).eps
+    layer.weight.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.constraints.parameters())
+
+
 @pytest.mark.parametrize(("terms", "largest"), [(5, 1.0009), (6, 1.00015)])
 def test_how_far_a_series_is_from_1_where_the_norm_is_1(terms, largest):
     frequency = torch.linspace(-1, 1, 2001, dtype=REAL)
     size = sum((1j * frequency) ** k / math.factorial(k) for k in range(terms + 1)).abs()
     assert math.isclose(size.max(), largest, abs_tol=1e-5)
     assert (size - 1).abs().max() <= 1 / math.factorial(terms + 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "most"), [((2, 8), 1e-12), ((8, 2), 1e-12), ((1, 6), 0.3), ((6, 1), 0.3)], ids=str
+)
+def test_many_channels_on_one_side_leave_factors_open_and_the_start_near(channels, most):
+    torch.manual_seed(0)
+    W = mr.OrthogonalConv().random_like(torch.empty(*channels, 3, 3, dtype=REAL))
+    assert (mr.OrthogonalConv().trivialize(W)() - W).abs().max() < most
 
 
 # --- refusals ---
@@ -79,6 +101,7 @@ BAD = {
     "view": (on(lambda: nn.Conv2d(3, 3, 3), view="update"), errors.UnsupportedError, "trivialized"),
     "blocks": (on(lambda: nn.Conv2d(4, 4, 3), blocks=2), errors.OptionError, "whole weight"),
     "a block": (on(lambda: nn.Conv2d(4, 4, 3), {0: mr.OrthogonalConv()}), errors.OptionError, "whole weight"),
+    "dims": (on(lambda: nn.Conv2d(4, 4, 3), matrix_dims=(0, 1)), errors.OptionError, r"Got {'matrix_dims': \(0, 1\)}"),
     "rebase": (on(lambda: nn.Conv2d(4, 4, 3), rebase_every=2), errors.UnsupportedError, "no base"),
     "matrix": (on(lambda: nn.Linear(4, 4)), errors.ShapeError, r"got \(4, 4\)"),
     "bias": (
@@ -140,6 +163,36 @@ def test_a_refused_layer_is_as_before():
     assert type(layer) is nn.Conv2d and torch.equal(layer.weight, before) and isinstance(layer.weight, nn.Parameter)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"stride": (2, 2)}, errors.UnsupportedError, r"got \(2, 2\)"),
+        ({"stride": 1}, None, ""),
+        ({"padding": (0, 1)}, None, ""),
+        ({"padding": 2}, errors.OptionError, "twice"),
+        ({"padding_mode": "reflect"}, errors.UnsupportedError, "copies"),
+        ({"stride": 2, "dilation": 2}, errors.UnsupportedError, "after constrain"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("constraint", [mr.OrthogonalConv(), SOC], ids=["bcop", "soc"])
+def test_a_layer_that_is_changed_so_that_it_is_no_longer_orthogonal_is_refused_until_released(
+    constraint, change, kind, words
+):
+    layer = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    mr.constrain(layer, "weight", constraint, view="trivialized")
+    vars(layer).update(change)
+    if kind is None:
+        layer(torch.randn(1, 4, 6, 6))
+        return
+    for same in (layer, copy.deepcopy(layer)):
+        with pytest.raises(kind, match=words) as raised:
+            same(torch.randn(1, 4, 6, 6))
+        assert len(str(raised.value)) <= 400
+    mr.release(layer, "weight")
+    assert type(layer) is nn.Conv2d
+
+
 def test_taps_that_are_not_finite_are_named():
     module = series()
     with torch.no_grad():
@@ -154,7 +207,7 @@ def test_taps_that_are_not_finite_are_named():
 @pytest.mark.parametrize(("taps", "stride"), [((3, 3), 1), ((2, 5), 1), ((3, 3), 2), ((4, 4), 2), ((2, 2), 2)], ids=str)
 def test_contraction_bounds_the_flattened_kernel_and_so_the_operator_up_to_the_root_of_the_overlaps(taps, stride):
     overlaps = math.prod(-(-k // stride) for k in taps)
-    for seed in range(20):
+    for seed in range(5):
         torch.manual_seed(seed)
         layer = mr.constrain(nn.Conv2d(3, 4, taps, stride, dtype=REAL), "weight", mr.Contraction(0.5), init="haar")
         found = conv_singular_values(layer.weight, 20, stride=stride).norm

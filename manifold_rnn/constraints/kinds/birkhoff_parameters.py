@@ -42,7 +42,8 @@ class DoublyStochastic(Parametrization):
         before = {key: value.clone() for key, value in self.state_dict().items()}
         self.start_from(weight)
         try:
-            bound = 1e-6 * weight.shape[-1] * max(1, W[..., 0, 0].numel())
+            rounding = max(1e-6, torch.finfo(W.dtype).eps)
+            bound = rounding * weight.shape[-1] * max(1, W[..., 0, 0].numel())
             require_reached("Birkhoff", self(), weight, bound)
         except BaseException:
             self.load_state_dict(before)
@@ -73,6 +74,7 @@ class OrthostochasticParametrization(DoublyStochastic):
         part = self.rotation
         if part.base.is_meta:
             return torch.empty_like(part.base)
+        part.require_converted()
         with without_autocast(part.base):
             Q = part.manifold.retr_free(double(part.base), double(part.coordinates))
             Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal up to rounding in its own precision

@@ -16,6 +16,7 @@ from ...retractions import Retraction, get
 from ..constraint import Constraint
 from ..parametrization import Parametrization
 from .orthogonal_kernels import FactoredConvParametrization, Geometry, SkewConvParametrization, require_odd
+from .orthogonal_layers import require_isometric
 
 _ADVICE = "Constrain its flattened kernel to Stiefel() instead, or change the layer."
 
@@ -63,15 +64,21 @@ class OrthogonalConv(Constraint):
     padding by k - 1 pixels in total, or by k - s to k - 1 with a stride of s, if the size of the image is a multiple of
     the stride. Even kernels with stride 1 need ``padding="same"`` for that. With zero padding or less padding the
     operator is a part of such a map. Its norm is then at most 1, and the part of an image that crosses the border is
-    lost.
+    lost. With circular padding and an image whose size is no multiple of the stride, some pixels are read twice: the
+    norm is at most :math:`\sqrt 2` for each such axis, and nothing raises.
+
+    A read of the weight raises `UnsupportedError` or `OptionError` if stride, groups, dilation or padding of the module
+    were changed after `constrain` so that the above does not hold.
 
     Projectors have the rank c // 2 for c channels. Other connected components are not reached, and in two dimensions
     some orthogonal kernels are no product of such factors. The start is the given kernel itself where it has this form,
     so ``init="haar"``, which draws all factors, is exact. For any other kernel the start is one near it, not the
-    nearest. A kernel costs one product of c x c matrices for each factor and each tap that the product has by then.
+    nearest. It is also only near in two dimensions if one side has more than 4 times as many channels as the other and
+    both axes have at least 3 taps: the kernel does not determine its factors then. A kernel costs one product of c x c
+    matrices for each factor and each tap that the product has by then.
 
     For "soc" a kernel of k taps has room for t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
-    keeps the error at most ``e``. That is close to the identity for small kernels: .18 for k = 9 and .87 for k = 17
+    keeps the error at most ``e``. That is close to the identity for small kernels: .16 for k = 9 and .89 for k = 17
     with the default error. ``L`` is a free kernel made skew and divided by a bound of its norm; it starts from the
     middle of the given kernel, and no weight can be assigned.
 
@@ -128,7 +135,7 @@ class OrthogonalConv(Constraint):
                 "stride= and groups= of OrthogonalConv are for kernels outside of torch's convolutions.\n"
                 f"Expected {stride} and {module.groups}, as the module has them; got {own}.\nLeave them out."
             )
-        _require_isometric(module)
+        require_isometric(module)
         return replace(self, stride=stride, groups=int(module.groups))
 
     def geometry(self, like: Tensor) -> Geometry:
@@ -185,26 +192,3 @@ class OrthogonalConv(Constraint):
         if self.kind != "bcop":
             return super().random_like(like)
         return FactoredConvParametrization(self.geometry(like), torch.zeros_like(like), get("polar")).random()
-
-
-def _require_isometric(module: nn.Conv1d | nn.Conv2d) -> None:
-    """Raise unless the operator is a part of one that is orthogonal."""
-    taps, stride, dilation = module.kernel_size, module.stride, module.dilation
-    if max(dilation) > 1 and max(stride) > 1:
-        raise UnsupportedError(
-            "OrthogonalConv needs a stride of 1 where taps are apart.\n"
-            f"Expected stride or dilation 1, got {tuple(stride)} and {tuple(dilation)}.\nUse one of them."
-        )
-    if module.padding_mode not in ("zeros", "circular"):
-        raise UnsupportedError(
-            "Padding with copies of pixels counts them twice, so the convolution is not orthogonal.\n"
-            f"Expected padding_mode 'circular' or 'zeros', got {module.padding_mode!r}.\nChange the padding."
-        )
-    if module.padding_mode == "circular" and not isinstance(module.padding, str):
-        most = [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
-        if any(2 * p > m for p, m in zip(module.padding, most, strict=True)):
-            raise OptionError(
-                "Circular padding wider than the kernel gives some outputs twice, so the convolution is not orthogonal."
-                f"\nExpected at most {tuple(m / 2 for m in most)} on each side, got {module.padding}.\n"
-                'Reduce it, or use padding="same".'
-            )

@@ -13,12 +13,13 @@ from ...errors import ShapeError
 from ...linalg.checks import require_finite
 from ...linalg.convolution import adjoint, growth, lengthened, peeled, symbols
 from ...linalg.norms import spectral_norm
-from ...linalg.precision import double, without_autocast
+from ...linalg.precision import at_least_single, double, without_autocast
 from ...manifolds import Manifold, Orthogonal, Stiefel, Unitary
 from ...retractions import Retraction, get
 from ..membership import projected, require_reached
 from ..parametrization import Parametrization, require_shape
 from ..trivialized import Trivialization
+from .orthogonal_layers import require_unchanged
 
 Side = Literal["rows", "columns", "both"]
 
@@ -134,7 +135,7 @@ class FactoredConvParametrization(Parametrization):
         """Take the factors of ``weight``; raises if it is no kernel of this form."""
         core, frames = self._checked_factors(weight)
         computed = self._assembled(self._as_kernel(double(core)), double(frames) if frames.numel() else None)
-        require_reached("OrthogonalConv", computed.to(weight.dtype), weight)
+        require_reached("OrthogonalConv", computed.to(self.weight_dtype), weight)
         self._take(core, frames)
 
     @torch.no_grad()
@@ -144,12 +145,16 @@ class FactoredConvParametrization(Parametrization):
     def _checked_factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
-        return self._factors(weight.to(self.core.base))
+        base = self.core.base
+        return self._factors((weight if base.is_complex() or not weight.is_complex() else weight.real).to(base))
 
     def _take(self, core: Tensor, frames: Tensor) -> None:
         self.core.assign_nearest(core)
         if self.frames is not None:
             self.frames.assign_nearest(frames)
+
+    def before_read(self, owner: nn.Module) -> None:
+        require_unchanged(owner, self.geometry.stride, self.geometry.groups)
 
     @torch.no_grad()
     def defect(self) -> Tensor:
@@ -214,7 +219,8 @@ class SkewConvParametrization(Parametrization):
     def skew(self) -> Tensor:
         """Return the skew kernel, whose operator has a norm below `bound`, shape (groups, c, c, *taps)."""
         axes = len(self.shape) - 2
-        L = 0.5 * (self.taps - adjoint(self.taps, axes))
+        taps = at_least_single(self.taps)
+        L = 0.5 * (taps - adjoint(taps, axes))
         size = math.prod(L.shape[3:]) ** 0.5 * spectral_norm(L.flatten(3).flatten(2))
         scale = self.bound / torch.hypot(size, torch.full_like(size, self.bound))
         return L * scale[(...,) + (None,) * (L.ndim - 1)]
@@ -233,7 +239,7 @@ class SkewConvParametrization(Parametrization):
             for k in range(self.terms, 0, -1):  # Horner's scheme, of a kernel that fills its taps exactly
                 E = eye + A @ E / k
             kernel = torch.fft.ifftn(E.movedim((-2, -1), (1, 2)), dim=axes).roll([k // 2 for k in sizes], axes)
-            return (kernel if self.taps.is_complex() else kernel.real).flatten(0, 1)
+            return (kernel if self.taps.is_complex() else kernel.real).flatten(0, 1).to(self.taps.dtype)
 
     @torch.no_grad()
     def _taps_near(self, kernel: Tensor) -> Tensor:
@@ -242,6 +248,9 @@ class SkewConvParametrization(Parametrization):
             own = min(k, 3)
             cut = cut.narrow(3 + axis, (k - own) // 2, own)
         return cut.contiguous().clone()
+
+    def before_read(self, owner: nn.Module) -> None:
+        require_unchanged(owner, self.geometry.stride, self.geometry.groups)
 
     @torch.no_grad()
     def defect(self) -> Tensor:
