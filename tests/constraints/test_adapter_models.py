@@ -117,6 +117,21 @@ def test_another_frozen_weight_is_noticed_and_another_precision_is_not(convert):
         mr.load_checked(near, state, strict=False)
 
 
+def test_a_checkpoint_that_was_rounded_as_a_whole_is_of_the_same_frozen_weight():
+    state = {k: v.bfloat16() for k, v in mr.constraints.adapter_state_dict(trained(adapted())).items()}
+    assert not mr.load_checked(adapted(), state, strict=False).unexpected_keys
+    with pytest.raises(errors.OffManifoldError, match="another frozen weight"):
+        mr.load_checked(adapted(seed=1), state, strict=False)
+
+
+def test_a_saved_frozen_weight_that_is_not_loaded_is_compared():
+    state = trained(adapted(patterns={"q_proj.weight": mr.OrthogonalAdapter(4, save_base=True)})).state_dict()
+    plain = {"q_proj.weight": mr.OrthogonalAdapter(4)}
+    mr.load_checked(adapted(patterns=plain), state, strict=False)
+    with pytest.raises(errors.OffManifoldError, match="another frozen weight"):
+        mr.load_checked(adapted(1, plain), state, strict=False)
+
+
 def test_the_frozen_weight_is_saved_where_asked_for():
     patterns = {"q_proj.weight": mr.OrthogonalAdapter(4, save_base=True)}
     state, other = trained(adapted(patterns=patterns)).state_dict(), adapted(1, patterns)

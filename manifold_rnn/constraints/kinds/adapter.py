@@ -85,20 +85,18 @@ class AdapterParametrization(Parametrization):
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         checked = super().check(loaded, path)
-        known = loaded.get("fingerprint")
-        if isinstance(known, Tensor) and "base" not in loaded and not self.base.is_meta:
-            _require_same_base(known.detach().cpu().double(), self.fingerprint(), path)
+        known, base = loaded.get("fingerprint"), loaded.get("base")
+        if self.save_base or self.base.is_meta:
+            return checked
+        if isinstance(base, Tensor) and not base.is_meta:  # saved with save_base=True, and not loaded here
+            known = fingerprint(base)
+        if isinstance(known, Tensor) and not known.is_meta:
+            _require_same_base(known.detach().cpu(), self.fingerprint(), path)
         return checked
 
-    @torch.no_grad()
     def fingerprint(self) -> Tensor:
         """Return the norm of ``base``, two weighted sums of its entries, and its rounding unit, in double precision."""
-        w = torch.view_as_real(self.base).flatten(-2) if self.base.is_complex() else self.base
-        w = w.detach().reshape(-1, w.shape[-1]).double()
-        across, down = (torch.arange(n, dtype=w.dtype, device=w.device) for n in (w.shape[1], w.shape[0]))
-        sums = [torch.dot(w @ wave(across * 2**0.5), wave(down * 3**0.5)) for wave in (torch.cos, torch.sin)]
-        unit = w.new_tensor(torch.finfo(self.base.dtype).eps)
-        return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
+        return fingerprint(self.base)
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -115,6 +113,17 @@ class AdapterParametrization(Parametrization):
             return after
         wide = torch.promote_types(after, torch.float32)
         return wide if x.is_complex() else wide.to_real()
+
+
+@torch.no_grad()
+def fingerprint(weight: Tensor) -> Tensor:
+    """Return the norm of a weight, two weighted sums of its entries, and its rounding unit, in double precision."""
+    w = torch.view_as_real(weight.resolve_conj()).flatten(-2) if weight.is_complex() else weight
+    w = w.detach().reshape(-1, w.shape[-1]).double()
+    across, down = (torch.arange(n, dtype=w.dtype, device=w.device) for n in (w.shape[1], w.shape[0]))
+    sums = [torch.dot(w @ wave(across * 2**0.5), wave(down * 3**0.5)) for wave in (torch.cos, torch.sin)]
+    unit = w.new_tensor(torch.finfo(weight.dtype).eps)
+    return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
 
 
 class TurningParametrization(AdapterParametrization):
@@ -212,7 +221,9 @@ def require_weight(like: Tensor, name: str) -> None:
 
 
 def _require_same_base(known: Tensor, own: Tensor, path: str) -> None:
-    unit = float(torch.maximum(known[-1], own[-1])) if known.shape == own.shape else 0.0
+    unit = 0.0
+    if known.shape == own.shape and known.is_floating_point():  # a checkpoint may have been rounded as a whole
+        unit, known = max(torch.finfo(known.dtype).eps, float(known[-1]), float(own[-1])), known.double()
     error, bound = float((known - own)[:-1].abs().max()) if unit else torch.inf, 4 * unit * float(own[0])
     if not error <= bound:  # NaN included
         raise OffManifoldError(
