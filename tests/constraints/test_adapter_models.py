@@ -158,6 +158,20 @@ def test_release_merges(name):
     assert list(module.state_dict()) == ["weight", "bias"]
 
 
+def test_a_frozen_weight_is_frozen_again_after_its_release():
+    for frozen in (False, True):
+        module = mr.constrain(nn.Linear(4, 4).requires_grad_(not frozen), "weight", mr.StiefelAdapter(2))
+        copied = pickle.loads(pickle.dumps(module))
+        assert mr.release(module, "weight").weight.requires_grad is mr.release(copied, "weight").weight.requires_grad
+        assert module.weight.requires_grad is not frozen
+    module = adapted()
+    for name in ("q_proj.weight", "up.weight"):
+        mr.release(module, name)
+    assert not any(p.requires_grad for p in module.parameters())
+    module = mr.constrain(nn.GRU(4, 4).requires_grad_(False), "weight_hh_l0", mr.OrthogonalAdapter(2), blocks=3)
+    assert not mr.release(module, "weight_hh_l0").weight_hh_l0.requires_grad
+
+
 KINDS = {
     "convolution": (lambda: nn.Conv2d(4, 8, 3), "weight", {}, (2, 4, 9, 9)),
     "grouped": (lambda: nn.Conv1d(4, 8, 4, groups=2), "weight", {}, (2, 4, 9)),

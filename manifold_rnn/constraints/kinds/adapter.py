@@ -43,6 +43,7 @@ class AdapterParametrization(Parametrization):
 
     has_linear: ClassVar[bool] = True
     base: Tensor
+    was_frozen: bool = False
 
     def __init__(self, weight: Tensor, *, save_base: bool) -> None:
         super().__init__()
@@ -79,7 +80,12 @@ class AdapterParametrization(Parametrization):
         return 3 * inputs * self.work < 3 * self.rows * self.work + inputs * self.base.numel()
 
     def freeze(self) -> None:
-        """Leave the parameters as they are: a frozen weight is what an adapter is for."""
+        """Leave the parameters as they are: a frozen weight is what an adapter is for. A release freezes it again."""
+        self.was_frozen = True
+
+    @property
+    def is_trained(self) -> bool:
+        return super().is_trained and not self.was_frozen
 
     # --- loading and conversion ---
 
