@@ -209,6 +209,19 @@ def test_attention_by_blocks():
     assert attention.out_proj.constraints["weight"].coordinates.grad is not None
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_retraction_is_changed_with_the_same_weight_where_there_is_one(name):
+    module = layer(ALL[name])
+    before = module.weight.detach().clone()
+    if entry(module).retraction is None:
+        with pytest.raises(errors.UnsupportedError):
+            mr.set_retraction(module, "weight", "exp")
+        return
+    mr.set_retraction(module, "weight", "exp")
+    torch.testing.assert_close(module.weight.detach(), before, atol=1e-10, rtol=0)
+    assert entry(module).retraction.name == "exp"
+
+
 BAD = {
     "side": (lambda: mr.OrthogonalAdapter(side="left"), errors.OptionError, '"input" for W0 R'),
     "size": (lambda: mr.OrthogonalAdapter(0), errors.OptionError, "at least 1, got 0"),

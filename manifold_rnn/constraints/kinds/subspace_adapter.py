@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..._options import is_integer
 from ...errors import OptionError
-from ...linalg import unpack_skew
+from ...linalg import pack_skew, unpack_skew
 from ...linalg.defect import minus_identity, plus_identity
 from ...retractions import Retraction, get
 from ..membership import require_reached
@@ -109,6 +109,14 @@ class SubspaceAdapterParametrization(TurningParametrization):
     @property
     def retraction(self) -> Retraction | None:
         return self._retraction
+
+    @torch.no_grad()
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for the same weight, by solving for its coordinates."""
+        chosen = get(retraction)
+        R = orthogonal(self._retraction, unpack_skew(self.coordinates, self.wide_dtype))
+        self.coordinates.copy_(pack_skew(chosen.inverse_group_map(R)))
+        self._retraction = chosen
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
