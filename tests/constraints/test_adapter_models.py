@@ -172,6 +172,17 @@ def test_a_frozen_weight_is_frozen_again_after_its_release():
     assert not mr.release(module, "weight_hh_l0").weight_hh_l0.requires_grad
 
 
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"stiefel"}))
+def test_numbers_in_half_precision_are_computed_with_after_a_load_that_assigns(name):
+    module, x = layer(ALL[name], torch.float32), inputs(3, torch.float32)
+    before = module(x).detach()
+    rounded = {k: v.bfloat16() if k in dict(module.named_parameters()) else v for k, v in module.state_dict().items()}
+    module.load_state_dict({**rounded, "bias": module.bias}, assign=True)
+    torch.testing.assert_close(module(x).detach(), before, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(nn.functional.linear(x, module.weight, module.bias), module(x), atol=1e-5, rtol=1e-5)
+    module(x).sum().backward()
+
+
 KINDS = {
     "convolution": (lambda: nn.Conv2d(4, 8, 3), "weight", {}, (2, 4, 9, 9)),
     "grouped": (lambda: nn.Conv1d(4, 8, 4, groups=2), "weight", {}, (2, 4, 9)),
@@ -230,7 +241,9 @@ BAD = {
     "terms": (lambda: mr.OrthogonalAdapter(series_terms=1), errors.OptionError, "at least 2"),
     "terms of exp": (lambda: mr.OrthogonalAdapter(retraction="exp", series_terms=5), errors.OptionError, "'exp'"),
     "divisor": (lambda: layer(mr.OrthogonalAdapter(5)), errors.OptionError, "Use 4"),
-    "odd block": (lambda: layer(mr.OrthogonalAdapter(1, factors=2)), errors.OptionError, "even block_size"),
+    "odd block": (lambda: layer(mr.OrthogonalAdapter(1, factors=2), torch.complex64), errors.OptionError, "even block"),
+    "block of one": (lambda: layer(mr.OrthogonalAdapter(1)), errors.OptionError, "got 1"),
+    "prime": (lambda: mr.OrthogonalAdapter().trivialize(torch.ones(4, 37)), errors.OptionError, "here 37; got none"),
     "too many factors": (lambda: layer(mr.OrthogonalAdapter(4, factors=4)), errors.OptionError, "4 blocks"),
     "odd count": (lambda: mr.ReflectionAdapter(3), errors.OptionError, "even count"),
     "side of reflections": (lambda: mr.ReflectionAdapter(2, side="out"), errors.OptionError, "'out'"),

@@ -117,8 +117,8 @@ class AdapterParametrization(Parametrization):
         """Keep all but the weight in single precision or better: steps in half precision would be lost."""
         if x is self.base:
             return after
-        wide = torch.promote_types(after, torch.float32)
-        return wide if x.is_complex() else wide.to_real()
+        dtype = torch.promote_types(after, torch.float32)
+        return dtype if x.is_complex() else dtype.to_real()
 
 
 @torch.no_grad()
@@ -165,11 +165,11 @@ class TurningParametrization(AdapterParametrization):
 
     def forward(self) -> Tensor:
         with without_autocast(self.base):
-            wide = self.wide_dtype
-            base = self.base.to(wide)
+            dtype = self.wide_dtype
+            base = self.base.to(dtype)
             if self.side == "input":
-                return self.turning(wide, adjoint=False)(base).to(self.base.dtype)
-            columns = self.turning(wide, adjoint=True)(base.mH.resolve_conj())
+                return self.turning(dtype, adjoint=False)(base).to(self.base.dtype)
+            columns = self.turning(dtype, adjoint=True)(base.mH.resolve_conj())
             return columns.mH.resolve_conj().to(self.base.dtype).contiguous()
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -205,6 +205,11 @@ def orthogonal(retraction: Retraction, A: Tensor) -> Tensor:
     with torch.no_grad():  # the derivative of the correction is the identity on tangent vectors
         correction = polish(R) - R
     return R + correction
+
+
+def wide(numbers: Tensor) -> Tensor:
+    """Return numbers that a load with ``assign=True`` may have left in half precision, in single."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def require_side(side: str, name: str) -> None:
