@@ -98,6 +98,16 @@ def test_the_state_dict_has_the_adapter_alone_and_loads_into_a_fresh_model():
     assert torch.equal(whole(x), source(x))
 
 
+def test_free_rows_that_are_frozen_are_not_saved():
+    options = {"blocks": 3, "which": (2,)}
+    for freeze in (False, True):
+        gru = mr.constrain_matching(
+            nn.GRU(4, 4), {"weight_hh_l0": mr.OrthogonalAdapter(2)}, freeze_others=freeze, **options
+        )
+        keys = [key.rpartition(".")[2] for key in mr.constraints.adapter_state_dict(gru) if "weight_hh" in key]
+        assert keys == ["coordinates", "fingerprint", *([] if freeze else ["value"])]
+
+
 @pytest.mark.parametrize("convert", [torch.bfloat16, torch.float64])
 def test_another_frozen_weight_is_noticed_and_another_precision_is_not(convert):
     source = trained(adapted())
