@@ -35,7 +35,7 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     held = registry(module)
     assert held is not None
     entry, position = held[name], held.positions.pop(name)
-    dense = nn.Parameter(weight.detach().clone(), requires_grad=any(p.requires_grad for p in entry.parameters()))
+    dense = nn.Parameter(weight.detach().clone(), requires_grad=entry.is_trained)
     if entry.gradient_hooks:
         dense._backward_hooks = entry.gradient_hooks
     for p in entry.parameters():

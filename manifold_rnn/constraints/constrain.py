@@ -134,7 +134,7 @@ def release(module: _M, name: str) -> _M:
     Notes
     -----
     In the update view the parameter keeps its identity; in the trivialized view it is new, so build a new
-    optimizer, and tie anew what was tied.
+    optimizer, and tie anew what was tied. A weight that was frozen before it got an adapter is frozen again.
 
     Examples
     --------

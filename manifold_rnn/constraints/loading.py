@@ -69,6 +69,7 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
     >>> assert list(state) == ["0.constraints.weight.coordinates", "0.constraints.weight.fingerprint"]
     """
     computed: list[str] = []
+    frozen: set[str] = set()
     trained = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Registry):
@@ -78,5 +79,9 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
                     trained.add(f"{owner}.{name}" if owner else name)
                 else:
                     computed.append(f"{path}.{name}.")
+                    own = set(entry.trained())
+                    free = (n for n, p in entry.named_parameters() if p not in own and not p.requires_grad)
+                    frozen.update(computed[-1] + n for n in free)
     state: dict[str, Tensor] = model.state_dict()
-    return {key: value for key, value in state.items() if key in trained or key.startswith(tuple(computed))}
+    chosen = trained | {key for key in state if key.startswith(tuple(computed))} - frozen
+    return {key: value for key, value in state.items() if key in chosen}

@@ -62,6 +62,8 @@ def constrain_matching(
     An adapter on the weights of a pretrained model, with all else frozen, is one line:
     ``constrain_matching(model, {"*.q_proj.weight": OrthogonalAdapter()}, freeze_others=True)``.
 
+    The weight of an adapter is frozen as well: `release` leaves it with ``requires_grad=False``.
+
     Weights tied in the model stay tied in both views; in the trivialized one all their names must match.
 
     Examples
@@ -91,6 +93,9 @@ def constrain_matching(
     for owner, leaf in owned:
         attached[id(owner._parameters[leaf])](owner, leaf)
     if freeze_others:
+        for (owner, leaf), constraint in zip(owned, matches.values(), strict=True):
+            if isinstance(constraint, Constraint) and constraint.is_adapter:
+                entry_of(owner, leaf).freeze()
         trained = {p for owner, leaf in owned for p in entry_of(owner, leaf).trained()}
         for p in model.parameters():
             if p not in trained:

@@ -124,6 +124,12 @@ class Parametrization(nn.Module, ABC):
         for part in self.parts().values():
             part.freeze()
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether training changes the weight, and goes on to do so once it is released."""
+        parts = self.parts().values()
+        return any(p.requires_grad for p in self._own_parameters()) or any(part.is_trained for part in parts)
+
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters that the constraint is about: what is free in the weight is not among them."""
         parts = (p for part in self.parts().values() for p in part.trained())

@@ -16,9 +16,11 @@ in opposite directions.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ..constraints import OrthogonalAdapter, Parametrization, constrain_matching, parametrizations
+from ..constraints.kinds.adapter import AdapterParametrization
 from ..constraints.kinds.orthogonal_adapter import OrthogonalAdapterParametrization
 from ..errors import OptionError, ShapeError, UnsupportedError
 from ..linalg import pack_skew, unpack_skew
@@ -90,12 +93,14 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
                 "Train without modules_to_save, biases and embeddings, or load with peft and merge there."
             )
         size = _linear(model, name).in_features
-        block = skew_size(numbers.shape[-1])
-        if numbers.shape[:-1] != ((1 if share else size // block),) or size % block:
+        count = numbers.shape[-1] if numbers.ndim else 0
+        block = (1 + math.isqrt(1 + 8 * count)) // 2  # the size of a skew-symmetric matrix of so many numbers
+        rows = 1 if share else size // block
+        if numbers.shape != (rows, block * (block - 1) // 2) or size % block or not count:
             raise ShapeError(
-                f"The adapter of {name!r} must have one row for each block of the input size {size}.\n"
-                f"Expected {1 if share else size // block} rows of {numbers.shape[-1]} numbers, got "
-                f"{tuple(numbers.shape)}.\nCheck that the checkpoint belongs to this model."
+                f"The adapter of {name!r:.120} must have b(b - 1)/2 numbers in a row for each block of size b of the "
+                f"input size {size}.\nExpected {rows} rows of such a number, got shape {tuple(numbers.shape)}.\n"
+                "Check that the checkpoint belongs to this model."
             )
         require_finite(numbers, key, "Nothing was changed. Use an earlier checkpoint.")
         constraints[f"{name}.weight"] = OrthogonalAdapter(block, share=share, series_terms=terms)
@@ -126,7 +131,8 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
         If no weight of the model is under `OrthogonalAdapter`.
     UnsupportedError
         If adapters differ in ``block_size``, ``share`` or ``series_terms``, act on outputs, are butterflies or complex,
-        belong to other layers than linear ones, or have a series that peft does not have. Nothing is written.
+        belong to other layers than linear ones or to a model that is one layer, stand beside adapters of other kinds,
+        or have a series that peft does not have. Nothing is written.
     OffManifoldError
         If the retraction is not the Cayley map, and a block rotates by 180 degrees, which that map does not reach.
 
@@ -141,6 +147,7 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
     ... except mr.errors.OptionError as error: assert "OrthogonalAdapter" in str(error)
     """
     adapters = _adapters(model)
+    _require_alone(model)
     if not adapters:
         raise OptionError(
             "write_oft writes weights under OrthogonalAdapter.\nExpected at least one in the model, got none.\n"
@@ -241,6 +248,24 @@ def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
     return found
 
 
+def _require_alone(model: nn.Module) -> None:
+    """Raise if a model has adapters of another kind, or is one layer, which peft cannot adapt."""
+    for name, entry in parametrizations(model):
+        kinds = [part for part in (entry, *entry.parts().values()) if isinstance(part, AdapterParametrization)]
+        if not all(isinstance(part, OrthogonalAdapterParametrization) for part in kinds):
+            raise UnsupportedError(
+                "A checkpoint of OFT has orthogonal adapters alone, so the model could not be made from it.\n"
+                f"Expected OrthogonalAdapter only, got {type(kinds[0]).__name__} on {name!r:.80}.\n"
+                "Merge the others with release first, and save that model as the base."
+            )
+        if "." not in name and isinstance(entry, OrthogonalAdapterParametrization):
+            raise UnsupportedError(
+                "peft adapts layers inside a model, by their names.\n"
+                f"Expected a layer with a name, got the model itself, {type(model).__name__}.\n"
+                "Put it into a Sequential."
+            )
+
+
 def _is_oft(entry: OrthogonalAdapterParametrization) -> bool:
     known = entry.series_terms is None or entry.series_terms >= 4
     return known and entry.side == "input" and entry.factors == 1 and not entry.base.is_complex()
@@ -256,14 +281,19 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
             f"A checkpoint of peft is a folder with {_CONFIG} and {_WEIGHTS}.\n"
             f"Got {str(folder)!r:.80}, which lacks one of them.\nPass the folder that save_pretrained wrote."
         )
-    config = json.loads((folder / _CONFIG).read_text())
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+    except ValueError as error:
+        raise _damaged(_CONFIG, error) from error
+    if not isinstance(config, dict):
+        raise _damaged(_CONFIG, config)
     if config.get("peft_type") != "OFT":
         raise OptionError(
             f"read_oft reads checkpoints of OFT.\nExpected peft_type 'OFT', got {config.get('peft_type')!r:.40}.\n"
             "Load others with peft, and merge them there."
         )
     if weights.name == _OLD_WEIGHTS:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        load: Callable[[Path], dict[str, Tensor]] = functools.partial(torch.load, map_location="cpu", weights_only=True)
     else:
         try:
             from safetensors.torch import load_file
@@ -271,7 +301,11 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
             raise UnsupportedError(
                 f"{_WEIGHTS} needs safetensors.\nExpected it to be installed, got none.\nRun pip install safetensors."
             ) from missing
-        state = load_file(weights)
+        load = load_file
+    try:
+        state = load(weights)
+    except Exception as error:  # both libraries raise classes of their own
+        raise _damaged(weights.name, error) from error
     if not state:
         raise OptionError(
             "A checkpoint of OFT has at least one adapter.\n"
@@ -280,12 +314,20 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     return config, state
 
 
+def _damaged(name: str, cause: object) -> OptionError:
+    return OptionError(
+        f"{name} cannot be read.\nExpected a file that save_pretrained of peft wrote, got {cause!s:.160}.\n"
+        "Save or download it again."
+    )
+
+
 def _series_terms(config: Mapping[str, Any]) -> int | None:
     """The number of terms of the series, by our count; None for the exact map."""
     version = tuple(int(k) for k in re.findall(r"\d+", str(config.get("peft_version", "0")))[:2])
     terms = config.get("num_cayley_neumann_terms", 5)
     series = config.get("use_cayley_neumann")
-    if config.get("coft") or series is None or (series and (version < _SERIES_SINCE or terms < 3)):
+    known = type(terms) is int and terms >= 3 and version >= _SERIES_SINCE
+    if config.get("coft") or series is None or (series and not known):
         shown = {k: config.get(k) for k in ("coft", "use_cayley_neumann", "num_cayley_neumann_terms", "peft_version")}
         raise UnsupportedError(
             "read_oft reads plain OFT: the exact map, or the series of at least 3 terms of peft 0.18 or later.\n"

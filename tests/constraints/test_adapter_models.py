@@ -98,6 +98,16 @@ def test_the_state_dict_has_the_adapter_alone_and_loads_into_a_fresh_model():
     assert torch.equal(whole(x), source(x))
 
 
+def test_free_rows_that_are_frozen_are_not_saved():
+    options = {"blocks": 3, "which": (2,)}
+    for freeze in (False, True):
+        gru = mr.constrain_matching(
+            nn.GRU(4, 4), {"weight_hh_l0": mr.OrthogonalAdapter(2)}, freeze_others=freeze, **options
+        )
+        keys = [key.rpartition(".")[2] for key in mr.constraints.adapter_state_dict(gru) if "weight_hh" in key]
+        assert keys == ["coordinates", "fingerprint", *([] if freeze else ["value"])]
+
+
 @pytest.mark.parametrize("convert", [torch.bfloat16, torch.float64])
 def test_another_frozen_weight_is_noticed_and_another_precision_is_not(convert):
     source = trained(adapted())
@@ -115,6 +125,21 @@ def test_another_frozen_weight_is_noticed_and_another_precision_is_not(convert):
         near.q_proj.constraints["weight"].base[3, 5] += 1e-3
     with pytest.raises(errors.OffManifoldError, match=r"q_proj\.constraints\.weight"):
         mr.load_checked(near, state, strict=False)
+
+
+def test_a_checkpoint_that_was_rounded_as_a_whole_is_of_the_same_frozen_weight():
+    state = {k: v.bfloat16() for k, v in mr.constraints.adapter_state_dict(trained(adapted())).items()}
+    assert not mr.load_checked(adapted(), state, strict=False).unexpected_keys
+    with pytest.raises(errors.OffManifoldError, match="another frozen weight"):
+        mr.load_checked(adapted(seed=1), state, strict=False)
+
+
+def test_a_saved_frozen_weight_that_is_not_loaded_is_compared():
+    state = trained(adapted(patterns={"q_proj.weight": mr.OrthogonalAdapter(4, save_base=True)})).state_dict()
+    plain = {"q_proj.weight": mr.OrthogonalAdapter(4)}
+    mr.load_checked(adapted(patterns=plain), state, strict=False)
+    with pytest.raises(errors.OffManifoldError, match="another frozen weight"):
+        mr.load_checked(adapted(1, plain), state, strict=False)
 
 
 def test_the_frozen_weight_is_saved_where_asked_for():
@@ -141,6 +166,31 @@ def test_release_merges(name):
     assert type(mr.release(module, "weight")) is nn.Linear
     torch.testing.assert_close(module(x).detach(), unmerged, atol=1e-6, rtol=1e-6)
     assert list(module.state_dict()) == ["weight", "bias"]
+
+
+def test_a_frozen_weight_is_frozen_again_after_its_release():
+    for frozen in (False, True):
+        module = mr.constrain(nn.Linear(4, 4).requires_grad_(not frozen), "weight", mr.StiefelAdapter(2))
+        copied = pickle.loads(pickle.dumps(module))
+        assert mr.release(module, "weight").weight.requires_grad is mr.release(copied, "weight").weight.requires_grad
+        assert module.weight.requires_grad is not frozen
+    module = adapted()
+    for name in ("q_proj.weight", "up.weight"):
+        mr.release(module, name)
+    assert not any(p.requires_grad for p in module.parameters())
+    module = mr.constrain(nn.GRU(4, 4).requires_grad_(False), "weight_hh_l0", mr.OrthogonalAdapter(2), blocks=3)
+    assert not mr.release(module, "weight_hh_l0").weight_hh_l0.requires_grad
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"stiefel"}))
+def test_numbers_in_half_precision_are_computed_with_after_a_load_that_assigns(name):
+    module, x = layer(ALL[name], torch.float32), inputs(3, torch.float32)
+    before = module(x).detach()
+    rounded = {k: v.bfloat16() if k in dict(module.named_parameters()) else v for k, v in module.state_dict().items()}
+    module.load_state_dict({**rounded, "bias": module.bias}, assign=True)
+    torch.testing.assert_close(module(x).detach(), before, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(nn.functional.linear(x, module.weight, module.bias), module(x), atol=1e-5, rtol=1e-5)
+    module(x).sum().backward()
 
 
 KINDS = {
@@ -180,6 +230,19 @@ def test_attention_by_blocks():
     assert attention.out_proj.constraints["weight"].coordinates.grad is not None
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_retraction_is_changed_with_the_same_weight_where_there_is_one(name):
+    module = layer(ALL[name])
+    before = module.weight.detach().clone()
+    if entry(module).retraction is None:
+        with pytest.raises(errors.UnsupportedError):
+            mr.set_retraction(module, "weight", "exp")
+        return
+    mr.set_retraction(module, "weight", "exp")
+    torch.testing.assert_close(module.weight.detach(), before, atol=1e-10, rtol=0)
+    assert entry(module).retraction.name == "exp"
+
+
 BAD = {
     "side": (lambda: mr.OrthogonalAdapter(side="left"), errors.OptionError, '"input" for W0 R'),
     "size": (lambda: mr.OrthogonalAdapter(0), errors.OptionError, "at least 1, got 0"),
@@ -188,7 +251,9 @@ BAD = {
     "terms": (lambda: mr.OrthogonalAdapter(series_terms=1), errors.OptionError, "at least 2"),
     "terms of exp": (lambda: mr.OrthogonalAdapter(retraction="exp", series_terms=5), errors.OptionError, "'exp'"),
     "divisor": (lambda: layer(mr.OrthogonalAdapter(5)), errors.OptionError, "Use 4"),
-    "odd block": (lambda: layer(mr.OrthogonalAdapter(1, factors=2)), errors.OptionError, "even block_size"),
+    "odd block": (lambda: layer(mr.OrthogonalAdapter(1, factors=2), torch.complex64), errors.OptionError, "even block"),
+    "block of one": (lambda: layer(mr.OrthogonalAdapter(1)), errors.OptionError, "got 1"),
+    "prime": (lambda: mr.OrthogonalAdapter().trivialize(torch.ones(4, 37)), errors.OptionError, "here 37; got none"),
     "too many factors": (lambda: layer(mr.OrthogonalAdapter(4, factors=4)), errors.OptionError, "4 blocks"),
     "odd count": (lambda: mr.ReflectionAdapter(3), errors.OptionError, "even count"),
     "side of reflections": (lambda: mr.ReflectionAdapter(2, side="out"), errors.OptionError, "'out'"),

@@ -129,7 +129,11 @@ BAD = {
     "other key": (lambda d: rewrite(d, lambda s: {"head.weight": s[KEY]}), errors.UnsupportedError, "head.weight"),
     "empty": (lambda d: rewrite(d, lambda s: {}), errors.OptionError, "empty"),
     "shape": (lambda d: rewrite(d, lambda s: {KEY: s[KEY][:1].clone()}), errors.ShapeError, "2 rows"),
-    "count": (lambda d: rewrite(d, lambda s: {KEY: s[KEY][:, :5].clone()}), errors.ShapeError, "got 5"),
+    "count": (lambda d: rewrite(d, lambda s: {KEY: s[KEY][:, :5].clone()}), errors.ShapeError, r"\(2, 5\)"),
+    "number": (lambda d: rewrite(d, lambda s: {KEY: torch.ones(())}), errors.ShapeError, r"shape \(\)"),
+    "no terms": (lambda d: edit(d, num_cayley_neumann_terms=None), errors.UnsupportedError, "at least 3 terms"),
+    "config": (lambda d: (d / "adapter_config.json").write_text("{"), errors.OptionError, "adapter_config.json cannot"),
+    "file": (lambda d: (d / "adapter_model.safetensors").write_text("x"), errors.OptionError, "safetensors cannot"),
     "NaN": (lambda d: rewrite(d, lambda s: {KEY: s[KEY] * torch.nan}), errors.NonFiniteError, "12 of 12"),
 }
 
@@ -158,6 +162,11 @@ UNWRITABLE = {
         errors.UnsupportedError,
         "one block size",
     ),
+    "another kind": (
+        {"q.weight": mr.OrthogonalAdapter(4), "v.weight": mr.ReflectionAdapter(2)},
+        errors.UnsupportedError,
+        "OrthogonalAdapter only",
+    ),
     "sharing": (
         {"q.weight": mr.OrthogonalAdapter(4), "v.weight": mr.OrthogonalAdapter(4, share=True)},
         errors.UnsupportedError,
@@ -173,6 +182,13 @@ def test_adapters_that_peft_does_not_have_are_named_and_nothing_is_written(tmp_p
     with pytest.raises(kind, match=words) as raised:
         write_oft(model, tmp_path / "out")
     assert len(str(raised.value)) <= 400 and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_one_layer_is_not_written(tmp_path):
+    layer = mr.constrain(nn.Linear(8, 6), "weight", mr.OrthogonalAdapter(4))
+    with pytest.raises(errors.UnsupportedError, match="the model itself"):
+        write_oft(layer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_convolution_is_refused(tmp_path):

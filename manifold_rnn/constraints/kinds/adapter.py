@@ -41,6 +41,7 @@ class AdapterParametrization(Parametrization):
 
     has_linear: ClassVar[bool] = True
     base: Tensor
+    was_frozen: bool = False
 
     def __init__(self, weight: Tensor, *, save_base: bool) -> None:
         super().__init__()
@@ -77,26 +78,29 @@ class AdapterParametrization(Parametrization):
         return 3 * inputs * self.work < 3 * self.rows * self.work + inputs * self.base.numel()
 
     def freeze(self) -> None:
-        """Leave the parameters as they are: a frozen weight is what an adapter is for."""
+        """Leave the parameters as they are: a frozen weight is what an adapter is for. A release freezes it again."""
+        self.was_frozen = True
+
+    @property
+    def is_trained(self) -> bool:
+        return super().is_trained and not self.was_frozen
 
     # --- loading and conversion ---
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         checked = super().check(loaded, path)
-        known = loaded.get("fingerprint")
-        if isinstance(known, Tensor) and "base" not in loaded and not self.base.is_meta:
-            _require_same_base(known.detach().cpu().double(), self.fingerprint(), path)
+        known, base = loaded.get("fingerprint"), loaded.get("base")
+        if self.save_base or self.base.is_meta:
+            return checked
+        if isinstance(base, Tensor) and not base.is_meta:  # saved with save_base=True, and not loaded here
+            known = fingerprint(base)
+        if isinstance(known, Tensor) and not known.is_meta:
+            _require_same_base(known.detach().cpu(), self.fingerprint(), path)
         return checked
 
-    @torch.no_grad()
     def fingerprint(self) -> Tensor:
         """Return the norm of ``base``, two weighted sums of its entries, and its rounding unit, in double precision."""
-        w = torch.view_as_real(self.base).flatten(-2) if self.base.is_complex() else self.base
-        w = w.detach().reshape(-1, w.shape[-1]).double()
-        across, down = (torch.arange(n, dtype=w.dtype, device=w.device) for n in (w.shape[1], w.shape[0]))
-        sums = [torch.dot(w @ wave(across * 2**0.5), wave(down * 3**0.5)) for wave in (torch.cos, torch.sin)]
-        unit = w.new_tensor(torch.finfo(self.base.dtype).eps)
-        return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
+        return fingerprint(self.base)
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -111,8 +115,19 @@ class AdapterParametrization(Parametrization):
         """Keep all but the weight in single precision or better: steps in half precision would be lost."""
         if x is self.base:
             return after
-        wide = torch.promote_types(after, torch.float32)
-        return wide if x.is_complex() else wide.to_real()
+        dtype = torch.promote_types(after, torch.float32)
+        return dtype if x.is_complex() else dtype.to_real()
+
+
+@torch.no_grad()
+def fingerprint(weight: Tensor) -> Tensor:
+    """Return the norm of a weight, two weighted sums of its entries, and its rounding unit, in double precision."""
+    w = torch.view_as_real(weight.resolve_conj()).flatten(-2) if weight.is_complex() else weight
+    w = w.detach().reshape(-1, w.shape[-1]).double()
+    across, down = (torch.arange(n, dtype=w.dtype, device=w.device) for n in (w.shape[1], w.shape[0]))
+    sums = [torch.dot(w @ wave(across * 2**0.5), wave(down * 3**0.5)) for wave in (torch.cos, torch.sin)]
+    unit = w.new_tensor(torch.finfo(weight.dtype).eps)
+    return torch.stack([torch.linalg.vector_norm(w), *sums, unit]).cpu()
 
 
 class TurningParametrization(AdapterParametrization):
@@ -148,11 +163,11 @@ class TurningParametrization(AdapterParametrization):
 
     def forward(self) -> Tensor:
         with without_autocast(self.base):
-            wide = self.wide_dtype
-            base = self.base.to(wide)
+            dtype = self.wide_dtype
+            base = self.base.to(dtype)
             if self.side == "input":
-                return self.turning(wide, adjoint=False)(base).to(self.base.dtype)
-            columns = self.turning(wide, adjoint=True)(base.mH.resolve_conj())
+                return self.turning(dtype, adjoint=False)(base).to(self.base.dtype)
+            columns = self.turning(dtype, adjoint=True)(base.mH.resolve_conj())
             return columns.mH.resolve_conj().to(self.base.dtype).contiguous()
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -190,6 +205,11 @@ def orthogonal(retraction: Retraction, A: Tensor) -> Tensor:
     return R + correction
 
 
+def wide(numbers: Tensor) -> Tensor:
+    """Return numbers that a load with ``assign=True`` may have left in half precision, in single."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def require_side(side: str, name: str) -> None:
     """Raise unless ``side`` is one of the two sides of a weight."""
     if side not in ("input", "output"):
@@ -210,7 +230,9 @@ def require_weight(like: Tensor, name: str) -> None:
 
 
 def _require_same_base(known: Tensor, own: Tensor, path: str) -> None:
-    unit = float(torch.maximum(known[-1], own[-1])) if known.shape == own.shape else 0.0
+    unit = 0.0
+    if known.shape == own.shape and known.is_floating_point():  # a checkpoint may have been rounded as a whole
+        unit, known = max(torch.finfo(known.dtype).eps, float(known[-1]), float(own[-1])), known.double()
     error, bound = float((known - own)[:-1].abs().max()) if unit else torch.inf, 4 * unit * float(own[0])
     if not error <= bound:  # NaN included
         raise OffManifoldError(

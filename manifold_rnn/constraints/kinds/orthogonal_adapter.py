@@ -14,7 +14,7 @@ from ...linalg import cayley_series, pack_skew, unpack_skew
 from ...linalg.block_product import interleaved, plus_blocks, separated
 from ...linalg.defect import minus_identity, plus_identity
 from ...retractions import Retraction, get
-from .adapter import Adapter, Side, TurningParametrization, orthogonal, require_side, require_weight
+from .adapter import Adapter, Side, TurningParametrization, orthogonal, require_side, require_weight, wide
 
 _LARGEST_BLOCK = 32
 
@@ -33,7 +33,7 @@ class OrthogonalAdapter(Adapter):
     Parameters
     ----------
     block_size : int, optional
-        ``b``. Default: the largest divisor of n that is at most 32.
+        ``b``. Default: the largest divisor of n that is at most 32. Real blocks of size 1 are refused.
     retraction : str or Retraction
         :math:`\varphi`: ``"cayley"``, ``"exp"``, ``"qr"`` or ``"polar"``. The Cayley map needs unbounded coordinates
         for rotations near 180 degrees, the exponential does not.
@@ -111,6 +111,13 @@ class OrthogonalAdapter(Adapter):
                 f"block_size must divide the {self.side} size of the weight, here {n}.\nExpected a divisor, got {b}.\n"
                 f"Use {max(k for k in range(1, min(n, b) + 1) if n % k == 0)}, or leave block_size out."
             )
+        if b == 1 and not like.is_complex():
+            raise OptionError(
+                "OrthogonalAdapter has nothing to rotate in blocks of one real coordinate.\n"
+                f"Expected a block_size of at least 2 that divides the {self.side} size of the weight, here {n}; got "
+                f"{'none up to 32' if self.block_size is None else 1}.\n"
+                "Pass another block_size, the other side, or use ReflectionAdapter."
+            )
         if self.factors > 1 and (b % 2 or (n // b) % 2 ** (self.factors - 1)):
             raise OptionError(
                 f"A butterfly of m = {self.factors} factors has an even block_size, and a number of blocks that is a "
@@ -150,7 +157,7 @@ class OrthogonalAdapterParametrization(TurningParametrization):
         return plus_identity(self._changes())
 
     def _changes(self) -> Tensor:
-        A = unpack_skew(self.coordinates, self.wide_dtype)
+        A = unpack_skew(wide(self.coordinates), self.wide_dtype)
         if self.series_terms is not None:
             return minus_identity(cayley_series(A, self.series_terms))
         return minus_identity(orthogonal(self._retraction, A))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..._options import is_integer
 from ...errors import OptionError
 from ...linalg.householder import unit
-from .adapter import Adapter, Side, TurningParametrization, require_side, require_weight
+from .adapter import Adapter, Side, TurningParametrization, require_side, require_weight, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class ReflectionAdapterParametrization(TurningParametrization):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """The rows of ``P (I - N)^-1`` and of ``Q``, transposed: ``R`` is the identity plus ``P^T conj(Q)``."""
-        u, v = unit(self.vectors).unbind(-2)
+        u, v = unit(wide(self.vectors)).unbind(-2)
         delta = v - u
         along = (u.conj() * delta).sum(-1, keepdim=True)
         P = torch.stack([2 * u, 4 * along * u - 2 * delta], -2).flatten(-3, -2)

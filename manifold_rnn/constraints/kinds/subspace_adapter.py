@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..._options import is_integer
 from ...errors import OptionError
-from ...linalg import unpack_skew
+from ...linalg import pack_skew, unpack_skew
 from ...linalg.defect import minus_identity, plus_identity
 from ...retractions import Retraction, get
 from ..membership import require_reached
-from .adapter import Adapter, TurningParametrization, orthogonal, require_weight
+from .adapter import Adapter, TurningParametrization, orthogonal, require_weight, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,14 @@ class SubspaceAdapterParametrization(TurningParametrization):
         return self._retraction
 
     @torch.no_grad()
+    def set_retraction(self, retraction: Retraction | str) -> None:
+        """Use another retraction for the same weight, by solving for its coordinates."""
+        chosen = get(retraction)
+        R = orthogonal(self._retraction, unpack_skew(wide(self.coordinates), self.wide_dtype))
+        self.coordinates.copy_(pack_skew(chosen.inverse_group_map(R)))
+        self._retraction = chosen
+
+    @torch.no_grad()
     def defect(self) -> Tensor | None:
         """Return how far ``R`` is from orthogonal; None if it is scaled."""
         return super().defect() if self.before is None else None
@@ -124,7 +132,7 @@ class SubspaceAdapterParametrization(TurningParametrization):
         return checked
 
     def turning(self, dtype: torch.dtype, *, adjoint: bool) -> Callable[[Tensor], Tensor]:
-        M = orthogonal(self._retraction, unpack_skew(self.coordinates, self.wide_dtype))
+        M = orthogonal(self._retraction, unpack_skew(wide(self.coordinates), self.wide_dtype))
         if self.after is not None and self.before is not None:
             M = self.after.unsqueeze(-1) * M * self.before.unsqueeze(-2)
         change = minus_identity(M)
