@@ -16,12 +16,21 @@ from manifold_rnn.diagnostics import recurrent_matrix
 from manifold_rnn.errors import OptionError, ShapeError, UnsupportedError
 from manifold_rnn.nn import Layer
 from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Momentum, Rotating
+from manifold_rnn.nn.cells.chunks import delta_in_blocks
 from manifold_rnn.nn.cells.input_dependent import InputDependent
 
 INPUT_DEPENDENT = [cell for cell in CELLS if isinstance(cell, InputDependent)]
 IN_BLOCKS = [cell for cell in INPUT_DEPENDENT if cell.all_steps() is not None]
 BACKENDS = ["chunked", pytest.param("reference", marks=pytest.mark.slow)]  # the loop takes a minute
 WIDE = [torch.float64, torch.complex128]
+MEMORY = [
+    (9, 2, 1, 4),
+    (9, 2, 1, 1, 4),
+    (9, 2, 1, 1, 4),
+    (9, 2, 1, 1),
+    (9, 2, 1),
+    (2, 1, 4, 4),
+]  # as for delta_in_blocks
 
 
 def transpositions(permutation):
@@ -189,6 +198,25 @@ def test_extreme_inputs_and_weights_agree_and_are_finite(cell, kind):
         if b is not None:
             assert a.isfinite().all() and b.isfinite().all()
             torch.testing.assert_close(a, b, rtol=0, atol=2e-4 * max(float(b.abs().max()), 1e-30))
+
+
+@pytest.mark.parametrize("size", [1e4, 1e17, 1e30, torch.inf])
+def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size):
+    q, K, V, beta, decay, H = (torch.randn(*s, dtype=torch.float64, generator=seeded()) for s in MEMORY)
+    decay = -decay.abs()
+    decay[3] = -size
+    expected, held = [], H
+    for t in range(len(q)):
+        held = held * decay[t].exp()[..., None, None]
+        k, v = K[t, :, :, 0], V[t, :, :, 0]
+        change = v - (k.unsqueeze(-2) @ held).squeeze(-2)
+        held = held + (beta[t] * k).unsqueeze(-1) * change.unsqueeze(-2)
+        expected.append((q[t].unsqueeze(-2) @ held).squeeze(-2))
+    y, last = delta_in_blocks(q, K, V, beta, decay.requires_grad_(), H)
+    torch.testing.assert_close(y, torch.stack(expected))
+    torch.testing.assert_close(last, held)
+    (slope,) = torch.autograd.grad(y.sum(), decay)
+    assert slope.isfinite().all() and (slope[3] == 0).all() and (slope[4] != 0).all()
 
 
 def test_a_vector_of_zero_is_the_identity():
