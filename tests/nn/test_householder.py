@@ -254,6 +254,21 @@ def test_the_log_names_the_scan_and_a_nonlinear_cell_runs_the_loop(caplog):
     assert choice(Layer(HouseholderProduct(nonlinearity="tanh"), 3, 4), x, caplog).startswith("reference")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", [HouseholderProduct(), DeltaProduct(decay=True), Rotating()], ids=repr)
+def test_half_precision_runs_the_loop(cell, dtype, caplog):
+    layer, x = Layer(cell, 3, 4, dtype=dtype), torch.randn(9, 2, 3).to(dtype)
+    assert choice(layer, x, caplog).startswith("reference scan")
+    layer(x)[0].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    layer.backend = "chunked"
+    with pytest.raises(UnsupportedError, match="half precision"):
+        layer(x)
+    bound = cell.bind(layer.weights("_l0"))
+    with pytest.raises(UnsupportedError, match="half precision"):
+        mr.nn.scan.chunked(bound, x, bound.initial_state(2))
+
+
 def test_a_subclass_with_other_steps_runs_the_loop(caplog):
     class Halved(HouseholderProduct):
         def step(self, u, state, W):
