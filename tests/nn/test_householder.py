@@ -16,21 +16,12 @@ from manifold_rnn.diagnostics import recurrent_matrix
 from manifold_rnn.errors import OptionError, ShapeError, UnsupportedError
 from manifold_rnn.nn import Layer
 from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Momentum, Rotating
-from manifold_rnn.nn.cells.chunks import delta_in_blocks
 from manifold_rnn.nn.cells.input_dependent import InputDependent
 
 INPUT_DEPENDENT = [cell for cell in CELLS if isinstance(cell, InputDependent)]
 IN_BLOCKS = [cell for cell in INPUT_DEPENDENT if cell.all_steps() is not None]
 BACKENDS = ["chunked", pytest.param("reference", marks=pytest.mark.slow)]  # the loop takes a minute
 WIDE = [torch.float64, torch.complex128]
-MEMORY = [
-    (9, 2, 1, 4),
-    (9, 2, 1, 1, 4),
-    (9, 2, 1, 1, 4),
-    (9, 2, 1, 1),
-    (9, 2, 1),
-    (2, 1, 4, 4),
-]  # as for delta_in_blocks
 
 
 def transpositions(permutation):
@@ -200,25 +191,6 @@ def test_extreme_inputs_and_weights_agree_and_are_finite(cell, kind):
             torch.testing.assert_close(a, b, rtol=0, atol=2e-4 * max(float(b.abs().max()), 1e-30))
 
 
-@pytest.mark.parametrize("size", [1e4, 1e17, 1e30, torch.inf])
-def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size):
-    q, K, V, beta, decay, H = (torch.randn(*s, dtype=torch.float64, generator=seeded()) for s in MEMORY)
-    decay = -decay.abs()
-    decay[3] = -size
-    expected, held = [], H
-    for t in range(len(q)):
-        held = held * decay[t].exp()[..., None, None]
-        k, v = K[t, :, :, 0], V[t, :, :, 0]
-        change = v - (k.unsqueeze(-2) @ held).squeeze(-2)
-        held = held + (beta[t] * k).unsqueeze(-1) * change.unsqueeze(-2)
-        expected.append((q[t].unsqueeze(-2) @ held).squeeze(-2))
-    y, last = delta_in_blocks(q, K, V, beta, decay.requires_grad_(), H)
-    torch.testing.assert_close(y, torch.stack(expected))
-    torch.testing.assert_close(last, held)
-    (slope,) = torch.autograd.grad(y.sum(), decay)
-    assert slope.isfinite().all() and (slope[3] == 0).all() and (slope[4] != 0).all()
-
-
 def test_a_vector_of_zero_is_the_identity():
     layer = make(HouseholderProduct(2, bias=False), dtype=torch.float64)
     start = torch.randn(1, 1, 4, dtype=torch.float64)
@@ -252,21 +224,6 @@ def test_the_log_names_the_scan_and_a_nonlinear_cell_runs_the_loop(caplog):
     x = torch.randn(9, 2, 3)
     assert choice(Layer(DeltaProduct(), 3, 4), x, caplog).startswith("chunked scan for DeltaProduct")
     assert choice(Layer(HouseholderProduct(nonlinearity="tanh"), 3, 4), x, caplog).startswith("reference")
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("cell", [HouseholderProduct(), DeltaProduct(decay=True), Rotating()], ids=repr)
-def test_half_precision_runs_the_loop(cell, dtype, caplog):
-    layer, x = Layer(cell, 3, 4, dtype=dtype), torch.randn(9, 2, 3).to(dtype)
-    assert choice(layer, x, caplog).startswith("reference scan")
-    layer(x)[0].square().sum().backward()
-    assert all(p.grad.isfinite().all() for p in layer.parameters())
-    layer.backend = "chunked"
-    with pytest.raises(UnsupportedError, match="half precision"):
-        layer(x)
-    bound = cell.bind(layer.weights("_l0"))
-    with pytest.raises(UnsupportedError, match="half precision"):
-        mr.nn.scan.chunked(bound, x, bound.initial_state(2))
 
 
 def test_a_subclass_with_other_steps_runs_the_loop(caplog):
@@ -315,6 +272,18 @@ REFUSED = {
         lambda: mr.training.build_network(
             mr.training.NetworkSettings(cell="DeltaProduct", constraint="Orthogonal", hidden_size=4), 2, 3
         ),
+    ),
+    "gates of a run": (
+        OptionError,
+        "no constraint for Rotating",
+        lambda: mr.training.build_network(
+            mr.training.NetworkSettings(cell="Rotating", constraint="Orthogonal", gates=["h"], hidden_size=4), 2, 3
+        ),
+    ),
+    "gates of a run without a constraint": (
+        OptionError,
+        "`network.gates` needs a `network.constraint`",
+        lambda: mr.training.NetworkSettings(cell="Rotating", gates=["h"]),
     ),
     "its matrix": (
         OptionError,
