@@ -10,7 +10,7 @@ from ..constraints import parametrizations, release
 from ..linalg import spectral_radius
 from .attacks import Judge
 from .lipschitz import LipschitzBound, lipschitz_bound
-from .sources import RecurrentLayer, hidden_states, layer_calls, matrix_of, recurrent_matrix
+from .sources import RecurrentLayer, has_recurrent_matrix, hidden_states, layer_calls, matrix_of, recurrent_matrix
 from .worst_case import worst_perturbation
 
 
@@ -42,6 +42,8 @@ class PerturbedWeights(NamedTuple):
 
 def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> PerturbedWeights:
     """Score the copy of a network with a perturbed recurrent matrix. The copy has its weight again at the end."""
+    if not has_recurrent_matrix(judge.network):
+        return PerturbedWeights({}, "the input determines the matrix of each step", {})
     shape = tuple(recurrent_matrix(judge.network).weight.shape)
     if len(shape) != 2 or shape[0] != shape[1]:
         return PerturbedWeights({}, f"the recurrent matrix has shape {shape}, which is not square", {})

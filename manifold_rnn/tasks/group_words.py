@@ -169,13 +169,14 @@ class GroupWords(Synthetic):
         axes.set_yticks([0, 1], ["read", "due"])
 
     def _words(self, count: int, length: int, generator: torch.Generator | None) -> OneHot:
-        read = torch.randint(0, self.input_size, (count, length), generator=generator, device="cpu")
-        due, table = torch.empty_like(read), self.table
+        shape, table = (count, length), self.table
+        read = torch.randint(0, self.input_size, shape, generator=generator, dtype=torch.uint8, device="cpu")
+        due = torch.empty_like(read)
         product = torch.zeros(count, dtype=torch.long, device="cpu")  # the identity
         for t, element in enumerate(read.unbind(1)):
-            product = table[element, product]
+            product = table[element.long(), product]
             due[:, t] = product
-        return OneHot(read.to(torch.uint8), due.to(torch.uint8), self.input_size)
+        return OneHot(read, due, self.input_size)
 
 
 def _is_even(p: tuple[int, ...]) -> bool:

@@ -108,7 +108,7 @@ class NetworkSettings:
             return
         cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
-        if isinstance(cell.gates, tuple):  # or they depend on the options, and the network checks them
+        if isinstance(cell.gates, tuple) and cell.gates:  # or the network checks them, or has none
             for gate in self.gates or ():
                 require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:

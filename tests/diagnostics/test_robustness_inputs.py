@@ -9,6 +9,7 @@ from support.robustness_cases import B, C, Last, M, data, network, quick
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import manifold_rnn as mr
 from manifold_rnn.errors import DtypeError, NonFiniteError, OptionError, ShapeError
 
 X, Y = data()
@@ -102,8 +103,14 @@ def projected():
     return Last(nn.LSTM(M, 6, batch_first=True, proj_size=3), 3)
 
 
+def rotating():
+    return Last(mr.nn.Layer(mr.nn.cells.Rotating(), M, 6, batch_first=True), 6)
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize(("made", "words"), [(normalized, "another tool"), (projected, "not square")])
+@pytest.mark.parametrize(
+    ("made", "words"), [(normalized, "another tool"), (projected, "not square"), (rotating, "the input determines")]
+)
 def test_where_weights_cannot_be_perturbed_the_other_scores_stay(made, words):
     result = quick(made())
     assert result.weights == {} and words in result.weights_reason and words in result.table()

@@ -273,6 +273,18 @@ REFUSED = {
             mr.training.NetworkSettings(cell="DeltaProduct", constraint="Orthogonal", hidden_size=4), 2, 3
         ),
     ),
+    "gates of a run": (
+        OptionError,
+        "no constraint for Rotating",
+        lambda: mr.training.build_network(
+            mr.training.NetworkSettings(cell="Rotating", constraint="Orthogonal", gates=["h"], hidden_size=4), 2, 3
+        ),
+    ),
+    "gates of a run without a constraint": (
+        OptionError,
+        "`network.gates` needs a `network.constraint`",
+        lambda: mr.training.NetworkSettings(cell="Rotating", gates=["h"]),
+    ),
     "its matrix": (
         OptionError,
         "no recurrent matrix",

@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 from support.seeds import seeded
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifold_rnn.errors import OptionError
-from manifold_rnn.tasks import Adding, Copying, Task
+from manifold_rnn.tasks import Adding, Copying, GroupWords, Task
 
 TASKS = [Copying(5, sizes=(30, 20, 10)), Adding(7, sizes=(30, 20, 10))]
 
@@ -71,3 +72,20 @@ def test_a_guesser_has_the_baseline_scores_in_adding():
 def test_what_makes_no_sense_is_named(make):
     with pytest.raises(OptionError, match=r"Copying|Adding"):
         make()
+
+
+class LargestTensor(TorchDispatchMode):
+    """The bytes of the largest tensor that an operation returned."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.size = max(self.size, out.nbytes if isinstance(out, torch.Tensor) else 0)
+        return out
+
+
+def test_words_are_drawn_in_the_memory_that_they_keep():
+    with LargestTensor() as largest:
+        words = GroupWords("parity", length=100).draw(50, seeded())
+    assert largest.size == words.tensors[0].nbytes == 50 * 100

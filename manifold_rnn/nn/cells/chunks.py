@@ -10,6 +10,7 @@ from ...linalg.householder import wy_factor
 from ...linalg.precision import applied, double
 
 REFLECTIONS = 8  # of a block, or half the size of the vectors; larger blocks cost more than they save, and lose digits
+LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
 
 
 def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
@@ -129,8 +130,9 @@ def delta_in_blocks(
         factor, seen, read, kept = wy_factor(K, beta), seen * past, q.conj(), K
         keys, last = K.conj(), None
     else:
-        # sums in double precision, whose differences would lose digits in single
-        logs = _head_blocks(double(log_decay), steps).cumsum(3)  # (N, B, h, steps): since the block began
+        # sums in double precision, whose differences would lose digits in single; a larger decay leaves 0 as well, but
+        # the decays of the steps after it would be lost in its sum
+        logs = _head_blocks(double(log_decay).clamp(min=-LARGEST_DECAY), steps).cumsum(3)  # since the block began
         at_rule = logs.repeat_interleave(count, 3)
 
         def decay(since: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
     """Return all states of ``h_t = exp(i phase_t) h_{t-1} + drive_t``."""
     wide = double(phase)
     # the same angle below a half turn, since the sum of large ones loses it
-    angle = torch.atan2(wide.sin(), wide.cos()).detach() + (wide - wide.detach())
+    fixed = wide.detach()
+    angle = torch.atan2(fixed.sin(), fixed.cos()) + (wide - fixed)
     sums = angle.cumsum(0)
     rotation = torch.polar(torch.ones_like(sums), sums).to(drive.dtype)
     states: Tensor = rotation * (h + (rotation.conj() * drive).cumsum(0))

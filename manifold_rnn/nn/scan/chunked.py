@@ -42,11 +42,12 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
     Raises
     ------
     UnsupportedError
-        If the cell only runs one step after the other.
+        If the cell only runs one step after the other, or its states are in half precision.
 
     Notes
     -----
-    Derivatives of every order are those of torch. Source of the blocks: Bischof and Van Loan (1987).
+    Derivatives of every order are those of torch. A NaN or an infinite input may also reach earlier steps of its own
+    block; with the backend "reference" it reaches only later steps. Source of the blocks: Bischof and Van Loan (1987).
 
     Examples
     --------
@@ -61,6 +62,11 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
         raise UnsupportedError(
             "The cell only runs one step after the other.\n"
             f"Expected a cell with all_steps, got {cell!r:.80}.\nUse run, which chooses a scan that fits."
+        )
+    if reason := _of_narrow_states(state):
+        raise UnsupportedError(
+            f"A scan of all steps at once has no such states: {reason}.\n"
+            f"Expected single or double precision, got {state[0].dtype}.\nUse run, which chooses a scan that fits."
         )
     with without_autocast(x):
         if not recompute:
@@ -90,5 +96,11 @@ class Chunked(Backend):
     def cannot_run(self, request: Request) -> str:
         cell = request.cell
         if cell.steps_match("all_steps") and cell.all_steps() is not None:
-            return ""
+            return _of_narrow_states(request.state)
         return "the cell only runs one step after the other"
+
+
+def _of_narrow_states(state: State) -> str:
+    """Return why states of this dtype run one step after the other, or "" if they need not."""
+    narrow = torch.finfo(state[0].dtype).bits < 32
+    return "torch solves no triangular systems in half precision" if narrow else ""

@@ -1,0 +1,55 @@
+"""Blocks of time at the edges of their numbers: decays that underflow, and half precision."""
+
+import pytest
+import torch
+from support.scan_cases import choice
+from support.seeds import seeded
+
+import manifold_rnn as mr
+from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.nn import Layer
+from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Rotating
+from manifold_rnn.nn.cells.chunks import delta_in_blocks
+
+MEMORY = [
+    (9, 2, 1, 4),
+    (9, 2, 1, 1, 4),
+    (9, 2, 1, 1, 4),
+    (9, 2, 1, 1),
+    (9, 2, 1),
+    (2, 1, 4, 4),
+]  # as for delta_in_blocks
+
+
+@pytest.mark.parametrize("size", [1e4, 1e17, 1e30, torch.inf])
+def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size):
+    q, K, V, beta, decay, H = (torch.randn(*s, dtype=torch.float64, generator=seeded()) for s in MEMORY)
+    decay = -decay.abs()
+    decay[3] = -size
+    expected, held = [], H
+    for t in range(len(q)):
+        held = held * decay[t].exp()[..., None, None]
+        k, v = K[t, :, :, 0], V[t, :, :, 0]
+        change = v - (k.unsqueeze(-2) @ held).squeeze(-2)
+        held = held + (beta[t] * k).unsqueeze(-1) * change.unsqueeze(-2)
+        expected.append((q[t].unsqueeze(-2) @ held).squeeze(-2))
+    y, last = delta_in_blocks(q, K, V, beta, decay.requires_grad_(), H)
+    torch.testing.assert_close(y, torch.stack(expected))
+    torch.testing.assert_close(last, held)
+    (slope,) = torch.autograd.grad(y.sum(), decay)
+    assert slope.isfinite().all() and (slope[3] == 0).all() and (slope[4] != 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", [HouseholderProduct(), DeltaProduct(decay=True), Rotating()], ids=repr)
+def test_half_precision_runs_the_loop(cell, dtype, caplog):
+    layer, x = Layer(cell, 3, 4, dtype=dtype), torch.randn(9, 2, 3).to(dtype)
+    assert choice(layer, x, caplog).startswith("reference scan")
+    layer(x)[0].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    layer.backend = "chunked"
+    with pytest.raises(UnsupportedError, match="half precision"):
+        layer(x)
+    bound = cell.bind(layer.weights("_l0"))
+    with pytest.raises(UnsupportedError, match="half precision"):
+        mr.nn.scan.chunked(bound, x, bound.initial_state(2))
