@@ -1,8 +1,9 @@
 """Bits per character of an LSTM with 256 units on Shakespeare, dense and pruned to half of its units.
 
-A dense network is trained first. From there it is trained further in two ways, dense and with gates over its units,
-with the same data, steps and learning rates. The penalty of the gates rises linearly with the steps, and acts while
-more than half of the units are open. At the end the gated network is pruned, and both are tested.
+A dense network is trained first, at a constant rate. From there it is trained further in two ways, with the same data,
+number of steps and first and last learning rate: dense, and with gates over its units. The penalty of the gates rises
+linearly over half of the steps with gates, and acts while more than half of the units are open. Then the gated network
+is pruned, and the smaller network is trained for the rest of the steps. Both are tested at the end.
 """
 
 import argparse
@@ -18,18 +19,23 @@ import manifold_rnn as mr
 from manifold_rnn.training import SequenceData
 
 TEXT, LENGTH, BATCH, UNITS, KEPT = "tinyshakespeare.txt", 64, 64, 256, 128
-EPOCHS, MORE, RATE, CLIP = 6, 3, 4e-3, 1.0
-PENALTY, GATE_RATE, START = 1.5e-5, 5e-2, 1.0
+EPOCHS, GATED, MORE, RATE, CLIP = 5, 4, 16, 4e-3, 1.0
+PENALTY, GATE_RATE, START = 4e-5, 5e-2, 1.0
 
 
-def train(network: mr.zoo.Network, data: SequenceData, epochs: int, rate: float, name: str) -> None:
-    """Train with Adam and half a cosine, with a penalty if the network has gates; print a line for each epoch."""
-    *gates, weights = network.parameter_groups(rate)
+def train(network: mr.zoo.Network, data: SequenceData, epochs: range, name: str, last: float = 1.0) -> None:
+    """Train with Adam, with a penalty if the network has gates; print a line for each epoch.
+
+    The rate falls by half a cosine to ``last`` times what it is at first.
+    """
+    *gates, weights = network.parameter_groups(RATE)
     optimizer = torch.optim.Adam([*({**group, "lr": GATE_RATE} for group in gates), weights])
     loader = data.train_dataloader()
-    steps, done = epochs * len(loader), 0
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.5 * (1 + math.cos(math.pi * s / steps)))
-    for epoch in range(epochs):
+    steps, done = len(epochs) * len(loader), 0
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: last + (1 - last) * 0.5 * (1 + math.cos(math.pi * s / steps))
+    )
+    for epoch in epochs:
         loader.set_epoch(epoch)
         network.train()
         state, total = None, 0.0
@@ -39,7 +45,7 @@ def train(network: mr.zoo.Network, data: SequenceData, epochs: int, rate: float,
             loss = data.task.loss(outputs, target)
             total += loss.item()
             if gates and units(network) > KEPT:
-                loss = loss + PENALTY * done / steps * mr.nn.l0_penalty(network)
+                loss = loss + PENALTY * min(1.0, 2 * done / steps) * mr.nn.l0_penalty(network)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -48,7 +54,7 @@ def train(network: mr.zoo.Network, data: SequenceData, epochs: int, rate: float,
             done += 1
             if gates and done % 50 == 0:
                 print(f"step {done}   {units(network)} units open", flush=True)
-        shown = f"{name} {epoch + 1}/{epochs}   loss {total / len(loader):.4f}"
+        shown = f"{name} {epoch + 1}   loss {total / len(loader):.4f}"
         print(f"{shown}   validation {bits(network, data, data.val_dataloader()):.4f} bits", flush=True)
 
 
@@ -69,13 +75,13 @@ def bits(network: mr.zoo.Network, data: SequenceData, batches: object) -> float:
     return total / count
 
 
-def stage(network: mr.zoo.Network, name: str, folder: Path | None, *args: object) -> mr.zoo.Network:
+def stage(network: mr.zoo.Network, name: str, folder: Path | None, *args: object, **options: float) -> mr.zoo.Network:
     """Train a network, or load what the folder has of this stage."""
     path = None if folder is None else folder / f"{name}.pt"
     if path is not None and path.exists():
         network.load_state_dict(torch.load(path, weights_only=True))
         return network
-    train(network, *args, name)
+    train(network, *args, name, **options)
     if path is not None:
         torch.save(network.state_dict(), path)
     return network
@@ -91,13 +97,15 @@ def main() -> None:
     data = SequenceData(mr.tasks.Characters(TEXT, length=LENGTH), BATCH)
     task = data.task
     start = mr.zoo.Network(mr.nn.LSTM(task.input_size, UNITS, batch_first=True), task.output_size, rates={})
-    stage(start, "start", args.keep, data, EPOCHS, RATE)
+    stage(start, "start", args.keep, data, range(EPOCHS))
     gated = copy.deepcopy(start)
     mr.nn.gate_units(gated.layer, gated.readout, start=START)
-    stage(gated, "gated", args.keep, data, MORE, RATE / 2)
+    end = EPOCHS + GATED + MORE
+    stage(gated, "gated", args.keep, data, range(EPOCHS, EPOCHS + GATED))
     pruned = mr.nn.prune(gated)
     print(f"pruned to {pruned.layer.hidden_size} units", flush=True)
-    dense = stage(copy.deepcopy(start), "dense", args.keep, data, MORE, RATE / 2)
+    stage(pruned, "pruned", args.keep, data, range(EPOCHS + GATED, end), last=0.0)
+    dense = stage(copy.deepcopy(start), "dense", args.keep, data, range(EPOCHS, end), last=0.0)
     networks = {"dense": dense, "gated": gated, "pruned": pruned}
     x = data.splits.test[:1][0]
     with torch.no_grad():
@@ -113,7 +121,8 @@ def main() -> None:
         }
         print(f"{name:8} " + "   ".join(f"{key} {value}" for key, value in rows[name].items()), flush=True)
     if not args.dry:
-        settings = {"text": TEXT, "piece": LENGTH, "batch": BATCH, "epochs": EPOCHS, "more epochs": MORE, "rate": RATE}
+        epochs = {"epochs": EPOCHS, "epochs with gates": GATED, "more epochs": MORE}
+        settings = {"text": TEXT, "piece": LENGTH, "batch": BATCH, **epochs, "rate": RATE}
         write("pruning_characters", rows, **settings, penalty=PENALTY, seed=0)
 
 
