@@ -93,9 +93,8 @@ def constrain_matching(
     for owner, leaf in owned:
         attached[id(owner._parameters[leaf])](owner, leaf)
     if freeze_others:
-        for (owner, leaf), constraint in zip(owned, matches.values(), strict=True):
-            if isinstance(constraint, Constraint) and constraint.is_adapter:
-                entry_of(owner, leaf).freeze()
+        for owner, leaf in owned:
+            entry_of(owner, leaf).freeze_base()
         trained = {p for owner, leaf in owned for p in entry_of(owner, leaf).trained()}
         for p in model.parameters():
             if p not in trained:

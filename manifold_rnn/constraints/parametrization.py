@@ -124,6 +124,11 @@ class Parametrization(nn.Module, ABC):
         for part in self.parts().values():
             part.freeze()
 
+    def freeze_base(self) -> None:
+        """Take the weight that an adapter keeps for frozen, so that a release leaves it frozen."""
+        for part in self.parts().values():
+            part.freeze_base()
+
     @property
     def is_trained(self) -> bool:
         """Whether training changes the weight, and goes on to do so once it is released."""

@@ -79,6 +79,9 @@ class AdapterParametrization(Parametrization):
 
     def freeze(self) -> None:
         """Leave the parameters as they are: a frozen weight is what an adapter is for. A release freezes it again."""
+        self.freeze_base()
+
+    def freeze_base(self) -> None:
         self.was_frozen = True
 
     @property
