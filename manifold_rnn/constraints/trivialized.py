@@ -110,7 +110,7 @@ class Trivialization(Parametrization):
         self.manifold, self.rebase_every = manifold, rebase_every
         self.steps = 0
         self._converted = False  # since somebody has looked at the base
-        base = base.detach().clone()
+        base = base.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer("base", base)
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
 

@@ -96,7 +96,7 @@ def test_parts_that_make_no_sense_are_named(parts):
 
 def test_what_has_no_update_view_says_so():
     with pytest.raises(mr.errors.UnsupportedError, match="trivialized"):
-        mr.constrain(nn.LSTM(2, 4), "weight_hh_l0", MIXED, blocks=4)
+        mr.constrain(nn.LSTM(2, 4), "weight_hh_l0", MIXED, blocks=4, view="update")
     with pytest.raises(mr.errors.ShapeError, match="5 equal blocks"):
         mr.constrain(nn.LSTM(2, 4), "weight_hh_l0", {0: MIXED[3]}, blocks=5, view="trivialized")
 

@@ -305,7 +305,11 @@ BAD = {
     "complex": (lambda: layer(dtype=torch.complex64), errors.DtypeError, "got torch.complex64"),
     "integers": (lambda: mr.Birkhoff().trivialize(torch.ones(2, 2).long()), errors.DtypeError, "int64"),
     "NaN": (lambda: mr.Birkhoff().trivialize(torch.full((2, 2), torch.nan)), errors.NonFiniteError, "4 of 4"),
-    "view": (lambda: mr.constrain(nn.Linear(2, 2), "weight", mr.Birkhoff()), errors.UnsupportedError, "trivialized"),
+    "view": (
+        lambda: mr.constrain(nn.Linear(2, 2), "weight", mr.Birkhoff(), view="update"),
+        errors.UnsupportedError,
+        "trivialized",
+    ),
     "NaN in Q": (lambda: poisoned("orthostochastic", torch.nan), errors.NonFiniteError, "finite"),
     "NaN of permutations": (lambda: poisoned("permutations", torch.nan), errors.NonFiniteError, "1 of 24"),
     "NaN of sinkhorn": (lambda: poisoned("sinkhorn", torch.nan), errors.NonFiniteError, "at most 1e"),

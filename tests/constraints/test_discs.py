@@ -92,7 +92,7 @@ def test_the_update_view_is_for_manifolds_only(name):
         assert mr.constrain(layer, "weight", constraint).weight.manifold is constraint
         return
     with pytest.raises(errors.UnsupportedError, match="trivialized"):
-        mr.constrain(layer, "weight", constraint)
+        mr.constrain(layer, "weight", constraint, view="update")
     assert type(layer.weight) is nn.Parameter
 
 

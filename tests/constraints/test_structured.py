@@ -154,7 +154,7 @@ def test_an_ensemble_is_vmapped(name, dtype):
 @pytest.mark.parametrize("name", REAL_TOO)
 def test_only_the_trivialized_view_exists(name):
     with pytest.raises(errors.UnsupportedError, match="trivialized"):
-        mr.constrain(nn.Linear(4, 4), "weight", ALL[name])
+        mr.constrain(nn.Linear(4, 4), "weight", ALL[name], view="update")
 
 
 def count(constraint, n, dtype):

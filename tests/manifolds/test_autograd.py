@@ -33,8 +33,11 @@ MAPS = {
     "transp": ("x", "y", "u"),
 }
 NO_MAPS = {
+    "ambient",
+    "axes",
     "bounded",
     "checks_steps",
+    "is_sphere",
     "geodesic",
     "mean",
     "is_sound",

@@ -83,7 +83,7 @@ ROWS = {
     ),
     "a retraction for SPD": Row(UnsupportedError, "of its own", lambda s: SPD.with_retraction("qr")),
     "a spectrum in the update view": Row(
-        UnsupportedError, "trivialized", lambda s: mr.constrain(nn.Linear(3, 3), "weight", SPECTRUM)
+        UnsupportedError, "trivialized", lambda s: mr.constrain(nn.Linear(3, 3), "weight", SPECTRUM, view="update")
     ),
     "a base that moves": Row(
         UnsupportedError,

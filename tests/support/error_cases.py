@@ -314,8 +314,12 @@ ROWS = {
     "a retraction for a disc": Row(
         UnsupportedError, "of its own", lambda s: manifolds.UnitDisc().with_retraction("qr")
     ),
-    "a Schur form in the update view": Row(UnsupportedError, "trivialized", lambda s: s.constrain(mr.SchurDisc())),
-    "the sticky rule in the update view": Row(UnsupportedError, "trivialized", lambda s: s.constrain(mr.StickyDisc())),
+    "a Schur form in the update view": Row(
+        UnsupportedError, "trivialized", lambda s: s.constrain(mr.SchurDisc(), view="update")
+    ),
+    "the sticky rule in the update view": Row(
+        UnsupportedError, "trivialized", lambda s: s.constrain(mr.StickyDisc(), view="update")
+    ),
     "a block that is a class": Row(
         OptionError, "top", lambda s: manifolds.BlockTriangular(mr.Orthogonal, mr.UnitDisc())
     ),

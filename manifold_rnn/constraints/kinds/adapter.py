@@ -70,7 +70,7 @@ class AdapterParametrization(Parametrization):
 
     def prefers_linear(self, x: Tensor) -> bool:
         """Compare the work for the inputs with the work for the weight, and for its gradient if there is one."""
-        if self.base.ndim != 2 or x.shape[-1:] != self.base.shape[-1:]:
+        if self.base.is_meta or self.base.ndim != 2 or x.shape[-1:] != self.base.shape[-1:]:
             return False
         inputs = x.numel() // max(1, x.shape[-1])
         if not torch.is_grad_enabled():
@@ -165,6 +165,8 @@ class TurningParametrization(AdapterParametrization):
         """
 
     def forward(self) -> Tensor:
+        if self.base.is_meta:
+            return torch.empty_like(self.base)
         with without_autocast(self.base):
             dtype = self.wide_dtype
             base = self.base.to(dtype)

@@ -110,6 +110,8 @@ class StiefelAdapterParametrization(AdapterParametrization):
         return self.core.shape[-1] * (sum(self.base.shape[-2:]) + self.core.shape[-1])
 
     def forward(self) -> Tensor:
+        if self.base.is_meta:
+            return torch.empty_like(self.base)
         with without_autocast(self.base):
             change = self.left() @ (self.factor * self.core) @ self.right().mH
             return (self.base.to(change.dtype) + change).to(self.base.dtype)
