@@ -19,7 +19,7 @@ import manifold_rnn as mr
 from manifold_rnn.training import SequenceData
 
 TEXT, LENGTH, BATCH, UNITS, KEPT = "tinyshakespeare.txt", 64, 64, 256, 128
-EPOCHS, GATED, MORE, RATE, CLIP = 5, 4, 16, 4e-3, 1.0
+EPOCHS, GATED, MORE, RATE, CLIP = 5, 4, 8, 4e-3, 1.0
 PENALTY, GATE_RATE, START = 4e-5, 5e-2, 1.0
 
 

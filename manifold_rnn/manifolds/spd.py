@@ -146,7 +146,8 @@ class SPD(MatrixManifold):
         return (off + torch.where(info == 0, 0.0, _NOT_MEMBER)).to(x.real.dtype)
 
     def is_sound(self, x: Tensor) -> Tensor:
-        return torch.isfinite(x).flatten(-2).all(-1) & (torch.linalg.cholesky_ex(hermitian(double(x))).info == 0)
+        scaled = double(x / power_of_two_below(largest_part(x)))  # as `defect` looks at it
+        return torch.isfinite(x).flatten(-2).all(-1) & (torch.linalg.cholesky_ex(hermitian(scaled)).info == 0)
 
     # --- geometry ---
 

@@ -113,7 +113,7 @@ class GroupWords(Synthetic):
 
     @property
     def table(self) -> Tensor:
-        r"""The labels of all products :math:`g \circ h`, shape (|G|, |G|)."""
+        r"""The labels of all products :math:`g \circ h`, shape ``(|G|, |G|)``."""
         labels = {p: label for label, p in enumerate(self.elements)}
         return torch.tensor([[labels[tuple(g[i] for i in h)] for h in labels] for g in labels], device="cpu")
 
@@ -144,7 +144,7 @@ class GroupWords(Synthetic):
         return Splits(*(self._words(*set_, generator) for set_ in zip(self.sizes, lengths, strict=True)))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (B, T, |G|) and labels (B, T)."""
+        """Return the mean cross-entropy of logits (B, T, G) and labels (B, T)."""
         return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
     def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -225,7 +225,10 @@ def test_every_cell(cell):
     for dtype in (torch.float32, torch.complex64):
         module = mr.zoo.Network(mr.nn.Layer(cell, M, 8, batch_first=True, dtype=dtype), C)
         result = quick(module, data(dtype), weight_radius=5.0)
-        assert 0 <= result.clean <= 1 and result.weights and all(map(math.isfinite, result.growth["random"]))
+        assert 0 <= result.clean <= 1 and all(map(math.isfinite, result.growth["random"]))
+        assert bool(result.weights) == bool(cell.gates) == (not result.weights_reason)
+        if not cell.gates:
+            continue
         assert result.spectral["perturbed radius"] >= result.spectral["radius"] + 5.0 - 1e-4
 
 

@@ -35,6 +35,8 @@ def _coordinates(shape, dtype, generator):
 
 ARGUMENT = {
     "cayley": _skew,
+    "cayley_series": _skew,
+    "cayley_series_defect": None,  # of an angle, tested beside the series
     "cholesky_qr": _tall,
     "clip_singular_values": _tall,
     "defect": _tall,

@@ -255,7 +255,11 @@ def test_a_signal_ends_a_score_without_a_number(where, stage, number, copied, mo
 def test_a_signal_before_a_command_begins_is_one_line(number, monkeypatch, capsys):
     from manifold_rnn.cli import inspect
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in the background
     monkeypatch.setattr(inspect, "build_parser", lambda *_: signal.raise_signal(number))
-    assert main(["inspect", "x.ckpt"]) == 130
+    try:
+        assert main(["inspect", "x.ckpt"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "manifold-rnn: interrupted\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

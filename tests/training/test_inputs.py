@@ -20,6 +20,7 @@ from manifold_rnn.training import (
     OptimizerSettings,
     RunSettings,
     ScheduleSettings,
+    build,
     read_run,
 )
 from manifold_rnn.training.build import build_network, require_run_in_memory
@@ -187,10 +188,11 @@ def test_a_text_for_a_truth_value_or_a_number_is_read_as_one():
     "network", [{"cell": name} for name in ("Elman", "LSTM", "LRU")] + [{"zoo": "scornn"}], ids=str
 )
 def test_a_network_beyond_memory_is_refused_before_it_is_built(network, monkeypatch):
-    settings = NetworkSettings(**network, hidden_size=4096)
+    monkeypatch.setattr(build, "_LARGE", 1024)  # maps of larger matrices take minutes
+    settings = NetworkSettings(**network, hidden_size=1024)
     held = sum(weight.nbytes for weight in build_network(settings, 3, 2).state_dict().values())
     monkeypatch.setattr(memory, "machine_memory", lambda: held)
-    with pytest.raises(OptionError, match=r"`network.hidden_size` needs a network that fits into memory. Got 4096"):
+    with pytest.raises(OptionError, match=r"`network.hidden_size` needs a network that fits into memory. Got 1024"):
         build_network(settings, 3, 2)
     monkeypatch.setattr(memory, "machine_memory", lambda: 3 * held)
     build_network(settings, 3, 2)
