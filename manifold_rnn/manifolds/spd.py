@@ -16,7 +16,7 @@ from ..linalg.precision import double, full_precision
 from .matrix import MatrixManifold
 from .spd_mean import karcher_mean, require_weights
 from .spd_metrics import METRICS, Affine
-from .spd_points import as_time, cholesky, end_of, raised_to_positive, rounded_once
+from .spd_points import as_time, cholesky, end_of, is_definite, raised_to_positive, rounded_once
 
 _NOT_MEMBER = 1.0  # what is added to the defect of a matrix that is not positive definite
 
@@ -142,12 +142,10 @@ class SPD(MatrixManifold):
         wide = double(x / power_of_two_below(largest_part(x)))
         size = torch.linalg.matrix_norm(wide)
         off = torch.linalg.matrix_norm(wide - wide.mH) / (2 * torch.where(size > 0, size, 1))
-        info = torch.linalg.cholesky_ex(hermitian(wide.detach())).info
-        return (off + torch.where(info == 0, 0.0, _NOT_MEMBER)).to(x.real.dtype)
+        return (off + torch.where(is_definite(x.detach()), 0.0, _NOT_MEMBER)).to(x.real.dtype)
 
     def is_sound(self, x: Tensor) -> Tensor:
-        scaled = double(x / power_of_two_below(largest_part(x)))  # as `defect` looks at it
-        return torch.isfinite(x).flatten(-2).all(-1) & (torch.linalg.cholesky_ex(hermitian(scaled)).info == 0)
+        return is_definite(x)
 
     # --- geometry ---
 

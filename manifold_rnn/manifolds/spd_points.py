@@ -70,12 +70,18 @@ def cholesky(x: Tensor, name: str) -> Tensor:
     return L
 
 
+def is_definite(x: Tensor) -> Tensor:
+    """Whether matrices are finite and positive definite to working precision, scaled so that no entry overflows."""
+    scaled = hermitian(double(x / power_of_two_below(largest_part(x))))
+    return x.isfinite().flatten(-2).all(-1) & (torch.linalg.cholesky_ex(scaled).info == 0)
+
+
 def end_of(factor: Tensor, like: Tensor) -> Tensor:
     """Return the point ``F F^H``; raises `NonFiniteError` if the dtype of ``like`` has no such point."""
     y = hermitian(factor @ factor.mH).to(like.dtype)
 
     def check(y: Tensor) -> None:
-        bad = ~y.isfinite().flatten(-2).all(-1) | (torch.linalg.cholesky_ex(double(y)).info != 0)
+        bad = ~is_definite(y)
         if bool(bad.any()):
             raise NonFiniteError(
                 f"A step on SPD ends at a matrix that is positive definite in {like.dtype}.\n"
