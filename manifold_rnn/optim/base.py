@@ -161,6 +161,9 @@ class RiemannianOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._groups, self._skipped = [], 0
+        for group in self.param_groups:  # a state dict of an earlier version lacks newer options
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
     @overload
     def step(self, closure: None = None) -> None: ...
