@@ -88,6 +88,6 @@ for kind, (losses, _, angles) in results.items():
     left.plot(losses, label=kind)
     right.plot(angles, label=kind)
 left.set(xlabel="steps", ylabel="loss", yscale="log", title="Three rings")
-right.set(xlabel="steps", ylabel="radians", title="Angle between a hidden matrix and the one before")
+right.set(xlabel="steps", ylabel="radians", title="Rotation of a hidden matrix in a step")
 left.legend()
 figure.tight_layout()

@@ -93,5 +93,5 @@ for name, (model, losses) in trained.items():
         right.plot(torch.linalg.svdvals(q), style, color=left.lines[-1].get_color())
 left.set(xlabel="steps", ylabel="loss on the second half")
 left.legend()
-right.set(xlabel="number", ylabel="singular value", title="queries of both layers", ylim=(0, None))
+right.set(xlabel="number", ylabel="singular value", title="Queries (dashed: second layer)", ylim=(0, None))
 figure.tight_layout()

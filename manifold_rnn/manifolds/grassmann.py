@@ -7,9 +7,8 @@ from torch import Tensor
 
 from .. import retractions
 from ..linalg import msign, polish
-from ..linalg.checks import require_finite, require_length, require_matrix, require_same
+from ..linalg.checks import require_finite, require_length, require_same
 from ..linalg.norms import norm, normalized
-from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import double, full_precision, may_read_device, recording
 from ..linalg.subspaces import horizontal, principal_angles, subspace_exp, subspace_log, subspace_transport
 from ..retractions import Retraction
@@ -77,24 +76,7 @@ class Grassmann(OrthonormalColumns):
     def example_shape(self) -> tuple[int, ...]:
         return (4, 2)
 
-    # --- checks ---
-
-    def _require_kind(self, x: Tensor, name: str) -> None:
-        require_matrix(x, f"Grassmann: {name}", tall=True)
-        self._require_floating(x, name)
-
-    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        ok = len(shape) >= 2 and shape[-2] >= shape[-1] >= 1
-        return ok, None if ok else f"`{name}` needs shape (..., n, p) with n >= p >= 1, got {tuple(shape)}"
-
     # --- geometry ---
-
-    @full_precision
-    def projx(self, x: Tensor) -> Tensor:
-        """Nearest matrix with orthonormal columns, by the singular value decomposition."""
-        self.require(x)
-        U, _, Vh = torch.linalg.svd(normalized(x.detach())[0], full_matrices=False)
-        return with_polar_adjoint(x, polish(U @ Vh))
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .. import retractions
 from ..linalg import defect, polish, qr, skew
-from ..linalg.checks import require_same
+from ..linalg.checks import require_matrix, require_same
+from ..linalg.norms import normalized
+from ..linalg.polar import with_polar_adjoint
 from ..linalg.precision import full_precision
 from ..retractions import Retraction
 from .matrix import MatrixManifold
@@ -58,6 +60,23 @@ class OrthonormalColumns(MatrixManifold):
 
     def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
         return float((atol + rtol) * x.shape[-1] ** 0.5)  # |I|_F = sqrt(p)
+
+    # --- checks and the nearest point ---
+
+    def _require_kind(self, x: Tensor, name: str) -> None:
+        require_matrix(x, f"{type(self).__name__}: {name}", tall=True)
+        self._require_floating(x, name)
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        ok = len(shape) >= 2 and shape[-2] >= shape[-1] >= 1
+        return ok, None if ok else f"`{name}` needs shape (..., n, p) with n >= p >= 1, got {tuple(shape)}"
+
+    @full_precision
+    def projx(self, x: Tensor) -> Tensor:
+        """Nearest matrix with orthonormal columns, by the singular value decomposition."""
+        self.require(x)
+        U, _, Vh = torch.linalg.svd(normalized(x.detach())[0], full_matrices=False)
+        return with_polar_adjoint(x, polish(U @ Vh))
 
     # --- steepest descent in the spectral norm ---
 

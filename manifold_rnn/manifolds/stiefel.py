@@ -10,11 +10,10 @@ from torch import Tensor
 
 from .. import retractions
 from ..errors import OptionError, UnsupportedError
-from ..linalg import expm_skew, polish
+from ..linalg import expm_skew
 from ..linalg.action import moved_by_group
-from ..linalg.checks import read_number, require_length, require_matrix, require_same
-from ..linalg.norms import normalized, scale_of
-from ..linalg.polar import with_polar_adjoint
+from ..linalg.checks import read_number, require_length, require_same
+from ..linalg.norms import scale_of
 from ..linalg.precision import double, full_precision, host_max, may_read_device
 from ..linalg.product import multiply_add
 from ..retractions import Retraction
@@ -87,24 +86,7 @@ class Stiefel(OrthonormalColumns):
     def extra_repr(self) -> str:
         return f"retraction={self.retraction.name!r}, metric={self.metric!r}"
 
-    # --- checks ---
-
-    def _require_kind(self, x: Tensor, name: str) -> None:
-        require_matrix(x, f"Stiefel: {name}", tall=True)
-        self._require_floating(x, name)
-
-    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        ok = len(shape) >= 2 and shape[-2] >= shape[-1] >= 1
-        return ok, None if ok else f"`{name}` needs shape (..., n, p) with n >= p >= 1, got {tuple(shape)}"
-
     # --- geometry ---
-
-    @full_precision
-    def projx(self, x: Tensor) -> Tensor:
-        """Nearest matrix with orthonormal columns, by the singular value decomposition."""
-        self.require(x)
-        U, _, Vh = torch.linalg.svd(normalized(x.detach())[0], full_matrices=False)
-        return with_polar_adjoint(x, polish(U @ Vh))
 
     @full_precision
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
