@@ -1,21 +1,20 @@
-"""`mr.cached`: one evaluation around a loop written by hand, the numbers of the naive loop, and one warning without."""
+"""`cached` and torch's own: a trivialized weight is computed once inside, with the numbers of a loop without it."""
 
 import contextlib
 import copy
-import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from support.counting import evaluations
+from support.loop_cells import Cell, N, inputs, unrolled
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import manifold_rnn as mr
 
-N, T = 4, 20
 CONTEXTS = {"ours": mr.cached, "torch": parametrize.cached}
 BOTH = pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS)
 KINDS = {
@@ -24,35 +23,6 @@ KINDS = {
     "disc": (lambda: mr.SchurDisc(), torch.float64),
     "reflections": (lambda: mr.Reflections(2), torch.float32),
 }
-
-
-class Cell(nn.Module):
-    """As in most papers' code: the constrained layer is called in each time step."""
-
-    def __init__(self, constraint=None, dtype=torch.float64, **options):
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner = nn.Linear(N, N, bias=False, dtype=dtype)
-        mr.constrain(self.inner, "weight", constraint or mr.Orthogonal("exp"), view="trivialized", **options)
-
-    @property
-    def entry(self):
-        return self.inner.constraints["weight"]
-
-    def forward(self, u, h):
-        return torch.tanh(u + self.inner(h))
-
-
-def inputs(dtype=torch.float64):
-    return torch.randn(T, 2, N, dtype=dtype, generator=torch.Generator().manual_seed(1))
-
-
-def unrolled(cell, u, context=contextlib.nullcontext, step=None):
-    h = u.new_zeros(u.shape[1:])
-    with context():
-        for x in u:
-            h = (step or cell)(x, h)
-    return h.abs().square().sum()
 
 
 def gradients(cell):
@@ -72,9 +42,6 @@ def naive(cell, u):
     value = quiet(reference, u)
     value.backward()
     return value.detach(), gradients(reference)
-
-
-# --- one evaluation, the same numbers ---
 
 
 @BOTH
@@ -136,9 +103,6 @@ def test_values_end_with_the_context_also_after_an_error(context):
     first = seen[-1]
     with context():
         assert cell.inner.weight is not first
-
-
-# --- values are dropped when they are no longer true ---
 
 
 def step_of(make):
@@ -225,9 +189,6 @@ def test_conversion_and_copies_compute_their_own(context):
         assert cell.inner.weight.dtype == torch.float64
         cell.to("meta")
         assert cell.inner.weight.is_meta
-
-
-# --- gradients ---
 
 
 @BOTH
@@ -348,81 +309,3 @@ def test_a_compiled_function_enters_it_or_stands_inside():
             loss = call()
         loss.backward()
         torch.testing.assert_close((loss.detach(), gradients(cell)), (value, expected))
-
-
-# --- one warning that names the cure ---
-
-
-def warned(action):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        action()
-    return [str(w.message) for w in caught]
-
-
-def test_a_loop_without_it_warns_once_for_each_weight_and_names_the_cure():
-    cell, u = Cell(), inputs()
-    (message,) = warned(lambda: unrolled(cell, u[:16]))
-    assert all(word in message for word in ("'weight' of Linear", "16 times", "manifold_rnn.cached()"))
-    assert len(message) <= 400
-    assert not warned(lambda: unrolled(cell, u))
-    assert len(warned(lambda: unrolled(Cell(), u))) == 1
-    assert not warned(lambda: unrolled(Cell(), u[:15]))
-
-
-def no_grad(cell, u):
-    with torch.no_grad():
-        unrolled(cell, u)
-
-
-def accumulated(cell, u):
-    total = 0
-    for x in u:
-        loss = cell(x, x).sum()
-        loss.backward()
-        total = total + loss  # which keeps the spent graphs
-
-
-def trained(cell, u, fused=False):
-    optimizer, losses = torch.optim.Adam(cell.parameters(), fused=fused), []
-    for x in u:
-        losses.append(cell(x, x).sum())
-        torch.autograd.grad(losses[-1], list(cell.parameters()), retain_graph=True)
-        accumulated(cell, u[:1])
-        optimizer.step()
-
-
-def rooted(cell, u):
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell = cell
-
-        def forward(self, u):
-            return unrolled(self.cell, u)
-
-    mr.constraints.scope(Root())(u).backward()
-
-
-def saved(cell, u):
-    torch.save(cell.inner.weight, io.BytesIO())
-
-
-ORDINARY = {
-    "torch.save": saved,
-    "no_grad": no_grad,
-    "results that nobody keeps": lambda cell, u: [cell(x, x).detach() for x in u],
-    "accumulation": accumulated,
-    "training": trained,
-    "fused training": lambda cell, u: trained(cell, u, fused=True),
-    "cached": lambda cell, u: unrolled(cell, u, mr.cached),
-    "torch's cached": lambda cell, u: unrolled(cell, u, parametrize.cached),
-    "scope": rooted,
-    "checkpoint": lambda c, u: unrolled(c, u, step=lambda *a: checkpoint(c, *a, use_reentrant=False)).backward(),
-    "transform": lambda cell, u: torch.func.grad(lambda x: unrolled(cell, x))(u),
-}
-
-
-@pytest.mark.parametrize("use", ORDINARY.values(), ids=ORDINARY)
-def test_ordinary_use_does_not_warn(use):
-    assert not warned(lambda: use(Cell(), inputs()))

@@ -1,4 +1,4 @@
-"""Plain parameters go through torch's own functions: the numbers of `direction`, which a subclass still uses."""
+"""Plain parameters of Riemannian optimizers: the functions of torch.optim, with the numbers of `direction`."""
 
 import copy
 import io
@@ -7,13 +7,12 @@ import warnings
 import pytest
 import torch
 from support.optimizer_cases import OPTIONS, frozen, same
+from support.plain_cases import NAMES, REFERENCES, close, run, slopes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_rnn as mr
 from manifold_rnn import optim
-from manifold_rnn.errors import NonFiniteError, OptimizerError, OptionError, UnsupportedError
 
-NAMES = ("RiemannianSGD", "RiemannianAdam", "RiemannianRMSprop", "RiemannianAdagrad")
 CASES = [
     ("RiemannianSGD", {}),
     ("RiemannianSGD", {"momentum": 0.9, "dampening": 0.3}),
@@ -28,7 +27,6 @@ CASES = [
 IDS = [f"{name.removeprefix('Riemannian')}-{'-'.join(options) or 'default'}" for name, options in CASES]
 EACH = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 DTYPES = (torch.float64, torch.complex128, torch.float32, torch.complex64)
-REFERENCES = {name: type(f"{name}Reference", (getattr(optim, name),), {}) for name in NAMES}  # by `direction`
 
 
 def parameters(generator, constrained=False):
@@ -43,12 +41,6 @@ def parameters(generator, constrained=False):
     return params
 
 
-def slopes(params, generator):
-    for p in params:
-        g = torch.randn(p.shape, dtype=p.dtype, generator=generator)
-        p.grad = g.mT.contiguous().mT if p.ndim > 1 else g  # whose memory is not in the order of the parameter's
-
-
 def twins(name, options, generator, constrained=False):
     params = parameters(generator, constrained)
     others = copy.deepcopy(params)
@@ -56,21 +48,6 @@ def twins(name, options, generator, constrained=False):
         if hasattr(p, "manifold"):
             q.manifold = p.manifold
     return (params, getattr(optim, name)(params, **options)), (others, REFERENCES[name](others, **options))
-
-
-def run(params, optimizer, steps, seed=3, skip=()):
-    generator = torch.Generator().manual_seed(seed)
-    for k in range(steps):
-        slopes(params, generator)
-        for i in skip if k == 0 else ():
-            params[i].grad = None
-        optimizer.step()
-
-
-def close(a, b, single=1e-5):
-    for p, q in zip(a, b, strict=True):
-        atol = single if p.dtype in (torch.float32, torch.complex64) else 1e-12
-        torch.testing.assert_close(p.detach(), q.detach(), atol=atol, rtol=0)
 
 
 def joined(optimizer):
@@ -271,113 +248,3 @@ def test_a_graph_from_before_the_step_is_refused(name, capturable):
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-# --- bad input: named, and nothing is changed ---
-
-
-def sparse(params, optimizer):
-    params[0].grad = torch.eye(3).to_sparse()
-
-
-def no_number(params, optimizer):
-    params[1].grad[0] = torch.nan
-
-
-def too_large(params, optimizer):
-    params[0].grad[0, 0] = -torch.inf
-
-
-def other_shape(params, optimizer):
-    optimizer.state[params[0]]["exp_avg"] = torch.ones(5)
-
-
-def off_its_manifold(params, optimizer):
-    with torch.no_grad():
-        params[2].mul_(2)
-
-
-def no_result(params, optimizer):
-    params[2].grad.fill_(1e38)
-
-
-BAD = {
-    "sparse": (sparse, UnsupportedError, "dense gradients"),
-    "nan": (no_number, NonFiniteError, "1 of 3 .* number 1 of group 0"),
-    "infinity": (too_large, NonFiniteError, "1 of 9 .* number 0 of group 0"),
-    "moments": (other_shape, OptimizerError, "'exp_avg' .* shape"),
-    "constrained one": (off_its_manifold, mr.errors.OffManifoldError, "overwritten"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_bad_input_is_named_and_nothing_is_changed(bad):
-    spoil, error, words = BAD[bad]
-    params = [torch.nn.Parameter(torch.eye(3)), torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.eye(3))]
-    params[2].manifold = mr.Orthogonal()
-    optimizer = optim.RiemannianAdam(params, lr=0.1)
-    for p in params:
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    spoil(params, optimizer)
-    before = frozen(params, optimizer)
-    with pytest.raises(error, match=words) as caught:
-        optimizer.step()
-    assert len(str(caught.value)) <= 400
-    assert same(before, frozen(params, optimizer))
-
-
-def transposed(p):
-    p.data = torch.randn(4, 3, generator=torch.Generator().manual_seed(2)).t()
-
-
-def spaced(p):
-    p.data = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))[:, ::2]
-
-
-def double(p):
-    p.data = p.data.double()
-
-
-@pytest.mark.parametrize("change", [transposed, spaced, double])
-@pytest.mark.parametrize("name", NAMES)
-def test_another_memory_of_a_parameter_is_seen(name, change):
-    """Torch's fused functions do not look at strides, and do not check that dtypes agree within a list."""
-    ways = []
-    for kind in (getattr(optim, name), REFERENCES[name]):
-        params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
-        optimizer = kind(params, lr=0.01)
-        run(params, optimizer, 1)
-        change(params[1])
-        if change is double:
-            optimizer.load_state_dict(optimizer.state_dict())
-        run(params, optimizer, 2)
-        ways.append(params)
-    assert ways[0][1].dtype == (torch.float64 if change is double else torch.float32)
-    close(*([p.float() for p in params] for params in ways))  # the first step was one in float32
-
-
-@pytest.mark.parametrize("name", ["RiemannianAdam", "RiemannianRMSprop", "RiemannianAdagrad"])
-@pytest.mark.parametrize("load", [False, True])
-def test_moments_of_whole_matrices_are_refused(name, load):
-    """Torch's fused functions write beyond the memory of moments that are smaller than their parameters."""
-    params = [torch.nn.Parameter(torch.eye(4)) for _ in range(2)]
-    optimizer = getattr(optim, name)(params, lr=0.01)
-    run(params, optimizer, 1)
-    state = optimizer.state[params[1]]
-    square = next(k for k in state if k in ("exp_avg_sq", "square_avg", "sum"))
-    state[square] = torch.ones(1, 1)  # as ``second_moment="matrix"`` has it on a manifold
-    if load:
-        optimizer.load_state_dict(optimizer.state_dict())
-    before = frozen(params, optimizer)
-    with pytest.raises(OptimizerError, match=f"'{square}' .* shape"):
-        optimizer.step()
-    assert same(before, frozen(params, optimizer))
-
-
-@pytest.mark.parametrize(
-    "options", [{"lr": -1.0}, {"betas": (0.9, 1.0)}, {"eps": -1.0}, {"weight_decay": -0.1}], ids=str
-)
-def test_bad_options_of_plain_parameters_are_refused(options):
-    with pytest.raises(OptionError, match=next(iter(options))):
-        optim.RiemannianAdam([torch.nn.Parameter(torch.ones(3))], **options)
