@@ -160,6 +160,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it; a group made before loading has no such option
         self._groups, self._skipped = [], 0
         for group in self.param_groups:  # a state dict of an earlier version lacks newer options
             for name, value in self.defaults.items():

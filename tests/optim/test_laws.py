@@ -181,6 +181,17 @@ def test_a_run_goes_on_from_its_saved_state(name, through):
     run(resumed, copies, 3)
     for p, q in zip(params, copies, strict=True):
         assert torch.equal(p, q)
+    groups = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in (optimizer, resumed)]
+    assert groups[0] == groups[1]
+
+
+def test_an_option_that_a_state_dict_of_an_earlier_version_lacks_takes_its_default():
+    params = [torch.nn.Parameter(torch.eye(3))]
+    optimizer = optim.RiemannianAdam(params, lr=0.05, scale="angle")
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["scale"]
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["scale"] == "angle"
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
