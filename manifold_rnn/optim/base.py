@@ -163,8 +163,7 @@ class RiemannianOptimizer(Optimizer):
         self.defaults.pop("differentiable", None)  # torch adds it; a group made before loading has no such option
         self._groups, self._skipped = [], 0
         for group in self.param_groups:  # a state dict of an earlier version lacks newer options
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            group |= {**self.defaults, **group}
 
     @overload
     def step(self, closure: None = None) -> None: ...
