@@ -82,8 +82,8 @@ def _cayley(A: Tensor) -> Tensor:
 def cayley_times(x: Tensor, A: Tensor) -> Tensor:
     """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
 
-    What the series leaves out is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm at
-    most 1. It is below the rounding unit, relative to the Frobenius norm of the result.
+    What the series leaves out is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm
+    at most 1. It is below the rounding unit, relative to the Frobenius norm of the result.
     """
     if recording() or not may_read_device():
         return multiply(x, _cayley(A))
