@@ -80,10 +80,14 @@ def _cayley(A: Tensor) -> Tensor:
 
 
 def cayley_times(x: Tensor, A: Tensor) -> Tensor:
-    """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``."""
+    """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
+
+    What the series leaves out is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm
+    at most 1. It is below the rounding unit, relative to the Frobenius norm of the result.
+    """
     if recording() or not may_read_device():
         return multiply(x, _cayley(A))
-    unit, bound = torch.finfo(A.dtype).eps / 2, 0.5 * largest_norm(A)
+    unit, bound = 0.25 * torch.finfo(A.dtype).eps * A.shape[-1] ** 0.5, 0.5 * largest_norm(A)
     if not bound < 1:  # NaN included
         return multiply(x, _cayley(A))
     B = 0.5 * A
@@ -91,12 +95,13 @@ def cayley_times(x: Tensor, A: Tensor) -> Tensor:
     if bound**3 < unit:
         return multiply_add(xB, xB, B, beta=2, alpha=2).add_(x)
     B2 = multiply(B, B)
-    bound = largest_norm(B2) ** 0.5  # |B|^2 = |B^2| for a normal B
-    if bound**8 >= unit:
+    bound = largest_norm(B2)
+    more = next((k for k in range(3) if bound ** (2 + k) < unit), None)
+    if more is None:
         return multiply(x, _cayley(A))
     odd = multiply(xB, B.add_(B2))  # x (B^2 + B^3), the next two powers after each product with B^2
     total = xB.add_(odd)
-    for _ in range(1 if bound**6 < unit else 2):
+    for _ in range(more):
         odd = multiply(odd, B2)
         total.add_(odd)
     return total.mul_(2).add_(x)

@@ -175,7 +175,7 @@ def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None
     if may_read_device():
         largest = host_max(far)
         if largest <= 0.5:
-            return _iterate(x, gram, _iterations(largest, x.dtype)), None, None
+            return _iterate(x, gram, _iterations(largest, x)), None, None
         if not largest <= _FAR:  # NaN included
             if near:
                 raise TooFar
@@ -208,9 +208,10 @@ def _newton_schulz(x: Tensor, gram: Tensor) -> Tensor:
     return _scaled(x / high, ratio)
 
 
-def _iterations(far: float, dtype: torch.dtype) -> int:
-    count, unit = 0, torch.finfo(dtype).eps
-    while far > 4 * unit and count < 12:
+def _iterations(far: float, x: Tensor) -> int:
+    """Steps that lead from a distance ``far`` of ``X^H X`` from the identity to one that rounding leaves anyway."""
+    count, near = 0, torch.finfo(x.dtype).eps * max(4.0, x.shape[-1] ** 0.5)
+    while far > near and count < 12:
         far, count = 0.75 * far * far + 0.25 * far**3, count + 1
     return max(count, 1)
 
@@ -231,7 +232,7 @@ def _scaled(y: Tensor, low: Tensor) -> Tensor:
         count += 1
         if may_read_device() and bool((low > 0.9).all()):
             break
-    y = _iterate(y, y.mH @ y, _iterations(0.2, y.dtype))
+    y = _iterate(y, y.mH @ y, _iterations(0.2, y))
     if may_read_device():
         return y
     converged = torch.linalg.matrix_norm(minus_identity(y.mH @ y), keepdim=True) < 1e-2

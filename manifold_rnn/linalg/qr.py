@@ -67,7 +67,7 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
 
     .. math:: R^H R = X^H X, \qquad Q = X R^{-1},
 
-    to first order where :math:`\|X^H X - I\|_F^2` is below the rounding unit, once up to a distance of
+    to first order where :math:`\|X^H X - I\|_F^2` is below the rounding error of ``Q``, once up to a distance of
     :math:`\tfrac34`, twice up to :math:`10^2`, and `qr` itself above or where the first round did not come near
     orthonormal columns.
 
@@ -111,7 +111,7 @@ def near_factor(x: Tensor) -> Tensor:
     far = largest_norm(beyond)
     if not far <= _FAR:  # NaN included
         raise TooFar
-    return _first_order(x, beyond) if far**2 < torch.finfo(x.dtype).eps else _cholesky_rounds(x, beyond, far)[0]
+    return _first_order(x, beyond) if _is_tiny(far, x) else _cholesky_rounds(x, beyond, far)[0]
 
 
 class _QR(torch.autograd.Function):
@@ -125,7 +125,7 @@ class _QR(torch.autograd.Function):
         far = largest_norm(beyond) if may_read_device() else 2.0
         if only and not far <= _FAR:
             raise TooFar
-        if far**2 < torch.finfo(x.dtype).eps:
+        if _is_tiny(far, x):
             return _first_order(x, beyond), shift_diagonal(beyond, 1.0)
         return _cholesky_rounds(x, beyond, far)
 
@@ -182,6 +182,15 @@ def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> tuple[Tensor, Ten
         gram = torch.where(still <= _ONE_ROUND, gram, torch.nan)
     R2 = torch.linalg.cholesky_ex(gram).L.mH
     return torch.linalg.solve_triangular(R2, Q, upper=True, left=False), R2 @ R
+
+
+def _is_tiny(far: float, x: Tensor) -> bool:
+    """Whether the square of ``far``, the norm of ``X^H X - I``, is below rounding errors of ``Q``.
+
+    The second order is at most 0.9 of that square in the Frobenius norm, as a triangle of a Hermitian matrix with half
+    the diagonal has at most 0.71 of its norm.
+    """
+    return far**2 < torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
 
 
 def _first_order(x: Tensor, beyond: Tensor) -> Tensor:

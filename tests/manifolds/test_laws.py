@@ -215,7 +215,7 @@ def test_a_manifold_with_another_retraction_is_otherwise_the_same(case, generato
     assert other.key() != m.key() and other.with_retraction("cayley").key() == m.key() == case.make("cayley").key()
     g = torch.randn(x.shape, dtype=x.dtype, generator=generator)
     assert torch.equal(other.proju(x, g), m.proju(x, g))
-    assert other.polish_every == 0 and m.polish_every == 1
+    assert other.polish_every == 0 and m.polish_every > 0
 
 
 @pytest.mark.parametrize("case", ALL, ids=ids)

@@ -77,6 +77,22 @@ def test_what_nobody_records_is_what_is_recorded(retraction, A, x, norm, close):
         close((retraction.translate(x, norm * A), retraction.retract(x, u), retraction.group_map(norm * A)), recorded)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)  # double is the reference
+@pytest.mark.parametrize("n", [2, 24, 96])
+@pytest.mark.parametrize("length", [1e-9, 1e-5, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 0.06, 0.1, 0.2, 0.4])
+def test_what_a_series_leaves_out_is_no_more_than_rounding(retraction, n, length, dtype, generator):
+    A = linalg.skew(torch.randn(1, n, n, dtype=dtype, generator=generator))
+    A = A * (length * n**0.5 / torch.linalg.matrix_norm(A))
+    x = linalg.qr(torch.randn(1, n, n, dtype=dtype, generator=generator))[0]
+    with torch.no_grad():
+        y = retraction.translate(x, A)
+    expected = naive.wide(x) @ naive.group_map(retraction.name, naive.wide(A))
+    error = torch.linalg.matrix_norm(naive.wide(y) - expected)
+    slack = 1.0 if retraction.self_correcting else 0.0  # the others keep the defect of x
+    rounding = linalg.defect(naive.wide(x)) * slack + 4 * torch.finfo(dtype).eps * n**0.5
+    assert error <= rounding
+
+
 def test_is_left_invariant(retraction, A, x, close):
     close(retraction.retract(x, x @ A), x @ retraction.group_map(A))
     close(retraction.translate(x, A), x @ retraction.group_map(A))
