@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length
-from ..linalg.exponential import expm_skew
+from ..linalg.exponential import expm_skew, expm_times
 from ..linalg.logarithm import logm_unitary
 from ..linalg.plane import along_geodesic
 from ..linalg.polar import polish
@@ -56,6 +56,9 @@ class Exponential(Retraction):
 
     def group_map(self, A: Tensor) -> Tensor:
         return expm_skew(A)
+
+    def translate(self, x: Tensor, A: Tensor) -> Tensor:
+        return expm_times(x, A)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)
