@@ -48,8 +48,8 @@ class Request:
 class Backend(ABC):
     """A way to run a scan.
 
-    `cannot_run` and `auto_declines` only look at the request: they build, import and load nothing. What a backend needs
-    is built or loaded by `load`, which is called once the backend has been chosen.
+    `cannot_run` and `auto_declines` only look at the request: they import and load nothing. What a backend needs is
+    loaded by `load`, which is called once the backend has been chosen.
     """
 
     name: ClassVar[str]  # the value of ``backend=``, and the name of the function in `manifold_rnn.nn.scan`
@@ -67,6 +67,6 @@ class Backend(ABC):
         """Return why "auto" leaves the request to another backend although this one may be able to run it, or ""."""
         return ""
 
-    def load(self, *, build: bool) -> str:
-        """Load what the backend needs, and build it first if ``build``; return why that failed, or ""."""
+    def load(self) -> str:
+        """Load what the backend needs; return why that failed, or ""."""
         return ""

@@ -52,7 +52,7 @@ def run(
         - "associative": see `associative`; for a linear cell with a diagonal matrix.
         - "chunked": see `chunked`; for linear cells whose matrices depend on the input.
         - "triton": see `triton`; for a cell in Elman form on a GPU.
-        - "native": see `native`; for a cell in Elman form on a CPU. "auto" uses it after `build_native`.
+        - "native": see `native`; for a cell in Elman form on a CPU.
         - "fused": see `fused`; for a cell in Elman form.
         - "compiled": see `compiled`; never chosen by "auto".
         - "reference": see `reference`; for every cell.
@@ -97,7 +97,7 @@ def _choose(request: Request, name: str) -> Backend:
         reason = visible_steps if backend.hides_steps else ""
         if name == "auto":
             reason = reason or backend.auto_declines(request)
-        reason = reason or backend.cannot_run(request) or backend.load(build=name != "auto")
+        reason = reason or backend.cannot_run(request) or backend.load()
         if not reason:
             _log_choice(request, backend, name, reasons)
             return backend

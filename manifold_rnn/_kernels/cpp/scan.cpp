@@ -18,6 +18,7 @@
 #include "nonlinearities.h"
 #include "products.h"
 #include "sums.h"
+#include "threads.h"
 #include "vectors.h"
 
 namespace {
@@ -40,8 +41,7 @@ void forward(const Scan<T>& s) {
     const int64_t slices = s.slices();
     std::vector<Buffer<T>> scratches;
     for (int64_t i = 0; i < slices; ++i) scratches.emplace_back(ROWS * 2 * LANES<T>);
-#pragma omp parallel for num_threads(slices) schedule(static, 1)
-    for (int64_t i = 0; i < slices; ++i) {
+    share(slices, [&](int64_t i) {
         const int64_t low = s.batch * i / slices, rows = s.batch * (i + 1) / slices - low;
         for (int64_t t = 0; t < s.steps; ++t) {
             const T* x = s.x + t * s.x_step + low * s.x_row;
@@ -61,7 +61,7 @@ void forward(const Scan<T>& s) {
             };
             multiply<T>({h, n}, W, {x, s.x_row}, s.V ? &V : nullptr, rows, scratches[i], done);
         }
-    }
+    });
 }
 
 template <class T, class F>
@@ -131,8 +131,7 @@ void backward(const Scan<T>& s) {
         const int64_t low = s.batch * i / slices;
         parts.emplace_back(s, low, s.batch * (i + 1) / slices - low);
     }
-#pragma omp parallel for num_threads(slices) schedule(static, 1)
-    for (int64_t i = 0; i < slices; ++i) run_back<T, F>(parts[i], W, V);
+    share(slices, [&](int64_t i) { run_back<T, F>(parts[i], W, V); });
     for (const Slice<T>& part : parts) {  // in order, so that the same threads give the same sums
         for (int64_t i = 0; i < n; ++i) {
             const T* row = part.total + i * part.line;
@@ -170,9 +169,11 @@ int choose(const Scan<T>& s) {
 
 }  // namespace
 
+#define EXPORTED __attribute__((visibility("default")))
+
 extern "C" {
-int forward_float(const Scan<float>* s) { return choose<float, false>(*s); }
-int forward_double(const Scan<double>* s) { return choose<double, false>(*s); }
-int backward_float(const Scan<float>* s) { return choose<float, true>(*s); }
-int backward_double(const Scan<double>* s) { return choose<double, true>(*s); }
+EXPORTED int forward_float(const Scan<float>* s) { return choose<float, false>(*s); }
+EXPORTED int forward_double(const Scan<double>* s) { return choose<double, false>(*s); }
+EXPORTED int backward_float(const Scan<float>* s) { return choose<float, true>(*s); }
+EXPORTED int backward_double(const Scan<double>* s) { return choose<double, true>(*s); }
 }
