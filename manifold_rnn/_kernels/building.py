@@ -66,7 +66,15 @@ def compile_libraries(folder: Path = FOLDER) -> str:
         try:
             for variant, flags in variants().items():
                 path = Path(temporary, file_name(variant))
-                command = [*compiler, *_COMPILER_FLAGS, *flags, str(SOURCES / "scan.cpp"), *link, "-o", str(path)]
+                command = [
+                    *compiler,
+                    *_COMPILER_FLAGS,
+                    *flags,
+                    *map(str, sorted(SOURCES.glob("*.cpp"))),
+                    *link,
+                    "-o",
+                    str(path),
+                ]
                 running[path] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
         except OSError as error:
             return f"the compiler {compiler[0]!r} cannot be run ({error.strerror})"

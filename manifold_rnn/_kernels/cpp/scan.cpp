@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "exports.h"
 #include "nonlinearities.h"
 #include "products.h"
 #include "sums.h"
@@ -168,8 +169,6 @@ int choose(const Scan<T>& s) {
 }
 
 }  // namespace
-
-#define EXPORTED __attribute__((visibility("default")))
 
 extern "C" {
 EXPORTED int forward_float(const Scan<float>* s) { return choose<float, false>(*s); }
