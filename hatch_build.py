@@ -1,6 +1,7 @@
 """The build hook: compiles the libraries of ``manifold_rnn/_kernels``, which go into the wheel.
 
-An editable install uses them where they were compiled. Without a compiler it says so in one line, and the package runs on torch alone.
+An editable install uses them where they were compiled. Without a compiler, one line says that the package runs on torch
+alone.
 """
 
 import importlib.util

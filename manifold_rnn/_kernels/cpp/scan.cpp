@@ -85,9 +85,14 @@ void run_back(Slice<T>& slice, const Right<T>& W, const Right<T>& V) {
                 for (int64_t r = 0; r < count; ++r) {
                     const int64_t at = (first + r) * n + c;
                     Vec<T> g = read(found + r * 2 * LANES<T>);
-                    if (gy) g += read(gy + (first + r) * s.g_row + c, lanes);
+                    if (gy) {
+                        const T* from = gy + (first + r) * s.g_row + c;
+                        g += read(from, lanes);
+                        __builtin_prefetch(from - s.g_step);  // for the next step, which is the one before in time
+                    }
                     if (gh) g += read(gh + at, lanes);
                     write(slot + at, F::template back<T>(g, read(kept + at, lanes), threshold, sum), lanes);
+                    __builtin_prefetch(kept + at - s.batch * n);
                 }
                 T* sums = slice.partial + vector * LANES<T>;
                 if (s.gt) write(sums, read(sums) + sum);
