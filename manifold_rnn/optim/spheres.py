@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .._kernels.steps import turn_by_angle, turn_by_length
 from .._kernels.loading import library
+from .._kernels.steps import turn_by_angle, turn_by_length
 from .._torch import fused_adam, is_watched
 from ..manifolds import FixedNorm
 from .batch import Batch
