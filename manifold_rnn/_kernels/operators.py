@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .loading import library
 
-DTYPE_NAMES = {torch.float32: "float", torch.float64: "double"}
+_DTYPE_NAMES = {torch.float32: "float", torch.float64: "double"}
 
 # codes of the source, by activation and whether the numbers are complex
 _ACTIVATION_CODES = {
@@ -127,6 +127,8 @@ _OPERATORS.impl("scan_forward", _forward, "CPU")
 _OPERATORS.impl("scan_backward", _backward, "CPU")
 torch.library.register_fake("manifold_rnn::scan_forward", _empty_states, lib=_OPERATORS)
 torch.library.register_fake("manifold_rnn::scan_backward", _empty_gradients, lib=_OPERATORS)
+scan_forward = torch.ops.manifold_rnn.scan_forward
+scan_backward = torch.ops.manifold_rnn.scan_backward
 
 
 def _call(
@@ -151,7 +153,7 @@ def _call(
     strides = (*x.stride()[:2], *((0, 0) if outputs is None else outputs.stride()[:2]))
     tensors = (x, *weights, states, arguments, outputs, last, *gradients)
     struct = _Arguments(*sizes, *strides, *(None if p is None else p.data_ptr() for p in tensors))
-    if compiled[f"{direction}_{DTYPE_NAMES[states.dtype]}"](ctypes.byref(struct)):
+    if compiled[f"{direction}_{_DTYPE_NAMES[states.dtype]}"](ctypes.byref(struct)):
         raise MemoryError("The native scan could not allocate its buffers.")
 
 

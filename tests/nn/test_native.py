@@ -7,8 +7,10 @@ import os
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from support.counting import AliveBytes
 from support.scan_cases import EVERY, arguments, call, choice, error, real, require_native, values
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -201,3 +203,52 @@ def test_operators_follow_the_rules_of_torch(activation, dtype, installed, gener
     for needed in ([True] * 6, [False, True, False, False, True, False]):
         arguments_back = (*weights, H, Z, H[1:], None, activation, needed)
         torch.library.opcheck(operators.scan_backward.default, arguments_back, test_utils=checks)
+
+
+COMPILED = [
+    {},
+    {"bidirectional": True, "constraint": mr.Orthogonal()},
+    {"nonlinearity": "modrelu", "dtype": torch.complex64},
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
+@pytest.mark.parametrize("options", COMPILED, ids=str)
+def test_compiled_layers_call_the_operators(options, installed, generator):
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    layer = mr.nn.RNN(3, 4, **options)
+    compiled = torch.compile(layer, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
+    for steps in (20, 30, 40):
+        x, results = torch.randn(steps, 2, 3, dtype=options.get("dtype"), generator=generator), []
+        for run in (compiled, layer):
+            y, h = run(x)
+            loss = real(y).abs().square().sum() + real(h).sum()
+            results.append([y, h, *torch.autograd.grad(loss, list(layer.parameters()))])
+        torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+    directions = 1 + layer.bidirectional
+    for graph, name in zip(graphs, ("scan_forward", "scan_backward") * (len(graphs) // 2), strict=True):
+        own = [node.target.name() for node in graph.graph.nodes if "manifold_rnn" in str(node.target)]
+        assert own == [f"manifold_rnn::{name}"] * directions
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacfwd])
+def test_transforms_inside_of_the_compiler_take_the_loop(transform, installed, generator):
+    torch._dynamo.reset()
+    layer, x = mr.nn.RNN(3, 4), torch.randn(20, 2, 3, generator=generator)
+
+    def slopes(x):
+        return transform(lambda x: layer(x)[0].square().sum())(x)
+
+    compiled = torch.compile(slopes, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), slopes(x))
+
+
+def test_exported_layers_hold_no_operator_of_the_package(installed):
+    program = torch.export.export(mr.nn.RNN(3, 4), (torch.zeros(5, 2, 3),))
+    assert not [node for node in program.graph.nodes if "manifold_rnn" in str(node.target)]

@@ -91,10 +91,9 @@ def run(
 
 def _choose(request: Request, name: str) -> Backend:
     """Return the backend of this name, or for "auto" the first one that runs the request."""
-    visible_steps = request.needs_visible_steps()
     reasons: dict[str, str] = {}
     for backend in BY_NAME.values() if name == "auto" else [BY_NAME[name]]:
-        reason = visible_steps if backend.hides_steps else ""
+        reason = request.needs_visible_steps(has_operators=backend.has_operators) if backend.hides_steps else ""
         if name == "auto":
             reason = reason or backend.auto_declines(request)
         reason = reason or backend.cannot_run(request) or backend.load()

@@ -3,15 +3,19 @@
 import torch
 from torch import Tensor
 
-from ...._kernels.loading import failure, is_installed
-from ...._kernels.operators import DTYPE_NAMES
-from ...._torch import is_symbolic, is_watched
+from ...._kernels import loading
+from ...._kernels.operators import scan_backward, scan_forward
+from ...._torch import constant_result, is_symbolic, is_watched
 from ....errors import UnsupportedError
 from ...cells.elman_form import ElmanForm
 from ..base import Request
 from .backend import ElmanBackend
 from .engine import Engine, PerInput, run_engine
 from .kernels import kernel_class
+
+_PRECISIONS = {torch.float32: 32, torch.complex64: 32, torch.float64: 64, torch.complex128: 64}  # bits of a number
+failure = constant_result(loading.failure)  # the compiler asks once
+is_installed = constant_result(loading.is_installed)
 
 _MATRIX_ROWS_PER_STEP = 8  # rows of the matrix whose packing one step of one sequence repays
 
@@ -53,7 +57,7 @@ def native(
     each. Second derivatives are computed by the plain loop.
 
     The library is compiled when the package is installed. It uses the vector instructions of the processor, up to
-    AVX-512. Tracing with fake tensors sees two operators, ``manifold_rnn::scan_forward`` and
+    AVX-512. ``torch.compile`` and fake tensors see two operators, ``manifold_rnn::scan_forward`` and
     ``manifold_rnn::scan_backward``.
 
     Examples
@@ -79,9 +83,7 @@ class NativeEngine(Engine):
 
     def states(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor | None]:
         keeps_argument = kernel_class(self.form.activation, is_complex=h0.is_complex()).keeps_argument
-        H, Z = torch.ops.manifold_rnn.scan_forward(
-            x, *self._weights(), h0, self.form.activation, keeps_argument
-        )  # (T + 1, B, n), (T, B, n)
+        H, Z = scan_forward(x, *self._weights(), h0, self.form.activation, keeps_argument)  # (T + 1, B, n), (T, B, n)
         return H, Z if keeps_argument else None
 
     def gradients(
@@ -89,32 +91,37 @@ class NativeEngine(Engine):
     ) -> PerInput[Tensor | None]:
         wanted = [*(p is not None and need for p, need in zip((x, *self._weights()), needed[:-1], strict=True)), True]
         Z = H.new_empty(0) if Z is None else Z
-        results = torch.ops.manifold_rnn.scan_backward(x, *self._weights(), H, Z, gy, gh, self.form.activation, wanted)
+        results = scan_backward(x, *self._weights(), H, Z, gy, gh, self.form.activation, wanted)
         return PerInput(*(g if want else None for g, want in zip(results, wanted, strict=True)))
 
     def _weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
         return self.form.weight_ih, self.form.bias, self.form.threshold, self.W
 
 
+def _is_watched(request: Request) -> bool:
+    tensors = (request.x, request.W, *request.state, *request.cell.weights.values())
+    return is_watched(*tensors) and not is_symbolic()
+
+
 class Native(ElmanBackend):
     """The scan by a C++ library, on a CPU."""
 
     name = "native"
+    has_operators = True
 
     def cannot_run(self, request: Request) -> str:
         tensors = (request.x, request.W, *request.state, *request.cell.weights.values())
         if any(t.device.type != "cpu" for t in tensors):
             return "it runs on a CPU only"
-        real = request.W.dtype.to_real()
-        same_dtype = request.state[0].dtype == request.W.dtype and all(t.dtype.to_real() == real for t in tensors)
-        if real not in DTYPE_NAMES or not same_dtype:
+        precisions = {_PRECISIONS.get(t.dtype) for t in tensors}
+        if None in precisions or len(precisions) > 1 or request.state[0].dtype != request.W.dtype:
             return "it needs single or double precision, the same for all tensors"
         return super().cannot_run(request)
 
     def auto_declines(self, request: Request) -> str:
         if not is_installed():
             return failure()
-        if is_watched(request.x, request.W, *request.state, *request.cell.weights.values()) and not is_symbolic():
+        if not torch.compiler.is_compiling() and _is_watched(request):
             return "a dispatch mode or a tensor subclass may need to see the operations of torch"
         few_steps = request.x.shape[:-1].numel() * _MATRIX_ROWS_PER_STEP < len(request.W)
         return "packing the matrix takes longer than so few products with it" if few_steps else ""
