@@ -168,7 +168,7 @@ def test_single_precision_is_double_precision_rounded_once(spd, generator):
 def scipy_mean(p, weights):
     x = np.einsum("k,kij->ij", weights, p)
     for _ in range(300):
-        root = scipy.linalg.sqrtm(x)
+        root = scipy.linalg.sqrtm(x).astype(p.dtype)  # old versions return complex256
         back = np.linalg.inv(root)
         step = sum(w * scipy.linalg.logm(back @ one @ back) for w, one in zip(weights, p, strict=True))
         x = root @ scipy.linalg.expm(0.5 * step) @ root
