@@ -53,8 +53,9 @@ class SPD(MatrixManifold):
 
     Everything is computed in double precision, and results have the dtype of the point. A float32 point can have a
     condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
-    matrix raises `NonFiniteError`. The set is open: the defect of a matrix that is not positive definite is above 1.
-    Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
+    matrix ends at one with a multiple of I added, of the size of the rounding errors. Its entries are right, and its
+    smallest eigenvalues are too large. A step whose entries overflow or vanish raises `NonFiniteError`. The set is
+    open: the defect of a matrix that is not positive definite is above 1. Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
 
     Examples
     --------
@@ -126,7 +127,7 @@ class SPD(MatrixManifold):
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError, OffManifoldError
-            If ``x`` cannot be a point, or has no Hermitian part, as the matrix 0.
+            If ``x`` cannot be a point, has no Hermitian part, as the matrix 0, or its projection overflows or vanishes.
         """
         self.require(x)
         return raised_to_positive(x)

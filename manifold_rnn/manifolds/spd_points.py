@@ -79,41 +79,39 @@ def is_definite(x: Tensor) -> Tensor:
 
 def end_of(factor: Tensor, like: Tensor) -> Tensor:
     """Return the point ``F F^H`` in the dtype of ``like``; raises `NonFiniteError` if it overflows or vanishes there."""
-    y = _rounded(hermitian(factor @ factor.mH), like.dtype)
-    _require_point(y, "A step on SPD ends at", "Lower the learning rate, or use float64.")
-    return y
+    x = hermitian(factor @ factor.mH)
+    return _rounded(x, like.dtype, "A step on SPD ends at", "Lower the learning rate, or use float64.")
 
 
-def _require_point(y: Tensor, what: str, advice: str) -> None:
+def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
+    """Return a positive definite matrix in ``dtype``; one that rounding makes indefinite gets a multiple of I.
+
+    The multiple is the norm of the rounding errors, which bounds how far they move an eigenvalue. The derivative is
+    that of rounding, the identity. Raises `NonFiniteError`, with what it is and advice, if it overflows or vanishes.
+    """
+    y = x.to(dtype)
+    wide, rounded = x.detach(), y.detach().to(x.dtype)
+    largest = rounded.diagonal(dim1=-2, dim2=-1).real.amax(-1)[..., None, None]
+    own = _INSIDE * x.shape[-1] * torch.finfo(x.dtype).eps * largest  # of a Cholesky factor in double precision
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    definite = is_definite(rounded - 0.5 * own * eye)
+    if may_read_device() and transform_level() is None and bool(definite.all()):
+        return y
+    lift = torch.linalg.matrix_norm(wide - rounded, keepdim=True) + 2 * torch.finfo(dtype).eps * largest + own
+    y = torch.where(definite[..., None, None], y, (x + lift * eye).to(dtype))
+
     def check(y: Tensor) -> None:
         bad = ~is_definite(y)
         if bool(bad.any()):
             largest = float(largest_part(y).nan_to_num(torch.inf).max())
             raise NonFiniteError(
-                f"{what} a matrix whose entries are numbers of {y.dtype}.\n"
+                f"{what} a matrix whose entries are numbers of {dtype}.\n"
                 f"Got {int(bad.sum())} of {bad.numel()} that overflow or vanish; the largest entry is {largest:.3g}.\n"
                 f"{advice}"
             )
 
     on_numbers(check, y)
-
-
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a positive definite matrix in ``dtype``; one that rounding makes indefinite gets a multiple of I.
-
-    The multiple is the norm of the rounding errors, which bounds how far they move an eigenvalue. The derivative is
-    that of rounding, the identity.
-    """
-    y = x.to(dtype)
-    wide, rounded = x.detach(), y.detach().to(x.dtype)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    largest = rounded.diagonal(dim1=-2, dim2=-1).real.amax(-1)[..., None, None]
-    own = _INSIDE * x.shape[-1] * torch.finfo(x.dtype).eps * largest  # of a Cholesky factor in double precision
-    definite = is_definite(rounded - 0.5 * own * eye)
-    if may_read_device() and transform_level() is None and bool(definite.all()):
-        return y
-    lift = torch.linalg.matrix_norm(wide - rounded, keepdim=True) + 2 * torch.finfo(dtype).eps * largest + own
-    return torch.where(definite[..., None, None], y, (x + lift * eye).to(dtype))
+    return y
 
 
 def raised_to_positive(x: Tensor) -> Tensor:
@@ -135,6 +133,5 @@ def raised_to_positive(x: Tensor) -> Tensor:
     smallest = torch.linalg.eigvalsh(symmetric.detach())[..., :1, None]
     moved = raised(symmetric / size, unit**0.5) * size
     inside = smallest > _INSIDE * x.shape[-1] * unit * size
-    y = _rounded(hermitian(torch.where(inside, symmetric, moved)) * scale, x.dtype)
-    _require_point(y, "The projection on SPD is", "Rescale the matrix.")
-    return y
+    y = hermitian(torch.where(inside, symmetric, moved)) * scale
+    return _rounded(y, x.dtype, "The projection on SPD is", "Rescale the matrix.")
