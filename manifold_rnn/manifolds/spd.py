@@ -55,7 +55,8 @@ class SPD(MatrixManifold):
     condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
     matrix ends at one with a multiple of I added, of the size of the rounding errors. Its entries are right, and its
     smallest eigenvalues are too large. A step whose entries overflow or vanish raises `NonFiniteError`. The set is
-    open: the defect of a matrix that is not positive definite is above 1. Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
+    open: the defect of a matrix that is not positive definite is above 1. Sources: Bhatia (2007) for the
+    affine-invariant metric, Lin (2019) for the other.
 
     Examples
     --------

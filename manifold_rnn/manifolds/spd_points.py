@@ -78,7 +78,7 @@ def is_definite(x: Tensor) -> Tensor:
 
 
 def end_of(factor: Tensor, like: Tensor) -> Tensor:
-    """Return the point ``F F^H`` in the dtype of ``like``; raises `NonFiniteError` if it overflows or vanishes there."""
+    """Return the point ``F F^H`` in the dtype of ``like``, or raise `NonFiniteError` if it overflows or vanishes."""
     x = hermitian(factor @ factor.mH)
     return _rounded(x, like.dtype, "A step on SPD ends at", "Lower the learning rate, or use float64.")
 
