@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..linalg.checks import require_finite, require_matrix, require_same
+from ..linalg.expm import expm
 from ..linalg.hermitian import hermitian
 from ..linalg.norms import largest_part, norm, power_of_two_below
 from ..linalg.precision import double, full_precision
@@ -328,7 +329,7 @@ class SPD(MatrixManifold):
         """
         shape, dtype = self._new(size, dtype)
         g = torch.randn(shape, dtype=dtype, device=device, generator=generator)
-        half = torch.linalg.matrix_exp(hermitian(double(g)) * (0.5 / (2 * shape[-1]) ** 0.5))
+        half = expm(hermitian(double(g)) * (0.5 / (2 * shape[-1]) ** 0.5))
         return hermitian(half @ half.mH).to(dtype)
 
     def origin(
