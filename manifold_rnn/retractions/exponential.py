@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length
+from ..linalg.expm import expm
 from ..linalg.exponential import expm_skew, expm_times
 from ..linalg.logarithm import logm_unitary
 from ..linalg.plane import along_geodesic
@@ -86,7 +87,7 @@ class Exponential(Retraction):
             return _along_basis(x, A, outside)  # torch's exponential waits for the device
         upper = torch.cat([A, -(outside.mH @ outside)], -1)
         lower = torch.cat([torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A), torch.zeros_like(A)], -1)
-        E = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
+        E = expm(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
         return x @ E[..., :p, :] + outside @ E[..., p:, :]
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
