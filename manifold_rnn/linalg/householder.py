@@ -21,39 +21,35 @@ def reflected(h: Tensor, u: Tensor) -> Tensor:
     return h - 2 * (h * u.conj()).sum(-1, keepdim=True) * u
 
 
-def wy_factor(K: Tensor, beta: Tensor, ratio: Tensor | None = None) -> Tensor:
-    r"""Return the triangular factor ``T`` of a product of reflections.
+def wy_inverse(lower: Tensor, beta: Tensor) -> Tensor:
+    r"""Return the inverse ``U`` in the triangular factor of a product of reflections.
 
     .. math::
-        (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top T \bar K, \qquad
-        T = \bigl(I + \operatorname{tril}(B \bar K K^\top, -1)\bigr)^{-1} B,
+        (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top B U \bar K, \qquad
+        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1},
 
     with the rows :math:`k_r^\top` of ``K`` and :math:`B = \operatorname{diag}(\beta)`. The triangular system is solved
-    row by row, so the factor has small errors also where all vectors are equal.
+    by substitution, so the inverse has small errors also where all vectors are equal.
 
     Parameters
     ----------
-    K : Tensor, shape (..., R, n)
-        The vectors, real or complex. The one in the first row acts first.
-    beta : Tensor, shape (..., R), real
+    lower : Tensor, shape (..., R, R)
+        :math:`\operatorname{tril}(\bar K K^\top, -1)`, multiplied by the decays between the reflections, if any.
+    beta : Tensor, shape (..., R, 1), real
         Strengths of the reflections; 2 for a vector of length 1 is orthogonal, 0 is the identity.
-    ratio : Tensor, shape (..., R, R), optional
-        Factors of the products in the triangle, for states that decay between two reflections.
 
     Returns
     -------
     Tensor, shape (..., R, R)
-        Lower triangular.
+        Lower triangular, with ones on the diagonal.
 
     Notes
     -----
     Source: Bischof and Van Loan (1987).
     """
-    lower = (beta.unsqueeze(-1) * (K.conj() @ K.mT)).tril(-1)
-    lower = lower if ratio is None else lower * ratio
-    scales = torch.diag_embed(beta).to(K.dtype)
-    # the solver reads ones on the diagonal
-    return torch.linalg.solve_triangular(lower, scales, upper=False, unitriangular=True)
+    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+    # from the right, which copies no matrix; the solver reads ones on the diagonal
+    return torch.linalg.solve_triangular(lower * beta.mT, eye, upper=False, left=False, unitriangular=True)
 
 
 def reflect(h: Tensor, k: Tensor, beta: Tensor | float) -> Tensor:
