@@ -1,18 +1,50 @@
 """Householder reflections of rows."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .._torch import apply_function, sees_every_step
+
 
 def unit(v: Tensor) -> Tensor:
-    r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0.
+    r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0."""
+    if sees_every_step():
+        return _unit_and_length(v)[0]
+    k: Tensor = apply_function(_Unit, v)[0]
+    return k
 
-    A reflection does not see the length of its vector, so the first scaling needs no derivative.
-    """
+
+class _Unit(torch.autograd.Function):
+    """The unit vectors and the lengths of vectors, with a backward pass that needs only these two."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:
+        k, length = _unit_and_length(v)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(k, length)
+        return k, length
+
+    @staticmethod
+    def backward(ctx: Any, of_k: Tensor | None, of_length: Tensor | None) -> Tensor | None:
+        k, length = ctx.saved_tensors
+        g = None if of_length is None else k * of_length
+        if of_k is not None:
+            along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
+            across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1) / length
+            g = across if g is None else g + across
+        return g
+
+
+def _unit_and_length(v: Tensor) -> tuple[Tensor, Tensor]:
+    # a unit vector does not depend on the length, so the first scaling needs no derivative
     largest = v.detach().abs().amax(-1, keepdim=True)
-    v = v / torch.where(largest > 0, largest, 1)
+    largest = torch.where(largest > 0, largest, 1)
+    v = v / largest
     square = (v * v.conj()).real.sum(-1, keepdim=True)
-    return v / torch.where(square > 0, square, 1).sqrt()
+    length = torch.where(square > 0, square, 1).sqrt()
+    return v / length, largest * length
 
 
 def reflected(h: Tensor, u: Tensor) -> Tensor:

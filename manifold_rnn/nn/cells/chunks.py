@@ -1,12 +1,9 @@
 """Blocks of time, in which products of many reflections are applied at once."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GROUP_BYTES = 1 << 18  # of the vectors of the blocks that are worked on together on a CPU: all of it stays in the cache
 REFLECTIONS = 8  # of a block, or half the size of the vectors; larger blocks cost more than they save, and lose digits
 
 
@@ -28,8 +25,8 @@ def real_steps(z: Tensor, T: int) -> Tensor | None:
     return None if N * steps == T else (torch.arange(N * steps, device=z.device) < T).view(N, 1, steps)
 
 
-def groups(K: Tensor) -> Iterator[slice]:
-    """Iterate over ranges of blocks that are worked on together, for vectors (N, ...)."""
+def groups(K: Tensor, size: int) -> list[slice]:
+    """Return ranges of blocks that are worked on together: on a CPU those whose vectors (N, ...) take so many bytes."""
     N = len(K)
-    size = max(1, GROUP_BYTES // max(1, K[0].numel() * K.element_size())) if K.device.type == "cpu" else N
-    return (slice(start, min(start + size, N)) for start in range(0, N, size))
+    step = max(1, size // max(1, K[0].numel() * K.element_size())) if K.device.type == "cpu" else N
+    return [slice(start, min(start + step, N)) for start in range(0, N, step)]

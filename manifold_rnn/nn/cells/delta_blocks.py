@@ -12,6 +12,7 @@ from ...linalg.precision import batched, double, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
+GROUP_BYTES = 1 << 18  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
 LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
 
 
@@ -30,9 +31,9 @@ def delta_in_blocks(rules: Rules, H: Tensor) -> tuple[Tensor, Tensor]:
 
     Each step multiplies ``H`` by the exponential of ``log_decay`` and then applies its rules, the first one first:
     :math:`H \leftarrow H + \beta k (v^\top - k^{\mathsf H} H)`. In a block that starts with ``H``, the errors ``p`` of
-    its rules, :math:`p_r^\top = k_r^{\mathsf H} H_r - v_r^\top`, solve one triangular system:
+    its rules, :math:`p_r^\top = v_r^\top - k_r^{\mathsf H} H_r`, solve one triangular system:
 
-    .. math:: (I + \operatorname{tril}(\bar K K^\top, -1) B)\, p = \bar K H - V, \qquad H \leftarrow H - K^\top B p.
+    .. math:: (I + \operatorname{tril}(\bar K K^\top, -1) B)\, p = V - \bar K H, \qquad H \leftarrow H + K^\top B p.
 
     Parameters
     ----------
@@ -82,20 +83,19 @@ class _Group:
     """Some blocks that are worked on together, g of them: matrices for each block and head, n = g B h."""
 
     def __init__(self, rules: Rules, part: slice) -> None:
-        q, K, V, beta, log_decay = (None if z is None else z[part] for z in rules)
-        assert q is not None and K is not None and V is not None and beta is not None
+        q, K, beta = rules.q[part], rules.K[part], rules.beta[part]
         self.shape = K.shape  # (g, B, steps, k, h, d)
         self.q = q.transpose(2, 3).reshape(-1, q.shape[2], q.shape[-1])  # (n, steps, d)
-        self.K, self.V = self._rows(K), self._rows(V)  # (n, R, d) and (n, R, e) for R = steps k
-        self.beta = self._rows(beta.unsqueeze(-1))  # (n, R, 1)
+        self.K = self.rows(K)  # (n, R, d) for R = steps k
+        self.beta = self.rows(beta.unsqueeze(-1))  # (n, R, 1)
         steps, count = K.shape[2:4]
         of_step = torch.arange(steps, device=q.device)
         self.past = of_step.repeat_interleave(count) <= of_step.unsqueeze(-1)  # (steps, R)
         self.decays = None
-        if log_decay is not None:
-            self.decays = _Decays(log_decay.transpose(2, 3).reshape(-1, steps), count)
+        if rules.log_decay is not None:
+            self.decays = _Decays(rules.log_decay[part].transpose(2, 3).reshape(-1, steps), count)
 
-    def _rows(self, z: Tensor) -> Tensor:
+    def rows(self, z: Tensor) -> Tensor:
         """Return (g, B, steps, k, h, any) as (n, steps k, any)."""
         z = z.permute(0, 1, 4, 2, 3, 5)
         return z.reshape(z.shape[:3].numel(), z.shape[3:5].numel(), z.shape[-1])
@@ -151,26 +151,26 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
     kept: list[tuple[Tensor, ...]] = []
     shape, outputs = H.shape, []
     H = H.flatten(0, 1)
-    for part in groups(rules.K):
+    for part in groups(rules.K, GROUP_BYTES):
         group = _Group(rules, part)
-        keys, read, kept_keys, D = group.K.conj(), group.q.conj(), group.K, group.decays
+        keys, read, tail, D = group.K.conj(), group.q.conj(), group.K, group.decays
         gram, seen = keys @ group.K.mT, read @ group.K.mT
         if D is not None:
             gram, seen = gram * D.rules, seen * D.read
-            keys, read, kept_keys = keys * D.of_rule, read * D.of_step, kept_keys * D.after
+            keys, read, tail = keys * D.of_rule, read * D.of_step, tail * D.after
         lower, seen = gram.tril(-1), seen * group.past
         inverse = wy_inverse(lower, group.beta)
         first, errors = [], []
-        for c, (keys_c, V_c, inverse_c, beta_c, kept_c) in enumerate(
-            zip(*map(group.each, (keys, group.V, inverse, group.beta, kept_keys.mT)), strict=True)
+        for c, (keys_c, V_c, inverse_c, beta_c, tail_c) in enumerate(
+            zip(*map(group.each, (keys, group.rows(rules.V[part]), inverse, group.beta, tail.mT)), strict=True)
         ):
             first.append(H)
-            p = inverse_c @ torch.baddbmm(V_c, keys_c, H, beta=-1)
+            p = inverse_c @ torch.baddbmm(V_c, keys_c, H, alpha=-1)
             errors.append(p)
             H = H if D is None else H * group.each(D.all)[c]
-            H = torch.baddbmm(H, kept_c, beta_c * p, alpha=-1)
+            H = torch.baddbmm(H, tail_c, beta_c * p)
         starts, p = _joined(first), _joined(errors)
-        y = torch.baddbmm(read @ starts, seen, group.beta * p, alpha=-1)  # (n, steps, e)
+        y = torch.baddbmm(read @ starts, seen, group.beta * p)  # (n, steps, e)
         outputs.append(group.of_steps(y).transpose(1, 2).flatten(0, 1))
         kept.append((starts, p, inverse, lower, seen))
     return (_joined(outputs), H.unflatten(0, shape[:2])), kept
@@ -184,7 +184,7 @@ def _backward(rules: Rules, H: Tensor, kept: Sequence[Tensor], gy: Tensor, gH: T
     """Return the gradients of the rules and of the first state, from those of the outputs."""
     gradients = [None if z is None else torch.empty_like(z) for z in rules]
     steps = rules.K.shape[2]
-    d, parts = gH.flatten(0, 1), list(groups(rules.K))
+    d, parts = gH.flatten(0, 1), groups(rules.K, GROUP_BYTES)
     for i in range(len(parts) - 1, -1, -1):
         group, part = _Group(rules, parts[i]), parts[i]
         g = gy[part.start * steps : part.stop * steps].unflatten(0, (-1, steps))  # (g, steps, B, h, e)
@@ -205,36 +205,34 @@ def _group_backward(
     keys, read, tail = K.conj(), q.conj(), K
     if D is not None:
         keys, read, tail = keys * D.of_rule, read * D.of_step, tail * D.after
-    # sequential: the gradients of the errors, e(rrors) and z = inverse^-1 p, and of the states
-    ends, of_s, of_z = [], [], []
+    ends, of_s, of_z = [], [], []  # gradients of the states, of s = beta p, and of z, the right side
     blocks = zip(*map(group.each, (seen.mH @ g, tail.conj(), inverse.mH, beta, keys.mH, read.mH, g)), strict=True)
     for c, (seen_c, tail_c, inverse_c, beta_c, keys_c, read_c, g_c) in reversed(list(enumerate(blocks))):
         ends.append(d)
-        of_s.append(torch.baddbmm(seen_c, tail_c, d, beta=-1, alpha=-1))
+        of_s.append(torch.baddbmm(seen_c, tail_c, d))
         of_z.append(inverse_c @ (beta_c * of_s[-1]))
-        d = torch.baddbmm(d if D is None else d * group.each(D.all)[c], keys_c, of_z[-1])
+        d = torch.baddbmm(d if D is None else d * group.each(D.all)[c], keys_c, of_z[-1], alpha=-1)
         d = d.baddbmm_(read_c, g_c)
     d_end, ds, dz = (_joined(parts[::-1]) for parts in (ends, of_s, of_z))
     s = beta * p
-    of_read, of_keys = g @ starts.mH, dz @ starts.mH  # (n, steps, d), (n, R, d)
-    of_tail = s.conj() @ d_end.mT  # with its sign changed
-    of_seen = (g @ s.mH) * group.past  # (n, steps, R), with its sign changed
-    of_errors = (dz @ p.mH).tril_(-1)  # (n, R, R): minus the gradient of lower * beta
-    of_beta = (ds * p.conj()).real.sum(-1) - (of_errors * lower.conj()).real.sum(1)
-    of_lower = of_errors * beta.mT  # with its sign changed
+    of_read, of_seen = g @ starts.mH, (g @ s.mH) * group.past  # (n, steps, d), (n, steps, R)
+    of_keys, of_tail = dz.conj() @ starts.mT, s.conj() @ d_end.mT  # (n, R, d), the first with its sign changed
+    of_lower = (dz @ p.mH).tril_(-1)  # (n, R, R): of lower * beta, with its sign changed
+    of_beta = (ds * p.conj()).real.sum(-1) - (of_lower * lower.conj()).real.sum(1)
+    of_lower = of_lower * beta.mT
     of_decay = None
     if D is not None:
-        products = ((of_read, read), (of_keys, keys), (of_seen, -seen), (of_lower, -lower), (of_tail, -tail))
+        products = ((of_read, read), (of_keys, -keys.conj()), (of_seen, seen), (of_lower, -lower), (of_tail, tail))
         of_decay = D.gradient(*((x * z.conj()).real for x, z in (*products, (d_end * D.all, starts))))
         of_seen, of_lower = of_seen * D.read, of_lower * D.rules
         of_read, of_keys, of_tail = of_read * D.of_step, of_keys * D.of_rule, of_tail * D.after
-    of_K = torch.baddbmm(of_keys.conj() - of_tail, of_lower.conj() + of_lower.mT, K, alpha=-1)
-    of_K = of_K.baddbmm_(of_seen.mT, q, alpha=-1)
-    of_q = torch.baddbmm(of_read, of_seen, K.conj(), alpha=-1).conj()
+    of_K = of_tail.sub_(of_keys)
+    of_K = of_K.baddbmm_(of_lower.conj() + of_lower.mT, K, alpha=-1).baddbmm_(of_seen.mT, q)
+    of_q = torch.baddbmm(of_read, of_seen, K.conj()).conj()
     return (
         group.of_steps(of_q),
         group.of_rows(of_K),
-        group.of_rows(-dz),
+        group.of_rows(dz),
         group.of_rows(of_beta.unsqueeze(-1)).squeeze(-1),
         None if of_decay is None else group.of_steps(of_decay.unsqueeze(-1)).squeeze(-1),
     ), d

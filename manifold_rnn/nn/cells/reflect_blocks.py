@@ -12,6 +12,7 @@ from ...linalg.precision import batched, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
+GROUP_BYTES = 1 << 20  # of the vectors of a group of blocks on a CPU, all tensors of which stay in the cache
 KEPT = 3  # tensors of a group that the backward pass needs
 
 
@@ -74,7 +75,7 @@ def _forward(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> tuple[Tensor, lis
     h, outputs = h.unsqueeze(1), []  # states as rows, (B, 1, n)
     steps, count = K.shape[2:4]
     up_to, earlier = _masks(u, steps, count)
-    for part in groups(K):
+    for part in groups(K, GROUP_BYTES):
         g = part.stop - part.start
         u_g, K_g, beta_g = u[part].flatten(0, 1), K[part].flatten(0, 1), beta[part].flatten(0, 1)  # (g B, ...)
         rows, strengths = K_g.flatten(1, 2), beta_g.flatten(1).unsqueeze(1)  # (g B, R, n), (g B, 1, R)
@@ -106,7 +107,7 @@ def _backward(
     of_u, of_K, of_beta = K.new_empty(N, B, steps, n), torch.empty_like(K), torch.empty_like(beta)
     up_to, earlier = _masks(K, steps, count)
     later, after = up_to.mT, 1 - earlier
-    d, parts = torch.zeros_like(h).unsqueeze(1), list(groups(K))  # of the state at the end, as rows (B, 1, n)
+    d, parts = torch.zeros_like(h).unsqueeze(1), groups(K, GROUP_BYTES)  # of the state at the end, as rows (B, 1, n)
     for i in range(len(parts) - 1, -1, -1):
         part, (p, inverse, lower) = parts[i], kept[KEPT * i : KEPT * (i + 1)]
         begin, end, size = part.start * steps, part.stop * steps, part.stop - part.start
