@@ -10,10 +10,12 @@ from .._torch import apply_function, sees_every_step
 
 def unit(v: Tensor) -> Tensor:
     r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0."""
-    if sees_every_step():
-        return _unit_and_length(v)[0]
-    k: Tensor = apply_function(_Unit, v)[0]
-    return k
+    if not sees_every_step():
+        k: Tensor = apply_function(_Unit, v)[0]
+        return k
+    # a unit vector does not depend on the length, so the first scaling needs no derivative
+    v = v / _positive(v.detach().abs().amax(-1, keepdim=True))
+    return v / _positive((v * v.conj()).real.sum(-1, keepdim=True)).sqrt()
 
 
 class _Unit(torch.autograd.Function):
@@ -21,7 +23,10 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:
-        k, length = _unit_and_length(v)
+        largest = _positive(v.abs().amax(-1, keepdim=True))
+        k = v / largest
+        length = _positive(torch.linalg.vector_norm(k, dim=-1, keepdim=True))
+        k, length = k.div_(length), length * largest
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(k, length)
         return k, length
@@ -32,19 +37,13 @@ class _Unit(torch.autograd.Function):
         g = None if of_length is None else k * of_length
         if of_k is not None:
             along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
-            across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1) / length
+            across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1).div_(length)
             g = across if g is None else g + across
         return g
 
 
-def _unit_and_length(v: Tensor) -> tuple[Tensor, Tensor]:
-    # a unit vector does not depend on the length, so the first scaling needs no derivative
-    largest = v.detach().abs().amax(-1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1)
-    v = v / largest
-    square = (v * v.conj()).real.sum(-1, keepdim=True)
-    length = torch.where(square > 0, square, 1).sqrt()
-    return v / length, largest * length
+def _positive(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 1)
 
 
 def reflected(h: Tensor, u: Tensor) -> Tensor:
