@@ -5,45 +5,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import apply_function, sees_every_step
+from .._torch import sees_every_step
+from .precision import recorded
 
 
 def unit(v: Tensor) -> Tensor:
     r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0."""
+    return unit_and_lengths(v)[0]
+
+
+def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `unit` of vectors (..., n), and its two divisors: the largest moduli, and the lengths after them.
+
+    Both divisors have the shape (..., 1), and are 1 for a vector of zero.
+    """
     if not sees_every_step():
-        k: Tensor = apply_function(_Unit, v)[0]
-        return k
+        parts: tuple[Tensor, Tensor, Tensor] = recorded(_Unit, v)
+        return parts
     # a unit vector does not depend on the length, so the first scaling needs no derivative
-    v = v / _positive(v.detach().abs().amax(-1, keepdim=True))
-    return v / _positive((v * v.conj()).real.sum(-1, keepdim=True)).sqrt()
+    largest = v.detach().abs().amax(-1, keepdim=True)
+    largest = torch.where(largest > 0, largest, 1)
+    v = v / largest
+    square = (v * v.conj()).real.sum(-1, keepdim=True)
+    length = torch.where(square > 0, square, 1).sqrt()
+    return v / length, largest, length
+
+
+def unit_gradient(k: Tensor, largest: Tensor, length: Tensor, of_k: Tensor) -> Tensor:
+    """Return the gradient of vectors, from that of their `unit` and from the results of `unit_and_lengths`."""
+    along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
+    return torch.addcmul(of_k, k, along.to(k.dtype), value=-1).div_(largest * length)
 
 
 class _Unit(torch.autograd.Function):
-    """The unit vectors and the lengths of vectors, with a backward pass that needs only these two."""
+    """`unit_and_lengths` with a backward pass that needs only its results."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:
-        largest = _positive(v.abs().amax(-1, keepdim=True))
-        k = v / largest
-        length = _positive(torch.linalg.vector_norm(k, dim=-1, keepdim=True))
-        k, length = k.div_(length), length * largest
+    def forward(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        largest = v.abs().amax(-1, keepdim=True)
+        k = v / largest.masked_fill_(largest == 0, 1)
+        length = torch.linalg.vector_norm(k, dim=-1, keepdim=True)  # about 1 or more, or 0
+        length.masked_fill_(length == 0, 1)
+        return k.div_(length), largest, length
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(k, length)
-        return k, length
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, of_k: Tensor | None, of_length: Tensor | None) -> Tensor | None:
-        k, length = ctx.saved_tensors
-        g = None if of_length is None else k * of_length
+    def backward(ctx: Any, of_k: Tensor | None, _: None, of_length: Tensor | None) -> Tensor | None:
+        k, largest, length = ctx.saved_tensors
+        g = None if of_length is None else k * (of_length / largest)
         if of_k is not None:
-            along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
-            across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1).div_(length)
+            across = unit_gradient(k, largest, length, of_k)
             g = across if g is None else g + across
         return g
-
-
-def _positive(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, 1)
 
 
 def reflected(h: Tensor, u: Tensor) -> Tensor:
@@ -52,7 +70,7 @@ def reflected(h: Tensor, u: Tensor) -> Tensor:
     return h - 2 * (h * u.conj()).sum(-1, keepdim=True) * u
 
 
-def wy_inverse(lower: Tensor, beta: Tensor) -> Tensor:
+def wy_inverse(gram: Tensor, beta: Tensor) -> Tensor:
     r"""Return the inverse ``U`` in the triangular factor of a product of reflections.
 
     .. math::
@@ -64,8 +82,9 @@ def wy_inverse(lower: Tensor, beta: Tensor) -> Tensor:
 
     Parameters
     ----------
-    lower : Tensor, shape (..., R, R)
-        :math:`\operatorname{tril}(\bar K K^\top, -1)`, multiplied by the decays between the reflections, if any.
+    gram : Tensor, shape (..., R, R)
+        :math:`\bar K K^\top`, multiplied by the decays between the reflections, if any. Only the part below the
+        diagonal is read.
     beta : Tensor, shape (..., R, 1), real
         Strengths of the reflections; 2 for a vector of length 1 is orthogonal, 0 is the identity.
 
@@ -78,9 +97,9 @@ def wy_inverse(lower: Tensor, beta: Tensor) -> Tensor:
     -----
     Source: Bischof and Van Loan (1987).
     """
-    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
-    # from the right, which copies no matrix; the solver reads ones on the diagonal
-    return torch.linalg.solve_triangular(lower * beta.mT, eye, upper=False, left=False, unitriangular=True)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    # from the right, which copies no matrix; the solver takes ones for the diagonal
+    return torch.linalg.solve_triangular(gram * beta.mT, eye, upper=False, left=False, unitriangular=True)
 
 
 def reflect(h: Tensor, k: Tensor, beta: Tensor | float) -> Tensor:

@@ -7,6 +7,7 @@ from support.seeds import seeded
 
 import manifold_rnn as mr
 from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.linalg.householder import unit
 from manifold_rnn.nn import Layer
 from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Rotating
 from manifold_rnn.nn.cells.delta_blocks import Rules, delta_in_blocks
@@ -20,7 +21,7 @@ def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size, steps
     generator = seeded()
     q, K, V, beta, decay = (torch.randn(*s, dtype=torch.float64, generator=generator) for s in MEMORY)
     H = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=generator)
-    decay = -decay.abs()
+    q, K, decay = unit(q), unit(K), -decay.abs()
     decay[3] = -size
     expected, held = [], H
     for t in range(len(q)):

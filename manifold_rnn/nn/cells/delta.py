@@ -173,14 +173,14 @@ class DeltaProduct(Reflecting):
     def _write_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, k, d, T = self.heads, self.reflections, self._key_size, len(x)
         x = in_blocks(x, block_steps(d, k, T))  # (N, B, steps, m)
-        K, q = (self.vectors(x, name, d) for name in ("key", "query"))  # (N, B, steps, k h, d), (N, B, steps, h, d)
-        V = self.map_inputs(x, "ih").unflatten(-1, (k, h, -1))
+        q = self.map_inputs(x, "query").unflatten(-1, (h, d))
+        K, V = (self.map_inputs(x, name).unflatten(-1, (k, h, -1)) for name in ("key", "ih"))
         beta = self.strengths(x, k * h).unflatten(-1, (k, h))
         log_decay = self._log_decay(x) if self.decay else None
         if (real := real_steps(x, T)) is not None:
             beta = beta * real[..., None, None]
             log_decay = None if log_decay is None else log_decay * real[..., None]
-        y, H = delta_in_blocks(Rules(q, K.unflatten(3, (k, h)), V, beta, log_decay), state[1])
+        y, H = delta_in_blocks(Rules(q, K, V, beta, log_decay), state[1])
         y = y[:T].flatten(2)
         return y, (y[-1], H)
 

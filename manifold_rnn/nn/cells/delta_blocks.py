@@ -7,20 +7,21 @@ import torch
 from torch import Tensor
 
 from ..._torch import sees_every_step
-from ...linalg.householder import wy_inverse
+from ...linalg.householder import unit_and_lengths, unit_gradient, wy_inverse
 from ...linalg.precision import batched, double, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
 GROUP_BYTES = 1 << 18  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
+KEPT = 9  # tensors of a group that the backward pass needs
 LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
 
 
 class Rules(NamedTuple):
     """What the steps of all blocks need of the input."""
 
-    q: Tensor  # (N, B, steps, h, d)
-    K: Tensor  # (N, B, steps, k, h, d)
+    q: Tensor  # (N, B, steps, h, d), of any length; they are scaled to length 1
+    K: Tensor  # (N, B, steps, k, h, d), as well
     V: Tensor  # (N, B, steps, k, h, e)
     beta: Tensor  # (N, B, steps, k, h), real
     log_decay: Tensor | None  # (N, B, steps, h), real, at most 0
@@ -82,11 +83,18 @@ def _outputs(*inputs: Any) -> tuple[Tensor, Tensor]:
 class _Group:
     """Some blocks that are worked on together, g of them: matrices for each block and head, n = g B h."""
 
-    def __init__(self, rules: Rules, part: slice) -> None:
+    def __init__(self, rules: Rules, part: slice, lengths: Sequence[Tensor] = ()) -> None:
         q, K, beta = rules.q[part], rules.K[part], rules.beta[part]
         self.shape = K.shape  # (g, B, steps, k, h, d)
-        self.q = q.transpose(2, 3).reshape(-1, q.shape[2], q.shape[-1])  # (n, steps, d)
-        self.K = self.rows(K)  # (n, R, d) for R = steps k
+        queries, keys = q.transpose(2, 3).reshape(-1, q.shape[2], q.shape[-1]), self.rows(K)
+        if lengths:
+            self.lengths = tuple(lengths)
+            self.q, self.K = (
+                (z / largest).div_(length) for z, largest, length in ((queries, *lengths[:2]), (keys, *lengths[2:]))
+            )
+        else:
+            (self.q, *of_q), (self.K, *of_K) = unit_and_lengths(queries), unit_and_lengths(keys)
+            self.lengths = (*of_q, *of_K)  # of q (n, steps, 1) and K (n, R, 1), twice
         self.beta = self.rows(beta.unsqueeze(-1))  # (n, R, 1)
         steps, count = K.shape[2:4]
         of_step = torch.arange(steps, device=q.device)
@@ -131,14 +139,14 @@ class _Decays:
         self.after = self.read[:, -1].unsqueeze(-1)  # (n, R, 1): until the block ends
         self.all = self.of_step[:, -1:]  # (n, 1, 1)
 
-    def gradient(self, read: Tensor, keys: Tensor, seen: Tensor, lower: Tensor, tail: Tensor, state: Tensor) -> Tensor:
+    def gradient(self, read: Tensor, keys: Tensor, seen: Tensor, gram: Tensor, tail: Tensor, state: Tensor) -> Tensor:
         """Return the gradient of the log decays (n, steps) from the products of all that decays with its gradient.
 
         A log decay receives the products of every pair of an earlier and a later event, of which no two cancel.
         """
         steps = (self.of_step.shape[1], -1)
         since_start = read.sum(-1) + keys.sum(-1).unflatten(1, steps).sum(2)  # (n, steps)
-        between = seen.unflatten(2, steps).sum(3) + lower.unflatten(2, steps).sum(3).unflatten(1, steps).sum(2)
+        between = seen.unflatten(2, steps).sum(3) + gram.unflatten(2, steps).sum(3).unflatten(1, steps).sum(2)
         until_end = tail.sum(-1).unflatten(1, steps).sum(2)  # (n, steps)
         from_start = torch.cat([since_start, state.sum((1, 2)).unsqueeze(1)], 1)  # (n, steps + 1)
         from_step = torch.cat([between, until_end.unsqueeze(1)], 1)  # (n, steps + 1, steps)
@@ -158,12 +166,10 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
         if D is not None:
             gram, seen = gram * D.rules, seen * D.read
             keys, read, tail = keys * D.of_rule, read * D.of_step, tail * D.after
-        lower, seen = gram.tril(-1), seen * group.past
-        inverse = wy_inverse(lower, group.beta)
+        seen, inverse = seen * group.past, wy_inverse(gram, group.beta)
         first, errors = [], []
-        for c, (keys_c, V_c, inverse_c, beta_c, tail_c) in enumerate(
-            zip(*map(group.each, (keys, group.rows(rules.V[part]), inverse, group.beta, tail.mT)), strict=True)
-        ):
+        blocks = zip(*map(group.each, (keys, group.rows(rules.V[part]), inverse, group.beta, tail.mT)), strict=True)
+        for c, (keys_c, V_c, inverse_c, beta_c, tail_c) in enumerate(blocks):
             first.append(H)
             p = inverse_c @ torch.baddbmm(V_c, keys_c, H, alpha=-1)
             errors.append(p)
@@ -172,7 +178,7 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
         starts, p = _joined(first), _joined(errors)
         y = torch.baddbmm(read @ starts, seen, group.beta * p)  # (n, steps, e)
         outputs.append(group.of_steps(y).transpose(1, 2).flatten(0, 1))
-        kept.append((starts, p, inverse, lower, seen))
+        kept.append((starts, p, inverse, gram, seen, *group.lengths))
     return (_joined(outputs), H.unflatten(0, shape[:2])), kept
 
 
@@ -186,10 +192,11 @@ def _backward(rules: Rules, H: Tensor, kept: Sequence[Tensor], gy: Tensor, gH: T
     steps = rules.K.shape[2]
     d, parts = gH.flatten(0, 1), groups(rules.K, GROUP_BYTES)
     for i in range(len(parts) - 1, -1, -1):
-        group, part = _Group(rules, parts[i]), parts[i]
+        of_part, part = kept[KEPT * i : KEPT * (i + 1)], parts[i]
+        group = _Group(rules, part, of_part[5:])
         g = gy[part.start * steps : part.stop * steps].unflatten(0, (-1, steps))  # (g, steps, B, h, e)
         g = g.permute(0, 2, 3, 1, 4).reshape(-1, steps, gy.shape[-1])  # (n, steps, e)
-        of_group, d = _group_backward(group, kept[5 * i : 5 * i + 5], g, d)
+        of_group, d = _group_backward(group, of_part[:5], g, d)
         for whole, gradient in zip(gradients, of_group, strict=True):
             if whole is not None and gradient is not None:
                 whole[part] = gradient
@@ -200,7 +207,7 @@ def _group_backward(
     group: _Group, kept: Sequence[Tensor], g: Tensor, d: Tensor
 ) -> tuple[Sequence[Tensor | None], Tensor]:
     """Return the gradients of the rules of a group and of its first state, from those of readings and last state."""
-    starts, p, inverse, lower, seen = kept
+    starts, p, inverse, gram, seen = kept
     K, q, beta, D = group.K, group.q, group.beta, group.decays
     keys, read, tail = K.conj(), q.conj(), K
     if D is not None:
@@ -216,22 +223,23 @@ def _group_backward(
     d_end, ds, dz = (_joined(parts[::-1]) for parts in (ends, of_s, of_z))
     s = beta * p
     of_read, of_seen = g @ starts.mH, (g @ s.mH) * group.past  # (n, steps, d), (n, steps, R)
-    of_keys, of_tail = dz.conj() @ starts.mT, s.conj() @ d_end.mT  # (n, R, d), the first with its sign changed
-    of_lower = (dz @ p.mH).tril_(-1)  # (n, R, R): of lower * beta, with its sign changed
-    of_beta = (ds * p.conj()).real.sum(-1) - (of_lower * lower.conj()).real.sum(1)
-    of_lower = of_lower * beta.mT
-    of_decay = None
-    if D is not None:
-        products = ((of_read, read), (of_keys, -keys.conj()), (of_seen, seen), (of_lower, -lower), (of_tail, tail))
+    of_gram = (dz @ p.mH).tril_(-1)  # (n, R, R): of gram * beta, with its sign changed
+    of_beta = (ds * p.conj()).real.sum(-1) - (of_gram * gram.conj()).real.sum(1)
+    of_gram = of_gram * beta.mT
+    of_tail, of_decay = s.conj() @ d_end.mT, None  # (n, R, d)
+    if D is None:
+        of_K = of_tail.baddbmm_(dz.conj(), starts.mT, alpha=-1)
+    else:
+        of_keys = dz.conj() @ starts.mT  # with its sign changed
+        products = ((of_read, read), (of_keys, -keys.conj()), (of_seen, seen), (of_gram, -gram), (of_tail, tail))
         of_decay = D.gradient(*((x * z.conj()).real for x, z in (*products, (d_end * D.all, starts))))
-        of_seen, of_lower = of_seen * D.read, of_lower * D.rules
-        of_read, of_keys, of_tail = of_read * D.of_step, of_keys * D.of_rule, of_tail * D.after
-    of_K = of_tail.sub_(of_keys)
-    of_K = of_K.baddbmm_(of_lower.conj() + of_lower.mT, K, alpha=-1).baddbmm_(of_seen.mT, q)
+        of_seen, of_gram = of_seen * D.read, of_gram * D.rules
+        of_read, of_K = of_read * D.of_step, of_tail.mul_(D.after) - of_keys * D.of_rule
+    of_K = of_K.baddbmm_(of_gram.conj() + of_gram.mT, K, alpha=-1).baddbmm_(of_seen.mT, q)
     of_q = torch.baddbmm(of_read, of_seen, K.conj()).conj()
     return (
-        group.of_steps(of_q),
-        group.of_rows(of_K),
+        group.of_steps(unit_gradient(group.q, *group.lengths[:2], of_q)),
+        group.of_rows(unit_gradient(group.K, *group.lengths[2:], of_K)),
         group.of_rows(dz),
         group.of_rows(of_beta.unsqueeze(-1)).squeeze(-1),
         None if of_decay is None else group.of_steps(of_decay.unsqueeze(-1)).squeeze(-1),

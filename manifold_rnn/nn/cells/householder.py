@@ -137,7 +137,9 @@ class HouseholderProduct(Reflecting):
         beta = self.strengths(x, k)
         if (real := real_steps(x, T)) is not None:
             beta = beta * real.unsqueeze(-1)
-        states = reflect_in_blocks(self.map_inputs(x, "ih"), self.vectors(x, "key", n), beta, state[0])[:T]
+        states = reflect_in_blocks(
+            self.map_inputs(x, "ih"), self.map_inputs(x, "key").unflatten(-1, (k, n)), beta, state[0]
+        )[:T]
         return states, (states[-1],)
 
     def _parts(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..._torch import sees_every_step
-from ...linalg.householder import wy_inverse
+from ...linalg.householder import unit_and_lengths, unit_gradient, wy_inverse
 from ...linalg.precision import batched, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
 GROUP_BYTES = 1 << 20  # of the vectors of a group of blocks on a CPU, all tensors of which stay in the cache
-KEPT = 3  # tensors of a group that the backward pass needs
+KEPT = 5  # tensors of a group that the backward pass needs
 
 
 def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def _forward(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> tuple[Tensor, lis
     up_to, earlier = _masks(u, steps, count)
     for part in groups(K, GROUP_BYTES):
         g = part.stop - part.start
-        u_g, K_g, beta_g = u[part].flatten(0, 1), K[part].flatten(0, 1), beta[part].flatten(0, 1)  # (g B, ...)
+        u_g, beta_g = u[part].flatten(0, 1), beta[part].flatten(0, 1)  # (g B, ...)
+        K_g, largest, length = unit_and_lengths(K[part].flatten(0, 1))
         rows, strengths = K_g.flatten(1, 2), beta_g.flatten(1).unsqueeze(1)  # (g B, R, n), (g B, 1, R)
         lower = (rows.conj() @ rows.mT).tril(-1)
         inverse = wy_inverse(lower, strengths.mT)
@@ -95,7 +96,7 @@ def _forward(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> tuple[Tensor, lis
         p = torch.cat(coefficients)
         states = torch.baddbmm(sums + torch.cat(first), earlier * (strengths * p), rows, alpha=-1)  # (g B, steps, n)
         outputs.append(states.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1))
-        kept.append((p, inverse, lower))
+        kept.append((p, inverse, lower, largest, length))
     return torch.cat(outputs), kept
 
 
@@ -109,9 +110,9 @@ def _backward(
     later, after = up_to.mT, 1 - earlier
     d, parts = torch.zeros_like(h).unsqueeze(1), groups(K, GROUP_BYTES)  # of the state at the end, as rows (B, 1, n)
     for i in range(len(parts) - 1, -1, -1):
-        part, (p, inverse, lower) = parts[i], kept[KEPT * i : KEPT * (i + 1)]
+        part, (p, inverse, lower, largest, length) = parts[i], kept[KEPT * i : KEPT * (i + 1)]
         begin, end, size = part.start * steps, part.stop * steps, part.stop - part.start
-        K_g, beta_g = K[part].flatten(0, 1), beta[part].flatten(0, 1)  # (g B, ...)
+        K_g, beta_g = (K[part].flatten(0, 1) / largest).div_(length), beta[part].flatten(0, 1)  # (g B, ...)
         rows, strengths = K_g.flatten(1, 2), beta_g.flatten(1).unsqueeze(1)  # (g B, R, n), (g B, 1, R)
         sums = later @ _blocks_of(g[begin:end], steps)  # of the gradients from each step on
         inside = (sums.unsqueeze(2) * K_g.conj()).sum(-1).flatten(1).unsqueeze(1)  # (g B, 1, R)
@@ -127,15 +128,9 @@ def _backward(
         of_u[part] = du.unflatten(0, (size, B))
         of_beta[part] = ((ds - dz @ lower.conj()) * p.conj()).real.view(size, B, steps, count)
         before = states[begin - 1 : end - 1] if begin else torch.cat([h.unsqueeze(0), states[: end - 1]])
-        dK = of_K[part].flatten(0, 1)
-        _vector_gradients(
-            K_g,
-            (strengths * p).view(-1, steps, count, 1),
-            dz.view(-1, steps, count, 1),
-            _blocks_of(before, steps),
-            du,
-            dK,
-        )
+        coefficients = ((strengths * p).view(-1, steps, count, 1), dz.view(-1, steps, count, 1))
+        dK = _vector_gradients(K_g, *coefficients, _blocks_of(before, steps), du)
+        of_K[part] = unit_gradient(K_g, largest, length, dK).unflatten(0, (size, B))
     return of_u, of_K, of_beta, d.squeeze(1)
 
 
@@ -144,12 +139,12 @@ def _blocks_of(z: Tensor, steps: int) -> Tensor:
     return z.unflatten(0, (-1, steps)).transpose(1, 2).flatten(0, 1)
 
 
-def _vector_gradients(K: Tensor, s: Tensor, dz: Tensor, h: Tensor, d: Tensor, out: Tensor) -> None:
-    """Write the gradients of vectors (n, steps, k, size), for states before, and gradients after, all reflections.
+def _vector_gradients(K: Tensor, s: Tensor, dz: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """Return the gradients of unit vectors (n, steps, k, size), for states before and gradients after the reflections.
 
     ``s`` and ``dz`` (n, steps, k, 1) are the coefficients by which a reflection changes states and gradients.
     """
-    last = K.shape[2] - 1
+    out, last = torch.empty_like(K), K.shape[2] - 1
     for r in range(last + 1):
         torch.mul(h, dz[:, :, r].conj(), out=out[:, :, r])
         if r < last:
@@ -158,3 +153,4 @@ def _vector_gradients(K: Tensor, s: Tensor, dz: Tensor, h: Tensor, d: Tensor, ou
         out[:, :, r].addcmul_(s[:, :, r].conj(), d, value=-1)
         if r:
             d = torch.addcmul(d, dz[:, :, r], K[:, :, r])
+    return out
