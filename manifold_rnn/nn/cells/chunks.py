@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REFLECTIONS = 8  # of a block, or half the size of the vectors; larger blocks cost more than they save, and lose digits
+REFLECTIONS = 8  # of a block at least; with more, small vectors lose digits
 
 
-def block_steps(size: int, count: int, T: int) -> int:
-    """Return the number of steps of a block, of T steps with so many vectors of this size each."""
-    return min(T, max(1, max(REFLECTIONS, size // 2) // count))
+def block_steps(reflections: int, count: int, T: int) -> int:
+    """Return the number of steps of a block of about so many reflections, for T steps with ``count`` of them each."""
+    return min(T, max(1, max(REFLECTIONS, reflections) // count))
 
 
 def in_blocks(z: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ from ...linalg.precision import batched, double, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
-GROUP_BYTES = 1 << 18  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
+GROUP_BYTES = 1 << 19  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
 KEPT = 9  # tensors of a group that the backward pass needs
 LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
 
