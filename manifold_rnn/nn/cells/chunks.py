@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REFLECTIONS = 8  # of a block at least; with more, small vectors lose digits
 
+def block_steps(size: int, count: int, T: int) -> int:
+    """Return the number of steps of a block, for T steps with ``count`` vectors of this size each.
 
-def block_steps(reflections: int, count: int, T: int) -> int:
-    """Return the number of steps of a block of about so many reflections, for T steps with ``count`` of them each."""
-    return min(T, max(1, max(REFLECTIONS, reflections) // count))
+    Larger blocks cost more than they save, and lose digits where they hold more vectors than the half of their size.
+    """
+    reflections = max(8, min(size // 2, max(16, size // 4)))
+    return min(T, max(1, reflections // count))
 
 
 def in_blocks(z: Tensor, steps: int) -> Tensor:

@@ -13,7 +13,7 @@ from ..gradients import gradients_by_autograd
 from .chunks import groups
 
 GROUP_BYTES = 1 << 19  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
-KEPT = 9  # tensors of a group that the backward pass needs
+KEPT = 5  # tensors of a group that the backward pass needs, beside the first state of each block
 LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
 
 
@@ -81,27 +81,32 @@ def _outputs(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Group:
-    """Some blocks that are worked on together, g of them: matrices for each block and head, n = g B h."""
+    """Some blocks that are worked on together, g of them: matrices for each block and head, n = g B h.
+
+    The queries of the steps and the keys of the R rules are the rows of one matrix, so that they share their products.
+    """
 
     def __init__(self, rules: Rules, part: slice, lengths: Sequence[Tensor] = ()) -> None:
         q, K, beta = rules.q[part], rules.K[part], rules.beta[part]
         self.shape = K.shape  # (g, B, steps, k, h, d)
-        queries, keys = q.transpose(2, 3).reshape(-1, q.shape[2], q.shape[-1]), self.rows(K)
+        self.steps, count = K.shape[2:4]
+        rows = torch.cat([q.transpose(2, 3).reshape(-1, self.steps, q.shape[-1]), self.rows(K)], 1)
         if lengths:
-            self.lengths = tuple(lengths)
-            self.q, self.K = (
-                (z / largest).div_(length) for z, largest, length in ((queries, *lengths[:2]), (keys, *lengths[2:]))
-            )
+            self.largest, self.length = lengths
+            self.A = (rows / self.largest).div_(self.length)
         else:
-            (self.q, *of_q), (self.K, *of_K) = unit_and_lengths(queries), unit_and_lengths(keys)
-            self.lengths = (*of_q, *of_K)  # of q (n, steps, 1) and K (n, R, 1), twice
+            self.A, self.largest, self.length = unit_and_lengths(rows)  # (n, steps + R, d), and twice (n, steps + R, 1)
+        self.K = self.A[:, self.steps :]  # (n, R, d)
         self.beta = self.rows(beta.unsqueeze(-1))  # (n, R, 1)
-        steps, count = K.shape[2:4]
-        of_step = torch.arange(steps, device=q.device)
-        self.past = of_step.repeat_interleave(count) <= of_step.unsqueeze(-1)  # (steps, R)
+        of_step = torch.arange(self.steps, device=q.device)
+        of_rule = of_step.repeat_interleave(count)
+        past = of_rule <= of_step.unsqueeze(-1)  # rules that a query reads
+        earlier = torch.ones_like(past[:1]).expand(len(of_rule), -1).tril(-1)  # rules before a rule
+        self.mask = torch.cat([past, earlier])  # (steps + R, R)
         self.decays = None
         if rules.log_decay is not None:
-            self.decays = _Decays(rules.log_decay[part].transpose(2, 3).reshape(-1, steps), count)
+            log_decay = rules.log_decay[part].transpose(2, 3).reshape(-1, self.steps)
+            self.decays = _Decays(log_decay, torch.cat([of_step, of_rule]), of_rule)
 
     def rows(self, z: Tensor) -> Tensor:
         """Return (g, B, steps, k, h, any) as (n, steps k, any)."""
@@ -124,61 +129,63 @@ class _Group:
 
 
 class _Decays:
-    """The decays between the steps of a block, for log decays (n, steps)."""
+    """The decays between the steps of a block, for log decays (n, steps), and the steps of the rows and of the rules."""
 
-    def __init__(self, log_decay: Tensor, count: int) -> None:
+    def __init__(self, log_decay: Tensor, of_row: Tensor, of_rule: Tensor) -> None:
         # sums in double precision, whose differences would lose digits in single; a larger decay leaves 0 as well, but
         # the decays of the steps after it would be lost in its sum
         dtype = log_decay.dtype
         logs = double(log_decay).clamp(min=-LARGEST_DECAY).cumsum(1)
         between = (logs.unsqueeze(2) - logs.unsqueeze(1)).clamp(max=0).exp().to(dtype)  # (n, steps, steps)
-        self.of_step = logs.exp().to(dtype).unsqueeze(-1)  # (n, steps, 1): since the block began
-        self.of_rule = self.of_step.repeat_interleave(count, 1)  # (n, R, 1)
-        self.read = between.repeat_interleave(count, 2)  # (n, steps, R)
-        self.rules = self.read.repeat_interleave(count, 1)  # (n, R, R)
-        self.after = self.read[:, -1].unsqueeze(-1)  # (n, R, 1): until the block ends
-        self.all = self.of_step[:, -1:]  # (n, 1, 1)
+        since = logs.exp().to(dtype)
+        self.steps = log_decay.shape[1]
+        self.since = since.index_select(1, of_row).unsqueeze(-1)  # (n, steps + R, 1): since the block began
+        self.between = between.index_select(1, of_row).index_select(2, of_rule)  # (n, steps + R, R)
+        self.after = self.between[:, self.steps - 1].unsqueeze(-1)  # (n, R, 1): until the block ends
+        self.all = since[:, -1:].unsqueeze(-1)  # (n, 1, 1)
 
-    def gradient(self, read: Tensor, keys: Tensor, seen: Tensor, gram: Tensor, tail: Tensor, state: Tensor) -> Tensor:
+    def gradient(self, rows: Tensor, between: Tensor, tail: Tensor, state: Tensor) -> Tensor:
         """Return the gradient of the log decays (n, steps) from the products of all that decays with its gradient.
 
         A log decay receives the products of every pair of an earlier and a later event, of which no two cancel.
         """
-        steps = (self.of_step.shape[1], -1)
-        since_start = read.sum(-1) + keys.sum(-1).unflatten(1, steps).sum(2)  # (n, steps)
-        between = seen.unflatten(2, steps).sum(3) + gram.unflatten(2, steps).sum(3).unflatten(1, steps).sum(2)
-        until_end = tail.sum(-1).unflatten(1, steps).sum(2)  # (n, steps)
-        from_start = torch.cat([since_start, state.sum((1, 2)).unsqueeze(1)], 1)  # (n, steps + 1)
-        from_step = torch.cat([between, until_end.unsqueeze(1)], 1)  # (n, steps + 1, steps)
+        since_start = self._of_steps(rows.sum(-1))  # (n, steps)
+        of_pairs = self._of_steps(between.unflatten(2, (self.steps, -1)).sum(3))  # (n, steps, steps)
+        until_end = tail.sum(-1).unflatten(1, (self.steps, -1)).sum(2)  # (n, steps)
+        from_start = torch.cat([since_start, state.unsqueeze(1)], 1)  # (n, steps + 1)
+        from_step = torch.cat([of_pairs, until_end.unsqueeze(1)], 1)  # (n, steps + 1, steps)
         pairs = torch.cat([from_start.unsqueeze(2), from_step], 2)  # (later, earlier)
         return pairs.flip(1).cumsum(1).flip(1)[:, :-1].tril().sum(2)
+
+    def _of_steps(self, z: Tensor) -> Tensor:
+        """Return sums over the rows of each step, of (n, steps + R, ...)."""
+        return z[:, : self.steps] + z[:, self.steps :].unflatten(1, (self.steps, -1)).sum(2)
 
 
 def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, ...]]]:
     """Return the outputs, and for each group what the backward pass needs."""
     kept: list[tuple[Tensor, ...]] = []
-    shape, outputs = H.shape, []
+    shape, outputs, steps = H.shape, [], rules.K.shape[2]
     H = H.flatten(0, 1)
     for part in groups(rules.K, GROUP_BYTES):
         group = _Group(rules, part)
-        keys, read, tail, D = group.K.conj(), group.q.conj(), group.K, group.decays
-        gram, seen = keys @ group.K.mT, read @ group.K.mT
+        rows, tail, D = group.A.conj(), group.K, group.decays
+        gram = (rows @ group.K.mT) * group.mask
         if D is not None:
-            gram, seen = gram * D.rules, seen * D.read
-            keys, read, tail = keys * D.of_rule, read * D.of_step, tail * D.after
-        seen, inverse = seen * group.past, wy_inverse(gram, group.beta)
-        first, errors = [], []
-        blocks = zip(*map(group.each, (keys, group.rows(rules.V[part]), inverse, group.beta, tail.mT)), strict=True)
-        for c, (keys_c, V_c, inverse_c, beta_c, tail_c) in enumerate(blocks):
+            gram, rows, tail = gram * D.between, rows * D.since, tail * D.after
+        inverse = wy_inverse(gram[:, steps:], group.beta)
+        first, errors, readings = [], [], []
+        blocks = zip(*map(group.each, (rows, group.rows(rules.V[part]), inverse, group.beta, gram, tail)), strict=True)
+        for c, (rows_c, V_c, inverse_c, beta_c, gram_c, tail_c) in enumerate(blocks):
             first.append(H)
-            p = inverse_c @ torch.baddbmm(V_c, keys_c, H, alpha=-1)
+            held = rows_c @ H  # (B h, steps + R, e): what queries and keys find at the start
+            p = inverse_c @ (V_c - held[:, steps:])
+            s = beta_c * p
             errors.append(p)
-            H = H if D is None else H * group.each(D.all)[c]
-            H = torch.baddbmm(H, tail_c, beta_c * p)
-        starts, p = _joined(first), _joined(errors)
-        y = torch.baddbmm(read @ starts, seen, group.beta * p)  # (n, steps, e)
-        outputs.append(group.of_steps(y).transpose(1, 2).flatten(0, 1))
-        kept.append((starts, p, inverse, gram, seen, *group.lengths))
+            readings.append(torch.baddbmm(held[:, :steps], gram_c[:, :steps], s))
+            H = torch.baddbmm(H if D is None else H * group.each(D.all)[c], tail_c.mT, s)
+        outputs.append(group.of_steps(_joined(readings)).transpose(1, 2).flatten(0, 1))
+        kept.append((_joined(errors), inverse, gram, group.largest, group.length, *first))
     return (_joined(outputs), H.unflatten(0, shape[:2])), kept
 
 
@@ -189,14 +196,13 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def _backward(rules: Rules, H: Tensor, kept: Sequence[Tensor], gy: Tensor, gH: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of the rules and of the first state, from those of the outputs."""
     gradients = [None if z is None else torch.empty_like(z) for z in rules]
-    steps = rules.K.shape[2]
-    d, parts = gH.flatten(0, 1), groups(rules.K, GROUP_BYTES)
-    for i in range(len(parts) - 1, -1, -1):
-        of_part, part = kept[KEPT * i : KEPT * (i + 1)], parts[i]
-        group = _Group(rules, part, of_part[5:])
+    steps, stop, d = rules.K.shape[2], len(kept), gH.flatten(0, 1)
+    for part in reversed(groups(rules.K, GROUP_BYTES)):
+        start = stop - KEPT - (part.stop - part.start)
+        of_part, stop = kept[start:stop], start
         g = gy[part.start * steps : part.stop * steps].unflatten(0, (-1, steps))  # (g, steps, B, h, e)
-        g = g.permute(0, 2, 3, 1, 4).reshape(-1, steps, gy.shape[-1])  # (n, steps, e)
-        of_group, d = _group_backward(group, of_part[:5], g, d)
+        group = _Group(rules, part, of_part[3:KEPT])
+        of_group, d = _group_backward(group, of_part[:3], of_part[KEPT:], g.permute(0, 2, 3, 1, 4), d)
         for whole, gradient in zip(gradients, of_group, strict=True):
             if whole is not None and gradient is not None:
                 whole[part] = gradient
@@ -204,43 +210,49 @@ def _backward(rules: Rules, H: Tensor, kept: Sequence[Tensor], gy: Tensor, gH: T
 
 
 def _group_backward(
-    group: _Group, kept: Sequence[Tensor], g: Tensor, d: Tensor
+    group: _Group, kept: Sequence[Tensor], first: Sequence[Tensor], gy: Tensor, d: Tensor
 ) -> tuple[Sequence[Tensor | None], Tensor]:
     """Return the gradients of the rules of a group and of its first state, from those of readings and last state."""
-    starts, p, inverse, gram, seen = kept
-    K, q, beta, D = group.K, group.q, group.beta, group.decays
-    keys, read, tail = K.conj(), q.conj(), K
+    p, inverse, gram = kept
+    A, K, beta, steps, D = group.A, group.K, group.beta, group.steps, group.decays
+    rows, tail = (A.conj(), K) if D is None else (A.conj() * D.since, K * D.after)
+    of_held = p.new_empty(*A.shape[:2], p.shape[-1])  # of what queries and keys find, (n, steps + R, e)
+    of_held.view(*gy.shape[:3], -1, p.shape[-1])[:, :, :, :steps] = gy
+    s, of_s, of_rows, of_tail = beta * p, torch.empty_like(p), torch.empty_like(A), torch.empty_like(K)
+    from_readings = gram[:, :steps].mH @ of_held[:, :steps]
+    of_states = []  # products of the states with their gradients
+    blocks = zip(
+        *map(group.each, (from_readings, tail.conj(), inverse.mH, -beta, rows.mH, s.conj())),
+        *map(group.each, (of_s, of_held, of_rows, of_tail)),
+        first,
+        strict=True,
+    )
+    for c, (read_c, tail_c, inverse_c, beta_c, rows_c, s_c, of_s_c, of_held_c, of_rows_c, of_tail_c, H) in reversed(
+        list(enumerate(blocks))
+    ):
+        torch.baddbmm(read_c, tail_c, d, out=of_s_c)
+        of_held_c[:, steps:] = inverse_c @ (beta_c * of_s_c)
+        torch.bmm(of_held_c, H.mH, out=of_rows_c)
+        torch.bmm(s_c, d.mT, out=of_tail_c)
+        if D is not None:
+            d = d * group.each(D.all)[c]
+            of_states.append((d * H.conj()).real.sum((1, 2)))
+        d = torch.baddbmm(d, rows_c, of_held_c)
+    of_errors = of_held[:, steps:]  # of V, with its sign changed
+    of_beta = (p.conj() * torch.baddbmm(of_s, gram[:, steps:].mH, of_errors)).real.sum(-1, keepdim=True)
+    of_gram, of_decay = (of_held @ s.mH) * group.mask, None  # (n, steps + R, R)
     if D is not None:
-        keys, read, tail = keys * D.of_rule, read * D.of_step, tail * D.after
-    ends, of_s, of_z = [], [], []  # gradients of the states, of s = beta p, and of z, the right side
-    blocks = zip(*map(group.each, (seen.mH @ g, tail.conj(), inverse.mH, beta, keys.mH, read.mH, g)), strict=True)
-    for c, (seen_c, tail_c, inverse_c, beta_c, keys_c, read_c, g_c) in reversed(list(enumerate(blocks))):
-        ends.append(d)
-        of_s.append(torch.baddbmm(seen_c, tail_c, d))
-        of_z.append(inverse_c @ (beta_c * of_s[-1]))
-        d = torch.baddbmm(d if D is None else d * group.each(D.all)[c], keys_c, of_z[-1], alpha=-1)
-        d = d.baddbmm_(read_c, g_c)
-    d_end, ds, dz = (_joined(parts[::-1]) for parts in (ends, of_s, of_z))
-    s = beta * p
-    of_read, of_seen = g @ starts.mH, (g @ s.mH) * group.past  # (n, steps, d), (n, steps, R)
-    of_gram = (dz @ p.mH).tril_(-1)  # (n, R, R): of gram * beta, with its sign changed
-    of_beta = (ds * p.conj()).real.sum(-1) - (of_gram * gram.conj()).real.sum(1)
-    of_gram = of_gram * beta.mT
-    of_tail, of_decay = s.conj() @ d_end.mT, None  # (n, R, d)
-    if D is None:
-        of_K = of_tail.baddbmm_(dz.conj(), starts.mT, alpha=-1)
-    else:
-        of_keys = dz.conj() @ starts.mT  # with its sign changed
-        products = ((of_read, read), (of_keys, -keys.conj()), (of_seen, seen), (of_gram, -gram), (of_tail, tail))
-        of_decay = D.gradient(*((x * z.conj()).real for x, z in (*products, (d_end * D.all, starts))))
-        of_seen, of_gram = of_seen * D.read, of_gram * D.rules
-        of_read, of_K = of_read * D.of_step, of_tail.mul_(D.after) - of_keys * D.of_rule
-    of_K = of_K.baddbmm_(of_gram.conj() + of_gram.mT, K, alpha=-1).baddbmm_(of_seen.mT, q)
-    of_q = torch.baddbmm(of_read, of_seen, K.conj()).conj()
+        pairs = ((of_rows, rows), (of_gram, gram), (of_tail, tail))
+        of_row, between, until_end = ((x * z.conj()).real for x, z in pairs)
+        of_decay = D.gradient(of_row, between, until_end, _joined(of_states[::-1]))
+        of_gram, of_rows, of_tail = of_gram * D.between, of_rows * D.since, of_tail * D.after
+    of_A = of_rows.baddbmm_(of_gram, K.conj()).conj()
+    of_A[:, steps:] += of_tail.baddbmm_(of_gram.mT, A)
+    of_A = unit_gradient(A, group.largest, group.length, of_A)
     return (
-        group.of_steps(unit_gradient(group.q, *group.lengths[:2], of_q)),
-        group.of_rows(unit_gradient(group.K, *group.lengths[2:], of_K)),
-        group.of_rows(dz),
-        group.of_rows(of_beta.unsqueeze(-1)).squeeze(-1),
+        group.of_steps(of_A[:, :steps]),
+        group.of_rows(of_A[:, steps:]),
+        group.of_rows(-of_errors),
+        group.of_rows(of_beta).squeeze(-1),
         None if of_decay is None else group.of_steps(of_decay.unsqueeze(-1)).squeeze(-1),
     ), d
