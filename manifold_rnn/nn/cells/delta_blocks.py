@@ -129,7 +129,7 @@ class _Group:
 
 
 class _Decays:
-    """The decays between the steps of a block, for log decays (n, steps), and the steps of the rows and of the rules."""
+    """The decays between the steps of a block, for log decays (n, steps) and the steps of rows and of rules."""
 
     def __init__(self, log_decay: Tensor, of_row: Tensor, of_rule: Tensor) -> None:
         # sums in double precision, whose differences would lose digits in single; a larger decay leaves 0 as well, but
