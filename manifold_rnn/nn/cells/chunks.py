@@ -5,13 +5,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def block_steps(size: int, count: int, T: int) -> int:
+SMALL_BATCH = 8  # sequences up to which the calls of torch take longer than the numbers
+
+
+def block_steps(size: int, count: int, T: int, batch: int) -> int:
     """Return the number of steps of a block, for T steps with ``count`` vectors of this size each.
 
     Larger blocks cost more than they save, and lose digits where they hold more vectors than the half of their size.
     """
-    reflections = max(8, min(size // 2, max(16, size // 4)))
-    return min(T, max(1, reflections // count))
+    reflections = size // 2 if batch <= SMALL_BATCH else min(size // 2, max(16, size // 4))
+    return min(T, max(1, max(8, reflections) // count))
 
 
 def in_blocks(z: Tensor, steps: int) -> Tensor:

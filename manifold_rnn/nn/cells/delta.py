@@ -172,7 +172,7 @@ class DeltaProduct(Reflecting):
 
     def _write_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, k, d, T = self.heads, self.reflections, self._key_size, len(x)
-        x = in_blocks(x, block_steps(d, k, T))  # (N, B, steps, m)
+        x = in_blocks(x, block_steps(d, k, *x.shape[:2]))  # (N, B, steps, m)
         q = self.map_inputs(x, "query").unflatten(-1, (h, d))
         K, V = (self.map_inputs(x, name).unflatten(-1, (k, h, -1)) for name in ("key", "ih"))
         beta = self.strengths(x, k * h).unflatten(-1, (k, h))

@@ -174,6 +174,7 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
         if D is not None:
             gram, rows, tail = gram * D.between, rows * D.since, tail * D.after
         inverse = wy_inverse(gram[:, steps:], group.beta)
+        decays = () if D is None else group.each(D.all)
         first, errors, readings = [], [], []
         blocks = zip(*map(group.each, (rows, group.rows(rules.V[part]), inverse, group.beta, gram, tail)), strict=True)
         for c, (rows_c, V_c, inverse_c, beta_c, gram_c, tail_c) in enumerate(blocks):
@@ -183,7 +184,7 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
             s = beta_c * p
             errors.append(p)
             readings.append(torch.baddbmm(held[:, :steps], gram_c[:, :steps], s))
-            H = torch.baddbmm(H if D is None else H * group.each(D.all)[c], tail_c.mT, s)
+            H = torch.baddbmm(H if D is None else H * decays[c], tail_c.mT, s)
         outputs.append(group.of_steps(_joined(readings)).transpose(1, 2).flatten(0, 1))
         kept.append((_joined(errors), inverse, gram, group.largest, group.length, *first))
     return (_joined(outputs), H.unflatten(0, shape[:2])), kept
@@ -220,6 +221,7 @@ def _group_backward(
     of_held.view(*gy.shape[:3], -1, p.shape[-1])[:, :, :, :steps] = gy
     s, of_s, of_rows, of_tail = beta * p, torch.empty_like(p), torch.empty_like(A), torch.empty_like(K)
     from_readings = gram[:, :steps].mH @ of_held[:, :steps]
+    decays = () if D is None else group.each(D.all)
     of_states = []  # products of the states with their gradients
     blocks = zip(
         *map(group.each, (from_readings, tail.conj(), inverse.mH, -beta, rows.mH, s.conj())),
@@ -235,7 +237,7 @@ def _group_backward(
         torch.bmm(of_held_c, H.mH, out=of_rows_c)
         torch.bmm(s_c, d.mT, out=of_tail_c)
         if D is not None:
-            d = d * group.each(D.all)[c]
+            d = d * decays[c]
             of_states.append((d * H.conj()).real.sum((1, 2)))
         d = torch.baddbmm(d, rows_c, of_held_c)
     of_errors = of_held[:, steps:]  # of V, with its sign changed

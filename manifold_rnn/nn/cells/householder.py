@@ -133,7 +133,7 @@ class HouseholderProduct(Reflecting):
 
     def _reflect_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         n, k, T = len(self.weights["weight_ih"]), self.reflections, len(x)
-        x = in_blocks(x, block_steps(n, k, T))  # (N, B, steps, m)
+        x = in_blocks(x, block_steps(n, k, *x.shape[:2]))  # (N, B, steps, m)
         beta = self.strengths(x, k)
         if (real := real_steps(x, T)) is not None:
             beta = beta * real.unsqueeze(-1)
