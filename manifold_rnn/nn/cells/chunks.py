@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 SMALL_BATCH = 8  # sequences up to which the calls of torch take longer than the numbers
 
 
