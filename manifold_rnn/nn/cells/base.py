@@ -119,7 +119,7 @@ class Cell(ABC):
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.
 
-        It maps projected inputs (T, B, any) and a state to outputs (T, B, n) and the last state.
+        It maps inputs (T, B, m), not projected, and a state to outputs (T, B, n) and the last state.
         """
         return None
 
