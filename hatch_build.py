@@ -27,7 +27,7 @@ class CompiledLibraries(BuildHookInterface[Any]):
         failure = building.compile_libraries(folder)
         if failure:
             self.app.display_warning(f"manifold_rnn runs on torch alone where no library was compiled: {failure}")
-        libraries = sorted(folder.glob("scan_*.so"))
+        libraries = sorted(folder.glob("kernels_*.so"))
         if libraries and version != "editable":
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False

@@ -3,5 +3,7 @@
 - ``cpp``: the sources
 - `building`: compiles them when the package is installed, for each kind of processor
 - `loading`: loads the library that fits this processor
-- `operators`: ``torch.ops.manifold_rnn``, which `torch` dispatches and traces as its own
+- `operators`: ``torch.ops.manifold_rnn``, which `torch` dispatches and traces as its own; scans
+- `steps`: operators for steps of optimizers
+- `coordinates`: operators for coordinates of skew-symmetric matrices
 """

@@ -38,7 +38,7 @@ def file_name(variant: str) -> str:
     digest = hashlib.sha256(repr([_COMPILER_FLAGS, variants().get(variant)]).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
-    return f"scan_{variant}_{digest.hexdigest()[:12]}.so"
+    return f"kernels_{variant}_{digest.hexdigest()[:12]}.so"
 
 
 def compile_libraries(folder: Path = FOLDER) -> str:
@@ -54,7 +54,7 @@ def compile_libraries(folder: Path = FOLDER) -> str:
     str
         Why at least one library could not be compiled, in one line, or "".
     """
-    for old in folder.glob("scan_*.so"):
+    for old in folder.glob("kernels_*.so"):
         old.unlink()
     if sys.platform == "win32":
         return "the sources are for GCC and Clang, not for Windows"
