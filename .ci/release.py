@@ -13,6 +13,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = {".gitignore"}
+RUN_A_SCAN = """
+import logging, sys, torch, manifold_rnn as mr
+logging.basicConfig(stream=sys.stdout)
+logging.getLogger("manifold_rnn").setLevel(logging.DEBUG)
+mr.nn.RNN(3, 16)(torch.zeros(50, 4, 3))
+"""
 
 
 def call(*command: str | Path, cwd: Path, quiet: bool = False) -> str:
@@ -31,6 +37,8 @@ def build() -> tuple[Path, Path]:
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     call(sys.executable, "-m", "build", cwd=ROOT)
     (sdist,), (wheel,) = (ROOT / "dist").glob("*.tar.gz"), (ROOT / "dist").glob("*.whl")
+    if wheel.name.endswith("-any.whl"):
+        sys.exit("The wheel has no compiled library. Install a C++ compiler, or name it by CXX.")
     return sdist, wheel
 
 
@@ -43,6 +51,8 @@ def unpack(sdist: Path, into: Path) -> Path:
     missing = sorted(name for name in tracked if not (source / name).is_file())
     if missing:
         sys.exit(f"The sdist has {len(missing)} files less than the repository, the first: {missing[:5]}.")
+    if compiled := sorted(source.rglob("*.so")):
+        sys.exit(f"The sdist contains compiled files, the first: {compiled[0].relative_to(source)}.")
     return source
 
 
@@ -57,6 +67,8 @@ def use(wheel: Path, source: Path, place: Path) -> None:
         code = f"import {name} as m; print(m.__file__)"
         if not Path(call(python, "-W", "error", "-c", code, cwd=place).strip()).is_relative_to(place / "venv"):
             sys.exit(f"{name} was not imported from the wheel.")
+    if "native scan for Elman" not in call(python, "-W", "error", "-c", RUN_A_SCAN, cwd=place):
+        sys.exit("The installed wheel does not run its compiled scan.")
     call(binaries / "manifold-rnn", "demo", "--epochs", "1", "--output", "demo", cwd=place)
     if not (place / "demo" / "report.html").is_file():
         sys.exit("The demo wrote no report.")

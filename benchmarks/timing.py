@@ -12,15 +12,17 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved_medians(jobs: dict[str, Callable[[], object]], rounds: int, turn: int = 1) -> dict[str, float]:
+def interleaved_medians(
+    jobs: dict[str, Callable[[], object]], rounds: int, turn: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Return seconds a call, the median over rounds in each of which every job has a turn of so many calls."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
             for _ in range(turn):
-                start = time.perf_counter()
+                start = clock()
                 job()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: median(values[turn:]) for name, values in times.items()}  # the first round warms up
 
 

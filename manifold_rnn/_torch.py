@@ -67,7 +67,7 @@ def transform_level() -> int | None:
 
 def is_transformed() -> bool:
     """Whether a ``torch.func`` transform is active."""
-    return transform_level() is not None or (_transforms_active is not None and bool(_transforms_active()))
+    return (_transforms_active is not None and bool(_transforms_active())) or transform_level() is not None
 
 
 def is_traced() -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import NonFiniteError, OptionError, ShapeError
 from ..nn import Layer
 from .checks import require_dense
+from .evaluation import evaluating
 
 RecurrentLayer: TypeAlias = Layer | nn.RNNBase
 States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
@@ -74,7 +75,8 @@ def has_recurrent_matrix(network: nn.Module) -> bool:
 def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     """Return the recurrent matrix of the first level of a network.
 
-    Where the cell has several gates, it is the matrix of the gate that proposes the new state.
+    Where the cell has several gates, it is the matrix of the gate that proposes the new state. Gates over the units
+    scale its columns as they do in evaluation, also while the network is in training mode.
 
     Parameters
     ----------
@@ -119,14 +121,15 @@ def input_matrix(network: nn.Module) -> Tensor:
 
 
 def _weight(layer: RecurrentLayer, name: str) -> Tensor:
-    """One weight of the first level."""
+    """One weight of the first level, times the gates of its units in evaluation, where they are not drawn."""
     if isinstance(layer, Layer):
         if not layer.cell.gates:
             raise OptionError(
                 f"{type(layer.cell).__name__} has no recurrent matrix: its input determines that of each step.\n"
                 "Expected a layer of a cell with gates.\nPass another network, or a matrix as a Tensor."
             )
-        return layer.weights("_l0")[name].detach()
+        with evaluating(layer):
+            return layer.weights("_l0")[name].detach()
     return layer.all_weights[0][("weight_ih", "weight_hh").index(name)].detach()
 
 

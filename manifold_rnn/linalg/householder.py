@@ -1,18 +1,67 @@
 """Householder reflections of rows."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .._torch import sees_every_step
+from .precision import recorded
+
 
 def unit(v: Tensor) -> Tensor:
-    r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0.
+    r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0."""
+    return unit_and_lengths(v)[0]
 
-    A reflection does not see the length of its vector, so the first scaling needs no derivative.
+
+def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `unit` of vectors (..., n), and its two divisors: the largest moduli, and the lengths after them.
+
+    Both divisors have the shape (..., 1), and are 1 for a vector of zero.
     """
+    if not sees_every_step():
+        parts: tuple[Tensor, Tensor, Tensor] = recorded(_Unit, v)
+        return parts
+    # a unit vector does not depend on the length, so the first scaling needs no derivative
     largest = v.detach().abs().amax(-1, keepdim=True)
-    v = v / torch.where(largest > 0, largest, 1)
+    largest = torch.where(largest > 0, largest, 1)
+    v = v / largest
     square = (v * v.conj()).real.sum(-1, keepdim=True)
-    return v / torch.where(square > 0, square, 1).sqrt()
+    length = torch.where(square > 0, square, 1).sqrt()
+    return v / length, largest, length
+
+
+def unit_gradient(k: Tensor, largest: Tensor, length: Tensor, of_k: Tensor) -> Tensor:
+    """Return the gradient of vectors, from that of their `unit` and from the results of `unit_and_lengths`."""
+    along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
+    return torch.addcmul(of_k, k, along.to(k.dtype), value=-1).div_(largest * length)
+
+
+class _Unit(torch.autograd.Function):
+    """`unit_and_lengths` with a backward pass that needs only its results."""
+
+    @staticmethod
+    def forward(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        largest = v.abs().amax(-1, keepdim=True)
+        k = v / largest.masked_fill_(largest == 0, 1)
+        length = torch.linalg.vector_norm(k, dim=-1, keepdim=True)  # about 1 or more, or 0
+        length.masked_fill_(length == 0, 1)
+        return k.div_(length), largest, length
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, of_k: Tensor | None, _: None, of_length: Tensor | None) -> Tensor | None:
+        k, largest, length = ctx.saved_tensors
+        g = None if of_length is None else k * (of_length / largest)
+        if of_k is not None:
+            across = unit_gradient(k, largest, length, of_k)
+            g = across if g is None else g + across
+        return g
 
 
 def reflected(h: Tensor, u: Tensor) -> Tensor:
@@ -21,39 +70,36 @@ def reflected(h: Tensor, u: Tensor) -> Tensor:
     return h - 2 * (h * u.conj()).sum(-1, keepdim=True) * u
 
 
-def wy_factor(K: Tensor, beta: Tensor, ratio: Tensor | None = None) -> Tensor:
-    r"""Return the triangular factor ``T`` of a product of reflections.
+def wy_inverse(gram: Tensor, beta: Tensor) -> Tensor:
+    r"""Return the inverse ``U`` in the triangular factor of a product of reflections.
 
     .. math::
-        (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top T \bar K, \qquad
-        T = \bigl(I + \operatorname{tril}(B \bar K K^\top, -1)\bigr)^{-1} B,
+        (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top B U \bar K, \qquad
+        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1},
 
     with the rows :math:`k_r^\top` of ``K`` and :math:`B = \operatorname{diag}(\beta)`. The triangular system is solved
-    row by row, so the factor has small errors also where all vectors are equal.
+    by substitution, so the inverse has small errors also where all vectors are equal.
 
     Parameters
     ----------
-    K : Tensor, shape (..., R, n)
-        The vectors, real or complex. The one in the first row acts first.
-    beta : Tensor, shape (..., R), real
+    gram : Tensor, shape (..., R, R)
+        :math:`\bar K K^\top`, multiplied by the decays between the reflections, if any. Only the part below the
+        diagonal is read.
+    beta : Tensor, shape (..., R, 1), real
         Strengths of the reflections; 2 for a vector of length 1 is orthogonal, 0 is the identity.
-    ratio : Tensor, shape (..., R, R), optional
-        Factors of the products in the triangle, for states that decay between two reflections.
 
     Returns
     -------
     Tensor, shape (..., R, R)
-        Lower triangular.
+        Lower triangular, with ones on the diagonal.
 
     Notes
     -----
     Source: Bischof and Van Loan (1987).
     """
-    lower = (beta.unsqueeze(-1) * (K.conj() @ K.mT)).tril(-1)
-    lower = lower if ratio is None else lower * ratio
-    scales = torch.diag_embed(beta).to(K.dtype)
-    # the solver reads ones on the diagonal
-    return torch.linalg.solve_triangular(lower, scales, upper=False, unitriangular=True)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    # from the right, which copies no matrix; the solver takes ones for the diagonal
+    return torch.linalg.solve_triangular(gram * beta.mT, eye, upper=False, left=False, unitriangular=True)
 
 
 def reflect(h: Tensor, k: Tensor, beta: Tensor | float) -> Tensor:

@@ -81,6 +81,8 @@ def recording() -> bool:
 
 def batched(*gradients: Tensor | None) -> bool:
     """Whether `vmap` stands behind a gradient that reaches a backward pass, where it may not be written into."""
+    if torch.compiler.is_compiling():  # which asks for one gradient at a time
+        return False
     return any(g is not None and is_batched(g) for g in gradients)
 
 

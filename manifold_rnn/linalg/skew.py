@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from .._torch import is_forward_mode, is_transformed
+from .._kernels import coordinates
+from .._torch import is_forward_mode, is_traced, is_transformed, is_watched
 from ..errors import DtypeError, ShapeError
 from .checks import require_matrix
-from .precision import full_precision
+from .precision import full_precision, recording
 
 
 @full_precision
@@ -74,6 +76,8 @@ def pack_skew(A: Tensor) -> Tensor:
     >>> assert torch.allclose(mr.linalg.unpack_skew(mr.linalg.pack_skew(A), A.dtype), A)
     """
     require_matrix(A, "pack_skew")
+    if _is_compiled(A):
+        return cast(Tensor, coordinates.pack_skew(A))
     n, twice = A.shape[-1], (A - A.mH).flatten(-2)
     a = _times(twice.index_select(-1, _cached(_lower, n, A.device)), math.sqrt(0.5))
     if not A.is_complex():
@@ -115,6 +119,8 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             "Make the coordinates with pack_skew."
         )
     n = skew_size(c.shape[-1] if c.ndim else -1, complex_=complex_)
+    if not complex_ and _is_compiled(c):
+        return cast(Tensor, coordinates.unpack_skew(c, n))
     # one gather and one product with a constant are cheaper than two scatters
     below = c.index_select(-1, _cached(_places, n, c.device)) if n > 1 else c.new_zeros((*c.shape[:-1], n * n))
     real = below * _cached(_signs, n, c.device, c.dtype)
@@ -122,6 +128,11 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return real.unflatten(-1, (n, n))
     imag = c.index_select(-1, _cached(_imaginary_places, n, c.device)) * _cached(_scales, n, c.device, c.dtype)
     return torch.complex(real, imag).unflatten(-1, (n, n))
+
+
+def _is_compiled(x: Tensor) -> bool:
+    """Whether compiled loops do the same, where nobody looks at it."""
+    return not (recording() or is_traced() or is_watched(x)) and coordinates.can_be_compiled(x)
 
 
 def skew_size(d: int, *, complex_: bool = False) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..linalg.checks import require_finite, require_matrix, require_same
+from ..linalg.expm import expm
 from ..linalg.hermitian import hermitian
 from ..linalg.norms import largest_part, norm, power_of_two_below
 from ..linalg.precision import double, full_precision
@@ -53,8 +54,10 @@ class SPD(MatrixManifold):
 
     Everything is computed in double precision, and results have the dtype of the point. A float32 point can have a
     condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
-    matrix raises `NonFiniteError`. The set is open: the defect of a matrix that is not positive definite is above 1.
-    Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
+    matrix ends at one with a multiple of I added, of the size of the rounding errors. Its entries are right, and its
+    smallest eigenvalues are too large. A step whose entries overflow or vanish raises `NonFiniteError`. The set is
+    open: the defect of a matrix that is not positive definite is above 1. Sources: Bhatia (2007) for the
+    affine-invariant metric, Lin (2019) for the other.
 
     Examples
     --------
@@ -126,7 +129,7 @@ class SPD(MatrixManifold):
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError, OffManifoldError
-            If ``x`` cannot be a point, or has no Hermitian part, as the matrix 0.
+            If ``x`` cannot be a point, has no Hermitian part, as the matrix 0, or its projection overflows or vanishes.
         """
         self.require(x)
         return raised_to_positive(x)
@@ -326,7 +329,7 @@ class SPD(MatrixManifold):
         """
         shape, dtype = self._new(size, dtype)
         g = torch.randn(shape, dtype=dtype, device=device, generator=generator)
-        half = torch.linalg.matrix_exp(hermitian(double(g)) * (0.5 / (2 * shape[-1]) ** 0.5))
+        half = expm(hermitian(double(g)) * (0.5 / (2 * shape[-1]) ** 0.5))
         return hermitian(half @ half.mH).to(dtype)
 
     def origin(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import OffManifoldError, OptionError, ShapeError
 from ..linalg.checks import require_finite
+from ..linalg.expm import expm
 from ..linalg.hermitian import log_gram
 from .spd_metrics import Affine
 
@@ -65,7 +66,7 @@ def karcher_mean(metric: Affine, factors: Tensor, shares: Tensor) -> Tensor:
         half = values[..., 0].log() - values[..., -1].log()  # of the spread of the logarithms of K K^H
         bend = torch.where(half > 1e-4, half / torch.tanh(half.clamp(min=1e-4)), 1 + half.square() / 3)
         step = 2 / (1 + (shares * bend).sum(-1))
-        moved = torch.linalg.matrix_exp(0.5 * step[..., None, None] * gradient)
+        moved = expm(0.5 * step[..., None, None] * gradient)
         x = torch.linalg.qr((x @ moved).mH).R.mH  # a lower triangular factor of the same point
         x = x * x.diagonal(dim1=-2, dim2=-1).sgn().conj().unsqueeze(-2)
     raise OffManifoldError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.checks import require_length
+from ..linalg.expm import expm
 from ..linalg.hermitian import hermitian, log_gram, pack_hermitian, unpack_hermitian, unpack_triangle
 from ..linalg.polar import polar
 
@@ -74,7 +75,7 @@ class Affine(Metric):
     def factor(self, L: Tensor, c: Tensor) -> Tensor:
         A = self._matrix(L, c)
         require_length(A, "A step on SPD", _LONGEST)
-        return L @ torch.linalg.matrix_exp(0.5 * A)
+        return L @ expm(0.5 * A)
 
     def between(self, L: Tensor, M: Tensor) -> Tensor:
         return pack_hermitian(log_gram(self._quotient(L, M)))

@@ -9,17 +9,18 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from .._torch import transform_level
 from ..errors import DtypeError, NonFiniteError, OffManifoldError, ShapeError
 from ..linalg.checks import on_numbers
 from ..linalg.hermitian import hermitian, raised
 from ..linalg.norms import largest_part, power_of_two_below
-from ..linalg.precision import double, full_precision, without_autocast
+from ..linalg.precision import double, full_precision, may_read_device, without_autocast
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _HALF = (torch.float16, torch.bfloat16)
-_INSIDE = 4.0  # roundings times the size, as a part of the largest eigenvalue, from which the smallest is positive
+_INSIDE = 4.0  # roundings times the size, as a part of the norm, from which an eigenvalue is positive
 
 
 def rounded_once(method: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -77,16 +78,36 @@ def is_definite(x: Tensor) -> Tensor:
 
 
 def end_of(factor: Tensor, like: Tensor) -> Tensor:
-    """Return the point ``F F^H``; raises `NonFiniteError` if the dtype of ``like`` has no such point."""
-    y = hermitian(factor @ factor.mH).to(like.dtype)
+    """Return the point ``F F^H`` in the dtype of ``like``, or raise `NonFiniteError` if it overflows or vanishes."""
+    x = hermitian(factor @ factor.mH)
+    return _rounded(x, like.dtype, "A step on SPD ends at", "Lower the learning rate, or use float64.")
+
+
+def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
+    """Return a positive definite matrix in ``dtype``; one that rounding makes indefinite gets a multiple of I.
+
+    The multiple is the norm of the rounding errors, which bounds how far they move an eigenvalue. The derivative is
+    that of rounding, the identity. Raises `NonFiniteError`, with what it is and advice, if it overflows or vanishes.
+    """
+    y = x.to(dtype)
+    wide, rounded = x.detach(), y.detach().to(x.dtype)
+    largest = rounded.diagonal(dim1=-2, dim2=-1).real.amax(-1)[..., None, None]
+    own = _INSIDE * x.shape[-1] * torch.finfo(x.dtype).eps * largest  # of a Cholesky factor in double precision
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    definite = is_definite(rounded - 0.5 * own * eye)
+    if may_read_device() and transform_level() is None and bool(definite.all()):
+        return y
+    lift = torch.linalg.matrix_norm(wide - rounded, keepdim=True) + 2 * torch.finfo(dtype).eps * largest + own
+    y = torch.where(definite[..., None, None], y, (x + lift * eye).to(dtype))
 
     def check(y: Tensor) -> None:
         bad = ~is_definite(y)
         if bool(bad.any()):
+            largest = float(largest_part(y).nan_to_num(torch.inf).max())
             raise NonFiniteError(
-                f"A step on SPD ends at a matrix that is positive definite in {like.dtype}.\n"
-                f"Got {int(bad.sum())} of {bad.numel()} that overflow, or are singular to working precision.\n"
-                "Lower the learning rate, or use float64."
+                f"{what} a matrix whose entries are numbers of {dtype}.\n"
+                f"Got {int(bad.sum())} of {bad.numel()} that overflow or vanish; the largest entry is {largest:.3g}.\n"
+                f"{advice}"
             )
 
     on_numbers(check, y)
@@ -112,4 +133,5 @@ def raised_to_positive(x: Tensor) -> Tensor:
     smallest = torch.linalg.eigvalsh(symmetric.detach())[..., :1, None]
     moved = raised(symmetric / size, unit**0.5) * size
     inside = smallest > _INSIDE * x.shape[-1] * unit * size
-    return (hermitian(torch.where(inside, symmetric, moved)) * scale).to(x.dtype)
+    y = hermitian(torch.where(inside, symmetric, moved)) * scale
+    return _rounded(y, x.dtype, "The projection on SPD is", "Rescale the matrix.")

@@ -13,6 +13,7 @@ from ..errors import OptionError, UnsupportedError
 from ..linalg import expm_skew
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length, require_same
+from ..linalg.expm import expm
 from ..linalg.norms import scale_of
 from ..linalg.precision import double, full_precision, host_max, may_read_device
 from ..linalg.product import multiply_add
@@ -133,8 +134,8 @@ class Stiefel(OrthonormalColumns):
             return (moved_by_group(expm_skew, x, u, 0.0) @ expm_skew(-A)).to(dtype)
         eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A)
         block = torch.cat([torch.cat([A, -(u.mH @ u)], -1), torch.cat([eye, A], -1)], -2)
-        E = torch.linalg.matrix_exp(block)[..., :p]
-        return ((x @ E[..., :p, :] + u @ E[..., p:, :]) @ torch.linalg.matrix_exp(-A)).to(dtype)
+        E = expm(block)[..., :p]
+        return ((x @ E[..., :p, :] + u @ E[..., p:, :]) @ expm(-A)).to(dtype)
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         return self.retr(x, self._vector(x, c))  # which takes the tangent part

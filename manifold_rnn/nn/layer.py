@@ -213,6 +213,8 @@ class Layer(nn.Module):
         ------
         ShapeError, DtypeError, DeviceError
             If ``input`` or ``hx`` does not fit the layer, or has no time steps.
+        NonFiniteError
+            If states overflow, of a cell with a ``largest_input``.
         """
         if self.unit_gates is not None and self.training:
             self.unit_gates.sample()
@@ -281,6 +283,7 @@ class Layer(nn.Module):
                     every_step=every_step or level < self.num_layers - 1,
                     recompute=self.recompute,
                 )
+                cell.require_states(last_state[0] if output is None else output)
                 last_states.append(last_state)
                 if output is not None:
                     outputs.append(output)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from .._torch import fused_adam
+from .._kernels.loading import library
+from .._kernels.steps import turn_by_angle, turn_by_length
+from .._torch import fused_adam, is_watched
 from ..manifolds import FixedNorm
 from .batch import Batch
 
@@ -65,21 +68,52 @@ def turn(batch: Batch, group: dict[str, Any]) -> None:
     every = m.polish_every if group["polish_every"] is None else group["polish_every"]
     kind = _ByAngle if group["scale"] == "angle" else _ByLength
     rule = kind(m, group, steps, polish=bool(every) and steps % every == 0)
-    for p, s in zip(batch.params, batch.states, strict=True):
-        x, g, axes = p.detach(), p.grad, m.axes
-        assert g is not None
-        if x.is_complex():
-            x, g, axes = torch.view_as_real(x), torch.view_as_real(g.resolve_conj()), (*(k - 1 for k in axes), -1)
-        if "exp_avg" not in s:
-            s["exp_avg"] = torch.zeros_like(x)
-            shape = [1 if k - x.ndim in axes else n for k, n in enumerate(x.shape)]
-            s["exp_avg_sq"] = torch.zeros_like(x) if group["scale"] == "angle" else x.new_zeros(shape)
-        scratch = batch.buffers.get("scratch")
-        if scratch is None or scratch.shape != x.shape:
-            scratch = batch.buffers["scratch"] = torch.empty_like(x)
-        rule.turn(x, g, s["exp_avg"], s["exp_avg_sq"], axes, scratch)
+    turned = [_prepared(p, s, m.axes, group) for p, s in zip(batch.params, batch.states, strict=True)]
+    if (sizes := _compiled_sizes(turned[0])) is not None and not is_watched(*batch.params):
+        x, g, first, second = zip(*(each[:4] for each in turned), strict=True)
+        rule.turn_compiled(list(x), [slope.contiguous() for slope in g], list(first), list(second), sizes)
+        increment_version(batch.params)
+    else:
+        for each in turned:
+            scratch = batch.buffers.get("scratch")
+            if scratch is None or scratch.shape != each.x.shape:
+                scratch = batch.buffers["scratch"] = torch.empty_like(each.x)
+            rule.turn(*each, scratch)
     batch.is_untouched()
     batch.trust()
+
+
+class _Turned(NamedTuple):
+    """A parameter, its gradient, moments and the axes of its vectors; complex numbers are pairs of reals."""
+
+    x: Tensor
+    g: Tensor
+    m: Tensor
+    v: Tensor
+    axes: tuple[int, ...]
+
+
+def _prepared(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], group: dict[str, Any]) -> _Turned:
+    """The tensors that a step works on; moments that there are none of yet are 0."""
+    x, g = p.detach(), p.grad
+    assert g is not None
+    if x.is_complex():
+        x, g, axes = torch.view_as_real(x), torch.view_as_real(g.resolve_conj()), (*(k - 1 for k in axes), -1)
+    if "exp_avg" not in state:
+        state["exp_avg"] = torch.zeros_like(x)
+        shape = [1 if k - x.ndim in axes else n for k, n in enumerate(x.shape)]
+        state["exp_avg_sq"] = torch.zeros_like(x) if group["scale"] == "angle" else x.new_zeros(shape)
+    return _Turned(x, g, state["exp_avg"], state["exp_avg_sq"], axes)
+
+
+def _compiled_sizes(each: _Turned) -> list[int] | None:
+    """The sizes before, of and after the vectors, if the compiled step serves: in single precision on a CPU."""
+    first, count, shape = min(each.axes) + each.x.ndim, len(each.axes), each.x.shape
+    if each.x.dtype != torch.float32 or each.x.device.type != "cpu" or library() is None:
+        return None
+    if max(each.axes) - min(each.axes) != count - 1 or not all(t.is_contiguous() for t in (each.m, each.v)):
+        return None
+    return [math.prod(shape[:first]), math.prod(shape[first : first + count]), math.prod(shape[first + count :])]
 
 
 class _Turn:
@@ -89,6 +123,7 @@ class _Turn:
         self.retraction, self.radius, self.polish = manifold.retraction, manifold.radius, polish
         self.group, self.steps = group, steps
         self.beta1, self.beta2 = group["betas"]
+        self.root = math.sqrt(1 - self.beta2**steps)
 
     def polished(self, x: Tensor, axes: tuple[int, ...]) -> None:
         """Correct rounding drift, if that is due."""
@@ -101,9 +136,16 @@ class _ByLength(_Turn):
 
     def __init__(self, manifold: FixedNorm, group: dict[str, Any], steps: int, *, polish: bool) -> None:
         super().__init__(manifold, group, steps, polish=polish)
-        self.root, self.rate = math.sqrt(1 - self.beta2**steps), group["lr"] / (1 - self.beta1**steps)
+        self.rate = float(group["lr"]) / (1 - self.beta1**steps)
         self.length = float(manifold.radius)
         self.shears = _angle_bound(self.length, group) * self.root / (1 - self.beta1**steps) < _SHEARS_BELOW
+
+    def turn_compiled(
+        self, x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], sizes: list[int]
+    ) -> None:
+        """Do what `turn` does, for all parameters at once."""
+        numbers = self.beta1, self.beta2, self.rate, self.root, self.group["eps"]
+        turn_by_length(x, g, m, v, sizes, self.retraction.name, self.length, *numbers)
 
     def turn(self, x: Tensor, g: Tensor, m: Tensor, v: Tensor, axes: tuple[int, ...], scratch: Tensor) -> None:
         """Write the point and the transported moment to ``x`` and ``m``."""
@@ -130,6 +172,14 @@ class _ByLength(_Turn):
 
 class _ByAngle(_Turn):
     """A rotation by the rate, towards the direction of plain Adam, which torch's fused function writes to zeros."""
+
+    def turn_compiled(
+        self, x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], sizes: list[int]
+    ) -> None:
+        """Do what `turn` does, for all parameters at once."""
+        radius = None if isinstance(self.radius, str) else self.radius
+        numbers = self.beta1, self.beta2, float(self.group["lr"]), self.root, self.group["eps"]
+        turn_by_angle(x, g, m, v, sizes, radius, *numbers)
 
     def turn(self, x: Tensor, g: Tensor, m: Tensor, v: Tensor, axes: tuple[int, ...], scratch: Tensor) -> None:
         """Write the point to ``x``, and the moments of the gradient to ``m`` and ``v``."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length
-from ..linalg.exponential import expm_skew
+from ..linalg.expm import expm
+from ..linalg.exponential import expm_skew, expm_times
 from ..linalg.logarithm import logm_unitary
 from ..linalg.plane import along_geodesic
 from ..linalg.polar import polish
@@ -57,6 +58,9 @@ class Exponential(Retraction):
     def group_map(self, A: Tensor) -> Tensor:
         return expm_skew(A)
 
+    def translate(self, x: Tensor, A: Tensor) -> Tensor:
+        return expm_times(x, A)
+
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)
 
@@ -83,7 +87,7 @@ class Exponential(Retraction):
             return _along_basis(x, A, outside)  # torch's exponential waits for the device
         upper = torch.cat([A, -(outside.mH @ outside)], -1)
         lower = torch.cat([torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A), torch.zeros_like(A)], -1)
-        E = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
+        E = expm(torch.cat([upper, lower], -2))[..., :p]  # Omega in the basis (x, outside)
         return x @ E[..., :p, :] + outside @ E[..., p:, :]
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:

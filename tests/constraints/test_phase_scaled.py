@@ -97,6 +97,49 @@ def test_assigning_and_another_retraction_keep_the_phases():
     assert torch.equal(entry(module).phases, phases)
 
 
+def with_eigenvalues(angles, dtype=DTYPE):
+    generator = torch.Generator().manual_seed(3)
+    Q = mr.Unitary().random(len(angles), len(angles), dtype=torch.complex128, generator=generator)
+    theta = torch.tensor(angles, dtype=torch.float64)
+    return (Q * torch.polar(torch.ones_like(theta), theta) @ Q.mH).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("retraction", ["cayley", "exp"])
+@pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-5, 1e-3], ids=str)
+def test_weights_with_an_eigenvalue_near_minus_one_are_reached_by_other_phases(gap, retraction, dtype):
+    W = with_eigenvalues([torch.pi - gap, -torch.pi + gap, 2.9, -0.4, 0.1], dtype)
+    close = {"atol": 1e-5 if dtype == torch.complex64 else 1e-9, "rtol": 0}
+    manifold = mr.PhaseScaled(mr.Unitary(retraction))
+    module = mr.constrain(nn.Linear(5, 5, dtype=dtype), "weight", manifold, view="trivialized", init=lambda _: W)
+    torch.testing.assert_close(module.weight.detach(), W, **close)
+    part = entry(module)
+    assert torch.allclose(part.phases, part.phases[:1])
+    module.weight.abs().square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in part.parameters())
+    module.weight = W @ W  # regular again
+    torch.testing.assert_close(module.weight.detach(), W @ W, **close)
+    module.weight = W
+    torch.testing.assert_close(module.weight.detach(), W, **close)
+    mr.set_retraction(module, "weight", "exp" if retraction == "cayley" else "cayley")
+    torch.testing.assert_close(module.weight.detach(), W, **close)
+
+
+def test_every_matrix_of_a_batch_has_its_own_angle():
+    W = torch.stack([with_eigenvalues([torch.pi, 1.0, 2.0, -1.0]), with_eigenvalues([0.0, torch.pi, -2.0, -1.0])])
+    part = mr.constraints.trivialize(mr.PhaseScaled(mr.Unitary()), W)
+    torch.testing.assert_close(part().detach(), W, atol=1e-12, rtol=0)
+    assert part.phases[0, 0] != part.phases[1, 0]
+
+
+def test_a_weight_that_no_phases_reach_changes_nothing():
+    module = disturb(layer("polar", init=lambda _: torch.eye(N, dtype=DTYPE)))
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(errors.OffManifoldError):
+        module.weight = with_eigenvalues([torch.pi, 0.0, 1.5, -1.5])
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore:Complex modules")
 def test_phases_stay_real_through_every_conversion():
     module = layer().to(torch.complex64)

@@ -8,6 +8,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
+from manifold_rnn.diagnostics.sources import input_matrix
 from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError, UnsupportedError
 
 EXACT = 1e-8  # closed forms in double precision, as the project promises
@@ -258,6 +259,26 @@ def test_a_network_keeps_its_state_and_the_random_numbers_theirs():
     diagnostics.spectrum(network)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items()) and network.training
     assert torch.equal(random, torch.random.get_rng_state()) and all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("constraint", [None, mr.Orthogonal()], ids=repr)
+def test_gates_over_units_are_those_of_evaluation_in_either_mode(constraint):
+    torch.manual_seed(0)
+    layer = mr.nn.gate_units(mr.nn.GRU(2, 6, constraint=constraint, num_layers=2), inputs=True)
+    found = []
+    for _ in range(2):  # each call draws other gates
+        layer.train()(torch.randn(3, 2, 2))
+        state = torch.get_rng_state()
+        found.append((diagnostics.eigenvalues(layer), input_matrix(layer)))
+        assert layer.training and torch.equal(torch.get_rng_state(), state)
+    layer.eval()
+    for eigenvalues, V in found:
+        assert eigenvalues == diagnostics.eigenvalues(layer)
+        assert torch.equal(V, layer.weights("_l0")["weight_ih"].chunk(3)[2])
+    gates = layer.unit_gates["l0"]()
+    expected = torch.linalg.eigvals((layer.weight_hh_l0.chunk(3)[2] * gates).double()).detach()
+    matched = (torch.tensor(found[0][0], dtype=torch.complex128).unsqueeze(1) - expected).abs().amin(0)
+    assert float(matched.max()) < 1e-12
 
 
 def test_eigenvalues_alone_are_those_of_the_spectrum_and_none_of_a_matrix_that_is_not_finite():

@@ -123,3 +123,18 @@ def test_fixed_iterations_end_with_their_context():
         linalg.cayley(x[0])
     with pytest.raises(errors.NonFiniteError):
         linalg.logm_unitary(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 2), (16, 16), (3, 17, 17), (2, 3, 33, 33), (0, 4, 4), (130, 130)], ids=str
+)
+def test_compiled_loops_pack_the_same_numbers(shape, dtype, generator):
+    A = torch.randn(shape, dtype=dtype, generator=generator)
+    A.flatten()[:1] = torch.inf  # the diagonal has no say
+    c = linalg.pack_skew(A)
+    B = linalg.unpack_skew(c)
+    with torch.no_grad():  # who asks for no derivative has them
+        assert torch.equal(linalg.pack_skew(A), c) and torch.equal(linalg.unpack_skew(c), B)
+        assert torch.equal(linalg.pack_skew(A.mT), -c)
+        assert torch.equal(torch.func.vmap(linalg.pack_skew)(A.expand(2, *shape))[1], c)

@@ -11,6 +11,7 @@ from torch import nn
 
 import manifold_rnn as mr
 from manifold_rnn import errors
+from manifold_rnn.linalg.hermitian import pack_hermitian
 
 METRICS = ("affine", "log-cholesky")
 DTYPES = (torch.float64, torch.complex128)
@@ -168,7 +169,7 @@ def test_single_precision_is_double_precision_rounded_once(spd, generator):
 def scipy_mean(p, weights):
     x = np.einsum("k,kij->ij", weights, p)
     for _ in range(300):
-        root = scipy.linalg.sqrtm(x)
+        root = scipy.linalg.sqrtm(x).astype(p.dtype)  # old versions return complex256
         back = np.linalg.inv(root)
         step = sum(w * scipy.linalg.logm(back @ one @ back) for w, one in zip(weights, p, strict=True))
         x = root @ scipy.linalg.expm(0.5 * step) @ root
@@ -247,6 +248,50 @@ def test_points_of_half_precision_are_positive_definite_after_rounding(spd, half
         else:
             assert float(torch.linalg.eigvalsh(y.double()).min()) > 0
     assert refused < 40
+
+
+KINDS = [torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_step_beyond_the_condition_numbers_of_a_dtype_ends_at_a_point_with_its_rounded_entries(spd, kind, generator):
+    wide = torch.complex128 if kind.is_complex else torch.float64
+    for n in (1, 2, 5, 30):
+        for condition in (1e2, 1e8, 1e16, 1e30, 1e300):
+            Q = torch.linalg.qr(torch.randn(n, n, dtype=wide, generator=generator))[0]
+            w = torch.logspace(0, -np.log10(condition), n, dtype=torch.float64)
+            L = torch.linalg.qr((Q * w.sqrt()).mH)[1].mH  # of Q w Q^H, which has no factor in double precision
+            L = L * (L.diagonal().conj() / L.diagonal().abs())
+            if spd.metric == "affine":
+                c = pack_hermitian(Q * w.log() @ Q.mH)
+            else:
+                c = torch.cat([pack_hermitian(L, 1.0)[:-n], L.diagonal().real.log()])
+            y = spd.retr_coordinates(torch.eye(n, dtype=kind), c)
+            assert y.dtype == kind and torch.linalg.cholesky_ex(y.to(wide)).info == 0, (n, condition)
+            slack = (100 * n + 4 * float(c.norm())) * torch.finfo(kind).eps  # rounding of a long exponent
+            torch.testing.assert_close(y.to(wide), Q * w @ Q.mH, atol=slack, rtol=0)
+            again = spd.retr_coordinates(y, 0 * c)
+            torch.testing.assert_close(again.to(wide), y.to(wide), atol=slack, rtol=0)
+
+
+def test_rounding_to_a_point_has_the_derivative_of_a_step_and_passes_through_vmap(spd, generator):
+    x = torch.eye(3)
+    c = torch.randn(4, 6, generator=generator)
+    c[1:, 3:] += torch.tensor([20.0, -20.0, 0.0])  # beyond single precision
+    y = torch.func.vmap(lambda c: spd.retr_coordinates(x, c))(c)
+    assert torch.equal(y, torch.stack([spd.retr_coordinates(x, one) for one in c]))
+    found = torch.func.vmap(torch.func.jacrev(lambda c: spd.retr_coordinates(x, c)))(c)
+    wide = torch.func.vmap(torch.func.jacrev(lambda c: spd.retr_coordinates(x.double(), c)))(c.double())
+    size = wide.abs().amax((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(found / size, wide.float() / size, atol=1e-5, rtol=0, check_dtype=False)
+
+
+def test_a_step_beyond_the_numbers_of_a_dtype_is_refused(spd):
+    x = torch.eye(2)
+    for sign, scale in ((1.0, 1.0), (-1.0, 1e-30)):
+        c = sign * torch.tensor([0.0, 100.0, 100.0])
+        with pytest.raises(errors.NonFiniteError, match=r"1 of 1 that overflow or vanish"):
+            spd.retr_coordinates(scale * x, c)
 
 
 # --- in training ---

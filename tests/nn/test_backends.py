@@ -25,9 +25,9 @@ def pair(backend="fused", **options):
 @pytest.mark.parametrize("constraint", [None, "update", "trivialized"])
 @pytest.mark.parametrize("options", LAYERS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("backend", ["fused", "native"])
-def test_layers_give_the_same_with_either_backend(backend, options, constraint, lengths, generator, monkeypatch):
+def test_layers_give_the_same_with_either_backend(backend, options, constraint, lengths, generator):
     if backend == "native":
-        require_native(monkeypatch)
+        require_native()
     if constraint is not None:
         group = mr.Unitary if "dtype" in options else mr.Orthogonal
         options = {**options, "constraint": group(), "view": constraint}

@@ -180,6 +180,7 @@ def test_runs_under_autocast(cell):
 @pytest.mark.parametrize(
     "cell", [c if c in ONE_OF_EACH else pytest.param(c, marks=pytest.mark.slow) for c in CELLS], ids=repr
 )
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
 def test_compiles_into_one_graph_and_exports(cell):
     layer, x = make(cell), torch.randn(2, 2, 3, dtype=torch.float64)
     y = layer(x)[0]

@@ -7,24 +7,21 @@ from support.seeds import seeded
 
 import manifold_rnn as mr
 from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.linalg.householder import unit
 from manifold_rnn.nn import Layer
 from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Rotating
-from manifold_rnn.nn.cells.chunks import delta_in_blocks
+from manifold_rnn.nn.cells.delta_blocks import Rules, delta_in_blocks
 
-MEMORY = [
-    (9, 2, 1, 4),
-    (9, 2, 1, 1, 4),
-    (9, 2, 1, 1, 4),
-    (9, 2, 1, 1),
-    (9, 2, 1),
-    (2, 1, 4, 4),
-]  # as for delta_in_blocks
+MEMORY = [(9, 2, 1, 4), (9, 2, 1, 1, 4), (9, 2, 1, 1, 4), (9, 2, 1, 1), (9, 2, 1)]  # (T, B, ...), as for Rules
 
 
+@pytest.mark.parametrize("steps", [9, 3])
 @pytest.mark.parametrize("size", [1e4, 1e17, 1e30, torch.inf])
-def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size):
-    q, K, V, beta, decay, H = (torch.randn(*s, dtype=torch.float64, generator=seeded()) for s in MEMORY)
-    decay = -decay.abs()
+def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size, steps):
+    generator = seeded()
+    q, K, V, beta, decay = (torch.randn(*s, dtype=torch.float64, generator=generator) for s in MEMORY)
+    H = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=generator)
+    q, K, decay = unit(q), unit(K), -decay.abs()
     decay[3] = -size
     expected, held = [], H
     for t in range(len(q)):
@@ -33,7 +30,8 @@ def test_a_memory_that_decays_to_zero_keeps_what_it_reads_afterwards(size):
         change = v - (k.unsqueeze(-2) @ held).squeeze(-2)
         held = held + (beta[t] * k).unsqueeze(-1) * change.unsqueeze(-2)
         expected.append((q[t].unsqueeze(-2) @ held).squeeze(-2))
-    y, last = delta_in_blocks(q, K, V, beta, decay.requires_grad_(), H)
+    decay.requires_grad_()
+    y, last = delta_in_blocks(Rules(*(z.unflatten(0, (-1, steps)).transpose(1, 2) for z in (q, K, V, beta, decay))), H)
     torch.testing.assert_close(y, torch.stack(expected))
     torch.testing.assert_close(last, held)
     (slope,) = torch.autograd.grad(y.sum(), decay)

@@ -18,9 +18,9 @@ WANTED = ["every step", "last step", "last step, recomputed", "both"]
 
 
 @pytest.fixture(params=[fused, native], ids=lambda run: run.__name__)
-def scan(request, monkeypatch):
+def scan(request):
     if request.param is native:
-        require_native(monkeypatch)
+        require_native()
     return request.param
 
 

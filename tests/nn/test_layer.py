@@ -225,6 +225,7 @@ def test_a_module_as_nonlinearity_is_trained_and_saved():
     assert copy.deepcopy(layer).cell.nonlinearity is not layer.nonlinearity
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
 def test_compiles_into_one_graph():
     layer, x = RNN(3, 5, 2, "modrelu", bidirectional=True), torch.randn(4, 2, 3)
     torch._dynamo.reset()  # or the compilations of other tests count

@@ -7,7 +7,9 @@ import torch
 from support.cell_cases import energy_slope, make
 from support.seeds import seeded
 
-from manifold_rnn.nn.cells import LRU, SBO, CoRNN, Euler
+import manifold_rnn as mr
+from manifold_rnn.errors import NonFiniteError
+from manifold_rnn.nn.cells import LRU, SBO, CoRNN, Euler, Quadratic
 from manifold_rnn.nn.cells.lru import log_gamma_of
 
 # the energy
@@ -35,6 +37,36 @@ def test_an_sbo_step_stretches_nothing_while_its_size_is_small_enough():
 
 
 # stability
+
+
+@pytest.mark.parametrize("norm", [0.1, 1.0, 7.0])
+def test_quadratic_states_are_bounded_up_to_the_largest_input_and_not_beyond(norm, wide):
+    n, T = 5, 2000
+    manifold = mr.Unitary() if wide.is_complex else mr.Orthogonal()
+    for seed in range(5):
+        W = norm * manifold.random(n, n, dtype=wide, generator=seeded(seed))
+        u = torch.randn(T, 1, n, dtype=wide, generator=seeded(10 + seed))
+        u = Quadratic.largest_input / norm * u / torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        h = torch.zeros(1, n, dtype=wide)
+        for t in range(T):
+            worst = torch.linalg.solve(W / norm, h[0]).conj() if t % 2 else h[0]  # also inputs that follow the state
+            size = torch.linalg.vector_norm(worst)
+            v = Quadratic.largest_input / norm * worst[None] / size if t % 3 and size > 0 else u[t]
+            h = Quadratic().step(v, (h,), W)[0]
+            assert torch.linalg.vector_norm(h) <= 1 / (4 * norm**2) * (1 + 1e-12)
+    h, one = torch.zeros(1, 1, dtype=wide), torch.full((1, 1), norm, dtype=wide)
+    for _ in range(200):
+        h = Quadratic().step(1.01 * Quadratic.largest_input / one, (h,), one)[0]
+    assert not h.isfinite().all()
+
+
+@pytest.mark.parametrize("every_step", [True, False])
+def test_a_layer_names_states_that_overflow(every_step, wide):
+    layer = mr.nn.Layer(Quadratic(), 2, 4, num_layers=2, bidirectional=True, dtype=wide)
+    x = torch.randn(30, 3, 2, dtype=wide, generator=seeded(0))
+    with pytest.raises(NonFiniteError, match=r"Quadratic(.|\n)*W_ih x \+ b has norms of at most 0.25"):
+        layer(30 * x, every_step=every_step)
+    assert layer(1e-2 * x)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("time_step", [0.02, 0.042, 0.1, 0.3, 0.9])

@@ -23,6 +23,16 @@ DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 SHAPE = (80, 60)  # large enough for steps in place
 
 
+@pytest.fixture(params=["compiled", "torch", "stacked"])
+def way(request, monkeypatch):
+    """The three ways of a step: compiled, if this installation has it and the precision is single, else as the next."""
+    if request.param == "torch":
+        monkeypatch.setattr(spheres, "library", lambda: None)
+    if request.param == "stacked":
+        monkeypatch.setattr(spheres, "_FEW", math.inf)
+    return request.param
+
+
 def reals(z):
     return torch.view_as_real(z) if z.is_complex() else z
 
@@ -55,10 +65,7 @@ def naive_adam(m, x, gradients, lr, betas, eps):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lr", [1e-3, 0.7])
 @pytest.mark.parametrize("m", SPHERES, ids=str)
-@pytest.mark.parametrize("in_place", [True, False])
-def test_adam_is_its_definition_with_one_second_moment_a_vector(m, lr, dtype, in_place, generator, monkeypatch):
-    if not in_place:
-        monkeypatch.setattr(spheres, "_FEW", math.inf)
+def test_adam_is_its_definition_with_one_second_moment_a_vector(m, lr, dtype, way, generator):
     params = [parameter(m, dtype, generator) for _ in range(2)]
     wide = torch.complex128 if dtype.is_complex else torch.float64
     starts = [p.detach().to(wide, copy=True) for p in params]
@@ -81,10 +88,7 @@ def test_adam_is_its_definition_with_one_second_moment_a_vector(m, lr, dtype, in
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("m", SPHERES, ids=str)
-@pytest.mark.parametrize("in_place", [True, False])
-def test_the_step_by_an_angle_is_that_of_adamh_after_projection(m, dtype, in_place, generator, monkeypatch):
-    if not in_place:
-        monkeypatch.setattr(spheres, "_FEW", math.inf)
+def test_the_step_by_an_angle_is_that_of_adamh_after_projection(m, dtype, way, generator):
     p, lr, (b1, b2), eps = parameter(m, dtype, generator), 0.018, (0.9, 0.95), 1e-8
     x = p.detach().to(torch.complex128 if dtype.is_complex else torch.float64, copy=True)
     radius = m.radii(x)
@@ -109,6 +113,57 @@ def test_the_step_by_an_angle_is_that_of_adamh_after_projection(m, dtype, in_pla
         torch.testing.assert_close(published, expected, atol=10 * atol(dtype), rtol=0)
         torch.testing.assert_close(p.detach().to(x.dtype), y, atol=10 * atol(dtype), rtol=0)
         x = p.detach().to(x.dtype, copy=True)
+
+
+SHAPES = [
+    ((3, 1700), -1),
+    ((1700, 3), -2),
+    ((40, 700), -2),
+    ((7, 33, 30), -2),
+    ((5, 20, 60), (-2, -1)),
+    ((4096, 1), -1),
+]
+
+
+@pytest.mark.parametrize("scale", [None, "angle"])
+@pytest.mark.parametrize(("shape", "axes"), SHAPES, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_compiled_step_is_that_of_torch(shape, axes, scale, threads, generator, monkeypatch):
+    if spheres.library() is None:
+        pytest.skip("this installation has no compiled library")
+    m = mr.Oblique(axes) if isinstance(axes, int) else mr.Sphere(axes, radius="init" if scale else 2.0)
+    params = [parameter(m, torch.float32, generator, shape) for _ in range(3)]
+    copies = copy.deepcopy(params)
+    for p in copies:
+        p.manifold = m
+    runs = [optim.RiemannianAdam(each, lr=0.05, scale=scale) for each in (params, copies)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for k in range(4):
+            for p, q in zip(params, copies, strict=True):
+                p.grad = torch.randn(shape, generator=generator) * 10.0 ** (-k) + 3 * p.detach()
+                q.grad = p.grad.clone()
+            runs[0].step()
+            with monkeypatch.context() as patch:
+                patch.setattr(spheres, "library", lambda: None)
+                runs[1].step()
+    finally:
+        torch.set_num_threads(before)
+    for p, q in zip(params, copies, strict=True):
+        close = {"atol": 10 * atol(p.dtype), "rtol": 10 * atol(p.dtype)}
+        torch.testing.assert_close(p.detach(), q.detach(), **close)
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(runs[0].state[p][name], runs[1].state[q][name], **close)
+
+
+def test_a_compiled_step_is_seen_by_autograd(generator):
+    p = parameter(mr.Oblique(), torch.float32, generator)
+    loss = p.square().sum()
+    p.grad = torch.randn(SHAPE, generator=generator)
+    optim.RiemannianAdam([p], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_a_published_step_along_the_tangent_space_has_the_same_great_circle_and_nearly_the_same_angle(generator):
@@ -156,7 +211,7 @@ def test_a_step_of_muon_rotates_each_vector_by_its_rate(generator):
 
 
 @pytest.mark.parametrize("scale", [None, "angle"])
-def test_a_gradient_along_the_weight_moves_nothing(scale, generator):
+def test_a_gradient_along_the_weight_moves_nothing(scale, way, generator):
     m = mr.Oblique()
     for shape in ((6, 5), SHAPE):
         p = parameter(m, torch.float32, generator, shape)
@@ -174,7 +229,7 @@ def test_a_gradient_along_every_block_moves_nothing(generator):
     torch.testing.assert_close(layer.weight.detach(), x, atol=1e-5, rtol=0)
 
 
-def test_rounding_of_the_cosine_does_not_add_up_over_steps(generator):
+def test_rounding_of_the_cosine_does_not_add_up_over_steps(way, generator):
     m = mr.Sphere((-2, -1), radius="init")
     p = parameter(m, torch.float32, generator)
     before = float(p.detach().double().norm())
@@ -187,7 +242,7 @@ def test_rounding_of_the_cosine_does_not_add_up_over_steps(generator):
 
 @pytest.mark.parametrize("scale", [None, "angle"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_bad_gradient_changes_nothing(value, scale, generator):
+def test_a_bad_gradient_changes_nothing(value, scale, way, generator):
     p = parameter(mr.Oblique(), torch.float32, generator)
     optimizer = optim.RiemannianAdam([p], lr=0.1, scale=scale)
     p.grad = torch.randn(SHAPE, generator=generator)
@@ -201,7 +256,7 @@ def test_a_bad_gradient_changes_nothing(value, scale, generator):
 
 @pytest.mark.parametrize("scale", [None, "angle"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e14, 1e17])
-def test_gradients_of_any_size_lead_to_points(size, scale, generator):
+def test_gradients_of_any_size_lead_to_points(size, scale, way, generator):
     p = parameter(mr.Oblique(), torch.float32, generator)
     optimizer = optim.RiemannianAdam([p], lr=0.1, scale=scale)
     for _ in range(3):

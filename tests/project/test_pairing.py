@@ -193,11 +193,22 @@ def blocks(layer):
     return [W for suffix in layer.suffixes for W in getattr(layer, "weight_hh" + suffix).detach().split(N)]
 
 
+@torch.no_grad()
+def inputs(layer, x):
+    """The inputs, scaled to the largest that the cell takes under a matrix of norm 1."""
+    if layer.cell.largest_input == math.inf:
+        return x
+    first = [suffix for suffix in layer.suffixes if suffix.startswith("_l0")]
+    projected = [layer.cell.bind(layer.weights(suffix)).project(x.to(layer.weight_ih_l0.dtype)) for suffix in first]
+    largest = max(float(torch.linalg.vector_norm(u, dim=-1).max()) for u in projected)
+    return x * min(1.0, layer.cell.largest_input / largest)
+
+
 def train(layer, seed):
     width = N * len(layer.directions) * (2 if layer.weight_ih_l0.is_complex() else 1)
     readout = nn.Linear(width, 2)
     generator = torch.Generator().manual_seed(100 + seed)
-    x, target = torch.randn(T, B, 2, generator=generator), torch.randn(B, 2, generator=generator)
+    x, target = inputs(layer, torch.randn(T, B, 2, generator=generator)), torch.randn(B, 2, generator=generator)
     parameters = [*layer.parameters(), *readout.parameters()]
     optimizer = mr.optim.RiemannianAdam(parameters, lr=rate(layer.cell))
     losses = []

@@ -30,7 +30,7 @@ def test_the_result_is_a_point_or_the_step_is_refused(case, retraction, single, 
         try:
             y = manifold.retr(x, u)
         except errors.NonFiniteError:
-            assert length >= (1.0 if case.cone else 1e10), (retraction, length)
+            assert length >= (30.0 if case.cone else 1e10), (retraction, length)  # e^60 overflows, and e^2 does not
             continue
         assert bool(y.isfinite().all()), (retraction, length)
         wide = case.make(retraction)

@@ -19,7 +19,7 @@ class Case:
     dtype: torch.dtype
     retractions: tuple[str, ...] = tuple(retractions.names())
     solid: bool = False  # a set with an interior, where every direction is tangent
-    cone: bool = False  # positive multiples of points are points, and steps of length 2 may be too long
+    cone: bool = False  # positive multiples of points are points, and a step of length 1 multiplies by up to e^2
 
     def point(self, batch, generator):
         shape = (*batch, *self.shape)

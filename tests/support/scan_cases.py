@@ -1,26 +1,28 @@
 """Inputs for the scans, layers that each may run, and what is logged of the choice."""
 
 import logging
-import os
 
 import pytest
 import torch
 
+from manifold_rnn._kernels import loading
 from manifold_rnn.nn.scan import ElmanForm
 from manifold_rnn.nn.scan.elman.engine import plain_states
-from manifold_rnn.nn.scan.elman.native import building
 
 REAL = [("linear", torch.float64), ("relu", torch.float64), ("tanh", torch.float64), ("modrelu", torch.float64)]
 EVERY = [*REAL, ("linear", torch.complex128), ("modrelu", torch.complex128)]
-EXTENSIONS = os.environ.get("TORCH_EXTENSIONS_DIR", "")  # before a test sets its own
 NAMES = ("x", "V", "b", "threshold", "W", "h0")
 
 
-def require_native(monkeypatch):
-    """Use the native scan of this machine, which is built at most once in each process, or skip."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", EXTENSIONS)
-    if reason := building.load_or_build(build=True):
+def require_native():
+    """Skip the test where the package was installed without its compiled libraries."""
+    if reason := loading.failure():
         pytest.skip(reason)
+
+
+def fastest_cpu_scan():
+    """The scan that "auto" takes for a cell in Elman form on a CPU."""
+    return "fused" if loading.failure() else "native"
 
 
 def arguments(activation, dtype, sizes, generator, shift=0.0):

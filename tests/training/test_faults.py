@@ -14,6 +14,7 @@ pytest.importorskip("lightning")
 import torch
 import yaml
 from support.run_cases import VALUES, answer, fit, require_same_end, slow, state_of, train
+from support.scan_cases import fastest_cpu_scan
 
 from manifold_rnn.cli import main
 from manifold_rnn.tasks import Copying
@@ -178,7 +179,7 @@ def test_of_two_processes_in_one_folder_one_runs(flag, whole, tmp_path):
 def test_a_record_holds_the_environment_of_every_part(copied, monkeypatch):
     (first,) = read_record(copied / "result.json").environments
     assert first.keys() == {"manifold_rnn", "torch", "threads", "data", "scan", "accelerator"}
-    assert first["scan"] == "fused" and first["torch"] == torch.__version__ and len(first["data"]) == 64
+    assert first["scan"] == fastest_cpu_scan() and first["torch"] == torch.__version__ and len(first["data"]) == 64
     values = {**VALUES, "epochs": 4}
     torch.set_num_threads(2)
     try:
@@ -196,9 +197,9 @@ def test_a_record_holds_the_environment_of_every_part(copied, monkeypatch):
 def test_another_scan_is_said_when_it_has_run(copied):
     for name in ("last.ckpt", "last.previous.ckpt"):
         content = read_checkpoint(copied / name)
-        content[RUN]["environments"][-1]["scan"] = "native"
+        content[RUN]["environments"][-1]["scan"] = "reference"
         write_checkpoint(copied / name, content)
-    with pytest.warns(UserWarning, match=r"resumes with scan fused \(was native\)"):
+    with pytest.warns(UserWarning, match=rf"resumes with scan {fastest_cpu_scan()} \(was reference\)"):
         train({**VALUES, "epochs": 4}, copied, resume=True)
 
 

@@ -10,6 +10,7 @@ pytest.importorskip("lightning")
 import torch
 import yaml
 from support.run_cases import VALUES, train
+from support.scan_cases import fastest_cpu_scan
 
 from manifold_rnn.cli import main
 from manifold_rnn.training.checkpoint import RUN, read_checkpoint, write_checkpoint
@@ -199,7 +200,7 @@ def test_images_that_are_cut_off_are_refused(tmp_path, capsys):
 def test_inspect_says_how_far_a_run_is_and_how_to_go_on(copied, capsys):
     assert main(["inspect", str(copied / "best.ckpt")]) == 0
     out = capsys.readouterr().out
-    progress = ("1 of 1 epochs; 10 steps", "scan fused", "on data with the digest")
+    progress = ("1 of 1 epochs; 10 steps", f"scan {fastest_cpu_scan()}", "on data with the digest")
     for words in (*progress, "trained degrees of freedom", "defect of layer.weight_hh_l0"):
         assert words in out
     assert "spectrum of W_hh: moduli from" in out and "name: Copying" in out

@@ -255,7 +255,7 @@ def test_a_momentum_network_without_momentum_is_the_network_inside():
     network = zoo.momentum(2, 6, 3, host="dtriv", momentum=0.0, scale=1.0, generator=seeded())
     inside = zoo.dtriv(2, 6, 3)
     inside.load_state_dict(network.state_dict())
-    inside.layer.backend = "reference"
+    network.layer.backend = inside.layer.backend = "reference"
     x = torch.randn(4, 9, 2)
     assert torch.equal(network(x), inside(x))
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...errors import OptionError, UnsupportedError
+from ...errors import OffManifoldError, OptionError, UnsupportedError
 from ...linalg.precision import without_autocast
 from ...manifolds import Manifold
 from ...retractions import Retraction
@@ -39,7 +39,9 @@ class PhaseScaled(Constraint):
     Notes
     -----
     The phases are the parameter ``phases``, real, one for each column, and start at 0. Together :math:`n^2 + n` numbers
-    are trained for a group of dimension :math:`n^2`. ``assign`` keeps the phases and solves for ``A``. The recurrent
+    are trained for a group of dimension :math:`n^2`. ``assign`` keeps the phases and solves for ``A``. If the map does
+    not reach the weight with these phases, one angle is added to all of them, which turns -1 into the middle of the
+    largest gap between the eigenvalues; the Cayley and the exponential map then reach every weight. The recurrent
     weight of scuRNN is :math:`(I + S)^{-1}(I - S) D`, and so ``PhaseScaled(Unitary("cayley"))`` with ``A = -2 S``
     (Maduranga, Helfrich and Ye, 2019).
 
@@ -93,10 +95,21 @@ class PhaseScaledParametrization(Trivialization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Find the coordinates of ``weight`` for the phases that there are; raises where the map does not reach it."""
+        """Find the coordinates of ``weight`` for the phases that there are, or for others where the map needs them."""
         require_shape(self.base, weight)
-        turned = weight * self._diagonal().conj()
-        self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, turned))
+        self._solve(self.manifold, weight * self._diagonal().conj())
+
+    def _solve(self, manifold: Manifold, turned: Tensor) -> None:
+        """Find the coordinates of a weight without its phases; raises, and changes nothing, where there are none."""
+        try:
+            coordinates, angle = manifold.inverse_retr_coordinates(self.base, turned), None
+        except OffManifoldError:
+            angle = _angle_to_widest_gap(turned)
+            turned = turned * torch.polar(torch.ones_like(angle), -angle)[..., None, None]
+            coordinates = manifold.inverse_retr_coordinates(self.base, turned)
+        self.coordinates.copy_(coordinates)
+        if angle is not None:
+            self.phases.add_(angle.unsqueeze(-1))
 
     def rebase(self) -> None:
         """Refuse: the phases multiply from the right, so a base cannot move under them."""
@@ -109,5 +122,15 @@ class PhaseScaledParametrization(Trivialization):
     def set_retraction(self, retraction: Retraction | str) -> None:
         """Use another retraction for the same weight, by solving for its coordinates."""
         manifold = self.manifold.with_retraction(retraction)
-        self.coordinates.copy_(manifold.inverse_retr_coordinates(self.base, super().forward()))
+        self._solve(manifold, super().forward())
         self.manifold = manifold
+
+
+def _angle_to_widest_gap(Q: Tensor) -> Tensor:
+    """Return angles (...) by which unitary matrices are turned back so that -1 is far from all eigenvalues."""
+    wide = Q.to(torch.complex128)
+    angles = torch.linalg.eigvals(wide).angle().sort(-1).values
+    gaps = torch.cat([angles[..., 1:], angles[..., :1] + 2 * torch.pi], -1) - angles
+    size, widest = gaps.max(-1, keepdim=True)
+    middle = (angles.gather(-1, widest) + 0.5 * size).squeeze(-1)
+    return (middle - torch.pi).to(Q.real.dtype)

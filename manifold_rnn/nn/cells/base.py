@@ -1,6 +1,7 @@
 """The contract of a cell: its weights, its projection of the inputs, and one step of its recurrence."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import ClassVar, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from ...linalg.checks import require_finite
 from .elman_form import ElmanForm
 from .leaky_form import LeakyForm
 
@@ -39,6 +41,10 @@ class Cell(ABC):
         Whether the published network of this cell has complex weights.
     torch_kernel : str, optional
         Name of the function of torch, such as "lstm", that runs this cell over time with these weights.
+    largest_input : float
+        The norm of projected inputs up to which states stay bounded under a recurrent matrix of norm 1, for a cell
+        whose steps multiply states by each other. Beyond it they may overflow after a few steps, which a layer
+        refuses. Infinite for all other cells.
     step_methods : frozenset of str
         The methods that define the recurrence. See `steps_match`.
 
@@ -59,6 +65,7 @@ class Cell(ABC):
     gates: ClassVar[tuple[str, ...]] = ("h",)
     complex_by_default: ClassVar[bool] = False
     torch_kernel: ClassVar[str | None] = None
+    largest_input: ClassVar[float] = math.inf
     step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs"})
 
     weights: Mapping[str, Tensor] = field(
@@ -112,13 +119,23 @@ class Cell(ABC):
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.
 
-        It maps projected inputs (T, B, any) and a state to outputs (T, B, n) and the last state.
+        It maps inputs (T, B, m), not projected, and a state to outputs (T, B, n) and the last state.
         """
         return None
 
     def elman_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the inputs of a scan of the `elman_form`, and the last state without its first part."""
         return x.to(self.weights["weight_ih"].dtype), ()
+
+    def require_states(self, y: Tensor) -> None:
+        """Raise `NonFiniteError` if outputs overflowed, of a cell with a `largest_input`; looks at no other."""
+        if self.largest_input < math.inf:
+            require_finite(
+                y,
+                f"A layer of {type(self).__name__}, whose steps multiply states by each other,",
+                f"Scale the inputs so that W_ih x + b has norms of at most {self.largest_input:g} / |W_hh|, or use "
+                "fewer steps.",
+            )
 
     def separates_units(self) -> bool:
         """Return whether units can be removed: they meet only in columns of ``weight_hh``, and rows belong to units."""

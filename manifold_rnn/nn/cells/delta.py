@@ -13,7 +13,8 @@ from ..._options import is_integer
 from ...errors import OptionError, ShapeError
 from ...linalg.precision import without_autocast
 from .base import AllSteps, State
-from .chunks import delta_in_blocks
+from .chunks import block_steps, in_blocks, real_steps
+from .delta_blocks import Rules, delta_in_blocks
 from .options import require_count
 from .reflecting import Reflecting, Strength
 from .weights import allocate_empty
@@ -141,9 +142,10 @@ class DeltaProduct(Reflecting):
 
     def project(self, x: Tensor) -> Tensor:
         """Return values, keys, queries, strengths and decays one after the other on the last axis."""
-        d = self._key_size
-        keys, queries = (self.vectors(x, name, d).flatten(-2) for name in ("key", "query"))
-        return torch.cat([self.map_inputs(x, "ih"), keys, queries, *self.strengths(x), *self._decays(x)], -1)
+        keys, queries = (self.vectors(x, name, self._key_size).flatten(-2) for name in ("key", "query"))
+        values = self.map_inputs(x, "ih")
+        parts = self.with_strengths([values, keys, queries], x, self.reflections * self.heads)
+        return torch.cat([*parts, self._log_decay(x).to(values.dtype)] if self.decay else parts, -1)
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0, 0)``, shapes (B, n) and (B, heads, d, e)."""
@@ -168,20 +170,26 @@ class DeltaProduct(Reflecting):
         """Return the steps in blocks of time."""
         return self._write_all
 
-    def _write_all(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        y, H = delta_in_blocks(*self._parts(u), state[1])
-        y = y.flatten(2)
+    def _write_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        h, k, d, T = self.heads, self.reflections, self._key_size, len(x)
+        x = in_blocks(x, block_steps(d, k, *x.shape[:2]))  # (N, B, steps, m)
+        q = self.map_inputs(x, "query").unflatten(-1, (h, d))
+        K, V = (self.map_inputs(x, name).unflatten(-1, (k, h, -1)) for name in ("key", "ih"))
+        beta = self.strengths(x, k * h).unflatten(-1, (k, h))
+        log_decay = self._log_decay(x) if self.decay else None
+        if (real := real_steps(x, T)) is not None:
+            beta = beta * real[..., None, None]
+            log_decay = None if log_decay is None else log_decay * real[..., None]
+        y, H = delta_in_blocks(Rules(q, K, V, beta, log_decay), state[1])
+        y = y[:T].flatten(2)
         return y, (y[-1], H)
 
     @property
     def _key_size(self) -> int:
         return len(self.weights["weight_query"]) // self.heads
 
-    def _decays(self, x: Tensor) -> list[Tensor]:
-        if not self.decay:
-            return []
-        rates = F.softplus(self.map_inputs(x, "decay").real)
-        return [-(self.weights["log_rate"].exp() * rates).to(self.weights["weight_ih"].dtype)]
+    def _log_decay(self, x: Tensor) -> Tensor:
+        return -(self.weights["log_rate"].exp() * F.softplus(self.map_inputs(x, "decay").real))
 
     def _parts(self, u: Tensor) -> Parts:
         h, k, d, n = self.heads, self.reflections, self._key_size, len(self.weights["weight_ih"])

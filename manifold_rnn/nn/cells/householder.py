@@ -10,8 +10,9 @@ from torch import Tensor
 from ...linalg.householder import reflect
 from ..activations import mod_relu, mod_tanh
 from .base import AllSteps, Cell, State
-from .chunks import reflect_in_blocks
+from .chunks import block_steps, in_blocks, real_steps
 from .options import require_choice
+from .reflect_blocks import reflect_in_blocks
 from .reflecting import Reflecting
 from .weights import allocate_empty
 
@@ -101,7 +102,7 @@ class HouseholderProduct(Reflecting):
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b``, the unit vectors and the strengths, (..., n + k n + k), or without strengths of 2."""
         vectors = self.vectors(x, "key", len(self.weights["weight_ih"])).flatten(-2)
-        return torch.cat([self.map_inputs(x, "ih"), vectors, *self.strengths(x)], -1)
+        return torch.cat(self.with_strengths([self.map_inputs(x, "ih"), vectors], x, self.reflections), -1)
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
@@ -130,9 +131,15 @@ class HouseholderProduct(Reflecting):
         """Return the steps in blocks of time, for the identity as nonlinearity."""
         return self._reflect_all if self.nonlinearity == "identity" else None
 
-    def _reflect_all(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        drive, vectors, beta = self._parts(u)
-        states = reflect_in_blocks(drive, vectors, beta, state[0])
+    def _reflect_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        n, k, T = len(self.weights["weight_ih"]), self.reflections, len(x)
+        x = in_blocks(x, block_steps(n, k, *x.shape[:2]))  # (N, B, steps, m)
+        beta = self.strengths(x, k)
+        if (real := real_steps(x, T)) is not None:
+            beta = beta * real.unsqueeze(-1)
+        states = reflect_in_blocks(
+            self.map_inputs(x, "ih"), self.map_inputs(x, "key").unflatten(-1, (k, n)), beta, state[0]
+        )[:T]
         return states, (states[-1],)
 
     def _parts(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The quadratic cell, whose weights follow from moments of its data."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,9 +26,14 @@ class Quadratic(AffineCell):
 
     Warnings
     --------
-    The states are not bounded. Once an entry exceeds about :math:`1 / \|W\|^2`, each step squares it, and it overflows
-    after a few steps; an orthogonal ``W`` does not prevent that. Keep ``W`` and the inputs small, and use the cell for
-    sequences of a few steps.
+    The states are bounded for small inputs only. They are at most :math:`1 / (4 \|W\|^2)` in norm, from a state of 0
+    and for any number of steps, if
+
+    .. math:: \|V x_t + b\| \le \frac{1}{4 \|W\|} \quad\text{for all } t,
+
+    with the spectral norm of ``W``. Once an entry exceeds about :math:`1 / \|W\|^2`, each step squares it, and it
+    overflows after a few steps; an orthogonal ``W`` does not prevent that. A layer then raises `NonFiniteError`. Scale
+    the inputs, and the outputs of a level before they enter the next one, or use sequences of a few steps.
 
     Notes
     -----
@@ -42,6 +48,7 @@ class Quadratic(AffineCell):
     >>> assert torch.equal(layer(x)[0], (x @ layer.weight_ih_l0.T).square())
     """
 
+    largest_input: ClassVar[float] = 0.25
     bias: bool = field(default=False, kw_only=True)
 
     def reset(self, generator: torch.Generator | None = None) -> None:

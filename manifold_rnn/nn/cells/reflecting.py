@@ -50,9 +50,14 @@ class Reflecting(InputDependent):
         """Return rows of this size of ``map_inputs``, scaled to length 1: (..., rows, size); 0 stays 0."""
         return unit(self.map_inputs(x, name).unflatten(-1, (-1, size)))
 
-    def strengths(self, x: Tensor) -> list[Tensor]:
-        """Return the strengths as one tensor, (..., rows), or nothing where all of them are 2."""
+    def strengths(self, x: Tensor, rows: int) -> Tensor:
+        """Return the strengths as real numbers, (..., rows)."""
         if self.beta == "reflection":
-            return []
+            return self.weights["weight_ih"].real.new_full((*x.shape[:-1], rows), 2.0)
         largest = 2.0 if self.beta == "up to 2" else 1.0
-        return [(largest * gate(self.map_inputs(x, "beta"))).to(self.weights["weight_beta"].dtype)]
+        return (largest * gate(self.map_inputs(x, "beta"))).real
+
+    def with_strengths(self, parts: list[Tensor], x: Tensor, rows: int) -> list[Tensor]:
+        """Return the parts of a projection in the dtype of the weights, with the strengths unless all of them are 2."""
+        V = self.weights["weight_ih"]
+        return parts if self.beta == "reflection" else [*parts, self.strengths(x, rows).to(V.dtype)]

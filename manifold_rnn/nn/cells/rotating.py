@@ -140,8 +140,8 @@ class Rotating(InputDependent):
         """Return all steps as two sums over time."""
         return self._rotate_all
 
-    def _rotate_all(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        drive, phase = self._parts(u)
+    def _rotate_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        drive, phase = self._parts(self.project(x))
         if drive.is_complex():
             h = _rotated_sums(drive, phase, state[0])
             return h, (h[-1],)

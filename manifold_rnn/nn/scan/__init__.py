@@ -26,7 +26,6 @@ from .chunked import chunked
 from .compiled import compiled
 from .elman.fused import fused
 from .elman.native import native
-from .elman.native.building import build_native
 from .elman.triton import triton
 from .reference import reference
 from .run import run
@@ -35,7 +34,6 @@ from .torch_kernel import torch_kernel
 __all__ = [
     "ElmanForm",
     "associative",
-    "build_native",
     "chunked",
     "compiled",
     "fused",

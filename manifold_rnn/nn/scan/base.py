@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -28,16 +27,24 @@ class Request:
     diagonal: bool
     every_step: bool
     recompute: bool
+    _forms: list[ElmanForm | None] = field(default_factory=list, init=False, repr=False)
 
-    @cached_property
+    @property  # not a cached one, whose lock in Python 3.11 stops torch's compiler
     def elman_form(self) -> ElmanForm | None:
         """The Elman form of the cell, or None if its steps have another; evaluated once for each scan."""
-        return self.cell.elman_form() if self.cell.steps_match("elman_form") else None
+        if not self._forms:
+            self._forms.append(self.cell.elman_form() if self.cell.steps_match("elman_form") else None)
+        return self._forms[0]
 
-    def needs_visible_steps(self) -> str:
-        """Return why torch has to see the operations of each step, or "" if it has not."""
-        if torch.compiler.is_compiling() or is_transformed():
-            return "torch.compile and torch.func need to see every step"
+    def needs_visible_steps(self, *, has_operators: bool) -> str:
+        """Return why torch has to see the operations of each step, or "" if it has not.
+
+        ``has_operators`` says whether the scan calls registered operators only, which torch.compile leaves as they are.
+        """
+        if torch.compiler.is_compiling() and (torch.compiler.is_exporting() or self.recompute or not has_operators):
+            return "torch.compile and torch.export need to see every step"
+        if is_transformed():
+            return "torch.func needs to see every step"
         if is_traced() or is_forward_mode():
             return "traces and forward-mode derivatives need to see every step"
         if torch.is_autocast_enabled(autocast_device(self.x)):
@@ -48,12 +55,13 @@ class Request:
 class Backend(ABC):
     """A way to run a scan.
 
-    `cannot_run` and `auto_declines` only look at the request: they build, import and load nothing. What a backend needs
-    is built or loaded by `load`, which is called once the backend has been chosen.
+    `cannot_run` and `auto_declines` only look at the request: they import and load nothing. What a backend needs is
+    loaded by `load`, which is called once the backend has been chosen.
     """
 
     name: ClassVar[str]  # the value of ``backend=``, and the name of the function in `manifold_rnn.nn.scan`
     hides_steps: ClassVar[bool] = True  # from autograd and whoever else looks at the operations of a step
+    has_operators: ClassVar[bool] = False  # calls registered operators only, forward and backward
 
     @abstractmethod
     def run(self, request: Request) -> tuple[Tensor | None, State]:
@@ -67,6 +75,6 @@ class Backend(ABC):
         """Return why "auto" leaves the request to another backend although this one may be able to run it, or ""."""
         return ""
 
-    def load(self, *, build: bool) -> str:
-        """Load what the backend needs, and build it first if ``build``; return why that failed, or ""."""
+    def load(self) -> str:
+        """Load what the backend needs; return why that failed, or ""."""
         return ""

@@ -70,8 +70,8 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
         )
     with without_autocast(x):
         if not recompute:
-            return run(cell.project(x), state)
-        part, outputs = partial(_project_and_run, cell, run), []
+            return run(x, state)
+        part, outputs = partial(_run_part, run), []
         for x_part in x.split(math.isqrt(len(x) - 1) + 1):
             y, *state_parts = checkpoint(part, x_part, *state, use_reentrant=False)
             state = tuple(state_parts)
@@ -79,8 +79,8 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
     return torch.cat(outputs), state
 
 
-def _project_and_run(cell: Cell, run: AllSteps, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-    y, last = run(cell.project(x), state)
+def _run_part(run: AllSteps, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    y, last = run(x, state)
     return y, *last
 
 

@@ -52,7 +52,7 @@ def run(
         - "associative": see `associative`; for a linear cell with a diagonal matrix.
         - "chunked": see `chunked`; for linear cells whose matrices depend on the input.
         - "triton": see `triton`; for a cell in Elman form on a GPU.
-        - "native": see `native`; for a cell in Elman form on a CPU. "auto" uses it after `build_native`.
+        - "native": see `native`; for a cell in Elman form on a CPU.
         - "fused": see `fused`; for a cell in Elman form.
         - "compiled": see `compiled`; never chosen by "auto".
         - "reference": see `reference`; for every cell.
@@ -91,13 +91,12 @@ def run(
 
 def _choose(request: Request, name: str) -> Backend:
     """Return the backend of this name, or for "auto" the first one that runs the request."""
-    visible_steps = request.needs_visible_steps()
     reasons: dict[str, str] = {}
     for backend in BY_NAME.values() if name == "auto" else [BY_NAME[name]]:
-        reason = visible_steps if backend.hides_steps else ""
+        reason = request.needs_visible_steps(has_operators=backend.has_operators) if backend.hides_steps else ""
         if name == "auto":
             reason = reason or backend.auto_declines(request)
-        reason = reason or backend.cannot_run(request) or backend.load(build=name != "auto")
+        reason = reason or backend.cannot_run(request) or backend.load()
         if not reason:
             _log_choice(request, backend, name, reasons)
             return backend

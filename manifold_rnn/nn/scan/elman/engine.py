@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ....linalg.precision import batched, without_autocast
 from ...cells.elman_form import Activation, ElmanForm
+from ...gradients import gradients_by_autograd
 from .kernels import kernel
 
 _T = TypeVar("_T")
@@ -130,28 +131,14 @@ def _differentiable_gradients(
     gh: Tensor | None,
 ) -> PerInput[Tensor | None]:
     """Return the gradients by the plain loop, as functions that can be differentiated or mapped over."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # an input may depend on another: as views of their own, each receives its own part of the gradient
-        aliases = PerInput(*(None if p is None else p.view_as(p) for p in inputs))
-        x, V, b, threshold, W, h0 = aliases
-        assert x is not None and W is not None and h0 is not None
+
+    def states(
+        x: Tensor, V: Tensor | None, b: Tensor | None, threshold: Tensor | None, W: Tensor, h0: Tensor
+    ) -> tuple[Tensor, Tensor]:
         y = plain_states(ElmanForm(activation, V, b, threshold), x, h0, W)
-        outputs = [(out, g) for out, g in ((y, gy), (y[-1], gh)) if g is not None]
-        wanted = [p for p, need in zip(aliases, needed, strict=True) if need and p is not None]
-        if not outputs or not wanted:
-            return PerInput(None, None, None, None, None, None)
-        gradients = torch.autograd.grad(
-            [out for out, _ in outputs],
-            wanted,
-            [g for _, g in outputs],
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-    of_wanted = iter(gradients)
-    return PerInput(
-        *(next(of_wanted) if need and p is not None else None for p, need in zip(aliases, needed, strict=True))
-    )
+        return y, y[-1]
+
+    return PerInput(*gradients_by_autograd(states, inputs, needed, (gy, gh)))
 
 
 def plain_states(form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor) -> Tensor:

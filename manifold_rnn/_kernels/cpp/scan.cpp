@@ -15,9 +15,11 @@
 #include <sys/mman.h>
 #endif
 
+#include "exports.h"
 #include "nonlinearities.h"
 #include "products.h"
 #include "sums.h"
+#include "threads.h"
 #include "vectors.h"
 
 namespace {
@@ -40,8 +42,7 @@ void forward(const Scan<T>& s) {
     const int64_t slices = s.slices();
     std::vector<Buffer<T>> scratches;
     for (int64_t i = 0; i < slices; ++i) scratches.emplace_back(ROWS * 2 * LANES<T>);
-#pragma omp parallel for num_threads(slices) schedule(static, 1)
-    for (int64_t i = 0; i < slices; ++i) {
+    share(slices, [&](int64_t i) {
         const int64_t low = s.batch * i / slices, rows = s.batch * (i + 1) / slices - low;
         for (int64_t t = 0; t < s.steps; ++t) {
             const T* x = s.x + t * s.x_step + low * s.x_row;
@@ -61,7 +62,7 @@ void forward(const Scan<T>& s) {
             };
             multiply<T>({h, n}, W, {x, s.x_row}, s.V ? &V : nullptr, rows, scratches[i], done);
         }
-    }
+    });
 }
 
 template <class T, class F>
@@ -84,9 +85,14 @@ void run_back(Slice<T>& slice, const Right<T>& W, const Right<T>& V) {
                 for (int64_t r = 0; r < count; ++r) {
                     const int64_t at = (first + r) * n + c;
                     Vec<T> g = read(found + r * 2 * LANES<T>);
-                    if (gy) g += read(gy + (first + r) * s.g_row + c, lanes);
+                    if (gy) {
+                        const T* from = gy + (first + r) * s.g_row + c;
+                        g += read(from, lanes);
+                        __builtin_prefetch(from - s.g_step);  // for the next step, which is the one before in time
+                    }
                     if (gh) g += read(gh + at, lanes);
                     write(slot + at, F::template back<T>(g, read(kept + at, lanes), threshold, sum), lanes);
+                    __builtin_prefetch(kept + at - s.batch * n);
                 }
                 T* sums = slice.partial + vector * LANES<T>;
                 if (s.gt) write(sums, read(sums) + sum);
@@ -131,8 +137,7 @@ void backward(const Scan<T>& s) {
         const int64_t low = s.batch * i / slices;
         parts.emplace_back(s, low, s.batch * (i + 1) / slices - low);
     }
-#pragma omp parallel for num_threads(slices) schedule(static, 1)
-    for (int64_t i = 0; i < slices; ++i) run_back<T, F>(parts[i], W, V);
+    share(slices, [&](int64_t i) { run_back<T, F>(parts[i], W, V); });
     for (const Slice<T>& part : parts) {  // in order, so that the same threads give the same sums
         for (int64_t i = 0; i < n; ++i) {
             const T* row = part.total + i * part.line;
@@ -171,8 +176,8 @@ int choose(const Scan<T>& s) {
 }  // namespace
 
 extern "C" {
-int forward_float(const Scan<float>* s) { return choose<float, false>(*s); }
-int forward_double(const Scan<double>* s) { return choose<double, false>(*s); }
-int backward_float(const Scan<float>* s) { return choose<float, true>(*s); }
-int backward_double(const Scan<double>* s) { return choose<double, true>(*s); }
+EXPORTED int forward_float(const Scan<float>* s) { return choose<float, false>(*s); }
+EXPORTED int forward_double(const Scan<double>* s) { return choose<double, false>(*s); }
+EXPORTED int backward_float(const Scan<float>* s) { return choose<float, true>(*s); }
+EXPORTED int backward_double(const Scan<double>* s) { return choose<double, true>(*s); }
 }
