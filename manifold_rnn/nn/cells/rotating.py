@@ -160,11 +160,13 @@ class Rotating(InputDependent):
 
 def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
     """Return all states of ``h_t = exp(i phase_t) h_{t-1} + drive_t``."""
-    wide = double(phase)
-    # the same angle below a half turn, since the sum of large ones loses it
-    fixed = wide.detach()
-    angle = torch.atan2(fixed.sin(), fixed.cos()) + (wide - fixed)
-    sums = angle.cumsum(0)
-    rotation = torch.polar(torch.ones_like(sums), sums).to(drive.dtype)
+    # the sum of large angles would lose the small ones, so turns are left out of both
+    sums = _without_turns(_without_turns(double(phase)).cumsum(0)).to(drive.real.dtype)
+    rotation = torch.polar(torch.ones_like(sums), sums)
     states: Tensor = rotation * (h + (rotation.conj() * drive).cumsum(0))
     return states
+
+
+def _without_turns(angle: Tensor) -> Tensor:
+    """Return the same angle between minus and plus half a turn."""
+    return angle - 2 * math.pi * (angle.detach() / (2 * math.pi)).round()
