@@ -46,8 +46,10 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
 
     Notes
     -----
-    Derivatives of every order are those of torch. A NaN or an infinite input may also reach earlier steps of its own
-    block; with the backend "reference" it reaches only later steps. Source of the blocks: Bischof and Van Loan (1987).
+    The backward pass of reflections is written in blocks, too. Second derivatives, forward mode, ``torch.func`` and
+    ``torch.compile`` run the same blocks as operations of torch. A NaN or an infinite input may also reach earlier
+    steps of its own block; with the backend "reference" it reaches only later steps. Source of the blocks: Bischof and
+    Van Loan (1987).
 
     Examples
     --------
