@@ -19,6 +19,13 @@ def last_vectors(W: Tensor, z: Tensor) -> Tensor:
     return torch.cat([torch.linalg.svd(part[:, None, None] * eye - W).Vh[:, -1].conj() for part in z.split(size)])
 
 
+def smallest_values(W: Tensor, z: Tensor) -> Tensor:
+    """Smallest singular values of ``zI - W``, (k,): the sizes of the smallest complex perturbations."""
+    eye = torch.eye(len(W), dtype=z.dtype, device=W.device)
+    size = max(1, _NUMBERS // W.numel())
+    return torch.cat([torch.linalg.svdvals(part[:, None, None] * eye - W)[:, -1] for part in z.split(size)])
+
+
 def sizes_of(E: Tensor) -> Tensor:
     """Norms of perturbations, infinite where there is none."""
     return torch.where(E.isfinite().all(-1).all(-1), torch.linalg.matrix_norm(E.nan_to_num(), 2), math.inf)
@@ -100,9 +107,8 @@ def _optimal_scales(W: Tensor, z: Tensor) -> Tensor:
         return torch.cat([torch.linalg.svdvals(_scaled_forms(W, p, t.exp()))[:, -2] for p, t in parts])
 
     # below the lower end, the value is less than the smallest singular value of zI - W, and the maximum is not
-    eye, span = torch.eye(len(W), dtype=z.dtype, device=W.device), z.abs() + torch.linalg.matrix_norm(W, 2)
-    smallest = torch.cat([torch.linalg.svdvals(p[:, None, None] * eye - W)[:, -1] for p in z.split(64)])
-    smallest = torch.maximum(smallest, 1e-16 * span)
+    span = z.abs() + torch.linalg.matrix_norm(W, 2)
+    smallest = torch.maximum(smallest_values(W, z), 1e-16 * span)
     least = (smallest / span).log() + (z.imag.abs() / span).clamp(min=1e-290).log() - 1
     steps = torch.linspace(0, 1, _GRID, dtype=W.dtype, device=W.device)
     grid = [least * (1 - step) for step in steps]

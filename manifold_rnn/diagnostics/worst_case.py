@@ -2,7 +2,6 @@
 
 import cmath
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..linalg.spectrum import dominant
-from .real_pairs import last_vectors, real_pairs, sizes_of
+from .real_pairs import last_vectors, real_pairs, sizes_of, smallest_values
 from .sources import matrix_of
 
 _ANGLES, _OUTERMOST = 16, 16  # of the search on the circle: angles, and eigenvalues whose angles are tried too
@@ -78,8 +77,8 @@ def worst_perturbation(
     that of the smallest real perturbation up to the tolerance of a search over :math:`\gamma`, and otherwise above
     it. Which ``z`` is the worst is the result of a local search from 16 angles and those of the 16 outermost
     eigenvalues: there may be a worse one in between. With ``eps``, the search repeats the steepest perturbation,
-    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: one or two
-    seconds for n = 32, and up to half a minute for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
+    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: less than a second
+    for n = 32, and about five seconds for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
     singular vectors, Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations, Guglielmi
     and Overton (2011) for the search.
 
@@ -140,10 +139,6 @@ def _by_vectors(W: Tensor, z: Tensor, v: Tensor) -> Tensor:
     return residual[:, :, None] * v[:, None, :].conj()
 
 
-def _size_at(W: Tensor, z: complex) -> float:
-    return float(sizes_of(_moving(W, torch.tensor([z], dtype=torch.complex128)))[0])
-
-
 def _angles(W: Tensor) -> Tensor:
     """Angles to try: some of the circle, and those of the outermost eigenvalues; upper half only for a real ``W``."""
     values = torch.linalg.eigvals(W).cpu()
@@ -165,12 +160,61 @@ def _at(radius: float, angle: float) -> complex:
     return cmath.rect(radius, angle)
 
 
+class _Circle:
+    """Sizes of the perturbations that reach the points of a circle around 0, each computed when a comparison needs it.
+
+    No perturbation is smaller than the smallest singular value of the shifted matrix, whose cost is far less than that
+    of a real perturbation.
+    """
+
+    def __init__(self, W: Tensor, radius: float) -> None:
+        self.W, self.radius = W, radius
+        self._bounds: dict[float, float] = {}
+        self._sizes: dict[float, float] = {}
+
+    def bound(self, *angles: float) -> None:
+        """Compute the lower bounds at some angles."""
+        z = torch.tensor([_at(self.radius, angle) for angle in angles], dtype=torch.complex128)
+        self._bounds |= zip(angles, smallest_values(self.W, z.to(self.W.device)).tolist(), strict=True)
+
+    def size(self, angle: float) -> float:
+        if angle not in self._sizes:
+            z = torch.tensor([_at(self.radius, angle)], dtype=torch.complex128)
+            self._sizes[angle] = float(sizes_of(_moving(self.W, z))[0])
+        return self._sizes[angle]
+
+    def is_smaller(self, a: float, b: float) -> bool:
+        """Whether the size at ``a`` is smaller than that at ``b``."""
+        first, second = sorted((a, b), key=lambda angle: (angle not in self._sizes, self._bounds[angle]))
+        if second not in self._sizes and self._bounds[second] >= self.size(first):
+            return first == a
+        return self.size(a) < self.size(b)
+
+    def may_be_smaller(self, than: float, distance: float, *angles: float) -> bool:
+        """Whether a size within some distance of one of these angles may be below another, by the lower bounds.
+
+        A smallest singular value changes by at most as much as the point moves.
+        """
+        return min(self._bounds[angle] for angle in angles) - self.radius * distance < than
+
+    def smallest(self) -> float:
+        """The angle of the smallest size; those that were not computed are larger."""
+        found = min(self._bounds, key=self._bounds.__getitem__)
+        for angle in sorted(self._bounds, key=self._bounds.__getitem__):
+            if self._bounds[angle] >= self.size(found):
+                break
+            found = angle if self.size(angle) < self.size(found) else found
+        return found
+
+
 def _worst_on_circle(W: Tensor, radius: float) -> complex:
     """The point of the circle around 0 that the smallest perturbation reaches."""
-    angles = _angles(W)
-    sizes = sizes_of(_moving(W, torch.tensor([_at(radius, float(a)) for a in angles], dtype=torch.complex128)))
-    best = float(angles[int(sizes.argmin())])
-    return _at(radius, _refined(lambda a: _size_at(W, _at(radius, a)), best, angles, float(sizes.min())))
+    circle, angles = _Circle(W, radius), _angles(W)
+    circle.bound(*angles.tolist())
+    best = circle.smallest()
+    if math.isfinite(circle.size(best)) and len(angles) >= 3:
+        _refine(circle, best, angles)
+    return _at(radius, circle.smallest())
 
 
 def _outermost(W: Tensor, eps: float) -> tuple[Tensor, complex]:
@@ -209,22 +253,20 @@ def _steepest(slope: Tensor) -> Tensor:
     return U[:, :rank] @ Vh[:rank]
 
 
-def _refined(f: Callable[[float], float], best: float, angles: Tensor, value: float) -> float:
-    """The angle of a smaller value between the neighbors of the best one, by golden section, or that one."""
-    if not math.isfinite(value) or len(angles) < 3:
-        return best
+def _refine(circle: _Circle, best: float, angles: Tensor) -> None:
+    """Compare sizes at angles between the neighbors of the best one, by golden section."""
     k = int((angles - best).abs().argmin())
     below, above = float(angles[max(k - 1, 0)]), float(angles[min(k + 1, len(angles) - 1)])
     left, right = above - _GOLDEN * (above - below), below + _GOLDEN * (above - below)
-    values = {left: f(left), right: f(right)}
+    circle.bound(left, right)
     for _ in range(_SECTIONS):
-        if values[left] < values[right]:
+        if not circle.may_be_smaller(circle.size(best), left - below, left, right):
+            return
+        if circle.is_smaller(left, right):
             above, right = right, left
             left = above - _GOLDEN * (above - below)
-            values[left] = f(left)
+            circle.bound(left)
         else:
             below, left = left, right
             right = below + _GOLDEN * (above - below)
-            values[right] = f(right)
-    found = min(values, key=lambda angle: values[angle])
-    return found if values[found] < value else best
+            circle.bound(right)

@@ -36,8 +36,8 @@ def msign(x: Tensor) -> Tensor:
     by Newton-Schulz steps :math:`X \leftarrow aX + b(XX^H)X + c(XX^H)^2X`. The coefficients first raise small singular
     values, then converge. Their number depends on the precision alone, so nothing is read from the device, and a matrix
     has the same result in every batch. Singular values above 7e-5 (single) or 4e-10 (double precision) of the
-    Frobenius norm become 1, those at rounding error of the largest become 0. A skew-Hermitian matrix has a
-    skew-Hermitian result.
+    Frobenius norm become 1, those at rounding error of the largest become 0, and those in between become a number
+    between 0 and 1. A skew-Hermitian matrix has a skew-Hermitian result.
 
     Parameters
     ----------

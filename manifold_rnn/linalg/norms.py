@@ -1,5 +1,7 @@
 """Norms of tangent vectors of any length: squares of tiny numbers vanish, and those of huge ones overflow."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,9 @@ def norm(u: Tensor, *, keepdim: bool = False) -> Tensor:
 
 
 def spectral_norm(x: Tensor) -> Tensor:
-    """Return the largest singular value of each matrix, (...), finite where it is a number of the dtype."""
-    value: Tensor = torch.linalg.matrix_norm(without_vanishing(x), 2)
+    """Return the largest singular value of each matrix, (...), infinite where it is above the largest number."""
+    scaled, scale = normalized(x)
+    value: Tensor = torch.linalg.matrix_norm(scaled, 2) * scale[..., 0, 0]
     return value
 
 
@@ -28,7 +31,9 @@ def largest_part(x: Tensor) -> Tensor:
 
 def power_of_two_below(size: Tensor) -> Tensor:
     """The power of two just below, by which a division rounds nothing; 1 for 0."""
-    return torch.exp2(torch.floor(torch.log2(torch.where(size > 0, size, 1))))
+    exponent = torch.floor(torch.log2(torch.where(size > 0, size, 1)))
+    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # the logarithm of the largest number is rounded up
+    return torch.exp2(exponent.clamp(max=largest))
 
 
 def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,5 +55,4 @@ def scale_of(u: Tensor) -> Tensor:
     """Return powers of two, (..., 1, 1), that make the largest entry one of ordinary size; 1 where it is one, or 0."""
     largest = u.detach().abs().amax((-2, -1), keepdim=True)
     ordinary = (largest == 0) | ((largest > _ORDINARY[0]) & (largest < _ORDINARY[1])) | ~largest.isfinite()
-    exponent = torch.floor(torch.log2(torch.where(ordinary, 1, largest)))
-    return torch.exp2(exponent.clamp(min=-126))
+    return power_of_two_below(torch.where(ordinary, 1, largest)).clamp(min=2.0**-126)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .checks import TooFar, require_matrix
 from .defect import minus_identity
-from .norms import normalized, power_of_two_below
+from .norms import largest_part, normalized, power_of_two_below
 from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add, solve
 from .skew import skew
@@ -179,7 +179,7 @@ def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None
         if not largest <= _FAR:  # NaN included
             if near:
                 raise TooFar
-            size = x.abs().amax((-2, -1), keepdim=True)
+            size = largest_part(x)
             if not math.isfinite(host_max(size)):
                 return torch.full_like(x, math.nan), None, None
             x = x / power_of_two_below(size)

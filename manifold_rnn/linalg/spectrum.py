@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import require_finite, require_matrix
-from .norms import power_of_two_below
+from .norms import largest_part, power_of_two_below
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit
@@ -125,13 +125,12 @@ def guard(dtype: torch.dtype) -> float:
 
 def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
     """Gradient of the spectral radius at ``x``, where it is ``radius``; radial where that is nearly defective."""
-    eigenvalue, projector = dominant(x)
+    scale = _scale(x)
+    unit = x / scale  # whose eigenvalues and squares neither vanish nor overflow
+    eigenvalue, projector = dominant(unit)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
-    largest = x.abs().amax((-2, -1))
-    largest = torch.where(largest > 0, largest, 1)
-    unit = x / largest[..., None, None]  # whose squares neither vanish nor overflow
-    square = torch.linalg.matrix_norm(unit).square()
-    radial = unit * (radius / largest / torch.where(square > 0, square, 1))[..., None, None]
+    square = torch.linalg.matrix_norm(unit, keepdim=True).square()
+    radial = unit * (radius[..., None, None] / scale / torch.where(square > 0, square, 1))
     sound = torch.linalg.matrix_norm(projector) * tol < 1
     return torch.where(sound[..., None, None], slope if x.is_complex() else slope.real, radial)
 
@@ -171,6 +170,8 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
     before what is left of the eigenvalue underflows; where a power is exactly zero without that, so is the radius.
     """
     power = x.to(_WIDE.get(x.dtype, x.dtype))
+    scale = _scale(power)
+    power = power / scale
     logarithm = power.real.new_zeros(power.shape[:-2])
     least, ended = torch.ones_like(logarithm), torch.zeros_like(logarithm, dtype=torch.bool)
     for k in range(_SQUARINGS[x.real.dtype] + 1):
@@ -181,13 +182,18 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
         logarithm = logarithm + torch.where(ended, 0, size.log() * 0.5**k)  # -inf at the zero matrix
         power = power / torch.where(size > 0, size, 1)[..., None, None]
         power = power @ power
-    return logarithm.exp(), least
+    return logarithm.exp() * scale[..., 0, 0], least
 
 
 def _by_eigenvalues(x: Tensor) -> Tensor:
-    size = power_of_two_below(x.abs().amax((-2, -1))).double()
-    x = x.to(_WIDE.get(x.dtype, x.dtype)) / size[..., None, None]
-    return torch.linalg.eigvals(x).abs().amax(-1) * size
+    x = x.to(_WIDE.get(x.dtype, x.dtype))
+    scale = _scale(x)
+    return torch.linalg.eigvals(x / scale).abs().amax(-1) * scale[..., 0, 0]
+
+
+def _scale(x: Tensor) -> Tensor:
+    """Powers of two, (..., 1, 1), near the largest entry, also where its modulus overflows."""
+    return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _is_plain_zero(g: Tensor) -> bool:
@@ -199,8 +205,8 @@ class _Dominant(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         finite = torch.where(x.isfinite(), x, 0).to(_WIDE.get(x.dtype, x.dtype))
-        size = finite.abs().amax((-2, -1), keepdim=True)
-        scaled = finite / torch.where(size > 0, size, 1)
+        size = _scale(finite)
+        scaled = finite / size
         scaled = torch.where(scaled.abs() > _NEGLIGIBLE, scaled, 0)
         eigenvalues, vectors = torch.linalg.eig(scaled)
         index = eigenvalues.abs().argmax(-1, keepdim=True)
@@ -209,7 +215,7 @@ class _Dominant(torch.autograd.Function):
         u, v = _right_and_left(scaled, top, u)
         overlap = v.mH @ u
         overlap = torch.where(overlap.abs() < _PARALLEL, _PARALLEL, overlap)
-        poison = torch.complex(0 * x.abs(), torch.zeros_like(x.real)).sum((-2, -1))  # NaN where x is not finite
+        poison = torch.complex((x - x).abs(), torch.zeros_like(x.real)).sum((-2, -1))  # NaN where x is not finite
         value, projector = (top * size[..., 0]).squeeze(-1), u @ v.mH / overlap
         return value.to(poison.dtype) + poison, projector.to(poison.dtype) + poison[..., None, None]
 

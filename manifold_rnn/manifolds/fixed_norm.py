@@ -296,13 +296,14 @@ class FixedNorm(VectorManifold):
         """
         self._require_pair(x, g, "spectral_step")
         r = self.radii(x)
-        unit, size = x / r, self._lengths(g)
-        g = g / torch.where(size > 0, size, 1)
+        unit, scale = x / r, self._scales(g)
+        size = torch.linalg.vector_norm(g / scale, dim=self.axes, keepdim=True)
+        g = g / scale / torch.where(size > 0, size, 1)
         u = self._tangent(unit, g)
         inside = torch.linalg.vector_norm(u, dim=self.axes, keepdim=True)
         none = inside <= 8 * torch.finfo(u.dtype).eps  # what rounding leaves of a gradient along x
         if nuclear:
-            length = length * size
+            length = length * size * scale
         else:
             u = self._tangent(unit, u / torch.where(none, 1, inside))
         u = torch.where(none, 0, u) * (-length * r)

@@ -8,11 +8,13 @@ from torch import Tensor
 from .. import retractions
 from ..linalg import msign, polish
 from ..linalg.checks import require_finite, require_length, require_same
+from ..linalg.defect import shift_diagonal
 from ..linalg.norms import norm, normalized
 from ..linalg.precision import double, full_precision, may_read_device, recording
 from ..linalg.subspaces import horizontal, principal_angles, subspace_exp, subspace_log, subspace_transport
 from ..retractions import Retraction
 from .orthonormal import OrthonormalColumns, frobenius
+from .steepest import has_closed_form, quarter_tangent
 
 _NOISE = 4.0  # units of rounding of the gradient, times the root of its rows, below which its tangent part is none
 
@@ -210,7 +212,13 @@ class Grassmann(OrthonormalColumns):
             return self.retr(x, -length * direction)
         t = torch.as_tensor(length, dtype=x.real.dtype, device=x.device)
         require_finite(t, "The angle of a step")
-        return polish(x - 2 * (0.5 * t).sin().square() * (x @ P) - t.sin() * direction)
+        if has_closed_form(length, direction, P):
+            return polish(x - 2 * (0.5 * t).sin().square() * (x @ P) - t.sin() * direction)
+        # singular values between 0 and 1 rotate as by the squared Cayley transform of `Steepest.at`
+        tangent = quarter_tangent(t)
+        inverse = torch.linalg.inv_ex(shift_diagonal(tangent.square() * P, 1)).inverse
+        cosine = shift_diagonal(2 * inverse, -1)
+        return polish(x @ shift_diagonal(2 * cosine @ cosine, -1) - 4 * tangent * (direction @ inverse @ cosine))
 
     # --- coordinates ---
 

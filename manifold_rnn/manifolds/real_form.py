@@ -59,7 +59,7 @@ class RealFormLayout(Layout):
         self.shapes(x.shape)
         m = x.shape[-1] // 2
         a, b, c, d = x[..., :m, :m], x[..., :m, m:], x[..., m:, :m], x[..., m:, m:]
-        return (torch.complex((a + d) * 0.5, (c - b) * 0.5),)
+        return (torch.complex(0.5 * a + 0.5 * d, 0.5 * c - 0.5 * b),)  # halves first: a sum may overflow
 
     def join(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
         (w,) = parts

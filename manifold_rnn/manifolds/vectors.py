@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, OffManifoldError, ShapeError
 from ..linalg.checks import read_number, require_finite
+from ..linalg.norms import power_of_two_below
 from ..linalg.precision import full_precision, may_read_device
 from .base import Manifold
 
@@ -109,8 +109,7 @@ class VectorManifold(Manifold):
     def _scales(self, x: Tensor) -> Tensor:
         """Powers of two by which vectors are divided before their entries are squared."""
         largest = self._largest(x)
-        exponent = torch.floor(torch.log2(torch.where((largest > 0) & largest.isfinite(), largest, 1)))
-        return torch.exp2(exponent.clamp(min=math.log2(torch.finfo(x.dtype).tiny)))
+        return power_of_two_below(torch.where(largest.isfinite(), largest, 1)).clamp(min=torch.finfo(x.dtype).tiny)
 
     def _lengths(self, x: Tensor) -> Tensor:
         """The length of each vector, whose squares neither vanish nor overflow."""

@@ -226,14 +226,12 @@ class RiemannianOptimizer(Optimizer):
             work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
         # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
-        for (group, batch), g in sorted(
-            zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
-        ):
+        ordered = sorted(zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None)
+        for (group, batch), g in ordered:
             if batch.manifold is None:
                 break
             try:
-                y = self._moved(batch, g, group)
-                self._require_sound(batch, y, size)
+                self._require_sound(batch, y := self._moved(batch, g, group), size)
             except BaseException as error:
                 for other in (batch, *(done for done, _ in moved)):
                     other.undo()
@@ -268,10 +266,12 @@ class RiemannianOptimizer(Optimizer):
 
     def _require_sound(self, batch: Batch, y: Tensor, size: float) -> None:
         """Raise `NonFiniteError` unless the result of a step is finite, where its map has not looked at it itself."""
-        known = self.checks_steps and batch.manifold is not None and batch.manifold.checks_steps
+        m = batch.manifold
+        known = self.checks_steps and m is not None and m.checks_steps
         if not (known or math.isfinite(norm_bound([y]))):
             require_finite(y, "The result of a step", _ADVICE)
-        if not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:  # an infinite second moment would end all steps
+        # an infinite second moment would end all steps; on SPD coordinates may be long though a gradient is short
+        if (m is not None and m.reads_device) or not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:
             batch.require_finite_states(_ADVICE)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:

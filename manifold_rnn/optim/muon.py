@@ -79,7 +79,9 @@ class RiemannianMuon(RiemannianOptimizer):
     group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace is taken out of the
     skew-Hermitian part and out of ``A``, whose norm is then at most 2: the step is multiplied by a phase.
 
-    For n x p matrices with n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al.
+    A singular value of ``B`` far below the largest (see `manifold_rnn.linalg.msign`) may leave one of ``A`` between 0
+    and 1. Its plane rotates by less than ``lr``, and the step ends on the manifold all the same. For n x p matrices
+    with n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al.
     (2024) for Muon; Bernstein (2025) for the square case of ``A``.
 
     Examples

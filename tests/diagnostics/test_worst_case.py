@@ -8,6 +8,8 @@ from support.seeds import seeded
 
 import manifold_rnn as mr
 from manifold_rnn.diagnostics import worst_perturbation
+from manifold_rnn.diagnostics.real_pairs import sizes_of
+from manifold_rnn.diagnostics.worst_case import _angles, _at, _moving
 from manifold_rnn.errors import NonFiniteError, OptionError, ShapeError
 
 REAL, COMPLEX = torch.float64, torch.complex128
@@ -55,6 +57,26 @@ def test_the_eigenvalue_arrives_at_the_worst_point_of_the_circle(name):
     assert distance(W + E, z) < ARRIVES * max(1, float(W.abs().max()))
     assert size >= smallest(W, z) * (1 - 1e-9) - 1e-12
     assert abs(size - float(torch.linalg.matrix_norm(E, 2))) < 1e-12 * max(1, size)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_what_lower_bounds_leave_out_is_not_smaller(name):
+    """Against the sizes at all angles and at all steps of the golden section, each computed."""
+    W = MATRICES[name]
+
+    def size(angle):
+        return float(sizes_of(_moving(W, torch.tensor([_at(1.0, float(angle))], dtype=COMPLEX)))[0])
+
+    angles = _angles(W)
+    sizes = torch.tensor([size(angle) for angle in angles], dtype=REAL)
+    k, least, golden = int(sizes.argmin()), float(sizes.min()), 0.5 * (5**0.5 - 1)
+    below, above = float(angles[max(k - 1, 0)]), float(angles[min(k + 1, len(angles) - 1)])
+    for _ in range(20 if len(angles) > 2 else 0):
+        left, right = above - golden * (above - below), below + golden * (above - below)
+        values = size(left), size(right)
+        below, above = (below, right) if values[0] < values[1] else (left, above)
+        least = min(least, *values)
+    assert worst_perturbation(W).size <= least * (1 + 1e-9) + 1e-14 * max(1, float(W.abs().max()))
 
 
 @pytest.mark.parametrize("name", [name for name in MATRICES if name != "one"])

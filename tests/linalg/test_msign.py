@@ -1,5 +1,7 @@
 """The matrix sign against the singular value decomposition, at every rank, condition and size."""
 
+import itertools
+
 import pytest
 import torch
 from support.tolerances import atol
@@ -62,6 +64,21 @@ def test_singular_values_become_one_from_the_documented_size_on(dtype):
     for size, least, most in ((1.1 * unit**0.6, 0.99, 1.01), (unit, 0.0, 1e-5)):
         y = linalg.msign(torch.diag(torch.tensor([1.0, size], dtype=torch.float64)).to(dtype))
         assert least <= float(y[1, 1].abs()) <= most
+
+
+def test_between_them_singular_vectors_stay_and_values_are_between_0_and_1(dtype, generator):
+    unit, slack = torch.finfo(dtype).eps, 100 * torch.finfo(dtype).eps
+    U, V = (linalg.qr(torch.randn(2, 2, dtype=dtype, generator=generator))[0] for _ in range(2))
+    found = []
+    for power in torch.linspace(0.3, 1.0, 60).tolist():
+        s = torch.tensor([1.0, unit**power], dtype=torch.float64)
+        inner = linalg.msign(torch.diag(s).to(dtype))
+        found.append(float(inner[1, 1].abs()))
+        assert float((inner - torch.diag(inner.diagonal())).abs().max()) == 0
+        values = torch.linalg.svdvals(linalg.msign(U * s.to(dtype) @ V.mH))
+        assert float(values.max()) <= 1 + slack
+    assert max(found) <= 1 + slack and found[-1] <= 1e-5
+    assert all(later <= earlier + slack for earlier, later in itertools.pairwise(found))
 
 
 def test_the_adjoint_is_that_of_the_polar_factor(generator):

@@ -158,3 +158,15 @@ def test_a_compiled_step_is_the_plain_one(name, capturable, generator):
             step()
         found.append((p.detach(), q.detach()))
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("Landing", "RiemannianMuon")])
+def test_at_a_large_point_a_second_moment_that_overflows_is_refused(name):
+    """The coordinates of a gradient on SPD grow with the point, so a short one may overflow once it is squared."""
+    p = torch.nn.Parameter(1e200 * torch.eye(3, dtype=torch.float64))
+    p.manifold, p.grad = mr.SPD(), torch.eye(3, dtype=torch.float64)
+    optimizer = getattr(optim, name)([p], lr=1e-3)
+    before = frozen([p], optimizer)
+    with pytest.raises(errors.NonFiniteError):
+        optimizer.step()
+    assert same(before, frozen([p], optimizer))

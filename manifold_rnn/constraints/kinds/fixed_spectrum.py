@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import OffManifoldError, ShapeError
 from ...linalg.checks import require_finite
+from ...linalg.norms import normalized
 from ...linalg.precision import double, without_autocast
 from ...manifolds import Orthogonal, OrthonormalColumns, Stiefel, Unitary
 from ...retractions import Retraction, get
@@ -75,8 +76,9 @@ class FixedSpectrum(Constraint):
         """Return a weight with the singular values of ``like``, and singular vectors drawn from the Haar measure."""
         _require_matrix(like)
         require_finite(like, "the weight")
-        U, s, Vh = torch.linalg.svd(double(like), full_matrices=False)
-        left, right = (_manifold(self.retraction, x).random_like(x) for x in (U, Vh.mH))
+        U, s, V = _factors(double(like))
+        _require_values(s.to(like.real.dtype))
+        left, right = (_manifold(self.retraction, x).random_like(x) for x in (U, V))
         return ((left * s.unsqueeze(-2)) @ right.mH).to(like.dtype)
 
 
@@ -89,6 +91,7 @@ class FixedSpectrumParametrization(Parametrization):
         super().__init__()
         self.constraint = constraint
         U, s, V = _factors(like)
+        _require_values(s)
         self.left, self.right = (Trivialization(_manifold(constraint.retraction, x), x) for x in (U, V))
         self.register_buffer("values", s)
 
@@ -159,8 +162,14 @@ def _manifold(retraction: str | Retraction, x: Tensor) -> OrthonormalColumns:
 @torch.no_grad()
 def _factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``U``, ``s`` and ``V``, in double precision first: so the product is the weight itself up to rounding."""
-    U, s, Vh = torch.linalg.svd(double(weight.detach()), full_matrices=False)
+    scaled, scale = normalized(double(weight.detach()))
+    U, s, Vh = torch.linalg.svd(scaled, full_matrices=False)
+    s = s * scale.squeeze(-1)  # infinite where the norm is no number
     return U.to(weight.dtype).contiguous(), s.to(weight.real.dtype), Vh.mH.to(weight.dtype).contiguous()
+
+
+def _require_values(s: Tensor) -> None:
+    require_finite(s, "the spectrum of the weight", "Its norm overflows. Divide the weight by its largest entry.")
 
 
 def _require_matrix(like: Tensor) -> None:
