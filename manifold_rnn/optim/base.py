@@ -37,6 +37,7 @@ from .preconditions import (
     norm_bound,
     repairs,
 )
+from .small import Choose, prepared
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
 PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
@@ -92,13 +93,14 @@ class RiemannianOptimizer(Optimizer):
     ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients as autograd gives them
     decouples_decay: ClassVar[bool] = False  # whether `advance` decays plain parameters itself, not by their gradients
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
+    small: ClassVar[Choose | None] = None  # its rule for small orthogonal weights, as compiled steps take it
     fused_on: ClassVar[tuple[str, ...]] = ()  # devices on which torch has a fused implementation of it
     shared: ClassVar[type] = RetractionOptions
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain = vars(cls).get("plain")  # a subclass does something else
+        cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # a subclass does something else
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
 
@@ -206,6 +208,9 @@ class RiemannianOptimizer(Optimizer):
             return
         work, plain = self._work()
         captured = any(group["capturable"] for group in self.param_groups)
+        ready = [(each, call) for each in work if (call := prepared(each[1], each[0], type(self).small)) is not None]
+        if ready:  # these have sound results, which nothing is changed by until all others have them
+            work = [each for each in work if not any(each is other for other, _ in ready)]
         alone = [] if captured else [each for each in work if self.in_place(each[1], each[0], 0.0)]
         work = [each for each in work if not any(each is other for other in alone)]
         gradients = [batch.gradient() for _, batch in work]
@@ -248,7 +253,7 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
-        for call in filter(None, calls):
+        for call in [*filter(None, calls), *(call for _, call in ready)]:
             call()
         self._step_plain(plain)
 
