@@ -44,7 +44,7 @@ class SmallSteps:
     def __init__(self, count: int, n: int, dtype: torch.dtype, *, by_columns: bool) -> None:
         room, self._prepare, self._commit = _functions(dtype)
         self._buffer = torch.zeros(room(count, n), dtype=dtype)  # the source relies on the zeros
-        self._lists = [(ctypes.c_void_p * count)() for _ in range(4)]
+        self._lists = [(ctypes.c_size_t * count)() for _ in range(4)]
         self._known: list[list[int] | None] = [None] * 4
         self._steps = _Steps(
             count, n, *[0] * (len(_SIZES) - 2), *map(ctypes.addressof, self._lists), self._buffer.data_ptr()
@@ -55,7 +55,7 @@ class SmallSteps:
 
     def _point_to(self, which: int, addresses: list[int]) -> None:
         if addresses != self._known[which]:
-            self._lists[which][:] = addresses
+            self._lists[which][:] = [*addresses]
             self._known[which] = addresses
 
     def prepare(
@@ -104,7 +104,7 @@ def small_steps(params: Sequence[Tensor]) -> SmallSteps | None:
 
 
 def lies_by_columns(matrices: Sequence[Tensor]) -> bool | None:
-    """Whether dense real matrices of one shape lie in memory by columns; None if some do not and some lie in no order."""
+    """Whether real matrices of one shape lie in memory by columns, without gaps; None if some do and some do not."""
     stride = matrices[0].stride()
     if any(map(Tensor.is_neg, matrices)) or any(x.stride() != stride for x in matrices[1:]):
         return None

@@ -19,7 +19,7 @@ from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
 from .plain import Plain
-from .small import SmallRule
+from .small import adam_rule
 from .spheres import turn, turns_in_place
 
 
@@ -84,15 +84,8 @@ class RiemannianAdam(RiemannianOptimizer):
 
     carried = ("exp_avg",)
     plain = torch.optim.Adam
+    small = adam_rule
     fused_on = ("cpu", "cuda")
-
-    @staticmethod
-    def small(group: dict[str, Any], steps: int) -> SmallRule | None:
-        if group["amsgrad"] or group["second_moment"] != "elementwise" or group["scale"] is not None:
-            return None
-        beta1, beta2 = group["betas"]
-        corrections = 1 - beta2**steps, 1 - beta1**steps
-        return SmallRule("adam", ("exp_avg", "exp_avg_sq"), (1 - beta1, beta2, 1 - beta2, *corrections, group["eps"]))
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ from .preconditions import (
     name_of,
     no_result,
     norm_bound,
+    refused,
     repairs,
 )
 from .small import Choose, prepared
@@ -206,11 +207,15 @@ class RiemannianOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _run_uncompiled(self)
             return
-        work, plain = self._work()
         captured = any(group["capturable"] for group in self.param_groups)
-        ready = [(each, call) for each in work if (call := prepared(each[1], each[0], type(self).small)) is not None]
-        if ready:  # these have sound results, which nothing is changed by until all others have them
-            work = [each for each in work if not any(each is other for other, _ in ready)]
+        work, plain = self._work(captured=captured)
+        # what writes the steps of small weights, which have sound results, once all others have them
+        ready = [None if captured else prepared(batch, group, type(self).small) for group, batch in work]
+        work = [each for each, call in zip(work, ready, strict=True) if call is None]
+        if not (work or plain):
+            for call in filter(None, ready):
+                call()
+            return
         alone = [] if captured else [each for each in work if self.in_place(each[1], each[0], 0.0)]
         work = [each for each in work if not any(each is other for other in alone)]
         gradients = [batch.gradient() for _, batch in work]
@@ -231,11 +236,9 @@ class RiemannianOptimizer(Optimizer):
             work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
         # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
-        for (group, batch), g in sorted(
-            zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None
-        ):
+        for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
-                break
+                continue
             try:
                 y = self._moved(batch, g, group)
                 self._require_sound(batch, y, size)
@@ -253,7 +256,7 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
-        for call in [*filter(None, calls), *(call for _, call in ready)]:
+        for call in filter(None, [*calls, *ready]):
             call()
         self._step_plain(plain)
 
@@ -284,11 +287,10 @@ class RiemannianOptimizer(Optimizer):
         self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
-    def _work(self) -> tuple[list[Work], list[PlainWork]]:
+    def _work(self, *, captured: bool) -> tuple[list[Work], list[PlainWork]]:
         """What has a gradient; raises where some of it is not what a step may begin with."""
         work: list[Work] = []
         plain: list[PlainWork] = []
-        captured = any(group["capturable"] for group in self.param_groups)
         try:
             for group, batches in self._grouped():
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
@@ -331,17 +333,10 @@ class RiemannianOptimizer(Optimizer):
 
     def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
         """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None or group["on_nonfinite"] == "skip":
-                    continue
-                if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
-                    continue
-                if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, name_of(p, self.param_groups))  # which may be the cause
-                if error is not None:
-                    raise no_result(p, name_of(p, self.param_groups), error) from error
-                raise bad_gradient(p, name_of(p, self.param_groups))
+        for group, p, name in refused(self.param_groups, failed.params if failed else ()):
+            if (manifold := manifold_of(p)) is not None:
+                self.require_point(p, manifold, group, name)  # which may be the cause
+            raise bad_gradient(p, name) if error is None else no_result(p, name, error) from error
         self._skipped = self._skipped + 1
 
     def _forget_empty_states(self) -> None:

@@ -15,7 +15,7 @@ from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require
 from .plain import Plain
-from .small import SmallRule
+from .small import momentum_rule
 
 
 class RiemannianSGD(RiemannianOptimizer):
@@ -58,14 +58,8 @@ class RiemannianSGD(RiemannianOptimizer):
 
     carried = ("momentum_buffer",)
     plain = torch.optim.SGD
+    small = momentum_rule
     fused_on = ("cpu", "cuda")
-
-    @staticmethod
-    def small(group: dict[str, Any], steps: int) -> SmallRule:
-        if not (momentum := group["momentum"]):
-            return SmallRule("descent", (), ())
-        fresh = 1.0 if steps == 1 else 1 - group["dampening"]
-        return SmallRule("momentum", ("momentum_buffer",), (momentum, fresh, float(group["nesterov"])))
 
     def __init__(
         self,

@@ -34,12 +34,31 @@ class SmallRule(NamedTuple):
 Choose: TypeAlias = Callable[[dict[str, Any], int], SmallRule | None]  # from the options and the number of the step
 
 
+def momentum_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
+    """What `RiemannianSGD` does."""
+    if not (momentum := group["momentum"]):
+        return SmallRule("descent", (), ())
+    fresh = 1.0 if steps == 1 else 1 - group["dampening"]
+    return SmallRule("momentum", ("momentum_buffer",), (momentum, fresh, float(group["nesterov"])))
+
+
+def adam_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
+    """What `RiemannianAdam` does, but for its variants."""
+    if group["amsgrad"] or group["second_moment"] != "elementwise" or group["scale"] is not None:
+        return None
+    beta1, beta2 = group["betas"]
+    corrections = 1 - beta2**steps, 1 - beta1**steps
+    return SmallRule("adam", ("exp_avg", "exp_avg_sq"), (1 - beta1, beta2, 1 - beta2, *corrections, group["eps"]))
+
+
 def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Callable[[], None] | None:
     """Compute the next step of a batch, and return what writes it; None if the rule of torch has to take it."""
-    if choose is None or type(batch.manifold) not in _GROUPS or (small := batch.small) is None:
+    manifold = batch.manifold
+    if choose is None or not isinstance(manifold, _GROUPS) or type(manifold) not in _GROUPS:
         return None
-    retraction = batch.manifold.retraction
-    if type(retraction) not in _MAPS or group["capturable"] or isinstance(group["lr"], Tensor) or has_dispatch_mode():
+    if group["capturable"] or isinstance(group["lr"], Tensor) or has_dispatch_mode():
+        return None
+    if type(retraction := manifold.retraction) not in _MAPS or (small := batch.small) is None:
         return None
     steps = int(batch.states[0].get("step") or 0) + 1
     rule = choose(group, steps)
@@ -51,7 +70,7 @@ def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Call
     if (moments := _moments(batch, rule.moments)) is None:
         return None
     every = group["polish_every"]
-    every = batch.manifold.polish_every if every is None else every
+    every = manifold.polish_every if every is None else every
     x, g = batch.found[0], list(map(Tensor.data_ptr, gradients))
     numbers = -1.0 if group["maximize"] else 1.0, -float(group["lr"]), *rule.numbers
     polish = bool(every) and steps % every == 0

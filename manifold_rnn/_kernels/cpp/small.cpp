@@ -12,8 +12,8 @@ enum Rule : int64_t { DESCENT, MOMENTUM, ADAM };
 enum Retraction : int64_t { EXP, CAYLEY, QR, POLAR };
 enum Number { SIGN, RATE, KEEP, FRESH, NESTEROV, FIRST = 2, DECAY, SECOND, CORRECT_SECOND, CORRECT_FIRST, EPS, NUMBERS };
 
-constexpr double LONGEST = 1;     // bound of the spectral norm of a step
-constexpr double FARTHEST = 0.5;  // of y^T y from the identity where Newton-Schulz converges at once
+constexpr double LONGEST = 2;     // bound of the spectral norm of a step: condition numbers stay below 5
+constexpr double FARTHEST = 0.8;  // of y^T y from the identity, from where Newton-Schulz converges
 
 }  // namespace
 
