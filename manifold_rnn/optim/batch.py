@@ -40,6 +40,7 @@ class Batch:
     manifold: Manifold | None
     states: list[State]
     stacks: dict[str, Held] = field(default_factory=dict)
+    packed: dict[str, list[Tensor | None]] = field(default_factory=dict)  # states that a compiled step has admitted
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
     before: dict[str, Held] = field(default_factory=dict)  # states as they were before this step

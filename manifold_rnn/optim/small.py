@@ -5,6 +5,7 @@ The rule of torch, which they agree with up to rounding, takes every step that i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -99,17 +100,25 @@ def _fits(g: Tensor, p: Tensor) -> bool:
 
 
 def _moments(batch: Batch, names: tuple[str, ...]) -> list[list[int]] | None:
-    """The addresses of moments, 0 where none of the batch has any yet; None if they are not packed numbers in a row."""
-    p = batch.params[0]
-    d = len(p) * (len(p) - 1) // 2
+    """The addresses of moments, 0 where the batch has none yet; None if they are not packed numbers in a row."""
     found: list[list[int]] = []
     for name in names:
         held = [s.get(name) for s in batch.states]
-        if all(s is None for s in held):
-            found.append([0] * len(held))
-            continue
-        for s in held:
-            if s is None or s.shape != (d,) or s.dtype is not p.dtype or not s.is_contiguous() or s.device != p.device:
+        known = batch.packed.get(name, ())
+        if len(known) != len(held) or not all(map(operator.is_, held, known)):  # at first, and after a load
+            if not (all(map(_is_none, held)) or all(_is_packed(s, p) for s, p in zip(held, batch.params, strict=True))):
                 return None
-        found.append([s.data_ptr() for s in held if s is not None])
-    return found if len({bool(addresses[0]) for addresses in found}) < 2 or not d else None
+            batch.packed[name] = held
+        found.append([0 if s is None else s.data_ptr() for s in held])
+    some = {bool(addresses[0]) for addresses in found if batch.params[0].numel() > 1}
+    return found if len(some) < 2 else None
+
+
+def _is_packed(moment: Tensor | None, p: Tensor) -> bool:
+    n = len(p)
+    kind = p.dtype, p.device, (n * (n - 1) // 2,)
+    return moment is not None and moment.is_contiguous() and (moment.dtype, moment.device, moment.shape) == kind
+
+
+def _is_none(x: object) -> bool:
+    return x is None
