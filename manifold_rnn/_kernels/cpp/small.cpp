@@ -53,8 +53,8 @@ class Stepper {
         for (int64_t i = 0; i < s_.count; ++i) {
             const T* y = results_ + i * each_;
             std::memcpy(s_.x[i], y, s_.n * s_.n * sizeof(T));
-            if (s_.rule != DESCENT) std::memcpy(s_.m[i], first(i), d_ * sizeof(T));
-            if (s_.rule == ADAM) std::memcpy(s_.v[i], second(i), d_ * sizeof(T));
+            if (s_.rule != DESCENT) std::copy_n(first(i), d_, s_.m[i]);
+            if (s_.rule == ADAM) std::copy_n(second(i), d_, s_.v[i]);
         }
     }
 
@@ -75,6 +75,7 @@ class Stepper {
         k_.product(X_, 1, k_.line, G_, Y_);
         k_.transpose(Y_, W_);
         k_.pack(Y_, W_, c_, number(SIGN));
+        if (!std::isfinite(Y_[0])) return false;  // a 1 x 1 matrix has no coordinates that would tell
         // squares of larger coordinates would make a second moment infinite
         if (!(k_.sum_of_squares(c_, d_) < 1e-6 * std::numeric_limits<T>::max())) return false;
         if (s_.rule == MOMENTUM) momentum(s_.m[i], first(i));
