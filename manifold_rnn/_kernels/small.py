@@ -13,8 +13,9 @@ from .loading import library
 RULES = {"descent": 0, "momentum": 1, "adam": 2}  # codes of the source
 RETRACTIONS = {"exp": 0, "cayley": 1, "qr": 2, "polar": 3}
 MOST_ROWS = 64
-_SIZES = ("count", "n", "rule", "retraction", "polish", "x_by_columns", "g_by_columns")
+_SIZES = ("count", "n", "rule", "retraction", "polish", "x_by_columns", "g_by_columns", "threads")
 _NUMBERS = 8
+_WORK = 1 << 21  # products of numbers that are worth a thread
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -34,7 +35,7 @@ def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
     compiled = library()
     assert compiled is not None
     room, prepare, commit = (compiled[f"small_{name}_{_NAMES[dtype]}"] for name in ("room", "prepare", "commit"))
-    room.argtypes, room.restype, commit.restype = (ctypes.c_int64, ctypes.c_int64), ctypes.c_int64, None
+    room.argtypes, room.restype, commit.restype = [ctypes.c_int64] * 3, ctypes.c_int64, None
     return room, prepare, commit
 
 
@@ -43,7 +44,9 @@ class SmallSteps:
 
     def __init__(self, count: int, n: int, dtype: torch.dtype, *, by_columns: bool) -> None:
         room, self._prepare, self._commit = _functions(dtype)
-        self._buffer = torch.zeros(room(count, n), dtype=dtype)  # the source relies on the zeros
+        self._threads = max(1, min(torch.get_num_threads(), count, count * n**3 // _WORK))
+        # the source relies on the zeros
+        self._buffer = torch.zeros(room(count, n, self._threads), dtype=dtype, device="cpu")
         self._lists = [(ctypes.c_size_t * count)() for _ in range(4)]
         self._known: list[list[int] | None] = [None] * 4
         self._steps = _Steps(
@@ -79,9 +82,11 @@ class SmallSteps:
         for which, addresses in enumerate((x, g, *moments)):
             self._point_to(which, addresses)
         steps = self._steps
-        settings = rule, retraction, polish, g_by_columns
+        threads = 1 if self._threads == 1 else min(self._threads, torch.get_num_threads())
+        settings = rule, retraction, polish, g_by_columns, threads
         if settings != self._settings:
-            steps.rule, steps.retraction, steps.polish, steps.g_by_columns = self._settings = settings
+            self._settings = settings
+            steps.rule, steps.retraction, steps.polish, steps.g_by_columns, steps.threads = settings
         steps.numbers[: len(numbers)] = numbers
         return bool(self._prepare(self._address))
 

@@ -87,7 +87,7 @@ def _commit(batch: Batch, names: tuple[str, ...]) -> None:
         if name not in batch.states[0]:
             for p, s in zip(batch.params, batch.states, strict=True):
                 n = len(p)
-                s[name] = torch.empty(n * (n - 1) // 2, dtype=p.dtype)
+                s[name] = torch.empty(n * (n - 1) // 2, dtype=p.dtype, device=p.device)
     batch.count(on_device=False)
     batch.small.commit([[s[name].data_ptr() for s in batch.states] for name in names])
     increment_version(batch.params)

@@ -197,6 +197,29 @@ def test_both_ways_may_take_turns(kind, watch, generator):
     assert_near(first, second, one, other)
 
 
+@pytest.mark.parametrize("kind", [optim.RiemannianSGD, optim.RiemannianAdam])
+def test_threads_and_a_default_device_change_nothing(kind, watch, generator):
+    first, second = pair(mr.Orthogonal(), 48, torch.float64, generator, count=50)
+    one, other = kind(first, lr=1e-3), kind(second, lr=1e-3)
+    before = torch.get_num_threads()
+    try:
+        for threads in (4, 2, 1, 3):
+            torch.set_num_threads(threads)
+            set_gradients(first, second, 1.0, generator)
+            with torch.device("meta"):
+                one.step()
+            with watch.torch():
+                other.step()
+            if threads == 2:  # of one weight in the share of another thread
+                first[40].grad[0, 0] = math.nan
+                with pytest.raises(errors.NonFiniteError, match="number 40"):
+                    one.step()
+    finally:
+        torch.set_num_threads(before)
+    assert watch.taken == [True, False, True, False, False, True, False, True, False]
+    assert_near(first, second, one, other)
+
+
 def test_several_groups_keep_their_own_options(watch, generator):
     first, second = pair(mr.Orthogonal(), 5, torch.float64, generator, count=4)
     runs = []

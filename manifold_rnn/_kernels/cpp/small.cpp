@@ -2,9 +2,11 @@
 // correction of drift in one call for many weights. `prepare` writes to buffers of its own, `commit` to the weights.
 
 #include <limits>
+#include <vector>
 
 #include "exports.h"
 #include "small.h"
+#include "threads.h"
 
 namespace {
 
@@ -20,11 +22,11 @@ constexpr double FARTHEST = 0.8;  // of y^T y from the identity, from where Newt
 template <class T>
 struct Steps {
     int64_t count, n, rule, retraction, polish;
-    int64_t x_by_columns, g_by_columns;
+    int64_t x_by_columns, g_by_columns, threads;
     T* const* x;
     const T* const* g;
     T *const *m, *const *v;  // packed moments; null where there are none yet
-    T* buffer;               // of zeros before the first call, `room` long
+    T* buffer;               // of zeros before the first call, long enough for the results and a `Stepper` a thread
     double numbers[NUMBERS];
 };
 
@@ -33,26 +35,22 @@ namespace {
 template <class T>
 class Stepper {
   public:
-    explicit Stepper(const Steps<T>& s)
-        : s_(s), k_(s.n), d_(s.n * (s.n - 1) / 2), each_(s.n * s.n + 2 * (d_ + LANES<T>)),
-          X_(s.buffer), G_(X_ + k_.size()), A_(G_ + k_.size()), W_(A_ + k_.size()), Y_(W_ + k_.size()),
-          c_(Y_ + k_.size()), results_(c_ + d_ + LANES<T>) {}
+    Stepper(const Steps<T>& s, int64_t part)
+        : s_(s), k_(s.n), d_(s.n * (s.n - 1) / 2), each_(result(s.n)), results_(s.buffer),
+          X_(s.buffer + s.count * each_ + part * work(s.n)), G_(X_ + k_.size()), A_(G_ + k_.size()),
+          W_(A_ + k_.size()), Y_(W_ + k_.size()), c_(Y_ + k_.size()) {}
 
-    static int64_t room(int64_t count, int64_t n) {
-        const int64_t d = n * (n - 1) / 2;
-        return 5 * Small<T>(n).size() + d + LANES<T> + count * (n * n + 2 * (d + LANES<T>));
-    }
+    static int64_t room(int64_t count, int64_t n, int64_t threads) { return count * result(n) + threads * work(n); }
 
-    bool prepare() {
-        for (int64_t i = 0; i < s_.count; ++i)
+    bool prepare(int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i)
             if (!prepare(i)) return false;
         return true;
     }
 
     void commit() const {
         for (int64_t i = 0; i < s_.count; ++i) {
-            const T* y = results_ + i * each_;
-            std::memcpy(s_.x[i], y, s_.n * s_.n * sizeof(T));
+            std::memcpy(s_.x[i], results_ + i * each_, s_.n * s_.n * sizeof(T));
             if (s_.rule != DESCENT) std::copy_n(first(i), d_, s_.m[i]);
             if (s_.rule == ADAM) std::copy_n(second(i), d_, s_.v[i]);
         }
@@ -62,7 +60,13 @@ class Stepper {
     const Steps<T>& s_;
     const Small<T> k_;
     const int64_t d_, each_;
-    T *const X_, *const G_, *const A_, *const W_, *const Y_, *const c_, *const results_;
+    T* const results_;
+    T *const X_, *const G_, *const A_, *const W_, *const Y_, *const c_;
+
+    static constexpr int64_t CACHE_LINE = 64 / sizeof(T);
+    static int64_t packed(int64_t n) { return n * (n - 1) / 2 + LANES<T>; }
+    static int64_t result(int64_t n) { return whole(n * n + 2 * packed(n), CACHE_LINE); }
+    static int64_t work(int64_t n) { return whole(5 * Small<T>(n).size() + packed(n), CACHE_LINE); }
 
     T number(Number which) const { return static_cast<T>(s_.numbers[which]); }
     T* first(int64_t i) const { return results_ + i * each_ + s_.n * s_.n; }
@@ -216,13 +220,27 @@ class Stepper {
     }
 };
 
+template <class T>
+int prepare(const Steps<T>& s) {
+    if (s.threads == 1) return Stepper<T>(s, 0).prepare(0, s.count);
+    std::vector<char> sound(s.threads);
+    share(s.threads, [&](int64_t part) {
+        sound[part] = Stepper<T>(s, part).prepare(s.count * part / s.threads, s.count * (part + 1) / s.threads);
+    });
+    return std::find(sound.begin(), sound.end(), 0) == sound.end();
+}
+
 }  // namespace
 
 extern "C" {
-EXPORTED int64_t small_room_float(int64_t count, int64_t n) { return Stepper<float>::room(count, n); }
-EXPORTED int64_t small_room_double(int64_t count, int64_t n) { return Stepper<double>::room(count, n); }
-EXPORTED int small_prepare_float(const Steps<float>* s) { return Stepper<float>(*s).prepare(); }
-EXPORTED int small_prepare_double(const Steps<double>* s) { return Stepper<double>(*s).prepare(); }
-EXPORTED void small_commit_float(const Steps<float>* s) { Stepper<float>(*s).commit(); }
-EXPORTED void small_commit_double(const Steps<double>* s) { Stepper<double>(*s).commit(); }
+EXPORTED int64_t small_room_float(int64_t count, int64_t n, int64_t threads) {
+    return Stepper<float>::room(count, n, threads);
+}
+EXPORTED int64_t small_room_double(int64_t count, int64_t n, int64_t threads) {
+    return Stepper<double>::room(count, n, threads);
+}
+EXPORTED int small_prepare_float(const Steps<float>* s) { return prepare(*s); }
+EXPORTED int small_prepare_double(const Steps<double>* s) { return prepare(*s); }
+EXPORTED void small_commit_float(const Steps<float>* s) { Stepper<float>(*s, 0).commit(); }
+EXPORTED void small_commit_double(const Steps<double>* s) { Stepper<double>(*s, 0).commit(); }
 }
