@@ -290,8 +290,7 @@ class RiemannianOptimizer(Optimizer):
 
     def _work(self, *, captured: bool) -> tuple[list[Work], list[PlainWork]]:
         """What has a gradient; raises where some of it is not what a step may begin with."""
-        work: list[Work] = []
-        plain: list[PlainWork] = []
+        work, plain = list[Work](), list[PlainWork]()
         try:
             for group, batches in self._grouped():
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
