@@ -93,10 +93,8 @@ struct Small {
         T largest = 0;
         for (int64_t i = 0; i < n; ++i) {
             Vec<T> sums{};
-            for (int64_t v = 0; v < line; v += L) {
-                const Vec<T> x = read(a + i * line + v);
-                sums += x < 0 ? -x : x;
-            }
+            for (int64_t v = 0; v < line; v += L)
+                sums += (Vec<T>)((Int<T>)read(a + i * line + v) & ~Vector<T>::sign);
             T total = 0;
             for (int64_t k = 0; k < L; ++k) total += sums[k];
             largest = std::max(largest, total);
