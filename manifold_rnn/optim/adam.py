@@ -19,6 +19,7 @@ from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require, require_second_moment
 from .plain import Plain
+from .small import adam_rule
 from .spheres import turn, turns_in_place
 
 
@@ -83,6 +84,7 @@ class RiemannianAdam(RiemannianOptimizer):
 
     carried = ("exp_avg",)
     plain = torch.optim.Adam
+    small = adam_rule
     fused_on = ("cpu", "cuda")
 
     def __init__(

@@ -35,8 +35,10 @@ from .preconditions import (
     name_of,
     no_result,
     norm_bound,
+    refused,
     repairs,
 )
+from .small import Choose, prepared
 
 Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
 PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
@@ -92,13 +94,14 @@ class RiemannianOptimizer(Optimizer):
     ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients as autograd gives them
     decouples_decay: ClassVar[bool] = False  # whether `advance` decays plain parameters itself, not by their gradients
     plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
+    small: ClassVar[Choose | None] = None  # its rule for small orthogonal weights, as compiled steps take it
     fused_on: ClassVar[tuple[str, ...]] = ()  # devices on which torch has a fused implementation of it
     shared: ClassVar[type] = RetractionOptions
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain = vars(cls).get("plain")  # a subclass does something else
+        cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # a subclass does something else
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
 
@@ -204,8 +207,15 @@ class RiemannianOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _run_uncompiled(self)
             return
-        work, plain = self._work()
         captured = any(group["capturable"] for group in self.param_groups)
+        work, plain = self._work(captured=captured)
+        # what writes the steps of small weights, which have sound results, once all others have them
+        ready = [None if captured else prepared(batch, group, type(self).small) for group, batch in work]
+        work = [each for each, call in zip(work, ready, strict=True) if call is None]
+        if not (work or plain):
+            for call in filter(None, ready):
+                call()
+            return
         alone = [] if captured else [each for each in work if self.in_place(each[1], each[0], 0.0)]
         work = [each for each in work if not any(each is other for other in alone)]
         gradients = [batch.gradient() for _, batch in work]
@@ -226,10 +236,9 @@ class RiemannianOptimizer(Optimizer):
             work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
         # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
-        ordered = sorted(zip(work, gradients, strict=True), key=lambda pair: pair[0][1].manifold is None)
-        for (group, batch), g in ordered:
+        for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
-                break
+                continue
             try:
                 self._require_sound(batch, y := self._moved(batch, g, group), size)
             except BaseException as error:
@@ -246,7 +255,7 @@ class RiemannianOptimizer(Optimizer):
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 batch.write(self._moved(batch, g, group))
-        for call in filter(None, calls):
+        for call in filter(None, [*calls, *ready]):
             call()
         self._step_plain(plain)
 
@@ -279,11 +288,9 @@ class RiemannianOptimizer(Optimizer):
         self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
-    def _work(self) -> tuple[list[Work], list[PlainWork]]:
+    def _work(self, *, captured: bool) -> tuple[list[Work], list[PlainWork]]:
         """What has a gradient; raises where some of it is not what a step may begin with."""
-        work: list[Work] = []
-        plain: list[PlainWork] = []
-        captured = any(group["capturable"] for group in self.param_groups)
+        work, plain = list[Work](), list[PlainWork]()
         try:
             for group, batches in self._grouped():
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
@@ -326,17 +333,10 @@ class RiemannianOptimizer(Optimizer):
 
     def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
         """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None or group["on_nonfinite"] == "skip":
-                    continue
-                if not any(p is q for q in failed.params) if failed else bool(p.grad.isfinite().all()):
-                    continue
-                if (manifold := manifold_of(p)) is not None:
-                    self.require_point(p, manifold, group, name_of(p, self.param_groups))  # which may be the cause
-                if error is not None:
-                    raise no_result(p, name_of(p, self.param_groups), error) from error
-                raise bad_gradient(p, name_of(p, self.param_groups))
+        for group, p, name in refused(self.param_groups, failed.params if failed else ()):
+            if (manifold := manifold_of(p)) is not None:
+                self.require_point(p, manifold, group, name)  # which may be the cause
+            raise bad_gradient(p, name) if error is None else no_result(p, name, error) from error
         self._skipped = self._skipped + 1
 
     def _forget_empty_states(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._torch import copy_each
+from .._kernels.small import SmallSteps, small_steps
+from .._torch import copy_each, is_watched
 from ..constraints.optimizer_hooks import renew
 from ..errors import UnsupportedError
 from ..linalg.checks import require_finite
@@ -38,6 +40,7 @@ class Batch:
     manifold: Manifold | None
     states: list[State]
     stacks: dict[str, Held] = field(default_factory=dict)
+    packed: dict[str, list[Tensor | None]] = field(default_factory=dict)  # states that a compiled step has admitted
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
     before: dict[str, Held] = field(default_factory=dict)  # states as they were before this step
@@ -48,6 +51,11 @@ class Batch:
     written: tuple[list[int], int] = (_NOWHERE, 0)  # what `_found` returns after the last step
     found: tuple[list[int], int] = (_NOWHERE, 0)  # and before this one
     looked: int = 0  # steps since somebody looked at the numbers
+
+    @functools.cached_property
+    def small(self) -> SmallSteps | None:
+        """What steps small real matrices in compiled loops, if it serves these."""
+        return None if is_watched(*self.params) else small_steps(self.params)
 
     def is_untouched(self) -> bool:
         """Whether the parameters are what the last step has written, without a look at their numbers."""
@@ -112,6 +120,10 @@ class Batch:
     def write(self, y: Tensor) -> None:
         """Give the parameters new values."""
         copy_each(self.params, y.unbind())
+        self.note_writing()
+
+    def note_writing(self) -> None:
+        """Take what was written to each parameter just now for points."""
         places, count = self.written
         self.written = places, count + len(self.params)
 

@@ -98,8 +98,8 @@ class Plain:
 
 
 def form(p: Tensor) -> Hashable:
-    """What `joined` depends on and ``p.data = x`` changes."""
-    return p.shape, p.dtype, p.device, p.is_contiguous()
+    """What the ways of stepping a parameter depend on and ``p.data = x`` changes."""
+    return p.shape, p.dtype, p.device, p.stride() if p.layout is torch.strided else p.layout
 
 
 def joined(p: Tensor, state: Mapping[str, Any], fused_on: tuple[str, ...]) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +60,16 @@ def name_of(p: Tensor, groups: list[dict[str, Any]]) -> str:
             if q is p:
                 return str(group["param_names"][j]) if "param_names" in group else f"number {j} of group {i}"
     return ""
+
+
+def refused(groups: list[dict[str, Any]], failed: Collection[Tensor]) -> Iterator[tuple[dict[str, Any], Tensor, str]]:
+    """The parameters of groups that skip nothing which end a step, those that ``failed`` or have a bad gradient."""
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is None or group["on_nonfinite"] == "skip":
+                continue
+            if any(p is q for q in failed) if failed else not bool(p.grad.isfinite().all()):
+                yield group, p, name_of(p, groups)
 
 
 def no_result(p: Tensor, name: str, error: NonFiniteError) -> NonFiniteError:

@@ -15,6 +15,7 @@ from .base import RiemannianOptimizer
 from .batch import Batch
 from .options import RetractionOptions, require
 from .plain import Plain
+from .small import momentum_rule
 
 
 class RiemannianSGD(RiemannianOptimizer):
@@ -57,6 +58,7 @@ class RiemannianSGD(RiemannianOptimizer):
 
     carried = ("momentum_buffer",)
     plain = torch.optim.SGD
+    small = momentum_rule
     fused_on = ("cpu", "cuda")
 
     def __init__(

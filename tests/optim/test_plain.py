@@ -51,7 +51,7 @@ def twins(name, options, generator, constrained=False):
 
 
 def joined(optimizer):
-    return [plain for _, plain in optimizer._work()[1]]
+    return [plain for _, plain in optimizer._work(captured=False)[1]]
 
 
 @EACH

@@ -1,0 +1,246 @@
+// Steps of small orthogonal weights: the coordinates of the gradient, the rule of the optimizer, the retraction and the
+// correction of drift in one call for many weights. `prepare` writes to buffers of its own, `commit` to the weights.
+
+#include <limits>
+#include <vector>
+
+#include "exports.h"
+#include "small.h"
+#include "threads.h"
+
+namespace {
+
+enum Rule : int64_t { DESCENT, MOMENTUM, ADAM };
+enum Retraction : int64_t { EXP, CAYLEY, QR, POLAR };
+enum Number { SIGN, RATE, KEEP, FRESH, NESTEROV, FIRST = 2, DECAY, SECOND, CORRECT_SECOND, CORRECT_FIRST, EPS, NUMBERS };
+
+constexpr double LONGEST = 2;     // bound of the spectral norm of a step: condition numbers stay below 5
+constexpr double FARTHEST = 0.8;  // of y^T y from the identity, from where Newton-Schulz converges
+
+}  // namespace
+
+template <class T>
+struct Steps {
+    int64_t count, n, rule, retraction, polish;
+    int64_t x_by_columns, g_by_columns, threads;
+    T* const* x;
+    const T* const* g;
+    T *const *m, *const *v;  // packed moments; null where there are none yet
+    T* buffer;               // of zeros before the first call, long enough for the results and a `Stepper` a thread
+    double numbers[NUMBERS];
+};
+
+namespace {
+
+template <class T>
+class Stepper {
+  public:
+    Stepper(const Steps<T>& s, int64_t part)
+        : s_(s), k_(s.n), d_(s.n * (s.n - 1) / 2), each_(result(s.n)), results_(s.buffer),
+          X_(s.buffer + s.count * each_ + part * work(s.n)), G_(X_ + k_.size()), A_(G_ + k_.size()),
+          W_(A_ + k_.size()), Y_(W_ + k_.size()), c_(Y_ + k_.size()) {}
+
+    static int64_t room(int64_t count, int64_t n, int64_t threads) { return count * result(n) + threads * work(n); }
+
+    bool prepare(int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i)
+            if (!prepare(i)) return false;
+        return true;
+    }
+
+    void commit() const {
+        for (int64_t i = 0; i < s_.count; ++i) {
+            std::memcpy(s_.x[i], results_ + i * each_, s_.n * s_.n * sizeof(T));
+            if (s_.rule != DESCENT) std::copy_n(first(i), d_, s_.m[i]);
+            if (s_.rule == ADAM) std::copy_n(second(i), d_, s_.v[i]);
+        }
+    }
+
+  private:
+    const Steps<T>& s_;
+    const Small<T> k_;
+    const int64_t d_, each_;
+    T* const results_;
+    T *const X_, *const G_, *const A_, *const W_, *const Y_, *const c_;
+
+    static constexpr int64_t CACHE_LINE = 64 / sizeof(T);
+    static int64_t packed(int64_t n) { return n * (n - 1) / 2 + LANES<T>; }
+    static int64_t result(int64_t n) { return whole(n * n + 2 * packed(n), CACHE_LINE); }
+    static int64_t work(int64_t n) { return whole(5 * Small<T>(n).size() + packed(n), CACHE_LINE); }
+
+    T number(Number which) const { return static_cast<T>(s_.numbers[which]); }
+    T* first(int64_t i) const { return results_ + i * each_ + s_.n * s_.n; }
+    T* second(int64_t i) const { return first(i) + d_ + LANES<T>; }
+
+    // Write what weight i and its moments become to the results; false if the step is not sound or too long for this.
+    bool prepare(int64_t i) {
+        load(s_.x[i], s_.x_by_columns, X_);
+        load(s_.g[i], s_.g_by_columns, G_);
+        k_.product(X_, 1, k_.line, G_, Y_);
+        k_.transpose(Y_, W_);
+        k_.pack(Y_, W_, c_, number(SIGN));
+        if (!std::isfinite(Y_[0])) return false;  // a 1 x 1 matrix has no coordinates that would tell
+        // squares of larger coordinates would make a second moment infinite
+        if (!(k_.sum_of_squares(c_, d_) < 1e-6 * std::numeric_limits<T>::max())) return false;
+        if (s_.rule == MOMENTUM) momentum(s_.m[i], first(i));
+        if (s_.rule == ADAM) adam(s_.m[i], s_.v[i], first(i), second(i));
+        k_.unpack(c_, A_, number(RATE));
+        const double length = std::abs(s_.numbers[RATE]) * std::sqrt(0.5 * k_.sum_of_squares(c_, d_));
+        if (!std::isfinite(length)) return false;
+        const double bound = std::min<double>(length, k_.largest_row(A_));
+        if (!(bound < LONGEST) || !move(bound)) return false;
+        T *y = Y_, *spare = W_;
+        if (s_.polish) {
+            k_.gram(y, A_);
+            k_.multiply(y, A_, spare, -0.5, y, 1.5);
+            std::swap(y, spare);
+        }
+        if (s_.x_by_columns) {
+            k_.transpose(y, spare);
+            std::swap(y, spare);
+        }
+        k_.store(y, results_ + i * each_);
+        return true;
+    }
+
+    void load(const T* from, bool by_columns, T* to) const {
+        k_.load(from, by_columns ? W_ : to);
+        if (by_columns) k_.transpose(W_, to);
+    }
+
+    void momentum(const T* before, T* __restrict after) const {
+        const T keep = number(KEEP), fresh = number(FRESH);
+        T* __restrict c = c_;
+        for (int64_t k = 0; k < d_; ++k) after[k] = (before ? keep * before[k] : 0) + fresh * c[k];
+        if (number(NESTEROV) != 0)
+            for (int64_t k = 0; k < d_; ++k) c[k] += keep * after[k];
+        else
+            std::memcpy(c, after, d_ * sizeof(T));
+    }
+
+    void adam(const T* before, const T* square, T* __restrict m, T* __restrict v) const {
+        const T w = number(FIRST), decay = number(DECAY), w2 = number(SECOND), eps = number(EPS);
+        const T correct = number(CORRECT_FIRST), correct2 = number(CORRECT_SECOND);
+        T* __restrict c = c_;
+        if (before)
+            std::memcpy(m, before, d_ * sizeof(T)), std::memcpy(v, square, d_ * sizeof(T));
+        else
+            std::memset(m, 0, d_ * sizeof(T)), std::memset(v, 0, d_ * sizeof(T));
+        for (int64_t k = 0; k < d_; ++k) {
+            m[k] += w * (c[k] - m[k]);
+            v[k] = decay * v[k] + w2 * (c[k] * c[k]);
+            c[k] = m[k] / ((std::sqrt(v[k] / correct2) + eps) * correct);
+        }
+    }
+
+    // Y = X phi(A) for a step of spectral norm at most `bound`.
+    bool move(double bound) {
+        switch (s_.retraction) {
+            case EXP: return exponential(bound);
+            case CAYLEY: return cayley();
+            case QR: return factor();
+            default: return polar();
+        }
+    }
+
+    // Horner's scheme of the series, whose rest is below rounding.
+    bool exponential(double bound) {
+        int64_t terms = 1;
+        for (double rest = bound * bound / 2; rest > 0.25 * std::numeric_limits<T>::epsilon(); ++terms)
+            rest *= bound / (terms + 2);
+        std::memcpy(Y_, X_, k_.size() * sizeof(T));
+        for (T *from = Y_, *to = W_; terms; --terms, std::swap(from, to)) {
+            k_.multiply(from, A_, to, T(1) / terms, X_);
+            if (terms == 1 && to != Y_) std::memcpy(Y_, to, k_.size() * sizeof(T));
+        }
+        return true;
+    }
+
+    // Y = 2 Z - X with Z (I - A/2) = X. All pivots are at least 1: the symmetric part of I + A/2 is the identity.
+    bool cayley() {
+        T *const M = A_, *const Z = W_;
+        for (int64_t i = 0; i < s_.n; ++i) {
+            k_.scale(M + i * k_.line, 0.5);
+            M[i * k_.line + i] = 1;
+        }
+        k_.transpose(X_, Z);
+        T factors[64];
+        for (int64_t j = 0; j < s_.n; ++j) {
+            const T inverse = 1 / M[j * k_.line + j];
+            for (int64_t i = j + 1; i < s_.n; ++i) factors[i] = M[i * k_.line + j] * inverse;
+            k_.subtract(M, M + j * k_.line, factors, 1, j + 1, s_.n, j);
+            k_.subtract(Z, Z + j * k_.line, factors, 1, j + 1, s_.n, 0);
+        }
+        for (int64_t j = s_.n - 1; j >= 0; --j) {
+            k_.scale(Z + j * k_.line, 1 / M[j * k_.line + j]);
+            k_.subtract(Z, Z + j * k_.line, M + j, k_.line, 0, j, 0);
+        }
+        k_.transpose(Z, Y_);
+        for (int64_t p = 0; p < s_.n * k_.line; p += LANES<T>) write<T>(Y_ + p, T(2) * read(Y_ + p) - read(X_ + p));
+        return true;
+    }
+
+    // The columns of X + X A made orthonormal one after the other, by the Gram matrix, which knows of drift as well.
+    bool factor() {
+        T *const S = G_, *const Q = W_;
+        k_.multiply(X_, A_, Y_, 1, X_);
+        k_.gram(Y_, S);
+        k_.transpose(Y_, Q);
+        T factors[64];
+        for (int64_t j = 0; j < s_.n; ++j) {
+            const T pivot = S[j * k_.line + j], inverse = 1 / pivot;
+            if (!(pivot > 0.5)) return false;
+            for (int64_t i = j + 1; i < s_.n; ++i) factors[i] = S[j * k_.line + i] * inverse;
+            k_.subtract(S, S + j * k_.line, factors, 1, j + 1, s_.n, j);
+            k_.subtract(Q, Q + j * k_.line, factors, 1, j + 1, s_.n, 0);
+            k_.scale(Q + j * k_.line, 1 / std::sqrt(pivot));
+        }
+        k_.transpose(Q, Y_);
+        return true;
+    }
+
+    // Newton-Schulz from X + X A.
+    bool polar() {
+        T* const S = G_;
+        k_.multiply(X_, A_, Y_, 1, X_);
+        k_.gram(Y_, S);
+        for (int64_t i = 0; i < s_.n; ++i) S[i * k_.line + i] -= 1;
+        double far = std::sqrt(k_.sum_of_squares(S, s_.n * k_.line));
+        if (!(far < FARTHEST)) return false;
+        for (int64_t i = 0; i < s_.n; ++i) S[i * k_.line + i] += 1;
+        const double near = std::numeric_limits<T>::epsilon() * std::max(4.0, std::sqrt(s_.n));
+        for (bool again = true; again;) {
+            k_.multiply(Y_, S, W_, -0.5, Y_, 1.5);
+            std::memcpy(Y_, W_, k_.size() * sizeof(T));
+            far = 0.75 * far * far + 0.25 * far * far * far;
+            again = far > near;
+            if (again) k_.gram(Y_, S);
+        }
+        return true;
+    }
+};
+
+template <class T>
+int prepare(const Steps<T>& s) {
+    if (s.threads == 1) return Stepper<T>(s, 0).prepare(0, s.count);
+    std::vector<char> sound(s.threads);
+    share(s.threads, [&](int64_t part) {
+        sound[part] = Stepper<T>(s, part).prepare(s.count * part / s.threads, s.count * (part + 1) / s.threads);
+    });
+    return std::find(sound.begin(), sound.end(), 0) == sound.end();
+}
+
+}  // namespace
+
+extern "C" {
+EXPORTED int64_t small_room_float(int64_t count, int64_t n, int64_t threads) {
+    return Stepper<float>::room(count, n, threads);
+}
+EXPORTED int64_t small_room_double(int64_t count, int64_t n, int64_t threads) {
+    return Stepper<double>::room(count, n, threads);
+}
+EXPORTED int small_prepare_float(const Steps<float>* s) { return prepare(*s); }
+EXPORTED int small_prepare_double(const Steps<double>* s) { return prepare(*s); }
+EXPORTED void small_commit_float(const Steps<float>* s) { Stepper<float>(*s, 0).commit(); }
+EXPORTED void small_commit_double(const Steps<double>* s) { Stepper<double>(*s, 0).commit(); }
+}

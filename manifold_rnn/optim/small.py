@@ -1,0 +1,124 @@
+"""Steps of small orthogonal weights by compiled loops: all of a batch in one call, which writes nothing at first.
+
+The rule of torch, which they agree with up to rounding, takes every step that is too long for them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .. import retractions
+from .._kernels.small import RETRACTIONS, RULES, lies_by_columns
+from .._torch import has_dispatch_mode
+from ..manifolds import Orthogonal, SpecialOrthogonal
+from .batch import Batch
+
+_GROUPS = (Orthogonal, SpecialOrthogonal)  # a subclass may map in its own way
+_MAPS = (retractions.Exponential, retractions.Cayley, retractions.QR, retractions.Polar)
+
+
+class SmallRule(NamedTuple):
+    """What an optimizer makes of coordinates: the name of its rule, its moments, and the numbers that it takes."""
+
+    name: str
+    moments: tuple[str, ...]
+    numbers: tuple[float, ...]
+
+
+Choose: TypeAlias = Callable[[dict[str, Any], int], SmallRule | None]  # from the options and the number of the step
+
+
+def momentum_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
+    """What `RiemannianSGD` does."""
+    if not (momentum := group["momentum"]):
+        return SmallRule("descent", (), ())
+    fresh = 1.0 if steps == 1 else 1 - group["dampening"]
+    return SmallRule("momentum", ("momentum_buffer",), (momentum, fresh, float(group["nesterov"])))
+
+
+def adam_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
+    """What `RiemannianAdam` does, but for its variants."""
+    if group["amsgrad"] or group["second_moment"] != "elementwise" or group["scale"] is not None:
+        return None
+    beta1, beta2 = group["betas"]
+    corrections = 1 - beta2**steps, 1 - beta1**steps
+    return SmallRule("adam", ("exp_avg", "exp_avg_sq"), (1 - beta1, beta2, 1 - beta2, *corrections, group["eps"]))
+
+
+def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Callable[[], None] | None:
+    """Compute the next step of a batch, and return what writes it; None if the rule of torch has to take it."""
+    manifold = batch.manifold
+    if choose is None or not isinstance(manifold, _GROUPS) or type(manifold) not in _GROUPS:
+        return None
+    if group["capturable"] or isinstance(group["lr"], Tensor) or has_dispatch_mode():
+        return None
+    if type(retraction := manifold.retraction) not in _MAPS or (small := batch.small) is None:
+        return None
+    steps = int(batch.states[0].get("step") or 0) + 1
+    rule = choose(group, steps)
+    gradients = [p.grad for p in batch.params if p.grad is not None]
+    if rule is None or not all(map(_fits, gradients, batch.params)):
+        return None
+    if (by_columns := lies_by_columns(gradients)) is None:
+        return None
+    if (moments := _moments(batch, rule.moments)) is None:
+        return None
+    every = group["polish_every"]
+    every = manifold.polish_every if every is None else every
+    x, g = batch.found[0], list(map(Tensor.data_ptr, gradients))
+    numbers = -1.0 if group["maximize"] else 1.0, -float(group["lr"]), *rule.numbers
+    polish = bool(every) and steps % every == 0
+    codes = RULES[rule.name], RETRACTIONS[retraction.name]
+    if not small.prepare(x, g, moments, *codes, polish, by_columns, numbers):
+        return None
+    return partial(_commit, batch, rule.moments)
+
+
+def _commit(batch: Batch, names: tuple[str, ...]) -> None:
+    assert batch.small is not None
+    for name in names:
+        if name not in batch.states[0]:
+            for p, s in zip(batch.params, batch.states, strict=True):
+                n = len(p)
+                s[name] = torch.empty(n * (n - 1) // 2, dtype=p.dtype, device=p.device)
+    batch.count(on_device=False)
+    batch.small.commit([[s[name].data_ptr() for s in batch.states] for name in names])
+    increment_version(batch.params)
+    batch.note_writing()
+
+
+def _fits(g: Tensor, p: Tensor) -> bool:
+    """Whether a gradient is a dense one of its parameter, which may have become another since."""
+    return g.layout is torch.strided and g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
+
+
+def _moments(batch: Batch, names: tuple[str, ...]) -> list[list[int]] | None:
+    """The addresses of moments, 0 where the batch has none yet; None if they are not packed numbers in a row."""
+    found: list[list[int]] = []
+    for name in names:
+        held = [s.get(name) for s in batch.states]
+        known = batch.packed.get(name, ())
+        if len(known) != len(held) or not all(map(operator.is_, held, known)):  # at first, and after a load
+            if not (all(map(_is_none, held)) or all(_is_packed(s, p) for s, p in zip(held, batch.params, strict=True))):
+                return None
+            batch.packed[name] = held
+        found.append([0 if s is None else s.data_ptr() for s in held])
+    some = {bool(addresses[0]) for addresses in found if batch.params[0].numel() > 1}
+    return found if len(some) < 2 else None
+
+
+def _is_packed(moment: Tensor | None, p: Tensor) -> bool:
+    n = len(p)
+    kind = p.dtype, p.device, (n * (n - 1) // 2,)
+    return moment is not None and moment.is_contiguous() and (moment.dtype, moment.device, moment.shape) == kind
+
+
+def _is_none(x: object) -> bool:
+    return x is None
