@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import init
 
-from ...linalg.precision import double
+from ...linalg.checks import read_number
+from ...linalg.precision import double, host_max, may_read_device
 from .base import AllSteps, State
 from .input_dependent import InputDependent
 from .options import require_number
 from .weights import allocate_empty, fill_uniform
+
+_FEW_TURNS = 1e4  # radians up to which multiples of the rounded number pi lose no more than the phases have lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,4 +172,7 @@ def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
 
 def _without_turns(angle: Tensor) -> Tensor:
     """Return the same angle between minus and plus half a turn."""
-    return angle - 2 * math.pi * (angle.detach() / (2 * math.pi)).round()
+    fixed = angle.detach()
+    if may_read_device() and fixed.numel() and read_number(host_max, fixed.abs()) < _FEW_TURNS:
+        return angle - 2 * math.pi * (fixed / (2 * math.pi)).round()
+    return torch.atan2(fixed.sin(), fixed.cos()) + (angle - fixed)
