@@ -164,3 +164,28 @@ def test_such_a_gradient_of_vectors_is_taken(scale, way, generator):
     for each in (p, q):
         optim.RiemannianAdam([each], lr=1e-2, scale=scale).step()
     torch.testing.assert_close(p.detach(), q.detach(), atol=atol(p.dtype), rtol=0)
+
+
+def conjugate(x):
+    return x.clone().conj() if x.is_complex() else torch.complex(torch.zeros_like(x), -x).conj().imag
+
+
+@pytest.mark.parametrize("kind", ["RiemannianSGD", "RiemannianAdam", "RiemannianMuon", "RiemannianRMSprop"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("case", ["vectors", "matrix", "plain"])
+def test_a_weight_whose_memory_has_another_sign_takes_the_same_steps(case, dtype, kind, generator):
+    manifold = {"vectors": mr.Oblique(), "matrix": mr.Unitary() if dtype.is_complex else mr.Orthogonal()}.get(case)
+    shape = SHAPE if case == "vectors" else (5, 5)
+    x = torch.randn(shape, dtype=dtype, generator=generator)
+    x = x if manifold is None else manifold.random(*shape, dtype=dtype, generator=generator)
+    p, q = torch.nn.Parameter(conjugate(x)), torch.nn.Parameter(conjugate(x).resolve_conj().resolve_neg().clone())
+    assert p.is_conj() or p.is_neg()
+    if manifold is not None:
+        p.manifold = q.manifold = manifold
+    one, other = (getattr(optim, kind)([each], lr=0.01) for each in (p, q))
+    for _ in range(3):
+        q.grad = torch.randn(shape, dtype=dtype, generator=generator)
+        p.grad = q.grad.clone()
+        one.step()
+        other.step()
+    torch.testing.assert_close(p.detach(), q.detach(), atol=atol(dtype.to_real()), rtol=0)
