@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +41,7 @@ def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
     steepest = max(1.0, float(group["lr"]) / (1 - group["betas"][0]))
     if not (size < largest and steepest < largest * group["eps"]):
         return False
-    if not all(
-        _has_own_moments(*each, m.axes, by_angle=by_angle) for each in zip(batch.params, batch.states, strict=True)
-    ):
+    if not _have_own_moments(batch, m.axes, by_angle=by_angle):
         return False
     # torch's fused function counts in single precision
     if by_angle and not (fused_adam and p.device.type in _FUSED_ON and torch.finfo(p.dtype).bits == 32):
@@ -55,6 +54,20 @@ def _has_own_memory(p: Tensor) -> bool:
     """Whether the numbers of a parameter lie in memory as they are, without gaps, and so does its gradient's form."""
     plain = p.is_contiguous() and not (p.is_conj() or p.is_neg())
     return plain and p.grad is not None and is_like(p.grad, p)
+
+
+def _have_own_moments(batch: Batch, axes: tuple[int, ...], *, by_angle: bool) -> bool:
+    """Whether `_has_own_moments` holds for all; it is asked at first, and after a load."""
+    held = [s.get(name) for s in batch.states for name in ("exp_avg", "exp_avg_sq")]
+    known = batch.packed.get("moments", ())
+    if len(known) == len(held) and all(map(operator.is_, held, known)):
+        return True
+    if not all(
+        _has_own_moments(*each, axes, by_angle=by_angle) for each in zip(batch.params, batch.states, strict=True)
+    ):
+        return False
+    batch.packed["moments"] = held
+    return True
 
 
 def _has_own_moments(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], *, by_angle: bool) -> bool:
