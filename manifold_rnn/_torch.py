@@ -188,7 +188,7 @@ def writable(x: Tensor) -> Tensor:
 
 def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Copy each value into the tensor at the same place, in one call where torch has one."""
-    if _foreach_copy is not None:
+    if _foreach_copy is not None and not any(x.is_conj() or x.is_neg() for x in into):  # which it refuses
         _foreach_copy(into, values)
         return
     for x, y in zip(into, values, strict=True):

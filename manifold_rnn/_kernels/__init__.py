@@ -4,6 +4,7 @@
 - `building`: compiles them when the package is installed, for each kind of processor
 - `loading`: loads the library that fits this processor
 - `operators`: ``torch.ops.manifold_rnn``, which `torch` dispatches and traces as its own; scans
-- `steps`: operators for steps of optimizers
+- `steps`: operators for steps of Adam on spheres
+- `small`: steps of small orthogonal weights, prepared and committed by two calls
 - `coordinates`: operators for coordinates of skew-symmetric matrices
 """

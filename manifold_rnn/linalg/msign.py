@@ -139,7 +139,8 @@ def _iterated(x: Tensor) -> Tensor:
 
 
 def _last_steps(dtype: torch.dtype) -> int:
-    raised = torch.finfo(dtype).eps ** _SMALLEST * math.prod(step[0] for step in _SCHEDULE)
+    slopes = [step[0] for step in _SCHEDULE]  # a list, since torch's compiler knows no generators here
+    raised = torch.finfo(dtype).eps ** _SMALLEST * math.prod(slopes)
     return math.ceil(-math.log(raised) / math.log(_LAST[0])) + _CONVERGING
 
 

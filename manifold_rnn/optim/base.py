@@ -294,7 +294,7 @@ class RiemannianOptimizer(Optimizer):
         try:
             for group, batches in self._grouped():
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
-                join: Join | None = (self.fused_on, captured) if joins else None
+                join: Join = (self.fused_on if joins else None, captured)
                 alike, together = batches.of(group["params"], self.state, join)
                 work += [(group, batch) for batch in alike]
                 plain += [(group, each) for each in together]

@@ -23,7 +23,8 @@ from .preconditions import require_own_state
 
 State = dict[str, Any]
 Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
-Join: TypeAlias = tuple[tuple[str, ...], bool]  # devices with a fused implementation, and whether nothing may be read
+# devices with a fused implementation, or None where torch's functions do not serve; and whether nothing may be read
+Join: TypeAlias = tuple[tuple[str, ...] | None, bool]
 Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _version = operator.attrgetter("_version")
 _NOWHERE: list[int] = []
@@ -230,9 +231,7 @@ class Batches:
         self._plain: list[Plain] = []
         self._frames: dict[int, Hashable] = {}  # in which coordinates the state of each parameter is
 
-    def of(
-        self, params: list[Tensor], state: dict[Tensor, State], join: Join | None = None
-    ) -> tuple[list[Batch], list[Plain]]:
+    def of(self, params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
         """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps.
 
         Plain ones are apart, for torch's own functions, as far as ``join`` allows.
@@ -251,7 +250,7 @@ class Batches:
         return self._batches, self._plain
 
 
-def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join | None) -> Sequence[object]:
+def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Sequence[object]:
     """What the sorting into batches depends on."""
     return join, *((id(p), id(attached_manifold(p)), id(state[p]), form(p)) for p in params)
 
@@ -265,16 +264,18 @@ def _frame(p: Tensor) -> Hashable:
     return frame
 
 
-def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join | None) -> tuple[list[Batch], list[Plain]]:
+def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
     batches: dict[Hashable, Batch] = {}
     plain: dict[Hashable, Plain] = {}
+    fused_on, on_device = join
     for p in params:
         manifold, steps = manifold_of(p), state[p].get("step", 0)
         kind: Hashable = id(p)
         if manifold is not None:
-            kind = (manifold.key(), p.shape, p.dtype, p.device, -1 if isinstance(steps, Tensor) else steps)
-        elif join is not None:
-            fused_on, on_device = join
+            # a count on a device has a number only where it may be read
+            steps = (-1 if on_device else int(steps)) if isinstance(steps, Tensor) else steps
+            kind = (manifold.key(), p.shape, p.dtype, p.device, steps)
+        elif fused_on is not None:
             fused = joined(p, state[p], fused_on)
             if fused is not None and (fused or not on_device):
                 together = plain.setdefault((fused, p.dtype, p.device), Plain(fused))
@@ -298,4 +299,4 @@ def require_fixed_work(manifold: Manifold | None) -> None:
 
 
 def _as_reals(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

@@ -107,6 +107,8 @@ def joined(p: Tensor, state: Mapping[str, Any], fused_on: tuple[str, ...]) -> bo
     device = p.device.type
     if type(p) not in _KINDS or device not in _DEVICES or not (p.is_floating_point() or p.is_complex()):
         return None
+    if p.is_conj() or p.is_neg():  # no view of its numbers can be written to
+        return None
     moments = [s for name, s in state.items() if isinstance(s, Tensor) and name != "step"]
     if p.layout != torch.strided or p.grad is None or p.grad.shape != p.shape:
         return None

@@ -53,6 +53,12 @@ def _broadcasts(moment: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(moment) == len(expected) and all(m in (1, e) for m, e in zip(moment, expected, strict=True))
 
 
+def is_like(g: Tensor, p: Tensor) -> bool:
+    """Whether a gradient is plain numbers in the form of its parameter, which may have become another since."""
+    own = type(g) is Tensor and g.layout is torch.strided  # a subclass may have its numbers elsewhere
+    return own and g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
+
+
 def name_of(p: Tensor, groups: list[dict[str, Any]]) -> str:
     """The name of a parameter in its optimizer, or its place."""
     for i, group in enumerate(groups):

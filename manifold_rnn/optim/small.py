@@ -19,6 +19,7 @@ from .._kernels.small import RETRACTIONS, RULES, lies_by_columns
 from .._torch import has_dispatch_mode
 from ..manifolds import Orthogonal, SpecialOrthogonal
 from .batch import Batch
+from .preconditions import is_like
 
 _GROUPS = (Orthogonal, SpecialOrthogonal)  # a subclass may map in its own way
 _MAPS = (retractions.Exponential, retractions.Cayley, retractions.QR, retractions.Polar)
@@ -64,7 +65,7 @@ def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Call
     steps = int(batch.states[0].get("step") or 0) + 1
     rule = choose(group, steps)
     gradients = [p.grad for p in batch.params if p.grad is not None]
-    if rule is None or not all(map(_fits, gradients, batch.params)):
+    if rule is None or not all(map(is_like, gradients, batch.params)):
         return None
     if (by_columns := lies_by_columns(gradients)) is None:
         return None
@@ -82,21 +83,22 @@ def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Call
 
 
 def _commit(batch: Batch, names: tuple[str, ...]) -> None:
-    assert batch.small is not None
-    for name in names:
-        if name not in batch.states[0]:
-            for p, s in zip(batch.params, batch.states, strict=True):
-                n = len(p)
-                s[name] = torch.empty(n * (n - 1) // 2, dtype=p.dtype, device=p.device)
+    small, held = batch.small, [[s.get(name) for s in batch.states] for name in names]
+    assert small is not None
+    # new moments belong to the states once they have numbers: there may be no memory for one, or an interrupt
+    moments = [[_unwritten(p) if s is None else s for p, s in zip(batch.params, each, strict=True)] for each in held]
+    small.commit([list(map(Tensor.data_ptr, each)) for each in moments])
+    for name, each in zip(names, moments, strict=True):
+        for s, moment in zip(batch.states, each, strict=True):
+            s[name] = moment
     batch.count(on_device=False)
-    batch.small.commit([[s[name].data_ptr() for s in batch.states] for name in names])
     increment_version(batch.params)
     batch.note_writing()
 
 
-def _fits(g: Tensor, p: Tensor) -> bool:
-    """Whether a gradient is a dense one of its parameter, which may have become another since."""
-    return g.layout is torch.strided and g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
+def _unwritten(p: Tensor) -> Tensor:
+    n = len(p)
+    return torch.empty(n * (n - 1) // 2, dtype=p.dtype, device=p.device)
 
 
 def _moments(batch: Batch, names: tuple[str, ...]) -> list[list[int]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from .._kernels.steps import turn_by_angle, turn_by_length
 from .._torch import fused_adam, is_watched
 from ..manifolds import FixedNorm
 from .batch import Batch
+from .preconditions import is_like
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _FUSED_ON = ("cpu", "cuda")
@@ -32,24 +34,55 @@ def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
         return False
     if group["capturable"] or group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
         return False
-    if not all(p.is_contiguous() and p.grad is not None and p.grad.shape == p.shape for p in batch.params):
+    if not all(map(_has_own_memory, batch.params)):
         return False
     largest, by_angle = 1e-3 * torch.finfo(p.dtype).max ** 0.5, group["scale"] == "angle"
-    if not (size < largest and group["eps"] > 0):
+    # where there is no gradient, 1 / eps and the rate by eps are factors of 0, and are squared
+    steepest = max(1.0, float(group["lr"]) / (1 - group["betas"][0]))
+    if not (size < largest and steepest < largest * group["eps"]):
         return False
-    if by_angle and not (fused_adam and p.device.type in _FUSED_ON and all(map(_whole, batch.params, batch.states))):
+    if not _have_own_moments(batch, m.axes, by_angle=by_angle):
+        return False
+    # torch's fused function counts in single precision
+    if by_angle and not (fused_adam and p.device.type in _FUSED_ON and torch.finfo(p.dtype).bits == 32):
         return False
     radius = 1.0 if by_angle else m.radius
     return not isinstance(radius, str) and _angle_bound(radius, group) < _FARTHEST
 
 
-def _whole(p: Tensor, state: dict[str, Any]) -> bool:
-    """Whether torch's fused function serves: it writes beyond smaller moments, and counts in single precision."""
-    if torch.finfo(p.dtype).bits > 32:
+def _has_own_memory(p: Tensor) -> bool:
+    """Whether the numbers of a parameter lie in memory as they are, without gaps, and so does its gradient's form."""
+    plain = p.is_contiguous() and not (p.is_conj() or p.is_neg())
+    return plain and p.grad is not None and is_like(p.grad, p)
+
+
+def _have_own_moments(batch: Batch, axes: tuple[int, ...], *, by_angle: bool) -> bool:
+    """Whether `_has_own_moments` holds for all; it is asked at first, and after a load."""
+    held = [s.get(name) for s in batch.states for name in ("exp_avg", "exp_avg_sq")]
+    known = batch.packed.get("moments", ())
+    if len(known) == len(held) and all(map(operator.is_, held, known)):
+        return True
+    if not all(
+        _has_own_moments(*each, axes, by_angle=by_angle) for each in zip(batch.params, batch.states, strict=True)
+    ):
         return False
-    moments = [s for name, s in state.items() if isinstance(s, Tensor) and name != "step"]
+    batch.packed["moments"] = held
+    return True
+
+
+def _has_own_moments(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], *, by_angle: bool) -> bool:
+    """Whether the moments are none, or of the kind that `turn` makes: what it calls looks at addresses only."""
     shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
-    return all(tuple(s.shape) == shape and s.dtype == p.dtype.to_real() and s.is_contiguous() for s in moments)
+    axes = (*(k - 1 for k in axes), -1) if p.is_complex() else axes
+    second = shape if by_angle else tuple(1 if k - len(shape) in axes else n for k, n in enumerate(shape))
+    held = state.get("exp_avg"), state.get("exp_avg_sq")
+    if held[0] is None and held[1] is None:
+        return True
+    kinds = [(p.dtype.to_real(), p.device, torch.strided, each) for each in (shape, second)]
+    return all(
+        isinstance(s, Tensor) and (s.dtype, s.device, s.layout, tuple(s.shape)) == kind and s.is_contiguous()
+        for s, kind in zip(held, kinds, strict=True)
+    )
 
 
 def _angle_bound(radius: float, group: dict[str, Any]) -> float:
@@ -111,7 +144,7 @@ def _compiled_sizes(each: _Turned) -> list[int] | None:
     first, count, shape = min(each.axes) + each.x.ndim, len(each.axes), each.x.shape
     if each.x.dtype != torch.float32 or each.x.device.type != "cpu" or library() is None:
         return None
-    if max(each.axes) - min(each.axes) != count - 1 or not all(t.is_contiguous() for t in (each.m, each.v)):
+    if max(each.axes) - min(each.axes) != count - 1:
         return None
     return [math.prod(shape[:first]), math.prod(shape[first : first + count]), math.prod(shape[first + count :])]
 

@@ -1,7 +1,11 @@
 """With ``capturable=True`` a step is the same list of operations for any numbers, and none of them waits."""
 
+import copy
+
 import pytest
 import torch
+from support.optimizer_cases import point
+from support.tolerances import atol
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -108,3 +112,29 @@ def test_manifolds_whose_steps_wait_are_refused(manifold):
     optim.RiemannianSGD([p], lr=0.1)
     with pytest.raises(UnsupportedError, match=r"capturable=True .*\n.*eigenvalues or singular values"):
         optim.RiemannianSGD([p], lr=0.1, capturable=True)
+
+
+def test_weights_of_unequal_numbers_of_steps_keep_their_own_when_counts_may_be_read(generator):
+    manifold, alone = mr.Orthogonal(), []
+    params = [point(manifold, (4, 4), torch.float64, generator) for _ in range(2)]
+    before = optim.RiemannianAdam(params, lr=0.1, capturable=True)
+    for k in range(3):
+        for p in params[: 1 if k else 2]:
+            p.grad = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+        before.step()
+        before.zero_grad()
+    for p in params:
+        p.grad = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    for k, p in enumerate(params):
+        q = torch.nn.Parameter(p.detach().clone())
+        q.manifold, q.grad = manifold, p.grad.clone()
+        single = optim.RiemannianAdam([q], lr=0.1)
+        single.state[q] = copy.deepcopy(before.state[p]) | {"step": 1 if k else 3}
+        single.step()
+        alone.append(q.detach())
+    saved = before.state_dict()
+    saved["param_groups"][0]["capturable"] = False
+    together = optim.RiemannianAdam(params, lr=0.1)
+    together.load_state_dict(saved)
+    together.step()
+    torch.testing.assert_close([p.detach() for p in params], alone, atol=atol(torch.float64), rtol=0)

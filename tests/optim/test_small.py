@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support.compiled_cases import Watch, assert_near, pair, set_gradients
 from support.optimizer_cases import frozen, point, same
 from support.tolerances import atol
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import manifold_rnn as mr
 from manifold_rnn import errors, optim, retractions
 from manifold_rnn._kernels.loading import library
-from manifold_rnn.optim import base, small
 
 pytestmark = pytest.mark.skipif(library() is None, reason="this installation has no compiled library")
 
@@ -29,58 +29,9 @@ RULES = {
 }
 
 
-class Watch:
-    """Which batches the compiled step has taken, and a switch that leaves all to torch."""
-
-    def __init__(self, monkeypatch):
-        self.taken, self.off = [], False
-        monkeypatch.setattr(base, "prepared", self)
-
-    def __call__(self, *args):
-        call = None if self.off else small.prepared(*args)
-        self.taken.append(call is not None)
-        return call
-
-    @contextlib.contextmanager
-    def torch(self):
-        """The rule of torch takes all steps."""
-        self.off = True
-        try:
-            yield
-        finally:
-            self.off = False
-
-
 @pytest.fixture
 def watch(monkeypatch):
     return Watch(monkeypatch)
-
-
-def pair(manifold, n, dtype, generator, count=2):
-    """Points, and others with the same values, of which one may lie by columns in memory."""
-    first = [point(manifold, (n, n), dtype, generator) for _ in range(count)]
-    second = [torch.nn.Parameter(p.detach().clone()) for p in first]
-    for p in second:
-        p.manifold = manifold
-    return first, second
-
-
-def set_gradients(first, second, size, generator, by_columns=False):
-    for p, q in zip(first, second, strict=True):
-        g = size * torch.randn(p.shape, dtype=p.dtype, generator=generator)
-        p.grad = g.mT.contiguous().mT if by_columns else g
-        q.grad = g.clone()
-
-
-def assert_near(first, second, optimizer, other, factor=1.0):
-    for p, q in zip(first, second, strict=True):
-        close = {"atol": factor * atol(p.dtype), "rtol": factor * atol(p.dtype)}
-        torch.testing.assert_close(p.detach(), q.detach(), **close)
-        ours, theirs = optimizer.state[p], other.state[q]
-        assert ours.keys() == theirs.keys() and ours.get("step") == theirs.get("step")
-        for name in ours.keys() - {"step"}:
-            assert ours[name].dtype == theirs[name].dtype and ours[name].shape == theirs[name].shape
-            torch.testing.assert_close(ours[name], theirs[name], **close)
 
 
 def rate_of(rule, length, n):

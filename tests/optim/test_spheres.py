@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from support.compiled_cases import WAYS, take
 from support.tolerances import atol
 from torch import nn
 
@@ -23,13 +24,10 @@ DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 SHAPE = (80, 60)  # large enough for steps in place
 
 
-@pytest.fixture(params=["compiled", "torch", "stacked"])
+@pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     """The three ways of a step: compiled, if this installation has it and the precision is single, else as the next."""
-    if request.param == "torch":
-        monkeypatch.setattr(spheres, "library", lambda: None)
-    if request.param == "stacked":
-        monkeypatch.setattr(spheres, "_FEW", math.inf)
+    take(request.param, monkeypatch)
     return request.param
 
 

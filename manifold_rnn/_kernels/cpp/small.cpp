@@ -44,7 +44,10 @@ class Stepper {
 
     bool prepare(int64_t from, int64_t to) {
         for (int64_t i = from; i < to; ++i)
-            if (!prepare(i)) return false;
+            if (!prepare(i)) {
+                std::fill_n(X_, work(s_.n), T(0));  // NaN would stay in the padding
+                return false;
+            }
         return true;
     }
 
@@ -85,7 +88,8 @@ class Stepper {
         if (s_.rule == MOMENTUM) momentum(s_.m[i], first(i));
         if (s_.rule == ADAM) adam(s_.m[i], s_.v[i], first(i), second(i));
         k_.unpack(c_, A_, number(RATE));
-        const double length = std::abs(s_.numbers[RATE]) * std::sqrt(0.5 * k_.sum_of_squares(c_, d_));
+        // of the step itself: a rate may be infinite as a T, and the squares of the coordinates may be 0
+        const double length = std::sqrt(0.5 * k_.sum_of_squares(A_, s_.n * k_.line));
         if (!std::isfinite(length)) return false;
         const double bound = std::min<double>(length, k_.largest_row(A_));
         if (!(bound < LONGEST) || !move(bound)) return false;

@@ -97,10 +97,12 @@ def _inverse_modulus(re, im):
 
 @triton.jit
 def _tanh(x):
-    """Return tanh by its series near 0, where the exponential would lose digits."""
-    q = x * x
+    """Return tanh by its series near 0, where the exponential would lose digits; neither meets an overflow."""
+    size = tl.abs(x)
+    small = tl.where(size < 0.25, x, 0.0)
+    q = small * small
     p = -17 / 315 + q * (62 / 2835 + q * (-1382 / 155925))
-    near = x + x * q * (-1 / 3 + q * (2 / 15 + q * p))
-    e = tl.exp(-2 * tl.abs(x))
+    near = small + small * q * (-1 / 3 + q * (2 / 15 + q * p))
+    e = tl.exp(-2 * tl.where(size > 50, 50.0, size))
     far = 1 - 2 * e / (1 + e)
-    return tl.where(tl.abs(x) < 0.25, near, tl.where(x < 0, -far, far))
+    return tl.where(size < 0.25, near, tl.where(x < 0, -far, far))
