@@ -1,5 +1,6 @@
-"""Answers Ctrl-C while the command ``manifold-rnn`` imports torch, as `cli.main` answers it later."""
+"""What the command ``manifold-rnn`` does while it imports torch: answers Ctrl-C, as `cli.main` does later, and hurries."""
 
+import gc
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -20,5 +21,7 @@ def _answer(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     raise SystemExit(130)
 
 
+if _is_command():
+    gc.disable()  # imports leave no garbage; `cli.main` collects again
 if _is_command() and sys.excepthook is sys.__excepthook__:
     sys.excepthook = _answer

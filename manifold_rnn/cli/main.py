@@ -1,5 +1,6 @@
 """``manifold-rnn``: finds the subcommand, parses its arguments, runs it, and answers every mistake with one line."""
 
+import gc
 import signal
 import sys
 import threading
@@ -76,6 +77,7 @@ def _run(arguments: Sequence[str]) -> int:
     require_choice("manifold-rnn", command, _COMMANDS)
     module, about = _COMMANDS[command]
     handler = import_module(f".{module}", __package__)
+    gc.enable()  # `_command` has turned it off for the imports
     parser = handler.build_parser(command, f"{about[0].upper()}{about[1:]}.")
     try:
         values = parser.parse(arguments[1:])

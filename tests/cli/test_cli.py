@@ -1,4 +1,5 @@
 import builtins
+import gc
 import importlib.util
 import os
 import subprocess
@@ -314,6 +315,15 @@ def test_help_and_inspect_do_not_wait_for_lightning_or_matplotlib():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_a_command_collects_garbage_after_its_imports(capsys):
+    gc.disable()  # as the command does before
+    try:
+        assert main(["inspect", "nothing"]) == 2
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_the_package_runs_as_a_module():
