@@ -1,4 +1,4 @@
-"""What the command ``manifold-rnn`` does while it imports torch: answers Ctrl-C, as `cli.main` does later, and hurries."""
+"""While the command ``manifold-rnn`` imports torch: answers Ctrl-C, as `cli.main` does later, and saves time."""
 
 import gc
 import sys
