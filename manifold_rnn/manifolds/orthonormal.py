@@ -137,7 +137,7 @@ class OrthonormalColumns(MatrixManifold):
 
     @property
     def polish_every(self) -> int:
-        return 0 if self.retraction.self_correcting else 2  # between them rounding adds up to two thirds of 1e-5
+        return 0 if self.retraction.self_correcting else 1
 
     # --- points ---
 

@@ -71,7 +71,7 @@ class RiemannianOptimizer(Optimizer):
         `Contraction`, whose steps need eigenvalues or singular values.
     polish_every : int, optional
         Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
-        is 2 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
+        is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
 
     Raises
     ------
