@@ -205,9 +205,8 @@ def add_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def norms_of(tensors: Sequence[Tensor]) -> Tensor | None:
-    """The norm of each tensor, in one call where torch has one and all are of one kind; else None."""
-    first = tensors[0]
-    if _foreach_norm is None or any(t.dtype != first.dtype or t.device != first.device for t in tensors):
+    """The norm of each tensor, in one call where torch has one and all are on one device; else None."""
+    if _foreach_norm is None or len({t.device for t in tensors}) > 1:
         return None
     return torch.stack(_foreach_norm(list(tensors)))
 

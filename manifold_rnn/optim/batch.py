@@ -252,7 +252,11 @@ class Batches:
 
 def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Sequence[object]:
     """What the sorting into batches depends on."""
-    return join, *((id(p), id(attached_manifold(p)), id(state[p]), form(p)) for p in params)
+    manifolds = [attached_manifold(p) for p in params]
+    return [join] + [
+        (id(p), id(manifold), id(state[p]), form(p, constrained=manifold is not None))
+        for p, manifold in zip(params, manifolds, strict=True)
+    ]
 
 
 def _frame(p: Tensor) -> Hashable:

@@ -97,9 +97,17 @@ class Plain:
             s["step"] = int(s.get("step", 0)) + 1
 
 
-def form(p: Tensor) -> Hashable:
-    """What the ways of stepping a parameter depend on and ``p.data = x`` changes."""
-    return p.shape, p.dtype, p.device, p.stride() if p.layout is torch.strided else p.layout
+def form(p: Tensor, *, constrained: bool) -> Hashable:
+    """What the ways of stepping a parameter depend on and ``p.data = x`` changes.
+
+    The compiled steps of constrained weights take any strides; `joined` asks whether memory is contiguous, which
+    torch tells faster.
+    """
+    try:
+        memory: Hashable = p.stride() if constrained else p.is_contiguous()
+    except RuntimeError:  # sparse tensors
+        memory = p.layout
+    return p.shape, p.dtype, p.device, memory
 
 
 def joined(p: Tensor, state: Mapping[str, Any], fused_on: tuple[str, ...]) -> bool | None:
