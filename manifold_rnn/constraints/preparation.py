@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 import geoopt
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
 from ..linalg.checks import require_finite
@@ -39,6 +41,24 @@ def prepare(
 ) -> Attach:
     """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
     weight = _free_parameter(module, name)
+    try:
+        return _prepared(module, name, weight, constraint, options)
+    except ShapeError as error:
+        if not (blocks := _square_blocks(weight, options)):
+            raise
+        with suppress(ManifoldError):
+            _prepared(module, name, weight, constraint, replace(options, blocks=blocks, init="keep"))
+            error = ShapeError(f"{error}\nOr pass blocks={blocks} to constrain the {blocks} square matrices in it.")
+        raise error from None
+
+
+def _prepared(
+    module: nn.Module,
+    name: str,
+    weight: nn.Parameter,
+    constraint: AnyConstraint | Mapping[int, AnyConstraint],
+    options: Options,
+) -> Attach:
     if isinstance(constraint, Constraint):
         constraint = constraint.fitted(module, name)
     if not (isinstance(constraint, Constraint) and constraint.reads_whole_weight):
@@ -74,6 +94,12 @@ def prepare(
         with suppress(ShapeError):  # wide blocks have orthonormal rows
             return _computed(weight, _assembled(groups, options, transpose=True), options)
         raise
+
+
+def _square_blocks(weight: Tensor, options: Options) -> int:
+    """How many square matrices lie one below the other in the weight, such as the gates of an LSTM; else 0."""
+    rows, columns = weight.shape if weight.ndim == 2 and options.reads_whole_matrices else (0, 0)
+    return rows // columns if columns and rows > columns and rows % columns == 0 else 0
 
 
 # --- which blocks of the weight are under which constraint ---
@@ -214,8 +240,19 @@ def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
             )
 
 
+def _parametrizations(module: nn.Module, name: str) -> str:
+    chain = cast(nn.ModuleDict, module.parametrizations)[name]
+    return ", ".join(type(part).__name__ for part in cast(nn.ModuleList, chain))
+
+
 def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
     weight, held = module._parameters.get(name), entries(module)
+    if is_parametrized(module, name) and name not in held:
+        raise OptionError(
+            f"{name!r} of {type(module).__name__} is computed by another parametrization.\n"
+            f"Expected a parameter, got {_parametrizations(module, name)}.\n"
+            f"Call torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) first."
+        )
     if weight is None or name in held:
         free = [key for key, p in module._parameters.items() if p is not None and key not in held]
         raise OptionError(

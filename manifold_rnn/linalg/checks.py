@@ -14,7 +14,7 @@ LONGEST = 2.0**40  # of a tangent vector: beyond it double precision leaves less
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
 
 
-def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
+def require_matrix(x: Tensor, name: str, *, tall: bool = False, advice: str = "Reshape or transpose it first.") -> None:
     """Raise `ShapeError` unless the last two axes are a square (or, with ``tall``, tall) matrix of at least one row."""
     n, p = x.shape[-2:] if x.ndim >= 2 else (0, 0)
     if p < 1 or n < p or (n != p and not tall):
@@ -22,7 +22,7 @@ def require_matrix(x: Tensor, name: str, *, tall: bool = False) -> None:
         raise ShapeError(
             f"{name} needs {kind} matrices in the last two axes, of at least 1 x 1.\n"
             f"Expected shape (..., n, {'p), n >= p >= 1' if tall else 'n), n >= 1'}; got {tuple(x.shape)}.\n"
-            "Reshape or transpose it first."
+            f"{advice}"
         )
 
 

@@ -76,7 +76,7 @@ class MatrixGroup(OrthonormalColumns):
     # --- checks ---
 
     def _require_kind(self, x: Tensor, name: str) -> None:
-        require_matrix(x, f"{type(self).__name__}: {name}")
+        require_matrix(x, f"{type(self).__name__}: {name}", advice="Take Stiefel() for a tall or wide matrix.")
         if x.is_complex() != self.is_complex or not (x.is_floating_point() or x.is_complex()):
             kind, dtypes = ("complex", "complex64 or complex128") if self.is_complex else ("real", "float32 or float64")
             other = (

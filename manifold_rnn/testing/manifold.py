@@ -27,6 +27,7 @@ class ManifoldReport(Report):
     projx_idempotent: float = at_most("|projx(projx(y)) - projx(y)|")
     proju_idempotent: float = at_most("|P P g - P g| for the projection P on the tangent space")
     self_adjoint: float = at_most("|<P u, v> - <u, P v>| in the metric")
+    gradient_tangent: float = at_most("distance of egrad2rgrad(g) from the tangent space")
     riesz: float = at_most("|<egrad2rgrad(g), v> - Re sum conj(g) v| for tangent v")
     transport_tangent: float | None = at_most("distance of a transported vector from the tangent space there")
     transport_isometry: float | None = measured("|<T u, T v> - <u, v>|; 0 for an isometric transport")
@@ -45,7 +46,8 @@ def check_manifold(
         P_x P_x = P_x, \qquad \langle P_x u, v\rangle_x = \langle u, P_x v\rangle_x, \qquad
         \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v,
 
-    and that ``projx`` is a projection, ``transp`` ends in the tangent space, ``logmap`` inverts ``expmap``.
+    and that ``projx`` is a projection, ``egrad2rgrad`` and ``transp`` end in the tangent space, ``logmap`` inverts
+    ``expmap``.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def check_manifold(
         g, h = (_unit(torch.randn_like(x)) for _ in range(2))
         u, v = random_tangent(m, x), random_tangent(m, x)
         y = m.retr(x, 0.5 * u)
-        near = m.projx(x + 0.1 * g)
+        near, r = m.projx(x + 0.1 * g), m.egrad2rgrad(x, g)
         report = ManifoldReport(
             "check_manifold",
             type(manifold).__name__,
@@ -92,7 +94,8 @@ def check_manifold(
             projx_idempotent=worst(m.projx(near) - near),
             proju_idempotent=worst(m.proju(x, m.proju(x, g)) - m.proju(x, g)),
             self_adjoint=worst(inner(m, x, m.proju(x, g), h) - inner(m, x, g, m.proju(x, h))),
-            riesz=worst(inner(m, x, m.egrad2rgrad(x, g), v) - _ambient(m, x, g, v)),
+            gradient_tangent=worst(m.proju(x, r) - r),
+            riesz=worst(inner(m, x, r, v) - _ambient(m, x, g, v)),
             transport_tangent=refusable(lambda: worst(m.proju(y, m.transp(x, y, u)) - m.transp(x, y, u))),
             transport_isometry=refusable(
                 lambda: worst(inner(m, y, m.transp(x, y, u), m.transp(x, y, v)) - inner(m, x, u, v))

@@ -48,8 +48,8 @@ def check_retraction(
     .. math::
         \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k,
 
-    by the slopes of straight lines through :math:`(\log t, \log \text{error})`, in double precision, where rounding
-    does not dominate. A retraction that is the exponential has the slope infinity.
+    by the slopes of straight lines through :math:`(\log t, \log \text{error})`, in double precision, over the shortest
+    steps whose errors are above rounding. A retraction that is the exponential has the slope infinity.
 
     Parameters
     ----------

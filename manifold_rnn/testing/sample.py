@@ -13,7 +13,8 @@ from torch import Tensor
 from ..errors import DtypeError, NonFiniteError, UnsupportedError
 from ..manifolds import Manifold, adapt
 
-STEPS = torch.logspace(-2, -4, 17, dtype=torch.float64)
+STEPS = torch.logspace(-4, 0, 33, dtype=torch.float64)
+_DECADE = 9  # of these steps
 _SALT = 271828  # else points drawn after manual_seed(0) would be parallel to the random vectors
 _ROUNDING = 1e-12  # errors below this, relative to the point, say nothing about the order
 
@@ -79,16 +80,22 @@ def refusable(f: Callable[[], float]) -> float | None:
 
 
 def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:
-    r"""Exponent of ``error(t) ~ t^slope``, by least squares on logarithms in the range that rounding leaves alone.
+    r"""Exponent of ``error(t) ~ t^slope``, by least squares on logarithms.
 
-    The error of a batch is its norm. Infinite where the error is nothing but rounding.
+    The error of a batch is its norm. The fit takes the shortest decade of steps whose errors are above rounding: at
+    1e-4 for low orders, and at longer ones for high orders, whose errors there are too small to be seen. Infinite where
+    the error is nothing but rounding up to a step of 1.
     """
-    values = torch.stack([torch.linalg.vector_norm(error(float(t))).to(torch.float64) for t in STEPS])
-    if not bool(values.isfinite().all()):
-        return float("nan")
-    above = values > _ROUNDING * scale
-    if int(above.sum()) < 3:
-        return float("inf")
-    log_t, log_e = STEPS[above].log(), values[above].log()
+    used: list[tuple[float, float]] = []
+    for t in STEPS.tolist():
+        size = float(torch.linalg.vector_norm(error(t)).to(torch.float64))
+        if not math.isfinite(size):
+            return math.nan
+        used = [*used, (t, size)] if size > _ROUNDING * scale else []
+        if len(used) == _DECADE:
+            break
+    if len(used) < 3:
+        return math.inf
+    log_t, log_e = torch.tensor(used, dtype=torch.float64).log().unbind(-1)
     centred = log_t - log_t.mean()
     return float((centred * log_e).sum() / centred.square().sum())

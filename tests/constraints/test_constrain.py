@@ -274,3 +274,30 @@ def test_a_dtensor_is_refused(tmp_path):
             constrained(torch.randn(2, N))
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("constraint", [mr.Orthogonal(), mr.UnitDisc(), mr.SchurDisc(), mr.Reflections(2)], ids=repr)
+@pytest.mark.parametrize(("build", "blocks"), [(lambda: nn.LSTM(3, 4), 4), (lambda: nn.GRU(3, 4), 3)])
+def test_stacked_square_matrices_are_counted_in_the_message(constraint, build, blocks):
+    layer = build()
+    before = {name: p.clone() for name, p in layer.named_parameters()}
+    with pytest.raises(ShapeError, match=f"blocks={blocks}"):
+        mr.constrain(layer, "weight_hh_l0", constraint)
+    assert all(torch.equal(p, before[name]) for name, p in layer.named_parameters())
+    mr.constrain(layer, "weight_hh_l0", constraint, blocks=blocks)  # as the message says
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (6, 3)])
+def test_groups_name_the_manifold_of_tall_and_wide_matrices(shape):
+    layer = nn.Linear(*shape)
+    with pytest.raises(ShapeError, match=r"Stiefel\(\)"):
+        mr.constrain(layer, "weight", mr.Orthogonal())
+    mr.constrain(layer, "weight", mr.Stiefel())
+
+
+def test_a_weight_under_a_parametrization_of_torch_is_named_with_what_removes_it():
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+    with pytest.raises(OptionError, match=r"_Orthogonal(.|\n)*remove_parametrizations\(module, 'weight'\)"):
+        mr.constrain(layer, "weight", mr.Orthogonal())
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    mr.constrain(layer, "weight", mr.Orthogonal())

@@ -83,6 +83,42 @@ def test_a_retraction_of_lower_order_than_claimed_is_found():
     assert {row.name for row in testing.check_retraction(manifold).failures} >= {"defect", "geodesic_order"}
 
 
+class OfOrder(manifolds.Orthogonal):
+    """Steps that leave the geodesic with a power of their length."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.power = order + 1
+
+    def retr(self, x, u):
+        aside = x @ torch.ones_like(x).triu(1).sub(torch.ones_like(x).tril(-1))
+        return self.expmap(x, u + torch.linalg.matrix_norm(u)[..., None, None] ** self.power * aside)
+
+
+@pytest.mark.parametrize("order", range(1, 8))
+def test_the_order_of_a_retraction_is_what_was_built_into_it(order):
+    report = testing.check_retraction(OfOrder(order), order=order)
+    assert report.geodesic_order == pytest.approx(order + 1, abs=0.05)
+    failed = testing.check_retraction(OfOrder(order), order=order + 1).failures
+    assert "geodesic_order" in [row.name for row in failed]
+
+
+@pytest.mark.parametrize(("name", "order"), [("qr", 1), ("polar", 2), ("cayley", 2)])
+def test_a_retraction_has_its_own_order_and_no_higher_one(name, order):
+    manifold = manifolds.Orthogonal(name)
+    assert testing.check_retraction(manifold, order=order).ok
+    assert not testing.check_retraction(manifold, order=order + 1).ok
+
+
+@pytest.mark.parametrize("manifold", [manifolds.Orthogonal, manifolds.Stiefel, manifolds.Unitary, manifolds.Sphere])
+def test_a_gradient_that_is_not_tangent_is_found(manifold):
+    class Ambient(manifold):
+        def egrad2rgrad(self, x, u):
+            return u
+
+    assert "gradient_tangent" in [row.name for row in testing.check_manifold(Ambient()).failures]
+
+
 def test_nan_is_out_of_every_bound():
     manifold = manifolds.Orthogonal()
     manifold.retr = lambda x, u: x + torch.nan
