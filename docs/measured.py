@@ -286,16 +286,17 @@ def online_cost(table: dict) -> str:
 
 
 def tree_search(table: list[dict]) -> str:
-    """Losses of a search, of the tree that it found, and of GRUs beside them; margins and trees of the search."""
-    head = ("network", "parameters", "loss, soft", "loss, hard", "mean margin", "different trees", "seconds per step")
-    keys = (("soft", ".3f"), ("hard", ".3f"), ("margin", ".2f"), ("different trees", ",d"), ("seconds per step", ".3f"))
+    """Losses of searches, of the trees that they found, and of GRUs beside them; margins and trees of the searches."""
+    head = ("network", "seed", "parameters", "loss, soft", "loss, hard", "mean margin", "different trees")
+    keys = (("soft", ".3f"), ("hard", ".3f"), ("margin", ".2f"), ("different trees", ",d"))
     rows = []
     for row in table:
         numbers = (format(row[key], form) if key in row else "" for key, form in keys)
-        rows.append((row["network"], f"{row['parameters']:,}", *numbers))
-    search = table[0]
-    about = f"\nHard minus soft: {search['hard'] - search['soft']:+.4f}. The most frequent tree, "
-    return list_table(head, rows) + about + f"{100 * search['share of the first']:.0f}% of all: ``{search['tree']}``.\n"
+        rows.append((row["network"], row["seed"], f"{row['parameters']:,}", *numbers))
+    searches = [row for row in table if row["network"] == "search"]
+    trees = ((row["seed"], f"{100 * row['share of the first']:.0f} %", f"``{row['tree']}``") for row in searches)
+    frequent = list_table(("seed", "share", "most frequent tree"), trees)
+    return f"{list_table(head, rows)}\nThe most frequent tree of each search, and its share:\n\n{frequent}"
 
 
 def moments(rows: list[dict]) -> str:
