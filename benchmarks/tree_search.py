@@ -5,7 +5,7 @@ activations without relu, which would tie with the identity. The loss of the sea
 times the margin loss. The weight grows from 0 over the first half of the steps, so that no tree is chosen too early.
 After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains further. The GRUs,
 with the reset gate after the product as in torch and before it as a tree, train as long as the search and the tree
-together. Losses are those of the validation pieces, in nats per character.
+together. Losses are those of the validation pieces, in nats per character. One row for each seed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import manifold_rnn as mr
 
-SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 300, 200, 1e-2
+SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 1000, 200, 1e-2
 MARGIN, WEIGHT, TEMPERATURE = 3.0, 0.1, 0.2
 ACTIVATIONS = ("sigmoid", "tanh", "one_minus", "identity")
 SCORED = 256  # pieces of the validation part
@@ -85,26 +85,39 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=WEIGHT)
     parser.add_argument("--choice", default="soft", choices=("soft", "straight-through"))
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--dry", action="store_true", help="write no file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     task = mr.tasks.Characters(args.text, length=LENGTH)
     splits = task.splits()
     training, validation = cut(splits.train), cut(splits.validation, SCORED)
-    rows = {}
+    rows = []
+    for seed in args.seeds:
+        for row in measured(args, seed, task, training, validation):
+            rows.append({"network": row.pop("network"), "seed": seed, **row})
+            print(rows[-1], flush=True)
+    if not args.dry:
+        settings = {"hidden size": SIZE, "length": LENGTH, "batch": BATCH, "steps": args.steps, "further": args.further}
+        settings |= {"rate": RATE, "weight": args.weight, "margin": MARGIN, "temperature": args.temperature}
+        write("tree_search", rows, **settings)
+
+
+def measured(args: argparse.Namespace, seed: int, task: mr.tasks.Characters, training, validation) -> Iterator[dict]:
+    """Yield the rows of one seed."""
 
     def network(cell: mr.nn.cells.Cell) -> mr.zoo.Network:
-        torch.manual_seed(args.seed)
+        torch.manual_seed(seed)
         return mr.zoo.Network(mr.nn.Layer(cell, task.input_size, SIZE, batch_first=True), task.output_size)
 
     options = {"choice": args.choice, "activations": ACTIVATIONS, "temperature": args.temperature}
     search = network(mr.nn.cells.TreeSearch(5, 3, **options))
-    seconds = train(search, task, training, args.steps, args.seed, args.weight)
+    seconds = train(search, task, training, args.steps, seed, args.weight)
     soft, hard = (_with_choice(search, choice, task, validation) for choice in ("soft", "hard"))
     found = mr.diagnostics.structures(search, one_hot(validation[0], task))
     print(found.table())
-    rows["search"] = {
+    yield {
+        "network": "search",
         "parameters": mr.degrees_of_freedom(search),
         "soft": soft,
         "hard": hard,
@@ -116,24 +129,23 @@ def main() -> None:
         "tree": found.expressions[0],
         "seconds per step": seconds,
     }
-    print(rows, flush=True)
     tree = mr.zoo.Network(fixed(search.layer, found), task.output_size)
     tree.readout.load_state_dict(search.readout.state_dict())
     before = scored(tree, task, validation)
-    seconds = train(tree, task, training, args.further, args.seed + 1, 0)
-    after = scored(tree, task, validation)
-    parameters = mr.degrees_of_freedom(tree)
-    rows["tree"] = {"parameters": parameters, "before": before, "hard": after, "seconds per step": seconds}
+    seconds = train(tree, task, training, args.further, seed + 1, 0)
+    count = {"parameters": mr.degrees_of_freedom(tree)}
+    yield {
+        "network": "tree",
+        **count,
+        "before": before,
+        "hard": scored(tree, task, validation),
+        "seconds per step": seconds,
+    }
     for name, cell in {"GRU": mr.nn.cells.GRU(), "GRU as a tree": mr.nn.cells.Tree("gru")}.items():
         gru = network(cell)
-        seconds = train(gru, task, training, args.steps + args.further, args.seed, 0)
-        parameters = mr.degrees_of_freedom(gru)
-        rows[name] = {"parameters": parameters, "hard": scored(gru, task, validation), "seconds per step": seconds}
-        print(name, rows[name], flush=True)
-    if not args.dry:
-        settings = {"hidden size": SIZE, "length": LENGTH, "batch": BATCH, "steps": args.steps, "further": args.further}
-        settings |= {"rate": RATE, "weight": args.weight, "margin": MARGIN, "temperature": args.temperature}
-        write("tree_search", [{"network": name, **row} for name, row in rows.items()], **settings)
+        seconds = train(gru, task, training, args.steps + args.further, seed, 0)
+        count = {"parameters": mr.degrees_of_freedom(gru)}
+        yield {"network": name, **count, "hard": scored(gru, task, validation), "seconds per step": seconds}
 
 
 def fixed(layer: mr.nn.Layer, found: mr.diagnostics.Structures) -> mr.nn.Layer:
