@@ -10,6 +10,7 @@ sys.path.insert(0, str(HERE))
 
 import api_pages
 import cell_pictures
+import example_imports
 import inventories
 import measured
 import task_pages
@@ -26,6 +27,9 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
@@ -38,6 +42,8 @@ html_theme = "furo"
 html_title = "manifold-rnn"
 html_static_path = ["_static"]
 html_show_sourcelink = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 autosummary_generate = api_pages.write(HERE / "api" / "generated")
 autosummary_ignore_module_all = False
@@ -61,11 +67,10 @@ nitpick_ignore_regex = [
     ("py:obj", r"typing\.Literal\[.*"),  # autodoc cuts the values of an alias at their commas
 ]
 
+# without a name: an example finds only what it imports, as its reader does
 doctest_global_setup = """
-import torch
-import manifold_rnn as mr
-torch.manual_seed(0)
-torch.set_num_threads(1)
+__import__("torch").manual_seed(0)
+__import__("torch").set_num_threads(1)
 """
 
 sphinx_gallery_conf = {
@@ -94,6 +99,7 @@ def setup(app):
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)
     app.connect("autodoc-process-signature", readable)
+    app.connect("autodoc-process-docstring", example_imports.insert, priority=400)  # before napoleon
 
 
 def readable(app, what, name, obj, options, signature, returns):
