@@ -43,11 +43,15 @@ class Retraction(ABC):
     >>> assert mr.linalg.defect(mr.retractions.Cayley().retract(x, u)) < 1e-6
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""  # by default that of the class, in lower case
     self_correcting: ClassVar[bool] = False  # orthonormalises x + u, and so removes the drift of x as well
     projecting: ClassVar[bool] = False  # on tall matrices it takes the tangent part by itself
     reversible: ClassVar[bool] = True  # the inverse of phi(A) is phi(-A), so that a step on a group can be undone
-    orders: ClassVar[dict[str, int]]  # by the manifold's `geometry`
+    orders: ClassVar[dict[str, int]] = {"group": 1}  # by the manifold's `geometry`
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.name or cls.__name__.lower()
 
     @abstractmethod
     def group_map(self, A: Tensor) -> Tensor:

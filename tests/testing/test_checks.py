@@ -103,6 +103,66 @@ def test_the_order_of_a_retraction_is_what_was_built_into_it(order):
     assert "geodesic_order" in [row.name for row in failed]
 
 
+@dataclasses.dataclass(frozen=True)
+class Bare(retractions.Retraction):
+    """Nothing but what the abstract class asks for."""
+
+    def group_map(self, A):
+        return torch.linalg.solve(torch.eye(A.shape[-1], dtype=A.dtype) - A / 2, torch.eye(A.shape[-1]).to(A) + A / 2)
+
+    def inverse_group_map(self, Q):
+        raise errors.UnsupportedError("none")
+
+    def retract_tall(self, x, u):
+        raise errors.UnsupportedError("none")
+
+    def inverse_tall(self, x, y):
+        raise errors.UnsupportedError("none")
+
+
+class Plane(manifolds.Manifold):
+    """Nothing but what the abstract class asks for: vectors of sum 0."""
+
+    name = "Plane"
+    ndim = 1
+    reversible = False
+
+    def projx(self, x):
+        return x - x.mean(-1, keepdim=True)
+
+    def proju(self, x, u):
+        return self.projx(u)
+
+    def egrad2rgrad(self, x, u):
+        return self.projx(u)
+
+    def inner(self, x, u, v=None, *, keepdim=False):
+        return (u * (u if v is None else v)).sum(-1, keepdim=keepdim)
+
+    def retr(self, x, u):
+        return x + u
+
+    def expmap(self, x, u):
+        return x + u
+
+    def transp(self, x, y, v):
+        return v
+
+    def _check_point_on_manifold(self, x, *, atol=1e-5, rtol=1e-5):
+        return bool(x.sum(-1).abs().max() <= atol), "the sum is not 0"
+
+    def _check_vector_on_tangent(self, x, u, *, atol=1e-5, rtol=1e-5):
+        return bool(u.sum(-1).abs().max() <= atol), "the sum is not 0"
+
+
+def test_what_defines_the_abstract_methods_alone_passes_every_check():
+    assert Bare().name == "bare" and Bare().order(manifolds.Orthogonal()) == 1
+    for manifold, x in ((manifolds.Orthogonal(Bare()), None), (Plane(), torch.randn(4, 5))):
+        for check in CHECKS:
+            check(manifold, x=x, strict=True)
+        testing.check_optimizer(lambda params: optim.RiemannianAdam(params, lr=0.1), manifold, x, strict=True)
+
+
 @pytest.mark.parametrize(("name", "order"), [("qr", 1), ("polar", 2), ("cayley", 2)])
 def test_a_retraction_has_its_own_order_and_no_higher_one(name, order):
     manifold = manifolds.Orthogonal(name)
