@@ -10,7 +10,7 @@ sys.path.insert(0, str(HERE))
 
 import api_pages
 import cell_pictures
-import example_imports
+import docstrings
 import inventories
 import measured
 import task_pages
@@ -99,7 +99,7 @@ def setup(app):
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)
     app.connect("autodoc-process-signature", readable)
-    app.connect("autodoc-process-docstring", example_imports.insert, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", docstrings.insert, priority=400)  # before napoleon
 
 
 def readable(app, what, name, obj, options, signature, returns):

@@ -14,7 +14,14 @@ _CONTRACTING = ("linear", "relu", "tanh")  # activations with slopes of at most 
 
 
 class LipschitzBound(NamedTuple):
-    """A bound of a Lipschitz constant, or None, and where it comes from or why there is none.
+    """A bound of a Lipschitz constant.
+
+    Attributes
+    ----------
+    value : float or None
+        None if no bound is known.
+    reason : str
+        Where the bound comes from, or why there is none.
 
     Examples
     --------

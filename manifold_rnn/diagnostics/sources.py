@@ -32,7 +32,13 @@ class LayerCall(NamedTuple):
 
 
 class RecurrentMatrix(NamedTuple):
-    """A square recurrent matrix and its name, such as ``W_hh`` or ``W_hh of g``.
+    """A square recurrent matrix and its name.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``W_hh``, or ``W_hh of g`` for the matrix of one gate.
+    weight : Tensor, shape (n, n)
 
     Examples
     --------

@@ -19,7 +19,16 @@ _LARGE = 1e100  # entries above it are scaled, so that squares do not overflow
 
 
 class WorstPerturbation(NamedTuple):
-    """A perturbation of a matrix, the point to which it moves an eigenvalue, and its norm.
+    """A perturbation of a matrix, and what it does.
+
+    Attributes
+    ----------
+    E : Tensor, shape (n, n)
+        The perturbation.
+    z : complex
+        The point to which it moves an eigenvalue.
+    size : float
+        Its norm.
 
     Examples
     --------

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class Splits(NamedTuple):
-    """The three sets of a task; each item is a pair of one input sequence and its target.
+    """The three sets of a task. Each item is a pair of one input sequence and its target.
+
+    Attributes
+    ----------
+    train, validation, test : TensorDataset
 
     Examples
     --------
@@ -29,7 +33,11 @@ class Splits(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A loss and a metric, each a plain number.
+    """The score of a network or of the baseline.
+
+    Attributes
+    ----------
+    loss, metric : float
 
     Examples
     --------

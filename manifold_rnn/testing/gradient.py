@@ -18,7 +18,12 @@ _STEP = 1e-3  # of the difference quotient of order 4: truncation and rounding b
 
 @dataclass(frozen=True)
 class GradientReport(Report):
-    """What `check_gradient` found.
+    """The result of `check_gradient`.
+
+    Attributes
+    ----------
+    rtol : float
+        Bound of the relative error of derivatives.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from .sample import adapted_with_points, inner, random_tangent, refusable, seede
 
 @dataclass(frozen=True)
 class ManifoldReport(Report):
-    """What `check_manifold` found.
+    """The result of `check_manifold`.
 
     Examples
     --------

@@ -17,7 +17,12 @@ from .sample import adapted_with_points, random_tangent, seeded, worst
 
 @dataclass(frozen=True)
 class OptimizerReport(Report):
-    """What `check_optimizer` found.
+    """The result of `check_optimizer`.
+
+    Attributes
+    ----------
+    ratio : float
+        Bound of the loss after all steps, relative to the one before.
 
     Examples
     --------

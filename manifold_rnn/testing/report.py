@@ -11,7 +11,18 @@ from ..errors import CheckError
 
 
 class Row(NamedTuple):
-    """One number of a report, with its bound (an empty ``relation`` if it has none).
+    """One number of a report, with its bound.
+
+    Attributes
+    ----------
+    name : str
+    value : float or None
+        None where the manifold refuses the operation by name.
+    relation : "<=", ">=" or ""
+        How the value has to compare with the bound; empty if it has none.
+    bound : float
+    meaning : str
+        What was measured.
 
     Examples
     --------
@@ -50,7 +61,7 @@ class Report:
     subject : str
         On which manifold.
     atol : float
-        Bound of the numbers that are 0 but for rounding.
+        Bound of the numbers that are 0 up to rounding errors.
 
     Examples
     --------

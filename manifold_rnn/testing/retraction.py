@@ -16,7 +16,14 @@ from .sample import adapted_with_points, random_tangent, refusable, seeded, slop
 
 @dataclass(frozen=True)
 class RetractionReport(Report):
-    """What `check_retraction` found.
+    """The result of `check_retraction`.
+
+    Attributes
+    ----------
+    order : int
+        The order that was asked for.
+    needed : float
+        The slope that a retraction of this order has at least.
 
     Examples
     --------

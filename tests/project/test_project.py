@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -47,6 +48,27 @@ def test_public_name_is_documented_with_an_example_that_asserts(name):
     text = inspect.getdoc(MEMBERS[name]) or ""
     assert re.search(r"^Examples\n-+\n", text, flags=re.MULTILINE), "no Examples section"
     assert re.search(r"^(>>>|\.\.\.) .*\bassert\b", text, flags=re.MULTILINE), "the example asserts nothing"
+
+
+def described(text):
+    """The first lines of the entries of sections that describe parameters, and options that are described elsewhere."""
+    sections = re.findall(r"^(?:Parameters|Attributes)\n-+\n(.*?)(?=\n\n[A-Z][a-z ]+\n-+\n|\Z)", text, re.S | re.M)
+    lines = "\n".join(sections).splitlines()
+    others = re.findall(r"^\*\*options\n((?:    .*\n?)+)", "\n".join(lines), re.M)
+    return set(re.findall(r"\w+", " ".join([*(line for line in lines if re.match(r"\S", line)), *others])))
+
+
+@pytest.mark.parametrize("name", [name for name, m in MEMBERS.items() if inspect.isclass(m) or inspect.isfunction(m)])
+def test_public_parameter_is_described(name):
+    member = MEMBERS[name]
+    fields = dataclasses.fields(member) if dataclasses.is_dataclass(member) else ()
+    measured = {f.name for f in fields if "meaning" in f.metadata}  # numbers of a report, whose meaning it prints
+    inherited = [inspect.getdoc(kind) or "" for kind in (member.__mro__ if inspect.isclass(member) else [member])]
+    found = set().union(*map(described, inherited))
+    no_error = [] if inspect.isclass(member) and issubclass(member, Exception) else [member]
+    parameters = [p for each in no_error for p in inspect.signature(each).parameters.values()]
+    needed = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    assert not needed - found - measured
 
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if inspect.isclass(member)])

@@ -17,7 +17,18 @@ _MOST_NODES = 200
 
 
 class Node(NamedTuple):
-    """A node: two children, each a leaf or the number of an earlier node; a slot of weights; and what it computes.
+    """A node of the tree of a cell.
+
+    Attributes
+    ----------
+    left, right : str or int
+        Its children: the name of a leaf, such as "x" and "h", or the number of an earlier node.
+    slot : str or int
+        The slot whose matrices it uses.
+    op : str
+        How it combines its children, such as "add" and "mul".
+    activation : str
+        What is applied to the result.
 
     Examples
     --------
