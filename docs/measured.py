@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PUBLISHED = Path(__file__).parent.parent / "manifold_rnn" / "tasks" / "published.toml"
-NOT_RUN = "not run yet"
 TASKS = {"copying": "copying, delay 100", "adding": "adding, 200 steps"}
 
 
@@ -54,9 +53,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
     pages = sorted(page.stem for page in networks.glob("*.rst") if f"networks/{page.name}" in page.read_text("utf-8"))
     for name in pages:
-        rows = [*(_learned(learning, name, task) for task in TASKS), *_published(name, published)]
-        head = ("task", "units", "parameters", "published", "read in", "here")
-        write_if_new(into / "networks" / f"{name}.rst", list_table(head, rows))
+        write_if_new(into / "networks" / f"{name}.rst", _of_network(name, learning, published))
     settings = result["settings"]
     size = f"\n{settings['steps']} steps on batches of {settings['batch']}.\n" if "steps" in settings else ""
     write_if_new(into / "learning.rst", overview(learning, pages) + size)
@@ -169,8 +166,8 @@ def write_runs(results: Path, into: Path) -> None:
     path = results / "runs.json"
     found = {row["run"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
     listed = re.findall(r'^    "(.+)",$', (results.parent / "runs.py").read_text(), re.MULTILINE)
-    rows = [(name, *(_run(found[name]) if name in found else (NOT_RUN, "", "", "", ""))) for name in listed]
-    head = ("configuration", "guessing", "test loss", "metric", "parameters", "minutes")
+    rows = [(name, *_run(found[name])) for name in listed if name in found]
+    head = ("configuration", "baseline", "test loss", "metric", "parameters", "minutes")
     write_if_new(into / "runs.rst", list_table(head, rows))
     if found:
         draw_runs([found[name] for name in listed if name in found], into / "runs.svg")
@@ -223,7 +220,7 @@ def scan(table: dict) -> str:
     for name, ratios in table.items():
         *shape, nonlinearity, loss = name.split()
         sizes = (part.partition("=")[2] for part in shape)
-        native = f"{ratios['native to torch']:.2f}" if "native to torch" in ratios else NOT_RUN
+        native = f"{ratios['native to torch']:.2f}" if "native to torch" in ratios else ""
         rows.append((*sizes, nonlinearity, loss, *(f"{ratios[f'to {other}']:.2f}" for other in others), native))
     heads = (*(f"to {other}" for other in others), "native to torch")
     return list_table(("T", "B", "n", "nonlinearity", "outputs", *heads), rows)
@@ -314,28 +311,25 @@ def moments(rows: list[dict]) -> str:
 
 
 def overview(learning: list[dict], pages: list[str]) -> str:
-    """What every network reached on both tasks."""
+    """Losses of every network that was trained on these tasks."""
     rows = []
     for name in pages:
         found = {row["task"]: row for row in learning if row["network"] == name}
-        cells = [_loss(found[task]) if task in found else (NOT_RUN, "") for task in TASKS]
-        rows.append((f":doc:`{name} </networks/{name}>`", *(cell for pair in cells for cell in pair)))
+        cells = [_loss(found[task]) if task in found else ("", "") for task in TASKS]
+        rows += [(f":doc:`{name} </networks/{name}>`", *(cell for pair in cells for cell in pair))] if found else []
     return list_table(("network", *(head for task in TASKS for head in (f"{task}: loss", "times better"))), rows)
 
 
-def _published(name: str, published: dict) -> Iterable[Sequence[str]]:
-    for source in published.get(name, ()):
-        for row in source["rows"]:
-            yield *row, source["read"], NOT_RUN
-
-
-def _learned(learning: list[dict], name: str, task: str) -> Sequence[str]:
-    for row in learning:
-        if (row["network"], row["task"]) == (name, task):
-            loss, times = _loss(row)
-            size, parameters = str(row["hidden size"]), f"{row['parameters']:,}"
-            return TASKS[task], size, parameters, "", "", f"loss {loss}, {times} times better than a guess"
-    return TASKS[task], "", "", "", "", NOT_RUN
+def _of_network(name: str, learning: list[dict], published: dict) -> str:
+    """The tables of one network: what was measured here, and what was published."""
+    tables = []
+    if here := [row for task in TASKS for row in learning if (row["network"], row["task"]) == (name, task)]:
+        head = ("measured here", "units", "parameters", "test loss", "times smaller than the baseline's")
+        cells = ((TASKS[r["task"]], r["hidden size"], f"{r['parameters']:,}", *_loss(r)) for r in here)
+        tables.append(list_table(head, cells))
+    if rows := [(*row, source["read"]) for source in published.get(name, ()) for row in source["rows"]]:
+        tables.append(list_table(("published", "units", "parameters", "result", "read in"), rows))
+    return "\n".join(tables)
 
 
 def _loss(row: dict) -> tuple[str, str]:
