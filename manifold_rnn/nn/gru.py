@@ -22,9 +22,9 @@ class GRU(Layer):
     bias : bool
         Whether to add biases.
     **options
-        ``constraint``, ``view``, ``train_initial_state``, ``backend`` and ``recompute``; see `Layer`. The constraint
-        is for the n x n block of every gate; a mapping names some of the gates "r", "z" and "n". Without a constraint
-        this is ``torch.nn.GRU``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
+        `Layer`. The constraint is for the n x n block of every gate; a mapping names some of the gates "r", "z" and
+        "n". Without a constraint this is ``torch.nn.GRU``.
 
     Raises
     ------

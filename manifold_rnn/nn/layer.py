@@ -58,6 +58,8 @@ class Layer(nn.Module):
     view : "update" or "trivialized", optional
         Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates. See
         `manifold_rnn.constrain`, also for the default.
+    rebase_every : int, optional
+        In the trivialized view, optimizer steps between two moves of the base point to the weight.
     train_initial_state : bool
         Whether the state before the first step is trained, as the parameters ``initial_state_l0`` and so on, which
         start at zero. The second part of a cell's state is ``initial_state2_l0``. An ``hx`` replaces them.
@@ -127,8 +129,9 @@ class Layer(nn.Module):
         if (constraint := options["constraint"]) is not None:
             require_recurrent_matrix(cell)
             by_block = constraint_by_block(constraint, cell.gates)
+            moving: dict[str, Any] = {"view": options["view"], "rebase_every": options["rebase_every"]}
             for suffix in self.suffixes:
-                constrain(self, "weight_hh" + suffix, by_block, view=options["view"], blocks=len(cell.gates))
+                constrain(self, "weight_hh" + suffix, by_block, blocks=len(cell.gates), **moving)
 
     def _register_weights(self, suffix: str, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Allocate the weights of one level and direction, and its initial state if that is trained."""

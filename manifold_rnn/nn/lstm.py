@@ -25,9 +25,9 @@ class LSTM(Layer):
     proj_size : int
         Must be 0. It is a parameter for code that passes torch's arguments by position.
     **options
-        ``constraint``, ``view``, ``train_initial_state``, ``backend`` and ``recompute``; see `Layer`. The constraint
-        is for the n x n block of every gate; a mapping names some of the gates "i", "f", "g" and "o". Without a
-        constraint this is ``torch.nn.LSTM``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
+        `Layer`. The constraint is for the n x n block of every gate; a mapping names some of the gates "i", "f", "g"
+        and "o". Without a constraint this is ``torch.nn.LSTM``.
 
     Raises
     ------

@@ -16,6 +16,7 @@ class LayerOptions(TypedDict, total=False):
 
     constraint: AnyConstraint | Mapping[str, AnyConstraint] | None
     view: Literal["update", "trivialized"] | None
+    rebase_every: int | None
     train_initial_state: bool
     backend: BackendName
     recompute: bool
@@ -24,6 +25,7 @@ class LayerOptions(TypedDict, total=False):
 DEFAULTS: LayerOptions = {
     "constraint": None,
     "view": None,
+    "rebase_every": None,
     "train_initial_state": False,
     "backend": "auto",
     "recompute": False,
@@ -35,6 +37,11 @@ def complete_options(layer: type, options: LayerOptions) -> LayerOptions:
     require_known(layer, LayerOptions, options)
     completed: LayerOptions = {**DEFAULTS, **options}
     require_backend(completed["backend"])
+    if completed["constraint"] is None and completed["rebase_every"] is not None:
+        raise OptionError(
+            "rebase_every moves the base of a constrained weight.\n"
+            f"Expected None without a constraint, got {completed['rebase_every']}.\nPass a constraint, or leave it out."
+        )
     return completed
 
 

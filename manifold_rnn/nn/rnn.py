@@ -26,8 +26,8 @@ class RNN(Layer):
     bias : bool
         Whether to add the bias ``b``.
     **options
-        ``constraint``, ``view``, ``train_initial_state``, ``backend`` and ``recompute``; see `Layer`. Without a
-        constraint this is ``torch.nn.RNN``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
+        `Layer`. Without a constraint this is ``torch.nn.RNN``.
 
     Raises
     ------

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.errors import OptionError, UnsupportedError
+from manifold_rnn.manifolds import Orthogonal
 from manifold_rnn.nn import GRU, LSTM, RNN, ModReLU, mod_relu
 
 EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -281,3 +282,20 @@ def test_trained_initial_states(dtype, bidirectional):
     assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in names)
     layer.reset_parameters()
     assert not any(layer.get_parameter(name).any() for name in names)
+
+
+@pytest.mark.parametrize("build", [RNN, LSTM, GRU], ids=lambda build: build.__name__)
+def test_a_layer_moves_the_base_of_its_weights(build):
+    layer = build(2, 4, num_layers=2, constraint=Orthogonal(), view="trivialized", rebase_every=2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    bases = []
+    for _ in range(2):
+        bases.append(layer.constraints["weight_hh_l1"].base.clone())
+        optimizer.zero_grad()
+        layer(torch.ones(3, 1, 2))[0].square().sum().backward()
+        optimizer.step()
+    base = layer.constraints["weight_hh_l1"].base
+    assert torch.equal(*bases) and not torch.equal(base, bases[0])
+    torch.testing.assert_close(base.flatten(), layer.weight_hh_l1.detach().flatten())
+    with pytest.raises(OptionError, match="rebase_every"):
+        build(2, 4, rebase_every=2)
