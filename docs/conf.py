@@ -41,6 +41,7 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold objects that
 html_theme = "furo"
 html_title = "manifold-rnn"
 html_static_path = ["_static"]
+html_css_files = ["code.css"]
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
