@@ -1,5 +1,7 @@
 """Command lines and YAML files of settings, parsed by jsonargparse; mistakes are answered with the nearest key."""
 
+import re
+from argparse import Action
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -8,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NoReturn, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, set_loader
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_loader
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ..errors import OptionError
@@ -21,6 +23,26 @@ from ..training.mapping import check_keys, hints_by_key
 from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
 
 _MODE = "manifold_rnn"
+_MARKUP = (  # of docstrings, which the help is made of
+    (re.compile(r":math:`([^`]*)`"), lambda found: found[1].replace("\\", " ").strip()),
+    (re.compile(r"(?::[a-z:]+:)?`+~?([^`]*)`+"), lambda found: found[1]),
+)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Help without the markup of docstrings."""
+
+    def _expand_help(self, action: Action) -> str:
+        return _plain(super()._expand_help(action))
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(None if heading is None else _plain(heading))
+
+
+def _plain(text: str) -> str:
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 class CommandParser:
@@ -32,7 +54,7 @@ class CommandParser:
 
     def __init__(self, description: str, settings: type | None = None, skip: Sequence[str] = ()) -> None:
         options: Values = {"description": description, "exit_on_error": False, "allow_abbrev": False}
-        self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, **options)
+        self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, formatter_class=_HelpFormatter, **options)
         self.config: Values = {}  # what the files of --config hold, merged
         self._outputs: Values = {}  # what each of them says of `output`
         self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}

@@ -2,6 +2,7 @@ import builtins
 import gc
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -299,6 +300,7 @@ def test_every_flag_is_in_the_help(command, capsys):
         main([command, "--help"])
     out = capsys.readouterr().out
     assert end.value.code == 0 and all(flag in out for flag in COMMANDS[command])
+    assert not re.search(r"`|:math|\\\\", out)  # markup of docstrings
     if command == "fit":
         assert "RMSprop" in out and "Orthogonal" in out and "scornn" in out and "LSTM" in out and "Copying" in out
 

@@ -39,15 +39,15 @@ class SearchSettings(Method):
     Parameters
     ----------
     margin : float
-        :math:`\lambda_2`.
+        Weight :math:`\lambda_2` of the margin loss.
     least : float
         The margin from which on a node has no margin loss. Needs ``margin``.
     warmup : float
         Part of the steps over which the weight of the margin loss grows linearly from 0. Needs ``margin``.
     weights : float
-        :math:`\lambda_3`.
+        Weight :math:`\lambda_3` of the squares of the parameters.
     tree : float
-        :math:`\lambda_4`.
+        Weight :math:`\lambda_4` of the distance from the target tree.
     target : str or list
         The target tree: elman, mgu, gru, or a list of nodes. Needs ``tree``.
     alternate : int
