@@ -12,6 +12,8 @@ from .norms import without_vanishing
 from .precision import applied, without_autocast
 
 _NEAR = 1e-2  # of two eigenvalues: below it four terms of a series have every digit
+_TOGETHER = 0.1  # of three: within it, this number of terms has every digit, and beyond it a quotient loses one
+_TERMS = 15
 
 
 def hermitian(x: Tensor) -> Tensor:
@@ -48,8 +50,9 @@ def unpack_hermitian(c: Tensor, n: int, *, complex_: bool) -> Tensor:
 def log_gram(K: Tensor) -> Tensor:
     r"""Return :math:`\log(K K^H)` of square matrices of full rank.
 
-    By the singular values of ``K``, which have twice the digits of the eigenvalues of the product. The derivative is
-    finite also where singular values meet; the derivative of the derivative needs distinct ones.
+    By the singular values of ``K``, which have twice the digits of the eigenvalues of the product. First and second
+    derivatives are finite also where singular values meet; third ones need distinct singular values. Sources: Higham
+    (2008), theorem 3.11, for the first, and Higham and Relton (2014) for the second.
     """
     result: Tensor = applied(_LogGram, K)[0]
     return result
@@ -80,14 +83,52 @@ class _LogGram(torch.autograd.Function):
         K, s, U = ctx.saved_tensors
         with without_autocast(K):
             if torch.is_grad_enabled():  # somebody asks for the derivative of this
-                U, s, _ = torch.linalg.svd(K)
-            w = s.square()
-            turned = U.mH @ hermitian(g) @ U * _log_differences(w)
-            return 2 * (U @ turned @ (U.mH @ K))
+                slope: Tensor = applied(_LogGramSlope, K, g)[0]
+                return slope
+            return _log_gram_slope(K, g, s, U)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], K: Tensor) -> Any:
         return applied(_LogGram, K.movedim(in_dims[0], 0)), (0, 0, 0)
+
+
+class _LogGramSlope(torch.autograd.Function):
+    """The gradient of `log_gram`, which maps ``K`` and the gradient ``g`` of the result to that of ``K``."""
+
+    @staticmethod
+    def forward(K: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        U, s, _ = torch.linalg.svd(without_vanishing(K))
+        return _log_gram_slope(K, g, s, U), s, U
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None]:
+        if c is None:
+            return None, None
+        K, g, s, U = ctx.saved_tensors
+        with without_autocast(K):
+            if torch.is_grad_enabled():
+                U, s, _ = torch.linalg.svd(K)
+            w = s.square()
+            G, H = (U.mH @ hermitian(z) @ U for z in (g, 2 * c @ K.mH))
+            first = _log_difference(w.unsqueeze(-1), w.unsqueeze(-2))
+            second = _second_log_difference(w[..., :, None, None], w[..., None, :, None], w[..., None, None, :])
+            pairs = G[..., :, :, None] * H[..., None, :, :] + H[..., :, :, None] * G[..., None, :, :]
+            of_K = 2 * (U @ (G * first) @ (U.mH @ c) + U @ (second * pairs).sum(-2) @ (U.mH @ K))
+            return of_K, U @ (H * first) @ U.mH
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], K: Tensor, g: Tensor) -> Any:
+        K, g = (
+            z.expand(info.batch_size, *z.shape) if d is None else z.movedim(d, 0)
+            for z, d in zip((K, g), in_dims, strict=True)
+        )
+        return applied(_LogGramSlope, K, g), (0, 0, 0)
 
 
 class _Raised(torch.autograd.Function):
@@ -122,9 +163,14 @@ class _Raised(torch.autograd.Function):
         return applied(_Raised, x.movedim(in_dims[0], 0), least), (0, 0, 0)
 
 
-def _log_differences(w: Tensor) -> Tensor:
-    """Divided differences of the logarithm at all pairs of positive numbers."""
-    a, b = w.unsqueeze(-1), w.unsqueeze(-2)
+def _log_gram_slope(K: Tensor, g: Tensor, s: Tensor, U: Tensor) -> Tensor:
+    w = s.square()
+    turned = U.mH @ hermitian(g) @ U * _log_difference(w.unsqueeze(-1), w.unsqueeze(-2))
+    return 2 * (U @ turned @ (U.mH @ K))
+
+
+def _log_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Divided difference of the logarithm at two positive numbers."""
     total = a + b
     d = (a - b) / total  # log a - log b = 2 artanh d
     far = d.abs() > _NEAR
@@ -133,3 +179,25 @@ def _log_differences(w: Tensor) -> Tensor:
     square = torch.where(far, 0, d).square()
     series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square / 9)))
     return torch.where(far, ratio.log1p() / ratio / low, 2 * series / total)
+
+
+def _second_log_difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    r"""Second divided difference of the logarithm at three positive numbers.
+
+    Near each other, with the mean ``m`` and the relative distances from it, it is
+    :math:`-m^{-2} \sum_j (-1)^j h_j / (j + 2)`, with the complete symmetric polynomials :math:`h_j` of these distances.
+    """
+    a, b, c = torch.broadcast_tensors(a, b, c)
+    high, low = torch.maximum(torch.maximum(a, b), c), torch.minimum(torch.minimum(a, b), c)
+    mid = torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
+    m = (high + mid + low) / 3
+    far = high - low > _TOGETHER * m
+    gap = torch.where(far, high - low, 1)
+    by_quotient = (_log_difference(high, mid) - _log_difference(mid, low)) / gap
+    x, y, z = (torch.where(far, 0, (part - m) / m) for part in (high, mid, low))
+    e2, e3 = x * y + y * z + z * x, x * y * z  # their sum is 0
+    h: list[Tensor] = [torch.ones_like(m), torch.zeros_like(m), -e2]
+    for _ in range(_TERMS - 3):
+        h.append(-e2 * h[-2] + e3 * h[-3])
+    series = sum(((-1) ** j / (j + 2) * part for j, part in enumerate(h)), torch.zeros_like(m))
+    return torch.where(far, by_quotient, -series / m.square())
