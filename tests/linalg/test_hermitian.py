@@ -1,4 +1,4 @@
-"""The logarithm of a Gram matrix, with its derivatives where singular values meet."""
+"""Functions of eigenvalues, with their derivatives where these meet."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tolerances import atol
 
-from manifold_rnn.linalg.hermitian import log_gram
+from manifold_rnn.linalg.hermitian import hermitian, log_gram, raised
 
 VALUES = {
     "equal": [2.0, 2.0, 2.0],
@@ -44,3 +44,25 @@ def test_a_batch_is_its_matrices_one_by_one(generator):
     hessian = torch.func.hessian(lambda K: log_gram(K).square().sum())
     expected = torch.stack([hessian(one) for one in K])
     torch.testing.assert_close(torch.func.vmap(hessian)(K), expected, rtol=0, atol=math.sqrt(atol(K.dtype)))
+
+
+SPECTRA = {
+    "above": [1.0, 1.0, 2.0],
+    "below": [-1.0, -1.0, -2.0],
+    "both": [1.0, 1.0, -1.0, -1.0],
+    "all": [2.0, 1.0, -1.0],
+}
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_first_and_second_derivatives_of_raised_eigenvalues(kind, dtype, generator):
+    w = torch.tensor(SPECTRA[kind], dtype=dtype)
+    V = torch.linalg.qr(torch.randn(len(w), len(w), dtype=dtype, generator=generator)).Q
+    x = (V * w @ V.mH).requires_grad_()
+
+    def function(x):
+        return raised(hermitian(x), 0.1)
+
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, x, check_fwd_over_rev=True, check_batched_grad=True)
