@@ -110,7 +110,8 @@ class PermutationsParametrization(DoublyStochastic):
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         n = like.shape[-1]
-        every = torch.eye(n)[torch.tensor(list(itertools.permutations(range(n))))]
+        orders = torch.tensor(list(itertools.permutations(range(n))), device="cpu")
+        every = torch.eye(n, device="cpu")[orders]  # which has numbers also under a default device without any
         self.keep_constant("permutations", every.to(torch.int8), like.device)
         self.logits = nn.Parameter(like.new_zeros(*like.shape[:-2], len(every)))
         if not like.is_meta:
