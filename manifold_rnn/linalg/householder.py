@@ -15,7 +15,7 @@ def unit(v: Tensor) -> Tensor:
 
 
 def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `unit` of vectors (..., n), and its two divisors: the largest moduli, and the lengths after them.
+    """Return `unit` of vectors (..., n), and its two divisors: the largest parts, and the lengths after them.
 
     Both divisors have the shape (..., 1), and are 1 for a vector of zero.
     """
@@ -23,9 +23,8 @@ def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts: tuple[Tensor, Tensor, Tensor] = recorded(_Unit, v)
         return parts
     # a unit vector does not depend on the length, so the first scaling needs no derivative
-    largest = v.detach().abs().amax(-1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1)
-    v = v / largest
+    largest = _largest_part(v.detach())
+    v = divided(v, largest)
     square = (v * v.conj()).real.sum(-1, keepdim=True)
     length = torch.where(square > 0, square, 1).sqrt()
     return v / length, largest, length
@@ -34,7 +33,25 @@ def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def unit_gradient(k: Tensor, largest: Tensor, length: Tensor, of_k: Tensor) -> Tensor:
     """Return the gradient of vectors, from that of their `unit` and from the results of `unit_and_lengths`."""
     along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
-    return torch.addcmul(of_k, k, along.to(k.dtype), value=-1).div_(largest * length)
+    across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1)
+    return divided(across, largest * length) if k.is_complex() else across.div_(largest * length)
+
+
+def divided(v: Tensor, divisor: Tensor) -> Tensor:
+    """Return ``v / divisor`` for a real divisor (..., 1), also if it is tiny or huge; complex division loses those."""
+    if not v.is_complex():
+        return v / divisor
+    return torch.view_as_complex(torch.view_as_real(v.resolve_conj()) / divisor.unsqueeze(-1))
+
+
+def _largest_part(v: Tensor) -> Tensor:
+    """Return the largest real or imaginary part, (..., 1), since a modulus may overflow; 1 for a vector of 0.
+
+    A subnormal part is replaced by the smallest normal number, which leaves a length whose square does not vanish.
+    """
+    sizes = torch.maximum(v.real.abs(), v.imag.abs()) if v.is_complex() else v.abs()
+    largest = sizes.amax(-1, keepdim=True)
+    return torch.where(largest == 0, 1, largest.clamp(min=torch.finfo(v.dtype).tiny))
 
 
 class _Unit(torch.autograd.Function):
@@ -42,9 +59,9 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        largest = v.abs().amax(-1, keepdim=True)
-        k = v / largest.masked_fill_(largest == 0, 1)
-        length = torch.linalg.vector_norm(k, dim=-1, keepdim=True)  # about 1 or more, or 0
+        largest = _largest_part(v)
+        k = divided(v, largest)
+        length = torch.linalg.vector_norm(k, dim=-1, keepdim=True)  # about 1 or more, or 0; less if v is subnormal
         length.masked_fill_(length == 0, 1)
         return k.div_(length), largest, length
 

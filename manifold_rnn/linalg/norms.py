@@ -55,4 +55,4 @@ def scale_of(u: Tensor) -> Tensor:
     """Return powers of two, (..., 1, 1), that make the largest entry one of ordinary size; 1 where it is one, or 0."""
     largest = u.detach().abs().amax((-2, -1), keepdim=True)
     ordinary = (largest == 0) | ((largest > _ORDINARY[0]) & (largest < _ORDINARY[1])) | ~largest.isfinite()
-    return power_of_two_below(torch.where(ordinary, 1, largest)).clamp(min=2.0**-126)
+    return power_of_two_below(torch.where(ordinary, 1, largest)).clamp(min=torch.finfo(u.dtype).tiny)

@@ -164,8 +164,7 @@ class Grassmann(OrthonormalColumns):
     @full_precision
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """The norm of the principal angles; at most the root of p times a right angle."""
-        total = torch.linalg.vector_norm(self.principal_angles(x, y), dim=-1)
-        return total[..., None, None] if keepdim else total
+        return norm(self.principal_angles(x, y).unsqueeze(-1), keepdim=keepdim)
 
     @full_precision
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:

@@ -56,8 +56,11 @@ class SPD(MatrixManifold):
     condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
     matrix ends at one with a multiple of I added, of the size of the rounding errors. Its entries are right, and its
     smallest eigenvalues are too large. A step whose entries overflow or vanish raises `NonFiniteError`. The set is
-    open: the defect of a matrix that is not positive definite is above 1. Sources: Bhatia (2007) for the
-    affine-invariant metric, Lin (2019) for the other.
+    open: the defect of a matrix that is not positive definite is above 1.
+
+    First and second derivatives exist at all pairs of points, except that `dist` has none at equal points, and second
+    ones only where :math:`x^{-1} y` has distinct eigenvalues. Take those of ``inner(x, v)`` with ``v = logmap(x, y)``,
+    the squared distance. Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
 
     Examples
     --------

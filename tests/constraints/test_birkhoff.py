@@ -172,6 +172,23 @@ def test_a_matrix_of_the_form_is_found_again_and_assigned(kind, n):
     torch.testing.assert_close(module.weight.detach(), W, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("kind", "n"), CASES)
+def test_a_module_takes_its_own_weight_and_keeps_it(kind, n):
+    module = build(kind, n, torch.float32, (2,), scale=2.0)
+    W = module().detach()
+    module.assign(W)
+    assert torch.equal(module(), W)
+
+
+@pytest.mark.parametrize("n", [4, 8, 17])
+def test_the_signs_of_a_weight_that_was_rounded_are_the_present_ones(n):
+    module = build("orthostochastic", n, torch.float32, (2,), scale=2.0)
+    W, signs = module().detach(), module.rotation().detach() < 0
+    module.assign(W * (1 + 1e-6))
+    torch.testing.assert_close(module().detach(), W, atol=1e-5, rtol=0)
+    assert torch.equal((module.rotation().detach() < 0)[W > 1e-4], signs[W > 1e-4])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_beside_the_identity_is_reached_and_moves(kind):
     W = 0.9 * torch.eye(4, dtype=REAL) + 0.025

@@ -313,12 +313,16 @@ def test_any_start_on_the_meta_device(init, view):
     assert layer.weight.is_meta
 
 
-@pytest.mark.parametrize("structured", [mr.FixedBase(SQUARE), mr.StickyDisc()], ids=lambda c: str(type(c)))
-def test_structured_constraints_on_the_meta_device(structured):
-    real, blank = (
-        mr.constrain(nn.Linear(4, 4, device=device), "weight", structured, view="trivialized", init=start)
-        for device, start in (("cpu", lambda w: 0.5 * torch.eye(4)), ("meta", "keep"))
-    )
+ON_META = [mr.FixedBase(SQUARE), mr.StickyDisc(), *map(mr.Birkhoff, ("orthostochastic", "permutations", "sinkhorn"))]
+ON_META += [mr.FixedSpectrum(), mr.DiagonalGram(), mr.Reflections(), mr.Rotations(), mr.SchurForm()]
+
+
+@pytest.mark.parametrize("default", [True, False], ids=["default device", "device of the layer"])
+@pytest.mark.parametrize("structured", ON_META, ids=repr)
+def test_structured_constraints_on_the_meta_device(structured, default):
+    real = mr.constrain(nn.Linear(4, 4), "weight", structured, view="trivialized", init=lambda w: 0.5 * torch.eye(4))
+    with torch.device("meta" if default else "cpu"):
+        blank = mr.constrain(nn.Linear(4, 4, device="meta"), "weight", structured, view="trivialized")
     blank = blank.to_empty(device="cpu")
     blank.load_state_dict(real.state_dict())
     torch.testing.assert_close(blank.weight, real.weight)

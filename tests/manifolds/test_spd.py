@@ -217,6 +217,18 @@ def test_gradients_of_the_logarithm_are_finite_however_far_the_points_are(spd, d
 # --- projection and membership ---
 
 
+def test_the_hessian_of_half_the_squared_distance_is_the_metric_where_points_are_equal(spd, dtype, generator):
+    x, u = points(generator, 4, 4, dtype=dtype), symmetric(generator, 4, 4, dtype=dtype)
+
+    def half_square(t):
+        return 0.5 * spd.inner(x, spd.logmap(x, x + t * u))
+
+    slope = torch.func.grad(half_square)
+    zero = torch.zeros((), dtype=torch.float64)
+    torch.testing.assert_close(slope(zero), zero, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.func.grad(slope)(zero), spd.inner(x, u), rtol=1e-10, atol=0)
+
+
 def test_an_indefinite_matrix_is_projected_and_a_point_stays(dtype, generator):
     x = spread(generator, 4, 1e12, dtype)
     torch.testing.assert_close(AFFINE.projx(x), x, atol=1e-15, rtol=0)

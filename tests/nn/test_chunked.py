@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from support.cell_cases import make
 from support.scan_cases import choice
 from support.seeds import seeded
+from support.tolerances import atol
 
 import manifold_rnn as mr
 from manifold_rnn.errors import UnsupportedError
 from manifold_rnn.linalg.householder import unit
 from manifold_rnn.nn import Layer
-from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Rotating
+from manifold_rnn.nn.cells import DeltaProduct, HouseholderProduct, Rotating, rotating
 from manifold_rnn.nn.cells.delta_blocks import Rules, delta_in_blocks
 
 MEMORY = [(9, 2, 1, 4), (9, 2, 1, 1, 4), (9, 2, 1, 1, 4), (9, 2, 1, 1), (9, 2, 1)]  # (T, B, ...), as for Rules
@@ -51,3 +53,27 @@ def test_half_precision_runs_the_loop(cell, dtype, caplog):
     bound = cell.bind(layer.weights("_l0"))
     with pytest.raises(UnsupportedError, match="half precision"):
         mr.nn.scan.chunked(bound, x, bound.initial_state(2))
+
+
+@pytest.mark.parametrize("T", [1, 5, 6, 7, 13])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_rotations_that_are_summed_in_parts_of_time_equal_the_loop(dtype, T, monkeypatch):
+    layer = make(Rotating(), n=5, dtype=dtype)
+    monkeypatch.setattr(rotating, "PART_BYTES", 6 * 2 * 5 * dtype.itemsize)  # six steps of two sequences
+    x, results = torch.randn(T, 2, 3, dtype=torch.float64, generator=seeded()), []
+    for layer.backend in ("chunked", "reference"):
+        leaves = [x.clone().requires_grad_(), torch.ones(1, 2, 5, dtype=dtype).requires_grad_()]
+        y, h = layer(*leaves)
+        loss = (y * torch.arange(1, T + 1)[:, None, None]).abs().square().sum() + h.abs().sum()
+        results.append([y, h, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])])
+    for ours, true in zip(*results, strict=True):
+        torch.testing.assert_close(ours, true, rtol=0, atol=atol(dtype) * max(1, float(true.detach().abs().max())))
+
+
+def test_a_part_has_four_steps_or_more(monkeypatch):
+    monkeypatch.setattr(rotating, "PART_BYTES", 1)
+    cell, lengths = Rotating(), []
+    cell = cell.bind(make(cell).weights("_l0"))
+    monkeypatch.setattr(Rotating, "_rotate_part", lambda self, x, state: (lengths.append(len(x)), (x, state))[1])
+    mr.nn.scan.chunked(cell, torch.randn(9, 2, 3), cell.initial_state(2))
+    assert lengths == [4, 4, 1]

@@ -39,6 +39,8 @@ class DoublyStochastic(Parametrization):
         W: Tensor = self()
         require_shape(W, weight)
         require_finite(weight, "the assigned weight")
+        if torch.equal(W, weight.to(W)):
+            return  # of "sinkhorn", with its residual
         before = {key: value.clone() for key, value in self.state_dict().items()}
         self.start_from(weight)
         try:
@@ -82,7 +84,9 @@ class OrthostochasticParametrization(DoublyStochastic):
 
     @torch.no_grad()
     def start_from(self, weight: Tensor) -> None:
-        self.rotation.assign_nearest(_orthogonal_root(doubly_stochastic(weight, 1e-300)).to(self.rotation.base.dtype))
+        part = self.rotation
+        root = _orthogonal_root(doubly_stochastic(weight, 1e-300), double(part()))
+        part.assign_nearest(root.to(part.base.dtype))
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -106,7 +110,8 @@ class PermutationsParametrization(DoublyStochastic):
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         n = like.shape[-1]
-        every = torch.eye(n)[torch.tensor(list(itertools.permutations(range(n))))]
+        orders = torch.tensor(list(itertools.permutations(range(n))), device="cpu")
+        every = torch.eye(n, device="cpu")[orders]  # which has numbers also under a default device without any
         self.keep_constant("permutations", every.to(torch.int8), like.device)
         self.logits = nn.Parameter(like.new_zeros(*like.shape[:-2], len(every)))
         if not like.is_meta:
@@ -195,10 +200,11 @@ def doubly_stochastic(weight: Tensor, floor: float = _FLOOR) -> Tensor:
     return logits.exp()
 
 
-def _orthogonal_root(W: Tensor) -> Tensor:
+def _orthogonal_root(W: Tensor, present: Tensor) -> Tensor:
     """An orthogonal matrix with entries near the roots of W: its signs and the matrix are improved in turn.
 
-    Which signs are right is a combinatorial question, so this runs from several signs and keeps the best result.
+    Which signs are right is a combinatorial question, so this runs from several signs and keeps the best result. The
+    first ones are those of the present matrix, since an assigned weight is often near it.
     """
     n, root = W.shape[-1], W.sqrt()
     k = torch.arange(n, dtype=W.dtype, device="cpu")
@@ -207,7 +213,8 @@ def _orthogonal_root(W: Tensor) -> Tensor:
     more = _STARTS if n <= _SMALL else 0  # random signs are hardly ever right for larger matrices
     drawn = torch.randn(more, n, n, dtype=W.dtype, device="cpu", generator=torch.Generator().manual_seed(0))
     signs = torch.cat([cosines[None], reflection[None], drawn]).to(W.device)
-    Q = signs.view(-1, *[1] * (W.ndim - 2), n, n).expand(-1, *W.shape)
+    others = signs.view(-1, *[1] * (W.ndim - 2), n, n).expand(-1, *W.shape)
+    Q = torch.cat([present[None], others])
     for _ in range(_PROJECTIONS):
         Q = projected(Orthogonal(), torch.where(Q < 0, -root, root))
         error = torch.linalg.matrix_norm(Q.square() - W)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import sees_every_step
-from ...linalg.householder import unit_and_lengths, unit_gradient, wy_inverse
+from ...linalg.householder import divided, unit_and_lengths, unit_gradient, wy_inverse
 from ...linalg.precision import batched, double, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
@@ -93,7 +93,7 @@ class _Group:
         rows = torch.cat([q.transpose(2, 3).reshape(-1, self.steps, q.shape[-1]), self.rows(K)], 1)
         if lengths:
             self.largest, self.length = lengths
-            self.A = (rows / self.largest).div_(self.length)
+            self.A = divided(rows, self.largest).div_(self.length)
         else:
             self.A, self.largest, self.length = unit_and_lengths(rows)  # (n, steps + R, d), and twice (n, steps + R, 1)
         self.K = self.A[:, self.steps :]  # (n, R, d)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import sees_every_step
-from ...linalg.householder import unit_and_lengths, unit_gradient, wy_inverse
+from ...linalg.householder import divided, unit_and_lengths, unit_gradient, wy_inverse
 from ...linalg.precision import batched, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
@@ -112,7 +112,7 @@ def _backward(
     for i in range(len(parts) - 1, -1, -1):
         part, (p, inverse, lower, largest, length) = parts[i], kept[KEPT * i : KEPT * (i + 1)]
         begin, end, size = part.start * steps, part.stop * steps, part.stop - part.start
-        K_g, beta_g = (K[part].flatten(0, 1) / largest).div_(length), beta[part].flatten(0, 1)  # (g B, ...)
+        K_g, beta_g = divided(K[part].flatten(0, 1), largest).div_(length), beta[part].flatten(0, 1)  # (g B, ...)
         rows, strengths = K_g.flatten(1, 2), beta_g.flatten(1).unsqueeze(1)  # (g B, R, n), (g B, 1, R)
         sums = later @ _blocks_of(g[begin:end], steps)  # of the gradients from each step on
         inside = (sums.unsqueeze(2) * K_g.conj()).sum(-1).flatten(1).unsqueeze(1)  # (g B, 1, R)

@@ -16,6 +16,10 @@ from .input_dependent import InputDependent
 from .options import require_number
 from .weights import allocate_empty, fill_uniform
 
+PART_BYTES = (
+    1 << 18
+)  # of the states of the steps that are summed at once on a CPU, all tensors of which stay in the cache
+_FEWEST = 4  # steps that are summed at once, however large their states
 _FEW_TURNS = 1e4  # radians up to which multiples of the rounded number pi lose no more than the phases have lost
 
 
@@ -52,9 +56,11 @@ class Rotating(InputDependent):
     odd, the last unit is not rotated. A complex input determines the phase by its real and its imaginary part.
 
     The steps commute, so the cell counts modulo numbers but does not follow the words of a group that is not
-    commutative. All of them are computed at once: with the sums :math:`\Phi_t` of the phases, which are taken in double
-    precision, :math:`h_t = e^{i\Phi_t} (h_0 + \sum_{s \le t} e^{-i\Phi_s} (V x_s + b))`. The cell has no recurrent
-    matrix, so it takes no constraint; for fixed eigenvalues use `LRU` with `manifold_rnn.DiagonalDisc`.
+    commutative. All steps of a part of the sequence are computed at once: with the sums :math:`\Phi_t` of the phases,
+    which are taken in double precision, :math:`h_t = e^{i\Phi_t} (h_0 + \sum_{s \le t} e^{-i\Phi_s} (V x_s + b))`. On
+    a CPU the states of a part take 256 kB, and at least four steps are a part; elsewhere the whole sequence is one.
+    The cell has no recurrent matrix, so it takes no constraint; for fixed eigenvalues use `LRU` with
+    `manifold_rnn.DiagonalDisc`.
 
     ``V`` and ``P`` start uniform in :math:`\pm 1/\sqrt m`, ``D`` and ``b`` at 0, ``d`` such that the time step is 1.
     Learning rate: 1e-2. Source: Karuvally et al. (2025).
@@ -140,10 +146,17 @@ class Rotating(InputDependent):
         return h, (h,)
 
     def all_steps(self) -> AllSteps:
-        """Return all steps as two sums over time."""
+        """Return the steps of each part of the sequence as two sums over time."""
         return self._rotate_all
 
     def _rotate_all(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        steps, outputs = _steps_of_part(state[0], len(x)), []
+        for part in x.split(steps):
+            y, state = self._rotate_part(part, state)
+            outputs.append(y)
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
+
+    def _rotate_part(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         drive, phase = self._parts(self.project(x))
         if drive.is_complex():
             h = _rotated_sums(drive, phase, state[0])
@@ -159,6 +172,13 @@ class Rotating(InputDependent):
         """Return ``V x + b`` and the phases."""
         n = len(self.weights["weight_ih"])
         return u[..., :n], u[..., n:].real
+
+
+def _steps_of_part(h: Tensor, T: int) -> int:
+    """Return how many of T steps are summed at once, for states of this shape."""
+    if h.device.type != "cpu":
+        return T
+    return min(T, max(_FEWEST, PART_BYTES // max(1, h.numel() * h.element_size())))
 
 
 def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
