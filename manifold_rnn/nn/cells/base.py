@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from ...linalg.checks import require_finite
 from .elman_form import ElmanForm
 from .leaky_form import LeakyForm
+
+if TYPE_CHECKING:
+    from .gated_form import GatedForm
 
 State: TypeAlias = tuple[Tensor, ...]
 AllSteps: TypeAlias = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -66,7 +69,7 @@ class Cell(ABC):
     complex_by_default: ClassVar[bool] = False
     torch_kernel: ClassVar[str | None] = None
     largest_input: ClassVar[float] = math.inf
-    step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs"})
+    step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs", "gated_inputs"})
 
     weights: Mapping[str, Tensor] = field(
         default_factory=dict, kw_only=True, repr=False, metadata={FILLED_BY_BIND: True}
@@ -115,6 +118,14 @@ class Cell(ABC):
     def leaky_form(self) -> LeakyForm | None:
         """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
         return None
+
+    def gated_form(self, W: Tensor) -> "GatedForm | None":
+        """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no steps written by hand."""
+        return None
+
+    def gated_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State, State]:
+        """Return the inputs of a scan of the `gated_form`, its initial state, and the last state of all other parts."""
+        return x.to(self.weights["weight_ih"].dtype), state, ()
 
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.

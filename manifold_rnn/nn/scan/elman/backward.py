@@ -8,7 +8,7 @@ from torch import Tensor
 from ...cells.elman_form import ElmanForm
 from .engine import PerInput
 from .kernels import Kernel, is_readable
-from .products import Products, add_outer
+from ...products import Products, add_outer
 
 _PART_BYTES = 1 << 19  # of the states, or gradients, of the steps that are run together: they should stay in the cache
 _PART_STEPS = 8, 64  # bounds of the number of these steps

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ...._torch import has_onednn, onednn_linear
-from ....linalg.product import ONEDNN_FROM
+from .._torch import has_onednn, onednn_linear
+from ..linalg.product import ONEDNN_FROM
 
 _OUTER_PRODUCT_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
 

@@ -1,0 +1,107 @@
+"""The gated form: a recurrence whose steps and their gradients are written by hand, for scans with an own backward."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import State
+
+
+class GatedSteps(ABC):
+    r"""Steps of a recurrence of real numbers, :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, made for one pass.
+
+    The inputs of some steps are in a buffer ``K``, (R, B, k). `forward` overwrites them by what `backward` reads.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        The weights of the steps, the recurrent matrix first.
+    state : tuple of Tensor, each of shape (B, ...)
+        A state, which gives shapes, dtype and device.
+    sums : sequence of Tensor
+        For a backward pass: where the gradients of the weights are added.
+
+    Attributes
+    ----------
+    has_cutoffs : bool
+        Whether a derivative can be 0 as that of relu is, so that a gradient of infinity must become 0 there.
+    """
+
+    has_cutoffs: ClassVar[bool] = False
+
+    def __init__(self, weights: Sequence[Tensor], state: State, sums: Sequence[Tensor] = ()) -> None:
+        self.weights, self.state, self.sums = weights, state, sums
+
+    @staticmethod
+    @abstractmethod
+    def plain(u: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+        """Return the state after one step by operations that torch can differentiate; ``u`` is (B, k)."""
+
+    @abstractmethod
+    def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
+        """Run the steps of ``K``. Each of the ``states`` is (R + 1, B, ...), of which the first one is there."""
+
+    @abstractmethod
+    def backward(
+        self,
+        K: Tensor,
+        states: Sequence[Tensor],
+        gK: Tensor,
+        gradients: Sequence[Tensor],
+        before: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """Return the gradients of the first state from those of the last one, which may be overwritten.
+
+        ``K`` and ``states`` are the results of `forward`. The gradients of the inputs are written to ``gK``, (R, B, k).
+        Where ``before[r]`` is not None, it is added to the gradient of the first part of the state before step ``r``.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class GatedForm:
+    r"""The recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, whose output is the first part of the state.
+
+    Parameters
+    ----------
+    steps : type of GatedSteps
+        The steps.
+    weight_ih : Tensor, shape (k, m), or None
+        ``V``; None if the inputs of the steps are given.
+    bias : Tensor, shape (k,), or None
+        ``b``.
+    weights : tuple of Tensor
+        The weights of the steps.
+    arrange : callable
+        Maps inputs that the cell has projected to those of the steps; the two differ if ``V`` has rows of zeros.
+    enter : callable
+        Maps a state of the cell to one of the steps, of real numbers.
+    leave : callable
+        Maps outputs, or None, and the last state of the steps to those of the cell.
+    """
+
+    steps: type[GatedSteps]
+    weight_ih: Tensor | None
+    bias: Tensor | None
+    weights: tuple[Tensor, ...]
+    arrange: Callable[[Tensor], Tensor] = lambda u: u
+    enter: Callable[[State], State] = lambda state: state
+    leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
+
+
+def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:
+    """Return the steps of each block of the last axis of ``z``, (R, B, count n): lists of tensors (B, n)."""
+    return [block.unbind(0) for block in z.chunk(count, -1)]
+
+
+def sigmoid_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write ``g y (1 - y)``, the gradient of the argument of a sigmoid with the value ``y``, to ``out``."""
+    torch.ops.aten.sigmoid_backward.grad_input(g, y, grad_input=out)
+
+
+def tanh_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write ``g (1 - y^2)``, the gradient of the argument of a tanh with the value ``y``, to ``out``."""
+    torch.ops.aten.tanh_backward.grad_input(g, y, grad_input=out)
