@@ -123,9 +123,9 @@ class Cell(ABC):
         """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no steps written by hand."""
         return None
 
-    def gated_inputs(self, x: Tensor, state: State) -> tuple[Tensor, State, State]:
-        """Return the inputs of a scan of the `gated_form`, its initial state, and the last state of all other parts."""
-        return x.to(self.weights["weight_ih"].dtype), state, ()
+    def gated_inputs(self, form: "GatedForm", x: Tensor, state: State) -> tuple["GatedForm", Tensor, State, State]:
+        """Return a scan of the `gated_form` from ``state``: form, inputs, initial state, last state of other parts."""
+        return form, x.to(self.weights["weight_ih"].dtype), state, ()
 
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.

@@ -22,8 +22,8 @@ class GatedSteps(ABC):
         The weights of the steps, the recurrent matrix first.
     state : tuple of Tensor, each of shape (B, ...)
         A state, which gives shapes, dtype and device.
-    sums : sequence of Tensor
-        For a backward pass: where the gradients of the weights are added.
+    numbers : sequence of float
+        Options of the cell.
 
     Attributes
     ----------
@@ -33,12 +33,11 @@ class GatedSteps(ABC):
 
     has_cutoffs: ClassVar[bool] = False
 
-    def __init__(self, weights: Sequence[Tensor], state: State, sums: Sequence[Tensor] = ()) -> None:
-        self.weights, self.state, self.sums = weights, state, sums
+    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+        self.weights, self.state, self.numbers = weights, state, numbers
 
-    @staticmethod
     @abstractmethod
-    def plain(u: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+    def plain(self, u: Tensor, state: State) -> State:
         """Return the state after one step by operations that torch can differentiate; ``u`` is (B, k)."""
 
     @abstractmethod
@@ -53,11 +52,13 @@ class GatedSteps(ABC):
         gK: Tensor,
         gradients: Sequence[Tensor],
         before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
     ) -> list[Tensor]:
         """Return the gradients of the first state from those of the last one, which may be overwritten.
 
         ``K`` and ``states`` are the results of `forward`. The gradients of the inputs are written to ``gK``, (R, B, k).
         Where ``before[r]`` is not None, it is added to the gradient of the first part of the state before step ``r``.
+        The gradients of the weights are added to ``sums``.
         """
 
 
@@ -75,6 +76,8 @@ class GatedForm:
         ``b``.
     weights : tuple of Tensor
         The weights of the steps.
+    numbers : tuple of float
+        Options of the steps.
     arrange : callable
         Maps inputs that the cell has projected to those of the steps; the two differ if ``V`` has rows of zeros.
     enter : callable
@@ -87,6 +90,7 @@ class GatedForm:
     weight_ih: Tensor | None
     bias: Tensor | None
     weights: tuple[Tensor, ...]
+    numbers: tuple[float, ...] = ()
     arrange: Callable[[Tensor], Tensor] = lambda u: u
     enter: Callable[[State], State] = lambda state: state
     leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
@@ -105,3 +109,8 @@ def sigmoid_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
 def tanh_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
     """Write ``g (1 - y^2)``, the gradient of the argument of a tanh with the value ``y``, to ``out``."""
     torch.ops.aten.tanh_backward.grad_input(g, y, grad_input=out)
+
+
+def tanh(z: Tensor) -> None:
+    """Apply tanh in place."""
+    z.tanh_()

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..activations import gate, mod_tanh
+from ..activations import gate, mod_tanh, real_features
 from .base import State
+from .complex_lstm_steps import complex_lstm_form
 from .gated import Gated
 from .gated_form import GatedForm
 from .lstm_steps import LSTMSteps
@@ -69,7 +70,7 @@ class LSTM(Gated):
     def gated_form(self, W: Tensor) -> GatedForm | None:
         """Return the form of the cell."""
         V, bias = self.weights["weight_ih"], self._additive_bias()
-        return None if V.is_complex() else GatedForm(LSTMSteps, V, bias, (W,))
+        return complex_lstm_form(V, bias, W) if V.is_complex() else GatedForm(LSTMSteps, V, bias, (W,))
 
     def separates_units(self) -> bool:
         """Return True."""
@@ -77,3 +78,8 @@ class LSTM(Gated):
 
     def _additive_bias(self) -> Tensor | None:
         return self.weights["bias_ih"] + self.weights["bias_hh"] if self.bias else None
+
+    def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
+        """Return the real and the imaginary parts of the inputs of a complex cell side by side."""
+        x = super().gated_inputs(form, x, state)[1]
+        return form, real_features(x), state, ()

@@ -13,14 +13,13 @@ from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh_factor
 class LSTMSteps(GatedSteps):
     """Steps with the inputs of the gates i, f, g and o, whose values they keep."""
 
-    def __init__(self, weights: Sequence[Tensor], state: State, sums: Sequence[Tensor] = ()) -> None:
-        super().__init__(weights, state, sums)
+    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+        super().__init__(weights, state, numbers)
         self.product = products_with(weights[0], len(state[0]))
 
-    @staticmethod
-    def plain(u: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+    def plain(self, u: Tensor, state: State) -> State:
         h, c = state
-        i, f, g, o = (u + h @ weights[0].mT).chunk(4, -1)
+        i, f, g, o = (u + h @ self.weights[0].mT).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -44,6 +43,7 @@ class LSTMSteps(GatedSteps):
         gK: Tensor,
         gradients: Sequence[Tensor],
         before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
     ) -> list[Tensor]:
         (gh, gc), (H, C) = gradients, states
         n = H.shape[-1]
@@ -64,5 +64,5 @@ class LSTMSteps(GatedSteps):
             torch.mul(gh, of_o_t, out=g_o)
             gc.mul_(f_t)
             gh = self.product.backward(g_before, g_t, gh)
-        add_outer(self.sums[0], gK.flatten(0, 1), H[:-1].flatten(0, 1))
+        add_outer(sums[0], gK.flatten(0, 1), H[:-1].flatten(0, 1))
         return [gh, gc]

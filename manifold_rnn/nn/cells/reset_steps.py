@@ -21,8 +21,8 @@ class ResetSteps(GatedSteps):
     are kept.
     """
 
-    def __init__(self, weights: Sequence[Tensor], state: State, sums: Sequence[Tensor] = ()) -> None:
-        super().__init__(weights, state, sums)
+    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+        super().__init__(weights, state, numbers)
         self.product = Products(weights[0])  # with some columns of the inputs, in place
 
     @abstractmethod
@@ -51,6 +51,7 @@ class ResetSteps(GatedSteps):
         gK: Tensor,
         gradients: Sequence[Tensor],
         before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
     ) -> list[Tensor]:
         (gh,), (H,) = gradients, states
         count = H.shape[-1]
@@ -68,16 +69,15 @@ class ResetSteps(GatedSteps):
             if g_before is not None:
                 rest.add_(g_before)
             gh = self.product.backward(rest, g_product, gh)
-        add_outer(self.sums[0], gK[..., : 3 * count].flatten(0, 1), H[:-1].flatten(0, 1))
+        add_outer(sums[0], gK[..., : 3 * count].flatten(0, 1), H[:-1].flatten(0, 1))
         return [gh]
 
 
 class GRUSteps(ResetSteps):
     """Those of a GRU."""
 
-    @staticmethod
-    def plain(u: Tensor, state: State, weights: Sequence[Tensor]) -> State:
-        (h,), (W,) = state, weights
+    def plain(self, u: Tensor, state: State) -> State:
+        (h,), (W,) = state, self.weights
         *arguments, u_n = u.chunk(4, -1)
         r, z, v = (a + b for a, b in zip(arguments, (h @ W.mT).chunk(3, -1), strict=True))
         n = torch.tanh(u_n + torch.sigmoid(r) * v)
@@ -95,9 +95,8 @@ class GORUSteps(ResetSteps):
 
     has_cutoffs: ClassVar[bool] = True
 
-    @staticmethod
-    def plain(u: Tensor, state: State, weights: Sequence[Tensor]) -> State:
-        (h,), (W, bias) = state, weights
+    def plain(self, u: Tensor, state: State) -> State:
+        (h,), (W, bias) = state, self.weights
         *arguments, u_n = u.chunk(4, -1)
         r, z, v = (a + b for a, b in zip(arguments, (h @ W.mT).chunk(3, -1), strict=True))
         n = mod_relu(u_n + torch.sigmoid(r) * v, bias)
@@ -116,10 +115,11 @@ class GORUSteps(ResetSteps):
         gK: Tensor,
         gradients: Sequence[Tensor],
         before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
     ) -> list[Tensor]:
-        results = super().backward(K, states, gK, gradients, before)
+        results = super().backward(K, states, gK, gradients, before, sums)
         n = states[0].shape[-1]
-        self.sums[1] += (torch.sgn(K[..., 3 * n :]) * gK[..., 3 * n :]).sum((0, 1))
+        sums[1] += (torch.sgn(K[..., 3 * n :]) * gK[..., 3 * n :]).sum((0, 1))
         return results
 
 
@@ -140,4 +140,4 @@ def reset_form(
     weight_ih = torch.cat([V[: 2 * n], torch.zeros_like(V[:n]), V[2 * n :]])
     has_bias = bias is not None or product_bias is not None
     offset = arrange(V.new_zeros(3 * n) if bias is None else bias) if has_bias else None
-    return GatedForm(steps, weight_ih, offset, weights, arrange)
+    return GatedForm(steps, weight_ih, offset, weights, arrange=arrange)

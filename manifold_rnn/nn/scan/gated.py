@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,27 +62,36 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     >>> assert torch.allclose(y, expected, atol=1e-6) and torch.equal(h, y[-1])
     """
     start = form.enter(state)
-    y, *last = _Run.apply(form.steps, every_step, len(start), x, form.weight_ih, form.bias, *start, *form.weights)
+    inputs = (x, form.weight_ih, form.bias, *start, *form.weights)
+    y, *last = _Run.apply(_Kind(form.steps, form.numbers), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
+
+
+class _Kind(NamedTuple):
+    """What makes the steps of a pass."""
+
+    steps: type[GatedSteps]
+    numbers: tuple[float, ...]
+
+    def __call__(self, weights: Sequence[Tensor], state: Sequence[Tensor]) -> GatedSteps:
+        return self.steps(weights, tuple(state), self.numbers)
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, kind: type[GatedSteps], every_step: bool, count: int, *inputs: Any
+        ctx: Any, kind: _Kind, every_step: bool, count: int, *inputs: Any
     ) -> tuple[Tensor | None, ...]:
         x, V, b, *rest = inputs
         start, weights = rest[:count], rest[count:]
         ctx.set_materialize_grads(False)
         ctx.kind, ctx.count = kind, count
-        h = start[0]
-        width = x.shape[-1] if V is None else len(V)
-        K = h.new_empty(*x.shape[:2], width)
+        K = x.new_empty(*x.shape[:2], x.shape[-1] if V is None else len(V))
         states = [part.new_empty(len(x) + 1, *part.shape) for part in start]
         with without_autograd_overhead(x, *start, *weights):
             for buffer, part in zip(states, start, strict=True):
                 buffer[0] = part
-            steps = kind(weights, tuple(start))
+            steps = kind(weights, start)
             for part in _parts(K):
                 project_into(x[part], V, b, K[part])
                 steps.forward(K[part], [buffer[part.start : part.stop + 1] for buffer in states])
@@ -104,7 +113,7 @@ def _gradients(
     needed = ctx.needs_input_grad[3:]
     if not (torch.is_grad_enabled() or batched(gy, *g_last)):
         gradients = _by_hand(ctx.kind, x, V, b, K, weights, states, needed, gy, g_last)
-        if not ctx.kind.has_cutoffs or _are_finite(gradients[3 : 3 + ctx.count]):
+        if not ctx.kind.steps.has_cutoffs or _are_finite(gradients[3 : 3 + ctx.count]):
             return gradients  # else infinity times a slope of zero, which must be zero
     inputs = (x, V, b, *(buffer[0] for buffer in states), *weights)
     return gradients_by_autograd(partial(_plain, ctx.kind, ctx.count), inputs, needed, (gy, *g_last))
@@ -116,7 +125,7 @@ def _are_finite(gradients: Sequence[Tensor | None]) -> bool:
 
 
 def _by_hand(
-    kind: type[GatedSteps],
+    kind: _Kind,
     x: Tensor,
     V: Tensor | None,
     b: Tensor | None,
@@ -137,7 +146,7 @@ def _by_hand(
     if gy is not None:
         first[0] += gy[-1]
     before = [None, *([None] * (len(x) - 1) if gy is None else gy[:-1].unbind(0))]
-    steps = kind(weights, tuple(first), sums)
+    steps = kind(weights, first)
     parts = _parts(K)
     ring = torch.empty_like(K[parts[0]])
     with without_autograd_overhead(x, K, *weights):
@@ -145,7 +154,7 @@ def _by_hand(
         for part in reversed(parts):
             gK = ring[: part.stop - part.start]
             buffers = [buffer[part.start : part.stop + 1] for buffer in states]
-            gradients = steps.backward(K[part], buffers, gK, gradients, before[part])
+            gradients = steps.backward(K[part], buffers, gK, gradients, before[part], sums)
             rows = gK.flatten(0, 1)
             if gV is not None:
                 add_outer(gV, rows, x[part].flatten(0, 1))
@@ -158,13 +167,13 @@ def _by_hand(
     return [gx, gV, gb, *first, *sums]
 
 
-def _plain(kind: type[GatedSteps], count: int, *inputs: Any) -> tuple[Tensor, ...]:
+def _plain(kind: _Kind, count: int, *inputs: Any) -> tuple[Tensor, ...]:
     """Return all outputs and the last state, by operations that torch can differentiate."""
     x, V, b, *rest = inputs
     state, weights = tuple(rest[:count]), rest[count:]
-    outputs = []
+    steps, outputs = kind(weights, state), []
     for u in (x if V is None else affine(x, V, b)).unbind(0):
-        state = kind.plain(u, state, weights)
+        state = steps.plain(u, state)
         outputs.append(state[0])
     return (torch.stack(outputs), *state)
 
@@ -200,6 +209,6 @@ class Gated(Backend):
 
 
 def _scan_cell(form: GatedForm, request: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:
-    inputs, own, rest = request.cell.gated_inputs(x, state)
+    form, inputs, own, rest = request.cell.gated_inputs(form, x, state)
     y, last = gated(form, inputs, own, every_step=request.every_step)
     return y, (*last, *rest)

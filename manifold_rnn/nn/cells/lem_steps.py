@@ -1,0 +1,78 @@
+"""The steps of a long expressive memory by hand."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..products import Products, add_outer
+from .base import State
+from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh, tanh_factor
+
+
+class LEMSteps(GatedSteps):
+    r"""Steps with the inputs of a, c, z and y, which keep both gates times :math:`\Delta` and both values of tanh."""
+
+    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+        super().__init__(weights, state, numbers)
+        (W,), (self.time_step,) = weights, numbers
+        self.n = W.shape[-1]
+        self.of_y, self.of_z = Products(W[: 3 * self.n]), Products(W[3 * self.n :])
+
+    def plain(self, u: Tensor, state: State) -> State:
+        (y, z), (W,), n, time_step = state, self.weights, self.n, self.time_step
+        a, c, argument = (u[..., : 3 * n] + y @ W[: 3 * n].mT).chunk(3, -1)
+        z = z + time_step * torch.sigmoid(c) * (torch.tanh(argument) - z)
+        y = y + time_step * torch.sigmoid(a) * (torch.tanh(u[..., 3 * n :] + z @ W[3 * n :].mT) - y)
+        return y, z
+
+    def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
+        (y, *next_y), (z, *next_z) = (part.unbind(0) for part in states)
+        gates, arguments = (K[..., : i * self.n].unbind(0) for i in (2, 3))
+        for a, c, p, q, gates_t, argument, y_t, z_t in zip(
+            *blocks(K, 4), gates, arguments, next_y, next_z, strict=True
+        ):
+            self.of_y.forward(argument, y)
+            gates_t.sigmoid_().mul_(self.time_step)
+            tanh(p)
+            z = torch.lerp(z, p, c, out=z_t)
+            self.of_z.forward(q, z)
+            tanh(q)
+            y = torch.lerp(y, q, a, out=y_t)
+
+    def backward(
+        self,
+        K: Tensor,
+        states: Sequence[Tensor],
+        gK: Tensor,
+        gradients: Sequence[Tensor],
+        before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
+    ) -> list[Tensor]:
+        (gy, gz), (Y, Z), n = gradients, states, self.n
+        (a, c, p, q), factors = K.chunk(4, -1), torch.empty_like(K)
+        of_a, of_c, of_p, of_q = factors.chunk(4, -1)
+        opening = K[..., : 2 * n] / self.time_step
+        sigmoid_factor(torch.sub(q, Y[:-1]).mul_(self.time_step), opening[..., :n], of_a)
+        sigmoid_factor(torch.sub(p, Z[:-1]).mul_(self.time_step), opening[..., n:], of_c)
+        tanh_factor(c, p, of_p)
+        tanh_factor(a, q, of_q)
+        rest = 1 - K[..., : 2 * n]
+        along, wide = gz.unsqueeze(1), (2, (4, n))
+        of_z, g_z = (d.unflatten(*wide)[:, :, 1:3].unbind(0) for d in (factors, gK))  # (B, 2, n)
+        steps = zip(
+            of_a, of_z, of_q, *rest.chunk(2, -1), *blocks(gK, 4), g_z, gK[..., : 3 * n], before, strict=True
+        )
+        for of_a_t, of_z_t, of_q_t, rest_a, rest_c, g_a, _, _, g_q, g_z_t, g_product, g_before in reversed(list(steps)):
+            torch.mul(gy, of_q_t, out=g_q)
+            self.of_z.backward(gz, g_q, gz)
+            torch.mul(gy, of_a_t, out=g_a)
+            torch.mul(along, of_z_t, out=g_z_t)
+            gy.mul_(rest_a)
+            if g_before is not None:
+                gy.add_(g_before)
+            self.of_y.backward(gy, g_product, gy)
+            gz.mul_(rest_c)
+        add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
+        add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))
+        return [gy, gz]
