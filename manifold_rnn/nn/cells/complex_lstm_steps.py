@@ -41,8 +41,8 @@ class ComplexLSTMSteps(GatedSteps):
             i, f, o = gates_t.sigmoid_().unbind(1)  # (B, 1, n) each
             g = u[:, 3 * n :].unflatten(-1, (2, n))
             torch.mul(f, c, out=c_t)
-            c_t.addcmul_(i * _scale(g)[1], g)
-            torch.mul(o * _scale(c_t)[1], c_t, out=h_t)
+            c_t.addcmul_(i * self.scale(g)[1], g)
+            torch.mul(o * self.scale(c_t)[1], c_t, out=h_t)
             c = c_t
 
     def backward(
@@ -60,8 +60,8 @@ class ComplexLSTMSteps(GatedSteps):
         C = C.unflatten(-1, (2, n))  # (R + 1, B, 2, n)
         gates, argument = K[..., : 3 * n].unflatten(-1, (3, 1, n)), K[..., 3 * n :].unflatten(-1, (2, n))
         i, f, o = gates.unbind(2)  # (R, B, 1, n)
-        value_g, diagonal_g, across_g = _jacobian(argument, i)
-        value_c, diagonal_c, across_c = _jacobian(C[1:], o)
+        value_g, diagonal_g, across_g = self.jacobian(argument, i)
+        value_c, diagonal_c, across_c = self.jacobian(C[1:], o)
         of_gates = torch.empty_like(K[..., : 2 * n]).new_empty(*K.shape[:2], 3, 2, n)
         sigmoid_factor(value_g, i.expand_as(value_g), of_gates[:, :, 0])
         sigmoid_factor(C[:-1], f.expand_as(value_g), of_gates[:, :, 1])
@@ -94,6 +94,26 @@ class ComplexLSTMSteps(GatedSteps):
             gh = self.product.backward(g_before, g_t, gh)
         add_outer(sums[0], gK.flatten(0, 1), H[:-1].flatten(0, 1))
         return [gh, gc.flatten(1)]
+
+    def scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`|z| / 4` and :math:`\tanh(|z|) / |z|` of parts (..., 2, n), each (..., 1, n), as in `mod_tanh`."""
+        quarter = 0.25 * z
+        re, im = quarter.split(1, -2)
+        r = torch.hypot(re, im).clamp_(min=0.25 * torch.finfo(z.dtype).eps ** 0.5)
+        size = 4 * r
+        return r, self.tanh(size, size).div_(r).mul_(0.25)
+
+    def jacobian(self, z: Tensor, opening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the value of mod_tanh, and its Jacobian times the opening of a gate: the diagonal, (..., 2, n), and the rest.
+
+        The Jacobian is symmetric. Where a modulus is below its smallest value, which is kept constant, tanh(r) is r.
+        """
+        r, scale = self.scale(z)
+        slope = (1 - (4 * scale * r).square_()).sub_(scale)
+        unit = (0.25 * z) / r
+        diagonal = (unit.square() * slope).add_(scale).mul_(opening)
+        across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope).mul_(opening)
+        return z * scale, diagonal, across
 
 
 def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
@@ -140,24 +160,3 @@ def _parts(z: Tensor) -> Tensor:
 def _swap(z: Tensor, out: Tensor) -> Tensor:
     """Write the two parts of (B, 2, n) in the other order to ``out``."""
     return torch.stack([z[:, 1], z[:, 0]], 1, out=out)
-
-
-def _scale(z: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`|z| / 4` and :math:`\tanh(|z|) / |z|` of parts (..., 2, n), each (..., 1, n), as in `mod_tanh`."""
-    quarter = 0.25 * z
-    re, im = quarter.split(1, -2)
-    r = torch.hypot(re, im).clamp_(min=0.25 * torch.finfo(z.dtype).eps ** 0.5)
-    return r, torch.tanh(4 * r).div_(r).mul_(0.25)
-
-
-def _jacobian(z: Tensor, opening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the value of mod_tanh, and its Jacobian times the opening of a gate: the diagonal, (..., 2, n), and the rest.
-
-    The Jacobian is symmetric. Where a modulus is below its smallest value, which is kept constant, tanh(r) is r.
-    """
-    r, scale = _scale(z)
-    slope = (1 - torch.tanh(4 * r).square_()).sub_(scale)
-    unit = (0.25 * z) / r
-    diagonal = (unit.square() * slope).add_(scale).mul_(opening)
-    across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope).mul_(opening)
-    return z * scale, diagonal, across

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..._kernels.pointwise import tanh_like
 from .base import State
 
 
@@ -34,7 +35,8 @@ class GatedSteps(ABC):
     has_cutoffs: ClassVar[bool] = False
 
     def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        self.weights, self.state, self.numbers = weights, state, numbers
+        self.weights, self.numbers = weights, numbers
+        self.tanh = tanh_like(state[0])
 
     @abstractmethod
     def plain(self, u: Tensor, state: State) -> State:
@@ -109,8 +111,3 @@ def sigmoid_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
 def tanh_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
     """Write ``g (1 - y^2)``, the gradient of the argument of a tanh with the value ``y``, to ``out``."""
     torch.ops.aten.tanh_backward.grad_input(g, y, grad_input=out)
-
-
-def tanh(z: Tensor) -> None:
-    """Apply tanh in place."""
-    z.tanh_()

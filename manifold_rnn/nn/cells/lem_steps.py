@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..products import Products, add_outer
+from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh, tanh_factor
+from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh_factor
 
 
 class LEMSteps(GatedSteps):
@@ -17,7 +17,7 @@ class LEMSteps(GatedSteps):
         super().__init__(weights, state, numbers)
         (W,), (self.time_step,) = weights, numbers
         self.n = W.shape[-1]
-        self.of_y, self.of_z = Products(W[: 3 * self.n]), Products(W[3 * self.n :])
+        self.of_y, self.of_z = (products_with(part, len(state[0])) for part in (W[: 3 * self.n], W[3 * self.n :]))
 
     def plain(self, u: Tensor, state: State) -> State:
         (y, z), (W,), n, time_step = state, self.weights, self.n, self.time_step
@@ -32,12 +32,12 @@ class LEMSteps(GatedSteps):
         for a, c, p, q, gates_t, argument, y_t, z_t in zip(
             *blocks(K, 4), gates, arguments, next_y, next_z, strict=True
         ):
-            self.of_y.forward(argument, y)
+            self.of_y.add_to(argument, y)
             gates_t.sigmoid_().mul_(self.time_step)
-            tanh(p)
+            self.tanh(p, p)
             z = torch.lerp(z, p, c, out=z_t)
-            self.of_z.forward(q, z)
-            tanh(q)
+            self.of_z.add_to(q, z)
+            self.tanh(q, q)
             y = torch.lerp(y, q, a, out=y_t)
 
     def backward(
@@ -58,20 +58,20 @@ class LEMSteps(GatedSteps):
         tanh_factor(c, p, of_p)
         tanh_factor(a, q, of_q)
         rest = 1 - K[..., : 2 * n]
-        along, wide = gz.unsqueeze(1), (2, (4, n))
+        wide = (2, (4, n))
         of_z, g_z = (d.unflatten(*wide)[:, :, 1:3].unbind(0) for d in (factors, gK))  # (B, 2, n)
         steps = zip(
             of_a, of_z, of_q, *rest.chunk(2, -1), *blocks(gK, 4), g_z, gK[..., : 3 * n], before, strict=True
         )
         for of_a_t, of_z_t, of_q_t, rest_a, rest_c, g_a, _, _, g_q, g_z_t, g_product, g_before in reversed(list(steps)):
             torch.mul(gy, of_q_t, out=g_q)
-            self.of_z.backward(gz, g_q, gz)
+            gz = self.of_z.backward(gz, g_q, gz)
             torch.mul(gy, of_a_t, out=g_a)
-            torch.mul(along, of_z_t, out=g_z_t)
+            torch.mul(gz.unsqueeze(1), of_z_t, out=g_z_t)
             gy.mul_(rest_a)
             if g_before is not None:
                 gy.add_(g_before)
-            self.of_y.backward(gy, g_product, gy)
+            gy = self.of_y.backward(gy, g_product, gy)
             gz.mul_(rest_c)
         add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
         add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))

@@ -28,11 +28,11 @@ class LSTMSteps(GatedSteps):
         n, tanh_c = h.shape[-1], torch.empty_like(h)
         for u, i, f, g, o, h_t, c_t in zip(K.unbind(0), *blocks(K, 4), next_h, next_c, strict=True):
             z = self.product.forward(u, h)
-            g_argument = z[:, 2 * n : 3 * n].clone() if z is u else z[:, 2 * n : 3 * n]
+            value = self.tanh(z[:, 2 * n : 3 * n], tanh_c)
             torch.sigmoid(z, out=u)
-            torch.tanh(g_argument, out=g)
+            g.copy_(value)
             torch.mul(f, c, out=c_t).addcmul_(i, g)
-            torch.tanh(c_t, out=tanh_c)
+            self.tanh(c_t, tanh_c)
             torch.mul(o, tanh_c, out=h_t)
             h, c = h_t, c_t
 
@@ -49,7 +49,7 @@ class LSTMSteps(GatedSteps):
         n = H.shape[-1]
         (i, f, g, o), factors = K.chunk(4, -1), torch.empty_like(K)
         of_i, of_f, of_g, of_o = factors.chunk(4, -1)  # of c, and for o of h
-        tanh_c = torch.tanh(C[1:])
+        tanh_c = self.tanh(C[1:], torch.empty_like(C[1:]))
         sigmoid_factor(g, i, of_i)
         sigmoid_factor(C[:-1], f, of_f)
         tanh_factor(i, g, of_g)

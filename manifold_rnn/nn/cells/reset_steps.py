@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..activations import mod_relu
-from ..products import Products, add_outer
+from ..products import add_outer, products_with
 from .base import State
 from .gated_form import GatedForm, GatedSteps, blocks, sigmoid_factor, tanh_factor
 
@@ -23,7 +23,7 @@ class ResetSteps(GatedSteps):
 
     def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
         super().__init__(weights, state, numbers)
-        self.product = Products(weights[0])  # with some columns of the inputs, in place
+        self.product = products_with(weights[0], len(state[0]))
 
     @abstractmethod
     def candidate(self, z: Tensor) -> None:
@@ -39,7 +39,7 @@ class ResetSteps(GatedSteps):
         _, z, v, u = blocks(K, 4)
         r, gates, arguments = (K[..., : i * n].unbind(0) for i in (1, 2, 3))
         for r_t, z_t, v_t, u_t, gates_t, argument, h_t in zip(r, z, v, u, gates, arguments, next_h, strict=True):
-            self.product.forward(argument, h)
+            self.product.add_to(argument, h)
             gates_t.sigmoid_()
             self.candidate(u_t.addcmul_(r_t, v_t))
             h = torch.lerp(u_t, h, z_t, out=h_t)
@@ -84,7 +84,7 @@ class GRUSteps(ResetSteps):
         return (n + torch.sigmoid(z) * (h - n),)
 
     def candidate(self, z: Tensor) -> None:
-        z.tanh_()
+        self.tanh(z, z)
 
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         tanh_factor(g, n, out)
