@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..activations import mod_tanh
+from ..activations import mod_tanh, real_features
 from ..products import add_outer, products_with
 from .base import State
 from .gated_form import GatedForm, GatedSteps, sigmoid_factor
@@ -129,6 +129,7 @@ def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
         offset,
         (_rows(W),),
         arrange=_arrange,
+        prepare=real_features,
         enter=lambda state: tuple(map(_parts, state)),
         leave=leave,
     )

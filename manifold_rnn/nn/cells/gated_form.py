@@ -82,6 +82,8 @@ class GatedForm:
         Options of the steps.
     arrange : callable
         Maps inputs that the cell has projected to those of the steps; the two differ if ``V`` has rows of zeros.
+    prepare : callable
+        Maps inputs of the cell to those of ``V``.
     enter : callable
         Maps a state of the cell to one of the steps, of real numbers.
     leave : callable
@@ -94,6 +96,7 @@ class GatedForm:
     weights: tuple[Tensor, ...]
     numbers: tuple[float, ...] = ()
     arrange: Callable[[Tensor], Tensor] = lambda u: u
+    prepare: Callable[[Tensor], Tensor] = lambda x: x
     enter: Callable[[State], State] = lambda state: state
     leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..activations import gate, mod_tanh, real_features
+from ..activations import gate, mod_tanh
 from .base import State
 from .complex_lstm_steps import complex_lstm_form
 from .gated import Gated
@@ -78,8 +78,3 @@ class LSTM(Gated):
 
     def _additive_bias(self) -> Tensor | None:
         return self.weights["bias_ih"] + self.weights["bias_hh"] if self.bias else None
-
-    def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
-        """Return the real and the imaginary parts of the inputs of a complex cell side by side."""
-        x = super().gated_inputs(form, x, state)[1]
-        return form, real_features(x), state, ()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import is_watched
-from ...linalg.precision import batched, may_read_device, without_autocast
+from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
 from ..cells.gated_form import GatedForm, GatedSteps
 from ..cells.weights import affine
@@ -62,7 +62,7 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     >>> assert torch.allclose(y, expected, atol=1e-6) and torch.equal(h, y[-1])
     """
     start = form.enter(state)
-    inputs = (x, form.weight_ih, form.bias, *start, *form.weights)
+    inputs = (form.prepare(x), form.weight_ih, form.bias, *start, *form.weights)
     y, *last = _Run.apply(_Kind(form.steps, form.numbers), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
 
@@ -121,7 +121,7 @@ def _gradients(
 
 def _are_finite(gradients: Sequence[Tensor | None]) -> bool:
     """Return whether the gradients of the first state are finite, as far as this may be read; all others reach them."""
-    return not may_read_device() or all(g is None or bool(g.isfinite().all()) for g in gradients)
+    return all(g is None or not is_readable(g) or bool(g.isfinite().all()) for g in gradients)
 
 
 def _by_hand(

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ....linalg.precision import is_readable
 from ...cells.elman_form import ElmanForm
 from .engine import PerInput
-from .kernels import Kernel, is_readable
+from .kernels import Kernel
 from ...products import Products, add_outer
 
 _PART_BYTES = 1 << 19  # of the states, or gradients, of the steps that are run together: they should stay in the cache
