@@ -47,6 +47,7 @@ class OneDnnProducts(Products):
             z.copy_(self.forward(z.contiguous(), h))
 
     def backward(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
+        d = d.contiguous()  # rows that are apart cost oneDNN more than a copy
         if g is not None:
             y: Tensor = onednn_linear().binary(d, g.contiguous(), self.backward_weight, None, "add")
         else:
@@ -62,6 +63,7 @@ def products_with(W: Tensor, batch: int) -> Products:
 def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a^T conj(b)`` of matrices with many rows to ``total``."""
     if _uses_onednn(a, len(a) * total.numel() >= _OUTER_PRODUCT_FROM):
+        a, b = a.contiguous(), b.contiguous()  # rows that are apart cost oneDNN more than a copy
         total.add_(onednn_linear()(a.mT, b.mT, None, "none", [], None))
     else:
         torch.addmm(total, a.mT, b.conj(), out=total)
