@@ -28,17 +28,16 @@ class LEMSteps(GatedSteps):
 
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
         (y, *next_y), (z, *next_z) = (part.unbind(0) for part in states)
-        gates, arguments = (K[..., : i * self.n].unbind(0) for i in (2, 3))
-        for a, c, p, q, gates_t, argument, y_t, z_t in zip(
-            *blocks(K, 4), gates, arguments, next_y, next_z, strict=True
+        n, step = self.n, self.time_step
+        arguments, gates = K[..., : 3 * n].contiguous(), K[..., : 2 * n]
+        for argument, gates_t, (a, c, p, q), y_t, z_t in zip(
+            arguments, gates, zip(*blocks(K, 4), strict=True), next_y, next_z, strict=True
         ):
-            self.of_y.add_to(argument, y)
-            gates_t.sigmoid_().mul_(self.time_step)
-            self.tanh(p, p)
-            z = torch.lerp(z, p, c, out=z_t)
+            argument = self.of_y.forward(argument, y)
+            torch.sigmoid(argument[:, : 2 * n], out=gates_t).mul_(step)
+            z = torch.lerp(z, self.tanh(argument[:, 2 * n :], p), c, out=z_t)
             self.of_z.add_to(q, z)
-            self.tanh(q, q)
-            y = torch.lerp(y, q, a, out=y_t)
+            y = torch.lerp(y, self.tanh(q, q), a, out=y_t)
 
     def backward(
         self,
@@ -52,27 +51,27 @@ class LEMSteps(GatedSteps):
         (gy, gz), (Y, Z), n = gradients, states, self.n
         (a, c, p, q), factors = K.chunk(4, -1), torch.empty_like(K)
         of_a, of_c, of_p, of_q = factors.chunk(4, -1)
-        opening = K[..., : 2 * n] / self.time_step
-        sigmoid_factor(torch.sub(q, Y[:-1]).mul_(self.time_step), opening[..., :n], of_a)
-        sigmoid_factor(torch.sub(p, Z[:-1]).mul_(self.time_step), opening[..., n:], of_c)
+        gates = K[..., : 2 * n]
+        opening_a, opening_c = (gates / self.time_step).chunk(2, -1)
+        sigmoid_factor(torch.sub(q, Y[:-1]).mul_(self.time_step), opening_a, of_a)
+        sigmoid_factor(torch.sub(p, Z[:-1]).mul_(self.time_step), opening_c, of_c)
         tanh_factor(c, p, of_p)
         tanh_factor(a, q, of_q)
-        rest = 1 - K[..., : 2 * n]
+        rest_a, rest_c = (1 - gates).chunk(2, -1)
         wide = (2, (4, n))
-        of_z, g_z = (d.unflatten(*wide)[:, :, 1:3].unbind(0) for d in (factors, gK))  # (B, 2, n)
-        steps = zip(
-            of_a, of_z, of_q, *rest.chunk(2, -1), *blocks(gK, 4), g_z, gK[..., : 3 * n], before, strict=True
-        )
-        for of_a_t, of_z_t, of_q_t, rest_a, rest_c, g_a, _, _, g_q, g_z_t, g_product, g_before in reversed(list(steps)):
-            torch.mul(gy, of_q_t, out=g_q)
+        (of_y, g_y), (of_z, g_z) = (
+            tuple(d.unflatten(*wide)[:, :, part] for d in (factors, gK)) for part in (slice(0, 4, 3), slice(1, 3))
+        )  # (R, B, 2, n) each: of a and q, of c and p
+        steps = zip(of_y, of_z, rest_a, rest_c, g_y, g_z, gK[..., : 3 * n], gK[..., 3 * n :], before, strict=True)
+        for of_y_t, of_z_t, rest_a_t, rest_c_t, g_y_t, g_z_t, g_product, g_q, g_before in reversed(list(steps)):
+            torch.mul(gy.unsqueeze(1), of_y_t, out=g_y_t)
             gz = self.of_z.backward(gz, g_q, gz)
-            torch.mul(gy, of_a_t, out=g_a)
             torch.mul(gz.unsqueeze(1), of_z_t, out=g_z_t)
-            gy.mul_(rest_a)
+            gy.mul_(rest_a_t)
             if g_before is not None:
                 gy.add_(g_before)
             gy = self.of_y.backward(gy, g_product, gy)
-            gz.mul_(rest_c)
+            gz.mul_(rest_c_t)
         add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
         add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))
         return [gy, gz]

@@ -19,7 +19,7 @@ from .elman.engine import project_into
 from .elman.fused import without_autograd_overhead
 from .sequences import scan_sequences
 
-_PART_BYTES = 1 << 19  # of the inputs of the steps that are run together: all their tensors should stay in the cache
+_PART_BYTES = 1 << 20  # of the inputs of the steps that are run together: all their tensors should stay in the cache
 _PART_STEPS = 4, 64  # bounds of the number of these steps
 _DTYPES = (torch.float32, torch.float64)
 
