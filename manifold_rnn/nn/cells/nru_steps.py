@@ -12,7 +12,6 @@ from .gated_form import GatedSteps
 from .nru_heads import SMALLEST, memory_changes, split_heads
 
 
-
 class NRUSteps(GatedSteps):
     r"""Steps with the inputs of h and of the map of ``a``, whose values they keep.
 

@@ -16,7 +16,17 @@ from .torch_kernel import TorchKernel
 
 BY_NAME: dict[str, Backend] = {
     backend.name: backend
-    for backend in (Gated(), TorchKernel(), Associative(), Chunked(), Triton(), Native(), Fused(), Compiled(), Reference())
+    for backend in (
+        TorchKernel(),
+        Associative(),
+        Chunked(),
+        Triton(),
+        Native(),
+        Fused(),
+        Gated(),
+        Compiled(),
+        Reference(),
+    )
 }
 BACKENDS: tuple[str, ...] = ("auto", *BY_NAME)
 

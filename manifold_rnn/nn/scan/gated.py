@@ -79,9 +79,7 @@ class _Kind(NamedTuple):
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, kind: _Kind, every_step: bool, count: int, *inputs: Any
-    ) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, kind: _Kind, every_step: bool, count: int, *inputs: Any) -> tuple[Tensor | None, ...]:
         x, V, b, *rest = inputs
         start, weights = rest[:count], rest[count:]
         ctx.set_materialize_grads(False)
@@ -202,9 +200,6 @@ class Gated(Backend):
         tensors = (request.W, *request.state, *request.cell.weights.values())
         if any(t.real.dtype not in _DTYPES or t.real.dtype != request.W.real.dtype for t in tensors):
             return "it needs single or double precision, the same for all tensors"
-        return ""
-
-    def auto_declines(self, request: Request) -> str:
         return ""
 
 
