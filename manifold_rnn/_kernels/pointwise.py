@@ -1,45 +1,45 @@
-"""Functions of each number by the library, which are faster than torch's for the few numbers of one time step."""
+"""What the steps of gated cells do between two products, by the library: for each number, without temporary tensors."""
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
-from .._torch import is_watched
 from .loading import library
 
-_NAMES = {torch.float32: "tanh_float", torch.float64: "tanh_double"}
-_ARGUMENTS = (ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_int64,) * 4)
-_THREADS_FROM = 1 << 15  # numbers from which torch shares the work among its threads
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+# numbers of addresses, of sizes and of floating-point numbers that the functions take
+_ARGUMENTS = {
+    "tanh": (2, 4, 0),
+    "lstm_forward": (5, 2, 0),
+    "lstm_backward": (6, 2, 0),
+    "lem_forward": (4, 2, 1),
+    "relax_forward": (4, 3, 0),
+    "relax_backward": (6, 3, 1),
+}
 
-Tanh: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Functions: TypeAlias = dict[str, Callable[..., object]]
 
 
-def tanh_like(z: Tensor) -> Tanh:
-    """Return a function that writes tanh of a tensor to another one of the same shape, and returns that one.
+@cache
+def functions(dtype: torch.dtype) -> Functions | None:
+    """Return the functions of `gates.cpp` for numbers of a dtype, by their names, or None without a library.
 
-    Parameters
-    ----------
-    z : Tensor, shape (B, n), real
-        A tensor of the size, dtype and device of those to come. Their last axis has stride 1, and all other axes can
-        be flattened to one without a copy.
+    Their arguments are addresses of numbers that are next to each other in a row, sizes and options.
     """
-    name, compiled = _NAMES.get(z.dtype), library()
-    shared = torch.get_num_threads() > 1 and z.numel() >= _THREADS_FROM
-    if name is None or compiled is None or shared or z.device.type != "cpu" or is_watched(z):
-        return _by_torch
-    call = compiled[name]
-    call.argtypes = _ARGUMENTS
-
-    def tanh(z: Tensor, out: Tensor) -> Tensor:
-        flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
-        call(flat.data_ptr(), into.data_ptr(), *flat.shape, flat.stride(0), into.stride(0))
-        return out
-
-    return tanh
-
-
-def _by_torch(z: Tensor, out: Tensor) -> Tensor:
-    return torch.tanh(z, out=out)
+    suffix, compiled = _TYPES.get(dtype), library()
+    if suffix is None or compiled is None:
+        return None
+    result: Functions = {}
+    for name, (addresses, sizes, numbers) in _ARGUMENTS.items():
+        function = compiled[f"{name}_{suffix}"]
+        function.argtypes = (
+            *(ctypes.c_void_p,) * addresses,
+            *(ctypes.c_int64,) * sizes,
+            *(ctypes.c_double,) * numbers,
+        )
+        function.restype = None
+        result[name] = function
+    return result

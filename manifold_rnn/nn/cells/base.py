@@ -5,17 +5,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...linalg.checks import require_finite
 from .elman_form import ElmanForm
+from .gated_form import GatedForm
 from .leaky_form import LeakyForm
-
-if TYPE_CHECKING:
-    from .gated_form import GatedForm
 
 State: TypeAlias = tuple[Tensor, ...]
 AllSteps: TypeAlias = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -119,11 +117,11 @@ class Cell(ABC):
         """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
         return None
 
-    def gated_form(self, W: Tensor) -> "GatedForm | None":
+    def gated_form(self, W: Tensor) -> GatedForm | None:
         """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no steps written by hand."""
         return None
 
-    def gated_inputs(self, form: "GatedForm", x: Tensor, state: State) -> tuple["GatedForm", Tensor, State, State]:
+    def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
         """Return a scan of the `gated_form` from ``state``: form, inputs, initial state, last state of other parts."""
         return form, x.to(self.weights["weight_ih"].dtype), state, ()
 

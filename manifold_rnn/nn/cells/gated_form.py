@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..._kernels.pointwise import tanh_like
-from .base import State
+from ..._kernels.pointwise import Functions, functions
+from ..._torch import is_watched
+
+State: TypeAlias = tuple[Tensor, ...]
+_THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
 
 
 class GatedSteps(ABC):
@@ -36,7 +39,15 @@ class GatedSteps(ABC):
 
     def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
         self.weights, self.numbers = weights, numbers
-        self.tanh = tanh_like(state[0])
+        self.compiled = compiled_functions(state[0])
+
+    def tanh(self, z: Tensor, out: Tensor) -> Tensor:
+        """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
+        if self.compiled is None:
+            return torch.tanh(z, out=out)
+        flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
+        self.compiled["tanh"](flat.data_ptr(), into.data_ptr(), *flat.shape, flat.stride(0), into.stride(0))
+        return out
 
     @abstractmethod
     def plain(self, u: Tensor, state: State) -> State:
@@ -99,6 +110,12 @@ class GatedForm:
     prepare: Callable[[Tensor], Tensor] = lambda x: x
     enter: Callable[[State], State] = lambda state: state
     leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
+
+
+def compiled_functions(h: Tensor) -> Functions | None:
+    """Return the functions of the library for states like ``h``, (B, n), or None where operations of torch are needed."""
+    shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
+    return None if h.device.type != "cpu" or shared or is_watched(h) else functions(h.dtype)
 
 
 def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:

@@ -28,6 +28,9 @@ class LEMSteps(GatedSteps):
 
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
         (y, *next_y), (z, *next_z) = (part.unbind(0) for part in states)
+        if self.compiled is not None:
+            self._forward_by_library(K, states)
+            return
         n, step = self.n, self.time_step
         arguments, gates = K[..., : 3 * n].contiguous(), K[..., : 2 * n]
         for argument, gates_t, (a, c, p, q), y_t, z_t in zip(
@@ -47,6 +50,23 @@ class LEMSteps(GatedSteps):
         gradients: Sequence[Tensor],
         before: Sequence[Tensor | None],
         sums: Sequence[Tensor],
+    ) -> list[Tensor]:
+        if self.compiled is not None:
+            gradients = self._backward_by_library(K, states, gK, gradients, before)
+        else:
+            gradients = self._backward_by_torch(K, states, gK, gradients, before)
+        (Y, Z), n = states, self.n
+        add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
+        add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))
+        return gradients
+
+    def _backward_by_torch(
+        self,
+        K: Tensor,
+        states: Sequence[Tensor],
+        gK: Tensor,
+        gradients: Sequence[Tensor],
+        before: Sequence[Tensor | None],
     ) -> list[Tensor]:
         (gy, gz), (Y, Z), n = gradients, states, self.n
         (a, c, p, q), factors = K.chunk(4, -1), torch.empty_like(K)
@@ -72,6 +92,40 @@ class LEMSteps(GatedSteps):
                 gy.add_(g_before)
             gy = self.of_y.backward(gy, g_product, gy)
             gz.mul_(rest_c_t)
-        add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
-        add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))
+        return [gy, gz]
+
+    def _forward_by_library(self, K: Tensor, states: Sequence[Tensor]) -> None:
+        assert self.compiled is not None
+        (y, *next_y), (z, *next_z), n = *(part.unbind(0) for part in states), self.n
+        forward, relax = self.compiled["lem_forward"], self.compiled["relax_forward"]
+        for k, argument, q, y_t, z_t in zip(
+            K, K[..., : 3 * n].contiguous(), K[..., 3 * n :], next_y, next_z, strict=True
+        ):
+            argument, at = self.of_y.forward(argument, y), k.data_ptr()
+            forward(argument.data_ptr(), at, z.data_ptr(), z_t.data_ptr(), *y.shape, self.time_step)
+            z = z_t
+            self.of_z.add_to(q, z)
+            relax(at, q.data_ptr(), y.data_ptr(), y_t.data_ptr(), *y.shape, 4 * n)
+            y = y_t
+
+    def _backward_by_library(
+        self,
+        K: Tensor,
+        states: Sequence[Tensor],
+        gK: Tensor,
+        gradients: Sequence[Tensor],
+        before: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        assert self.compiled is not None
+        (gy, gz), (Y, Z), n = (g.contiguous() for g in gradients), states, self.n
+        relax, block = self.compiled["relax_backward"], n * K.element_size()
+        steps = zip(K, gK, gK[..., : 3 * n], gK[..., 3 * n :], Y[:-1], Z[:-1], before, strict=True)
+        for k, g, g_product, g_q, y, z, g_before in reversed(list(steps)):
+            a, ga, sizes = k.data_ptr(), g.data_ptr(), (*gy.shape, 4 * n, self.time_step)
+            relax(a, a + 3 * block, y.data_ptr(), gy.data_ptr(), ga, ga + 3 * block, *sizes)
+            gz = self.of_z.backward(gz, g_q, gz)
+            relax(a + block, a + 2 * block, z.data_ptr(), gz.data_ptr(), ga + block, ga + 2 * block, *sizes)
+            if g_before is not None:
+                gy.add_(g_before)
+            gy = self.of_y.backward(gy, g_product, gy)
         return [gy, gz]

@@ -26,6 +26,13 @@ class LSTMSteps(GatedSteps):
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
         (h, *next_h), (c, *next_c) = (part.unbind(0) for part in states)
         n, tanh_c = h.shape[-1], torch.empty_like(h)
+        if self.compiled is not None:
+            step = self.compiled["lstm_forward"]
+            for u, h_t, c_t in zip(K, next_h, next_c, strict=True):
+                z = self.product.forward(u, h)
+                step(*(p.data_ptr() for p in (z, u, c, c_t, h_t)), *h.shape)
+                h, c = h_t, c_t
+            return
         for u, i, f, g, o, h_t, c_t in zip(K.unbind(0), *blocks(K, 4), next_h, next_c, strict=True):
             z = self.product.forward(u, h)
             value = self.tanh(z[:, 2 * n : 3 * n], tanh_c)
@@ -46,6 +53,14 @@ class LSTMSteps(GatedSteps):
         sums: Sequence[Tensor],
     ) -> list[Tensor]:
         (gh, gc), (H, C) = gradients, states
+        if self.compiled is not None:
+            step = self.compiled["lstm_backward"]
+            gh, gc = gh.contiguous(), gc.contiguous()
+            for k, c, c_t, g_t, g_before in reversed(list(zip(K, C[:-1], C[1:], gK, before, strict=True))):
+                step(*(p.data_ptr() for p in (k, c, c_t, gh, gc, g_t)), *gh.shape)
+                gh = self.product.backward(g_before, g_t, gh)
+            add_outer(sums[0], gK.flatten(0, 1), H[:-1].flatten(0, 1))
+            return [gh, gc]
         n = H.shape[-1]
         (i, f, g, o), factors = K.chunk(4, -1), torch.empty_like(K)
         of_i, of_f, of_g, of_o = factors.chunk(4, -1)  # of c, and for o of h

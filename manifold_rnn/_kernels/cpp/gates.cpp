@@ -1,0 +1,133 @@
+// What the steps of gated cells do between two products, for the rows of a batch.
+//
+// The arguments of gates are blocks of n columns. A matrix of blocks has rows that are apart; those of states are not.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "exports.h"
+#include "nonlinearities.h"
+#include "vectors.h"
+
+namespace {
+
+// Call work(row, column, lanes) for each vector of n columns.
+template <class T, class Work>
+inline void each(int64_t rows, int64_t n, Work work) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < n; c += LANES<T>) work(r, c, std::min<int64_t>(LANES<T>, n - c));
+}
+
+template <class T>
+void tanh_rows(const T* z, T* out, int64_t rows, int64_t n, int64_t z_row, int64_t out_row) {
+    each<T>(rows, n, [&](int64_t r, int64_t c, int64_t l) {
+        write(out + r * out_row + c, tanh_of<T>(read(z + r * z_row + c, l)), l);
+    });
+}
+
+// c' = f c + i g and h' = o tanh c', from the arguments a of i, f, g and o, whose values are written to K.
+template <class T>
+void lstm_forward(const T* a, T* K, const T* c, T* next_c, T* next_h, int64_t rows, int64_t n) {
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const T* from = a + r * 4 * n + j;
+        T* to = K + r * 4 * n + j;
+        const int64_t at = r * n + j;
+        const Vec<T> i = sigmoid_of<T>(read(from, l)), f = sigmoid_of<T>(read(from + n, l));
+        const Vec<T> g = tanh_of<T>(read(from + 2 * n, l)), o = sigmoid_of<T>(read(from + 3 * n, l));
+        const Vec<T> next = f * read(c + at, l) + i * g;
+        write(to, i, l);
+        write(to + n, f, l);
+        write(to + 2 * n, g, l);
+        write(to + 3 * n, o, l);
+        write(next_c + at, next, l);
+        write(next_h + at, o * tanh_of<T>(next), l);
+    });
+}
+
+// The gradients gK of the arguments and gc of c, from those of h' and c'.
+template <class T>
+void lstm_backward(const T* K, const T* c, const T* next_c, const T* gh, T* gc, T* gK, int64_t rows, int64_t n) {
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const T* from = K + r * 4 * n + j;
+        T* to = gK + r * 4 * n + j;
+        const int64_t at = r * n + j;
+        const Vec<T> i = read(from, l), f = read(from + n, l), g = read(from + 2 * n, l), o = read(from + 3 * n, l);
+        const Vec<T> t = tanh_of<T>(read(next_c + at, l)), of_h = read(gh + at, l);
+        const Vec<T> of_c = read(gc + at, l) + of_h * (o * (T(1) - t * t));
+        write(to, of_c * (g * (T(1) - i) * i), l);
+        write(to + n, of_c * (read(c + at, l) * (T(1) - f) * f), l);
+        write(to + 2 * n, of_c * (i * (T(1) - g * g)), l);
+        write(to + 3 * n, of_h * (t * (T(1) - o) * o), l);
+        write(gc + at, of_c * f, l);
+    });
+}
+
+// a and c of LEM times the time step, p = tanh, and z' = z + c (p - z), from the three arguments.
+template <class T>
+void lem_forward(const T* arguments, T* K, const T* z, T* next_z, int64_t rows, int64_t n, double step) {
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const T* from = arguments + r * 3 * n + j;
+        T* to = K + r * 4 * n + j;
+        const Vec<T> a = T(step) * sigmoid_of<T>(read(from, l)), c = T(step) * sigmoid_of<T>(read(from + n, l));
+        const Vec<T> p = tanh_of<T>(read(from + 2 * n, l)), before = read(z + r * n + j, l);
+        write(to, a, l);
+        write(to + n, c, l);
+        write(to + 2 * n, p, l);
+        write(next_z + r * n + j, before + c * (p - before), l);
+    });
+}
+
+// y' = y + a (q - y) with q = tanh, in place of its argument.
+template <class T>
+void relax_forward(const T* a, T* q, const T* y, T* next_y, int64_t rows, int64_t n, int64_t row) {
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const Vec<T> value = tanh_of<T>(read(q + r * row + j, l)), before = read(y + r * n + j, l);
+        write(q + r * row + j, value, l);
+        write(next_y + r * n + j, before + read(a + r * row + j, l) * (value - before), l);
+    });
+}
+
+// The gradients of both arguments, of a and of q, and that of y in place of that of y'.
+template <class T>
+void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int64_t rows, int64_t n, int64_t row,
+                    double step) {
+    const T over = T(1 / step);
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const Vec<T> opening = read(a + r * row + j, l), value = read(q + r * row + j, l);
+        const Vec<T> of_y = read(g + r * n + j, l);
+        write(ga + r * row + j, of_y * ((value - read(y + r * n + j, l)) * opening * (T(1) - opening * over)), l);
+        write(gq + r * row + j, of_y * (opening * (T(1) - value * value)), l);
+        write(g + r * n + j, of_y * (T(1) - opening), l);
+    });
+}
+
+}  // namespace
+
+#define FUNCTIONS(T, NAME)                                                                                            \
+    EXPORTED void tanh_##NAME(const T* z, T* out, int64_t rows, int64_t n, int64_t z_row, int64_t out_row) {           \
+        tanh_rows(z, out, rows, n, z_row, out_row);                                                                   \
+    }                                                                                                                 \
+    EXPORTED void lstm_forward_##NAME(const T* a, T* K, const T* c, T* next_c, T* next_h, int64_t rows, int64_t n) {   \
+        lstm_forward(a, K, c, next_c, next_h, rows, n);                                                               \
+    }                                                                                                                 \
+    EXPORTED void lstm_backward_##NAME(const T* K, const T* c, const T* next_c, const T* gh, T* gc, T* gK,             \
+                                       int64_t rows, int64_t n) {                                                     \
+        lstm_backward(K, c, next_c, gh, gc, gK, rows, n);                                                             \
+    }                                                                                                                 \
+    EXPORTED void lem_forward_##NAME(const T* arguments, T* K, const T* z, T* next_z, int64_t rows, int64_t n,         \
+                                     double step) {                                                                   \
+        lem_forward(arguments, K, z, next_z, rows, n, step);                                                          \
+    }                                                                                                                 \
+    EXPORTED void relax_forward_##NAME(const T* a, T* q, const T* y, T* next_y, int64_t rows, int64_t n,               \
+                                       int64_t row) {                                                                 \
+        relax_forward(a, q, y, next_y, rows, n, row);                                                                 \
+    }                                                                                                                 \
+    EXPORTED void relax_backward_##NAME(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int64_t rows,          \
+                                        int64_t n, int64_t row, double step) {                                        \
+        relax_backward(a, q, y, g, ga, gq, rows, n, row, step);                                                       \
+    }
+
+extern "C" {
+FUNCTIONS(float, float)
+FUNCTIONS(double, double)
+}
