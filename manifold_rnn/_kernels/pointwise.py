@@ -15,7 +15,7 @@ _ARGUMENTS = {
     "tanh": (2, 4, 0),
     "lstm_forward": (5, 2, 0),
     "lstm_backward": (6, 2, 0),
-    "lem_forward": (4, 2, 1),
+    "lem_forward": (3, 2, 1),
     "relax_forward": (4, 3, 0),
     "relax_backward": (6, 3, 1),
 }

@@ -62,14 +62,13 @@ void lstm_backward(const T* K, const T* c, const T* next_c, const T* gh, T* gc, 
     });
 }
 
-// a and c of LEM times the time step, p = tanh, and z' = z + c (p - z), from the three arguments.
+// a and c of LEM times the time step, p = tanh, in place of their arguments; and z' = z + c (p - z).
 template <class T>
-void lem_forward(const T* arguments, T* K, const T* z, T* next_z, int64_t rows, int64_t n, double step) {
+void lem_forward(T* K, const T* z, T* next_z, int64_t rows, int64_t n, double step) {
     each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
-        const T* from = arguments + r * 3 * n + j;
         T* to = K + r * 4 * n + j;
-        const Vec<T> a = T(step) * sigmoid_of<T>(read(from, l)), c = T(step) * sigmoid_of<T>(read(from + n, l));
-        const Vec<T> p = tanh_of<T>(read(from + 2 * n, l)), before = read(z + r * n + j, l);
+        const Vec<T> a = T(step) * sigmoid_of<T>(read(to, l)), c = T(step) * sigmoid_of<T>(read(to + n, l));
+        const Vec<T> p = tanh_of<T>(read(to + 2 * n, l)), before = read(z + r * n + j, l);
         write(to, a, l);
         write(to + n, c, l);
         write(to + 2 * n, p, l);
@@ -114,9 +113,8 @@ void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int6
                                        int64_t rows, int64_t n) {                                                     \
         lstm_backward(K, c, next_c, gh, gc, gK, rows, n);                                                             \
     }                                                                                                                 \
-    EXPORTED void lem_forward_##NAME(const T* arguments, T* K, const T* z, T* next_z, int64_t rows, int64_t n,         \
-                                     double step) {                                                                   \
-        lem_forward(arguments, K, z, next_z, rows, n, step);                                                          \
+    EXPORTED void lem_forward_##NAME(T* K, const T* z, T* next_z, int64_t rows, int64_t n, double step) {              \
+        lem_forward(K, z, next_z, rows, n, step);                                                          \
     }                                                                                                                 \
     EXPORTED void relax_forward_##NAME(const T* a, T* q, const T* y, T* next_y, int64_t rows, int64_t n,               \
                                        int64_t row) {                                                                 \

@@ -98,11 +98,10 @@ class LEMSteps(GatedSteps):
         assert self.compiled is not None
         (y, *next_y), (z, *next_z), n = *(part.unbind(0) for part in states), self.n
         forward, relax = self.compiled["lem_forward"], self.compiled["relax_forward"]
-        for k, argument, q, y_t, z_t in zip(
-            K, K[..., : 3 * n].contiguous(), K[..., 3 * n :], next_y, next_z, strict=True
-        ):
-            argument, at = self.of_y.forward(argument, y), k.data_ptr()
-            forward(argument.data_ptr(), at, z.data_ptr(), z_t.data_ptr(), *y.shape, self.time_step)
+        for k, argument, q, y_t, z_t in zip(K, K[..., : 3 * n], K[..., 3 * n :], next_y, next_z, strict=True):
+            self.of_y.add_to(argument, y)
+            at = k.data_ptr()
+            forward(at, z.data_ptr(), z_t.data_ptr(), *y.shape, self.time_step)
             z = z_t
             self.of_z.add_to(q, z)
             relax(at, q.data_ptr(), y.data_ptr(), y_t.data_ptr(), *y.shape, 4 * n)
