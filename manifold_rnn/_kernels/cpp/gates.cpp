@@ -3,7 +3,9 @@
 // The arguments of gates are blocks of n columns. A matrix of blocks has rows that are apart; those of states are not.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "exports.h"
 #include "nonlinearities.h"
@@ -100,6 +102,80 @@ void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int6
     });
 }
 
+// tanh(|z|) / |z| of numbers with these parts, for moduli that no square lets overflow; 1 at 0.
+template <class T>
+inline Vec<T> tanh_ratio(Vec<T> re, Vec<T> im) {
+    const Vec<T> x = magnitude<T>(re) * T(0.25), y = magnitude<T>(im) * T(0.25);
+    const Int<T> first = (Int<T>)(x > y);
+    const Vec<T> most = select<T>(first, x, y), least = Vec<T>{} + Vector<T>::smallest;
+    const Vec<T> scale = select<T>((Int<T>)(most < least), least, most);  // below it tanh is the identity
+    const Vec<T> u = x / scale, v = y / scale;
+    Vec<T> r = u * u + v * v;
+    for (int l = 0; l < LANES<T>; ++l) r[l] = std::sqrt(r[l]);
+    r *= scale;
+    r = select<T>((Int<T>)(r < least), least, r);
+    return tanh_of<T>(r * T(4)) / (r * T(4));
+}
+
+// The same as lstm_forward for parts of complex numbers, from the arguments of i, f, o and both parts of g's.
+template <class T>
+void complex_lstm_forward(const T* a, T* K, const T* c, T* next_c, T* next_h, int64_t rows, int64_t n) {
+    each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
+        const T* from = a + r * 5 * n + j;
+        T* to = K + r * 5 * n + j;
+        const int64_t at = r * 2 * n + j;
+        const Vec<T> i = sigmoid_of<T>(read(from, l)), f = sigmoid_of<T>(read(from + n, l));
+        const Vec<T> o = sigmoid_of<T>(read(from + 2 * n, l));
+        const Vec<T> re = read(from + 3 * n, l), im = read(from + 4 * n, l), in = i * tanh_ratio<T>(re, im);
+        const Vec<T> next_re = f * read(c + at, l) + in * re, next_im = f * read(c + at + n, l) + in * im;
+        const Vec<T> out = o * tanh_ratio<T>(next_re, next_im);
+        write(to, i, l);
+        write(to + n, f, l);
+        write(to + 2 * n, o, l);
+        write(to + 3 * n, re, l);
+        write(to + 4 * n, im, l);
+        write(next_c + at, next_re, l);
+        write(next_c + at + n, next_im, l);
+        write(next_h + at, out * next_re, l);
+        write(next_h + at + n, out * next_im, l);
+    });
+}
+
+// What k heads write to a memory of (s / k) s entries and erase from it, from strengths and both factors of directions:
+// the sum over the heads of strength p / |p| (q / |q|)^T, less where a product of norms is below half the smallest one.
+template <class T>
+void nru_forward(const T* z, const T* c, T* next_c, int64_t rows, int64_t k, int64_t s, int64_t z_row, double smallest) {
+    const int64_t m = s / k;
+    const auto norm = [](const T* x, int64_t count) {  // the 5-norm, whose powers do not overflow
+        T most = 0, sum = 0;
+        for (int64_t i = 0; i < count; ++i) most = std::abs(x[i]) <= most ? most : std::abs(x[i]);
+        const T scale = std::max(most, std::numeric_limits<T>::min());
+        for (int64_t i = 0; i < count; ++i) {
+            const T y = std::abs(x[i]) / scale, square = y * y;
+            sum += square * square * y;
+        }
+        return std::pow(sum, T(0.2)) * scale;
+    };
+    Buffer<T> weights(2 * m);
+    for (int64_t r = 0; r < rows; ++r, z += z_row, c += m * s, next_c += m * s) {
+        std::copy(c, c + m * s, next_c);
+        for (int part = 0; part < 2; ++part) {
+            const T *strength = z + part * k, *p = z + 2 * k + part * 2 * s, *q = p + s;
+            const T of_q = norm(q, s), least = std::numeric_limits<T>::min();
+            T* w = weights + part * m;
+            std::fill(w, w + m, T(0));
+            for (int64_t i = 0; i < k; ++i) {
+                const T of_p = norm(p + i * m, m), product = of_p * of_q * T(2 / smallest);
+                const T factor = strength[i] * (product > 1 ? T(1) : product) / (of_p > least ? of_p : least);
+                for (int64_t j = 0; j < m; ++j) w[j] += factor * p[i * m + j];
+            }
+            const T over = (part ? -1 : 1) / (T(k) * (of_q > least ? of_q : least));
+            for (int64_t j = 0; j < m; ++j)
+                for (int64_t l = 0; l < s; ++l) next_c[j * s + l] += w[j] * over * q[l];
+        }
+    }
+}
+
 }  // namespace
 
 #define FUNCTIONS(T, NAME)                                                                                            \
@@ -123,6 +199,19 @@ void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int6
     EXPORTED void relax_backward_##NAME(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int64_t rows,          \
                                         int64_t n, int64_t row, double step) {                                        \
         relax_backward(a, q, y, g, ga, gq, rows, n, row, step);                                                       \
+    }                                                                                                                 \
+    EXPORTED void complex_lstm_forward_##NAME(const T* a, T* K, const T* c, T* next_c, T* next_h, int64_t rows,        \
+                                              int64_t n) {                                                            \
+        complex_lstm_forward(a, K, c, next_c, next_h, rows, n);                                                       \
+    }                                                                                                                 \
+    EXPORTED int nru_forward_##NAME(const T* z, const T* c, T* next_c, int64_t rows, int64_t k, int64_t s,             \
+                                    int64_t z_row, double smallest) {                                                 \
+        try {                                                                                                         \
+            nru_forward(z, c, next_c, rows, k, s, z_row, smallest);                                                   \
+            return 0;                                                                                                 \
+        } catch (const std::bad_alloc&) {                                                                             \
+            return 1;                                                                                                 \
+        }                                                                                                             \
     }
 
 extern "C" {

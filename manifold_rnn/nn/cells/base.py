@@ -123,7 +123,8 @@ class Cell(ABC):
 
     def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
         """Return a scan of the `gated_form` from ``state``: form, inputs, initial state, last state of other parts."""
-        return form, x.to(self.weights["weight_ih"].dtype), state, ()
+        V = self.weights["weight_ih"]
+        return form, x if V.is_complex() else x.to(V.dtype), state, ()
 
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.

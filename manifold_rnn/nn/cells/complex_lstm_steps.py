@@ -30,6 +30,13 @@ class ComplexLSTMSteps(GatedSteps):
         return _parts(torch.sigmoid(o) * mod_tanh(c)), _parts(c)
 
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
+        if self.compiled is not None:
+            step, (h, *next_h), (c, *next_c) = self.compiled["complex_lstm_forward"], *states
+            for u, h_t, c_t in zip(K, next_h, next_c, strict=True):
+                z = self.product.forward(u, h)
+                step(*(p.data_ptr() for p in (z, u, c, c_t, h_t)), len(h), h.shape[1] // 2)
+                h, c = h_t, c_t
+            return
         (h, *next_h), (c, *next_c) = (part.unflatten(-1, (2, -1)).unbind(0) for part in states)
         n = h.shape[-1]
         gates = K[..., : 3 * n].unflatten(-1, (3, 1, n)).unbind(0)
@@ -41,8 +48,10 @@ class ComplexLSTMSteps(GatedSteps):
             i, f, o = gates_t.sigmoid_().unbind(1)  # (B, 1, n) each
             g = u[:, 3 * n :].unflatten(-1, (2, n))
             torch.mul(f, c, out=c_t)
-            c_t.addcmul_(i * self.scale(g)[1], g)
-            torch.mul(o * self.scale(c_t)[1], c_t, out=h_t)
+            quarter, r, tanh_r = self.scale(g)
+            c_t.addcmul_(i * tanh_r / r, quarter)
+            quarter, r, tanh_r = self.scale(c_t)
+            torch.mul(o * tanh_r / r, quarter, out=h_t)
             c = c_t
 
     def backward(
@@ -62,58 +71,66 @@ class ComplexLSTMSteps(GatedSteps):
         i, f, o = gates.unbind(2)  # (R, B, 1, n)
         value_g, diagonal_g, across_g = self.jacobian(argument, i)
         value_c, diagonal_c, across_c = self.jacobian(C[1:], o)
-        of_gates = torch.empty_like(K[..., : 2 * n]).new_empty(*K.shape[:2], 3, 2, n)
+        of_gates = K.new_empty(*K.shape[:2], 3, 2, n)
         sigmoid_factor(value_g, i.expand_as(value_g), of_gates[:, :, 0])
         sigmoid_factor(C[:-1], f.expand_as(value_g), of_gates[:, :, 1])
         sigmoid_factor(value_c, o.expand_as(value_c), of_gates[:, :, 2])
         gc = gc.unflatten(-1, (2, n))
-        swapped, both = torch.empty_like(gc), gc.new_empty(len(gc), 3, 2, n)
+        (gc_re, gc_im), both = gc.unbind(1), gc.new_empty(len(gc), 3, 2, n)
         steps = zip(
             f.unbind(0),
             of_gates,
             diagonal_g,
-            across_g,
+            across_g.squeeze(2),
             diagonal_c,
-            across_c,
+            across_c.squeeze(2),
             gK,
             gK[..., : 3 * n].unflatten(-1, (3, n)),
             gK[..., 3 * n :].unflatten(-1, (2, n)),
+            *gK[..., 3 * n :].chunk(2, -1),
             before,
             strict=True,
         )
-        for f_t, of_gates_t, diag_g, off_g, diag_c, off_c, g_t, g_gates, g_g, g_before in reversed(list(steps)):
+        for f_t, of_gates_t, diag_g, off_g, diag_c, off_c, g_t, g_gates, g_g, g_re, g_im, g_before in reversed(
+            list(steps)
+        ):
             g = gh.unflatten(-1, (2, n))
             gc.addcmul_(g, diag_c)
-            gc.addcmul_(_swap(g, swapped), off_c)
+            gc_re.addcmul_(g[:, 1], off_c)
+            gc_im.addcmul_(g[:, 0], off_c)
             torch.mul(gc.unsqueeze(1), of_gates_t[:, :2], out=both[:, :2])
             torch.mul(g, of_gates_t[:, 2], out=both[:, 2])
             torch.add(both[:, :, 0], both[:, :, 1], out=g_gates)
             torch.mul(gc, diag_g, out=g_g)
-            g_g.addcmul_(_swap(gc, swapped), off_g)
+            g_re.addcmul_(gc_im, off_g)
+            g_im.addcmul_(gc_re, off_g)
             gc.mul_(f_t)
             gh = self.product.backward(g_before, g_t, gh)
         add_outer(sums[0], gK.flatten(0, 1), H[:-1].flatten(0, 1))
         return [gh, gc.flatten(1)]
 
-    def scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return :math:`|z| / 4` and :math:`\tanh(|z|) / |z|` of parts (..., 2, n), each (..., 1, n), as in `mod_tanh`."""
+    def scale(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return a quarter of parts (..., 2, n), and :math:`r = |z| / 4` and :math:`\tanh(4r)`, each (..., 1, n).
+
+        A modulus is at least so large that tanh of a smaller one is the number itself, as in `mod_tanh`.
+        """
         quarter = 0.25 * z
         re, im = quarter.split(1, -2)
         r = torch.hypot(re, im).clamp_(min=0.25 * torch.finfo(z.dtype).eps ** 0.5)
         size = 4 * r
-        return r, self.tanh(size, size).div_(r).mul_(0.25)
+        return quarter, r, self.tanh(size, size)
 
     def jacobian(self, z: Tensor, opening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value of mod_tanh, and its Jacobian times the opening of a gate: the diagonal, (..., 2, n), and the rest.
+        """Return the value of mod_tanh, and its Jacobian times the opening of a gate: the diagonal, and the rest.
 
-        The Jacobian is symmetric. Where a modulus is below its smallest value, which is kept constant, tanh(r) is r.
+        The Jacobian is symmetric. The values and the diagonal are (..., 2, n), the rest is (..., 1, n).
         """
-        r, scale = self.scale(z)
-        slope = (1 - (4 * scale * r).square_()).sub_(scale)
-        unit = (0.25 * z) / r
-        diagonal = (unit.square() * slope).add_(scale).mul_(opening)
-        across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope).mul_(opening)
-        return z * scale, diagonal, across
+        quarter, r, tanh_r = self.scale(z)
+        unit, scale = quarter.div_(r), tanh_r / (4 * r)
+        slope = torch.addcmul(1 - scale, tanh_r, tanh_r, value=-1).mul_(opening)
+        across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope)
+        diagonal = torch.addcmul(scale * opening, unit.square(), slope)
+        return unit.mul_(tanh_r), diagonal, across
 
 
 def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
@@ -129,10 +146,18 @@ def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
         offset,
         (_rows(W),),
         arrange=_arrange,
-        prepare=real_features,
+        prepare=_real_inputs,
         enter=lambda state: tuple(map(_parts, state)),
         leave=leave,
     )
+
+
+def _real_inputs(x: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return [Re x, Im x], or real inputs as they are, and the columns of ``V`` that they need."""
+    assert V is not None
+    if x.is_complex():
+        return real_features(x).to(V.dtype), V
+    return x.to(V.dtype), V[:, : x.shape[-1]]
 
 
 def _rows(W: Tensor) -> Tensor:
@@ -156,8 +181,3 @@ def _complex(z: Tensor) -> Tensor:
 
 def _parts(z: Tensor) -> Tensor:
     return torch.cat([z.real, z.imag], -1)
-
-
-def _swap(z: Tensor, out: Tensor) -> Tensor:
-    """Write the two parts of (B, 2, n) in the other order to ``out``."""
-    return torch.stack([z[:, 1], z[:, 0]], 1, out=out)

@@ -94,7 +94,7 @@ class GatedForm:
     arrange : callable
         Maps inputs that the cell has projected to those of the steps; the two differ if ``V`` has rows of zeros.
     prepare : callable
-        Maps inputs of the cell to those of ``V``.
+        Maps inputs of the cell and ``V`` to real inputs and the matrix that projects them.
     enter : callable
         Maps a state of the cell to one of the steps, of real numbers.
     leave : callable
@@ -107,7 +107,7 @@ class GatedForm:
     weights: tuple[Tensor, ...]
     numbers: tuple[float, ...] = ()
     arrange: Callable[[Tensor], Tensor] = lambda u: u
-    prepare: Callable[[Tensor], Tensor] = lambda x: x
+    prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]] = lambda x, V: (x, V)
     enter: Callable[[State], State] = lambda state: state
     leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
 

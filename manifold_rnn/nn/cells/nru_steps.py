@@ -49,8 +49,17 @@ class NRUSteps(GatedSteps):
             torch.clamp_min(u, 0, out=h_t)
             left.copy_(h_t)
             self.of_a.forward(z, both)
-            torch.add(c, _heads(z, self.heads, self.side).change(self.signs), out=c_t)
+            self._write(z, c, c_t)
             right.copy_(c_t)
+
+    def _write(self, z: Tensor, c: Tensor, next_c: Tensor) -> None:
+        """Write the next memory to ``next_c``."""
+        if self.compiled is None:
+            torch.add(c, _heads(z, self.heads, self.side).change(self.signs), out=next_c)
+            return
+        sizes = len(c), self.heads, self.side, z.stride(0)
+        if self.compiled["nru_forward"](z.data_ptr(), c.data_ptr(), next_c.data_ptr(), *sizes, SMALLEST):
+            raise MemoryError("The steps of an NRU could not allocate their buffers.")
 
     def backward(
         self,
@@ -125,6 +134,7 @@ def _heads(z: Tensor, k: int, s: int) -> _Heads:
     norms = fifth.pow_(0.2).mul_(largest)
     product = norms[..., 0, :] * norms[..., 1, :]
     fades = product.mul_(2 / SMALLEST).clamp_max_(1)
+    norms.clamp_min_(torch.finfo(z.dtype).tiny)
     return _Heads(strengths.unflatten(-1, (2, k)), norms, factors / norms.unsqueeze(-1), fades)
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import is_watched
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
 from ..cells.gated_form import GatedForm, GatedSteps
@@ -62,7 +61,7 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     >>> assert torch.allclose(y, expected, atol=1e-6) and torch.equal(h, y[-1])
     """
     start = form.enter(state)
-    inputs = (form.prepare(x), form.weight_ih, form.bias, *start, *form.weights)
+    inputs = (*form.prepare(x, form.weight_ih), form.bias, *start, *form.weights)
     y, *last = _Run.apply(_Kind(form.steps, form.numbers), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
 
@@ -140,7 +139,10 @@ def _by_hand(
         for p, need in zip((x, V, b), needed, strict=False)
     )
     sums = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights]
-    first = [torch.zeros_like(buffer[0]) if g is None else g.clone() for buffer, g in zip(states, g_last, strict=True)]
+    first = [
+        torch.zeros_like(buffer[0]) if g is None else g.clone(memory_format=torch.contiguous_format)
+        for buffer, g in zip(states, g_last, strict=True)
+    ]
     if gy is not None:
         first[0] += gy[-1]
     before = [None, *([None] * (len(x) - 1) if gy is None else gy[:-1].unbind(0))]

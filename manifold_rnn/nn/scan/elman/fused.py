@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...._torch import is_watched
 from ...cells.elman_form import ElmanForm
+from ...products import products_with
 from ..base import Request
 from .backend import ElmanBackend
 from .backward import BackwardPass, GradientSums, split_steps
 from .engine import Engine, PerInput, project_into, run_engine, state_buffers
 from .kernels import kernel
-from ...products import products_with
 
 
 def fused(
