@@ -134,7 +134,7 @@ class ComplexLSTMSteps(GatedSteps):
 
 
 def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
-    """Return the form of a complex LSTM with the weights ``V`` (4n, m) and ``W`` (4n, n); its inputs are [Re x, Im x]."""
+    """Return the form of a complex LSTM with the weights ``V`` (4n, m) and ``W`` (4n, n), of real numbers."""
 
     def leave(y: Tensor | None, state: State) -> tuple[Tensor | None, State]:
         return None if y is None else _complex(y), tuple(_complex(part) for part in state)

@@ -77,7 +77,7 @@ class GatedSteps(ABC):
 
 @dataclass(frozen=True, eq=False)
 class GatedForm:
-    r"""The recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, whose output is the first part of the state.
+    r"""The recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})` with the first part of the state as output.
 
     Parameters
     ----------
@@ -99,6 +99,12 @@ class GatedForm:
         Maps a state of the cell to one of the steps, of real numbers.
     leave : callable
         Maps outputs, or None, and the last state of the steps to those of the cell.
+
+    Examples
+    --------
+    >>> cell = mr.nn.cells.LEM(bias=False).bind({"weight_ih": torch.ones(4, 1)})
+    >>> form = cell.gated_form(torch.zeros(4, 1))
+    >>> assert form.bias is None and form.numbers == (cell.time_step,)
     """
 
     steps: type[GatedSteps]
@@ -113,7 +119,7 @@ class GatedForm:
 
 
 def compiled_functions(h: Tensor) -> Functions | None:
-    """Return the functions of the library for states like ``h``, (B, n), or None where operations of torch are needed."""
+    """Return the functions of the library for states like ``h``, (B, n), or None where torch has to compute."""
     shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
     return None if h.device.type != "cpu" or shared or is_watched(h) else functions(h.dtype)
 

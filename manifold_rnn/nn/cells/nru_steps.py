@@ -139,7 +139,7 @@ def _heads(z: Tensor, k: int, s: int) -> _Heads:
 
 
 class _Adjoint(NamedTuple):
-    """How the gradient ``G`` of the memory, a matrix (s/k, s), becomes that of the map of ``a``; of writing and erasing."""
+    """How the gradient ``G`` of the memory, a matrix (s/k, s), becomes that of the map of ``a``, for both parts."""
 
     q: Tensor  # (..., 2, s): of norm 1, with its sign and a factor 1/k
     rows: Tensor  # (..., 2, k (1 + s/k), s/k): from G q to the gradients of the strengths, then of p

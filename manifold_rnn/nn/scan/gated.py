@@ -204,6 +204,9 @@ class Gated(Backend):
             return "it needs single or double precision, the same for all tensors"
         return ""
 
+    def auto_declines(self, request: Request) -> str:
+        return "" if request.x.device.type == "cpu" else "it has been compared with the loop on a CPU only"
+
 
 def _scan_cell(form: GatedForm, request: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:
     form, inputs, own, rest = request.cell.gated_inputs(form, x, state)
