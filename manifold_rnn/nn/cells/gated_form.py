@@ -84,15 +84,17 @@ class GatedForm:
     steps : type of GatedSteps
         The steps.
     weight_ih : Tensor, shape (k, m), or None
-        ``V``; None if the inputs of the steps are given.
+        ``V`` without the rows of the gap; None if the inputs of the steps are given.
     bias : Tensor, shape (k,), or None
         ``b``.
     weights : tuple of Tensor
         The weights of the steps.
     numbers : tuple of float
         Options of the steps.
+    gap : tuple of int
+        The first of the rows of ``V`` that are zero, and the one after the last. There the inputs are ``b``.
     arrange : callable
-        Maps inputs that the cell has projected to those of the steps; the two differ if ``V`` has rows of zeros.
+        Maps inputs that the cell has projected to those of the steps, which also have those of the gap.
     prepare : callable
         Maps inputs of the cell and ``V`` to real inputs and the matrix that projects them.
     enter : callable
@@ -112,10 +114,17 @@ class GatedForm:
     bias: Tensor | None
     weights: tuple[Tensor, ...]
     numbers: tuple[float, ...] = ()
+    gap: tuple[int, int] = (0, 0)
     arrange: Callable[[Tensor], Tensor] = lambda u: u
     prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]] = lambda x, V: (x, V)
     enter: Callable[[State], State] = lambda state: state
     leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
+
+
+def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
+    """Return the last axis of ``z`` without the columns of the gap."""
+    start, stop = gap
+    return z if start == stop else torch.cat([z[..., :start], z[..., stop:]], -1)
 
 
 def compiled_functions(h: Tensor) -> Functions | None:

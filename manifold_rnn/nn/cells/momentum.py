@@ -15,7 +15,7 @@ from .accumulate import accumulate
 from .base import FILLED_BY_BIND, Cell, State
 from .elman import Elman
 from .elman_form import ElmanForm
-from .gated_form import GatedForm
+from .gated_form import GatedForm, without_gap
 from .options import require_choice, require_count, require_number
 
 Kind = Literal["momentum", "adam", "rmsprop", "restart"]
@@ -196,7 +196,7 @@ class Momentum(Cell):
         inputs = F.pad(x, (0, 1), value=1.0)  # (T, B, m + 1)
         moved, (last, *rest) = self._advance_all(inputs, (torch.zeros_like(inputs[0]), *own_state[1:]))
         zero = form.arrange(torch.zeros_like(bias))
-        column = form.arrange(bias - offset) - zero
+        column = without_gap(form.arrange(bias - offset) - zero, form.gap)
         assert form.weight_ih is not None
         form = dataclasses.replace(
             form, weight_ih=torch.cat([form.weight_ih, column.unsqueeze(1)], 1), bias=form.arrange(offset)

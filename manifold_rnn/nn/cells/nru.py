@@ -148,6 +148,5 @@ class NRU(Cell):
         def arrange(u: Tensor) -> Tensor:
             return torch.cat([u, self.weights["bias_hm"].expand(*u.shape[:-1], rows)], -1)
 
-        return GatedForm(
-            NRUSteps, F.pad(V, (0, 0, 0, rows)), arrange(bias), (W, Wm, maps), (self.heads,), arrange=arrange
-        )
+        n, numbers = len(V), (self.heads,)
+        return GatedForm(NRUSteps, V, arrange(bias), (W, Wm, maps), numbers, gap=(n, n + rows), arrange=arrange)

@@ -137,7 +137,6 @@ def reset_form(
         u = torch.cat([u[..., : 2 * n], torch.zeros_like(u[..., :n]), u[..., 2 * n :]], -1)
         return u if product_bias is None else u + F.pad(product_bias, (0, n))
 
-    weight_ih = torch.cat([V[: 2 * n], torch.zeros_like(V[:n]), V[2 * n :]])
     has_bias = bias is not None or product_bias is not None
     offset = arrange(V.new_zeros(3 * n) if bias is None else bias) if has_bias else None
-    return GatedForm(steps, weight_ih, offset, weights, arrange=arrange)
+    return GatedForm(steps, V, offset, weights, gap=(2 * n, 3 * n), arrange=arrange)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
-from ..cells.gated_form import GatedForm, GatedSteps
+from ..cells.gated_form import GatedForm, GatedSteps, without_gap
 from ..cells.weights import affine
 from ..gradients import gradients_by_autograd
 from ..products import add_outer
@@ -62,7 +62,7 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     """
     start = form.enter(state)
     inputs = (*form.prepare(x, form.weight_ih), form.bias, *start, *form.weights)
-    y, *last = _Run.apply(_Kind(form.steps, form.numbers), every_step, len(start), *inputs)
+    y, *last = _Run.apply(_Kind(form.steps, form.numbers, form.gap), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
 
 
@@ -71,6 +71,7 @@ class _Kind(NamedTuple):
 
     steps: type[GatedSteps]
     numbers: tuple[float, ...]
+    gap: tuple[int, int]
 
     def __call__(self, weights: Sequence[Tensor], state: Sequence[Tensor]) -> GatedSteps:
         return self.steps(weights, tuple(state), self.numbers)
@@ -83,14 +84,14 @@ class _Run(torch.autograd.Function):
         start, weights = rest[:count], rest[count:]
         ctx.set_materialize_grads(False)
         ctx.kind, ctx.count = kind, count
-        K = x.new_empty(*x.shape[:2], x.shape[-1] if V is None else len(V))
+        K = x.new_empty(*x.shape[:2], x.shape[-1] if V is None else len(V) + kind.gap[1] - kind.gap[0])
         states = [part.new_empty(len(x) + 1, *part.shape) for part in start]
         with without_autograd_overhead(x, *start, *weights):
             for buffer, part in zip(states, start, strict=True):
                 buffer[0] = part
             steps = kind(weights, start)
             for part in _parts(K):
-                project_into(x[part], V, b, K[part])
+                _project(x[part], V, b, kind.gap, K[part])
                 steps.forward(K[part], [buffer[part.start : part.stop + 1] for buffer in states])
         ctx.save_for_backward(x, V, b, K, *weights, *states)
         return (states[0][1:] if every_step else None, *(buffer[-1].clone() for buffer in states))
@@ -155,13 +156,13 @@ def _by_hand(
             gK = ring[: part.stop - part.start]
             buffers = [buffer[part.start : part.stop + 1] for buffer in states]
             gradients = steps.backward(K[part], buffers, gK, gradients, before[part], sums)
-            rows = gK.flatten(0, 1)
-            if gV is not None:
-                add_outer(gV, rows, x[part].flatten(0, 1))
             if gb is not None:
-                gb += rows.sum(0)
+                gb += gK.sum((0, 1))
+            of_inputs = gK if V is None else without_gap(gK, kind.gap)
+            if gV is not None:
+                add_outer(gV, of_inputs.flatten(0, 1), x[part].flatten(0, 1))
             if gx is not None:
-                gx[part] = gK if V is None else gK @ V
+                gx[part] = of_inputs if V is None else of_inputs @ V
         for g, result in zip(gradients, first, strict=True):
             result.copy_(g)
     return [gx, gV, gb, *first, *sums]
@@ -172,10 +173,33 @@ def _plain(kind: _Kind, count: int, *inputs: Any) -> tuple[Tensor, ...]:
     x, V, b, *rest = inputs
     state, weights = tuple(rest[:count]), rest[count:]
     steps, outputs = kind(weights, state), []
-    for u in (x if V is None else affine(x, V, b)).unbind(0):
+    for u in (x if V is None else _projected(x, V, b, kind.gap)).unbind(0):
         state = steps.plain(u, state)
         outputs.append(state[0])
     return (torch.stack(outputs), *state)
+
+
+def _project(x: Tensor, V: Tensor | None, b: Tensor | None, gap: tuple[int, int], out: Tensor) -> None:
+    """Write the inputs of some steps to ``out``, (R, B, k)."""
+    start, stop = gap
+    if V is None or start == stop:
+        project_into(x, V, b, out)
+        return
+    rows, x = out.view(-1, out.shape[-1]), x.reshape(-1, x.shape[-1])
+    for part, columns in ((V[:start], slice(0, start)), (V[start:], slice(stop, None))):
+        if len(part) and b is None:
+            torch.mm(x, part.mT, out=rows[:, columns])
+        elif len(part):
+            torch.addmm(b[columns], x, part.mT, out=rows[:, columns])
+    rows[:, start:stop] = 0 if b is None else b[start:stop]
+
+
+def _projected(x: Tensor, V: Tensor, b: Tensor | None, gap: tuple[int, int]) -> Tensor:
+    """Return the same by operations that torch can differentiate."""
+    start, stop = gap
+    u = affine(x, V)
+    u = torch.cat([u[..., :start], u.new_zeros(*u.shape[:-1], stop - start), u[..., start:]], -1)
+    return u if b is None else u + b
 
 
 def _parts(K: Tensor) -> list[slice]:
