@@ -1,7 +1,6 @@
 """Layers of gated cells against torch.nn.LSTM: one forward and one backward pass, with a loss on the last output.
 
-One thread unless --threads says otherwise, float32, time of the process, interleaved: in each round every layer has a
-turn, and the best counts. T=200 time steps, a batch of 32, 128 units. Ratios are times of a layer over those of
+One thread unless --threads says otherwise, float32, interleaved medians of the time of the process. T=200 time steps, a batch of 32, 128 units. Ratios are times of a layer over those of
 torch.nn.LSTM(features, 128), the map of a constraint included. Momentum is around an LSTM and around an Elman cell.
 The loop is the plain loop over time of the same cell, ``backend="reference"``. --profile prints the operations of one
 layer in place of that.
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from timing import best_times, write
+from timing import interleaved_medians, write
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -60,9 +59,11 @@ def compare(features: int, rounds: int, loop: bool) -> dict[str, float]:
     jobs |= {name: train(make(features, "auto"), x) for name, make in LAYERS.items()}
     if loop:
         jobs |= {f"{name}, loop": train(make(features, "reference"), x) for name, make in LAYERS.items()}
-    times = best_times(jobs, rounds, 1)
+    times = interleaved_medians(jobs, rounds, clock=time.process_time)
     unit = times["torch LSTM"]
-    return {"torch LSTM, ms": unit / 1e3} | {name: us / unit for name, us in times.items() if name != "torch LSTM"}
+    return {"torch LSTM, ms": 1e3 * unit} | {
+        name: seconds / unit for name, seconds in times.items() if name != "torch LSTM"
+    }
 
 
 def print_profile(name: str, features: int) -> None:

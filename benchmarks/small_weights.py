@@ -6,10 +6,12 @@ the Euclidean metric. Short steps are timed in turns of many, of which the best 
 """
 
 import argparse
+import time
+from collections.abc import Callable
 
 import geoopt
 import torch
-from timing import best_times, write
+from timing import write
 
 import manifold_rnn as mr
 
@@ -46,6 +48,18 @@ def with_gradients(kind: type[torch.optim.Optimizer], params: list[torch.nn.Para
     optimizer = kind(params, lr=1e-2 if "SGD" in kind.__name__ else 1e-3)
     optimizer.step()
     return optimizer
+
+
+def best_times(jobs: dict[str, Callable[[], object]], rounds: int, turn: int) -> dict[str, float]:
+    """Return microseconds of the process a call, the best of rounds in each of which every job has a turn."""
+    best = dict.fromkeys(jobs, float("inf"))
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            began = time.process_time()
+            for _ in range(turn):
+                job()
+            best[name] = min(best[name], 1e6 * (time.process_time() - began) / turn)
+    return best
 
 
 def main() -> None:

@@ -26,18 +26,6 @@ def interleaved_medians(
     return {name: median(values[turn:]) for name, values in times.items()}  # the first round warms up
 
 
-def best_times(jobs: dict[str, Callable[[], object]], rounds: int, turn: int) -> dict[str, float]:
-    """Return microseconds of the process a call, the best of rounds in each of which every job has a turn."""
-    best = dict.fromkeys(jobs, float("inf"))
-    for _ in range(rounds + 1):
-        for name, job in jobs.items():
-            began = time.process_time()
-            for _ in range(turn):
-                job()
-            best[name] = min(best[name], 1e6 * (time.process_time() - began) / turn)
-    return best
-
-
 def write(name: str, table: object, **settings: object) -> None:
     """Write the numbers as JSON beside the benchmarks, and as bars beside that."""
     RESULTS.mkdir(exist_ok=True)

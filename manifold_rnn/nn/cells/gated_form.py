@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from ..._kernels.pointwise import Functions, functions
 from ..._torch import is_watched
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 State: TypeAlias = tuple[Tensor, ...]
 _THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
 
@@ -75,6 +77,14 @@ class GatedSteps(ABC):
         """
 
 
+def _same(z: _A) -> _A:
+    return z
+
+
+def _same_pair(y: _A, z: _B) -> tuple[_A, _B]:
+    return y, z
+
+
 @dataclass(frozen=True, eq=False)
 class GatedForm:
     r"""The recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})` with the first part of the state as output.
@@ -115,10 +125,10 @@ class GatedForm:
     weights: tuple[Tensor, ...]
     numbers: tuple[float, ...] = ()
     gap: tuple[int, int] = (0, 0)
-    arrange: Callable[[Tensor], Tensor] = lambda u: u
-    prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]] = lambda x, V: (x, V)
-    enter: Callable[[State], State] = lambda state: state
-    leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = lambda y, state: (y, state)
+    arrange: Callable[[Tensor], Tensor] = field(default_factory=lambda: _same)
+    prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]] = field(default_factory=lambda: _same_pair)
+    enter: Callable[[State], State] = field(default_factory=lambda: _same)
+    leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = field(default_factory=lambda: _same_pair)
 
 
 def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
