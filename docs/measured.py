@@ -24,6 +24,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     makers = {
         "adapters": adapters,
+        "cells": cells,
         "constraint_cost": constraint_cost,
         "loop": loop,
         "moments": moments,
@@ -244,6 +245,17 @@ def scaling(table: dict) -> str:
 def loop(table: dict) -> str:
     """Times of a loop with a constrained weight, as multiples of that with a free one."""
     return list_table(("weight", "to free"), ((name, f"{ratio:.2f}") for name, ratio in table.items()))
+
+
+def cells(table: dict) -> str:
+    """Times of a training step of gated cells, as multiples of that of torch's LSTM."""
+    names = [name for name in next(iter(table.values())) if not name.endswith((", loop", ", ms"))]
+    columns = [(row, suffix) for row in table for suffix in ("", ", loop")]
+    rows = (
+        (name, *(f"{table[row][name + suffix]:.2f}" if name + suffix in table[row] else "" for row, suffix in columns))
+        for name in names
+    )
+    return list_table(("cell", *(row + suffix for row, suffix in columns)), rows)
 
 
 def transformer(table: dict) -> str:

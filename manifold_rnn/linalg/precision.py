@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .._torch import apply_function, is_batched, is_forward_mode, is_symbolic, transform_level
+from .._torch import apply_function, is_batched, is_forward_mode, is_symbolic, is_watched, transform_level
 from ..errors import DtypeError
 from .forward_mode import with_forward_mode
 
@@ -121,6 +121,11 @@ def fixed_iterations() -> Iterator[None]:
 def may_read_device() -> bool:
     """Whether an algorithm may look at a number to choose its path: not while compiling, capturing or tracing."""
     return not (torch.compiler.is_compiling() or _fixed.get() or is_symbolic())
+
+
+def is_readable(x: Tensor) -> bool:
+    """Return whether a number of ``x`` can be read at almost no cost."""
+    return x.device.type == "cpu" and may_read_device() and not is_watched(x)
 
 
 def host_max(x: Tensor) -> float:

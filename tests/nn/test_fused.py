@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_rnn as mr
 from manifold_rnn.nn.cells.accumulate import accumulate
+from manifold_rnn.nn.products import OneDnnProducts, Products, add_outer, products_with
 from manifold_rnn.nn.scan import ElmanForm, fused
 from manifold_rnn.nn.scan.elman.engine import plain_states
-from manifold_rnn.nn.scan.elman.products import OneDnnProducts, Products, add_outer, products_with
 
 
 @pytest.mark.parametrize(("activation", "dtype"), EVERY, ids=str)

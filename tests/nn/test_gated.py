@@ -8,7 +8,7 @@ from support.seeds import seeded
 import manifold_rnn as mr
 from manifold_rnn.nn import GRU, LSTM, Layer
 from manifold_rnn.nn.cells import GORU, NRU
-from manifold_rnn.nn.cells.nru import normalize_rows
+from manifold_rnn.nn.cells.nru_heads import normalize_rows
 
 WIDE = [torch.float64, torch.complex128]
 

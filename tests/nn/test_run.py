@@ -112,6 +112,7 @@ REFUSED = {
     "associative": ({}, "not linear"),
     "chunked": ({}, "one step after the other"),
     "torch_kernel": ({}, "no kernel for this cell"),
+    "gated": ({}, "no steps written by hand"),
     "compiled": ({"dtype": torch.complex64, "nonlinearity": "modrelu"}, "complex|compiler"),
 }
 

@@ -29,24 +29,48 @@ inline Vec<T> rectify(Vec<T> x) {  // where it is NaN, it stays so
     return where<T>(~(Int<T>)(x <= 0), x);
 }
 
+// exp(y) = power (1 + rest) for y of at most 0 that is not below the smallest exponent.
+template <class T>
+struct Exponential {
+    Vec<T> power, rest;
+    explicit Exponential(Vec<T> y) {
+        using N = Vector<T>;
+        const T shift = T(int64_t(3) << (N::mantissa - 1));  // what is added to it is rounded to a whole number
+        const Vec<T> moved = y * T(1.4426950408889634) + shift, whole = moved - shift;
+        const Vec<T> r = (y - whole * N::ln2_high) - whole * N::ln2_low;
+        Vec<T> p = Vec<T>{} + T(1);
+#pragma GCC unroll 16
+        for (int k = N::terms; k > 1; --k) p = T(1) + p * (r * T(1.0 / k));
+        power = (Vec<T>)(((Int<T>)moved << N::mantissa) + (Int<T>)(Vec<T>{} + T(1)));
+        rest = p * r;
+    }
+};
+
+template <class T>
+inline Vec<T> select(Int<T> mask, Vec<T> x, Vec<T> y) {
+    return (Vec<T>)((mask & (Int<T>)x) | (~mask & (Int<T>)y));
+}
+
+template <class T>
+inline Vec<T> at_most(Vec<T> x, T limit) {  // where it is NaN, it stays so
+    return select<T>((Int<T>)(x > limit), Vec<T>{} + limit, x);
+}
+
 // tanh |x| = -e / (2 + e) with e = exp(-2 |x|) - 1, which is small, and accurate, where x is.
 template <class T>
 inline Vec<T> tanh_of(Vec<T> x) {
-    using N = Vector<T>;
-    const Vec<T> size = magnitude<T>(x), limit = Vec<T>{} + N::far;
-    const Int<T> over = (Int<T>)(size > limit);
-    const Vec<T> y = T(-2) * (Vec<T>)((over & (Int<T>)limit) | (~over & (Int<T>)size));
-    const T shift = T(int64_t(3) << (N::mantissa - 1));  // what is added to it is rounded to a whole number
-    const Vec<T> moved = y * T(1.4426950408889634) + shift, whole = moved - shift;
-    const Vec<T> r = (y - whole * N::ln2_high) - whole * N::ln2_low;
-    Vec<T> p = Vec<T>{} + T(1);
-#pragma GCC unroll 16
-    for (int k = N::terms; k > 1; --k) p = T(1) + p * (r * T(1.0 / k));
-    const Int<T> bias = (Int<T>)(Vec<T>{} + T(1));
-    const Vec<T> power = (Vec<T>)(((Int<T>)moved << N::mantissa) + bias);
-    const Vec<T> e = power * (p * r) + (power - T(1));
+    const Exponential<T> exp(T(-2) * at_most<T>(magnitude<T>(x), Vector<T>::far));
+    const Vec<T> e = exp.power * exp.rest + (exp.power - T(1));
     const Vec<T> t = -e / (e + T(2));
-    return (Vec<T>)((Int<T>)t | ((Int<T>)x & (Int<T>{} + N::sign)));
+    return (Vec<T>)((Int<T>)t | ((Int<T>)x & (Int<T>{} + Vector<T>::sign)));
+}
+
+// 1 / (1 + exp(-x)), by exp(-|x|), so that small values are accurate.
+template <class T>
+inline Vec<T> sigmoid_of(Vec<T> x) {
+    const Exponential<T> exp(-at_most<T>(magnitude<T>(x), Vector<T>::farthest));
+    const Vec<T> e = exp.power * exp.rest + exp.power;
+    return select<T>((Int<T>)(x < 0), e, Vec<T>{} + T(1)) / (e + T(1));
 }
 
 template <class T>

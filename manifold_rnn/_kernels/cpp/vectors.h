@@ -28,8 +28,8 @@ struct Vector<float> {
     typedef int32_t integer __attribute__((vector_size(WIDTH)));
     static constexpr int32_t sign = INT32_MIN;
     static constexpr int mantissa = 23, terms = 7;
-    static constexpr float far = 10, ln2_high = 0.693145751953125f, ln2_low = 1.42860677e-6f;
-    static constexpr float large = 0x1p60f, scale = 0x1p-66f;
+    static constexpr float far = 10, farthest = 87, ln2_high = 0.693145751953125f, ln2_low = 1.42860677e-6f;
+    static constexpr float large = 0x1p60f, scale = 0x1p-66f, smallest = 8.6e-5f;
 };
 template <>
 struct Vector<double> {
@@ -37,8 +37,8 @@ struct Vector<double> {
     typedef int64_t integer __attribute__((vector_size(WIDTH)));
     static constexpr int64_t sign = INT64_MIN;
     static constexpr int mantissa = 52, terms = 14;
-    static constexpr double far = 20, ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
-    static constexpr double large = 0x1p500, scale = 0x1p-520;
+    static constexpr double far = 20, farthest = 708, ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
+    static constexpr double large = 0x1p500, scale = 0x1p-520, smallest = 3.7e-9;
 };
 template <class T>
 using Vec = typename Vector<T>::type;

@@ -44,8 +44,12 @@ class AffineCell(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b``, the blocks of ``V`` one after the other on the last axis."""
+        return affine(x, self.weights["weight_ih"], self.additive_bias())
+
+    def additive_bias(self) -> Tensor | None:
+        """Return the sum of the biases, or None."""
         biases = [self.weights[name] for name in self.bias_names if self.bias]
-        return affine(x, self.weights["weight_ih"], sum(biases[1:], biases[0]) if biases else None)
+        return sum(biases[1:], biases[0]) if biases else None
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""

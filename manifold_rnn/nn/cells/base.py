@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...linalg.checks import require_finite
 from .elman_form import ElmanForm
+from .gated_form import GatedForm
 from .leaky_form import LeakyForm
 
 State: TypeAlias = tuple[Tensor, ...]
@@ -66,7 +67,7 @@ class Cell(ABC):
     complex_by_default: ClassVar[bool] = False
     torch_kernel: ClassVar[str | None] = None
     largest_input: ClassVar[float] = math.inf
-    step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs"})
+    step_methods: ClassVar[frozenset[str]] = frozenset({"project", "step", "elman_inputs", "gated_inputs"})
 
     weights: Mapping[str, Tensor] = field(
         default_factory=dict, kw_only=True, repr=False, metadata={FILLED_BY_BIND: True}
@@ -115,6 +116,15 @@ class Cell(ABC):
     def leaky_form(self) -> LeakyForm | None:
         """Return the bound cell's `LeakyForm`, or None if it has another recurrence."""
         return None
+
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no steps written by hand."""
+        return None
+
+    def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
+        """Return a scan of the `gated_form` from ``state``: form, inputs, initial state, last state of other parts."""
+        V = self.weights["weight_ih"]
+        return form, x if V.is_complex() else x.to(V.dtype), state, ()
 
     def all_steps(self) -> AllSteps | None:
         """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.

@@ -12,6 +12,8 @@ from torch.nn import init
 from ...linalg import qr
 from ..activations import gate, mod_relu
 from .base import Cell, State
+from .gated_form import GatedForm
+from .reset_steps import GORUSteps, reset_form
 from .weights import affine, allocate_empty, fill_uniform
 
 
@@ -76,8 +78,7 @@ class GORU(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x`` with the biases of both gates, shape (..., 3n)."""
-        V, b = self.weights["weight_ih"], self.weights["bias_ih"]
-        return affine(x, V, F.pad(b, (0, len(b) // 2)).to(V.dtype))  # no additive bias for the candidate
+        return affine(x, self.weights["weight_ih"], self._additive_bias())
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0,)``, shape (B, n)."""
@@ -91,3 +92,13 @@ class GORU(Cell):
         c = mod_relu(gate(u_r + v_r) * v_c + u_c, self.weights["bias"])
         h = c + gate(u_g + v_g) * (h - c)
         return h, (h,)
+
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of a real cell."""
+        V = self.weights["weight_ih"]
+        return None if V.is_complex() else reset_form(GORUSteps, V, self._additive_bias(), (W, self.weights["bias"]))
+
+    def _additive_bias(self) -> Tensor:
+        """Return the biases of both gates, and zeros for the candidate."""
+        b = self.weights["bias_ih"]
+        return F.pad(b, (0, len(b) // 2)).to(self.weights["weight_ih"].dtype)

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from ..activations import gate, mod_tanh
 from .base import State
 from .gated import Gated
+from .gated_form import GatedForm
+from .reset_steps import GRUSteps, reset_form
 from .weights import affine
 
 
@@ -62,6 +64,14 @@ class GRU(Gated):
         n = mod_tanh(u_n + gate(u_r + v_r) * v_n)
         h = n + gate(u_z + v_z) * (h - n)
         return h, (h,)
+
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of a real cell."""
+        weights = self.weights
+        V = weights["weight_ih"]
+        if V.is_complex():
+            return None
+        return reset_form(GRUSteps, V, weights.get("bias_ih"), (W,), weights.get("bias_hh"))
 
     def separates_units(self) -> bool:
         """Return True."""

@@ -8,6 +8,8 @@ from torch import Tensor
 from ..activations import gate, mod_tanh
 from .affine import AffineCell
 from .base import State
+from .gated_form import GatedForm
+from .lem_steps import LEMSteps
 from .options import require_number
 
 
@@ -76,3 +78,8 @@ class LEM(AffineCell):
         z = z + self.time_step * gate(c) * (mod_tanh(z_argument) - z)
         y = y + self.time_step * gate(a) * (mod_tanh(u[..., 3 * n :] + z @ W[3 * n :].mT) - y)
         return y, (y, z)
+
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of a real cell."""
+        V = self.weights["weight_ih"]
+        return None if V.is_complex() else GatedForm(LEMSteps, V, self.additive_bias(), (W,), numbers=(self.time_step,))

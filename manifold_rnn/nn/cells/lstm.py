@@ -7,7 +7,10 @@ from torch import Tensor
 
 from ..activations import gate, mod_tanh
 from .base import State
+from .complex_lstm_steps import complex_lstm_form
 from .gated import Gated
+from .gated_form import GatedForm
+from .lstm_steps import LSTMSteps
 from .weights import affine
 
 
@@ -49,8 +52,7 @@ class LSTM(Gated):
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``V x + b`` of shape (..., 4n)."""
-        weights = self.weights
-        return affine(x, weights["weight_ih"], weights["bias_ih"] + weights["bias_hh"] if self.bias else None)
+        return affine(x, self.weights["weight_ih"], self._additive_bias())
 
     def initial_state(self, batch: int) -> State:
         """Return ``(0, 0)``, both of shape (B, n)."""
@@ -65,6 +67,14 @@ class LSTM(Gated):
         h = o * mod_tanh(c)
         return h, (h, c)
 
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of the cell."""
+        V, bias = self.weights["weight_ih"], self._additive_bias()
+        return complex_lstm_form(V, bias, W) if V.is_complex() else GatedForm(LSTMSteps, V, bias, (W,))
+
     def separates_units(self) -> bool:
         """Return True."""
         return True
+
+    def _additive_bias(self) -> Tensor | None:
+        return self.weights["bias_ih"] + self.weights["bias_hh"] if self.bias else None

@@ -7,12 +7,15 @@ from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...errors import OptionError
+from ...linalg.precision import is_readable
 from .accumulate import accumulate
 from .base import FILLED_BY_BIND, Cell, State
 from .elman import Elman
 from .elman_form import ElmanForm
+from .gated_form import GatedForm, without_gap
 from .options import require_choice, require_count, require_number
 
 Kind = Literal["momentum", "adam", "rmsprop", "restart"]
@@ -161,6 +164,45 @@ class Momentum(Cell):
         g = u if self.offset is None else u - self.offset
         moved, own_state = self._advance_all(g, state[1:])
         return u + (moved - g), own_state
+
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of a real host, whose inputs `gated_inputs` computes."""
+        plain_host = self.host.steps_match("gated_form") and type(self.host).gated_inputs is Cell.gated_inputs
+        return self.host.gated_form(W) if plain_host and not W.is_complex() else None
+
+    def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
+        """Return the form of the host with the inputs that it receives.
+
+        A momentum that starts at zero is linear in the inputs, so it is computed of those, before they are projected.
+        """
+        host_state, (v, *rest) = state[: -self.own_parts], state[-self.own_parts :]
+        x = x.to(v.dtype)
+        is_linear = self.kind in ("momentum", "restart") and x.shape[-1] < v.shape[-1]
+        if is_linear and not v.requires_grad and is_readable(v) and not bool(v.any()):
+            return self._gated_inputs_from_zero(form, x, host_state, (v, *rest))
+        u = self.project(x)
+        g = u if self.offset is None else u - self.offset
+        moved, own_state = self._advance_all(g, (v, *rest))
+        form = dataclasses.replace(form, weight_ih=None, bias=None)
+        return form, form.arrange(u + (moved - g)), host_state, own_state
+
+    def _gated_inputs_from_zero(
+        self, form: GatedForm, x: Tensor, host_state: State, own_state: State
+    ) -> tuple[GatedForm, Tensor, State, State]:
+        """Return the results of `gated_inputs` for momentum of [x, 1], of which the projection is that of ``g``."""
+        V = self.weights["weight_ih"]
+        bias = self.project(torch.zeros_like(x[0, :1])).squeeze(0)
+        offset = torch.zeros_like(bias) if self.offset is None else self.offset.squeeze(0)
+        inputs = F.pad(x, (0, 1), value=1.0)  # (T, B, m + 1)
+        moved, (last, *rest) = self._advance_all(inputs, (torch.zeros_like(inputs[0]), *own_state[1:]))
+        zero = form.arrange(torch.zeros_like(bias))
+        column = without_gap(form.arrange(bias - offset) - zero, form.gap)
+        assert form.weight_ih is not None
+        form = dataclasses.replace(
+            form, weight_ih=torch.cat([form.weight_ih, column.unsqueeze(1)], 1), bias=form.arrange(offset)
+        )
+        v = last @ torch.cat([V, (bias - offset).unsqueeze(1)], 1).mT
+        return form, moved, host_state, (v, *rest)
 
     def _advance(self, g: Tensor, own_state: State) -> tuple[Tensor, State]:
         """Return what the host receives in place of ``g``, (B, n), and the next state of the momentum."""

@@ -11,9 +11,10 @@ from ..._options import is_integer
 from ...errors import OptionError
 from ..activations import split_relu
 from .base import Cell, State
+from .gated_form import GatedForm
+from .nru_heads import memory_changes, split_heads
+from .nru_steps import NRUSteps
 from .weights import affine, allocate_empty, fill_uniform
-
-SMALLEST = 1e-12  # a row whose largest entry is below it has no direction, and is not scaled to norm 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +130,23 @@ class NRU(Cell):
         h, c = state
         h = split_relu(u + h @ W.mT + c @ self.weights["weight_mh"].mT)
         strengths, directions = self.heads_of(torch.cat([h, c], -1))
-        written, erased = (strengths.unsqueeze(-1) * directions).mean(-2).unbind(-2)  # (B, M) each
+        written, erased = memory_changes(strengths, directions).unbind(-2)  # (B, M) each
         return h, (h, c + written - erased)
 
     def heads_of(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Return strengths (B, 2, k) and directions (B, 2, k, M), of writing and of erasing, for ``a`` (B, n + M)."""
         z = F.linear(a, self.weights["weight_hm"], self.weights["bias_hm"])
-        strengths, factors = z.split([2 * self.heads, 4 * self._side], -1)
-        p, q = factors.unflatten(-1, (2, 2, self._side)).unbind(-2)  # (B, 2, s) each
-        rows = (p.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2).unflatten(-1, (self.heads, self.memory_size))
-        strengths = strengths.unflatten(-1, (2, self.heads))
-        if self.rectify:
-            strengths, rows = split_relu(strengths), split_relu(rows)
-        return strengths, normalize_rows(rows)
+        return split_heads(z, self.heads, self.memory_size, rectify=self.rectify)
 
+    def gated_form(self, W: Tensor) -> GatedForm | None:
+        """Return the form of a real cell whose directions are outer products, which relu would not leave them."""
+        V, bias, Wm, maps = (self.weights[name] for name in ("weight_ih", "bias_ih", "weight_mh", "weight_hm"))
+        if self.rectify or V.is_complex() or self._side % self.heads:
+            return None
+        rows = len(maps)
 
-def normalize_rows(rows: Tensor) -> Tensor:
-    """Divide rows by their 5-norm; rows of zeros stay zero."""
-    # of entries near 1, since fifth powers overflow soon; dividing by a constant does not change the direction
-    rows = rows / rows.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-    return rows / torch.linalg.vector_norm(rows, 5, -1, keepdim=True).clamp(min=0.5)  # is at least 1, or tiny
+        def arrange(u: Tensor) -> Tensor:
+            return torch.cat([u, self.weights["bias_hm"].expand(*u.shape[:-1], rows)], -1)
+
+        n, numbers = len(V), (self.heads,)
+        return GatedForm(NRUSteps, V, arrange(bias), (W, Wm, maps), numbers, gap=(n, n + rows), arrange=arrange)

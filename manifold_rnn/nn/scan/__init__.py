@@ -21,22 +21,26 @@ A linear recurrence with a diagonal matrix runs in parallel over time:
 """
 
 from ..cells.elman_form import ElmanForm
+from ..cells.gated_form import GatedForm
 from .associative import associative
 from .chunked import chunked
 from .compiled import compiled
 from .elman.fused import fused
 from .elman.native import native
 from .elman.triton import triton
+from .gated import gated
 from .reference import reference
 from .run import run
 from .torch_kernel import torch_kernel
 
 __all__ = [
     "ElmanForm",
+    "GatedForm",
     "associative",
     "chunked",
     "compiled",
     "fused",
+    "gated",
     "native",
     "reference",
     "run",

@@ -10,12 +10,23 @@ from .compiled import Compiled
 from .elman.fused import Fused
 from .elman.native import Native
 from .elman.triton import Triton
+from .gated import Gated
 from .reference import Reference
 from .torch_kernel import TorchKernel
 
 BY_NAME: dict[str, Backend] = {
     backend.name: backend
-    for backend in (TorchKernel(), Associative(), Chunked(), Triton(), Native(), Fused(), Compiled(), Reference())
+    for backend in (
+        TorchKernel(),
+        Associative(),
+        Chunked(),
+        Triton(),
+        Native(),
+        Fused(),
+        Gated(),
+        Compiled(),
+        Reference(),
+    )
 }
 BACKENDS: tuple[str, ...] = ("auto", *BY_NAME)
 

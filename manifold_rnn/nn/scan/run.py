@@ -54,6 +54,7 @@ def run(
         - "triton": see `triton`; for a cell in Elman form on a GPU.
         - "native": see `native`; for a cell in Elman form on a CPU.
         - "fused": see `fused`; for a cell in Elman form.
+        - "gated": see `gated`; for LSTM, GRU, GORU, LEM and NRU, and momentum around them.
         - "compiled": see `compiled`; never chosen by "auto".
         - "reference": see `reference`; for every cell.
     diagonal : bool

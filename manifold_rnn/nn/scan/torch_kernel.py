@@ -10,6 +10,9 @@ from ...errors import UnsupportedError
 from ..cells.base import Cell, State
 from .base import Backend, Request
 
+_LOOPS_ON_CPU = frozenset({"gru"})  # kernels that are a loop over the operations of a step there
+_LOOP_DTYPES = (torch.float32, torch.float64)  # in which the steps by hand run
+
 
 def torch_kernel(
     cell: Cell,
@@ -96,3 +99,7 @@ class TorchKernel(Backend):
             return "torch has no kernel for complex numbers"
         packed_from_the_end = request.batch_sizes is not None and request.reverse
         return "torch's kernels do not run a packed batch from its end" if packed_from_the_end else ""
+
+    def auto_declines(self, request: Request) -> str:
+        is_loop = request.x.device.type == "cpu" and request.cell.torch_kernel in _LOOPS_ON_CPU
+        return "torch's kernel is slower on a CPU" if is_loop and request.W.dtype in _LOOP_DTYPES else ""

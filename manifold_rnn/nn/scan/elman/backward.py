@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ....linalg.precision import is_readable
 from ...cells.elman_form import ElmanForm
+from ...products import Products, add_outer
 from .engine import PerInput
-from .kernels import Kernel, is_readable
-from .products import Products, add_outer
+from .kernels import Kernel
 
 _PART_BYTES = 1 << 19  # of the states, or gradients, of the steps that are run together: they should stay in the cache
 _PART_STEPS = 8, 64  # bounds of the number of these steps

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...._torch import is_watched
 from ...cells.elman_form import ElmanForm
+from ...products import products_with
 from ..base import Request
 from .backend import ElmanBackend
 from .backward import BackwardPass, GradientSums, split_steps
 from .engine import Engine, PerInput, project_into, run_engine, state_buffers
 from .kernels import kernel
-from .products import products_with
 
 
 def fused(
@@ -67,7 +67,7 @@ class FusedEngine(Engine):
         form, product = self.form, products_with(self.W, len(h0))
         f = kernel(form.activation, form.threshold, h0)
         H, U = state_buffers(x, h0, keeps_argument=f.keeps_argument)  # (T + 1, B, n), (T, B, n)
-        with _without_autograd_overhead(x, h0, self.W):
+        with without_autograd_overhead(x, h0, self.W):
             h, states = H[0], H[1:].unbind(0)
             arguments = U.unbind(0) if f.keeps_argument else states
             for part in split_steps(H):
@@ -83,14 +83,14 @@ class FusedEngine(Engine):
         f, gh0 = kernel(self.form.activation, self.form.threshold, H[0]), torch.empty_like(H[0])
         backward = BackwardPass(f, products_with(self.W, H.shape[1]), H, Z, gy, gh)
         sums = GradientSums(f, self.form, self.W, x, H, needed)
-        with _without_autograd_overhead(x, H, self.W):
+        with without_autograd_overhead(x, H, self.W):
             for part in reversed(split_steps(H)):
                 sums.add(part, *backward.run(part))
             gh0.copy_(backward.initial_state_gradient())
         return sums.gradients(gh0)
 
 
-def _without_autograd_overhead(*tensors: Tensor) -> AbstractContextManager[object]:
+def without_autograd_overhead(*tensors: Tensor) -> AbstractContextManager[object]:
     """Return a context in which operations cost a little less; tensors made in it may be neither saved nor returned."""
     return contextlib.nullcontext() if is_watched(*tensors) else torch.inference_mode()
 

@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...._torch import is_watched
-from ....linalg.precision import may_read_device
+from ....linalg.precision import is_readable
 from ...activations import EPS, mod_relu
 from ...cells.elman_form import Activation
 
@@ -135,11 +134,6 @@ class ModRelu(Kernel):
 def _is_known_nonpositive(b: Tensor) -> bool:
     """Return whether no entry is positive, as far as this can be known without waiting for the device."""
     return is_readable(b) and not bool((b > 0).any())
-
-
-def is_readable(x: Tensor) -> bool:
-    """Return whether a number of ``x`` can be read at almost no cost."""
-    return x.device.type == "cpu" and may_read_device() and not is_watched(x)
 
 
 class ComplexModRelu(Kernel):

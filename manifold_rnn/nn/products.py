@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from ...._torch import has_onednn, onednn_linear
-from ....linalg.product import ONEDNN_FROM
+from .._torch import has_onednn, onednn_linear
+from ..linalg.product import ONEDNN_FROM
 
+_PRODUCT_FROM = 3 << 19  # multiplications from which oneDNN is faster for a product of one step
 _OUTER_PRODUCT_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
 
 
@@ -18,6 +19,10 @@ class Products:
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``z + h W^T``, which may overwrite ``z``."""
         return torch.addmm(z, h, self.transposed, out=z)
+
+    def add_to(self, z: Tensor, h: Tensor) -> None:
+        """Add ``h W^T`` to ``z``, of which the rows may be apart."""
+        torch.addmm(z, h, self.transposed, out=z)
 
     def backward(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
         """Return ``g + d conj(W)``, which may overwrite ``out``."""
@@ -35,7 +40,14 @@ class OneDnnProducts(Products):
         y: Tensor = onednn_linear().binary(h, z, self.forward_weight, None, "add")
         return y
 
+    def add_to(self, z: Tensor, h: Tensor) -> None:
+        if h.shape[0] * self.forward_weight.numel() < ONEDNN_FROM:  # two copies would cost more than is saved
+            super().add_to(z, h)
+        else:
+            z.copy_(self.forward(z.contiguous(), h))
+
     def backward(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
+        d = d.contiguous()  # rows that are apart cost oneDNN more than a copy
         if g is not None:
             y: Tensor = onednn_linear().binary(d, g.contiguous(), self.backward_weight, None, "add")
         else:
@@ -45,12 +57,13 @@ class OneDnnProducts(Products):
 
 def products_with(W: Tensor, batch: int) -> Products:
     """Return the fastest products with ``W`` for states (batch, n)."""
-    return OneDnnProducts(W) if _uses_onednn(W, batch * W.numel() >= ONEDNN_FROM) else Products(W)
+    return OneDnnProducts(W) if _uses_onednn(W, batch * W.numel() >= _PRODUCT_FROM) else Products(W)
 
 
 def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a^T conj(b)`` of matrices with many rows to ``total``."""
     if _uses_onednn(a, len(a) * total.numel() >= _OUTER_PRODUCT_FROM):
+        a, b = a.contiguous(), b.contiguous()  # rows that are apart cost oneDNN more than a copy
         total.add_(onednn_linear()(a.mT, b.mT, None, "none", [], None))
     else:
         torch.addmm(total, a.mT, b.conj(), out=total)

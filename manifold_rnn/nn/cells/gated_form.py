@@ -1,0 +1,158 @@
+"""The gated form: a recurrence whose steps and their gradients are written by hand, for scans with an own backward."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..._kernels.pointwise import Functions, functions
+from ..._torch import is_watched
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+State: TypeAlias = tuple[Tensor, ...]
+_THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
+
+
+class GatedSteps(ABC):
+    r"""Steps of a recurrence of real numbers, :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, made for one pass.
+
+    The inputs of some steps are in a buffer ``K``, (R, B, k). `forward` overwrites them by what `backward` reads.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        The weights of the steps, the recurrent matrix first.
+    state : tuple of Tensor, each of shape (B, ...)
+        A state, which gives shapes, dtype and device.
+    numbers : sequence of float
+        Options of the cell.
+
+    Attributes
+    ----------
+    has_cutoffs : bool
+        Whether a derivative can be 0 as that of relu is, so that a gradient of infinity must become 0 there.
+    """
+
+    has_cutoffs: ClassVar[bool] = False
+
+    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+        self.weights, self.numbers = weights, numbers
+        self.compiled = compiled_functions(state[0])
+
+    def tanh(self, z: Tensor, out: Tensor) -> Tensor:
+        """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
+        if self.compiled is None:
+            return torch.tanh(z, out=out)
+        flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
+        self.compiled["tanh"](flat.data_ptr(), into.data_ptr(), *flat.shape, flat.stride(0), into.stride(0))
+        return out
+
+    @abstractmethod
+    def plain(self, u: Tensor, state: State) -> State:
+        """Return the state after one step by operations that torch can differentiate; ``u`` is (B, k)."""
+
+    @abstractmethod
+    def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
+        """Run the steps of ``K``. Each of the ``states`` is (R + 1, B, ...), of which the first one is there."""
+
+    @abstractmethod
+    def backward(
+        self,
+        K: Tensor,
+        states: Sequence[Tensor],
+        gK: Tensor,
+        gradients: Sequence[Tensor],
+        before: Sequence[Tensor | None],
+        sums: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Return the gradients of the first state from those of the last one, which may be overwritten.
+
+        ``K`` and ``states`` are the results of `forward`. The gradients of the inputs are written to ``gK``, (R, B, k).
+        Where ``before[r]`` is not None, it is added to the gradient of the first part of the state before step ``r``.
+        The gradients of the weights are added to ``sums``.
+        """
+
+
+def _same(z: _A) -> _A:
+    return z
+
+
+def _same_pair(y: _A, z: _B) -> tuple[_A, _B]:
+    return y, z
+
+
+@dataclass(frozen=True, eq=False)
+class GatedForm:
+    r"""The recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})` with the first part of the state as output.
+
+    Parameters
+    ----------
+    steps : type of GatedSteps
+        The steps.
+    weight_ih : Tensor, shape (k, m), or None
+        ``V`` without the rows of the gap; None if the inputs of the steps are given.
+    bias : Tensor, shape (k,), or None
+        ``b``.
+    weights : tuple of Tensor
+        The weights of the steps.
+    numbers : tuple of float
+        Options of the steps.
+    gap : tuple of int
+        The first of the rows of ``V`` that are zero, and the one after the last. There the inputs are ``b``.
+    arrange : callable
+        Maps inputs that the cell has projected to those of the steps, which also have those of the gap.
+    prepare : callable
+        Maps inputs of the cell and ``V`` to real inputs and the matrix that projects them.
+    enter : callable
+        Maps a state of the cell to one of the steps, of real numbers.
+    leave : callable
+        Maps outputs, or None, and the last state of the steps to those of the cell.
+
+    Examples
+    --------
+    >>> cell = mr.nn.cells.LEM(bias=False).bind({"weight_ih": torch.ones(4, 1)})
+    >>> form = cell.gated_form(torch.zeros(4, 1))
+    >>> assert form.bias is None and form.numbers == (cell.time_step,)
+    """
+
+    steps: type[GatedSteps]
+    weight_ih: Tensor | None
+    bias: Tensor | None
+    weights: tuple[Tensor, ...]
+    numbers: tuple[float, ...] = ()
+    gap: tuple[int, int] = (0, 0)
+    arrange: Callable[[Tensor], Tensor] = field(default_factory=lambda: _same)
+    prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]] = field(default_factory=lambda: _same_pair)
+    enter: Callable[[State], State] = field(default_factory=lambda: _same)
+    leave: Callable[[Tensor | None, State], tuple[Tensor | None, State]] = field(default_factory=lambda: _same_pair)
+
+
+def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
+    """Return the last axis of ``z`` without the columns of the gap."""
+    start, stop = gap
+    return z if start == stop else torch.cat([z[..., :start], z[..., stop:]], -1)
+
+
+def compiled_functions(h: Tensor) -> Functions | None:
+    """Return the functions of the library for states like ``h``, (B, n), or None where torch has to compute."""
+    shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
+    return None if h.device.type != "cpu" or shared or is_watched(h) else functions(h.dtype)
+
+
+def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:
+    """Return the steps of each block of the last axis of ``z``, (R, B, count n): lists of tensors (B, n)."""
+    return [block.unbind(0) for block in z.chunk(count, -1)]
+
+
+def sigmoid_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write ``g y (1 - y)``, the gradient of the argument of a sigmoid with the value ``y``, to ``out``."""
+    torch.ops.aten.sigmoid_backward.grad_input(g, y, grad_input=out)
+
+
+def tanh_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write ``g (1 - y^2)``, the gradient of the argument of a tanh with the value ``y``, to ``out``."""
+    torch.ops.aten.tanh_backward.grad_input(g, y, grad_input=out)

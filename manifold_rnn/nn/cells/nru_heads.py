@@ -1,0 +1,32 @@
+"""The heads of a non-saturating recurrent unit: strengths, and directions of norm 1."""
+
+import torch
+from torch import Tensor
+
+from ..activations import split_relu
+
+SMALLEST = 1e-12  # a row whose largest entry is below it has no direction, and is not scaled to norm 1
+
+
+def split_heads(z: Tensor, heads: int, memory_size: int, *, rectify: bool = False) -> tuple[Tensor, Tensor]:
+    """Return strengths (..., 2, k) and directions (..., 2, k, M), of writing and of erasing, for (..., 2k + 4s)."""
+    side = (z.shape[-1] - 2 * heads) // 4
+    strengths, factors = z.split([2 * heads, 4 * side], -1)
+    p, q = factors.unflatten(-1, (2, 2, side)).unbind(-2)  # (..., 2, s) each
+    rows = (p.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2).unflatten(-1, (heads, memory_size))
+    strengths = strengths.unflatten(-1, (2, heads))
+    if rectify:
+        strengths, rows = split_relu(strengths), split_relu(rows)
+    return strengths, normalize_rows(rows)
+
+
+def memory_changes(strengths: Tensor, directions: Tensor) -> Tensor:
+    """Return what is written and what is erased, (..., 2, M): the means over the heads."""
+    return (strengths.unsqueeze(-1) * directions).mean(-2)
+
+
+def normalize_rows(rows: Tensor) -> Tensor:
+    """Divide rows by their 5-norm; rows of zeros stay zero."""
+    # of entries near 1, since fifth powers overflow soon; dividing by a constant does not change the direction
+    rows = rows / rows.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
+    return rows / torch.linalg.vector_norm(rows, 5, -1, keepdim=True).clamp(min=0.5)  # is at least 1, or tiny
