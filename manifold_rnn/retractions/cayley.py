@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg.cayley import cayley, cayley_tall, cayley_times
+from ..linalg.cayley import cayley, cayley_tall
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
 from ..linalg.plane import along_cayley
 from ..linalg.skew import skew
+from ..linalg.translation import cayley_times
 from .base import Retraction
 
 

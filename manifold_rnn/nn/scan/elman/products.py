@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ...._torch import has_onednn, onednn_linear
-from ....linalg.product import ONEDNN_FROM
 
+_STEP_FROM = 3 << 20  # multiplications from which oneDNN is faster for the product of one step
 _OUTER_PRODUCT_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
 
 
@@ -45,7 +45,7 @@ class OneDnnProducts(Products):
 
 def products_with(W: Tensor, batch: int) -> Products:
     """Return the fastest products with ``W`` for states (batch, n)."""
-    return OneDnnProducts(W) if _uses_onednn(W, batch * W.numel() >= ONEDNN_FROM) else Products(W)
+    return OneDnnProducts(W) if _uses_onednn(W, batch * W.numel() >= _STEP_FROM) else Products(W)
 
 
 def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
