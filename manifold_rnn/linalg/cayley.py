@@ -32,7 +32,7 @@ _LONG_ABOVE = 1e4  # norm beyond which the identity is lost beside A: eigenvecto
 _MODERATE = 4.0  # norm of B^2 up to which I - B^2 is as well conditioned as rounding asks for
 _FEW_COLUMNS = 256  # where LU is slow for its size
 _WIDE = 96  # columns from which a factorisation costs as much as six products
-_SERIES_BELOW = 1.0  # norm of B^2 above which no polynomial is short enough
+SERIES_BELOW = 1.0  # norm of B^2 above which no polynomial is short enough
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -128,10 +128,10 @@ def _twice_inverse(A: Tensor, size: float) -> Tensor:
         B2 = multiply(B, B)
         norm = largest_norm(B2)
         largest = norm if A.is_complex() else norm * 0.5**0.5  # real eigenvalues come in pairs
-        if largest < _SERIES_BELOW:
-            middle, coefficients = _inverse_polynomial(exponent(largest), torch.finfo(A.dtype).eps)
+        if largest < SERIES_BELOW:
+            coefficients = inverse_polynomial(exponent(largest), torch.finfo(A.dtype).eps)
             if len(coefficients) - 1 <= degree:
-                P = matrix_polynomial(shift_diagonal(B2, middle), coefficients)
+                P = matrix_polynomial(B2, coefficients)
                 return multiply_add(P, B, P, beta=1, alpha=1)
         if few and norm <= _MODERATE:
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(shift_diagonal(-B2, 1)).L)
@@ -147,18 +147,18 @@ def _most_degree(A: Tensor) -> int:
 
 
 @functools.cache
-def _inverse_polynomial(step: int, eps: float) -> tuple[float, tuple[float, ...]]:
-    r"""``m`` and the coefficients of a polynomial near :math:`2 / (1 + m - z)` for ``|z| <= m``, ``2 m = 2^(step/8)``.
+def inverse_polynomial(step: int, eps: float) -> tuple[float, ...]:
+    r"""Coefficients of a polynomial near :math:`2 / (1 - s)` for ``s`` from :math:`-r = -2^{step/8}` to 0.
 
-    With :math:`z = m - s` that is :math:`2 / (1 + s)` for ``s`` up to ``2 m``. The best polynomial of degree d has the
-    error :math:`\tfrac{2}{m} (a - \sqrt{a^2 - 1})^d / (a^2 - 1)`, :math:`a = 1 + 1/m` (Bernstein 1912).
+    The best one of degree d has an error of :math:`\tfrac{2}{m} (a - \sqrt{a^2 - 1})^d / (a^2 - 1)` with ``m = r / 2``
+    and ``a = 1 + 1/m`` (Bernstein 1912). Up to ``r = 1`` its coefficients are at most 2: no digits are lost.
     """
     m, degree = 2.0 ** (step / 8) / 2, 1
     root = math.sqrt((2 + 1 / m) / m)  # of a^2 - 1
     while 2 / m * (1 + 1 / m + root) ** -degree / root**2 > eps / 2:
         degree += 1
-    series = Chebyshev.interpolate(lambda z: 2 / (1 + m - z), degree, [-m, m])
-    return m, tuple(map(float, series.convert(kind=Polynomial).coef))
+    series = Chebyshev.interpolate(lambda s: 2 / (1 - s), degree, [-2 * m, 0])
+    return tuple(map(float, series.convert(kind=Polynomial).coef))
 
 
 _TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a` that costs as many units

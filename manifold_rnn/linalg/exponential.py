@@ -255,11 +255,11 @@ def _taylor(B: Tensor, B2: Tensor, B3: Tensor) -> Tensor:
 
 def truncated_exponential(B: Tensor, B2: Tensor, size: float) -> Tensor:
     """The exponential of ``B`` of spectral norm ``size`` and with the square ``B2``, without squarings."""
-    return matrix_polynomial(B, _exp_polynomial(exponent(size), torch.finfo(B.dtype).eps), B2)
+    return matrix_polynomial(B, exp_polynomial(exponent(size), torch.finfo(B.dtype).eps), B2)
 
 
 @functools.cache
-def _exp_polynomial(step: int, eps: float) -> tuple[float, ...]:
+def exp_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of a polynomial near ``exp`` for imaginary arguments up to :math:`r = 2^{step/8}`.
 
     Chebyshev interpolation has a remainder of about :math:`2 (r/2)^{d+1} / (d+1)!` at degree d.

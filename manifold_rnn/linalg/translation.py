@@ -14,15 +14,19 @@ import torch
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
-from .._torch import apply_function, sees_every_step
-from .cayley import cayley_of_skew
-from .exponential import expm_skew, short_exponential, truncated_exponential
+from .._kernels import translations
+from .._torch import apply_function, is_watched, sees_every_step
+from .cayley import SERIES_BELOW, cayley_of_skew, inverse_polynomial
+from .checks import require_same
+from .exponential import exp_polynomial, expm_skew, short_exponential, truncated_exponential
 from .polynomials import exponent
 from .precision import batched, largest_norm, may_read_device, recording, without_autocast
 from .product import multiply, multiply_add
-from .skew import skew
+from .skew import skew, unpack_skew
 
 _SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
+_MOST_DEGREE = 16  # of compiled polynomials, which have memory for so many powers
+_FEWEST_COLUMNS, _MOST_COLUMNS = 2, 256  # of matrices for which the compiled calls are faster
 
 
 def cayley_times(x: Tensor, A: Tensor) -> Tensor:
@@ -80,6 +84,13 @@ def expm_times(x: Tensor, A: Tensor) -> Tensor:
     return multiply(x, short_exponential(A, A2) if square ** (5 / 2) < 120 * unit else expm_skew(A))
 
 
+def unpack_at(x: Tensor, c: Tensor) -> Tensor:
+    """The skew-Hermitian matrix with the coordinates ``c``, which fits the point ``x``."""
+    A = unpack_skew(c, x.dtype)
+    require_same(x, A, "A point with coordinates")
+    return A
+
+
 def cayley_reference(x: Tensor, A: Tensor) -> Tensor:
     """The definition of `cayley_times`, in two factors that are derived in turn."""
     return multiply(x, cayley_of_skew(A))
@@ -88,6 +99,74 @@ def cayley_reference(x: Tensor, A: Tensor) -> Tensor:
 def expm_reference(x: Tensor, A: Tensor) -> Tensor:
     """The definition of `expm_times`, in two factors that are derived in turn."""
     return multiply(x, expm_skew(A))
+
+
+def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
+    """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
+    if _is_compiled(x, c):
+        B, work, norm = translations.halve_and_square(c, x.shape[-1])
+        largest = norm * 0.5**0.5  # real eigenvalues come in pairs
+        if largest < SERIES_BELOW:
+            inverse = inverse_polynomial(exponent(largest), torch.finfo(x.dtype).eps)
+            if len(inverse) - 1 <= _MOST_DEGREE:
+                series = translations.Polynomials((inverse[0] - 1, *inverse[1:]), inverse, shared=True)
+                W: Tensor = apply_function(_Compiled, x, c, B, work, series, None)
+                return W
+    return cayley_times(x, unpack_at(x, c))
+
+
+def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
+    """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
+    if _is_compiled(x, c):
+        B, work, norm = translations.halve_and_square(c, x.shape[-1])
+        size = (norm * 0.5**0.5) ** 0.5
+        if size <= _SHORT:
+            eps = torch.finfo(x.dtype).eps
+            powers = exp_polynomial(exponent(size), eps)
+            if len(powers) - 1 <= _MOST_DEGREE:
+                series = translations.Polynomials(powers[::2], powers[1::2], shared=False)
+                W: Tensor = apply_function(_Compiled, x, c, B, work, series, _terms(exponent(2 * size), eps))
+                return W
+    return expm_times(x, unpack_at(x, c))
+
+
+@functools.cache
+def _terms(step: int, eps: float) -> tuple[float, ...]:
+    """The coefficients of `_sinhc_polynomial` for half the matrix."""
+    return tuple(4**k * term for k, term in enumerate(_sinhc_polynomial(step, eps)))
+
+
+def _is_compiled(x: Tensor, c: Tensor) -> bool:
+    """Whether a compiled call may take the whole product: recorded, but for the point, and on one matrix."""
+    if not recording() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
+        return False
+    n = x.shape[-1]
+    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or _is_general() or is_watched(x, c):
+        return False
+    return translations.can_be_compiled(x)
+
+
+class _Compiled(torch.autograd.Function):
+    """`cayley_coordinates`, or `expm_coordinates` if there are terms for its adjoint; formulas as below."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, c: Tensor, B: Tensor, work: Tensor, series: Any, terms: Any) -> Tensor:
+        W, M, Ft = translations.translate(x, B, work, series, twice=terms is not None)
+        ctx.save_for_backward(x, c, M, Ft)
+        ctx.terms = terms
+        return W
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, c, M, Ft = ctx.saved_tensors
+        if torch.is_grad_enabled() or batched(g):
+            reference = cayley_reference if ctx.terms is None else expm_reference
+            gc = _derived(lambda x, c: reference(x, unpack_at(x, c)), ctx, x, c, g)[1]
+        elif ctx.terms is None:
+            gc = translations.adjoint_of_cayley(g, c, M, Ft)
+        else:
+            gc = translations.adjoint_of_exponential(g, c, M, Ft, ctx.terms)
+        return None, gc, None, None, None, None
 
 
 def _is_general() -> bool:
@@ -192,12 +271,12 @@ def _sinhc_polynomial(step: int, eps: float) -> tuple[float, ...]:
 
 
 def _derived(
-    function: Callable[[Tensor, Tensor], Tensor], ctx: Any, x: Tensor, A: Tensor, g: Tensor
+    function: Callable[[Tensor, Tensor], Tensor], ctx: Any, x: Tensor, free: Tensor, g: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of the definition, for a second derivative or for many gradients at once."""
     create_graph, needed = torch.is_grad_enabled(), ctx.needs_input_grad[:2]
     with torch.enable_grad(), without_autocast(x):
-        point, matrix = x.view_as(x), A.view_as(A)
-        wanted = [t for t, need in zip((point, matrix), needed, strict=True) if need]
-        found = iter(torch.autograd.grad(function(point, matrix), wanted, g, create_graph=create_graph))
+        inputs = x.view_as(x), free.view_as(free)
+        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(function(*inputs), wanted, g, create_graph=create_graph))
     return next(found) if needed[0] else None, next(found) if needed[1] else None

@@ -17,7 +17,7 @@ from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
 from ..linalg.subspaces import subspace_log
-from ..linalg.translation import expm_times
+from ..linalg.translation import expm_coordinates, expm_times
 from .base import Retraction
 
 # entries of a tangent vector, in single precision:
@@ -61,6 +61,9 @@ class Exponential(Retraction):
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return expm_times(x, A)
+
+    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        return expm_coordinates(x, c)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)
