@@ -4,7 +4,8 @@ The functions take one real matrix each and record nothing; `linalg.translation`
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class _Translation(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "even_degree", "odd_degree", "shared", "twice")),
-        *((name, ctypes.c_void_p) for name in ("x", "B", "W", "M", "Ft", "work")),
+        *((name, ctypes.c_void_p) for name in ("x", "W", "M", "Ft", "work")),
         *((name, _Numbers) for name in ("even", "odd")),
     )
 
@@ -43,8 +44,8 @@ class Polynomials(NamedTuple):
     The even one has a degree of at least 1. If ``shared``, both differ in their first coefficient only.
     """
 
-    even: Sequence[float]
-    odd: Sequence[float]
+    even: tuple[float, ...]
+    odd: tuple[float, ...]
     shared: bool
 
 
@@ -54,19 +55,33 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
     assert compiled is not None
     function = compiled[f"{name}_{_NAMES[dtype]}"]
     if name == "halve_and_square":
-        function.argtypes, function.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64], ctypes.c_double
+        function.argtypes, function.restype = [ctypes.c_void_p] * 2 + [ctypes.c_int64], ctypes.c_double
     else:
         function.restype = None
     return function
 
 
-@cache
-def _room(n: int) -> int:
-    compiled = library()
-    assert compiled is not None
-    room = compiled["translation_room_float"]
-    room.argtypes, room.restype = [ctypes.c_int64], ctypes.c_int64
-    return int(room(n))
+class _Thread(threading.local):
+    """The memory of a thread, kept since it would be far from the processor if it were new at every call."""
+
+    def __init__(self) -> None:
+        self.key: tuple[int, torch.dtype] | None = None
+        self.memory = torch.empty(0)
+
+
+_thread = _Thread()
+
+
+def _memory(n: int, dtype: torch.dtype) -> Tensor:
+    if _thread.key != (n, dtype):
+        compiled = library()
+        assert compiled is not None
+        room = compiled[f"translation_room_{_NAMES[dtype]}"]
+        room.argtypes, room.restype = [ctypes.c_int64], ctypes.c_int64
+        with torch.inference_mode(False):
+            _thread.memory = torch.empty(room(n), dtype=dtype, device="cpu")
+        _thread.key = n, dtype
+    return _thread.memory
 
 
 @cache
@@ -79,24 +94,23 @@ def can_be_compiled(x: Tensor) -> bool:
     return x.dtype in _NAMES and x.device.type == "cpu" and library() is not None
 
 
-def halve_and_square(c: Tensor, n: int) -> tuple[Tensor, Tensor, float]:
-    """Return ``B``, half of the matrix with the coordinates, memory that has its square, and the norm of that."""
-    work, B, c = c.new_empty(_room(n)), c.new_empty(n, n), c.contiguous()
-    size = _function("halve_and_square", c.dtype)(c.data_ptr(), B.data_ptr(), work.data_ptr(), n)
-    return B, work, float(size)
+def halve_and_square(c: Tensor, n: int) -> float:
+    """Leave half of the matrix with the coordinates, and its square, to `translate`; return the norm of the square."""
+    pointers = c.contiguous().data_ptr(), _memory(n, c.dtype).data_ptr()
+    return float(_function("halve_and_square", c.dtype)(*pointers, n))
 
 
-def translate(
-    x: Tensor, B: Tensor, work: Tensor, polynomials: Polynomials, *, twice: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``W``, ``M`` and ``F^T`` for ``F = even + odd``: ``x F`` and ``x + x F``, or ``x F F`` and ``x F``."""
-    n = x.shape[-1]
-    W, M, Ft = (x.new_empty(n, n) for _ in range(3))
-    x = x.contiguous()
+def translate(x: Tensor, polynomials: Polynomials, *, twice: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``W``, ``M`` and ``F^T`` for ``F = even + odd``: ``x F`` and ``x + x F``, or ``x F F`` and ``x F``.
+
+    The polynomials are those of the matrix that this thread gave to `halve_and_square` last.
+    """
+    n, x = x.shape[-1], x.contiguous()
+    W, M, Ft = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     even, odd, shared = polynomials
-    tensors = (t.data_ptr() for t in (x, B, W, M, Ft, work))
+    pointers = x.data_ptr(), W.data_ptr(), M.data_ptr(), Ft.data_ptr(), _memory(n, x.dtype).data_ptr()
     sizes = n, len(even) - 1, len(odd) - 1, shared, twice
-    struct = _Translation(*sizes, *tensors, _numbers(tuple(even)), _numbers(tuple(odd)))
+    struct = _Translation(*sizes, *pointers, _numbers(even), _numbers(odd))
     _function("translate", x.dtype)(ctypes.byref(struct))
     return W, M, Ft
 
@@ -106,15 +120,15 @@ def adjoint_of_cayley(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor) -> Tensor:
     return _adjoint("adjoint_of_cayley", g, c, M, Ft, (0.0,))
 
 
-def adjoint_of_exponential(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: Sequence[float]) -> Tensor:
+def adjoint_of_exponential(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
     """Return the coordinates of the polynomial in ``ad_B^2`` with these coefficients, of ``skew(M^T g F^T)``."""
-    return _adjoint("adjoint_of_exponential", g, c, M, Ft, tuple(terms))
+    return _adjoint("adjoint_of_exponential", g, c, M, Ft, terms)
 
 
 def _adjoint(name: str, g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
     n, g, c = len(M), g.resolve_neg(), c.contiguous()
-    gc, work = c.new_empty(c.shape), c.new_empty(_room(n))
-    tensors = (t.data_ptr() for t in (g, c, M, Ft, gc, work))
-    struct = _Adjoint(n, *g.stride(), len(terms), *tensors, _numbers(terms))
+    gc = torch.empty_like(c)
+    pointers = g.data_ptr(), c.data_ptr(), M.data_ptr(), Ft.data_ptr(), gc.data_ptr(), _memory(n, c.dtype).data_ptr()
+    struct = _Adjoint(n, *g.stride(), len(terms), *pointers, _numbers(terms))
     _function(name, c.dtype)(ctypes.byref(struct))
     return gc

@@ -104,13 +104,13 @@ def expm_reference(x: Tensor, A: Tensor) -> Tensor:
 def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
     """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
     if _is_compiled(x, c):
-        B, work, norm = translations.halve_and_square(c, x.shape[-1])
+        norm = translations.halve_and_square(c, x.shape[-1])
         largest = norm * 0.5**0.5  # real eigenvalues come in pairs
         if largest < SERIES_BELOW:
             inverse = inverse_polynomial(exponent(largest), torch.finfo(x.dtype).eps)
             if len(inverse) - 1 <= _MOST_DEGREE:
                 series = translations.Polynomials((inverse[0] - 1, *inverse[1:]), inverse, shared=True)
-                W: Tensor = apply_function(_Compiled, x, c, B, work, series, None)
+                W: Tensor = apply_function(_Compiled, x, c, series, None)
                 return W
     return cayley_times(x, unpack_at(x, c))
 
@@ -118,14 +118,14 @@ def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
 def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
     """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
     if _is_compiled(x, c):
-        B, work, norm = translations.halve_and_square(c, x.shape[-1])
+        norm = translations.halve_and_square(c, x.shape[-1])
         size = (norm * 0.5**0.5) ** 0.5
         if size <= _SHORT:
             eps = torch.finfo(x.dtype).eps
             powers = exp_polynomial(exponent(size), eps)
             if len(powers) - 1 <= _MOST_DEGREE:
                 series = translations.Polynomials(powers[::2], powers[1::2], shared=False)
-                W: Tensor = apply_function(_Compiled, x, c, B, work, series, _terms(exponent(2 * size), eps))
+                W: Tensor = apply_function(_Compiled, x, c, series, _terms(exponent(2 * size), eps))
                 return W
     return expm_times(x, unpack_at(x, c))
 
@@ -138,20 +138,20 @@ def _terms(step: int, eps: float) -> tuple[float, ...]:
 
 def _is_compiled(x: Tensor, c: Tensor) -> bool:
     """Whether a compiled call may take the whole product: recorded, but for the point, and on one matrix."""
-    if not recording() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
+    if not (torch.is_grad_enabled() and c.requires_grad and x.ndim == 2 and c.ndim == 1) or x.requires_grad:
         return False
     n = x.shape[-1]
-    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or _is_general() or is_watched(x, c):
+    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or c.dtype != x.dtype:
         return False
-    return translations.can_be_compiled(x)
+    return translations.can_be_compiled(x) and not (_is_general() or is_watched(x, c))
 
 
 class _Compiled(torch.autograd.Function):
     """`cayley_coordinates`, or `expm_coordinates` if there are terms for its adjoint; formulas as below."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, c: Tensor, B: Tensor, work: Tensor, series: Any, terms: Any) -> Tensor:
-        W, M, Ft = translations.translate(x, B, work, series, twice=terms is not None)
+    def forward(ctx: Any, x: Tensor, c: Tensor, series: Any, terms: Any) -> Tensor:
+        W, M, Ft = translations.translate(x, series, twice=terms is not None)
         ctx.save_for_backward(x, c, M, Ft)
         ctx.terms = terms
         return W
@@ -166,7 +166,7 @@ class _Compiled(torch.autograd.Function):
             gc = translations.adjoint_of_cayley(g, c, M, Ft)
         else:
             gc = translations.adjoint_of_exponential(g, c, M, Ft, ctx.terms)
-        return None, gc, None, None, None, None
+        return None, gc, None, None
 
 
 def _is_general() -> bool:

@@ -185,11 +185,11 @@ void halve(const T* c, T* B, int64_t n) {
     Products<T>::mirror(n, B, [](T below) { return -below; });
 }
 
-// The square of that goes to `work`; returns its Frobenius norm.
+// That and its square go to `work`; returns the Frobenius norm of the square.
 template <class T>
-double halve_and_square(const T* c, T* B, T* work, int64_t n) {
+double halve_and_square(const T* c, T* work, int64_t n) {
+    T *B = work + Products<T>::room(n), *S = B + n * n;
     halve(c, B, n);
-    T* S = work + Products<T>::room(n);
     Products<T> products(n, work);
     products.pack({B, n, 1});
     products.multiply_half({B, n, 1}, T(1), S);
@@ -230,14 +230,14 @@ void take_coordinates(int64_t n, const T* A, T factor, T* c) {
         for (int64_t j = 0; j < i; ++j) c[j] = factor * A[i * n + j];
 }
 
-constexpr int64_t MATRICES = 8;  // of memory for a call, besides a right factor
+constexpr int64_t MATRICES = 9;  // of memory for a call, besides a right factor
 
 }  // namespace
 
 template <class T>
 struct Translation {
     int64_t n, even_degree, odd_degree, shared, twice;
-    const T *x, *B;
+    const T* x;
     T *W, *M, *Ft, *work;
     const double *even, *odd;
 };
@@ -252,28 +252,28 @@ struct Adjoint {
 
 namespace {
 
-// F = even(S) + B odd(S) for the S = B^2 in `work`, and F^T; W = x F and M = x + W, or M = x F and W = M F.
+// F = even(S) + B odd(S) for the B and S = B^2 in `work`, and F^T; W = x F and M = x + W, or M = x F and W = M F.
 template <class T>
 void translate(const Translation<T>& t) {
     const int64_t n = t.n, size = n * n, degree = std::max(t.even_degree, t.odd_degree);
     int64_t q = 1;
     while (q * q < degree) ++q;
-    T* powers = t.work + Products<T>::room(n);
-    T *memory = powers + q * size, *E = memory, *K = memory + size;
+    T *B = t.work + Products<T>::room(n), *powers = B + size, *memory = powers + q * size;
     Products<T> products(n, t.work);
     if (q > 1) products.pack({powers, n, 1});
     for (int64_t k = 1; k < q; ++k) products.multiply_half({powers + (k - 1) * size, n, 1}, T(1), powers + k * size);
     if (degree > q) products.pack({powers + (q - 1) * size, n, 1});
-    E = polynomial(products, n, t.shared ? t.odd : t.even, t.even_degree, powers, q, memory, memory + size);
-    T* spare = E == memory ? memory + size : memory;
+    T* E = polynomial(products, n, t.shared ? t.odd : t.even, t.even_degree, powers, q, memory, memory + size);
     const T* odd = E;
-    if (!t.shared && t.odd_degree) odd = polynomial(products, n, t.odd, t.odd_degree, powers, q, spare, memory + 2 * size);
-    K = odd == spare ? memory + 2 * size : spare;
+    if (!t.shared && t.odd_degree)
+        odd = polynomial(products, n, t.odd, t.odd_degree, powers, q, E == memory ? memory + size : memory,
+                         memory + 2 * size);
+    T* K = powers;  // which are done with
     if (t.shared || t.odd_degree) {
         products.pack({odd, n, 1});
-        products.multiply_half({t.B, n, 1}, T(-1), K);
+        products.multiply_half({B, n, 1}, T(-1), K);
     } else {
-        for (int64_t i = 0; i < size; ++i) K[i] = static_cast<T>(t.odd[0]) * t.B[i];
+        for (int64_t i = 0; i < size; ++i) K[i] = static_cast<T>(t.odd[0]) * B[i];
     }
     if (t.shared) add_diagonal(n, E, static_cast<T>(t.even[0] - t.odd[0]));
     for (int64_t i = 0; i < size; ++i) {
@@ -343,11 +343,9 @@ void adjoint_of_exponential(const Adjoint<T>& t) {
 extern "C" {
 EXPORTED int64_t translation_room_float(int64_t n) { return Products<float>::room(n) + MATRICES * n * n; }
 EXPORTED int64_t translation_room_double(int64_t n) { return Products<double>::room(n) + MATRICES * n * n; }
-EXPORTED double halve_and_square_float(const float* c, float* B, float* work, int64_t n) {
-    return halve_and_square(c, B, work, n);
-}
-EXPORTED double halve_and_square_double(const double* c, double* B, double* work, int64_t n) {
-    return halve_and_square(c, B, work, n);
+EXPORTED double halve_and_square_float(const float* c, float* work, int64_t n) { return halve_and_square(c, work, n); }
+EXPORTED double halve_and_square_double(const double* c, double* work, int64_t n) {
+    return halve_and_square(c, work, n);
 }
 EXPORTED void translate_float(const Translation<float>* t) { translate(*t); }
 EXPORTED void translate_double(const Translation<double>* t) { translate(*t); }
