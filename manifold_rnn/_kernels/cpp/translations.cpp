@@ -26,6 +26,11 @@ class Products {
     Products(int64_t n, T* scratch) : n_(n), panels_((n + WIDE - 1) / WIDE), packed_(scratch) {}
     static int64_t room(int64_t n) { return (n + WIDE - 1) / WIDE * WIDE * n; }
 
+    // Bring a matrix that a later product reads or writes near to the processor, a part with each tile of those before.
+    void fetch(const T* matrix) {
+        regions_[count_++] = {reinterpret_cast<const char*>(matrix), static_cast<int64_t>(n_ * n_ * sizeof(T))};
+    }
+
     // Take the right factor of the products that follow.
     void pack(Matrix<T> b) {
         constexpr int64_t TILE = 16;
@@ -48,7 +53,7 @@ class Products {
 
     // out = a b, or only its tiles on and below the diagonal; done(i, j, value, lanes) may change what is written.
     template <class Done>
-    void multiply(Matrix<T> a, bool lower, const Done& done) const {
+    void multiply(Matrix<T> a, bool lower, const Done& done) {
         for (int64_t p = 0; p < panels_; ++p) {
             const int64_t start = lower ? p * WIDE : 0, rows = n_ - start, blocks = (rows + ROWS - 1) / ROWS;
             for (int64_t i = 0; i < blocks; ++i) {
@@ -58,12 +63,12 @@ class Products {
         }
     }
 
-    void multiply(Matrix<T> a, T* out) const {
+    void multiply(Matrix<T> a, T* out) {
         multiply(a, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) { write(out + i * n_ + j, v, lanes); });
     }
 
     // A product that is symmetric (sign 1) or skew-symmetric (sign -1).
-    void multiply_half(Matrix<T> a, T sign, T* out) const {
+    void multiply_half(Matrix<T> a, T sign, T* out) {
         multiply(a, true, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) { write(out + i * n_ + j, v, lanes); });
         mirror(n_, out, [sign](T below) { return sign * below; });
     }
@@ -86,8 +91,20 @@ class Products {
     }
 
   private:
+    void fetch_some() {
+        constexpr int64_t LINE = 64, PART = 64 * LINE;
+        if (!count_) return;
+        Region& r = regions_[count_ - 1];
+        const int64_t stop = std::min(r.left, PART);
+        for (int64_t at = 0; at < stop; at += LINE) __builtin_prefetch(r.at + at, 0, 2);
+        r.at += stop;
+        r.left -= stop;
+        if (!r.left) --count_;
+    }
+
     template <class Done>
-    void tile(int64_t count, Matrix<T> a, const T* b, int64_t i, int64_t j, const Done& done) const {
+    void tile(int64_t count, Matrix<T> a, const T* b, int64_t i, int64_t j, const Done& done) {
+        fetch_some();
         switch (count) {
             case 1: return run<1>(a, b, i, j, done);
             case 2: return run<2>(a, b, i, j, done);
@@ -136,8 +153,15 @@ class Products {
         }
     }
 
+    struct Region {
+        const char* at;
+        int64_t left;
+    };
+
     int64_t n_, panels_;
     T* packed_;
+    Region regions_[4];
+    int count_ = 0;
 };
 
 template <class T>
@@ -148,7 +172,7 @@ void add_diagonal(int64_t n, T* x, T by) {
 // The polynomial of degree d >= 1 of a symmetric S whose powers up to q lie side by side, by Horner's rule in S^q, which
 // is packed: `out` and `other` are memory; the result is in the one that is returned.
 template <class T>
-T* polynomial(const Products<T>& products, int64_t n, const double* c, int64_t d, const T* powers, int64_t q, T* out,
+T* polynomial(Products<T>& products, int64_t n, const double* c, int64_t d, const T* powers, int64_t q, T* out,
               T* other) {
     const int64_t size = n * n;
     int64_t start = q * ((d - 1) / q), end = d;
@@ -260,6 +284,8 @@ void translate(const Translation<T>& t) {
     while (q * q < degree) ++q;
     T *B = t.work + Products<T>::room(n), *powers = B + size, *memory = powers + q * size;
     Products<T> products(n, t.work);
+    for (const T* matrix : {static_cast<const T*>(t.W), static_cast<const T*>(t.M), t.x, static_cast<const T*>(t.Ft)})
+        products.fetch(matrix);
     if (q > 1) products.pack({powers, n, 1});
     for (int64_t k = 1; k < q; ++k) products.multiply_half({powers + (k - 1) * size, n, 1}, T(1), powers + k * size);
     if (degree > q) products.pack({powers + (q - 1) * size, n, 1});
@@ -299,6 +325,8 @@ void adjoint_of_cayley(const Adjoint<T>& t) {
     const int64_t n = t.n;
     T *K = t.work + Products<T>::room(n), *R = K + n * n;
     Products<T> products(n, t.work);
+    for (int64_t i = 0; i < n * n; i += 16) __builtin_prefetch(t.M + i, 0, 2);
+    products.fetch(t.Ft);
     products.pack({t.g, t.down, t.right});
     products.multiply({t.M, 1, n}, K);
     products.pack({t.Ft, n, 1});
@@ -315,6 +343,7 @@ void adjoint_of_exponential(const Adjoint<T>& t) {
     const int64_t n = t.n, size = n * n;
     T *B = t.work + Products<T>::room(n), *H = B + size, *K = H + size, *Y = K + size;
     Products<T> products(n, t.work);
+    products.fetch(t.M);
     halve(t.c, B, n);
     products.pack({t.Ft, n, 1});
     products.multiply({t.g, t.down, t.right}, Y);
