@@ -4,7 +4,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .registry import registry
 from .repeats import Use, count
 
 _M = TypeVar("_M", bound=nn.Module)
+_Tensors: TypeAlias = dict[str, nn.Parameter | None] | dict[str, Tensor | None]
 
 
 class _Frame:
@@ -54,9 +55,9 @@ class _Kept:
         self.weight = None
 
 
-def _tables(module: nn.Module) -> list[dict[str, Any]]:
+def _tables(module: nn.Module) -> list[_Tensors]:
     """The parameters and buffers of a module and of those inside it; faster than ``modules()``."""
-    tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+    tables: list[_Tensors] = [module._parameters, module._buffers]
     for child in module._modules.values():
         if child is not None:
             tables += _tables(child)

@@ -25,7 +25,7 @@ from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
 
 _SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
-_MOST_DEGREE = 16  # of compiled polynomials, which have memory for so many powers
+_MOST_DEGREE = 25  # of compiled polynomials, which have memory for so many powers
 _FEWEST_COLUMNS, _MOST_COLUMNS = 2, 256  # of matrices for which the compiled calls are faster
 
 
@@ -104,36 +104,40 @@ def expm_reference(x: Tensor, A: Tensor) -> Tensor:
 def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
     """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
     if _is_compiled(x, c):
-        norm = translations.halve_and_square(c, x.shape[-1])
-        largest = norm * 0.5**0.5  # real eigenvalues come in pairs
-        if largest < SERIES_BELOW:
-            inverse = inverse_polynomial(exponent(largest), torch.finfo(x.dtype).eps)
-            if len(inverse) - 1 <= _MOST_DEGREE:
-                series = translations.Polynomials((inverse[0] - 1, *inverse[1:]), inverse, shared=True)
-                W: Tensor = apply_function(_Compiled, x, c, series, None)
-                return W
+        largest = translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5  # real eigenvalues come in pairs
+        if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
+            W: Tensor = apply_function(_Compiled, x, c, series, None)
+            return W
     return cayley_times(x, unpack_at(x, c))
 
 
 def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
     """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
     if _is_compiled(x, c):
-        norm = translations.halve_and_square(c, x.shape[-1])
-        size = (norm * 0.5**0.5) ** 0.5
-        if size <= _SHORT:
-            eps = torch.finfo(x.dtype).eps
-            powers = exp_polynomial(exponent(size), eps)
-            if len(powers) - 1 <= _MOST_DEGREE:
-                series = translations.Polynomials(powers[::2], powers[1::2], shared=False)
-                W: Tensor = apply_function(_Compiled, x, c, series, _terms(exponent(2 * size), eps))
-                return W
+        size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
+        if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
+            W: Tensor = apply_function(_Compiled, x, c, *series)
+            return W
     return expm_times(x, unpack_at(x, c))
 
 
 @functools.cache
-def _terms(step: int, eps: float) -> tuple[float, ...]:
-    """The coefficients of `_sinhc_polynomial` for half the matrix."""
-    return tuple(4**k * term for k, term in enumerate(_sinhc_polynomial(step, eps)))
+def _cayley_series(step: int, eps: float) -> translations.Polynomials | None:
+    """The polynomials of the Cayley transform, unless they are too long."""
+    inverse = inverse_polynomial(step, eps)
+    if len(inverse) - 1 > _MOST_DEGREE:
+        return None
+    return translations.Polynomials((inverse[0] - 1, *inverse[1:]), inverse, shared=True)
+
+
+@functools.cache
+def _exp_series(step: int, eps: float) -> tuple[translations.Polynomials, tuple[float, ...]] | None:
+    """The polynomials of the exponential, and for its adjoint those of `_sinhc_ad`, unless they are too long."""
+    powers = exp_polynomial(step, eps)
+    if len(powers) - 1 > _MOST_DEGREE:
+        return None
+    terms = tuple(4**k * term for k, term in enumerate(_sinhc_polynomial(step + 8, eps)))  # for half the matrix
+    return translations.Polynomials(powers[::2], powers[1::2], shared=False), terms
 
 
 def _is_compiled(x: Tensor, c: Tensor) -> bool:

@@ -325,7 +325,7 @@ void adjoint_of_cayley(const Adjoint<T>& t) {
     const int64_t n = t.n;
     T *K = t.work + Products<T>::room(n), *R = K + n * n;
     Products<T> products(n, t.work);
-    for (int64_t i = 0; i < n * n; i += 16) __builtin_prefetch(t.M + i, 0, 2);
+    for (int64_t i = 0; i < n * n; i += 64 / sizeof(T)) __builtin_prefetch(t.M + i, 0, 2);
     products.fetch(t.Ft);
     products.pack({t.g, t.down, t.right});
     products.multiply({t.M, 1, n}, K);
