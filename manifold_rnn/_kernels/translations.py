@@ -49,13 +49,18 @@ class Polynomials(NamedTuple):
     shared: bool
 
 
-@cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
-    compiled = library()
+    return _function_of(library(), name, dtype)
+
+
+@cache
+def _function_of(compiled: ctypes.CDLL | None, name: str, dtype: torch.dtype) -> Callable[..., Any]:
     assert compiled is not None
     function = compiled[f"{name}_{_NAMES[dtype]}"]
     if name == "halve_and_square":
         function.argtypes, function.restype = [ctypes.c_void_p] * 2 + [ctypes.c_int64], ctypes.c_double
+    elif name == "translation_room":
+        function.argtypes, function.restype = [ctypes.c_int64], ctypes.c_int64
     else:
         function.restype = None
     return function
@@ -65,7 +70,7 @@ class _Thread(threading.local):
     """The memory of a thread, kept since it would be far from the processor if it were new at every call."""
 
     def __init__(self) -> None:
-        self.key: tuple[int, torch.dtype] | None = None
+        self.key: tuple[int, torch.dtype, ctypes.CDLL | None] | None = None
         self.memory = torch.empty(0)
 
 
@@ -73,14 +78,12 @@ _thread = _Thread()
 
 
 def _memory(n: int, dtype: torch.dtype) -> Tensor:
-    if _thread.key != (n, dtype):
-        compiled = library()
-        assert compiled is not None
-        room = compiled[f"translation_room_{_NAMES[dtype]}"]
-        room.argtypes, room.restype = [ctypes.c_int64], ctypes.c_int64
+    key = n, dtype, library()
+    if _thread.key != key:
+        room = _function("translation_room", dtype)(n)
         with torch.inference_mode(False):
-            _thread.memory = torch.empty(room(n), dtype=dtype, device="cpu")
-        _thread.key = n, dtype
+            _thread.memory = torch.empty(room, dtype=dtype, device="cpu")
+        _thread.key = key
     return _thread.memory
 
 
