@@ -17,6 +17,7 @@ from .polar import polish
 from .polynomials import exponent, matrix_polynomial
 from .precision import (
     applied,
+    batched,
     double,
     full_precision,
     host_max,
@@ -290,10 +291,11 @@ def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
     coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
     K, scale = H, coefficients[-1]
-    half, other = torch.empty_like(H), torch.empty_like(H)  # fresh memory at every degree would cost more than the sums
+    # fresh memory at every degree would cost more than the sums; a batch of gradients has no way to write into it
+    one, other = (None, None) if batched(H) else (torch.empty_like(H), torch.empty_like(H))
     for c in reversed(coefficients[:-1]):
         # c H + [B, K], since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
-        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=half)
+        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=one)
         K, scale = torch.sub(half, half.mH, out=other), 1.0
     return K
 
