@@ -67,7 +67,7 @@ def expm_times(x: Tensor, A: Tensor) -> Tensor:
     the Frobenius norm of the result.
     """
     if recording():
-        return expm_reference(x, A) if _is_general() else _recorded_expm(x, A)
+        return expm_reference(x, A) if _is_general() else _by_halves(x, A)
     if not may_read_device():
         return expm_reference(x, A)
     unit, size = 0.25 * torch.finfo(A.dtype).eps * A.shape[-1] ** 0.5, largest_norm(A)
@@ -106,9 +106,9 @@ def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
     if _is_compiled(x, c):
         largest = translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5  # real eigenvalues come in pairs
         if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
-            W: Tensor = apply_function(_Compiled, x, c, series, None)
-            return W
-    return cayley_times(x, unpack_at(x, c))
+            return _compiled(x, c, series, None)
+    A = unpack_at(x, c)
+    return cayley_reference(x, A) if _is_trained_elsewhere(c) else cayley_times(x, A)
 
 
 def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
@@ -116,9 +116,14 @@ def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
     if _is_compiled(x, c):
         size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
         if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
-            W: Tensor = apply_function(_Compiled, x, c, *series)
-            return W
-    return expm_times(x, unpack_at(x, c))
+            return _compiled(x, c, *series)
+    A = unpack_at(x, c)
+    return _by_halves(x, A) if _is_trained_elsewhere(c) else expm_times(x, A)
+
+
+def _is_trained_elsewhere(c: Tensor) -> bool:
+    """Whether nobody records a weight that others record: its value is the same to the last digit."""
+    return c.requires_grad and may_read_device() and not recording()
 
 
 @functools.cache
@@ -141,13 +146,20 @@ def _exp_series(step: int, eps: float) -> tuple[translations.Polynomials, tuple[
 
 
 def _is_compiled(x: Tensor, c: Tensor) -> bool:
-    """Whether a compiled call may take the whole product: recorded, but for the point, and on one matrix."""
-    if not (torch.is_grad_enabled() and c.requires_grad and x.ndim == 2 and c.ndim == 1) or x.requires_grad:
+    """Whether a compiled call may take the whole product: of one matrix, for a gradient of the coordinates alone."""
+    if _is_general() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
         return False
     n = x.shape[-1]
-    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or c.dtype != x.dtype:
+    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or is_watched(x, c):
         return False
-    return translations.can_be_compiled(x) and not (_is_general() or is_watched(x, c))
+    return translations.can_be_compiled(x)
+
+
+def _compiled(x: Tensor, c: Tensor, series: translations.Polynomials, terms: tuple[float, ...] | None) -> Tensor:
+    if not torch.is_grad_enabled():
+        return translations.translate(x, series, twice=terms is not None)[0]
+    W: Tensor = apply_function(_Compiled, x, c, series, terms)
+    return W
 
 
 class _Compiled(torch.autograd.Function):
@@ -204,7 +216,7 @@ class _CayleyTimes(torch.autograd.Function):
             return gx, multiply_add(K, K, C.mH, beta=0.25, alpha=0.25)
 
 
-def _recorded_expm(x: Tensor, A: Tensor) -> Tensor:
+def _by_halves(x: Tensor, A: Tensor) -> Tensor:
     with torch.no_grad():
         half = 0.5 * A
         square = multiply(half, half)
@@ -212,6 +224,9 @@ def _recorded_expm(x: Tensor, A: Tensor) -> Tensor:
         size = size**0.5  # |B|^2 = |B^2| for a normal B
     if not size <= _SHORT:  # NaN included
         return expm_reference(x, A)
+    if not recording():
+        E = truncated_exponential(half, square, size)
+        return multiply(multiply(x, E), E)
     W: Tensor = apply_function(_ExpmTimes, x, A, half, square, size)
     return W
 

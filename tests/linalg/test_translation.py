@@ -146,3 +146,14 @@ def test_two_weights_in_turn_do_not_share_memory(kind, generator):
         (got,) = gradients(W, c, g)
         (alone,) = gradients(coordinates(kind, x, c), c, g)
         assert torch.equal(got, alone) and torch.equal(W, coordinates(kind, x, c))
+
+
+@pytest.mark.parametrize("n", [1, 8, 128])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_is_the_same_whether_somebody_records_or_not(kind, dtype, n, generator):
+    for norm in NORMS:
+        x, c, _ = case(n, norm, dtype, generator)
+        with torch.no_grad():
+            W = coordinates(kind, x, c)
+        assert torch.equal(W, coordinates(kind, x, c)), norm
