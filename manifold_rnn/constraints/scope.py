@@ -4,7 +4,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .registry import registry
 from .repeats import Use, count
 
 _M = TypeVar("_M", bound=nn.Module)
+_Tensors: TypeAlias = dict[str, nn.Parameter | None] | dict[str, Tensor | None]
 
 
 class _Frame:
@@ -33,7 +34,7 @@ class _Kept:
     def __init__(self, entry: Parametrization) -> None:
         self.weight: Tensor | None = None
         self.steps = optimizer_hooks.counter.steps  # fused optimizers write without a trace in the version
-        tables = [table for module in entry.modules() for table in (module._parameters, module._buffers)]
+        tables = _tables(entry)
         self.sources = [(table, key, t, *_state(t)) for table in tables for key, t in table.items() if t is not None]
 
     def holds(self) -> bool:
@@ -52,6 +53,15 @@ class _Kept:
 
     def forget(self) -> None:
         self.weight = None
+
+
+def _tables(module: nn.Module) -> list[_Tensors]:
+    """The parameters and buffers of a module and of those inside it; faster than ``modules()``."""
+    tables: list[_Tensors] = [module._parameters, module._buffers]
+    for child in module._modules.values():
+        if child is not None:
+            tables += _tables(child)
+    return tables
 
 
 class _Thread(threading.local):

@@ -1,8 +1,11 @@
 """The Cayley transform, with its own adjoint."""
 
+import functools
+import math
 from typing import Any
 
 import torch
+from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
@@ -11,13 +14,13 @@ from .angles import eigenangles, rotation_by
 from .checks import TooFar, read_number, require_finite, require_length, require_matrix
 from .defect import shift_diagonal
 from .polar import polish
+from .polynomials import exponent, matrix_polynomial
 from .precision import (
     applied,
     full_precision,
     largest_norm,
     may_read_device,
     recorded,
-    recording,
     without_autocast,
 )
 from .product import multiply, multiply_add
@@ -28,6 +31,8 @@ _POLISH_ABOVE = 64.0  # norm beyond which the inverse leaves a defect that one N
 _LONG_ABOVE = 1e4  # norm beyond which the identity is lost beside A: eigenvectors keep the two apart
 _MODERATE = 4.0  # norm of B^2 up to which I - B^2 is as well conditioned as rounding asks for
 _FEW_COLUMNS = 256  # where LU is slow for its size
+_WIDE = 96  # columns from which a factorisation costs as much as six products
+SERIES_BELOW = 1.0  # norm of B^2 above which no polynomial is short enough
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -70,41 +75,13 @@ def cayley(A: Tensor) -> Tensor:
     >>> assert torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
     """
     require_matrix(A, "cayley")
-    return _cayley(skew(A))
+    return cayley_of_skew(skew(A))
 
 
-def _cayley(A: Tensor) -> Tensor:
+def cayley_of_skew(A: Tensor) -> Tensor:
     """`cayley` of a matrix that is skew-Hermitian already."""
     result: Tensor = recorded(_Cayley, A)
     return result
-
-
-def cayley_times(x: Tensor, A: Tensor) -> Tensor:
-    """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
-
-    What the series leaves out is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm
-    at most 1. It is below the rounding unit, relative to the Frobenius norm of the result.
-    """
-    if recording() or not may_read_device():
-        return multiply(x, _cayley(A))
-    unit, bound = 0.25 * torch.finfo(A.dtype).eps * A.shape[-1] ** 0.5, 0.5 * largest_norm(A)
-    if not bound < 1:  # NaN included
-        return multiply(x, _cayley(A))
-    B = 0.5 * A
-    xB = multiply(x, B)
-    if bound**3 < unit:
-        return multiply_add(xB, xB, B, beta=2, alpha=2).add_(x)
-    B2 = multiply(B, B)
-    bound = largest_norm(B2)
-    more = next((k for k in range(3) if bound ** (2 + k) < unit), None)
-    if more is None:
-        return multiply(x, _cayley(A))
-    odd = multiply(xB, B.add_(B2))  # x (B^2 + B^3), the next two powers after each product with B^2
-    total = xB.add_(odd)
-    for _ in range(more):
-        odd = multiply(odd, B2)
-        total.add_(odd)
-    return total.mul_(2).add_(x)
 
 
 class _Cayley(torch.autograd.Function):
@@ -142,25 +119,46 @@ class _Cayley(torch.autograd.Function):
 def _twice_inverse(A: Tensor, size: float) -> Tensor:
     r"""``2 (I - B)^-1`` for ``B = A/2`` of norm ``size``.
 
-    A small ``B`` takes a geometric series of degree 5 or 8, in 3 or 4 products; a moderate one of few real columns
-    :math:`(I + B)(I - B^2)^{-1}`, since a Cholesky factorisation has half the work of LU there.
+    It is :math:`(I + B)(I - B^2)^{-1}`. The second factor is a polynomial in ``B^2`` for a small ``B``. For a moderate
+    one it is a Cholesky factorisation, which has half the work of LU, in the precision where that is faster.
     """
-    few = A.shape[-1] <= _FEW_COLUMNS and not A.is_complex()
-    if size < 1 or (few and size**2 <= _MODERATE * A.shape[-1] ** 0.5):  # |B|^2 <= |B^2| n^(1/2)
+    degree, few = _most_degree(A), A.dtype == torch.float32 and A.shape[-1] <= _FEW_COLUMNS
+    if (degree and size < 1) or (few and size**2 <= _MODERATE * A.shape[-1] ** 0.5):  # |B|^2 <= |B^2| n^(1/2)
         B = 0.5 * A
         B2 = multiply(B, B)
         norm = largest_norm(B2)
-        bound = norm**0.5  # |B|^2 = |B^2| for a normal B
-        unit = torch.finfo(B.dtype).eps / 2
-        if bound**9 < unit:
-            start, B3 = shift_diagonal(B + B2, 1), multiply(B2, B)
-            if bound**6 < unit:
-                return multiply_add(start, start, B3, beta=2, alpha=2)
-            return multiply_add(start, start, multiply_add(B3, B3, B3, beta=1, alpha=1), beta=2, alpha=2)
+        largest = norm if A.is_complex() else norm * 0.5**0.5  # real eigenvalues come in pairs
+        if largest < SERIES_BELOW:
+            coefficients = inverse_polynomial(exponent(largest), torch.finfo(A.dtype).eps)
+            if len(coefficients) - 1 <= degree:
+                P = matrix_polynomial(B2, coefficients)
+                return multiply_add(P, B, P, beta=1, alpha=1)
         if few and norm <= _MODERATE:
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(shift_diagonal(-B2, 1)).L)
             return multiply_add(inverse, B, inverse, beta=2, alpha=2)
     return torch.linalg.inv_ex(shift_diagonal(-0.5 * A, 1)).inverse.mul_(2)  # never singular: no sync to check it
+
+
+def _most_degree(A: Tensor) -> int:
+    """The degree up to which a polynomial costs less than a factorisation."""
+    if A.device.type != "cpu":
+        return 9
+    return 0 if A.dtype != torch.float32 else 9 if A.shape[-1] >= _WIDE else 4
+
+
+@functools.cache
+def inverse_polynomial(step: int, eps: float) -> tuple[float, ...]:
+    r"""Coefficients of a polynomial near :math:`2 / (1 - s)` for ``s`` from :math:`-r = -2^{step/8}` to 0.
+
+    The best one of degree d has an error of :math:`\tfrac{2}{m} (a - \sqrt{a^2 - 1})^d / (a^2 - 1)` with ``m = r / 2``
+    and ``a = 1 + 1/m`` (Bernstein 1912). Up to ``r = 1`` its coefficients are at most 2: no digits are lost.
+    """
+    m, degree = 2.0 ** (step / 8) / 2, 1
+    root = math.sqrt((2 + 1 / m) / m)  # of a^2 - 1
+    while 2 / m * (1 + 1 / m + root) ** -degree / root**2 > eps / 2:
+        degree += 1
+    series = Chebyshev.interpolate(lambda s: 2 / (1 - s), degree, [-2 * m, 0])
+    return tuple(map(float, series.convert(kind=Polynomial).coef))
 
 
 _TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a` that costs as many units

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from .._torch import constant_result, is_traced
 from .angles import eigenangles, rotation_by
 from .checks import require_length, require_matrix
 from .polar import polish
+from .polynomials import exponent, matrix_polynomial
 from .precision import (
     applied,
+    batched,
     double,
     full_precision,
     host_max,
-    largest_norm,
     may_read_device,
     recorded,
     recording,
@@ -84,29 +86,7 @@ def expm_skew(A: Tensor) -> Tensor:
     return W
 
 
-def expm_times(x: Tensor, A: Tensor) -> Tensor:
-    """``x exp(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
-
-    What a series of degree d leaves out is at most ``|A|^(d+1) / (d+1)!``. It is below the rounding unit, relative to
-    the Frobenius norm of the result.
-    """
-    if recording() or not may_read_device():
-        return multiply(x, expm_skew(A))
-    unit, size = 0.25 * torch.finfo(A.dtype).eps * A.shape[-1] ** 0.5, largest_norm(A)
-    if not size < 1:  # NaN included
-        return multiply(x, expm_skew(A))
-    if size**3 < 6 * unit:
-        xA = multiply(x, A)
-        return multiply_add(xA, xA, A, beta=1, alpha=0.5).add_(x)
-    A2 = multiply(A, A)
-    square = largest_norm(A2)
-    if square**2 < 24 * unit:
-        xA = multiply(x, A)
-        return multiply_add(xA, xA, torch.add(0.5 * A, A2, alpha=1 / 6), beta=1, alpha=1).add_(x)
-    return multiply(x, _short(A, A2) if square ** (5 / 2) < 120 * unit else expm_skew(A))
-
-
-def _short(A: Tensor, A2: Tensor) -> Tensor:
+def short_exponential(A: Tensor, A2: Tensor) -> Tensor:
     """The Taylor polynomial of degree 4, given the square of ``A``."""
     half = torch.add(A * (1 / 6), A2, alpha=1 / 24)
     return _plus_identity(multiply_add(torch.add(A, A2, alpha=0.5), A2, half, beta=1, alpha=1), 1)
@@ -225,7 +205,7 @@ def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]] | None:
     A2 = multiply(A, A)
     bound = _norm_bound(A2, 2)
     if may_read_device() and A.dtype in (torch.float32, torch.complex64) and host_max(bound) < _SMALL:
-        return A.clone(), bound, torch.zeros_like(bound), [_short(A, A2)]
+        return A.clone(), bound, torch.zeros_like(bound), [short_exponential(A, A2)]
     A3 = multiply(A2, A)
     bound = torch.minimum(bound, _norm_bound(A3, 3))
     squarings = (
@@ -274,6 +254,34 @@ def _taylor(B: Tensor, B2: Tensor, B3: Tensor) -> Tensor:
     return P
 
 
+def truncated_exponential(B: Tensor, B2: Tensor, size: float) -> Tensor:
+    """The exponential of ``B`` of spectral norm ``size`` and with the square ``B2``, without squarings."""
+    return matrix_polynomial(B, exp_polynomial(exponent(size), torch.finfo(B.dtype).eps), B2)
+
+
+@functools.cache
+def exp_polynomial(step: int, eps: float) -> tuple[float, ...]:
+    r"""Coefficients of a polynomial near ``exp`` for imaginary arguments up to :math:`r = 2^{step/8}`.
+
+    Chebyshev interpolation has a remainder of about :math:`2 (r/2)^{d+1} / (d+1)!` at degree d.
+    """
+    radius, degree = 2.0 ** (step / 8), 2
+    while 2 * (radius / 2) ** (degree + 1) / math.factorial(degree + 1) > eps / 4:
+        degree += 1
+    return _on_imaginary_axis(np.cos, np.sin, radius, degree)
+
+
+def _on_imaginary_axis(
+    real: Callable[[np.ndarray], np.ndarray], imaginary: Callable[[np.ndarray], np.ndarray], radius: float, degree: int
+) -> tuple[float, ...]:
+    """Coefficients in ``z`` of the interpolation of ``real(y) + i imaginary(y)``, even and odd, for ``z = iy``."""
+    even, odd = degree - degree % 2, degree - 1 + degree % 2
+    parts = (Chebyshev.interpolate(f, d, [-radius, radius]) for f, d in ((real, even), (imaginary, odd)))
+    y = sum(parts, Chebyshev([0.0], [-radius, radius])).convert(kind=Polynomial).coef
+    signs = np.array([1, 1, -1, -1])[np.arange(len(y)) % 4]  # y = -iz
+    return tuple(float(c) for c in y * signs)
+
+
 def _plus_identity(P: Tensor, c: float) -> Tensor:
     P.diagonal(dim1=-2, dim2=-1).add_(c)
     return P
@@ -283,17 +291,18 @@ def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
     coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
     K, scale = H, coefficients[-1]
-    half, other = torch.empty_like(H), torch.empty_like(H)  # fresh memory at every degree would cost more than the sums
+    # fresh memory at every degree would cost more than the sums; a batch of gradients has no way to write into it
+    one, other = (None, None) if batched(H) else (torch.empty_like(H), torch.empty_like(H))
     for c in reversed(coefficients[:-1]):
         # c H + [B, K], since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
-        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=half)
+        half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=one)
         K, scale = torch.sub(half, half.mH, out=other), 1.0
     return K
 
 
 @constant_result
 def _coefficients(radius: float, eps: float) -> tuple[float, ...]:
-    return _phi_polynomial(math.ceil(8 * math.log2(max(radius, 1e-9))), eps)
+    return _phi_polynomial(exponent(radius), eps)
 
 
 @functools.cache
@@ -306,10 +315,6 @@ def _phi_polynomial(step: int, eps: float) -> tuple[float, ...]:
     radius, degree = 2.0 ** (step / 8), 1
     while radius ** (degree + 1) / math.factorial(degree + 2) > eps:  # half the remainder: products round more
         degree += 1
-    even, odd = degree - degree % 2, degree - 1 + degree % 2
-    domain = [-2 * radius, 2 * radius]
-    sine = Chebyshev.interpolate(lambda y: np.sinc(y / np.pi), even, domain)
-    cosine = Chebyshev.interpolate(lambda y: np.sin(y / 2) * np.sinc(y / (2 * np.pi)), odd, domain)
-    y = (sine + cosine).convert(kind=Polynomial).coef
-    signs = np.array([1, 1, -1, -1])[np.arange(len(y)) % 4]  # y = -iz
-    return tuple(float(c) for c in y * signs)
+    return _on_imaginary_axis(
+        lambda y: np.sinc(y / np.pi), lambda y: np.sin(y / 2) * np.sinc(y / (2 * np.pi)), 2 * radius, degree
+    )

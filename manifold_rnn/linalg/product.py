@@ -6,7 +6,7 @@ from torch import Tensor
 from .._torch import has_onednn, is_forward_mode, onednn_linear
 from .precision import recording
 
-ONEDNN_FROM = 3 << 20  # multiplications from which oneDNN is faster than the BLAS, its call included
+_ONEDNN_FROM = 2 << 20  # multiplications from which oneDNN is faster than the BLAS, its call included
 
 
 def multiply(X: Tensor, Y: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
 
 def _takes_onednn(X: Tensor, Y: Tensor) -> bool:
     one_matrix = X.ndim == Y.ndim and (X.ndim == 2 or (X.ndim == 3 and len(X) == len(Y) == 1))
-    if not one_matrix or X.numel() * Y.shape[-1] < ONEDNN_FROM or X.device.type != "cpu" or recording():
+    if not one_matrix or X.numel() * Y.shape[-1] < _ONEDNN_FROM or X.device.type != "cpu" or recording():
         return False
     # it has no fast kernel for a slice of a larger matrix
     return Y.dtype == X.dtype and _is_dense(X) and _is_dense(Y) and has_onednn()

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .._kernels import coordinates
-from .._torch import is_forward_mode, is_traced, is_transformed, is_watched
+from .._torch import apply_function, is_forward_mode, is_transformed, is_watched, sees_every_step
 from ..errors import DtypeError, ShapeError
 from .checks import require_matrix
-from .precision import full_precision, recording
+from .precision import full_precision
 
 
 @full_precision
@@ -77,7 +77,7 @@ def pack_skew(A: Tensor) -> Tensor:
     """
     require_matrix(A, "pack_skew")
     if _is_compiled(A):
-        return cast(Tensor, coordinates.pack_skew(A))
+        return _compiled(_Pack, A)
     n, twice = A.shape[-1], (A - A.mH).flatten(-2)
     a = _times(twice.index_select(-1, _cached(_lower, n, A.device)), math.sqrt(0.5))
     if not A.is_complex():
@@ -120,7 +120,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         )
     n = skew_size(c.shape[-1] if c.ndim else -1, complex_=complex_)
     if not complex_ and _is_compiled(c):
-        return cast(Tensor, coordinates.unpack_skew(c, n))
+        return _compiled(_Unpack, c, n)
     # one gather and one product with a constant are cheaper than two scatters
     below = c.index_select(-1, _cached(_places, n, c.device)) if n > 1 else c.new_zeros((*c.shape[:-1], n * n))
     real = below * _cached(_signs, n, c.device, c.dtype)
@@ -132,7 +132,37 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def _is_compiled(x: Tensor) -> bool:
     """Whether compiled loops do the same, where nobody looks at it."""
-    return not (recording() or is_traced() or is_watched(x)) and coordinates.can_be_compiled(x)
+    return not (sees_every_step() or is_watched(x)) and coordinates.can_be_compiled(x)
+
+
+def _compiled(function: type[torch.autograd.Function], x: Tensor, *n: int) -> Tensor:
+    recorded = x.requires_grad and torch.is_grad_enabled()
+    result: Tensor = apply_function(function, x, *n) if recorded else function.forward(None, x, *n)
+    return result
+
+
+class _Pack(torch.autograd.Function):
+    """The compiled `pack_skew`, whose adjoint is `unpack_skew`."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> Tensor:
+        return cast(Tensor, coordinates.pack_skew(A))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return unpack_skew(g)
+
+
+class _Unpack(torch.autograd.Function):
+    """The compiled `unpack_skew`, whose adjoint is `pack_skew`."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, n: int) -> Tensor:
+        return cast(Tensor, coordinates.unpack_skew(c, n))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return pack_skew(g), None
 
 
 def skew_size(d: int, *, complex_: bool = False) -> int:

@@ -185,7 +185,10 @@ class MatrixGroup(OrthonormalColumns):
     @full_precision
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         self._require_kind(x, "x")
-        return self._settle(self.retraction.translate(x, self._algebra(x, c)))
+        return self._settle(self._translated(x, c))
+
+    def _translated(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.retraction.translate_coordinates(x, c)
 
     @full_precision
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:

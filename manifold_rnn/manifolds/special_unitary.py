@@ -79,6 +79,9 @@ class SpecialUnitary(MatrixGroup):
         diagonal = _reflect(torch.cat([diagonal, c.new_zeros((*c.shape[:-1], 1))], -1))
         return unpack_skew(torch.cat([off, diagonal], -1), dtype)
 
+    def _translated(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.retraction.translate(x, self._algebra(x, c))
+
     # --- the determinant ---
 
     def _settle(self, w: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from .._torch import has_onednn, onednn_linear
-from ..linalg.product import ONEDNN_FROM
 
 _PRODUCT_FROM = 3 << 19  # multiplications from which oneDNN is faster for a product of one step
+_COPIED_FROM = 3 << 20  # and from which it is, if its operands have to be copied first
 _OUTER_PRODUCT_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
 
 
@@ -41,7 +41,7 @@ class OneDnnProducts(Products):
         return y
 
     def add_to(self, z: Tensor, h: Tensor) -> None:
-        if h.shape[0] * self.forward_weight.numel() < ONEDNN_FROM:  # two copies would cost more than is saved
+        if h.shape[0] * self.forward_weight.numel() < _COPIED_FROM:
             super().add_to(z, h)
         else:
             z.copy_(self.forward(z.contiguous(), h))

@@ -12,6 +12,7 @@ from ..linalg.precision import full_precision
 from ..linalg.product import multiply, multiply_add
 from ..linalg.skew import skew
 from ..linalg.subspaces import aligned, require_distinct_geodesic
+from ..linalg.translation import unpack_at
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,22 @@ class Retraction(ABC):
         Tensor, shape (..., n, n)
         """
         return multiply(x, self.group_map(A))
+
+    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        """`translate` by the matrix with the coordinates ``c``, as `manifold_rnn.linalg.unpack_skew` has them.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n, n)
+            A point.
+        c : Tensor, shape (..., d)
+            Coordinates.
+
+        Returns
+        -------
+        Tensor, shape (..., n, n)
+        """
+        return self.translate(x, unpack_at(x, c))
 
     def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
         r"""The point :math:`x\,\phi(\operatorname{skew}(x^H u))`.

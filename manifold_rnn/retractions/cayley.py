@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg.cayley import cayley, cayley_tall, cayley_times
+from ..linalg.cayley import cayley, cayley_tall
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
 from ..linalg.plane import along_cayley
 from ..linalg.skew import skew
+from ..linalg.translation import cayley_coordinates, cayley_times
 from .base import Retraction
 
 
@@ -50,6 +51,9 @@ class Cayley(Retraction):
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return cayley_times(x, A)
+
+    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        return cayley_coordinates(x, c)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         require_no_minus_one(Q, "The inverse Cayley retraction")

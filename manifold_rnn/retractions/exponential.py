@@ -10,13 +10,14 @@ from ..errors import UnsupportedError
 from ..linalg.action import moved_by_group
 from ..linalg.checks import read_number, require_length
 from ..linalg.expm import expm
-from ..linalg.exponential import expm_skew, expm_times
+from ..linalg.exponential import expm_skew
 from ..linalg.logarithm import logm_unitary
 from ..linalg.plane import along_geodesic
 from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
 from ..linalg.subspaces import subspace_log
+from ..linalg.translation import expm_coordinates, expm_times
 from .base import Retraction
 
 # entries of a tangent vector, in single precision:
@@ -60,6 +61,9 @@ class Exponential(Retraction):
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return expm_times(x, A)
+
+    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
+        return expm_coordinates(x, c)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)

@@ -1,0 +1,385 @@
+// A point times a map of a skew-symmetric matrix that is the sum of an even and an odd polynomial, and its adjoints.
+//
+// Even polynomials of a skew-symmetric matrix are symmetric and odd ones skew-symmetric, so one half of each is computed.
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "exports.h"
+#include "vectors.h"
+
+namespace {
+
+// Entry (i, j) of a matrix is data[i * down + j * right].
+template <class T>
+struct Matrix {
+    const T* data;
+    int64_t down, right;
+};
+
+template <class T>
+class Products {
+  public:
+    static constexpr int64_t L = LANES<T>, WIDE = 2 * L;
+
+    Products(int64_t n, T* scratch) : n_(n), panels_((n + WIDE - 1) / WIDE), packed_(scratch) {}
+    static int64_t room(int64_t n) { return (n + WIDE - 1) / WIDE * WIDE * n; }
+
+    // Bring a matrix that a later product reads or writes near to the processor, a part with each tile of those before.
+    void fetch(const T* matrix) {
+        regions_[count_++] = {reinterpret_cast<const char*>(matrix), static_cast<int64_t>(n_ * n_ * sizeof(T))};
+    }
+
+    // Take the right factor of the products that follow.
+    void pack(Matrix<T> b) {
+        constexpr int64_t TILE = 16;
+        for (int64_t p = 0; p < panels_; ++p) {
+            T* to = packed_ + p * n_ * WIDE;
+            const int64_t columns = std::min(WIDE, n_ - p * WIDE);
+            const T* from = b.data + p * WIDE * b.right;
+            if (columns < WIDE) std::fill_n(to, n_ * WIDE, T(0));
+            if (b.right == 1) {
+                for (int64_t k = 0; k < n_; ++k)
+                    std::memcpy(to + k * WIDE, from + k * b.down, columns * sizeof(T));
+                continue;
+            }
+            for (int64_t k0 = 0; k0 < n_; k0 += TILE)
+                for (int64_t j = 0; j < columns; ++j)
+                    for (int64_t k = k0; k < std::min(n_, k0 + TILE); ++k)
+                        to[k * WIDE + j] = from[k * b.down + j * b.right];
+        }
+    }
+
+    // out = a b, or only its tiles on and below the diagonal; done(i, j, value, lanes) may change what is written.
+    template <class Done>
+    void multiply(Matrix<T> a, bool lower, const Done& done) {
+        for (int64_t p = 0; p < panels_; ++p) {
+            const int64_t start = lower ? p * WIDE : 0, rows = n_ - start, blocks = (rows + ROWS - 1) / ROWS;
+            for (int64_t i = 0; i < blocks; ++i) {
+                const int64_t first = start + rows * i / blocks, count = start + rows * (i + 1) / blocks - first;
+                tile(count, {a.data + first * a.down, a.down, a.right}, packed_ + p * n_ * WIDE, first, p * WIDE, done);
+            }
+        }
+    }
+
+    void multiply(Matrix<T> a, T* out) {
+        multiply(a, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) { write(out + i * n_ + j, v, lanes); });
+    }
+
+    // A product that is symmetric (sign 1) or skew-symmetric (sign -1).
+    void multiply_half(Matrix<T> a, T sign, T* out) {
+        multiply(a, true, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) { write(out + i * n_ + j, v, lanes); });
+        mirror(n_, out, [sign](T below) { return sign * below; });
+    }
+
+    // Entry (j, i) above the diagonal becomes f of entry (i, j).
+    template <class F>
+    static void mirror(int64_t n, T* out, const F& f) {
+        constexpr int64_t TILE = 16;
+        for (int64_t i0 = 0; i0 < n; i0 += TILE)
+            for (int64_t j0 = 0; j0 <= i0; j0 += TILE) {
+                const int64_t rows = std::min(TILE, n - i0), columns = std::min(TILE, n - j0);
+                T block[TILE][TILE];
+                for (int64_t i = 0; i < rows; ++i)
+                    for (int64_t j = 0; j < columns; ++j) block[j][i] = f(out[(i0 + i) * n + j0 + j]);
+                for (int64_t j = 0; j < columns; ++j) {
+                    T* row = out + (j0 + j) * n + i0;
+                    for (int64_t i = std::max<int64_t>(0, j0 + j + 1 - i0); i < rows; ++i) row[i] = block[j][i];
+                }
+            }
+    }
+
+  private:
+    void fetch_some() {
+        constexpr int64_t LINE = 64, PART = 64 * LINE;
+        if (!count_) return;
+        Region& r = regions_[count_ - 1];
+        const int64_t stop = std::min(r.left, PART);
+        for (int64_t at = 0; at < stop; at += LINE) __builtin_prefetch(r.at + at, 0, 2);
+        r.at += stop;
+        r.left -= stop;
+        if (!r.left) --count_;
+    }
+
+    template <class Done>
+    void tile(int64_t count, Matrix<T> a, const T* b, int64_t i, int64_t j, const Done& done) {
+        fetch_some();
+        switch (count) {
+            case 1: return run<1>(a, b, i, j, done);
+            case 2: return run<2>(a, b, i, j, done);
+            case 3: return run<3>(a, b, i, j, done);
+            case 4: return run<4>(a, b, i, j, done);
+            case 5: return run<5>(a, b, i, j, done);
+            case 6: return run<6>(a, b, i, j, done);
+#if defined(__AVX512F__) || defined(__aarch64__)
+            case 7: return run<7>(a, b, i, j, done);
+            case 8: return run<8>(a, b, i, j, done);
+            case 9: return run<9>(a, b, i, j, done);
+#endif
+#if defined(__AVX512F__)
+            case 10: return run<10>(a, b, i, j, done);
+            case 11: return run<11>(a, b, i, j, done);
+            case 12: return run<12>(a, b, i, j, done);
+#endif
+        }
+    }
+
+    template <int M, class Done>
+    void run(Matrix<T> a, const T* b, int64_t i, int64_t j, const Done& done) const {
+        Vec<T> acc[M][2];
+#pragma GCC unroll 12
+        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = Vec<T>{};
+        constexpr int THIRD = (M + 2) / 3;
+        const T* q[THIRD];
+#pragma GCC unroll 4
+        for (int m = 0; m < THIRD; ++m) q[m] = a.data + 3 * m * a.down;
+        for (int64_t k = 0; k < n_; ++k, b += WIDE) {
+            const Vec<T> left = read(b), right = read(b + L);
+#pragma GCC unroll 12
+            for (int m = 0; m < M; ++m) {
+                const T s = q[m / 3][m % 3 * a.down];
+                acc[m][0] += s * left;
+                acc[m][1] += s * right;
+            }
+#pragma GCC unroll 4
+            for (int m = 0; m < THIRD; ++m) q[m] += a.right;
+        }
+        const int64_t lanes = std::min(L, n_ - j), more = std::min(L, n_ - j - L);
+#pragma GCC unroll 12
+        for (int m = 0; m < M; ++m) {
+            done(i + m, j, acc[m][0], lanes);
+            if (more > 0) done(i + m, j + L, acc[m][1], more);
+        }
+    }
+
+    struct Region {
+        const char* at;
+        int64_t left;
+    };
+
+    int64_t n_, panels_;
+    T* packed_;
+    Region regions_[4];
+    int count_ = 0;
+};
+
+template <class T>
+void add_diagonal(int64_t n, T* x, T by) {
+    for (int64_t i = 0; i < n; ++i) x[i * (n + 1)] += by;
+}
+
+// The polynomial of degree d >= 1 of a symmetric S whose powers up to q lie side by side, by Horner's rule in S^q, which
+// is packed: `out` and `other` are memory; the result is in the one that is returned.
+template <class T>
+T* polynomial(Products<T>& products, int64_t n, const double* c, int64_t d, const T* powers, int64_t q, T* out,
+              T* other) {
+    const int64_t size = n * n;
+    int64_t start = q * ((d - 1) / q), end = d;
+    const auto block = [&](T* P, bool fresh) {
+        for (int64_t k = start + 1; k <= (fresh ? end : end - 1); ++k) {
+            const T* power = powers + (k - start - 1) * size;
+            const T factor = static_cast<T>(c[k]);
+            if (fresh && k == start + 1)
+                for (int64_t i = 0; i < size; ++i) P[i] = factor * power[i];
+            else
+                for (int64_t i = 0; i < size; ++i) P[i] += factor * power[i];
+        }
+        add_diagonal(n, P, static_cast<T>(c[start]));
+    };
+    block(out, true);
+    while (start) {
+        products.multiply_half({out, n, 1}, T(1), other);
+        std::swap(out, other);
+        end = start;
+        start -= q;
+        block(out, false);
+    }
+    return out;
+}
+
+// Half of the skew-symmetric matrix with these coordinates.
+template <class T>
+void halve(const T* c, T* B, int64_t n) {
+    const T scale = static_cast<T>(0.5 * 0.70710678118654752440);
+    for (int64_t i = 0; i < n; c += i, ++i) {
+        for (int64_t j = 0; j < i; ++j) B[i * n + j] = scale * c[j];
+        B[i * n + i] = 0;
+    }
+    Products<T>::mirror(n, B, [](T below) { return -below; });
+}
+
+// That and its square go to `work`; returns the Frobenius norm of the square.
+template <class T>
+double halve_and_square(const T* c, T* work, int64_t n) {
+    T *B = work + Products<T>::room(n), *S = B + n * n;
+    halve(c, B, n);
+    Products<T> products(n, work);
+    products.pack({B, n, 1});
+    products.multiply_half({B, n, 1}, T(1), S);
+    constexpr int64_t L = LANES<T>;
+    Vec<T> total[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * L <= n * n; i += 4 * L)
+        for (int64_t v = 0; v < 4; ++v) {
+            const Vec<T> x = read(S + i + v * L);
+            total[v] += x * x;
+        }
+    double sum = 0;
+    for (int64_t l = 0; l < L; ++l) sum += total[0][l] + total[1][l] + total[2][l] + total[3][l];
+    for (; i < n * n; ++i) sum += S[i] * S[i];
+    return std::sqrt(sum);
+}
+
+// out = in - in^T.
+template <class T>
+void skew(int64_t n, const T* in, T* out) {
+    constexpr int64_t TILE = 16;
+    for (int64_t i0 = 0; i0 < n; i0 += TILE)
+        for (int64_t j0 = 0; j0 <= i0; j0 += TILE) {
+            const int64_t rows = std::min(TILE, n - i0), columns = std::min(TILE, n - j0);
+            T above[TILE][TILE] = {};
+            for (int64_t j = 0; j < columns; ++j)
+                for (int64_t i = 0; i < rows; ++i) above[i][j] = in[(j0 + j) * n + i0 + i];
+            for (int64_t i = 0; i < rows; ++i)
+                for (int64_t j = 0; j < columns; ++j) out[(i0 + i) * n + j0 + j] = in[(i0 + i) * n + j0 + j] - above[i][j];
+        }
+    Products<T>::mirror(n, out, [](T below) { return -below; });
+}
+
+// The coordinates of a skew-symmetric matrix, times a factor.
+template <class T>
+void take_coordinates(int64_t n, const T* A, T factor, T* c) {
+    for (int64_t i = 1; i < n; ++i, c += i - 1)
+        for (int64_t j = 0; j < i; ++j) c[j] = factor * A[i * n + j];
+}
+
+constexpr int64_t MATRICES = 9;  // of memory for a call, besides a right factor
+
+}  // namespace
+
+template <class T>
+struct Translation {
+    int64_t n, even_degree, odd_degree, shared, twice;
+    const T* x;
+    T *W, *M, *Ft, *work;
+    const double *even, *odd;
+};
+
+template <class T>
+struct Adjoint {
+    int64_t n, down, right, count;
+    const T *g, *c, *M, *Ft;
+    T *gc, *work;
+    const double* terms;
+};
+
+namespace {
+
+// F = even(S) + B odd(S) for the B and S = B^2 in `work`, and F^T; W = x F and M = x + W, or M = x F and W = M F.
+template <class T>
+void translate(const Translation<T>& t) {
+    const int64_t n = t.n, size = n * n, degree = std::max(t.even_degree, t.odd_degree);
+    int64_t q = 1;
+    while (q * q < degree) ++q;
+    T *B = t.work + Products<T>::room(n), *powers = B + size, *memory = powers + q * size;
+    Products<T> products(n, t.work);
+    for (const T* matrix : {static_cast<const T*>(t.W), static_cast<const T*>(t.M), t.x, static_cast<const T*>(t.Ft)})
+        products.fetch(matrix);
+    if (q > 1) products.pack({powers, n, 1});
+    for (int64_t k = 1; k < q; ++k) products.multiply_half({powers + (k - 1) * size, n, 1}, T(1), powers + k * size);
+    if (degree > q) products.pack({powers + (q - 1) * size, n, 1});
+    T* E = polynomial(products, n, t.shared ? t.odd : t.even, t.even_degree, powers, q, memory, memory + size);
+    const T* odd = E;
+    if (!t.shared && t.odd_degree)
+        odd = polynomial(products, n, t.odd, t.odd_degree, powers, q, E == memory ? memory + size : memory,
+                         memory + 2 * size);
+    T* K = powers;  // which are done with
+    if (t.shared || t.odd_degree) {
+        products.pack({odd, n, 1});
+        products.multiply_half({B, n, 1}, T(-1), K);
+    } else {
+        for (int64_t i = 0; i < size; ++i) K[i] = static_cast<T>(t.odd[0]) * B[i];
+    }
+    if (t.shared) add_diagonal(n, E, static_cast<T>(t.even[0] - t.odd[0]));
+    for (int64_t i = 0; i < size; ++i) {
+        const T symmetric = E[i];
+        E[i] = symmetric + K[i];
+        t.Ft[i] = symmetric - K[i];
+    }
+    products.pack({E, n, 1});
+    if (t.twice) {
+        products.multiply({t.x, n, 1}, t.M);
+        products.multiply({t.M, n, 1}, t.W);
+        return;
+    }
+    products.multiply({t.x, n, 1}, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) {
+        write(t.W + i * n + j, v, lanes);
+        write(t.M + i * n + j, v + read(t.x + i * n + j, lanes), lanes);
+    });
+}
+
+// The coordinates of (I + C^T) x^T g (I + C^T) / 4, from M = x + x C and C^T.
+template <class T>
+void adjoint_of_cayley(const Adjoint<T>& t) {
+    const int64_t n = t.n;
+    T *K = t.work + Products<T>::room(n), *R = K + n * n;
+    Products<T> products(n, t.work);
+    for (int64_t i = 0; i < n * n; i += 64 / sizeof(T)) __builtin_prefetch(t.M + i, 0, 2);
+    products.fetch(t.Ft);
+    products.pack({t.g, t.down, t.right});
+    products.multiply({t.M, 1, n}, K);
+    products.pack({t.Ft, n, 1});
+    products.multiply({K, n, 1}, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) {
+        write(R + i * n + j, v + read(K + i * n + j, lanes), lanes);
+    });
+    skew(n, R, K);
+    take_coordinates(n, K, static_cast<T>(0.25 * 0.70710678118654752440), t.gc);
+}
+
+// The coordinates of a polynomial in ad_B^2 of the skew-symmetric part of M^T g E^T, from E^T and M = x E.
+template <class T>
+void adjoint_of_exponential(const Adjoint<T>& t) {
+    const int64_t n = t.n, size = n * n;
+    T *B = t.work + Products<T>::room(n), *H = B + size, *K = H + size, *Y = K + size;
+    Products<T> products(n, t.work);
+    products.fetch(t.M);
+    halve(t.c, B, n);
+    products.pack({t.Ft, n, 1});
+    products.multiply({t.g, t.down, t.right}, Y);
+    products.pack({Y, n, 1});
+    products.multiply({t.M, 1, n}, K);
+    skew(n, K, H);  // twice the skew-symmetric part
+    std::copy_n(H, size, K);
+    T scale = static_cast<T>(t.terms[t.count - 1]);
+    for (int64_t k = t.count - 2; k >= 0; --k) {
+        products.pack({K, n, 1});
+        products.multiply({B, n, 1}, Y);
+        skew(n, Y, K);
+        products.pack({K, n, 1});
+        const T half = static_cast<T>(0.5 * t.terms[k]);
+        products.multiply({B, n, 1}, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) {
+            write(Y + i * n + j, scale * v + half * read(H + i * n + j, lanes), lanes);
+        });
+        skew(n, Y, K);
+        scale = 1;
+    }
+    take_coordinates(n, K, scale * static_cast<T>(0.70710678118654752440), t.gc);
+}
+
+}  // namespace
+
+extern "C" {
+EXPORTED int64_t translation_room_float(int64_t n) { return Products<float>::room(n) + MATRICES * n * n; }
+EXPORTED int64_t translation_room_double(int64_t n) { return Products<double>::room(n) + MATRICES * n * n; }
+EXPORTED double halve_and_square_float(const float* c, float* work, int64_t n) { return halve_and_square(c, work, n); }
+EXPORTED double halve_and_square_double(const double* c, double* work, int64_t n) {
+    return halve_and_square(c, work, n);
+}
+EXPORTED void translate_float(const Translation<float>* t) { translate(*t); }
+EXPORTED void translate_double(const Translation<double>* t) { translate(*t); }
+EXPORTED void adjoint_of_cayley_float(const Adjoint<float>* t) { adjoint_of_cayley(*t); }
+EXPORTED void adjoint_of_cayley_double(const Adjoint<double>* t) { adjoint_of_cayley(*t); }
+EXPORTED void adjoint_of_exponential_float(const Adjoint<float>* t) { adjoint_of_exponential(*t); }
+EXPORTED void adjoint_of_exponential_double(const Adjoint<double>* t) { adjoint_of_exponential(*t); }
+}
