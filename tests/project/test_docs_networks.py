@@ -40,7 +40,7 @@ def test_every_page_is_in_the_toctree():
 def test_page_of_a_way_to_learn_says_what_it_is(name):
     text = PAGES[name]
     assert all(re.search(rf"^:{field}: \S", text, flags=re.MULTILINE) for field in ("Trained", "Source"))
-    assert f"cells/{name}.svg" in text and ".. math::" in text and "read_run(" in text and "Traps\n-----" in text
+    assert f"cells/{name}.svg" in text and ".. math::" in text and "read_run(" in text and "Limits\n------" in text
 
 
 @pytest.mark.parametrize("name", NETWORKS)
