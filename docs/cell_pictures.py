@@ -2,7 +2,7 @@
 
 A picture has a grid of nodes and chains of arrows. A row of the grid has nodes between bars, as `kind name label;
 caption`, and an empty place is nothing. A chain names nodes; an arrow between two rows first runs along its own row. A
-node of the kind `dot` is a bend. Above the grid may stand what the recurrent matrix is made of.
+node of the kind `dot` is a bend. Above the grid may be the factors of the recurrent matrix.
 """
 
 import tomllib

@@ -180,7 +180,7 @@ def _run(row: dict) -> Sequence[str]:
 
 
 def draw_runs(rows: list[dict], path: Path) -> None:
-    """Draw the validation loss over the minutes, a panel for each task, a guesser's loss dotted."""
+    """Draw the validation loss over the minutes, a panel for each task, the baseline dotted."""
     import matplotlib
 
     matplotlib.use("Agg")

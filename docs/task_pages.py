@@ -63,7 +63,7 @@ def overview() -> str:
 
 
 def baselines() -> str:
-    """What somebody who guesses reaches, in the words of each task's documentation."""
+    """The baseline of each task, in the words of its documentation."""
     rows = [(link(name), baseline(getattr(mr.tasks, name))) for name in mr.tasks.available()]
     return list_table(("task", "baseline"), rows)
 

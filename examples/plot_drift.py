@@ -5,7 +5,7 @@ Drift over steps
 A retraction keeps a weight on its manifold in exact arithmetic. In single precision each step adds a rounding error.
 Cayley and the exponential multiply the weight by an orthogonal matrix, and nothing removes the error: the distance
 :math:`\lVert x^T x - I \rVert_F` grows with the number of steps. One Newton-Schulz step now and then, which the
-optimizers make by themselves, holds it at the rounding unit. QR and the polar factor orthonormalise anew at each step.
+optimizers make by themselves, keeps it at the rounding unit. QR and the polar factor orthonormalize at each step.
 """
 
 import matplotlib.pyplot as plt

@@ -3,7 +3,7 @@ Weights of unit length: nGPT
 ============================
 
 nGPT keeps every matrix of a transformer on the sphere: each vector of length d, the width of the model, has norm 1.
-The axis is the trap. A `torch.nn.Linear` that reads the residual stream has rows of length d; one that writes to the
+Take care of the axis. A `torch.nn.Linear` that reads the residual stream has rows of length d; one that writes to the
 stream has columns of length d. `Oblique(-1)` and `Oblique(-2)` say which, and the pattern table below says it once for
 the whole model. The published recipe normalizes after a plain step of Adam; here the optimizer moves on the spheres.
 """
