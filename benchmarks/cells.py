@@ -1,9 +1,9 @@
 """Layers of gated cells against torch.nn.LSTM: one forward and one backward pass, with a loss on the last output.
 
-One thread unless --threads says otherwise, float32, interleaved medians of the time of the process. T=200 time steps, a batch of 32, 128 units. Ratios are times of a layer over those of
-torch.nn.LSTM(features, 128), the map of a constraint included. Momentum is around an LSTM and around an Elman cell.
-The loop is the plain loop over time of the same cell, ``backend="reference"``. --profile prints the operations of one
-layer in place of that.
+One thread unless --threads says otherwise, float32, interleaved medians of the time of the process. There are 200 time
+steps, a batch of 32 and 128 units. Ratios are times of a layer over those of torch.nn.LSTM(features, 128), the map of a
+constraint included. Momentum is around an LSTM and around an Elman cell. The loop is the plain loop over time of the
+same cell, ``backend="reference"``. --profile prints the operations of one layer in place of that.
 """
 
 import argparse

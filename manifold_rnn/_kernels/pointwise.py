@@ -18,6 +18,7 @@ _ARGUMENTS = {
     "lem_forward": (3, 2, 1),
     "relax_forward": (4, 3, 0),
     "relax_backward": (6, 3, 1),
+    "reset_forward": (4, 2, 0),
     "complex_lstm_forward": (5, 2, 0),
     "nru_forward": (3, 4, 1),
 }

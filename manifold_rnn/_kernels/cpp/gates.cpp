@@ -102,6 +102,22 @@ void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int6
     });
 }
 
+// r and z = sigmoid and n = f(u + r v) in place of their arguments, v kept; and h' = n + z (h - n). f is modReLU with
+// these thresholds, or tanh if there are none.
+template <class T>
+void reset_forward(T* K, const T* thresholds, const T* h, T* next_h, int64_t rows, int64_t n) {
+    each<T>(rows, n, [&](int64_t row, int64_t j, int64_t l) {
+        T* to = K + row * 4 * n + j;
+        const Vec<T> r = sigmoid_of<T>(read(to, l)), z = sigmoid_of<T>(read(to + n, l));
+        const Vec<T> u = read(to + 3 * n, l) + r * read(to + 2 * n, l), before = read(h + row * n + j, l);
+        const Vec<T> value = thresholds ? ModRelu::apply<T>(u, read(thresholds + j, l)) : tanh_of<T>(u);
+        write(to, r, l);
+        write(to + n, z, l);
+        write(to + 3 * n, value, l);
+        write(next_h + row * n + j, value + z * (before - value), l);
+    });
+}
+
 // tanh(|z|) / |z| of numbers with these parts, for moduli that no square lets overflow; 1 at 0.
 template <class T>
 inline Vec<T> tanh_ratio(Vec<T> re, Vec<T> im) {
@@ -199,6 +215,9 @@ void nru_forward(const T* z, const T* c, T* next_c, int64_t rows, int64_t k, int
     EXPORTED void relax_backward_##NAME(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int64_t rows,          \
                                         int64_t n, int64_t row, double step) {                                        \
         relax_backward(a, q, y, g, ga, gq, rows, n, row, step);                                                       \
+    }                                                                                                                 \
+    EXPORTED void reset_forward_##NAME(T* K, const T* thresholds, const T* h, T* next_h, int64_t rows, int64_t n) {    \
+        reset_forward(K, thresholds, h, next_h, rows, n);                                                             \
     }                                                                                                                 \
     EXPORTED void complex_lstm_forward_##NAME(const T* a, T* K, const T* c, T* next_c, T* next_h, int64_t rows,        \
                                               int64_t n) {                                                            \

@@ -33,9 +33,21 @@ class ResetSteps(GatedSteps):
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         """Write ``g`` times the derivative of ``f``, whose value is ``n``, to ``out``."""
 
+    def threshold(self) -> Tensor | None:
+        """Return the bias of modReLU if ``f`` is that, or None if it is tanh."""
+        return None
+
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
         h, *next_h = states[0].unbind(0)
         n = h.shape[-1]
+        if self.compiled is not None:
+            step, bias = self.compiled["reset_forward"], self.threshold()
+            at = None if bias is None else bias.data_ptr()
+            for k, argument, h_t in zip(K, K[..., : 3 * n], next_h, strict=True):
+                self.product.add_to(argument, h)
+                step(k.data_ptr(), at, h.data_ptr(), h_t.data_ptr(), *h.shape)
+                h = h_t
+            return
         _, z, v, u = blocks(K, 4)
         r, gates, arguments = (K[..., : i * n].unbind(0) for i in (1, 2, 3))
         for r_t, z_t, v_t, u_t, gates_t, argument, h_t in zip(r, z, v, u, gates, arguments, next_h, strict=True):
@@ -104,6 +116,9 @@ class GORUSteps(ResetSteps):
 
     def candidate(self, z: Tensor) -> None:
         torch.mul(z.abs().add_(self.weights[1]).clamp_min_(0), torch.sgn(z), out=z)
+
+    def threshold(self) -> Tensor | None:
+        return self.weights[1].contiguous()
 
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         torch.mul(torch.sgn(n).square_(), g, out=out)

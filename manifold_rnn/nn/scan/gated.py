@@ -187,11 +187,11 @@ def _project(x: Tensor, V: Tensor | None, b: Tensor | None, gap: tuple[int, int]
         return
     rows, x = out.view(-1, out.shape[-1]), x.reshape(-1, x.shape[-1])
     for part, columns in ((V[:start], slice(0, start)), (V[start:], slice(stop, None))):
-        if len(part):
+        if len(part) and b is not None:
+            torch.addmm(b[columns], x, part.mT, out=rows[:, columns])
+        elif len(part):
             torch.mm(x, part.mT, out=rows[:, columns])
-    rows[:, start:stop] = 0
-    if b is not None:
-        rows += b
+    rows[:, start:stop] = 0.0 if b is None else b[start:stop]
 
 
 def _projected(x: Tensor, V: Tensor, b: Tensor | None, gap: tuple[int, int]) -> Tensor:
