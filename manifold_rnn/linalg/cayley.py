@@ -62,12 +62,12 @@ def cayley(A: Tensor) -> Tensor:
 
     Notes
     -----
-    Costs one inverse forward, or three to four products for a norm below about 0.2 in single precision, and two
-    products backward. In single precision, where the root mean square of the eigenvalues exceeds 4, the inverse is
-    taken in double, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`; not where no number may
-    be read from the device (compiled code, `fixed_iterations`). Norms above 10000 take an eigendecomposition, which
-    loses nothing to overflow. Source: Cayley (1846); as a retraction Wen and Yin (2013). Helfrich, Willmott and Ye
-    (2018) use :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
+    Costs one inverse forward, or two to six products for a small matrix in single precision, and two products
+    backward. In single precision, where the root mean square of the eigenvalues exceeds 4, the inverse is taken in
+    double, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`; not where no number may be read
+    from the device (compiled code, `fixed_iterations`). Norms above 10000 take an eigendecomposition, which loses
+    nothing to overflow. Source: Cayley (1846); as a retraction Wen and Yin (2013). Helfrich, Willmott and Ye (2018) use
+    :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
 
     Examples
     --------

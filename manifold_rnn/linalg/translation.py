@@ -25,6 +25,7 @@ from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
 
 _SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
+_FEW_COLUMNS = 64
 _MOST_DEGREE = 25  # of compiled polynomials, which have memory for so many powers
 _FEWEST_COLUMNS, _MOST_COLUMNS = 2, 256  # of matrices for which the compiled calls are faster
 
@@ -108,6 +109,8 @@ def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
         if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, series, None)
     A = unpack_at(x, c)
+    if c.requires_grad and x.shape[-1] < _FEW_COLUMNS:  # where a call costs more than a product
+        return cayley_reference(x, A)
     return cayley_reference(x, A) if _is_trained_elsewhere(c) else cayley_times(x, A)
 
 
@@ -117,6 +120,8 @@ def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
         size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
         if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, *series)
+        if size > _SHORT:
+            return expm_reference(x, unpack_at(x, c))
     A = unpack_at(x, c)
     return _by_halves(x, A) if _is_trained_elsewhere(c) else expm_times(x, A)
 
