@@ -76,7 +76,7 @@ def pack_skew(A: Tensor) -> Tensor:
     >>> assert torch.allclose(mr.linalg.unpack_skew(mr.linalg.pack_skew(A), A.dtype), A)
     """
     require_matrix(A, "pack_skew")
-    if _is_compiled(A):
+    if _is_compiled(A, A.shape[-1]):
         return _compiled(_Pack, A)
     n, twice = A.shape[-1], (A - A.mH).flatten(-2)
     a = _times(twice.index_select(-1, _cached(_lower, n, A.device)), math.sqrt(0.5))
@@ -119,7 +119,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             "Make the coordinates with pack_skew."
         )
     n = skew_size(c.shape[-1] if c.ndim else -1, complex_=complex_)
-    if not complex_ and _is_compiled(c):
+    if not complex_ and _is_compiled(c, n):
         return _compiled(_Unpack, c, n)
     # one gather and one product with a constant are cheaper than two scatters
     below = c.index_select(-1, _cached(_places, n, c.device)) if n > 1 else c.new_zeros((*c.shape[:-1], n * n))
@@ -130,8 +130,10 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.complex(real, imag).unflatten(-1, (n, n))
 
 
-def _is_compiled(x: Tensor) -> bool:
+def _is_compiled(x: Tensor, n: int) -> bool:
     """Whether compiled loops do the same, where nobody looks at it."""
+    if n < _RECORDED_FROM and x.requires_grad and torch.is_grad_enabled():
+        return False
     return not (sees_every_step() or is_watched(x)) and coordinates.can_be_compiled(x)
 
 
@@ -181,6 +183,8 @@ def _times(x: Tensor, factor: float) -> Tensor:
     """``factor x``, in the memory of ``x`` but for forward mode, whose zeros cannot be written into."""
     return x * factor if is_forward_mode() else x.mul_(factor)
 
+
+_RECORDED_FROM = 64  # columns from which a function of its own costs less than an index
 
 _CACHE: dict[tuple[str, int, torch.device, torch.dtype | None], Tensor] = {}
 

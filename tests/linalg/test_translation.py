@@ -14,7 +14,7 @@ from manifold_rnn.linalg import translation
 KINDS = ["cayley", "expm"]
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 REAL = DTYPES[:2]
-SIZES = [1, 2, 3, 15, 16, 17, 33, 64, 128, 130]
+SIZES = [2, 3, 15, 16, 17, 33, 64, 128, 130]
 NORMS = [0.0, 1e-8, 1e-3, 0.1, 0.5, 1.0, 1.9, 3.0, 40.0]  # of the matrix
 
 
