@@ -99,6 +99,8 @@ def test_the_choice_and_its_reason_are_logged(caplog):
     assert "packed" in choice(reverse, nn.utils.rnn.pack_padded_sequence(x, [4, 2]), caplog)
     assert "asked for" in choice(mr.nn.RNN(3, 4, backend="reference"), x, caplog)
     assert "torch_kernel" in choice(mr.nn.LSTM(3, 4), x, caplog)
+    assert choice(mr.nn.GRU(3, 4), x, caplog).startswith("gated scan")
+    assert choice(mr.nn.Layer(cells.LEM(), 3, 4), x, caplog).startswith("gated scan")
     assert "complex" in choice(mr.nn.LSTM(3, 4, dtype=torch.complex64), x, caplog)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert "autocast" in choice(mr.nn.RNN(3, 4), x, caplog)
