@@ -3,7 +3,7 @@ Muon: the learning rate is an angle
 ===================================
 
 `RiemannianMuon` takes the step of steepest descent under the spectral norm. On a group every eigenangle of such a
-step is the learning rate itself, whatever the scale of the gradient. Adam's step depends on the history of each
+step is the learning rate itself, at any scale of the gradient. Adam's step depends on the history of each
 coordinate.
 """
 
