@@ -9,9 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from .._kernels import translations
@@ -19,7 +17,7 @@ from .._torch import apply_function, is_watched, sees_every_step
 from .cayley import SERIES_BELOW, cayley_of_skew, inverse_polynomial
 from .checks import require_same
 from .exponential import exp_polynomial, expm_skew, short_exponential, truncated_exponential
-from .polynomials import exponent
+from .polynomials import exponent, on_imaginary_axis
 from .precision import batched, largest_norm, may_read_device, recording, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
@@ -283,15 +281,17 @@ def _sinhc_ad(A: Tensor, H: Tensor, size: float) -> Tensor:
 def _sinhc_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of the even powers of a polynomial near :math:`\sinh(z/2) / (z/2)`.
 
-    It is good for imaginary arguments up to twice :math:`r = 2^{step/8}`. Chebyshev interpolation of degree d has a
+    It is good for imaginary arguments up to twice :math:`r = 2^{step/8}`. The Chebyshev series up to degree d has a
     remainder of about :math:`2 (r/2)^{d+2} / (d+3)!`.
     """
     radius, degree = 2.0 ** (step / 8), 0
     while 2 * (radius / 2) ** (degree + 2) / math.factorial(degree + 3) > eps:
         degree += 2
-    series = Chebyshev.interpolate(lambda y: np.sinc(y / (2 * np.pi)), degree, [-2 * radius, 2 * radius])
-    coefficients = series.convert(kind=Polynomial).coef[::2]
-    return tuple(float(c) * (-1) ** k for k, c in enumerate(coefficients))  # y = -iz
+    return on_imaginary_axis(_sinhc_power, 2 * radius, degree)[::2]
+
+
+def _sinhc_power(n: int) -> float:
+    return 0.0 if n % 2 else 0.5**n / math.factorial(n + 1)
 
 
 def _derived(
