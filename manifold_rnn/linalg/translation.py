@@ -178,7 +178,7 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, c, M, Ft = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(g):
+        if torch.is_grad_enabled() or batched(g) or is_watched(g) or g.layout != torch.strided:
             reference = cayley_reference if ctx.terms is None else expm_reference
             gc = _derived(lambda x, c: reference(x, unpack_at(x, c)), ctx, x, c, g)[1]
         elif ctx.terms is None:

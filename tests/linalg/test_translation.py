@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import naive
 from support.tolerances import atol
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from manifold_rnn import errors, linalg
 from manifold_rnn._kernels import loading, translations
@@ -159,6 +160,21 @@ def test_memory_that_holds_a_negative_or_a_transpose_is_read_as_such(kind, dtype
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t):  # and forgets to widen
         W = coordinates(kind, x, c)
     assert torch.allclose(gradients(W, c, g)[0], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("n", [6, 70])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trace_of_the_backward_pass_and_a_sparse_gradient_see_the_same_function(kind, n, generator):
+    x, c, g = case(n, 0.7, torch.float64, generator)
+    W = coordinates(kind, x, c)
+
+    def backward(g):
+        return gradients(W, c, g, retain_graph=True)[0]
+
+    for other in (2 * g, g.mT):
+        assert (make_fx(backward)(g)(other) - backward(other)).abs().max() <= atol(g.dtype) * 10
+    eye = torch.eye(n, dtype=g.dtype)
+    assert (backward(eye.to_sparse()) - backward(eye)).abs().max() <= atol(g.dtype) * 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
