@@ -7,7 +7,7 @@ adjoint for both factors, which takes fewer products than the two adjoints in tu
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .polynomials import exponent, on_imaginary_axis
 from .precision import batched, largest_norm, may_read_device, recording, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
+
+Unpack: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # from a point and coordinates to the matrix
 
 _SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
 _FEW_COLUMNS = 64
@@ -100,27 +102,27 @@ def expm_reference(x: Tensor, A: Tensor) -> Tensor:
     return x @ expm_skew(A)  # not `multiply`, which rounds in another way where nobody records
 
 
-def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
+def cayley_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
     """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
-    if _is_compiled(x, c):
+    if unpack is unpack_at and _is_compiled(x, c):
         largest = translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5  # real eigenvalues come in pairs
         if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, series, None)
-    A = unpack_at(x, c)
+    A = unpack(x, c)
     if c.requires_grad and x.shape[-1] < _FEW_COLUMNS:  # where a call costs more than a product
         return cayley_reference(x, A)
     return cayley_reference(x, A) if _is_trained_elsewhere(c) else cayley_times(x, A)
 
 
-def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
+def expm_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
     """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
-    if _is_compiled(x, c):
+    if unpack is unpack_at and _is_compiled(x, c):
         size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
         if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, *series)
         if size > _SHORT:
-            return expm_reference(x, unpack_at(x, c))
-    A = unpack_at(x, c)
+            return expm_reference(x, unpack(x, c))
+    A = unpack(x, c)
     return _by_halves(x, A) if _is_trained_elsewhere(c) else expm_times(x, A)
 
 

@@ -8,7 +8,7 @@ from support import naive
 from support.tolerances import atol
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manifold_rnn import errors, linalg
+from manifold_rnn import errors, linalg, manifolds
 from manifold_rnn._kernels import loading, translations
 from manifold_rnn.linalg import translation
 
@@ -219,3 +219,17 @@ def test_a_weight_is_the_same_whether_somebody_records_or_not(kind, dtype, n, ge
         with torch.no_grad():
             W = coordinates(kind, x, c)
         assert torch.equal(W, coordinates(kind, x, c)), norm
+
+
+@pytest.mark.parametrize("norm", [1e-6, 1e-3, 0.3, 2.0, 10.0])
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("retraction", ["cayley", "exp"])
+def test_so_is_one_whose_coordinates_are_its_own(retraction, dtype, norm, generator):
+    group = manifolds.SpecialUnitary(retraction)
+    for shape in ((3, 3), (2, 5, 5), (70, 70)):
+        x = group.random(shape, dtype=dtype, generator=generator)
+        u = torch.randn(group.coordinate_shape(shape), dtype=dtype.to_real(), generator=generator)
+        c = (norm / torch.linalg.vector_norm(u) * u).requires_grad_()
+        with torch.no_grad():
+            W = group.retr_coordinates(x, c)
+        assert torch.equal(W, group.retr_coordinates(x, c)), shape
