@@ -92,6 +92,11 @@ def _numbers(values: tuple[float, ...]) -> Any:
     return (ctypes.c_double * len(values))(*values)
 
 
+def _dense(x: Tensor) -> Tensor:
+    """The tensor with its numbers as they are in memory, side by side; the caller holds it while a pointer is used."""
+    return x.resolve_neg().contiguous()
+
+
 def can_be_compiled(x: Tensor) -> bool:
     """Whether the functions serve a tensor: real, on a CPU, and in an installation that has them."""
     return x.dtype in _NAMES and x.device.type == "cpu" and library() is not None
@@ -99,8 +104,8 @@ def can_be_compiled(x: Tensor) -> bool:
 
 def halve_and_square(c: Tensor, n: int) -> float:
     """Leave half of the matrix with the coordinates, and its square, to `translate`; return the norm of the square."""
-    pointers = c.contiguous().data_ptr(), _memory(n, c.dtype).data_ptr()
-    return float(_function("halve_and_square", c.dtype)(*pointers, n))
+    c = _dense(c)
+    return float(_function("halve_and_square", c.dtype)(c.data_ptr(), _memory(n, c.dtype).data_ptr(), n))
 
 
 def translate(x: Tensor, polynomials: Polynomials, *, twice: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +113,7 @@ def translate(x: Tensor, polynomials: Polynomials, *, twice: bool) -> tuple[Tens
 
     The polynomials are those of the matrix that this thread gave to `halve_and_square` last.
     """
-    n, x = x.shape[-1], x.contiguous()
+    n, x = x.shape[-1], _dense(x)
     W, M, Ft = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     even, odd, shared = polynomials
     pointers = x.data_ptr(), W.data_ptr(), M.data_ptr(), Ft.data_ptr(), _memory(n, x.dtype).data_ptr()
@@ -129,7 +134,8 @@ def adjoint_of_exponential(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: t
 
 
 def _adjoint(name: str, g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
-    n, g, c = len(M), g.resolve_neg(), c.contiguous()
+    n, g = len(M), g.resolve_neg()
+    c, M, Ft = (_dense(kept.to(g.dtype)) for kept in (c, M, Ft))  # hooks on saved tensors may return other layouts
     gc = torch.empty_like(c)
     pointers = g.data_ptr(), c.data_ptr(), M.data_ptr(), Ft.data_ptr(), gc.data_ptr(), _memory(n, c.dtype).data_ptr()
     struct = _Adjoint(n, *g.stride(), len(terms), *pointers, _numbers(terms))

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import torch
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
@@ -14,7 +13,7 @@ from .angles import eigenangles, rotation_by
 from .checks import TooFar, read_number, require_finite, require_length, require_matrix
 from .defect import shift_diagonal
 from .polar import polish
-from .polynomials import exponent, matrix_polynomial
+from .polynomials import chebyshev_at_one, exponent, matrix_polynomial
 from .precision import (
     applied,
     full_precision,
@@ -150,15 +149,25 @@ def _most_degree(A: Tensor) -> int:
 def inverse_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of a polynomial near :math:`2 / (1 - s)` for ``s`` from :math:`-r = -2^{step/8}` to 0.
 
-    The best one of degree d has an error of :math:`\tfrac{2}{m} (a - \sqrt{a^2 - 1})^d / (a^2 - 1)` with ``m = r / 2``
-    and ``a = 1 + 1/m`` (Bernstein 1912). Up to ``r = 1`` its coefficients are at most 2: no digits are lost.
+    With ``m = r / 2``, ``a = 1 + 1/m`` and :math:`\rho = a + \sqrt{a^2 - 1}` it is in :math:`T_k(1 + s/m)`
+
+    .. math:: \frac{4}{m \sqrt{a^2 - 1}} \Bigl(\tfrac12 + \sum_{k=1}^{d-1} \rho^{-k} T_k
+        + \frac{\rho^{-d}}{1 - \rho^{-2}} T_d\Bigr),
+
+    the best one of degree d, with an error of :math:`\tfrac{2}{m} \rho^{-d} / (a^2 - 1)` (Bernstein 1912). All numbers
+    are positive, so no digit is lost, and up to ``r = 1`` the coefficients are at most 2. The first is exactly 2, so
+    that a weight with coordinates 0 is its base to the last digit.
     """
     m, degree = 2.0 ** (step / 8) / 2, 1
     root = math.sqrt((2 + 1 / m) / m)  # of a^2 - 1
-    while 2 / m * (1 + 1 / m + root) ** -degree / root**2 > eps / 2:
+    ratio = 1 / (1 + 1 / m + root)
+    while 2 / m * ratio**degree / root**2 > eps / 2:
         degree += 1
-    series = Chebyshev.interpolate(lambda s: 2 / (1 - s), degree, [-2 * m, 0])
-    return tuple(map(float, series.convert(kind=Polynomial).coef))
+    terms = [ratio**k for k in range(degree)] + [ratio**degree / (1 - ratio**2)]
+    powers = (
+        math.fsum(terms[k] * chebyshev_at_one(k)[j] for k in range(j, degree + 1)) / m**j for j in range(1, degree + 1)
+    )
+    return 2.0, *(4 / (m * root) * c for c in powers)
 
 
 _TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a` that costs as many units

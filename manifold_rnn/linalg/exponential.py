@@ -2,19 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from .._torch import constant_result, is_traced
 from .angles import eigenangles, rotation_by
 from .checks import require_length, require_matrix
 from .polar import polish
-from .polynomials import exponent, matrix_polynomial
+from .polynomials import exponent, matrix_polynomial, on_imaginary_axis
 from .precision import (
     applied,
     batched,
@@ -263,23 +260,13 @@ def truncated_exponential(B: Tensor, B2: Tensor, size: float) -> Tensor:
 def exp_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of a polynomial near ``exp`` for imaginary arguments up to :math:`r = 2^{step/8}`.
 
-    Chebyshev interpolation has a remainder of about :math:`2 (r/2)^{d+1} / (d+1)!` at degree d.
+    The Chebyshev series has a remainder of about :math:`2 (r/2)^{d+1} / (d+1)!` at degree d. The first coefficient is
+    exactly 1, so that a weight with coordinates 0 is its base to the last digit.
     """
     radius, degree = 2.0 ** (step / 8), 2
     while 2 * (radius / 2) ** (degree + 1) / math.factorial(degree + 1) > eps / 4:
         degree += 1
-    return _on_imaginary_axis(np.cos, np.sin, radius, degree)
-
-
-def _on_imaginary_axis(
-    real: Callable[[np.ndarray], np.ndarray], imaginary: Callable[[np.ndarray], np.ndarray], radius: float, degree: int
-) -> tuple[float, ...]:
-    """Coefficients in ``z`` of the interpolation of ``real(y) + i imaginary(y)``, even and odd, for ``z = iy``."""
-    even, odd = degree - degree % 2, degree - 1 + degree % 2
-    parts = (Chebyshev.interpolate(f, d, [-radius, radius]) for f, d in ((real, even), (imaginary, odd)))
-    y = sum(parts, Chebyshev([0.0], [-radius, radius])).convert(kind=Polynomial).coef
-    signs = np.array([1, 1, -1, -1])[np.arange(len(y)) % 4]  # y = -iz
-    return tuple(float(c) for c in y * signs)
+    return 1.0, *on_imaginary_axis(lambda n: 1 / math.factorial(n), radius, degree)[1:]
 
 
 def _plus_identity(P: Tensor, c: float) -> Tensor:
@@ -309,12 +296,10 @@ def _coefficients(radius: float, eps: float) -> tuple[float, ...]:
 def _phi_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of a polynomial near ``phi`` for imaginary arguments up to twice ``2^(step/8)``.
 
-    Chebyshev interpolation of :math:`\varphi(iy) = \frac{\sin y}{y} + i\frac{1 - \cos y}{y}` has a remainder of about
+    The Chebyshev series of :math:`\varphi(iy) = \frac{\sin y}{y} + i\frac{1 - \cos y}{y}` has a remainder of about
     :math:`2 r^{d+1} / (d+2)!` at degree d, the Taylor polynomial one of :math:`(2r)^{d+1} / (d+2)!`.
     """
     radius, degree = 2.0 ** (step / 8), 1
     while radius ** (degree + 1) / math.factorial(degree + 2) > eps:  # half the remainder: products round more
         degree += 1
-    return _on_imaginary_axis(
-        lambda y: np.sinc(y / np.pi), lambda y: np.sin(y / 2) * np.sinc(y / (2 * np.pi)), 2 * radius, degree
-    )
+    return on_imaginary_axis(lambda n: 1 / math.factorial(n + 1), 2 * radius, degree)

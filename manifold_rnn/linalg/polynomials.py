@@ -1,12 +1,15 @@
-"""Polynomials of matrices in few products."""
+"""Polynomials of matrices in few products, and their coefficients to the last digit."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from .defect import shift_diagonal
 from .product import multiply
+
+_TAIL = 24  # Chebyshev terms after which the rest of a series is below any rounding
 
 
 def matrix_polynomial(Z: Tensor, coefficients: Sequence[float], square: Tensor | None = None) -> Tensor:
@@ -35,3 +38,41 @@ def matrix_polynomial(Z: Tensor, coefficients: Sequence[float], square: Tensor |
 def exponent(x: float) -> int:
     """The least ``k`` for which :math:`2^{k/8}` is at least ``x``, to keep polynomials for so many intervals only."""
     return math.ceil(8 * math.log2(max(x, 1e-9)))
+
+
+def on_imaginary_axis(taylor: Callable[[int], float], radius: float, degree: int) -> tuple[float, ...]:
+    r"""The Chebyshev series, up to a degree, of an entire function of :math:`z = iy` for ``|y|`` up to ``radius``.
+
+    Coefficient ``n`` of the function's power series is ``taylor(n)``, at most about ``1 / n!``. The powers of ``z`` are
+    those of the power series less what the terms that are left out contribute. These are small, so no digit is lost;
+    the sum of the terms that stay would cancel.
+    """
+
+    def real(n: int) -> float:  # y = -iz
+        return taylor(n) * (1, 1, -1, -1)[n % 4]
+
+    last = degree + _TAIL
+    rest = {
+        k: 2 * math.fsum(real(n) * (radius / 2) ** n * math.comb(n, (n - k) // 2) for n in range(k, last + 1, 2))
+        for k in range(degree + 1, last + 1)
+    }
+    left_out = (math.fsum(c * chebyshev(k)[j] for k, c in rest.items()) / radius**j for j in range(degree + 1))
+    return tuple((real(j) - c) * (1, 1, -1, -1)[j % 4] for j, c in enumerate(left_out))
+
+
+@functools.cache
+def chebyshev(k: int) -> tuple[int, ...]:
+    """The coefficients of the Chebyshev polynomial of degree ``k``."""
+    if k < 2:
+        return (1,) if k == 0 else (0, 1)
+    twice, before = (0, *(2 * c for c in chebyshev(k - 1))), (*chebyshev(k - 2), 0, 0)
+    return tuple(a - b for a, b in zip(twice, before, strict=True))
+
+
+@functools.cache
+def chebyshev_at_one(k: int) -> tuple[int, ...]:
+    """The coefficients of the Chebyshev polynomial of degree ``k`` in powers of ``u = t - 1``: none is negative."""
+    if k < 2:
+        return (1,) if k == 0 else (1, 1)
+    last, before = chebyshev_at_one(k - 1), (*chebyshev_at_one(k - 2), 0, 0)
+    return tuple(2 * (a + b) - c for a, b, c in zip((*last, 0), (0, *last), before, strict=True))

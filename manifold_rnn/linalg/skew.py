@@ -122,7 +122,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if not complex_ and _is_compiled(c, n):
         return _compiled(_Unpack, c, n)
     # one gather and one product with a constant are cheaper than two scatters
-    below = c.index_select(-1, _cached(_places, n, c.device)) if n > 1 else c.new_zeros((*c.shape[:-1], n * n))
+    below = c.index_select(-1, _cached(_places, n, c.device)) if n > 1 else c.sum(-1, keepdim=True)
     real = below * _cached(_signs, n, c.device, c.dtype)
     if not complex_:
         return real.unflatten(-1, (n, n))

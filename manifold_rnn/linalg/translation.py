@@ -7,11 +7,9 @@ adjoint for both factors, which takes fewer products than the two adjoints in tu
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from .._kernels import translations
@@ -19,10 +17,12 @@ from .._torch import apply_function, is_watched, sees_every_step
 from .cayley import SERIES_BELOW, cayley_of_skew, inverse_polynomial
 from .checks import require_same
 from .exponential import exp_polynomial, expm_skew, short_exponential, truncated_exponential
-from .polynomials import exponent
+from .polynomials import exponent, on_imaginary_axis
 from .precision import batched, largest_norm, may_read_device, recording, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
+
+Unpack: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # from a point and coordinates to the matrix
 
 _SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
 _FEW_COLUMNS = 64
@@ -73,7 +73,7 @@ def expm_times(x: Tensor, A: Tensor) -> Tensor:
         return expm_reference(x, A)
     unit, size = 0.25 * torch.finfo(A.dtype).eps * A.shape[-1] ** 0.5, largest_norm(A)
     if not size < 1:  # NaN included
-        return expm_reference(x, A)
+        return multiply(x, expm_skew(A))
     if size**3 < 6 * unit:
         xA = multiply(x, A)
         return multiply_add(xA, xA, A, beta=1, alpha=0.5).add_(x)
@@ -99,30 +99,30 @@ def cayley_reference(x: Tensor, A: Tensor) -> Tensor:
 
 def expm_reference(x: Tensor, A: Tensor) -> Tensor:
     """The definition of `expm_times`, in two factors that are derived in turn."""
-    return multiply(x, expm_skew(A))
+    return x @ expm_skew(A)  # not `multiply`, which rounds in another way where nobody records
 
 
-def cayley_coordinates(x: Tensor, c: Tensor) -> Tensor:
+def cayley_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
     """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
-    if _is_compiled(x, c):
+    if unpack is unpack_at and _is_compiled(x, c):
         largest = translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5  # real eigenvalues come in pairs
         if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, series, None)
-    A = unpack_at(x, c)
+    A = unpack(x, c)
     if c.requires_grad and x.shape[-1] < _FEW_COLUMNS:  # where a call costs more than a product
         return cayley_reference(x, A)
     return cayley_reference(x, A) if _is_trained_elsewhere(c) else cayley_times(x, A)
 
 
-def expm_coordinates(x: Tensor, c: Tensor) -> Tensor:
+def expm_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
     """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
-    if _is_compiled(x, c):
+    if unpack is unpack_at and _is_compiled(x, c):
         size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
         if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, *series)
         if size > _SHORT:
-            return expm_reference(x, unpack_at(x, c))
-    A = unpack_at(x, c)
+            return expm_reference(x, unpack(x, c))
+    A = unpack(x, c)
     return _by_halves(x, A) if _is_trained_elsewhere(c) else expm_times(x, A)
 
 
@@ -180,7 +180,7 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, c, M, Ft = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(g):
+        if torch.is_grad_enabled() or batched(g) or is_watched(g) or g.layout != torch.strided:
             reference = cayley_reference if ctx.terms is None else expm_reference
             gc = _derived(lambda x, c: reference(x, unpack_at(x, c)), ctx, x, c, g)[1]
         elif ctx.terms is None:
@@ -283,15 +283,17 @@ def _sinhc_ad(A: Tensor, H: Tensor, size: float) -> Tensor:
 def _sinhc_polynomial(step: int, eps: float) -> tuple[float, ...]:
     r"""Coefficients of the even powers of a polynomial near :math:`\sinh(z/2) / (z/2)`.
 
-    It is good for imaginary arguments up to twice :math:`r = 2^{step/8}`. Chebyshev interpolation of degree d has a
+    It is good for imaginary arguments up to twice :math:`r = 2^{step/8}`. The Chebyshev series up to degree d has a
     remainder of about :math:`2 (r/2)^{d+2} / (d+3)!`.
     """
     radius, degree = 2.0 ** (step / 8), 0
     while 2 * (radius / 2) ** (degree + 2) / math.factorial(degree + 3) > eps:
         degree += 2
-    series = Chebyshev.interpolate(lambda y: np.sinc(y / (2 * np.pi)), degree, [-2 * radius, 2 * radius])
-    coefficients = series.convert(kind=Polynomial).coef[::2]
-    return tuple(float(c) * (-1) ** k for k, c in enumerate(coefficients))  # y = -iz
+    return on_imaginary_axis(_sinhc_power, 2 * radius, degree)[::2]
+
+
+def _sinhc_power(n: int) -> float:
+    return 0.0 if n % 2 else 0.5**n / math.factorial(n + 1)
 
 
 def _derived(

@@ -80,7 +80,7 @@ class SpecialUnitary(MatrixGroup):
         return unpack_skew(torch.cat([off, diagonal], -1), dtype)
 
     def _translated(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.retraction.translate(x, self._algebra(x, c))
+        return self.retraction.translate_coordinates(x, c, self._algebra)
 
     # --- the determinant ---
 

@@ -12,7 +12,7 @@ from ..linalg.precision import full_precision
 from ..linalg.product import multiply, multiply_add
 from ..linalg.skew import skew
 from ..linalg.subspaces import aligned, require_distinct_geodesic
-from ..linalg.translation import unpack_at
+from ..linalg.translation import Unpack, unpack_at
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Retraction(ABC):
         """
         return multiply(x, self.group_map(A))
 
-    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        """`translate` by the matrix with the coordinates ``c``, as `manifold_rnn.linalg.unpack_skew` has them.
+    def translate_coordinates(self, x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
+        """`translate` by the matrix with the coordinates ``c``.
 
         Parameters
         ----------
@@ -110,12 +110,14 @@ class Retraction(ABC):
             A point.
         c : Tensor, shape (..., d)
             Coordinates.
+        unpack : callable, optional
+            ``unpack(x, c)`` returns the skew-Hermitian matrix. Default: `manifold_rnn.linalg.unpack_skew`.
 
         Returns
         -------
         Tensor, shape (..., n, n)
         """
-        return self.translate(x, unpack_at(x, c))
+        return self.translate(x, unpack(x, c))
 
     def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
         r"""The point :math:`x\,\phi(\operatorname{skew}(x^H u))`.

@@ -10,7 +10,7 @@ from ..linalg.cayley import cayley, cayley_tall
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
 from ..linalg.plane import along_cayley
 from ..linalg.skew import skew
-from ..linalg.translation import cayley_coordinates, cayley_times
+from ..linalg.translation import Unpack, cayley_coordinates, cayley_times, unpack_at
 from .base import Retraction
 
 
@@ -52,8 +52,8 @@ class Cayley(Retraction):
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return cayley_times(x, A)
 
-    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return cayley_coordinates(x, c)
+    def translate_coordinates(self, x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
+        return cayley_coordinates(x, c, unpack)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         require_no_minus_one(Q, "The inverse Cayley retraction")

@@ -17,7 +17,7 @@ from ..linalg.polar import polish
 from ..linalg.precision import double, host_max, may_read_device, recording
 from ..linalg.skew import skew
 from ..linalg.subspaces import subspace_log
-from ..linalg.translation import expm_coordinates, expm_times
+from ..linalg.translation import Unpack, expm_coordinates, expm_times, unpack_at
 from .base import Retraction
 
 # entries of a tangent vector, in single precision:
@@ -62,8 +62,8 @@ class Exponential(Retraction):
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
         return expm_times(x, A)
 
-    def translate_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return expm_coordinates(x, c)
+    def translate_coordinates(self, x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
+        return expm_coordinates(x, c, unpack)
 
     def inverse_group_map(self, Q: Tensor) -> Tensor:
         return logm_unitary(Q)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from support import naive
 from support.tolerances import atol
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from manifold_rnn import errors, linalg
-from manifold_rnn._kernels import loading
+from manifold_rnn import errors, linalg, manifolds
+from manifold_rnn._kernels import loading, translations
 from manifold_rnn.linalg import translation
 
 KINDS = ["cayley", "expm"]
@@ -138,6 +139,67 @@ def test_what_is_not_finite_is_not_hidden(kind, generator):
             assert not coordinates(kind, x, c).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_that_holds_a_negative_or_a_transpose_is_read_as_such(kind, dtype, generator):
+    x, c, g = case(2, 0.5, dtype, generator)
+    (expected,) = gradients(coordinates(kind, x, c), c, g)
+    negative = torch.complex(torch.zeros_like(c), -c.detach()).conj().requires_grad_().imag
+    assert negative.is_neg() and negative.is_contiguous()
+    assert torch.equal(coordinates(kind, x, negative), coordinates(kind, x, c))
+    assert torch.equal(gradients(coordinates(kind, x, negative), negative, g)[0], expected)
+    x, c, g = case(9, 0.5, dtype, generator)
+    (expected,) = gradients(coordinates(kind, x, c), c, g)
+
+    def columns(t):
+        return t.mT.contiguous().mT if t.ndim == 2 else torch.stack([t, t], -1)[:, 0]
+
+    with torch.autograd.graph.saved_tensors_hooks(columns, lambda t: t):
+        W = coordinates(kind, columns(x), columns(c))
+    assert torch.equal(gradients(W, c, columns(g))[0], expected)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t):  # and forgets to widen
+        W = coordinates(kind, x, c)
+    assert torch.allclose(gradients(W, c, g)[0], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("n", [6, 70])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trace_of_the_backward_pass_and_a_sparse_gradient_see_the_same_function(kind, n, generator):
+    x, c, g = case(n, 0.7, torch.float64, generator)
+    W = coordinates(kind, x, c)
+
+    def backward(g):
+        return gradients(W, c, g, retain_graph=True)[0]
+
+    for other in (2 * g, g.mT):
+        assert (make_fx(backward)(g)(other) - backward(other)).abs().max() <= atol(g.dtype) * 10
+    eye = torch.eye(n, dtype=g.dtype)
+    assert (backward(eye.to_sparse()) - backward(eye)).abs().max() <= atol(g.dtype) * 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_row_has_no_coordinates_and_an_empty_gradient(kind):
+    x, c = -torch.ones(2, 1, 1), torch.zeros(2, 0, requires_grad=True)
+    W = coordinates(kind, x, c)
+    assert torch.equal(W, x) and gradients(W.sum(), c, None)[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_earlier_calls_left_in_memory_changes_nothing(kind, generator):
+    if loading.library() is None:
+        pytest.skip("the package was installed without compiled kernels")
+    for n in (2, 15, 16, 17, 33, 65):
+        for norm in (1e-3, 0.5, 1.9, 2.9):
+            x, c, g = case(n, norm, torch.float32, generator)
+            results = []
+            for value in (0.0, torch.nan):
+                translations._memory(n, torch.float32).fill_(value)
+                W = coordinates(kind, x, c)
+                translations._memory(n, torch.float32).fill_(value)
+                results.append((W.detach(), *gradients(W, c, g)))
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), (n, norm)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_weights_in_turn_do_not_share_memory(kind, generator):
     cases = [case(n, 0.5, torch.float32, generator) for n in (24, 40, 24)]
@@ -148,7 +210,7 @@ def test_two_weights_in_turn_do_not_share_memory(kind, generator):
         assert torch.equal(got, alone) and torch.equal(W, coordinates(kind, x, c))
 
 
-@pytest.mark.parametrize("n", [1, 8, 128])
+@pytest.mark.parametrize("n", [1, 8, 128, 200])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_weight_is_the_same_whether_somebody_records_or_not(kind, dtype, n, generator):
@@ -157,3 +219,17 @@ def test_a_weight_is_the_same_whether_somebody_records_or_not(kind, dtype, n, ge
         with torch.no_grad():
             W = coordinates(kind, x, c)
         assert torch.equal(W, coordinates(kind, x, c)), norm
+
+
+@pytest.mark.parametrize("norm", [1e-6, 1e-3, 0.3, 2.0, 10.0])
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("retraction", ["cayley", "exp"])
+def test_so_is_one_whose_coordinates_are_its_own(retraction, dtype, norm, generator):
+    group = manifolds.SpecialUnitary(retraction)
+    for shape in ((3, 3), (2, 5, 5), (70, 70)):
+        x = group.random(shape, dtype=dtype, generator=generator)
+        u = torch.randn(group.coordinate_shape(shape), dtype=dtype.to_real(), generator=generator)
+        c = (norm / torch.linalg.vector_norm(u) * u).requires_grad_()
+        with torch.no_grad():
+            W = group.retr_coordinates(x, c)
+        assert torch.equal(W, group.retr_coordinates(x, c)), shape
