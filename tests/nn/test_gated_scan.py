@@ -1,5 +1,6 @@
 """The scan of steps written by hand against the plain loop: outputs, every gradient, and what is not finite."""
 
+import dataclasses
 import math
 
 import pytest
@@ -144,6 +145,24 @@ def test_inputs_and_weights_of_extreme_size(cell, dtype, size):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10 * scale)
 
 
+@pytest.mark.parametrize("size", [1e6, 1e20, 3e38], ids=str)
+@pytest.mark.parametrize("cell", [LSTM(), GRU(), GORU(), LEM(), LEM(1.3)], ids=str)
+def test_a_saturated_gate_has_no_gradient_however_large_the_input(cell, size):
+    layers = twins(cell, torch.float32)
+    for layer in layers:
+        with torch.no_grad():
+            layer.weight_ih_l0.mul_(min(1.0, 1e30 / size))
+    x = size / 3 * torch.randn(4, 2, 3, generator=seeded()).clamp(-1, 1)
+    assert_near(*(values(layer, x) for layer in layers), factor=10)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e20], ids=str)  # of larger ones the loop itself loses digits
+def test_a_complex_lstm_turns_a_huge_argument_as_the_loop_does(size):
+    layers = twins(LSTM(), torch.complex64)
+    x = size * torch.randn(4, 2, 3, dtype=torch.complex64, generator=seeded())
+    assert_near(*(values(layer, x) for layer in layers), factor=10)
+
+
 def test_an_nru_whose_directions_are_zero_or_tiny():
     for size in (0.0, 1e-200, 1e-13, 1e-6):
         layers = twins(NRU(16, 4), torch.float64)
@@ -247,6 +266,45 @@ def test_cells_without_steps_by_hand_are_refused_with_a_reason():
             make(cell, backend="gated")(torch.zeros(3, 2, 3, dtype=torch.float64))
     with pytest.raises(mr.errors.UnsupportedError, match="single or double"):
         make(LEM(), dtype=torch.bfloat16, backend="gated")(torch.zeros(3, 2, 3, dtype=torch.bfloat16))
+
+
+def test_a_cell_with_other_steps_runs_by_the_loop():
+    class Doubled(LSTM):
+        def step(self, u, state, W):
+            y, state = super().step(u, state, W)
+            return 2 * y, state
+
+    class Halved(NRU):
+        def heads_of(self, a):
+            strengths, directions = super().heads_of(a)
+            return strengths / 2, directions
+
+    x = torch.randn(4, 2, 3, dtype=torch.float64, generator=seeded())
+    for cell in (Doubled(), Halved(16, 4), Momentum(Doubled()), Momentum(Halved(16, 4))):
+        with pytest.raises(mr.errors.UnsupportedError, match="by hand"):
+            make(cell, backend="gated")(x)
+        layers = [make(cell, backend=backend) for backend in ("auto", "reference")]
+        torch.testing.assert_close(layers[0](x)[0], layers[1](x)[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cell", "dtype"), CASES, ids=str)
+def test_shapes_that_do_not_match_are_refused(cell, dtype):
+    layer = make(cell, 3, 4, dtype=dtype)
+    bound, W = layer.cell.bind(layer.weights("_l0")), layer.weight_hh_l0
+    form, x, state = bound.gated_form(W), torch.zeros(5, 2, 3, dtype=dtype), bound.initial_state(2)
+    narrow = (*state[:-1], state[-1][:, :-1])
+    rows = dataclasses.replace(form, weight_ih=form.weight_ih[1:])
+    for arguments in (
+        (form, x[:, :1], state),
+        (form, x, bound.initial_state(1)),
+        (form, x, narrow),
+        (form, x[0], state),
+        (form, x[:0], state),
+        (rows, x, state),
+        (dataclasses.replace(form, weights=(form.weights[0][1:], *form.weights[1:])), x, state),
+    ):
+        with pytest.raises(mr.errors.ShapeError, match="do not match"):
+            gated(*arguments)
 
 
 def test_the_function_itself_equals_the_reference():

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 State: TypeAlias = tuple[Tensor, ...]
 _THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
+
+
+class Sizes(NamedTuple):
+    """The sizes of one step."""
+
+    inputs: int  # numbers of the inputs of a step, k
+    rows: int  # of the recurrent matrix
+    state: tuple[int, ...]  # numbers of each part of the state
 
 
 class GatedSteps(ABC):
@@ -50,6 +58,11 @@ class GatedSteps(ABC):
         flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
         self.compiled["tanh"](flat.data_ptr(), into.data_ptr(), *flat.shape, flat.stride(0), into.stride(0))
         return out
+
+    @staticmethod
+    @abstractmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        """Return the sizes of a step with these weights."""
 
     @abstractmethod
     def plain(self, u: Tensor, state: State) -> State:

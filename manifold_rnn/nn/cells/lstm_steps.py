@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh_factor
+from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class LSTMSteps(GatedSteps):
@@ -16,6 +16,11 @@ class LSTMSteps(GatedSteps):
     def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
         super().__init__(weights, state, numbers)
         self.product = products_with(weights[0], len(state[0]))
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        n = weights[0].shape[-1]
+        return Sizes(4 * n, 4 * n, (n, n))
 
     def plain(self, u: Tensor, state: State) -> State:
         h, c = state

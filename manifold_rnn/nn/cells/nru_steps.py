@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..products import Products, add_outer
 from .base import State
-from .gated_form import GatedSteps
+from .gated_form import GatedSteps, Sizes
 from .nru_heads import SMALLEST, memory_changes, split_heads
 
 
@@ -29,6 +29,12 @@ class NRUSteps(GatedSteps):
         self.of_state = Products(torch.cat([W, Wm], 1))
         self.of_a = Products(maps)
         self.signs = W.new_tensor([[1.0], [-1.0]]) / self.heads  # of writing and of erasing
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        (W, _, maps), heads = weights, int(numbers[0])
+        n, side = W.shape[-1], (len(maps) - 2 * heads) // 4
+        return Sizes(n + len(maps), n, (n, side // heads * side))
 
     def plain(self, u: Tensor, state: State) -> State:
         (h, c), (W, Wm, maps), n = state, self.weights, self.n

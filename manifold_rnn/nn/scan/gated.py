@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...errors import ShapeError
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
 from ..cells.gated_form import GatedForm, GatedSteps, without_gap
@@ -43,6 +44,11 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     state : tuple of Tensor
         The last state.
 
+    Raises
+    ------
+    ShapeError
+        If the shapes of inputs, state and weights do not match.
+
     Notes
     -----
     The factors by which gradients are multiplied are computed for several steps at a time, and the gradients of the
@@ -61,9 +67,26 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     >>> assert torch.allclose(y, expected, atol=1e-6) and torch.equal(h, y[-1])
     """
     start = form.enter(state)
-    inputs = (*form.prepare(x, form.weight_ih), form.bias, *start, *form.weights)
+    x, V = form.prepare(x, form.weight_ih)
+    _require_shapes(form, x, V, start)
+    inputs = (x, V, form.bias, *start, *form.weights)
     y, *last = _Run.apply(_Kind(form.steps, form.numbers, form.gap), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
+
+
+def _require_shapes(form: GatedForm, x: Tensor, V: Tensor | None, state: State) -> None:
+    """Raise `ShapeError` unless the shapes match: the library reads as many numbers as they should have."""
+    sizes, W = form.steps.sizes(form.weights, form.numbers), form.weights[0]
+    inputs = x.shape[-1] if V is None else len(V) + form.gap[1] - form.gap[0]
+    fits = (inputs, len(W)) == (sizes.inputs, sizes.rows) and x.ndim == 3 and len(x) > 0
+    if not fits or [part.shape for part in state] != [(x.shape[1], size) for size in sizes.state]:
+        raise ShapeError(
+            "The shapes of the inputs, the state and the weights do not match.\n"
+            f"Expected inputs (T, B, m) with T >= 1, a state {', '.join(f'(B, {size})' for size in sizes.state)}, "
+            f"{sizes.inputs} projected inputs and a recurrent matrix of {sizes.rows} rows; got {tuple(x.shape)}, "
+            f"{', '.join(str(tuple(part.shape)) for part in state)}, {inputs} and {len(W)}.\n"
+            "Make batch and features agree."
+        )
 
 
 class _Kind(NamedTuple):
