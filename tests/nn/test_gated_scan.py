@@ -190,9 +190,10 @@ def test_inputs_that_are_not_finite_reach_what_they_reach_in_the_loop(cell, dtyp
         torch.testing.assert_close(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("trained", [True, False], ids=["trained start", "zeros"])
 @pytest.mark.parametrize("cell", [GORU(), NRU(16, 4)], ids=str)
-def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell):
-    layers = twins(cell, torch.float64)
+def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell, trained):
+    layers = twins(cell, torch.float64, train_initial_state=trained)
     results = []
     for layer in layers:
         with torch.no_grad():
@@ -218,7 +219,7 @@ def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell)
     ids=str,
 )
 def test_second_derivatives(cell, dtype):
-    layer = shaken(make(cell, 2, 3, dtype=dtype, backend="gated"))
+    layer = shaken(make(cell, 2, 3, dtype=dtype, backend="gated", train_initial_state=True))
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(3, 2, 2, dtype=dtype, generator=seeded(), requires_grad=True)
 

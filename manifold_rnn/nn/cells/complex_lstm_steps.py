@@ -18,8 +18,10 @@ class ComplexLSTMSteps(GatedSteps):
     the argument of ``g`` are kept.
     """
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod

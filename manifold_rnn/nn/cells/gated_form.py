@@ -38,6 +38,8 @@ class GatedSteps(ABC):
         A state, which gives shapes, dtype and device.
     numbers : sequence of float
         Options of the cell.
+    buffers : sequence of Tensor
+        The other tensors of the pass. The library can only be used if it can read all of them.
 
     Attributes
     ----------
@@ -47,9 +49,11 @@ class GatedSteps(ABC):
 
     has_cutoffs: ClassVar[bool] = False
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
         self.weights, self.numbers = weights, numbers
-        self.compiled = compiled_functions(state[0])
+        self.compiled = compiled_functions(*state, *weights, *buffers)
 
     def tanh(self, z: Tensor, out: Tensor) -> Tensor:
         """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
@@ -150,10 +154,10 @@ def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
     return z if start == stop else torch.cat([z[..., :start], z[..., stop:]], -1)
 
 
-def compiled_functions(h: Tensor) -> Functions | None:
+def compiled_functions(h: Tensor, *others: Tensor) -> Functions | None:
     """Return the functions of the library for states like ``h``, (B, n), or None where torch has to compute."""
     shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
-    return None if h.device.type != "cpu" or shared or is_watched(h) else functions(h.dtype)
+    return None if h.device.type != "cpu" or shared or is_watched(h, *others) else functions(h.dtype)
 
 
 def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:

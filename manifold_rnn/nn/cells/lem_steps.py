@@ -13,8 +13,10 @@ from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 class LEMSteps(GatedSteps):
     r"""Steps with the inputs of a, c, z and y, which keep both gates times :math:`\Delta` and both values of tanh."""
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         (W,), (self.time_step,) = weights, numbers
         self.n = W.shape[-1]
         self.of_y, self.of_z = (products_with(part, len(state[0])) for part in (W[: 3 * self.n], W[3 * self.n :]))

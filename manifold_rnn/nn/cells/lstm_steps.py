@@ -13,8 +13,10 @@ from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 class LSTMSteps(GatedSteps):
     """Steps with the inputs of the gates i, f, g and o, whose values they keep."""
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod

@@ -21,8 +21,10 @@ class NRUSteps(GatedSteps):
 
     has_cutoffs: ClassVar[bool] = True
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         W, Wm, maps = weights
         self.n, self.heads = len(W), int(numbers[0])
         self.side = (len(maps) - 2 * self.heads) // 4

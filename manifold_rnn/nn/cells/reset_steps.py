@@ -21,8 +21,10 @@ class ResetSteps(GatedSteps):
     are kept.
     """
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod
@@ -124,7 +126,7 @@ class GORUSteps(ResetSteps):
 
     def threshold(self) -> Tensor | None:
         W, bias = self.weights
-        return bias.expand(W.shape[-1]).contiguous().resolve_neg()  # as the library reads it
+        return bias.to(W).expand(W.shape[-1]).contiguous().resolve_neg()  # as the library reads it
 
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         torch.mul(torch.sgn(n).square_(), g, out=out)

@@ -96,8 +96,10 @@ class _Kind(NamedTuple):
     numbers: tuple[float, ...]
     gap: tuple[int, int]
 
-    def __call__(self, weights: Sequence[Tensor], state: Sequence[Tensor]) -> GatedSteps:
-        return self.steps(weights, tuple(state), self.numbers)
+    def __call__(
+        self, weights: Sequence[Tensor], state: Sequence[Tensor], buffers: Sequence[Tensor] = ()
+    ) -> GatedSteps:
+        return self.steps(weights, tuple(state), self.numbers, buffers)
 
 
 class _Run(torch.autograd.Function):
@@ -112,11 +114,11 @@ class _Run(torch.autograd.Function):
         with without_autograd_overhead(x, *start, *weights):
             for buffer, part in zip(states, start, strict=True):
                 buffer[0] = part
-            steps = kind(weights, start)
+            steps = kind(weights, start, (K, *states))
             for part in _parts(K):
                 _project(x[part], V, b, kind.gap, K[part])
                 steps.forward(K[part], [buffer[part.start : part.stop + 1] for buffer in states])
-        ctx.save_for_backward(x, V, b, K, *weights, *states)
+        ctx.save_for_backward(x, V, b, K, *start, *weights, *states)
         return (states[0][1:] if every_step else None, *(buffer[-1].clone() for buffer in states))
 
     @staticmethod
@@ -130,13 +132,13 @@ def _gradients(
     ctx: Any, saved: Sequence[Any], gy: Tensor | None, g_last: Sequence[Tensor | None]
 ) -> Sequence[Tensor | None]:
     x, V, b, K, *rest = saved
-    weights, states = rest[: -ctx.count], rest[-ctx.count :]
+    start, weights, states = rest[: ctx.count], rest[ctx.count : -ctx.count], rest[-ctx.count :]
     needed = ctx.needs_input_grad[3:]
     if not (torch.is_grad_enabled() or batched(gy, *g_last)):
         gradients = _by_hand(ctx.kind, x, V, b, K, weights, states, needed, gy, g_last)
         if not ctx.kind.steps.has_cutoffs or _are_finite(gradients[3 : 3 + ctx.count]):
             return gradients  # else infinity times a slope of zero, which must be zero
-    inputs = (x, V, b, *(buffer[0] for buffer in states), *weights)
+    inputs = (x, V, b, *start, *weights)  # not the first states of the buffers, which have no graph
     return gradients_by_autograd(partial(_plain, ctx.kind, ctx.count), inputs, needed, (gy, *g_last))
 
 
@@ -170,10 +172,10 @@ def _by_hand(
     if gy is not None:
         first[0] += gy[-1]
     before = [None, *([None] * (len(x) - 1) if gy is None else gy[:-1].unbind(0))]
-    steps = kind(weights, first)
+    steps = kind(weights, first, (K, *states))
     parts = _parts(K)
     ring = torch.empty_like(K[parts[0]])
-    with without_autograd_overhead(x, K, *weights):
+    with without_autograd_overhead(x, K, *weights, *first):
         gradients: list[Tensor] = [g.clone() for g in first]
         for part in reversed(parts):
             gK = ring[: part.stop - part.start]
