@@ -8,6 +8,7 @@ import torch
 from support.cell_cases import make, parts, shaken
 from support.seeds import seeded
 from support.tolerances import atol
+from support.wrapped import Wrapped
 from torch import nn
 
 import manifold_rnn as mr
@@ -286,6 +287,18 @@ def test_a_cell_with_other_steps_runs_by_the_loop():
             make(cell, backend="gated")(x)
         layers = [make(cell, backend=backend) for backend in ("auto", "reference")]
         torch.testing.assert_close(layers[0](x)[0], layers[1](x)[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cell", "dtype"), CASES[:7], ids=str)
+def test_a_subclass_without_memory_sees_every_operation(cell, dtype):
+    layer = make(cell)
+    bound, W = layer.cell.bind(layer.weights("_l0")), layer.weight_hh_l0
+    x, state = torch.randn(4, 2, 3, dtype=torch.float64, generator=seeded()), bound.initial_state(2)
+    with pytest.raises(mr.errors.UnsupportedError, match="subclass"):
+        mr.nn.scan.run(bound, Wrapped(x), state, W, backend="gated")
+    with torch.no_grad():  # even then the library, which would read addresses, is not called
+        y, _ = gated(bound.gated_form(W), Wrapped(x), state)
+        torch.testing.assert_close(y, layer(x)[0], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(("cell", "dtype"), CASES, ids=str)

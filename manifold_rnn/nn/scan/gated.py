@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._torch import has_own_dispatch
 from ...errors import ShapeError
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
@@ -251,7 +252,7 @@ class Gated(Backend):
         tensors = (request.W, *request.state, *request.cell.weights.values())
         if any(t.real.dtype not in _DTYPES or t.real.dtype != request.W.real.dtype for t in tensors):
             return "it needs single or double precision, the same for all tensors"
-        return ""
+        return "a tensor subclass needs to see every operation" if has_own_dispatch(request.x, *tensors) else ""
 
     def auto_declines(self, request: Request) -> str:
         return "" if request.x.device.type == "cpu" else "it has been compared with the loop on a CPU only"
