@@ -191,6 +191,18 @@ def test_inputs_that_are_not_finite_reach_what_they_reach_in_the_loop(cell, dtyp
         torch.testing.assert_close(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("value", [2e38, math.inf, math.nan], ids=str)
+def test_a_momentum_that_overflows_before_the_projection_runs_as_in_the_loop(value):
+    layers = twins(Momentum(LSTM(), momentum=0.9, scale=1.0), torch.float32)
+    for layer in layers:
+        with torch.no_grad():
+            layer.weight_ih_l0.mul_(1e-4)
+    x = torch.ones(20, 2, 3)
+    x[:, 0] = value
+    results, true = ([y.detach(), *(s.detach() for s in h)] for y, h in (layer(x) for layer in layers))
+    torch.testing.assert_close(results[:3], true[:3], equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("trained", [True, False], ids=["trained start", "zeros"])
 @pytest.mark.parametrize("cell", [GORU(), NRU(16, 4)], ids=str)
 def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell, trained):
