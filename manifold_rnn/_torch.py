@@ -120,8 +120,12 @@ def is_batched(x: Tensor) -> bool:
 
 def is_watched(*tensors: Tensor) -> bool:
     """Whether a dispatch mode, or a tensor subclass with a dispatch of its own, sees every operation."""
-    own = any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
-    return own or has_dispatch_mode()
+    return has_own_dispatch(*tensors) or has_dispatch_mode()
+
+
+def has_own_dispatch(*tensors: Tensor) -> bool:
+    """Whether a tensor belongs to a subclass with a dispatch of its own, which may have no memory."""
+    return any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
 
 
 def has_dispatch_mode() -> bool:

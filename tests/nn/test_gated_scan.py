@@ -1,5 +1,6 @@
 """The scan of steps written by hand against the plain loop: outputs, every gradient, and what is not finite."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from support.cell_cases import make, parts, shaken
 from support.seeds import seeded
 from support.tolerances import atol
+from support.wrapped import Wrapped
 from torch import nn
 
 import manifold_rnn as mr
@@ -144,6 +146,24 @@ def test_inputs_and_weights_of_extreme_size(cell, dtype, size):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10 * scale)
 
 
+@pytest.mark.parametrize("size", [1e6, 1e20, 3e38], ids=str)
+@pytest.mark.parametrize("cell", [LSTM(), GRU(), GORU(), LEM(), LEM(1.3)], ids=str)
+def test_a_saturated_gate_has_no_gradient_however_large_the_input(cell, size):
+    layers = twins(cell, torch.float32)
+    for layer in layers:
+        with torch.no_grad():
+            layer.weight_ih_l0.mul_(min(1.0, 1e30 / size))
+    x = size / 3 * torch.randn(4, 2, 3, generator=seeded()).clamp(-1, 1)
+    assert_near(*(values(layer, x) for layer in layers), factor=10)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e20], ids=str)  # of larger ones the loop itself loses digits
+def test_a_complex_lstm_turns_a_huge_argument_as_the_loop_does(size):
+    layers = twins(LSTM(), torch.complex64)
+    x = size * torch.randn(4, 2, 3, dtype=torch.complex64, generator=seeded())
+    assert_near(*(values(layer, x) for layer in layers), factor=10)
+
+
 def test_an_nru_whose_directions_are_zero_or_tiny():
     for size in (0.0, 1e-200, 1e-13, 1e-6):
         layers = twins(NRU(16, 4), torch.float64)
@@ -171,9 +191,22 @@ def test_inputs_that_are_not_finite_reach_what_they_reach_in_the_loop(cell, dtyp
         torch.testing.assert_close(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("value", [2e38, math.inf, math.nan], ids=str)
+def test_a_momentum_that_overflows_before_the_projection_runs_as_in_the_loop(value):
+    layers = twins(Momentum(LSTM(), momentum=0.9, scale=1.0), torch.float32)
+    for layer in layers:
+        with torch.no_grad():
+            layer.weight_ih_l0.mul_(1e-4)
+    x = torch.ones(20, 2, 3)
+    x[:, 0] = value
+    results, true = ([y.detach(), *(s.detach() for s in h)] for y, h in (layer(x) for layer in layers))
+    torch.testing.assert_close(results[:3], true[:3], equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained start", "zeros"])
 @pytest.mark.parametrize("cell", [GORU(), NRU(16, 4)], ids=str)
-def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell):
-    layers = twins(cell, torch.float64)
+def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell, trained):
+    layers = twins(cell, torch.float64, train_initial_state=trained)
     results = []
     for layer in layers:
         with torch.no_grad():
@@ -199,7 +232,7 @@ def test_an_infinite_gradient_of_a_unit_that_is_off_is_zero_as_in_the_loop(cell)
     ids=str,
 )
 def test_second_derivatives(cell, dtype):
-    layer = shaken(make(cell, 2, 3, dtype=dtype, backend="gated"))
+    layer = shaken(make(cell, 2, 3, dtype=dtype, backend="gated", train_initial_state=True))
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(3, 2, 2, dtype=dtype, generator=seeded(), requires_grad=True)
 
@@ -247,6 +280,57 @@ def test_cells_without_steps_by_hand_are_refused_with_a_reason():
             make(cell, backend="gated")(torch.zeros(3, 2, 3, dtype=torch.float64))
     with pytest.raises(mr.errors.UnsupportedError, match="single or double"):
         make(LEM(), dtype=torch.bfloat16, backend="gated")(torch.zeros(3, 2, 3, dtype=torch.bfloat16))
+
+
+def test_a_cell_with_other_steps_runs_by_the_loop():
+    class Doubled(LSTM):
+        def step(self, u, state, W):
+            y, state = super().step(u, state, W)
+            return 2 * y, state
+
+    class Halved(NRU):
+        def heads_of(self, a):
+            strengths, directions = super().heads_of(a)
+            return strengths / 2, directions
+
+    x = torch.randn(4, 2, 3, dtype=torch.float64, generator=seeded())
+    for cell in (Doubled(), Halved(16, 4), Momentum(Doubled()), Momentum(Halved(16, 4))):
+        with pytest.raises(mr.errors.UnsupportedError, match="by hand"):
+            make(cell, backend="gated")(x)
+        layers = [make(cell, backend=backend) for backend in ("auto", "reference")]
+        torch.testing.assert_close(layers[0](x)[0], layers[1](x)[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cell", "dtype"), CASES[:7], ids=str)
+def test_a_subclass_without_memory_sees_every_operation(cell, dtype):
+    layer = make(cell)
+    bound, W = layer.cell.bind(layer.weights("_l0")), layer.weight_hh_l0
+    x, state = torch.randn(4, 2, 3, dtype=torch.float64, generator=seeded()), bound.initial_state(2)
+    with pytest.raises(mr.errors.UnsupportedError, match="subclass"):
+        mr.nn.scan.run(bound, Wrapped(x), state, W, backend="gated")
+    with torch.no_grad():  # even then the library, which would read addresses, is not called
+        y, _ = gated(bound.gated_form(W), Wrapped(x), state)
+        torch.testing.assert_close(y, layer(x)[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cell", "dtype"), CASES, ids=str)
+def test_shapes_that_do_not_match_are_refused(cell, dtype):
+    layer = make(cell, 3, 4, dtype=dtype)
+    bound, W = layer.cell.bind(layer.weights("_l0")), layer.weight_hh_l0
+    form, x, state = bound.gated_form(W), torch.zeros(5, 2, 3, dtype=dtype), bound.initial_state(2)
+    narrow = (*state[:-1], state[-1][:, :-1])
+    rows = dataclasses.replace(form, weight_ih=form.weight_ih[1:])
+    for arguments in (
+        (form, x[:, :1], state),
+        (form, x, bound.initial_state(1)),
+        (form, x, narrow),
+        (form, x[0], state),
+        (form, x[:0], state),
+        (rows, x, state),
+        (dataclasses.replace(form, weights=(form.weights[0][1:], *form.weights[1:])), x, state),
+    ):
+        with pytest.raises(mr.errors.ShapeError, match="do not match"):
+            gated(*arguments)
 
 
 def test_the_function_itself_equals_the_reference():

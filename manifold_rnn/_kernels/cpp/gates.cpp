@@ -92,11 +92,10 @@ void relax_forward(const T* a, T* q, const T* y, T* next_y, int64_t rows, int64_
 template <class T>
 void relax_backward(const T* a, const T* q, const T* y, T* g, T* ga, T* gq, int64_t rows, int64_t n, int64_t row,
                     double step) {
-    const T over = T(1 / step);
     each<T>(rows, n, [&](int64_t r, int64_t j, int64_t l) {
         const Vec<T> opening = read(a + r * row + j, l), value = read(q + r * row + j, l);
-        const Vec<T> of_y = read(g + r * n + j, l);
-        write(ga + r * row + j, of_y * ((value - read(y + r * n + j, l)) * opening * (T(1) - opening * over)), l);
+        const Vec<T> of_y = read(g + r * n + j, l), rest = T(1) - opening / T(step);  // exactly 0 of an open gate
+        write(ga + r * row + j, of_y * ((value - read(y + r * n + j, l)) * opening * rest), l);
         write(gq + r * row + j, of_y * (opening * (T(1) - value * value)), l);
         write(g + r * n + j, of_y * (T(1) - opening), l);
     });
@@ -118,7 +117,7 @@ void reset_forward(T* K, const T* thresholds, const T* h, T* next_h, int64_t row
     });
 }
 
-// tanh(|z|) / |z| of numbers with these parts, for moduli that no square lets overflow; 1 at 0.
+// tanh(|z|) / |z / 4| of numbers with these parts, for moduli that may overflow; 4 at 0.
 template <class T>
 inline Vec<T> tanh_ratio(Vec<T> re, Vec<T> im) {
     const Vec<T> x = magnitude<T>(re) * T(0.25), y = magnitude<T>(im) * T(0.25);
@@ -130,7 +129,7 @@ inline Vec<T> tanh_ratio(Vec<T> re, Vec<T> im) {
     for (int l = 0; l < LANES<T>; ++l) r[l] = std::sqrt(r[l]);
     r *= scale;
     r = select<T>((Int<T>)(r < least), least, r);
-    return tanh_of<T>(r * T(4)) / (r * T(4));
+    return tanh_of<T>(r * T(4)) / r;
 }
 
 // The same as lstm_forward for parts of complex numbers, from the arguments of i, f, o and both parts of g's.
@@ -143,7 +142,8 @@ void complex_lstm_forward(const T* a, T* K, const T* c, T* next_c, T* next_h, in
         const Vec<T> i = sigmoid_of<T>(read(from, l)), f = sigmoid_of<T>(read(from + n, l));
         const Vec<T> o = sigmoid_of<T>(read(from + 2 * n, l));
         const Vec<T> re = read(from + 3 * n, l), im = read(from + 4 * n, l), in = i * tanh_ratio<T>(re, im);
-        const Vec<T> next_re = f * read(c + at, l) + in * re, next_im = f * read(c + at + n, l) + in * im;
+        const Vec<T> next_re = f * read(c + at, l) + in * (re * T(0.25));
+        const Vec<T> next_im = f * read(c + at + n, l) + in * (im * T(0.25));
         const Vec<T> out = o * tanh_ratio<T>(next_re, next_im);
         write(to, i, l);
         write(to + n, f, l);
@@ -152,8 +152,8 @@ void complex_lstm_forward(const T* a, T* K, const T* c, T* next_c, T* next_h, in
         write(to + 4 * n, im, l);
         write(next_c + at, next_re, l);
         write(next_c + at + n, next_im, l);
-        write(next_h + at, out * next_re, l);
-        write(next_h + at + n, out * next_im, l);
+        write(next_h + at, out * (next_re * T(0.25)), l);
+        write(next_h + at + n, out * (next_im * T(0.25)), l);
     });
 }
 

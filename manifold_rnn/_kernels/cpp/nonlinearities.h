@@ -65,11 +65,12 @@ inline Vec<T> tanh_of(Vec<T> x) {
     return (Vec<T>)((Int<T>)t | ((Int<T>)x & (Int<T>{} + Vector<T>::sign)));
 }
 
-// 1 / (1 + exp(-x)), by exp(-|x|), so that small values are accurate.
+// 1 / (1 + exp(-x)), by exp(-|x|), so that small values are accurate. Those below the smallest normal number are 0.
 template <class T>
 inline Vec<T> sigmoid_of(Vec<T> x) {
-    const Exponential<T> exp(-at_most<T>(magnitude<T>(x), Vector<T>::farthest));
-    const Vec<T> e = exp.power * exp.rest + exp.power;
+    const Vec<T> size = magnitude<T>(x);
+    const Exponential<T> exp(-at_most<T>(size, Vector<T>::farthest));
+    const Vec<T> e = where<T>(~(Int<T>)(size > Vector<T>::farthest), exp.power * exp.rest + exp.power);
     return select<T>((Int<T>)(x < 0), e, Vec<T>{} + T(1)) / (e + T(1));
 }
 

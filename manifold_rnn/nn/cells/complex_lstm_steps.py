@@ -8,7 +8,7 @@ from torch import Tensor
 from ..activations import mod_tanh, real_features
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedForm, GatedSteps, sigmoid_factor
+from .gated_form import GatedForm, GatedSteps, Sizes, sigmoid_factor
 
 
 class ComplexLSTMSteps(GatedSteps):
@@ -18,9 +18,16 @@ class ComplexLSTMSteps(GatedSteps):
     the argument of ``g`` are kept.
     """
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        n = weights[0].shape[-1] // 2
+        return Sizes(5 * n, 5 * n, (2 * n, 2 * n))
 
     def plain(self, u: Tensor, state: State) -> State:
         h, c = state
@@ -126,8 +133,8 @@ class ComplexLSTMSteps(GatedSteps):
         The Jacobian is symmetric. The values and the diagonal are (..., 2, n), the rest is (..., 1, n).
         """
         quarter, r, tanh_r = self.scale(z)
-        unit, scale = quarter.div_(r), tanh_r / (4 * r)
-        slope = torch.addcmul(1 - scale, tanh_r, tanh_r, value=-1).mul_(opening)
+        unit, scale = quarter.div_(r), (tanh_r / r).mul_(0.25)
+        slope = (1 - tanh_r.square()).sub_(scale).mul_(opening)  # in this order, as a large number has a tiny scale
         across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope)
         diagonal = torch.addcmul(scale * opening, unit.square(), slope)
         return unit.mul_(tanh_r), diagonal, across

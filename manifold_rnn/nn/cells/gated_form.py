@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 State: TypeAlias = tuple[Tensor, ...]
 _THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
+
+
+class Sizes(NamedTuple):
+    """The sizes of one step."""
+
+    inputs: int  # numbers of the inputs of a step, k
+    rows: int  # of the recurrent matrix
+    state: tuple[int, ...]  # numbers of each part of the state
 
 
 class GatedSteps(ABC):
@@ -30,6 +38,8 @@ class GatedSteps(ABC):
         A state, which gives shapes, dtype and device.
     numbers : sequence of float
         Options of the cell.
+    buffers : sequence of Tensor
+        The other tensors of the pass. The library can only be used if it can read all of them.
 
     Attributes
     ----------
@@ -39,9 +49,11 @@ class GatedSteps(ABC):
 
     has_cutoffs: ClassVar[bool] = False
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
         self.weights, self.numbers = weights, numbers
-        self.compiled = compiled_functions(state[0])
+        self.compiled = compiled_functions(*state, *weights, *buffers)
 
     def tanh(self, z: Tensor, out: Tensor) -> Tensor:
         """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
@@ -50,6 +62,11 @@ class GatedSteps(ABC):
         flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
         self.compiled["tanh"](flat.data_ptr(), into.data_ptr(), *flat.shape, flat.stride(0), into.stride(0))
         return out
+
+    @staticmethod
+    @abstractmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        """Return the sizes of a step with these weights."""
 
     @abstractmethod
     def plain(self, u: Tensor, state: State) -> State:
@@ -137,10 +154,10 @@ def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
     return z if start == stop else torch.cat([z[..., :start], z[..., stop:]], -1)
 
 
-def compiled_functions(h: Tensor) -> Functions | None:
+def compiled_functions(h: Tensor, *others: Tensor) -> Functions | None:
     """Return the functions of the library for states like ``h``, (B, n), or None where torch has to compute."""
     shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
-    return None if h.device.type != "cpu" or shared or is_watched(h) else functions(h.dtype)
+    return None if h.device.type != "cpu" or shared or is_watched(h, *others) else functions(h.dtype)
 
 
 def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:

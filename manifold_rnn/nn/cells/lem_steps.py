@@ -7,17 +7,24 @@ from torch import Tensor
 
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh_factor
+from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class LEMSteps(GatedSteps):
     r"""Steps with the inputs of a, c, z and y, which keep both gates times :math:`\Delta` and both values of tanh."""
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         (W,), (self.time_step,) = weights, numbers
         self.n = W.shape[-1]
         self.of_y, self.of_z = (products_with(part, len(state[0])) for part in (W[: 3 * self.n], W[3 * self.n :]))
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        n = weights[0].shape[-1]
+        return Sizes(4 * n, 4 * n, (n, n))
 
     def plain(self, u: Tensor, state: State) -> State:
         (y, z), (W,), n, time_step = state, self.weights, self.n, self.time_step

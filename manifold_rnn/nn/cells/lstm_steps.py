@@ -7,15 +7,22 @@ from torch import Tensor
 
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedSteps, blocks, sigmoid_factor, tanh_factor
+from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class LSTMSteps(GatedSteps):
     """Steps with the inputs of the gates i, f, g and o, whose values they keep."""
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        n = weights[0].shape[-1]
+        return Sizes(4 * n, 4 * n, (n, n))
 
     def plain(self, u: Tensor, state: State) -> State:
         h, c = state

@@ -173,13 +173,16 @@ class Momentum(Cell):
     def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
         """Return the form of the host with the inputs that it receives.
 
-        A momentum that starts at zero is linear in the inputs, so it is computed of those, before they are projected.
+        A momentum that starts at zero is linear in the inputs, so it is computed of those, before they are projected,
+        unless it overflows there.
         """
         host_state, (v, *rest) = state[: -self.own_parts], state[-self.own_parts :]
         x = x.to(v.dtype)
         is_linear = self.kind in ("momentum", "restart") and x.shape[-1] < v.shape[-1]
-        if is_linear and not v.requires_grad and is_readable(v) and not bool(v.any()):
-            return self._gated_inputs_from_zero(form, x, host_state, (v, *rest))
+        if is_linear and not v.requires_grad and is_readable(v) and is_readable(x) and not bool(v.any()):
+            results = self._gated_inputs_from_zero(form, x, host_state, (v, *rest))
+            if bool(results[1].detach().sum().isfinite()):
+                return results
         u = self.project(x)
         g = u if self.offset is None else u - self.offset
         moved, own_state = self._advance_all(g, (v, *rest))

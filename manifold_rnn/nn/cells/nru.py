@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +71,8 @@ class NRU(Cell):
     >>> y, (h, c) = layer(torch.zeros(4, 1, 2))
     >>> assert c.shape == (1, 1, 9) and torch.equal(y[-1], h[0])
     """
+
+    step_methods: ClassVar[frozenset[str]] = Cell.step_methods | {"heads_of"}
 
     memory_size: int = 64
     heads: int = 4

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..products import Products, add_outer
 from .base import State
-from .gated_form import GatedSteps
+from .gated_form import GatedSteps, Sizes
 from .nru_heads import SMALLEST, memory_changes, split_heads
 
 
@@ -21,14 +21,22 @@ class NRUSteps(GatedSteps):
 
     has_cutoffs: ClassVar[bool] = True
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         W, Wm, maps = weights
         self.n, self.heads = len(W), int(numbers[0])
         self.side = (len(maps) - 2 * self.heads) // 4
         self.of_state = Products(torch.cat([W, Wm], 1))
         self.of_a = Products(maps)
         self.signs = W.new_tensor([[1.0], [-1.0]]) / self.heads  # of writing and of erasing
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        (W, _, maps), heads = weights, int(numbers[0])
+        n, side = W.shape[-1], (len(maps) - 2 * heads) // 4
+        return Sizes(n + len(maps), n, (n, side // heads * side))
 
     def plain(self, u: Tensor, state: State) -> State:
         (h, c), (W, Wm, maps), n = state, self.weights, self.n

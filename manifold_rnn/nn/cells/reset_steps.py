@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..activations import mod_relu
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedForm, GatedSteps, blocks, sigmoid_factor, tanh_factor
+from .gated_form import GatedForm, GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class ResetSteps(GatedSteps):
@@ -21,9 +21,16 @@ class ResetSteps(GatedSteps):
     are kept.
     """
 
-    def __init__(self, weights: Sequence[Tensor], state: State, numbers: Sequence[float]) -> None:
-        super().__init__(weights, state, numbers)
+    def __init__(
+        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
+    ) -> None:
+        super().__init__(weights, state, numbers, buffers)
         self.product = products_with(weights[0], len(state[0]))
+
+    @staticmethod
+    def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
+        n = weights[0].shape[-1]
+        return Sizes(4 * n, 3 * n, (n,))
 
     @abstractmethod
     def candidate(self, z: Tensor) -> None:
@@ -118,7 +125,8 @@ class GORUSteps(ResetSteps):
         torch.mul(z.abs().add_(self.weights[1]).clamp_min_(0), torch.sgn(z), out=z)
 
     def threshold(self) -> Tensor | None:
-        return self.weights[1].contiguous()
+        W, bias = self.weights
+        return bias.to(W).expand(W.shape[-1]).contiguous().resolve_neg()  # as the library reads it
 
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         torch.mul(torch.sgn(n).square_(), g, out=out)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._torch import has_own_dispatch
+from ...errors import ShapeError
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
 from ..cells.gated_form import GatedForm, GatedSteps, without_gap
@@ -43,6 +45,11 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     state : tuple of Tensor
         The last state.
 
+    Raises
+    ------
+    ShapeError
+        If the shapes of inputs, state and weights do not match.
+
     Notes
     -----
     The factors by which gradients are multiplied are computed for several steps at a time, and the gradients of the
@@ -61,9 +68,26 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
     >>> assert torch.allclose(y, expected, atol=1e-6) and torch.equal(h, y[-1])
     """
     start = form.enter(state)
-    inputs = (*form.prepare(x, form.weight_ih), form.bias, *start, *form.weights)
+    x, V = form.prepare(x, form.weight_ih)
+    _require_shapes(form, x, V, start)
+    inputs = (x, V, form.bias, *start, *form.weights)
     y, *last = _Run.apply(_Kind(form.steps, form.numbers, form.gap), every_step, len(start), *inputs)
     return form.leave(y, tuple(last))
+
+
+def _require_shapes(form: GatedForm, x: Tensor, V: Tensor | None, state: State) -> None:
+    """Raise `ShapeError` unless the shapes match: the library reads as many numbers as they should have."""
+    sizes, W = form.steps.sizes(form.weights, form.numbers), form.weights[0]
+    inputs = x.shape[-1] if V is None else len(V) + form.gap[1] - form.gap[0]
+    fits = (inputs, len(W)) == (sizes.inputs, sizes.rows) and x.ndim == 3 and len(x) > 0
+    if not fits or [part.shape for part in state] != [(x.shape[1], size) for size in sizes.state]:
+        raise ShapeError(
+            "The shapes of the inputs, the state and the weights do not match.\n"
+            f"Expected inputs (T, B, m) with T >= 1, a state {', '.join(f'(B, {size})' for size in sizes.state)}, "
+            f"{sizes.inputs} projected inputs and a recurrent matrix of {sizes.rows} rows; got {tuple(x.shape)}, "
+            f"{', '.join(str(tuple(part.shape)) for part in state)}, {inputs} and {len(W)}.\n"
+            "Make batch and features agree."
+        )
 
 
 class _Kind(NamedTuple):
@@ -73,8 +97,10 @@ class _Kind(NamedTuple):
     numbers: tuple[float, ...]
     gap: tuple[int, int]
 
-    def __call__(self, weights: Sequence[Tensor], state: Sequence[Tensor]) -> GatedSteps:
-        return self.steps(weights, tuple(state), self.numbers)
+    def __call__(
+        self, weights: Sequence[Tensor], state: Sequence[Tensor], buffers: Sequence[Tensor] = ()
+    ) -> GatedSteps:
+        return self.steps(weights, tuple(state), self.numbers, buffers)
 
 
 class _Run(torch.autograd.Function):
@@ -89,11 +115,11 @@ class _Run(torch.autograd.Function):
         with without_autograd_overhead(x, *start, *weights):
             for buffer, part in zip(states, start, strict=True):
                 buffer[0] = part
-            steps = kind(weights, start)
+            steps = kind(weights, start, (K, *states))
             for part in _parts(K):
                 _project(x[part], V, b, kind.gap, K[part])
                 steps.forward(K[part], [buffer[part.start : part.stop + 1] for buffer in states])
-        ctx.save_for_backward(x, V, b, K, *weights, *states)
+        ctx.save_for_backward(x, V, b, K, *start, *weights, *states)
         return (states[0][1:] if every_step else None, *(buffer[-1].clone() for buffer in states))
 
     @staticmethod
@@ -107,13 +133,13 @@ def _gradients(
     ctx: Any, saved: Sequence[Any], gy: Tensor | None, g_last: Sequence[Tensor | None]
 ) -> Sequence[Tensor | None]:
     x, V, b, K, *rest = saved
-    weights, states = rest[: -ctx.count], rest[-ctx.count :]
+    start, weights, states = rest[: ctx.count], rest[ctx.count : -ctx.count], rest[-ctx.count :]
     needed = ctx.needs_input_grad[3:]
     if not (torch.is_grad_enabled() or batched(gy, *g_last)):
         gradients = _by_hand(ctx.kind, x, V, b, K, weights, states, needed, gy, g_last)
         if not ctx.kind.steps.has_cutoffs or _are_finite(gradients[3 : 3 + ctx.count]):
             return gradients  # else infinity times a slope of zero, which must be zero
-    inputs = (x, V, b, *(buffer[0] for buffer in states), *weights)
+    inputs = (x, V, b, *start, *weights)  # not the first states of the buffers, which have no graph
     return gradients_by_autograd(partial(_plain, ctx.kind, ctx.count), inputs, needed, (gy, *g_last))
 
 
@@ -147,10 +173,10 @@ def _by_hand(
     if gy is not None:
         first[0] += gy[-1]
     before = [None, *([None] * (len(x) - 1) if gy is None else gy[:-1].unbind(0))]
-    steps = kind(weights, first)
+    steps = kind(weights, first, (K, *states))
     parts = _parts(K)
     ring = torch.empty_like(K[parts[0]])
-    with without_autograd_overhead(x, K, *weights):
+    with without_autograd_overhead(x, K, *weights, *first):
         gradients: list[Tensor] = [g.clone() for g in first]
         for part in reversed(parts):
             gK = ring[: part.stop - part.start]
@@ -226,7 +252,7 @@ class Gated(Backend):
         tensors = (request.W, *request.state, *request.cell.weights.values())
         if any(t.real.dtype not in _DTYPES or t.real.dtype != request.W.real.dtype for t in tensors):
             return "it needs single or double precision, the same for all tensors"
-        return ""
+        return "a tensor subclass needs to see every operation" if has_own_dispatch(request.x, *tensors) else ""
 
     def auto_declines(self, request: Request) -> str:
         return "" if request.x.device.type == "cpu" else "it has been compared with the loop on a CPU only"
