@@ -102,14 +102,14 @@ FAULTS = [
         "optim/adam.py",
         "denominator.mul_(1 - beta1**steps)",
         "denominator.mul_(1 - beta1 ** (steps + 1))",
-        (OPTIMIZERS, "-k", "plain_parameters and Adam"),
+        ("tests/optim/test_small.py", "-k", "Adam"),
     ),
     Fault(
         "epsilon under the root",
         "optim/adam.py",
         '.sqrt_().add_(group["eps"])',
         '.add_(group["eps"]).sqrt_()',
-        (OPTIMIZERS, "-k", "plain_parameters and Adam"),
+        ("tests/optim/test_small.py", "-k", "Adam"),
     ),
     Fault(
         "moments not transported on tall matrices",
@@ -123,7 +123,7 @@ FAULTS = [
         "optim/sgd.py",
         'fresh = 1 - group["dampening"] * (1 - first)',
         'fresh = 1 - group["dampening"]',
-        (OPTIMIZERS, "-k", "plain_parameters and SGD"),
+        ("tests/optim/test_small.py", "-k", "SGD"),
     ),
     Fault(
         "wrong branch of the logarithm of special unitary matrices",
@@ -158,7 +158,7 @@ FAULTS = [
         "retractions/base.py",
         "return multiply(x, self.group_map(A))",
         "return multiply(self.group_map(A), x)",
-        (RETRACTIONS,),
+        ("tests/linalg/test_translation.py",),
     ),
     Fault(
         "base never moves",
@@ -179,7 +179,7 @@ FAULTS = [
         "nn/cells/lstm.py",
         "i, f, _, o = gate(a).chunk(4, -1)",
         "f, i, _, o = gate(a).chunk(4, -1)",
-        ("tests/nn/test_cells.py", "-k", "is_its_recurrence and LSTM"),
+        ("tests/nn/test_gated_scan.py", "-k", "LSTM"),
     ),
     Fault(
         "update gate of the GRU inverted",
