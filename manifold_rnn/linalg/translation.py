@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._kernels import translations
-from .._torch import apply_function, is_watched, sees_every_step
+from .._torch import apply_function, has_dispatch_mode, is_watched, sees_every_step
 from .cayley import SERIES_BELOW, cayley_of_skew, inverse_polynomial
 from .checks import require_same
 from .exponential import exp_polynomial, expm_skew, short_exponential, truncated_exponential
@@ -180,7 +180,8 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, c, M, Ft = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(g) or is_watched(g) or g.layout != torch.strided:
+        unlike = type(g) is not Tensor or g.layout != torch.strided or has_dispatch_mode()
+        if torch.is_grad_enabled() or batched(g) or unlike:
             reference = cayley_reference if ctx.terms is None else expm_reference
             gc = _derived(lambda x, c: reference(x, unpack_at(x, c)), ctx, x, c, g)[1]
         elif ctx.terms is None:
