@@ -154,8 +154,8 @@ def _is_compiled(x: Tensor, c: Tensor) -> bool:
     """Whether a compiled call may take the whole product: of one matrix, for a gradient of the coordinates alone."""
     if _is_general() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
         return False
-    n = x.shape[-1]
-    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or is_watched(x, c):
+    rows, n = x.shape
+    if rows != n or not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or is_watched(x, c):
         return False
     return translations.can_be_compiled(x)
 
