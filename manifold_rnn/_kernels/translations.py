@@ -92,9 +92,11 @@ def _numbers(values: tuple[float, ...]) -> Any:
     return (ctypes.c_double * len(values))(*values)
 
 
-def _dense(x: Tensor) -> Tensor:
+def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor with its numbers as they are in memory, side by side; the caller holds it while a pointer is used."""
-    return x.resolve_neg().contiguous()
+    if x.is_contiguous() and x.dtype == dtype and not x.is_neg():  # three looks cost less than three calls
+        return x
+    return x.to(dtype).resolve_neg().contiguous()
 
 
 def can_be_compiled(x: Tensor) -> bool:
@@ -104,7 +106,7 @@ def can_be_compiled(x: Tensor) -> bool:
 
 def halve_and_square(c: Tensor, n: int) -> float:
     """Leave half of the matrix with the coordinates, and its square, to `translate`; return the norm of the square."""
-    c = _dense(c)
+    c = _dense(c, c.dtype)
     return float(_function("halve_and_square", c.dtype)(c.data_ptr(), _memory(n, c.dtype).data_ptr(), n))
 
 
@@ -113,7 +115,7 @@ def translate(x: Tensor, polynomials: Polynomials, *, twice: bool) -> tuple[Tens
 
     The polynomials are those of the matrix that this thread gave to `halve_and_square` last.
     """
-    n, x = x.shape[-1], _dense(x)
+    n, x = x.shape[-1], _dense(x, x.dtype)
     W, M, Ft = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     even, odd, shared = polynomials
     pointers = x.data_ptr(), W.data_ptr(), M.data_ptr(), Ft.data_ptr(), _memory(n, x.dtype).data_ptr()
@@ -134,10 +136,10 @@ def adjoint_of_exponential(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: t
 
 
 def _adjoint(name: str, g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
-    n, g = len(M), g.resolve_neg()
-    c, M, Ft = (_dense(kept.to(g.dtype)) for kept in (c, M, Ft))  # hooks on saved tensors may return other layouts
+    n, dtype, g = len(M), g.dtype, g.resolve_neg()
+    c, M, Ft = _dense(c, dtype), _dense(M, dtype), _dense(Ft, dtype)  # hooks on saved tensors may change the layout
     gc = torch.empty_like(c)
-    pointers = g.data_ptr(), c.data_ptr(), M.data_ptr(), Ft.data_ptr(), gc.data_ptr(), _memory(n, c.dtype).data_ptr()
+    pointers = g.data_ptr(), c.data_ptr(), M.data_ptr(), Ft.data_ptr(), gc.data_ptr(), _memory(n, dtype).data_ptr()
     struct = _Adjoint(n, *g.stride(), len(terms), *pointers, _numbers(terms))
-    _function(name, c.dtype)(ctypes.byref(struct))
+    _function(name, dtype)(ctypes.byref(struct))
     return gc

@@ -41,7 +41,7 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
     if x.shape[-2:] != y.shape[-2:]:
         raise ShapeError(
             f"{name} needs both operands of one matrix shape.\n"
-            f"Expected (..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(y.shape)}.\n"
+            f"Expected (..., {', '.join(map(str, x.shape[-2:]))}), got {tuple(y.shape)}.\n"
             "Check which tensor belongs to which point."
         )
     if any(a != b and 1 not in (a, b) for a, b in zip(x.shape[-3::-1], y.shape[-3::-1], strict=False)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._kernels import translations
-from .._torch import apply_function, is_watched, sees_every_step
+from .._torch import apply_function, has_dispatch_mode, is_watched, sees_every_step
 from .cayley import SERIES_BELOW, cayley_of_skew, inverse_polynomial
 from .checks import require_same
 from .exponential import exp_polynomial, expm_skew, short_exponential, truncated_exponential
@@ -154,8 +154,8 @@ def _is_compiled(x: Tensor, c: Tensor) -> bool:
     """Whether a compiled call may take the whole product: of one matrix, for a gradient of the coordinates alone."""
     if _is_general() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
         return False
-    n = x.shape[-1]
-    if not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or is_watched(x, c):
+    rows, n = x.shape
+    if rows != n or not _FEWEST_COLUMNS <= n <= _MOST_COLUMNS or 2 * len(c) != n * (n - 1) or is_watched(x, c):
         return False
     return translations.can_be_compiled(x)
 
@@ -180,7 +180,8 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, c, M, Ft = ctx.saved_tensors
-        if torch.is_grad_enabled() or batched(g) or is_watched(g) or g.layout != torch.strided:
+        unlike = type(g) is not Tensor or g.layout != torch.strided or has_dispatch_mode()
+        if torch.is_grad_enabled() or batched(g) or unlike:
             reference = cayley_reference if ctx.terms is None else expm_reference
             gc = _derived(lambda x, c: reference(x, unpack_at(x, c)), ctx, x, c, g)[1]
         elif ctx.terms is None:

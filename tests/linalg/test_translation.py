@@ -177,6 +177,13 @@ def test_a_trace_of_the_backward_pass_and_a_sparse_gradient_see_the_same_functio
     assert (backward(eye.to_sparse()) - backward(eye)).abs().max() <= atol(g.dtype) * 10
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (9, 7), (8, 8), (7,)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_point_of_another_shape_is_refused(kind, shape):
+    with pytest.raises(errors.ShapeError):
+        coordinates(kind, torch.ones(shape), torch.zeros(21, requires_grad=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_row_has_no_coordinates_and_an_empty_gradient(kind):
     x, c = -torch.ones(2, 1, 1), torch.zeros(2, 0, requires_grad=True)
