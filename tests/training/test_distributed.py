@@ -73,7 +73,7 @@ def start(folder, values, processes, resume=False, stop_after=-1):
         env=environment,
         timeout=1200,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
