@@ -120,8 +120,9 @@ def run(
         stop = stop or stack.enter_context(StopSignal())
         stack.enter_context(quiet_lightning())
         require_hardware(settings)
-        require_own(place)
-        require_settings(place)
+        if rank == 0:  # the others would find the folder as the first one is writing to it
+            require_own(place)
+            require_settings(place)
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
         data.require_sequences(settings.devices * settings.nodes)
         require_run_in_memory(settings, len(data.splits.train))

@@ -13,7 +13,7 @@ from support.run_cases import require_equal
 from torch import distributed
 
 from manifold_rnn.errors import OptionError
-from manifold_rnn.training import read_run, run
+from manifold_rnn.training import read_run, run, runs
 from manifold_rnn.training.checkpoint import read_checkpoint
 from manifold_rnn.training.trainer import own_process_group
 
@@ -24,7 +24,7 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
-from manifold_rnn.training import read_run, run
+from manifold_rnn.training import read_run, run, runs
 from manifold_rnn.training.module import SequenceModule
 from manifold_rnn.training.signals import StopSignal
 
@@ -138,3 +138,13 @@ def test_processes_that_torchrun_has_not_started_are_refused(tmp_path):
     with pytest.raises(OptionError, match="torchrun --nproc-per-node"):
         run(settings, folder=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_the_first_process_looks_at_the_folder_in_which_it_writes(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()  # as the first process has made it, before it has written the settings
+    settings = read_run({**VALUES, "network": NETWORKS["sticky flag"]})
+    monkeypatch.setattr(runs, "_train_and_test", lambda *args: "trained")
+    with pytest.raises(OptionError, match="logs"):
+        run(settings, folder=tmp_path)
+    monkeypatch.setattr(runs, "process_rank", lambda settings: 1)
+    assert run(settings, folder=tmp_path) == "trained"
