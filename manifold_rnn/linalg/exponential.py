@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import constant_result, is_traced
+from .._torch import constant_result, has_dispatch_mode, is_traced
 from .angles import eigenangles, rotation_by
 from .checks import require_length, require_matrix
 from .polar import polish
@@ -278,8 +278,10 @@ def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
     """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
     coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
     K, scale = H, coefficients[-1]
-    # fresh memory at every degree would cost more than the sums; a batch of gradients has no way to write into it
-    one, other = (None, None) if batched(H) else (torch.empty_like(H), torch.empty_like(H))
+    # fresh memory at every degree would cost more than the sums; a batch of gradients has no way to write into it, and
+    # a graph that a trace has recorded may not write where somebody records
+    fresh = batched(H) or (not torch.compiler.is_compiling() and has_dispatch_mode())
+    one, other = (None, None) if fresh else (torch.empty_like(H), torch.empty_like(H))
     for c in reversed(coefficients[:-1]):
         # c H + [B, K], since [B, K] = BK - (BK)^H and H = H/2 - (H/2)^H for skew-Hermitian B, K, H
         half = multiply_add(H, B, K, beta=0.5 * c, alpha=scale, out=one)
