@@ -32,7 +32,7 @@ orthogonal = mr.constrain(
 )
 x = torch.randn(1, 8, 16, 16)
 for name, layer in {"free": plain, "orthonormal rows": flattened, "orthogonal": orthogonal}.items():
-    print(f"{name:18} |conv(x)| / |x| = {float(layer(x).norm() / x.norm()):.4f}")
+    print(f"{name:18} |conv(x)| / |x| = {(layer(x).norm() / x.norm()).item():.4f}")
 
 # %%
 # The constraints hold during training, here with one step of a large learning rate.
