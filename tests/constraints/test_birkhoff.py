@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from support import naive
+from support.birkhoff_cases import KINDS, REAL, build, layer
 from support.seeds import seeded
 from support.tolerances import atol
 from torch import nn
@@ -15,30 +16,9 @@ from torch import nn
 import manifold_rnn as mr
 from manifold_rnn import errors
 
-REAL = torch.float64
-KINDS = ("orthostochastic", "permutations", "sinkhorn")
 EXACT = KINDS[:2]
 SIZES = {"orthostochastic": (1, 2, 3, 17), "permutations": (1, 2, 3, 4, 5), "sinkhorn": (1, 2, 5, 16)}
 CASES = [(kind, n) for kind in KINDS for n in SIZES[kind]]
-
-
-def build(kind, n=4, dtype=REAL, batch=(), scale=0.5, **options):
-    torch.manual_seed(0)
-    start = torch.rand(*batch, n, n, dtype=dtype) + 0.1
-    start = torch.eye(n, dtype=dtype).expand_as(start) if kind == "orthostochastic" else start  # found at once
-    module = mr.Birkhoff(kind, **options).trivialize(start)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn(p.shape, dtype=dtype, generator=seeded(1)), alpha=scale)
-    return module
-
-
-def layer(kind="orthostochastic", n=4, dtype=REAL, sweeps=20, **options):
-    torch.manual_seed(0)
-    constraint = mr.Birkhoff(kind, sweeps=sweeps)
-    if kind == "orthostochastic":
-        options.setdefault("init", lambda W: torch.eye(len(W)))  # found at once
-    return mr.constrain(nn.Linear(n, n, dtype=dtype), "weight", constraint, view="trivialized", **options)
 
 
 def entry(module):
@@ -299,68 +279,3 @@ def test_compiles_exports_is_vmapped_and_left_alone_by_autocast(kind):
     before = module.weight
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(module.weight, before) and before.dtype == torch.float32
-
-
-# --- refusals ---
-
-
-def poisoned(kind, value):
-    module = build(kind)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.view(-1)[0] = value
-    return module()
-
-
-BAD = {
-    "kind": (lambda: mr.Birkhoff("permutation"), errors.OptionError, "'permutations', 'sinkhorn', got 'permutation'"),
-    "retraction": (lambda: mr.Birkhoff(retraction="caley"), errors.OptionError, "cayley"),
-    "sweeps": (lambda: mr.Birkhoff("sinkhorn", sweeps=0), errors.OptionError, "at least 1, got 0"),
-    "half a sweep": (lambda: mr.Birkhoff("sinkhorn", sweeps=0.5), errors.OptionError, "got 0.5"),
-    "tall": (lambda: mr.Birkhoff().trivialize(torch.ones(4, 3)), errors.ShapeError, "square"),
-    "six": (lambda: mr.Birkhoff("permutations").trivialize(torch.ones(6, 6)), errors.ShapeError, "up to 5, got 6"),
-    "complex": (lambda: layer(dtype=torch.complex64), errors.DtypeError, "got torch.complex64"),
-    "integers": (lambda: mr.Birkhoff().trivialize(torch.ones(2, 2).long()), errors.DtypeError, "int64"),
-    "NaN": (lambda: mr.Birkhoff().trivialize(torch.full((2, 2), torch.nan)), errors.NonFiniteError, "4 of 4"),
-    "view": (
-        lambda: mr.constrain(nn.Linear(2, 2), "weight", mr.Birkhoff(), view="update"),
-        errors.UnsupportedError,
-        "trivialized",
-    ),
-    "NaN in Q": (lambda: poisoned("orthostochastic", torch.nan), errors.NonFiniteError, "finite"),
-    "NaN of permutations": (lambda: poisoned("permutations", torch.nan), errors.NonFiniteError, "1 of 24"),
-    "NaN of sinkhorn": (lambda: poisoned("sinkhorn", torch.nan), errors.NonFiniteError, "at most 1e"),
-    "wide logits": (lambda: poisoned("sinkhorn", 1e30), errors.NonFiniteError, r"Got 1e\+30"),
-    "assigned NaN": (
-        lambda: layer().__setattr__("weight", torch.full((4, 4), torch.nan, dtype=REAL)),
-        errors.NonFiniteError,
-        "assigned",
-    ),
-    "assigned shape": (lambda: layer().__setattr__("weight", torch.ones(3, 3)), errors.OptionError, "keep its shape"),
-}
-
-
-@pytest.mark.parametrize(("make", "kind", "words"), BAD.values(), ids=BAD)
-def test_bad_input_is_answered_by_name(make, kind, words):
-    with pytest.raises(kind, match=words) as raised:
-        make()
-    assert len(str(raised.value)) <= 400
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_finite_is_not_loaded(kind):
-    module = layer(kind)
-    before = module.weight.detach().clone()
-    for key in [k for k in module.state_dict() if k.startswith("constraints")]:
-        state = module.state_dict()
-        with pytest.raises(errors.NonFiniteError):
-            module.load_state_dict({**state, key: torch.full_like(state[key], torch.nan)})
-    assert torch.equal(module.weight, before)
-
-
-def test_memory_without_a_matrix_is_refused():
-    module = layer().to_empty(device="cpu")
-    for value in (*module.parameters(), *module.buffers()):
-        value.detach().zero_()
-    with pytest.raises(errors.OffManifoldError, match="overwritten"):
-        _ = module.weight
