@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..activations import mod_tanh, real_features
-from ..products import add_outer, products_with
+from ..products import add_outer
 from .base import State
-from .gated_form import GatedForm, GatedSteps, Sizes, sigmoid_factor
+from .gated_form import BackwardPart, GatedForm, GatedSteps, Sizes, sigmoid_factor
 
 
 class ComplexLSTMSteps(GatedSteps):
@@ -17,12 +17,6 @@ class ComplexLSTMSteps(GatedSteps):
     The imaginary parts of the arguments of gates have no effect, so they are not computed. The values of the gates and
     the argument of ``g`` are kept.
     """
-
-    def __init__(
-        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
-    ) -> None:
-        super().__init__(weights, state, numbers, buffers)
-        self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod
     def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
@@ -61,15 +55,8 @@ class ComplexLSTMSteps(GatedSteps):
             torch.mul(o * tanh_r / r, quarter, out=h_t)
             c = c_t
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, sums = part
         gh, gc = gradients
         H, C = states
         n = gh.shape[-1] // 2

@@ -1,5 +1,6 @@
 """The gated form: a recurrence whose steps and their gradients are written by hand, for scans with an own backward."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..._kernels.pointwise import Functions, functions
 from ..._torch import is_watched
+from ..products import Products, products_with
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -23,6 +25,16 @@ class Sizes(NamedTuple):
     inputs: int  # numbers of the inputs of a step, k
     rows: int  # of the recurrent matrix
     state: tuple[int, ...]  # numbers of each part of the state
+
+
+class BackwardPart(NamedTuple):
+    """What the backward pass has of R consecutive steps."""
+
+    K: Tensor  # (R, B, k), as `forward` left it
+    states: Sequence[Tensor]  # each (R + 1, B, ...)
+    gK: Tensor  # (R, B, k), to which the gradients of the inputs are written
+    before: Sequence[Tensor | None]  # to be added to the gradient of the first part of the state before each step
+    sums: Sequence[Tensor]  # to which the gradients of the weights are added
 
 
 class GatedSteps(ABC):
@@ -52,8 +64,13 @@ class GatedSteps(ABC):
     def __init__(
         self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
     ) -> None:
-        self.weights, self.numbers = weights, numbers
+        self.weights, self.numbers, self.batch = weights, numbers, len(state[0])
         self.compiled = compiled_functions(*state, *weights, *buffers)
+
+    @functools.cached_property
+    def product(self) -> Products:
+        """Products of the state with the whole recurrent matrix."""
+        return products_with(self.weights[0], self.batch)
 
     def tanh(self, z: Tensor, out: Tensor) -> Tensor:
         """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
@@ -77,21 +94,8 @@ class GatedSteps(ABC):
         """Run the steps of ``K``. Each of the ``states`` is (R + 1, B, ...), of which the first one is there."""
 
     @abstractmethod
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """Return the gradients of the first state from those of the last one, which may be overwritten.
-
-        ``K`` and ``states`` are the results of `forward`. The gradients of the inputs are written to ``gK``, (R, B, k).
-        Where ``before[r]`` is not None, it is added to the gradient of the first part of the state before step ``r``.
-        The gradients of the weights are added to ``sums``.
-        """
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients of the first state of a part from those of the last one, which may be overwritten."""
 
 
 def _same(z: _A) -> _A:

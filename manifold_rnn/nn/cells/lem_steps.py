@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..products import add_outer, products_with
 from .base import State
-from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
+from .gated_form import BackwardPart, GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class LEMSteps(GatedSteps):
@@ -49,32 +49,19 @@ class LEMSteps(GatedSteps):
             self.of_z.add_to(q, z)
             y = torch.lerp(y, self.tanh(q, q), a, out=y_t)
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        _, states, gK, _, sums = part
         if self.compiled is not None:
-            gradients = self._backward_by_library(K, states, gK, gradients, before)
+            gradients = self._backward_by_library(part, gradients)
         else:
-            gradients = self._backward_by_torch(K, states, gK, gradients, before)
+            gradients = self._backward_by_torch(part, gradients)
         (Y, Z), n = states, self.n
         add_outer(sums[0][: 3 * n], gK[..., : 3 * n].flatten(0, 1), Y[:-1].flatten(0, 1))
         add_outer(sums[0][3 * n :], gK[..., 3 * n :].flatten(0, 1), Z[1:].flatten(0, 1))
         return gradients
 
-    def _backward_by_torch(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-    ) -> list[Tensor]:
+    def _backward_by_torch(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, _ = part
         (gy, gz), (Y, Z), n = gradients, states, self.n
         (a, c, p, q), factors = K.chunk(4, -1), torch.empty_like(K)
         of_a, of_c, of_p, of_q = factors.chunk(4, -1)
@@ -114,14 +101,8 @@ class LEMSteps(GatedSteps):
             relax(at, q.data_ptr(), y.data_ptr(), y_t.data_ptr(), *y.shape, 4 * n)
             y = y_t
 
-    def _backward_by_library(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-    ) -> list[Tensor]:
+    def _backward_by_library(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, _ = part
         assert self.compiled is not None
         (gy, gz), (Y, Z), n = (g.contiguous() for g in gradients), states, self.n
         relax, block = self.compiled["relax_backward"], n * K.element_size()

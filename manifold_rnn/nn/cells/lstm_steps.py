@@ -5,19 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..products import add_outer, products_with
+from ..products import add_outer
 from .base import State
-from .gated_form import GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
+from .gated_form import BackwardPart, GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class LSTMSteps(GatedSteps):
     """Steps with the inputs of the gates i, f, g and o, whose values they keep."""
-
-    def __init__(
-        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
-    ) -> None:
-        super().__init__(weights, state, numbers, buffers)
-        self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod
     def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
@@ -50,15 +44,8 @@ class LSTMSteps(GatedSteps):
             torch.mul(o, tanh_c, out=h_t)
             h, c = h_t, c_t
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, sums = part
         (gh, gc), (H, C) = gradients, states
         if self.compiled is not None:
             step = self.compiled["lstm_backward"]

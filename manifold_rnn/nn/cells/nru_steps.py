@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..products import Products, add_outer
 from .base import State
-from .gated_form import GatedSteps, Sizes
+from .gated_form import BackwardPart, GatedSteps, Sizes
 from .nru_heads import SMALLEST, memory_changes, split_heads
 
 
@@ -69,15 +69,8 @@ class NRUSteps(GatedSteps):
         if self.compiled["nru_forward"](z.data_ptr(), c.data_ptr(), next_c.data_ptr(), *sizes, SMALLEST):
             raise MemoryError("The steps of an NRU could not allocate their buffers.")
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, sums = part
         (gh, gc), (H, C), n = gradients, states, self.n
         k, s = self.heads, self.side
         adjoint = _adjoint(K[..., n:], k, s, self.signs)

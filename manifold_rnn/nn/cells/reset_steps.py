@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..activations import mod_relu
-from ..products import add_outer, products_with
+from ..products import add_outer
 from .base import State
-from .gated_form import GatedForm, GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
+from .gated_form import BackwardPart, GatedForm, GatedSteps, Sizes, blocks, sigmoid_factor, tanh_factor
 
 
 class ResetSteps(GatedSteps):
@@ -20,12 +20,6 @@ class ResetSteps(GatedSteps):
     The inputs are those of r, z and :math:`v_t = W_n h_{t-1} + b'`, and then :math:`u_n`. The values of r, z, v and n
     are kept.
     """
-
-    def __init__(
-        self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]
-    ) -> None:
-        super().__init__(weights, state, numbers, buffers)
-        self.product = products_with(weights[0], len(state[0]))
 
     @staticmethod
     def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
@@ -63,15 +57,8 @@ class ResetSteps(GatedSteps):
             self.candidate(u_t.addcmul_(r_t, v_t))
             h = torch.lerp(u_t, h, z_t, out=h_t)
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        K, states, gK, before, sums = part
         (gh,), (H,) = gradients, states
         count = H.shape[-1]
         (r, z, v, n), factors = K.chunk(4, -1), torch.empty_like(K)
@@ -131,18 +118,10 @@ class GORUSteps(ResetSteps):
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         torch.mul(torch.sgn(n).square_(), g, out=out)
 
-    def backward(
-        self,
-        K: Tensor,
-        states: Sequence[Tensor],
-        gK: Tensor,
-        gradients: Sequence[Tensor],
-        before: Sequence[Tensor | None],
-        sums: Sequence[Tensor],
-    ) -> list[Tensor]:
-        results = super().backward(K, states, gK, gradients, before, sums)
-        n = states[0].shape[-1]
-        sums[1] += (torch.sgn(K[..., 3 * n :]) * gK[..., 3 * n :]).sum((0, 1))
+    def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
+        results = super().backward(part, gradients)
+        n = part.states[0].shape[-1]
+        part.sums[1] += (torch.sgn(part.K[..., 3 * n :]) * part.gK[..., 3 * n :]).sum((0, 1))
         return results
 
 

@@ -11,7 +11,7 @@ from ..._torch import has_own_dispatch
 from ...errors import ShapeError
 from ...linalg.precision import batched, is_readable, without_autocast
 from ..cells.base import State
-from ..cells.gated_form import GatedForm, GatedSteps, without_gap
+from ..cells.gated_form import BackwardPart, GatedForm, GatedSteps, without_gap
 from ..cells.weights import affine
 from ..gradients import gradients_by_autograd
 from ..products import add_outer
@@ -181,7 +181,7 @@ def _by_hand(
         for part in reversed(parts):
             gK = ring[: part.stop - part.start]
             buffers = [buffer[part.start : part.stop + 1] for buffer in states]
-            gradients = steps.backward(K[part], buffers, gK, gradients, before[part], sums)
+            gradients = steps.backward(BackwardPart(K[part], buffers, gK, before[part], sums), gradients)
             if gb is not None:
                 gb += gK.sum((0, 1))
             of_inputs = gK if V is None else without_gap(gK, kind.gap)
