@@ -8,8 +8,6 @@ LSTM learns handwritten digits row by row. Then random mutants of test images ar
 miss.
 """
 
-import sys
-
 import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
@@ -71,9 +69,3 @@ figure.tight_layout()
 step = next(feature for feature in reversed(covered.unreached) if feature.metric == "boundary")
 found = mr.diagnostics.search(network, covered, x[test][:100], feature=step, offspring=200)
 print(found.table())
-
-# %%
-# Run as a script with a file name, this keeps the picture.
-
-if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)

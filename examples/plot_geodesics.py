@@ -29,15 +29,16 @@ for name, manifold in manifolds.items():
 # All of them stay on the great circle in the direction of u. They differ in how far they go: the polar retraction
 # projects x + u, and never reaches 90 degrees.
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+figure, axis = plt.subplots(figsize=(5, 4))
 circle = torch.linspace(-0.4, 3.6, 200)
-axes[0].plot(circle.sin(), circle.cos(), color="lightgray", linewidth=6, label="sphere")
-axes[0].plot([0, 2.2], [1, 1], color="black", linewidth=1, label="tangent vector u")
+axis.plot(circle.sin(), circle.cos(), color="lightgray", linewidth=6, label="sphere")
+axis.plot([0, 2.2], [1, 1], color="black", linewidth=1, label="tangent vector u")
 for (name, manifold), marker in zip(manifolds.items(), "os^", strict=True):
     ends = torch.stack([manifold.retr(x, t * u) for t in torch.linspace(0, 1, 6).tolist()])
-    axes[0].plot(ends[:, 0], ends[:, 2], marker, label=NAMES[name], markersize=9 - 2 * "os^".index(marker))
-axes[0].set(xlabel="first coordinate", ylabel="third coordinate", title="Six steps along u", aspect="equal")
-axes[0].legend(loc="lower left", fontsize=8)
+    axis.plot(ends[:, 0], ends[:, 2], marker, label=NAMES[name], markersize=9 - 2 * "os^".index(marker))
+axis.set(xlabel="first coordinate", ylabel="third coordinate", title="Six steps along u", aspect="equal")
+axis.legend(loc="lower left", fontsize=8)
+figure.tight_layout()
 
 # %%
 # On the orthogonal group the curves leave the geodesic. The distance grows with the third power of the step for
@@ -48,10 +49,11 @@ W = mr.SpecialOrthogonal().random(8, 8, dtype=torch.float64, generator=generator
 A = mr.linalg.skew(torch.randn(8, 8, dtype=torch.float64, generator=generator))
 V = W @ A / torch.linalg.matrix_norm(A, 2)
 steps = torch.logspace(-2, 0, 30, dtype=torch.float64)
+figure, axis = plt.subplots(figsize=(5, 4))
 for name in ("cayley", "polar", "qr"):
     group = mr.SpecialOrthogonal(name)
-    axes[1].loglog(steps, [float((group.retr(W, t * V) - group.expmap(W, t * V)).norm()) for t in steps], label=name)
+    axis.loglog(steps, [float((group.retr(W, t * V) - group.expmap(W, t * V)).norm()) for t in steps], label=name)
     print(f"{name:8} order {group.retraction.order(group)}")
-axes[1].set(xlabel="step size, radians", ylabel="distance from the geodesic", title="Orthogonal 8 x 8 matrices")
-axes[1].legend()
+axis.set(xlabel="step size, radians", ylabel="distance from the geodesic", title="Orthogonal 8 x 8 matrices")
+axis.legend()
 figure.tight_layout()

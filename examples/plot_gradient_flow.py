@@ -7,8 +7,6 @@ orthogonal recurrent matrix. :func:`manifold_rnn.diagnostics.gradient_flow` show
 back through time, and :func:`manifold_rnn.diagnostics.memory` shows what the state keeps of past inputs.
 """
 
-import sys
-
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -80,9 +78,3 @@ profile.plot(axes[1, 2]).set_title("weight profile of a scrambled chain")
 for axis, place in ((axes[0, 0], "upper left"), (axes[1, 0], "lower left"), (axes[1, 1], "lower left")):
     axis.legend(fontsize="small", loc=place)
 axes[1, 1].set(ylim=(-0.35, 1.05))
-
-# %%
-# Run as a script with a file name, this keeps the picture.
-
-if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)

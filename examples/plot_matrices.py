@@ -7,8 +7,6 @@ of every unit on to the next unit. All its eigenvalues are 0, and yet it has the
 compares it with an orthogonal matrix, and with the matrix of a trained network.
 """
 
-import sys
-
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -51,46 +49,43 @@ matrices = {
     "orthogonal": 0.95 * mr.Orthogonal().random(n, n),
     "chain": torch.ones(n - 1).diag(-1),
 }
-figure, axes = plt.subplots(2, 3, figsize=(12, 7.4), layout="constrained")
-for axis, (name, W) in zip(axes[0], matrices.items(), strict=True):
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.7), layout="constrained")
+for axis, (name, W) in zip(axes, matrices.items(), strict=True):
     result = mr.diagnostics.pseudospectrum(W, (1e-8, 1e-3, 1e-2, 1e-1), points=80)
     result.plot(axis)
     axis.set_title(f"{name}: radius {result.radius[1e-2]:.3f} at 1e-02")
-    if axis is not axes[0, 2]:
+    if axis is not axes[-1]:
         axis.get_legend().remove()
 
 # %%
 # The powers of the matrix carry an input forward in time. They decay at once for the chain without gain, and never grow
 # for the orthogonal matrix. The trained matrix, scaled to a spectral radius of 0.95, amplifies before it decays.
 
+figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")
 for name, W in matrices.items():
     power, sizes = torch.eye(n), []
     for _ in range(60):
         sizes.append(torch.linalg.matrix_norm(power, 2))
         power = power @ W
     found = mr.diagnostics.spectrum(W)
-    axes[1, 0].plot(sizes, label=f"{name}: at most {found.transient:.3g}")
-axes[1, 0].set(title="norms of the powers", xlabel="power", ylabel="norm")
-axes[1, 0].legend()
+    axis.plot(sizes, label=f"{name}: at most {found.transient:.3g}")
+axis.set(title="norms of the powers", xlabel="power", ylabel="norm")
+axis.legend()
 
 # %%
 # Fisher memory counts how much of an input is left in the state under noise. A normal matrix has a total of 1 for every
 # input. A chain that is fed at its first unit has the sum of 1 / k.
 
+figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")
 for name, W in matrices.items():
     memory = mr.diagnostics.fisher_memory(W, torch.eye(n)[0], steps=n)
-    axes[1, 1].plot(memory.curve, marker=".", label=f"{name}: total {memory.total:.3g}")
-axes[1, 1].set(title="Fisher memory of the first unit", xlabel="steps since the input", ylabel="J", ylim=(0, 1.05))
-axes[1, 1].legend()
+    axis.plot(memory.curve, marker=".", label=f"{name}: total {memory.total:.3g}")
+axis.set(title="Fisher memory of the first unit", xlabel="steps since the input", ylabel="J", ylim=(0, 1.05))
+axis.legend()
 
 # %%
 # A convolution is a matrix as well. One whose flattened kernel has orthonormal rows is not orthogonal.
 
 kernel = mr.Stiefel().random(36, 4).mT.reshape(4, 4, 3, 3)
-mr.diagnostics.conv_singular_values(kernel, 8).plot(axes[1, 2])
-
-# %%
-# Run as a script with a file name, this keeps the picture.
-
-if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)
+figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")
+mr.diagnostics.conv_singular_values(kernel, 8).plot(axis)

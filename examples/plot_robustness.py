@@ -11,7 +11,6 @@ robust?
 """
 
 import json
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,6 +96,3 @@ for row in rows:
 # Limits: these are ten seeds of one small task, with a test set of 360 images, where one image is 0.28 points. Under
 # one step of 0.1, single seeds of the free network differ by up to twelve points. Do not rank networks whose accuracies
 # differ by less than five points.
-
-if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)

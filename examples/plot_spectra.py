@@ -72,9 +72,5 @@ axes[0].legend(loc="lower left", fontsize="small")
 axes[2].set(title=f"loss: recall the first of {length} inputs", xlabel="steps", ylim=(0, None))
 axes[2].legend()
 figure.tight_layout()
-
-# %%
-# Run as a script with a file name, this keeps the picture.
-
 if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)
+    figure.savefig(sys.argv[1], dpi=100)  # run as a script with the name of a file
