@@ -90,4 +90,4 @@ def compile_libraries(folder: Path = FOLDER) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(compile_libraries())
+    sys.exit(compile_libraries() or 0)

@@ -12,7 +12,7 @@ from .loading import library
 
 RULES = {"descent": 0, "momentum": 1, "adam": 2}  # codes of the source
 RETRACTIONS = {"exp": 0, "cayley": 1, "qr": 2, "polar": 3}
-MOST_ROWS = 64
+MOST_ROWS = 256
 _SIZES = ("count", "n", "rule", "retraction", "polish", "x_by_columns", "g_by_columns", "threads")
 _NUMBERS = 8
 _WORK = 1 << 21  # products of numbers that are worth a thread

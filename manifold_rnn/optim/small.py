@@ -1,4 +1,4 @@
-"""Steps of small orthogonal weights by compiled loops: all of a batch in one call, which writes nothing at first.
+"""Steps of orthogonal weights of at most 256 rows: a compiled call takes all of a batch, and writes nothing at first.
 
 The rule of torch, which they agree with up to rounding, takes every step that is too long for them.
 """

@@ -1,67 +1,25 @@
-// Coordinates of skew-symmetric matrices: those below the diagonal, row by row, times the root of 2.
+// Coordinates of many skew-symmetric matrices.
 
-#include <algorithm>
-#include <cstdint>
-
+#include "coordinates.h"
 #include "exports.h"
 
 namespace {
 
-constexpr int64_t TILE = 16;
-
-// Call work(i, j, rows, columns) for the corner and the size of each tile on or below the diagonal.
-template <class Work>
-inline void tiles(int64_t n, const Work& work) {
-    for (int64_t i = 0; i < n; i += TILE)
-        for (int64_t j = 0; j <= i; j += TILE) work(i, j, std::min(TILE, n - i), std::min(TILE, n - j));
-}
-
-// The coordinates of (A - A^T) / 2.
 template <class T>
-void pack(const T* A, T* c, int64_t count, int64_t n) {
-    const T scale = static_cast<T>(0.70710678118654752440);
-    for (; count > 0; --count, A += n * n, c += n * (n - 1) / 2)
-        tiles(n, [&](int64_t i0, int64_t j0, int64_t rows, int64_t columns) {
-            T above[TILE][TILE];  // transposed, so that the strided side stays in registers and the first cache
-            for (int64_t j = 0; j < columns; ++j)
-                for (int64_t i = 0; i < rows; ++i) above[i][j] = A[(j0 + j) * n + i0 + i];
-            for (int64_t i = 0; i < rows; ++i) {
-                const T* below = A + (i0 + i) * n + j0;
-                T* out = c + (i0 + i) * (i0 + i - 1) / 2 + j0;
-                const int64_t stop = std::min(columns, i0 + i - j0);
-                for (int64_t j = 0; j < stop; ++j) out[j] = scale * (below[j] - above[i][j]);
-            }
-        });
+void pack_all(const T* A, T* c, int64_t count, int64_t n) {
+    for (; count > 0; --count, A += n * n, c += n * (n - 1) / 2) pack(A, c, n, T(1));
 }
 
 template <class T>
-void unpack(const T* c, T* A, int64_t count, int64_t n) {
-    const T scale = static_cast<T>(0.70710678118654752440);
-    for (; count > 0; --count, A += n * n, c += n * (n - 1) / 2)
-        tiles(n, [&](int64_t i0, int64_t j0, int64_t rows, int64_t columns) {
-            T below[TILE][TILE] = {};
-            for (int64_t i = 0; i < rows; ++i) {
-                const T* in = c + (i0 + i) * (i0 + i - 1) / 2 + j0;
-                const int64_t stop = std::min(columns, i0 + i - j0);
-                for (int64_t j = 0; j < stop; ++j) below[i][j] = scale * in[j];
-            }
-            if (i0 == j0) {
-                for (int64_t i = 0; i < rows; ++i)
-                    for (int64_t j = 0; j < rows; ++j) A[(i0 + i) * n + j0 + j] = below[i][j] - below[j][i];
-                return;
-            }
-            for (int64_t i = 0; i < rows; ++i)
-                for (int64_t j = 0; j < columns; ++j) A[(i0 + i) * n + j0 + j] = below[i][j];
-            for (int64_t j = 0; j < columns; ++j)
-                for (int64_t i = 0; i < rows; ++i) A[(j0 + j) * n + i0 + i] = -below[i][j];
-        });
+void unpack_all(const T* c, T* A, int64_t count, int64_t n) {
+    for (; count > 0; --count, A += n * n, c += n * (n - 1) / 2) unpack(c, A, n, T(1));
 }
 
 }  // namespace
 
 extern "C" {
-EXPORTED void pack_skew_float(const float* A, float* c, int64_t count, int64_t n) { pack(A, c, count, n); }
-EXPORTED void pack_skew_double(const double* A, double* c, int64_t count, int64_t n) { pack(A, c, count, n); }
-EXPORTED void unpack_skew_float(const float* c, float* A, int64_t count, int64_t n) { unpack(c, A, count, n); }
-EXPORTED void unpack_skew_double(const double* c, double* A, int64_t count, int64_t n) { unpack(c, A, count, n); }
+EXPORTED void pack_skew_float(const float* A, float* c, int64_t count, int64_t n) { pack_all(A, c, count, n); }
+EXPORTED void pack_skew_double(const double* A, double* c, int64_t count, int64_t n) { pack_all(A, c, count, n); }
+EXPORTED void unpack_skew_float(const float* c, float* A, int64_t count, int64_t n) { unpack_all(c, A, count, n); }
+EXPORTED void unpack_skew_double(const double* c, double* A, int64_t count, int64_t n) { unpack_all(c, A, count, n); }
 }

@@ -1,92 +1,58 @@
 // Steps of small orthogonal weights: the coordinates of the gradient, the rule of the optimizer, the retraction and the
 // correction of drift in one call for many weights. `prepare` writes to buffers of its own, `commit` to the weights.
 
-#include <limits>
 #include <vector>
 
 #include "exports.h"
+#include "series.h"
 #include "small.h"
+#include "steps.h"
 #include "threads.h"
 
 namespace {
 
-enum Rule : int64_t { DESCENT, MOMENTUM, ADAM };
-enum Retraction : int64_t { EXP, CAYLEY, QR, POLAR };
-enum Number { SIGN, RATE, KEEP, FRESH, NESTEROV, FIRST = 2, DECAY, SECOND, CORRECT_SECOND, CORRECT_FIRST, EPS, NUMBERS };
+constexpr double LONGEST = 2;      // bound of the spectral norm of a step: condition numbers stay below 5
 
-constexpr double LONGEST = 2;     // bound of the spectral norm of a step: condition numbers stay below 5
-constexpr double FARTHEST = 0.8;  // of y^T y from the identity, from where Newton-Schulz converges
-
-}  // namespace
+constexpr double FARTHEST = 0.8;   // of y^T y from the identity, from where Newton-Schulz converges
+constexpr int64_t MOST_ROWS = 64;  // of matrices in the first cache
 
 template <class T>
-struct Steps {
-    int64_t count, n, rule, retraction, polish;
-    int64_t x_by_columns, g_by_columns, threads;
-    T* const* x;
-    const T* const* g;
-    T *const *m, *const *v;  // packed moments; null where there are none yet
-    T* buffer;               // of zeros before the first call, long enough for the results and a `Stepper` a thread
-    double numbers[NUMBERS];
-};
-
-namespace {
-
-template <class T>
-class Stepper {
+class SmallStepper {
   public:
-    Stepper(const Steps<T>& s, int64_t part)
-        : s_(s), k_(s.n), d_(s.n * (s.n - 1) / 2), each_(result(s.n)), results_(s.buffer),
-          X_(s.buffer + s.count * each_ + part * work(s.n)), G_(X_ + k_.size()), A_(G_ + k_.size()),
+    SmallStepper(const Steps<T>& s, int64_t part)
+        : s_(s), results_(s), k_(s.n), d_(Results<T>::coordinates(s.n)),
+          X_(s.buffer + s.count * Results<T>::room(s.n) + part * work(s.n)), G_(X_ + k_.size()), A_(G_ + k_.size()),
           W_(A_ + k_.size()), Y_(W_ + k_.size()), c_(Y_ + k_.size()) {}
 
-    static int64_t room(int64_t count, int64_t n, int64_t threads) { return count * result(n) + threads * work(n); }
-
-    bool prepare(int64_t from, int64_t to) {
-        for (int64_t i = from; i < to; ++i)
-            if (!prepare(i)) {
-                std::fill_n(X_, work(s_.n), T(0));  // NaN would stay in the padding
-                return false;
-            }
-        return true;
+    static int64_t work(int64_t n) {
+        return Results<T>::whole(5 * Small<T>(n).size() + Results<T>::coordinates(n) + LANES<T>);
     }
 
-    void commit() const {
-        for (int64_t i = 0; i < s_.count; ++i) {
-            std::memcpy(s_.x[i], results_ + i * each_, s_.n * s_.n * sizeof(T));
-            if (s_.rule != DESCENT) std::copy_n(first(i), d_, s_.m[i]);
-            if (s_.rule == ADAM) std::copy_n(second(i), d_, s_.v[i]);
-        }
+    bool prepare(int64_t i) {
+        if (step(i)) return true;
+        std::fill_n(X_, work(s_.n), T(0));  // NaN would stay in the padding
+        return false;
     }
 
   private:
     const Steps<T>& s_;
+    const Results<T> results_;
     const Small<T> k_;
-    const int64_t d_, each_;
-    T* const results_;
+    const int64_t d_;
     T *const X_, *const G_, *const A_, *const W_, *const Y_, *const c_;
 
-    static constexpr int64_t CACHE_LINE = 64 / sizeof(T);
-    static int64_t packed(int64_t n) { return n * (n - 1) / 2 + LANES<T>; }
-    static int64_t result(int64_t n) { return whole(n * n + 2 * packed(n), CACHE_LINE); }
-    static int64_t work(int64_t n) { return whole(5 * Small<T>(n).size() + packed(n), CACHE_LINE); }
-
     T number(Number which) const { return static_cast<T>(s_.numbers[which]); }
-    T* first(int64_t i) const { return results_ + i * each_ + s_.n * s_.n; }
-    T* second(int64_t i) const { return first(i) + d_ + LANES<T>; }
 
     // Write what weight i and its moments become to the results; false if the step is not sound or too long for this.
-    bool prepare(int64_t i) {
+    bool step(int64_t i) {
         load(s_.x[i], s_.x_by_columns, X_);
         load(s_.g[i], s_.g_by_columns, G_);
         k_.product(X_, 1, k_.line, G_, Y_);
         k_.transpose(Y_, W_);
         k_.pack(Y_, W_, c_, number(SIGN));
         if (!std::isfinite(Y_[0])) return false;  // a 1 x 1 matrix has no coordinates that would tell
-        // squares of larger coordinates would make a second moment infinite
-        if (!(k_.sum_of_squares(c_, d_) < 1e-6 * std::numeric_limits<T>::max())) return false;
-        if (s_.rule == MOMENTUM) momentum(s_.m[i], first(i));
-        if (s_.rule == ADAM) adam(s_.m[i], s_.v[i], first(i), second(i));
+        if (!has_squares(k_.sum_of_squares(c_, d_))) return false;
+        results_.direction(i, c_);
         k_.unpack(c_, A_, number(RATE));
         // of the step itself: a rate may be infinite as a T, and the squares of the coordinates may be 0
         const double length = std::sqrt(0.5 * k_.sum_of_squares(A_, s_.n * k_.line));
@@ -103,38 +69,13 @@ class Stepper {
             k_.transpose(y, spare);
             std::swap(y, spare);
         }
-        k_.store(y, results_ + i * each_);
+        k_.store(y, results_.weight(i));
         return true;
     }
 
     void load(const T* from, bool by_columns, T* to) const {
         k_.load(from, by_columns ? W_ : to);
         if (by_columns) k_.transpose(W_, to);
-    }
-
-    void momentum(const T* before, T* __restrict after) const {
-        const T keep = number(KEEP), fresh = number(FRESH);
-        T* __restrict c = c_;
-        for (int64_t k = 0; k < d_; ++k) after[k] = (before ? keep * before[k] : 0) + fresh * c[k];
-        if (number(NESTEROV) != 0)
-            for (int64_t k = 0; k < d_; ++k) c[k] += keep * after[k];
-        else
-            std::memcpy(c, after, d_ * sizeof(T));
-    }
-
-    void adam(const T* before, const T* square, T* __restrict m, T* __restrict v) const {
-        const T w = number(FIRST), decay = number(DECAY), w2 = number(SECOND), eps = number(EPS);
-        const T correct = number(CORRECT_FIRST), correct2 = number(CORRECT_SECOND);
-        T* __restrict c = c_;
-        if (before)
-            std::memcpy(m, before, d_ * sizeof(T)), std::memcpy(v, square, d_ * sizeof(T));
-        else
-            std::memset(m, 0, d_ * sizeof(T)), std::memset(v, 0, d_ * sizeof(T));
-        for (int64_t k = 0; k < d_; ++k) {
-            m[k] += w * (c[k] - m[k]);
-            v[k] = decay * v[k] + w2 * (c[k] * c[k]);
-            c[k] = m[k] / ((std::sqrt(v[k] / correct2) + eps) * correct);
-        }
     }
 
     // Y = X phi(A) for a step of spectral norm at most `bound`.
@@ -212,11 +153,11 @@ class Stepper {
         double far = std::sqrt(k_.sum_of_squares(S, s_.n * k_.line));
         if (!(far < FARTHEST)) return false;
         for (int64_t i = 0; i < s_.n; ++i) S[i * k_.line + i] += 1;
-        const double near = std::numeric_limits<T>::epsilon() * std::max(4.0, std::sqrt(s_.n));
+        const double near = rounding<T>(s_.n);
         for (bool again = true; again;) {
             k_.multiply(Y_, S, W_, -0.5, Y_, 1.5);
             std::memcpy(Y_, W_, k_.size() * sizeof(T));
-            far = 0.75 * far * far + 0.25 * far * far * far;
+            far = 0.75 * far * far + 0.25 * far * far * far;  // what is left of it
             again = far > near;
             if (again) k_.gram(Y_, S);
         }
@@ -224,27 +165,41 @@ class Stepper {
     }
 };
 
-template <class T>
-int prepare(const Steps<T>& s) {
-    if (s.threads == 1) return Stepper<T>(s, 0).prepare(0, s.count);
+template <class T, class Stepper>
+bool prepare_by(const Steps<T>& s) {
     std::vector<char> sound(s.threads);
-    share(s.threads, [&](int64_t part) {
-        sound[part] = Stepper<T>(s, part).prepare(s.count * part / s.threads, s.count * (part + 1) / s.threads);
-    });
+    const auto work = [&](int64_t part) {
+        Stepper stepper(s, part);
+        int64_t i = s.count * part / s.threads;
+        const int64_t stop = s.count * (part + 1) / s.threads;
+        while (i < stop && stepper.prepare(i)) ++i;
+        sound[part] = i == stop;
+    };
+    if (s.threads == 1)
+        work(0);
+    else
+        share(s.threads, work);
     return std::find(sound.begin(), sound.end(), 0) == sound.end();
+}
+
+template <class T>
+bool prepare(const Steps<T>& s) {
+    return s.n <= MOST_ROWS ? prepare_by<T, SmallStepper<T>>(s) : prepare_by<T, SeriesStepper<T>>(s);
+}
+
+template <class T>
+int64_t room(int64_t count, int64_t n, int64_t threads) {
+    const int64_t work = n <= MOST_ROWS ? SmallStepper<T>::work(n) : SeriesStepper<T>::work(n);
+    return count * Results<T>::room(n) + threads * work;
 }
 
 }  // namespace
 
 extern "C" {
-EXPORTED int64_t small_room_float(int64_t count, int64_t n, int64_t threads) {
-    return Stepper<float>::room(count, n, threads);
-}
-EXPORTED int64_t small_room_double(int64_t count, int64_t n, int64_t threads) {
-    return Stepper<double>::room(count, n, threads);
-}
+EXPORTED int64_t small_room_float(int64_t count, int64_t n, int64_t threads) { return room<float>(count, n, threads); }
+EXPORTED int64_t small_room_double(int64_t count, int64_t n, int64_t threads) { return room<double>(count, n, threads); }
 EXPORTED int small_prepare_float(const Steps<float>* s) { return prepare(*s); }
 EXPORTED int small_prepare_double(const Steps<double>* s) { return prepare(*s); }
-EXPORTED void small_commit_float(const Steps<float>* s) { Stepper<float>(*s, 0).commit(); }
-EXPORTED void small_commit_double(const Steps<double>* s) { Stepper<double>(*s, 0).commit(); }
+EXPORTED void small_commit_float(const Steps<float>* s) { Results<float>(*s).commit(); }
+EXPORTED void small_commit_double(const Steps<double>* s) { Results<double>(*s).commit(); }
 }
