@@ -1,7 +1,7 @@
 """Optimization on matrix manifolds for PyTorch, and recurrent networks built on it.
 
-A constrained weight is a point on a manifold, a retraction says how it moves, and everything that uses the weight sees
-a plain dense tensor. The most used names stand here; each package holds the rest.
+A constrained weight is a point on a manifold, and a retraction defines how an optimizer moves it. Layers use the weight
+as a plain dense tensor. This module exports the most used names; each subpackage exports the rest.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Keyword options that several classes share: stated once, checked once, and shown in every signature."""
+"""Keyword options that several classes share: declared once, checked once, and shown in every signature."""
 
 from __future__ import annotations
 
