@@ -63,7 +63,7 @@ def cayley(A: Tensor) -> Tensor:
     -----
     Costs one inverse forward, or two to six products for a small matrix in single precision, and two products
     backward. In single precision the inverse is computed in double if the root mean square of the eigenvalues exceeds
-    4, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`. This check is skipped where no number
+    4. Rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`. This check is skipped where no number
     may be read from the device (compiled code, `fixed_iterations`). Norms above 10000 use an eigendecomposition, which
     does not overflow.
 

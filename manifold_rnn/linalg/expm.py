@@ -19,7 +19,7 @@ def expm(A: Tensor) -> Tensor:
     .. math:: \exp(A) = \bigl(p(2^{-s}A)\bigr)^{2^s}, \qquad p \text{ the Taylor polynomial of degree 15}.
 
     Its errors are at rounding error, which grows with the norm. ``torch.linalg.matrix_exp`` has errors of up to 2e-10
-    in double and 6e-5 in single precision for one small matrix, and of 6e-12 for norms of about 10.
+    in double and 6e-5 in single precision for a small matrix. For norms of about 10 its errors are 6e-12.
 
     Parameters
     ----------

@@ -69,8 +69,8 @@ def expm_skew(A: Tensor) -> Tensor:
     -----
     Costs about 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm. Norms above about 25 in
     single precision are computed in double. Norms above about 2500 are computed by eigenvectors. If no number may be
-    read from the device (compiled code, `fixed_iterations`), 12 squarings are always made, and a norm too large for
-    them gives NaN. Source: Higham (2005) for scaling and squaring, Higham (2008), chapter 10, for the derivative.
+    read from the device (compiled code, `fixed_iterations`), 12 squarings are always made. A norm too large for them
+    gives NaN. Source: Higham (2005) for scaling and squaring, Higham (2008), chapter 10, for the derivative.
 
     Examples
     --------

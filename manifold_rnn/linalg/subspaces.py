@@ -38,8 +38,8 @@ def aligned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def principal_angles(x: Tensor, y: Tensor) -> Tensor:
     r"""Return the principal angles, (..., p), in ascending order, in :math:`[0, \pi/2]`.
 
-    Small angles are computed from their sines and large ones from their cosines, since an arc cosine near 1 has only
-    half of the digits (Bjorck and Golub 1973).
+    Small angles are computed from their sines, and large ones from their cosines (Bjorck and Golub 1973). The arc
+    cosine of a number near 1 has only half of the digits.
     """
     inside = multiply(x.mH, y)
     require_finite(inside, "The computation of principal angles")

@@ -24,7 +24,7 @@ class Region(MatrixManifold):
     .. math:: R_x(u) = \operatorname{projx}(x + u),
 
     The retraction therefore cannot be changed, and a subclass only defines `projx`. The entries are an orthonormal
-    basis: coordinates are the entries of the tangent vector (a complex one as pairs of reals), and second moments may
+    basis: coordinates are the entries of the tangent vector (a complex one as pairs of reals). Second moments may
     be elementwise.
 
     Examples

@@ -23,8 +23,8 @@ class UnitDisc(Region):
 
     .. math:: \rho(x) \le r, \qquad R_x(u) = \frac{x + u}{\max(1, \rho(x + u) / r)}.
 
-    The set is closed: it includes its boundary. It is neither convex nor bounded: a matrix that is not normal can
-    stretch a state by any factor before it decays (use `Contraction` to prevent this). The boundary has a kink where
+    The set is closed: it includes its boundary. It is neither convex nor bounded. A matrix that is not normal can
+    stretch a state by any factor before it decays; use `Contraction` to prevent this. The boundary has a kink where
     two moduli are equal.
 
     Parameters

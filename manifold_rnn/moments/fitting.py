@@ -94,8 +94,8 @@ def fit(
     6. D in the span;
     7. U, by least squares.
 
-    Then all steps except the first are repeated with the part of y that this network does not explain, and the moments
-    of the network, known in closed form, are added. This keeps the expectations, and the errors no longer contain the
+    Then all steps except the first are repeated with the part of y that this network does not explain. The moments of
+    the network, known in closed form, are added. This keeps the expectations, and the errors no longer contain the
     variance of y. They become two to ten times smaller.
 
     The identities hold for inputs of any mean, and for any state before ``x0``. All sums are in float64. The memory, in

@@ -241,8 +241,8 @@ class RFLO(Network):
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If ``x`` does not match the layer or the current sequences, the target does not match the default loss, or
-            the loss is not a scalar.
+            If ``x`` does not match the layer or the current sequences. Also if the target does not match the default
+            loss, or the loss is not a scalar.
         UnsupportedError
             If ``x`` needs a gradient, or inference mode is on.
         NonFiniteError

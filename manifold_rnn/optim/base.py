@@ -63,8 +63,8 @@ class RiemannianOptimizer(Optimizer):
     maximize : bool
         Whether to ascend.
     on_nonfinite : {"raise", "skip"}
-        What to do if a gradient contains NaN or infinity, or a step is too long to have a result. Raise `NonFiniteError`,
-        or skip the step: nothing is changed, and the step is counted in `skipped`.
+        What to do if a gradient contains NaN or infinity, or a step is too long to have a result. Raise
+        `NonFiniteError`, or skip the step: nothing is changed, and the step is counted in `skipped`.
     capturable : bool
         Whether to read nothing from the device, for CUDA graphs. Iteration counts are fixed, bad gradients and results
         skip the step, and ``polish_every`` is 0 or 1. Not for `UnitDisc` and `Contraction`, whose steps need

@@ -51,8 +51,8 @@ class DampedSkew(Constraint):
     -----
     For "exp" and "cayley", all eigenvalues of :math:`\Phi` have moduli of at most 1 for every ``K``, and below 1 if
     ``g`` is positive. For "exp", :math:`\Phi` is :math:`e^{-\epsilon g}` times a rotation. For "euler" the moduli are
-    at most 1 only if :math:`\omega^2 \le 2g/\epsilon - g^2` for the largest frequency :math:`\omega` of ``K``: an
-    antisymmetric ``K`` does not make Euler steps stable. Check it with ``radius()`` and ``stable()`` of the module in
+    at most 1 only if :math:`\omega^2 \le 2g/\epsilon - g^2` for the largest frequency :math:`\omega` of ``K``. An
+    antisymmetric ``K`` alone does not make Euler steps stable. Check it with ``radius()`` and ``stable()`` of the module in
     ``constraints``.
 
     ``K`` has the real ``coordinates`` of `manifold_rnn.linalg.pack_skew`: n(n - 1)/2 for real weights and n² for

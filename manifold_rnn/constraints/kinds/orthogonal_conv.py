@@ -68,14 +68,14 @@ class OrthogonalConv(Constraint):
     image that crosses the border is lost. If circular padding meets an image size that is no multiple of the stride,
     some pixels are read twice. The norm is then at most :math:`\sqrt 2` per such axis, and no error is raised.
 
-    Reading the weight raises `UnsupportedError` or `OptionError` if stride, groups, dilation or padding of the module
-    were changed after `constrain` so that the operator is no longer orthogonal.
+    Do not change stride, groups, dilation or padding of the module after `constrain`. Reading the weight raises
+    `UnsupportedError` or `OptionError` if the operator is no longer orthogonal.
 
     Projectors have rank c // 2 for c channels. Other connected components are not reached, and in two dimensions some
     orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
     ``init="haar"``, which draws all factors, is exact. Any other kernel starts from a kernel near it, not from the
-    nearest. In two dimensions this also holds if one side has more than 4 times as many channels as the other and both
-    axes have at least 3 taps. The kernel then does not determine its factors. Computing the kernel takes one product of
+    nearest. In two dimensions this also holds if one side has over 4 times as many channels as the other, and both axes
+    have at least 3 taps. The kernel then does not determine its factors. Computing the kernel takes one product of
     c x c matrices for each factor and each tap of the partial product.
 
     For "soc" a kernel of k taps can represent t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
