@@ -83,8 +83,8 @@ def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:
     r"""Return the exponent of ``error(t) ~ t^slope``, by least squares on logarithms.
 
     The error of a batch is its norm. The fit uses the shortest decade of steps whose errors are above rounding error.
-    These are steps near 1e-4 for low orders, and longer ones for high orders. The result is infinite if the errors are rounding
-    errors up to a step of 1.
+    These are steps near 1e-4 for low orders, and longer ones for high orders. The result is infinite if the errors are
+    rounding errors up to a step of 1.
     """
     used: list[tuple[float, float]] = []
     for t in STEPS.tolist():

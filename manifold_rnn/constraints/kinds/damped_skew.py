@@ -52,8 +52,8 @@ class DampedSkew(Constraint):
     For "exp" and "cayley", all eigenvalues of :math:`\Phi` have moduli of at most 1 for every ``K``, and below 1 if
     ``g`` is positive. For "exp", :math:`\Phi` is :math:`e^{-\epsilon g}` times a rotation. For "euler" the moduli are
     at most 1 only if :math:`\omega^2 \le 2g/\epsilon - g^2` for the largest frequency :math:`\omega` of ``K``. An
-    antisymmetric ``K`` alone does not make Euler steps stable. Check it with ``radius()`` and ``stable()`` of the module in
-    ``constraints``.
+    antisymmetric ``K`` alone does not make Euler steps stable. Check it with ``radius()`` and ``stable()`` of the
+    module in ``constraints``.
 
     ``K`` has the real ``coordinates`` of `manifold_rnn.linalg.pack_skew`: n(n - 1)/2 for real weights and n² for
     complex ones. They start, and are assigned, so that ``W`` is near the given weight. For "euler" ``W`` is the nearest
