@@ -17,6 +17,7 @@ END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z*`x])|\s*[-*] ")  # of a sentence or of 
 HEADING = re.compile(r"^.+\n-{3,}$", flags=re.MULTILINE)
 ENTRY = re.compile(r"[\w*., ]+ : ")  # a parameter and its type, or an item of See Also
 INDENT = re.compile(r" *")
+TWICE = re.compile(r"\b([a-z]{2,}) \1\b", flags=re.IGNORECASE)
 
 
 def sentences_of(paragraphs):
@@ -28,11 +29,14 @@ def sentences_of(paragraphs):
                 yield sentence, count
 
 
-def sentence_lengths(page):
-    """The number of words of each sentence in the paragraphs and lists of a page."""
+def page_sentences(page):
+    """The sentences in the paragraphs and lists of a page, and their numbers of words."""
     paragraphs = [part for part in re.split(r"\n\s*\n", page) if not TITLE.search(part)]
-    prose = [part for part in paragraphs if not any(MARKUP.match(line) for line in part.splitlines())]
-    return [count for _, count in sentences_of(prose)]
+    return sentences_of(part for part in paragraphs if not any(MARKUP.match(line) for line in part.splitlines()))
+
+
+def sentence_lengths(page):
+    return [count for _, count in page_sentences(page)]
 
 
 def docstring_paragraphs(docstring):
@@ -120,3 +124,13 @@ def test_the_average_sentence_is_short():
 def test_docstrings_have_short_sentences(folder):
     assert [(place, sentence) for place, sentence, count in docstring_sentences(folder) if count > 30] == []
     assert statistics.mean(count for *_, count in docstring_sentences(folder)) < 16
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_no_sentence_of_a_page_repeats_a_word(path):
+    assert [sentence for sentence, _ in page_sentences(path.read_text()) if TWICE.search(sentence)] == []
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, *FOLDERS], ids=lambda folder: folder.name)
+def test_no_docstring_repeats_a_word(folder):
+    assert [(place, sentence) for place, sentence, _ in docstring_sentences(folder) if TWICE.search(sentence)] == []
