@@ -206,7 +206,6 @@ def block_triangular(
     Parameters
     ----------
     top, bottom : geoopt.Manifold or Constraint
-    top, bottom : geoopt.Manifold or Constraint
         The constraints of the diagonal blocks.
     split : int, optional
         Rows of the top block. Default: half of all rows, rounded down.

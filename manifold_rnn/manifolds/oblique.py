@@ -16,8 +16,8 @@ class Oblique(FixedNorm):
         \{x : \operatorname{diag}(x^H x) = r^2 I\} \text{ for } dim = -2.
 
     Each row (or column) is a point on its own sphere. The transformer nGPT constrains all its matrices in this way,
-    along the axis of the model dimension. Use ``dim=-1`` for embeddings and for a `torch.nn.Linear` that reads the residual
-    stream, and ``dim=-2`` for a `torch.nn.Linear` that writes to it.
+    along the axis of the model dimension. Use ``dim=-1`` for embeddings and for a `torch.nn.Linear` that reads the
+    residual stream, and ``dim=-2`` for a `torch.nn.Linear` that writes to it.
 
     Parameters
     ----------

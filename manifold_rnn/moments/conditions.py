@@ -19,8 +19,8 @@ class Check(NamedTuple):
     ----------
     deviation : float
         The largest deviation of a moment from its expectation, in standard errors.
+    limit : float
         The limit, which valid inputs exceed with a probability of one in a million.
-        What chance exceeds once in a million times.
 
     Examples
     --------

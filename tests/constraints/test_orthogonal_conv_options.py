@@ -114,7 +114,7 @@ BAD = {
     "reflect": (on(lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")), errors.UnsupportedError, "copies"),
     "wide padding": (on(lambda: nn.Conv1d(4, 4, 3, padding=2, padding_mode="circular")), errors.OptionError, "twice"),
     "small kernel": (on(lambda: nn.Conv2d(4, 4, 2, stride=3)), errors.ShapeError, r"at least \(3, 3\), got \(2, 2\)"),
-    "dilation": (on(lambda: nn.Conv2d(4, 4, 3, stride=2, dilation=2)), errors.UnsupportedError, "together with dilation"),
+    "dilation": (on(lambda: nn.Conv2d(4, 4, 3, stride=2, dilation=2)), errors.UnsupportedError, "with dilation"),
     "depthwise": (on(lambda: nn.Conv2d(4, 4, 3, groups=4)), errors.UnsupportedError, "shift"),
     "stride twice": (on(lambda: nn.Conv2d(4, 4, 3), mr.OrthogonalConv(stride=2)), errors.OptionError, r"\(1, 1\)"),
     "groups twice": (on(lambda: nn.Conv2d(4, 4, 3), mr.OrthogonalConv(groups=2)), errors.OptionError, "Leave them out"),

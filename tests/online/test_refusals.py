@@ -37,7 +37,7 @@ BAD = {
     "another cell": (lambda: RFLO(layer_with(LSTM())), UnsupportedError, "got LSTM"),
     "other steps": (lambda: RFLO(layer_with(Doubled())), UnsupportedError, "got Doubled"),
     "a mixing nonlinearity": (
-        lambda: RFLO(layer_with(LeakyElman(lambda z: z.softmax(-1)))), UnsupportedError, "acts on each unit separately"),
+        lambda: RFLO(layer_with(LeakyElman(lambda z: z.softmax(-1)))), UnsupportedError, "each unit separately"),
     "a trained nonlinearity": (lambda: RFLO(layer_with(LeakyElman(nn.PReLU()))), UnsupportedError, "got PReLU"),
     "complex weights": (lambda: RFLO(layer_with(dtype=torch.complex64)), DtypeError, "complex64"),
     "a nonlinear readout": (lambda: RFLO(layer_with(), nn.ReLU()), UnsupportedError, "nn.Linear or None, got ReLU"),

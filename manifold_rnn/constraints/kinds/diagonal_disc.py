@@ -80,8 +80,8 @@ class DiagonalDisc(Constraint):
 
         Parameters
         ----------
+        *size : int
             The shape ``..., n, n``.
-            ``..., n, n``.
         dtype : torch.dtype, optional
             A complex dtype. Default: the complex dtype of torch's default precision.
         device : torch.device, optional

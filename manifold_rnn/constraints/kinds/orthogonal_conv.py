@@ -74,9 +74,9 @@ class OrthogonalConv(Constraint):
     Projectors have rank c // 2 for c channels. Other connected components are not reached, and in two dimensions some
     orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
     ``init="haar"``, which draws all factors, is exact. Any other kernel starts from a kernel near it, not from the
-    nearest. In two dimensions this also holds if one side has over 4 times the channels of the other, and both axes have
-    at least 3 taps. The kernel then does not determine its factors. Computing the kernel takes one product of
-    c x c matrices for each factor and each tap of the partial product.
+    nearest. In two dimensions, a kernel with at least 3 taps along both axes does not determine its factors if one side
+    has over 4 times the channels of the other. Then the start is also only near. Computing the kernel takes one product
+    of c x c matrices for each factor and each tap of the partial product.
 
     For "soc" a kernel of k taps can represent t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
     keeps the error at most ``e``. With the default error, the bound is .16 for k = 9 and .89 for k = 17, so small
