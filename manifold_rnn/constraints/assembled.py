@@ -101,7 +101,9 @@ class AssembledParametrization(Parametrization):
     Parameters
     ----------
     layout : Layout
+        How the weight is divided into parts.
     parts : sequence of Parametrization
+        One for each part of the layout.
     shape : tuple of int
         Shape of the weight.
     """

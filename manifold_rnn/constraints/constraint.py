@@ -79,10 +79,12 @@ class Constraint(ABC):
         Parameters
         ----------
         like : Tensor
+            Gives the shape, dtype and device.
 
         Returns
         -------
         Tensor
+            A weight of the constrained set.
 
         Raises
         ------

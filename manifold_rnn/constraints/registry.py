@@ -49,11 +49,14 @@ def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
     Parameters
     ----------
     model : nn.Module
+        A model with constrained weights.
 
     Yields
     ------
     name : str
+        The full name, such as ``"0.weight"``.
     parametrization : Parametrization
+        The entry of ``constraints`` for this weight.
 
     Examples
     --------

@@ -28,6 +28,7 @@ def trivialize(
     Parameters
     ----------
     constraint : geoopt.Manifold or Constraint
+        A manifold, or a structured constraint.
     like : Tensor
         The present weight.
     rebase_every : int, optional

@@ -150,6 +150,7 @@ class RFLO(Network):
         Parameters
         ----------
         x : Tensor, shape (B, T, m), or (T, B, m) without ``batch_first``, or (T, m)
+            The inputs.
         state : Tensor, shape (1, B, n), or (1, n) for one sequence, optional
             The state that the previous call returned. Default: zeros. Traces start at zero in each call.
         every_step : bool

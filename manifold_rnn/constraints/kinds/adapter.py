@@ -139,6 +139,7 @@ class TurningParametrization(AdapterParametrization):
     Parameters
     ----------
     weight : Tensor
+        The weight to keep.
     side : "input" or "output"
         Whether the weight is ``base R`` or ``R base``.
     save_base : bool

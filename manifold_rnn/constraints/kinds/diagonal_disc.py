@@ -102,6 +102,7 @@ class DiagonalDiscParametrization(Parametrization):
     Parameters
     ----------
     constraint : DiagonalDisc
+        The constraint with its radius.
     like : Tensor, complex, shape (..., n, n)
         The starting weight. Entries off the diagonal are dropped, and moduli reduced to ``1 - 1e-4`` of the radius.
 

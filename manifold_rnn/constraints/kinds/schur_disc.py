@@ -133,6 +133,7 @@ class SchurDiscParametrization(Parametrization):
     Parameters
     ----------
     constraint : SchurDisc
+        The constraint with its options.
     like : Tensor, shape (..., n, n)
         The starting weight; its eigenvalues are scaled to at most ``1 - 1e-4`` of the radius.
 
