@@ -65,8 +65,9 @@ class Assembled(Constraint):
     def __post_init__(self) -> None:
         if len(self.members) != len(self.layout.names):
             raise OptionError(
-                f"Each part has one member, a constraint or None.\nExpected {len(self.layout.names)} for the parts "
-                f"{', '.join(self.layout.names)}, got {len(self.members)}.\nAdd or remove members."
+                "The number of members differs from the number of parts.\n"
+                f"Expected {len(self.layout.names)} for the parts {', '.join(self.layout.names)}, "
+                f"got {len(self.members)}.\nAdd or remove members."
             )
         structured = [m for m in self.members if isinstance(m, Constraint)]
         if structured and self.rebase_every is not None:

@@ -36,8 +36,8 @@ def constrain(
     r"""Constrain one weight of a module to a manifold, in place.
 
     In the *update* view the weight stays a parameter, and a Riemannian optimizer moves it on the manifold. In the
-    *trivialized* view the weight is computed as :math:`W = R_B(c)`, once per forward of ``module``. Any torch optimizer
-    trains the free coordinates ``c``. In both views ``module.<name>`` is a plain dense tensor.
+    *trivialized* view the weight is computed as :math:`W = R_B(c)`, once per forward of ``module``. You train the free
+    coordinates ``c`` with an optimizer of torch. In both views ``module.<name>`` is a plain dense tensor.
 
     Parameters
     ----------

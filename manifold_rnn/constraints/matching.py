@@ -33,7 +33,7 @@ def constrain_matching(
     Parameters
     ----------
     model : nn.Module
-        Any model.
+        The model.
     constraints : mapping from str to constraint
         Shell patterns for dotted names, such as ``"*.weight_hh_l*"``. If several patterns match a weight, the first one
         applies. For weights of stacked matrices pass a `Blocks`, such as ``Blocks(Orthogonal(), blocks=3)``.
@@ -146,7 +146,7 @@ def degrees_of_freedom(module: nn.Module) -> int:
     Parameters
     ----------
     module : nn.Module
-        Any model.
+        The model.
 
     Returns
     -------

@@ -58,7 +58,7 @@ def trivialize(
         return Trivialization(manifold, projected(manifold, like), rebase_every=rebase_every)
     if not isinstance(constraint, Constraint):
         raise OptionError(
-            "A constraint is a manifold such as Orthogonal(), or a structured constraint such as FixedBase.\n"
+            "A constraint must be a manifold such as Orthogonal(), or a structured constraint such as FixedBase.\n"
             f"Got {constraint!r:.80}.\nPass an object, not a class or a string."
         )
     if rebase_every is not None:

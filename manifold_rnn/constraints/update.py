@@ -135,7 +135,7 @@ class Update(Parametrization):
     def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
         """Raise if the weight was removed; mark it if a conversion of the module has replaced it.
 
-        Any other new parameter is marked when an optimizer steps, if it is still in the module. A parameter that
+        Other new parameters are marked when an optimizer steps, if they are still in the module. A parameter that
         `torch.func.functional_call` puts there for one forward belongs to its caller and stays unmarked.
         """
         if table:  # a replica of DataParallel has no parameters

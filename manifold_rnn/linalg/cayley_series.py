@@ -103,6 +103,6 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
 def _require_terms(terms: int) -> None:
     if not is_integer(terms, 2):
         raise OptionError(
-            "The series of the Cayley transform has an identity and at least one power.\n"
+            "The series of the Cayley transform needs at least two terms.\n"
             f"Expected terms to be an integer of at least 2, got {terms!r:.40}.\nUse 5, or cayley for the exact map."
         )

@@ -63,7 +63,7 @@ class FixedNorm(VectorManifold):
         number = isinstance(radius, (int, float)) and not isinstance(radius, bool)
         if radius != "init" and not (number and 0 < radius < math.inf):
             raise OptionError(
-                f"The radius of {type(self).__name__} is the length of its vectors.\n"
+                f"The radius of {type(self).__name__} is out of range.\n"
                 f"Expected a positive number or 'init', got {radius!r:.80}.\n"
                 "Pass radius='init' to keep the present length of each vector."
             )

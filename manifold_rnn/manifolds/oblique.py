@@ -55,7 +55,7 @@ class Oblique(FixedNorm):
         super().__init__(radius, retraction)
         if isinstance(dim, bool) or dim not in (-1, -2):
             raise OptionError(
-                "dim of Oblique is the axis along which a vector has fixed length, counted from the end.\n"
+                "dim of Oblique must be the axis of vectors of fixed length, counted from the end.\n"
                 f"Expected -1 for rows or -2 for columns, got {dim!r:.80}.\n"
                 "For whole tensors use Sphere(dims)."
             )

@@ -19,7 +19,7 @@ def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
     """Return the weights in double precision, divided by their sum; raises unless they are valid."""
     if points.ndim < 3 or points.shape[-3] < 1:
         raise ShapeError(
-            f"The mean of SPD averages the matrices along one axis.\nExpected shape (..., k, n, n), got "
+            f"The mean of SPD needs an axis of points.\nExpected shape (..., k, n, n), got "
             f"{tuple(points.shape)}.\nStack the points."
         )
     if weights is None:

@@ -20,13 +20,13 @@ def require_layer(layer: Layer) -> None:
     """Raise unless the rule supports the recurrence of a layer."""
     if not isinstance(layer, Layer):
         raise UnsupportedError(
-            "RFLO trains a layer of manifold_rnn.nn.\n"
+            "RFLO needs a layer of manifold_rnn.nn.\n"
             f"Expected a Layer of the cell LeakyElman, got {type(layer).__name__}.\n"
             "Build one with nn.Layer(nn.cells.LeakyElman(), input_size, hidden_size)."
         )
     if layer.num_layers > 1 or layer.bidirectional or layer.train_initial_state:
         raise UnsupportedError(
-            "RFLO trains one level in one direction, without a trained initial state.\n"
+            "RFLO needs a layer with one level and one direction, without a trained initial state.\n"
             f"Got num_layers={layer.num_layers}, bidirectional={layer.bidirectional}, "
             f"train_initial_state={layer.train_initial_state}.\n"
             "Leave these options at their defaults."
@@ -34,7 +34,7 @@ def require_layer(layer: Layer) -> None:
     weights = layer.weights("_l0")
     if any(weight.is_complex() for weight in weights.values()):
         raise DtypeError(
-            "RFLO trains real layers, since nonlinearities of complex numbers have no single derivative.\n"
+            "RFLO needs a real layer, since nonlinearities of complex numbers have no single derivative.\n"
             f"Expected float32 or float64, got {weights['weight_ih'].dtype}.\n"
             "Use a real dtype, with the constraint UnitaryRealForm for a unitary matrix."
         )
@@ -66,7 +66,7 @@ def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
         return
     if not isinstance(readout, nn.Linear):
         raise UnsupportedError(
-            "RFLO trains a linear readout.\n"
+            "RFLO needs a linear readout.\n"
             f"Expected nn.Linear or None, got {type(readout).__name__}.\n"
             "Omit the readout, and pass the error of the units to learn."
         )
@@ -181,8 +181,8 @@ def require_start(batch: int, state: Tensor | None, units: int) -> None:
     """Raise unless sequences can start with this batch size and these states."""
     if not is_integer(batch, 0):
         raise OptionError(
-            "`batch` of start must be the number of sequences.\n"
-            f"Expected an integer of at least 0, got {batch!r:.80}.\nPass len(x) of the inputs (B, m) of a step."
+            "`batch` of start is out of range.\n"
+            f"Expected an integer of at least 0, got {batch!r:.80}.\nPass the number of sequences, len(x) for inputs x."
         )
     if state is not None and (not isinstance(state, Tensor) or state.shape != (batch, units)):
         got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__

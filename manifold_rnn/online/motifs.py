@@ -262,7 +262,7 @@ class MotifChain(nn.Module):
 def _require_count(name: str, value: int) -> None:
     if not is_integer(value, 1):
         raise OptionError(
-            f"`{name}` of a chain of motifs must be a number of steps, trials or motifs.\n"
+            f"`{name}` of a chain of motifs is out of range.\n"
             f"Expected an integer of at least 1, got {value!r:.80}.\nChoose a positive integer."
         )
 

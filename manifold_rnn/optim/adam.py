@@ -156,7 +156,7 @@ def require_sphere(manifold: Manifold | None) -> None:
     """Raise `UnsupportedError` unless a manifold is None or a sphere."""
     if manifold is not None and not manifold.is_sphere:
         raise UnsupportedError(
-            "scale='angle' rotates the vectors of a weight on Sphere or Oblique.\n"
+            "scale='angle' needs a weight on Sphere or Oblique.\n"
             f"Expected Sphere, Oblique or a plain parameter, got {manifold}.\n"
             "Leave scale out, use RiemannianMuon, or put the parameter into another group."
         )

@@ -27,7 +27,7 @@ class RetractionOptions(StepOptions, total=False):
 def bad_decay(decay: object) -> OptionError:
     """Return the error for an invalid decay of a moving average."""
     return OptionError(
-        f"decay must be the weight of the old average.\nExpected None or a number in [0, 1), got {decay!r}.\n"
+        f"decay of an average is out of range.\nExpected None or a number in [0, 1), got {decay!r}.\n"
         "Use e.g. decay=0.999."
     )
 

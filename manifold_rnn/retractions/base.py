@@ -312,8 +312,8 @@ class Retraction(ABC):
         geometry = getattr(manifold, "geometry", None)  # geoopt's manifolds do not have it
         if geometry not in self.orders:
             raise UnsupportedError(
-                f"The {self.name} retraction has a known order on geometries {', '.join(self.orders)}.\n"
-                f"Got {type(manifold).__name__} with geometry {geometry!r}.\n"
+                f"The order of the {self.name} retraction is unknown on this manifold.\n"
+                f"Expected a geometry of {', '.join(self.orders)}; got {geometry!r} of {type(manifold).__name__}.\n"
                 "Measure it with manifold_rnn.testing.check_retraction."
             )
         return self.orders[geometry]

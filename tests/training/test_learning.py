@@ -126,7 +126,7 @@ WRONG = {
         {"network": {"zoo": "lem", "hidden_size": 4}},
         "RFLO needs a cell with a leaky form.",
     ),
-    "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO trains real layers"),
+    "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO needs a real layer"),
     "a leak": ({"network": {**LEAKY, "options": {"leak": 2.0}}}, "The leak of LeakyElman is out of range."),
     "leaks of other units": (
         {"network": {**LEAKY, "options": {"leak": [0.1, 0.2]}}},

@@ -221,7 +221,7 @@ def require_side(side: str, name: str) -> None:
     """Raise unless ``side`` is "input" or "output"."""
     if side not in ("input", "output"):
         raise OptionError(
-            f"side of {name} selects the side on which the frozen weight is multiplied.\n"
+            f"side of {name} is unknown.\n"
             f'Expected "input" for W0 R, or "output" for R W0; got {side!r:.40}.\nCheck the spelling.'
         )
 

@@ -62,7 +62,7 @@ class Birkhoff(Constraint):
     spectral norm is 1.
 
     "permutations" and "sinkhorn" start from the given weight itself, up to rounding error, if it is doubly stochastic
-    with positive entries. Entries below 1e-9 start from 1e-9. Any other weight starts from its moduli, scaled to be
+    with positive entries. Entries below 1e-9 start from 1e-9. Other weights start from their moduli, scaled to be
     doubly stochastic.
 
     For "orthostochastic", alternating projections search the signs of Q. They start from the signs of the present Q and
@@ -91,12 +91,12 @@ class Birkhoff(Constraint):
         get(self.retraction)
         if self.kind not in KINDS:
             raise OptionError(
-                f"kind of Birkhoff selects how to build a doubly stochastic matrix.\nExpected one of "
+                f"kind of Birkhoff is unknown.\nExpected one of "
                 f"{', '.join(map(repr, KINDS))}, got {self.kind!r:.80}.\nCheck the spelling."
             )
         if not is_integer(self.sweeps, 1):
             raise OptionError(
-                "sweeps of Birkhoff is the number of normalizations of columns and rows.\n"
+                "sweeps of Birkhoff is out of range.\n"
                 f"Expected an integer of at least 1, got {self.sweeps!r:.80}.\nUse e.g. 20."
             )
 

@@ -75,7 +75,7 @@ class DampedSkew(Constraint):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(
-                f"method of DampedSkew selects a time step.\nExpected one of {', '.join(map(repr, METHODS))}, got "
+                f"method of DampedSkew is unknown.\nExpected one of {', '.join(map(repr, METHODS))}, got "
                 f"{self.method!r}.\nCheck the spelling."
             )
         if not (0 <= self.damping < math.inf and 0 < self.step_size < math.inf):

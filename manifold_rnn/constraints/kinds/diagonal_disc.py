@@ -60,7 +60,7 @@ class DiagonalDisc(Constraint):
         require_matrix(like, "DiagonalDisc")
         if not like.is_complex():
             raise DtypeError(
-                "DiagonalDisc consists of complex matrices.\n"
+                "DiagonalDisc needs a complex weight.\n"
                 f"Expected complex64 or complex128, got {like.dtype}.\nFor real matrices use SchurDisc."
             )
         require_finite(like, "the weight")

@@ -56,7 +56,7 @@ class FixedBase(Constraint):
     def __post_init__(self) -> None:
         if not isinstance(self.manifold, Manifold) or not self.manifold.is_group:
             raise OptionError(
-                "FixedBase multiplies a sign matrix by a retraction of a matrix group.\n"
+                "FixedBase needs a matrix group.\n"
                 f"Expected a group such as Orthogonal(), got {self.manifold!r:.80}.\nUse another constraint."
             )
 
@@ -69,7 +69,7 @@ class FixedBase(Constraint):
         n = like.shape[-1]
         if not 0 <= self.negatives <= n:
             raise OptionError(
-                f"FixedBase puts `negatives` entries -1 on a diagonal of n = {n}.\n"
+                f"negatives of FixedBase is out of range for a weight of size {n}.\n"
                 f"Expected 0 to {n}, got {self.negatives}.\nChoose a smaller number."
             )
         signs = torch.ones(n, dtype=like.dtype, device=like.device)
@@ -77,7 +77,7 @@ class FixedBase(Constraint):
         base = signs.diag_embed().expand(like.shape).contiguous()
         if not like.is_meta and largest_defect(self.manifold, base) > tolerance(like.dtype, n):
             raise OptionError(
-                f"The sign matrix of FixedBase must lie on {self.manifold}.\n"
+                f"The sign matrix of FixedBase must be on {self.manifold}.\n"
                 f"With negatives={self.negatives} it does not.\nUse an even number, or Orthogonal."
             )
         module = FixedBaseParametrization(self.manifold, base)

@@ -97,7 +97,7 @@ class OrthogonalAdapter(Adapter):
         chosen = get(self.retraction)
         if self.series_terms is not None and (chosen.name != "cayley" or not is_integer(self.series_terms, 2)):
             raise OptionError(
-                "series_terms of OrthogonalAdapter truncates the series of the Cayley map.\n"
+                "series_terms of OrthogonalAdapter is out of range, or the retraction has no series.\n"
                 f'Expected an integer of at least 2 with retraction="cayley"; got {self.series_terms!r:.40} with '
                 f"{chosen.name!r}.\nLeave it out for an orthogonal matrix."
             )

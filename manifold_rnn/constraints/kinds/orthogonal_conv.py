@@ -73,7 +73,7 @@ class OrthogonalConv(Constraint):
 
     Projectors have rank c // 2 for c channels. Other connected components are not reached, and in two dimensions some
     orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
-    ``init="haar"``, which draws all factors, is exact. Any other kernel starts from a kernel near it, not from the
+    ``init="haar"``, which draws all factors, is exact. Other kernels start from a kernel near them, not from the
     nearest. In two dimensions, a kernel with at least 3 taps along both axes does not determine its factors if one side
     has over 4 times the channels of the other. Then the start is also only near. Computing the kernel takes one product
     of c x c matrices for each factor and each tap of the partial product.
@@ -126,7 +126,7 @@ class OrthogonalConv(Constraint):
             return self
         if not isinstance(module, nn.Conv1d | nn.Conv2d) or name != "weight":
             raise UnsupportedError(
-                f"OrthogonalConv constrains the weight of a convolution.\nExpected a Conv1d or Conv2d, got {name!r} of "
+                f"OrthogonalConv needs the weight of a convolution.\nExpected a Conv1d or Conv2d, got {name!r} of "
                 f"{type(module).__name__}.\n{_ADVICE}"
             )
         stride, own = tuple(module.stride), (self.stride, self.groups)

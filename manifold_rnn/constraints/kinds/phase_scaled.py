@@ -63,8 +63,8 @@ class PhaseScaled(Constraint):
     def __post_init__(self) -> None:
         if not isinstance(self.manifold, Manifold) or not (self.manifold.is_group and self.manifold.is_complex):
             raise OptionError(
-                "PhaseScaled multiplies a complex matrix by phases.\n"
-                f"Expected a group of complex matrices such as Unitary(), got {self.manifold}.\n"
+                "PhaseScaled needs a group of complex matrices.\n"
+                f"Expected a group such as Unitary(), got {self.manifold}.\n"
                 "For real weights use FixedBase, whose diagonal has signs."
             )
 

@@ -65,7 +65,7 @@ class Reflections(Constraint):
     def __post_init__(self) -> None:
         if self.count is not None and not is_integer(self.count, 1):
             raise OptionError(
-                "count of Reflections is the number of reflections.\n"
+                "count of Reflections is out of range.\n"
                 f"Expected an integer of at least 1, or None for all, got {self.count!r:.40}.\n"
                 "Pass a positive number."
             )

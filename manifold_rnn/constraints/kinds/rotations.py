@@ -71,7 +71,7 @@ class Rotations(Constraint):
     def __post_init__(self) -> None:
         if self.layout not in ("tunable", "fft"):
             raise OptionError(
-                f"layout of Rotations selects which coordinates rotate together.\nExpected 'tunable' or 'fft', got "
+                f"layout of Rotations is unknown.\nExpected 'tunable' or 'fft', got "
                 f"{self.layout!r}.\nCheck the spelling."
             )
         counts = is_integer(self.layers, 1) and int(self.layers or 0) <= _MOST_LAYERS
@@ -93,7 +93,7 @@ class Rotations(Constraint):
             return tuple(layer for layer in layers if layer[2])
         if n & (n - 1):
             raise OptionError(
-                f"The layout 'fft' halves the size repeatedly.\nExpected a power of 2, got n = {n}.\n"
+                f"The layout 'fft' of Rotations does not support this size.\nExpected a power of 2, got n = {n}.\n"
                 "Change the size, or use the layout 'tunable'."
             )
         return tuple((0, 1 << k, n // 2) for k in range(n.bit_length() - 1))

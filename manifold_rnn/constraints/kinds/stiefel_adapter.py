@@ -77,7 +77,7 @@ class StiefelAdapter(Adapter):
                 )
         if self.alpha is not None and not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
             raise OptionError(
-                "alpha of StiefelAdapter, divided by rank, scales the change of the weight.\n"
+                "alpha of StiefelAdapter is out of range.\n"
                 f"Expected a positive number, got {self.alpha!r:.40}.\nLeave it out for a factor of 1."
             )
 

@@ -59,8 +59,8 @@ class UnitaryProduct(Constraint):
         require_matrix(like, "UnitaryProduct")
         if not like.is_complex():
             raise DtypeError(
-                "UnitaryProduct multiplies complex phases and Fourier transforms.\n"
-                f"Expected a complex weight, got {like.dtype}.\n"
+                "UnitaryProduct needs a complex weight.\n"
+                f"Expected complex64 or complex128, got {like.dtype}.\n"
                 "Use a layer with dtype=torch.complex64, or Rotations for a real one."
             )
         return UnitaryProductParametrization(like)
