@@ -72,7 +72,7 @@ def trivialize(
 class Trivialization(Parametrization):
     r"""A point as a function of free real coordinates.
 
-    .. math:: W = R_{B}(c), \qquad \text{on a matrix group } W = B\, \varphi(A(c)),
+    .. math:: W = R_{B}(c), \qquad \text{on a matrix group } W = B\, \varphi(A(c)).
 
     The base ``B`` is a buffer. The coordinates ``c`` are the parameter, which any torch optimizer trains.
 

@@ -39,7 +39,7 @@ def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None
     backend. For a cost with Euclidean gradient ``g`` and Hessian ``h = D g[u]``, the Riemannian Hessian is
 
     .. math::
-        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D(x \mapsto \operatorname{proj}_x g(x))[u],
+        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D(x \mapsto \operatorname{proj}_x g(x))[u].
 
     It is computed by forward differentiation of the manifold's own projection.
 

@@ -39,7 +39,7 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 def cayley(A: Tensor) -> Tensor:
     r"""Cayley transform of a skew-Hermitian matrix.
 
-    .. math:: \operatorname{cay}(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A) = 2 (I - \tfrac12 A)^{-1} - I,
+    .. math:: \operatorname{cay}(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A) = 2 (I - \tfrac12 A)^{-1} - I.
 
     It agrees with :math:`\exp(A)` to second order and never has the eigenvalue -1. The inverse exists for every
     skew-Hermitian ``A`` and has norm at most 1, so it is safe to compute. The adjoint is two products with it.

@@ -62,7 +62,7 @@ def cayley_series(A: Tensor, terms: int = 5) -> Tensor:
 def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
     r"""Distance from 1 of the singular values of `cayley_series`.
 
-    .. math:: |\sigma - 1|, \qquad \sigma = \bigl|1 - (i\theta)^{k-1}\bigr|,
+    .. math:: |\sigma - 1|, \qquad \sigma = \bigl|1 - (i\theta)^{k-1}\bigr|.
 
     This holds because :math:`R_k(A) = \operatorname{cay}(A)\,(I - Q^{k-1})` and the Cayley transform is orthogonal.
 

@@ -92,7 +92,7 @@ def wy_inverse(gram: Tensor, beta: Tensor) -> Tensor:
 
     .. math::
         (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top B U \bar K, \qquad
-        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1},
+        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1}.
 
     The rows of ``K`` are :math:`k_r^\top`, and :math:`B = \operatorname{diag}(\beta)`. The triangular system is solved
     by substitution, so the inverse has small errors also if all vectors are equal.

@@ -19,7 +19,7 @@ _TERMS = 9  # of the artanh series at tan(pi/32); the next term is below the rou
 def logm_unitary(Q: Tensor) -> Tensor:
     r"""Principal logarithm of an orthogonal or unitary matrix without the eigenvalue -1.
 
-    .. math:: \log Q = 2^k \cdot 2\operatorname{artanh}\bigl((R - I)(R + I)^{-1}\bigr), \qquad R = Q^{1/2^k},
+    .. math:: \log Q = 2^k \cdot 2\operatorname{artanh}\bigl((R - I)(R + I)^{-1}\bigr), \qquad R = Q^{1/2^k}.
 
     Here the square root of a unitary matrix is the polar factor of :math:`I + Q`.
 

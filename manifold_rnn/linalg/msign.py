@@ -31,7 +31,7 @@ _CONVERGING = 4  # number of last steps, after small singular values have grown 
 def msign(x: Tensor) -> Tensor:
     r"""Matrix sign: the partial isometry with the singular vectors of a matrix.
 
-    .. math:: \operatorname{msign}(U \Sigma V^H) = U \operatorname{sign}(\Sigma) V^H,
+    .. math:: \operatorname{msign}(U \Sigma V^H) = U \operatorname{sign}(\Sigma) V^H.
 
     It is computed by Newton-Schulz steps :math:`X \leftarrow aX + b(XX^H)X + c(XX^H)^2X`. The first coefficients raise
     small singular values, the last ones converge. The number of steps depends only on the precision. Nothing is

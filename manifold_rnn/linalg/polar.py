@@ -22,7 +22,7 @@ _FIXED_ITERATIONS = 12  # if no number may be read from the device; beyond a con
 def polar(x: Tensor) -> Tensor:
     r"""Unitary polar factor: the nearest matrix with orthonormal columns.
 
-    .. math:: X = W H, \qquad W = X (X^H X)^{-1/2},
+    .. math:: X = W H, \qquad W = X (X^H X)^{-1/2}.
 
     It is computed by the Newton-Schulz iteration :math:`Y \leftarrow \tfrac{\rho}{2} Y (3I - \rho^2 Y^H Y)`, scaled by
     bounds of the singular values. On a CPU, a matrix of moderate condition far from orthonormal columns is factored by

@@ -65,7 +65,7 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
 def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
     r"""QR factorization from the Cholesky factor of the Gram matrix, fast near orthonormal columns.
 
-    .. math:: R^H R = X^H X, \qquad Q = X R^{-1},
+    .. math:: R^H R = X^H X, \qquad Q = X R^{-1}.
 
     The number of Cholesky rounds depends on the distance :math:`d = \|X^H X - I\|_F`. If :math:`d^2` is below the
     rounding error of ``Q``, a first-order formula is enough. One round is made up to :math:`d = \tfrac34`, and two up

@@ -18,7 +18,7 @@ from .precision import full_precision
 def skew(x: Tensor) -> Tensor:
     r"""Skew-Hermitian part of a square matrix.
 
-    .. math:: \operatorname{skew}(X) = \tfrac12 (X - X^H),
+    .. math:: \operatorname{skew}(X) = \tfrac12 (X - X^H).
 
     This is the orthogonal projection onto the Lie algebra of the orthogonal (real) or unitary (complex) group.
 

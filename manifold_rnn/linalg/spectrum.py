@@ -22,7 +22,7 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     r"""Largest modulus of an eigenvalue.
 
     .. math:: \rho(X) = \max_i |\lambda_i| = \lim_k \|X^{2^k}\|^{2^{-k}}, \qquad
-        d\rho = \operatorname{Re}\Bigl(\frac{\bar\lambda}{|\lambda|} \frac{v^H\, dX\, u}{v^H u}\Bigr),
+        d\rho = \operatorname{Re}\Bigl(\frac{\bar\lambda}{|\lambda|} \frac{v^H\, dX\, u}{v^H u}\Bigr).
 
     The value is computed by repeated squaring with logarithms. The gradient is computed from the right and left
     eigenvectors of a dominant eigenvalue, :math:`Xu = \lambda u`, :math:`v^H X = \lambda v^H`.
@@ -79,7 +79,7 @@ def spectral_condition(x: Tensor) -> Tensor:
     r"""Condition number of the eigenvalue that attains the spectral radius.
 
     .. math:: \kappa = \frac{\|u\|\|v\|}{|v^H u|} \ge 1, \qquad
-        |\delta\lambda| \le \kappa \|\delta X\|_2 + O(\|\delta X\|^2),
+        |\delta\lambda| \le \kappa \|\delta X\|_2 + O(\|\delta X\|^2).
 
     Here ``u`` and ``v`` are the right and left eigenvectors. The condition number is 1 for a normal matrix, and large
     if the eigenvalue is nearly defective. Rounding ``x`` then moves the spectral radius by about :math:`\kappa`

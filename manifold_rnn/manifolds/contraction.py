@@ -19,7 +19,7 @@ from .region import Region
 class Contraction(Region):
     r"""Matrices whose largest singular value is at most ``bound``. The set is closed and convex.
 
-    .. math:: \|x\|_2 = \sigma_{\max}(x) \le b, \qquad R_x(u) = \operatorname{proj}(x + u),
+    .. math:: \|x\|_2 = \sigma_{\max}(x) \le b, \qquad R_x(u) = \operatorname{proj}(x + u).
 
     Here proj is the nearest point of the set, by clipping singular values. With ``bound = 1`` no state grows:
     :math:`\|xh\| \le \|h\|`. This is a stronger condition than that of `UnitDisc`, which bounds only eigenvalues.

@@ -29,7 +29,7 @@ class FixedNorm(VectorManifold):
     rotates it in the plane of the vector x and the tangent vector u:
 
     .. math:: R_x(u) = \cos\varphi\; x + r \sin\varphi\; \frac{u}{|u|}, \qquad
-        P_x u = u - \frac{\operatorname{Re} x^H u}{r^2}\, x,
+        P_x u = u - \frac{\operatorname{Re} x^H u}{r^2}\, x.
 
     The angle is :math:`\varphi = |u| / r` with ``"exp"``, :math:`\arctan(|u| / r)` with ``"polar"`` and ``"qr"``, and
     :math:`2 \arctan(|u| / 2r)` with ``"cayley"``. Transport is parallel along the shortest arc, and an isometry.

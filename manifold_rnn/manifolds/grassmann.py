@@ -181,7 +181,7 @@ class Grassmann(OrthonormalColumns):
         r"""Return the point at ``length`` along the direction of steepest descent in the spectral norm.
 
         .. math:: \xi = \operatorname{msign}\bigl((I - x x^H)\, g\bigr), \quad P = \xi^H \xi, \qquad
-            x(I - P) + \cos(t)\, x P - \sin(t)\, \xi,
+            x(I - P) + \cos(t)\, x P - \sin(t)\, \xi.
 
         Here ``length`` is the angle t in radians by which every principal direction of the gradient rotates.
 

@@ -92,7 +92,7 @@ class OrthonormalColumns(MatrixManifold):
         r"""Return the point at ``length`` along the direction of steepest descent in the spectral norm.
 
         .. math:: \xi = A x, \quad A = \operatorname{msign}(\operatorname{skew}(g x^H)), \qquad
-            e^{-tA} x = x - \sin(t)\, A x + (1 - \cos t)\, A^2 x,
+            e^{-tA} x = x - \sin(t)\, A x + (1 - \cos t)\, A^2 x.
 
         Here ``length`` is the angle t in radians by which every active plane rotates. Each tangent vector of spectral
         norm 1 is ``A x`` for a skew-Hermitian ``A`` of norm 1. Among these, ``xi`` has the largest inner product with

@@ -21,7 +21,7 @@ class Region(MatrixManifold):
 
     Every direction is tangent, and the metric is the Euclidean one. A step is straight and then mapped into the set:
 
-    .. math:: R_x(u) = \operatorname{projx}(x + u),
+    .. math:: R_x(u) = \operatorname{projx}(x + u).
 
     The retraction therefore cannot be changed, and a subclass only defines `projx`. The entries are an orthonormal
     basis: coordinates are the entries of the tangent vector (a complex one as pairs of reals). Second moments may

@@ -27,7 +27,7 @@ class SpecialUnitary(MatrixGroup):
 
     .. math::
         R_x(u) = \frac{x\,\phi(A)}{\det(x\,\phi(A))^{1/n}}, \qquad
-        A = \operatorname{skew}(x^H u) - \tfrac1n \operatorname{tr}(\operatorname{skew}(x^H u))\, I,
+        A = \operatorname{skew}(x^H u) - \tfrac1n \operatorname{tr}(\operatorname{skew}(x^H u))\, I.
 
     The root is the principal one, which is smooth while the phase of :math:`\det \phi(A)` is not :math:`\pi`. The
     division only changes third-order terms, so it does not change the retraction's order.

@@ -24,7 +24,7 @@ _Measure = Literal["radius", "norm"]
 class SpectralScaled(Region):
     r"""Matrices divided by their spectral radius or their norm if it exceeds a limit.
 
-    .. math:: W = \frac{V}{\max(1, \mu(V) / l)}, \qquad \mu = \rho \text{ (radius) or } \sigma_{\max} \text{ (norm)},
+    .. math:: W = \frac{V}{\max(1, \mu(V) / l)}, \qquad \mu = \rho \text{ (radius) or } \sigma_{\max} \text{ (norm)}.
 
     Therefore :math:`\mu(W) \le l`. In the update view an optimizer makes its plain step, and the weight is scaled
     after it, as in the experiments that this class reproduces. In the trivialized view :math:`V` is the base plus the

@@ -32,7 +32,7 @@ class Stiefel(OrthonormalColumns):
 
     .. math::
         \langle u, v\rangle_{\text{euclidean}} = \operatorname{Re}\operatorname{tr} u^H v, \qquad
-        \langle u, v\rangle_{\text{canonical}} = \operatorname{Re}\operatorname{tr} u^H (I - \tfrac12 x x^H) v,
+        \langle u, v\rangle_{\text{canonical}} = \operatorname{Re}\operatorname{tr} u^H (I - \tfrac12 x x^H) v.
 
     The gradients are :math:`g - x\operatorname{sym}(x^H g)` and :math:`g - x g^H x`. `expmap` follows the geodesics.
 

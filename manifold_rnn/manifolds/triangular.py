@@ -92,7 +92,7 @@ class BlockTriangular(Parts):
     r"""Square matrices with two square blocks on the diagonal, each on its own manifold.
 
     .. math:: x = \begin{pmatrix} a & f \\ 0 & d \end{pmatrix}, \qquad
-        a \in \text{top}, \quad d \in \text{bottom}, \quad f \text{ free},
+        a \in \text{top}, \quad d \in \text{bottom}, \quad f \text{ free}.
 
     The metric is that of the product. The eigenvalues are those of ``a`` and ``d``. In a recurrence with column states,
     the lower units influence the upper ones, but not vice versa.

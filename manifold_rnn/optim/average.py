@@ -84,7 +84,7 @@ def average(model: nn.Module, decay: float | None = None, *, use_buffers: bool =
     r"""Average the weights of a model over training, and project constrained weights onto their sets.
 
     .. math::
-        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W),
+        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W).
 
     Here ``W`` are the dense weights. Coordinates are never averaged, because their meaning changes whenever the base
     moves. Free parameters are averaged as by torch.

@@ -25,13 +25,13 @@ class Landing(RiemannianOptimizer):
     r"""The landing algorithm: descends, and is attracted to the orthonormal matrices at the same time.
 
     .. math::
-        x \leftarrow x - \eta\,\ell, \qquad \ell = \operatorname{skew}(m x^H)\,x + \lambda\, x\,(x^H x - I),
+        x \leftarrow x - \eta\,\ell, \qquad \ell = \operatorname{skew}(m x^H)\,x + \lambda\, x\,(x^H x - I).
 
     Here ``m`` is the momentum of the gradient. A step is cheaper than any retraction, but leaves the manifold: points
     have a distance :math:`d = \|x^H x - I\|_F`, which `distance` returns. The step obeys
 
     .. math::
-        (x - \eta \ell)^H (x - \eta \ell) - I = (I - 2\eta\lambda\, x^H x)(x^H x - I) + \eta^2\, \ell^H \ell,
+        (x - \eta \ell)^H (x - \eta \ell) - I = (I - 2\eta\lambda\, x^H x)(x^H x - I) + \eta^2\, \ell^H \ell.
 
     The learning rate of each matrix is therefore reduced so that the norm of this stays below :math:`\epsilon`:
 

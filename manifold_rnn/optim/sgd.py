@@ -21,7 +21,7 @@ from .small import momentum_rule
 class RiemannianSGD(RiemannianOptimizer):
     r"""Riemannian stochastic gradient descent, with momentum.
 
-    .. math:: m \leftarrow \mu\, \mathcal T m + (1 - \tau) \operatorname{grad} f, \qquad x \leftarrow R_x(-\eta\, m),
+    .. math:: m \leftarrow \mu\, \mathcal T m + (1 - \tau) \operatorname{grad} f, \qquad x \leftarrow R_x(-\eta\, m).
 
     With ``nesterov`` the direction is :math:`\operatorname{grad} f + \mu m`. :math:`\mathcal T` is the transport of the
     manifold; on groups it does not change coordinates. On groups this equals `torch.optim.SGD` in the trivialized view

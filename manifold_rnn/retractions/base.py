@@ -21,7 +21,7 @@ class Retraction(ABC):
 
     On a group of orthogonal or unitary matrices every retraction of this package is left-invariant,
 
-    .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id},
+    .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id}.
 
     A subclass defines :math:`\phi`, its inverse, and its orders of agreement. It has these methods:
 

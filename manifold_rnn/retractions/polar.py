@@ -20,7 +20,7 @@ from .base import Retraction, require_far_step, tangent
 class Polar(Retraction):
     r"""The polar retraction: projects ``x + u`` to the nearest point.
 
-    .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H),
+    .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H).
 
     The general form is :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`, also with more rows than columns. The order is 2 on
     groups. On tall matrices it is 2 for the Euclidean metric and 1 for the canonical metric. It reaches eigenangles

@@ -22,7 +22,7 @@ from .base import Retraction, require_far_step, tangent
 class QR(Retraction):
     r"""The QR retraction: the orthonormal factor of ``x + u``.
 
-    .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
+    .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0.
 
     The general form is :math:`R_x(u) = Q` with :math:`x + u = QR`, also with more rows than columns. The order is 1. It
     is the cheapest retraction, and it removes the rounding drift of ``x`` at no cost. The inverse solves one triangular

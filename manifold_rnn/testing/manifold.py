@@ -44,7 +44,7 @@ def check_manifold(
 
     .. math::
         P_x P_x = P_x, \qquad \langle P_x u, v\rangle_x = \langle u, P_x v\rangle_x, \qquad
-        \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v,
+        \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v.
 
     It also measures that ``projx`` is a projection, that ``egrad2rgrad`` and ``transp`` return tangent vectors, and
     that ``logmap`` inverts ``expmap``.

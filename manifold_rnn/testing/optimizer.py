@@ -54,7 +54,7 @@ def check_optimizer(
 
     The problem is to find a point :math:`y` near the start:
 
-    .. math:: \min_x \tfrac12 \|x - y\|^2 + \tfrac12\|p\|^2,
+    .. math:: \min_x \tfrac12 \|x - y\|^2 + \tfrac12\|p\|^2.
 
     There is also a plain parameter ``p`` in the same group.
 

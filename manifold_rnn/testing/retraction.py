@@ -53,7 +53,7 @@ def check_retraction(
     r"""Measure the order of a manifold's retraction.
 
     .. math::
-        \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k,
+        \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k.
 
     The orders are the slopes of straight lines through :math:`(\log t, \log \text{error})`. They are fitted in double
     precision over the shortest steps whose errors are above rounding error. If the retraction is the exponential, the

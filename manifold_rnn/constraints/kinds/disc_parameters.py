@@ -37,7 +37,7 @@ def general_blocks(raw: Tensor) -> Tensor:
     r"""Return real 2 x 2 blocks with eigenvalues inside, from parameters :math:`(\delta, \tau, \sigma)`, (..., k, 3).
 
     .. math:: \begin{pmatrix} t/2 & (t^2/4 - d)/e \\ e & t/2 \end{pmatrix}, \qquad d = \tanh\delta, \quad
-        t = (1 + d)\tanh\tau, \quad e = e^\sigma,
+        t = (1 + d)\tanh\tau, \quad e = e^\sigma.
 
     The block has trace t and determinant d, so it is stable if and only if :math:`|d| < 1, |t| < 1 + d`. Up to a
     rotation or reflection, it can be any stable block except a multiple of the identity, which it only approaches.

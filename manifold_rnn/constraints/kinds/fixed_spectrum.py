@@ -24,7 +24,7 @@ from ..trivialized import Trivialization
 class FixedSpectrum(Constraint):
     r"""Matrices that keep the singular values they had when they were constrained.
 
-    .. math:: W = U \operatorname{diag}(s)\, V^{\mathsf H}, \qquad U^{\mathsf H} U = I, \quad V^{\mathsf H} V = I,
+    .. math:: W = U \operatorname{diag}(s)\, V^{\mathsf H}, \qquad U^{\mathsf H} U = I, \quad V^{\mathsf H} V = I.
 
     The singular values ``s`` are fixed. The norm, the rank, the condition number and every Schatten norm of the weight
     stay constant while its singular vectors are trained.

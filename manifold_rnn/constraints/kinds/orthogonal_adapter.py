@@ -24,7 +24,7 @@ class OrthogonalAdapter(Adapter):
     r"""A frozen weight times a trained orthogonal matrix: the adapters OFT and BOFT.
 
     .. math:: W = W_0 R, \qquad R = B_1 \cdots B_m, \qquad
-        B_j = P_j \operatorname{diag}\bigl(\varphi(A_{j1}), \dots, \varphi(A_{jN})\bigr) P_j^{\mathsf T},
+        B_j = P_j \operatorname{diag}\bigl(\varphi(A_{j1}), \dots, \varphi(A_{jN})\bigr) P_j^{\mathsf T}.
 
     The blocks have size b = n/N. :math:`P_1` is the identity. For j > 1, :math:`P_j` forms blocks from two pieces of
     b/2 coordinates that are :math:`2^{j-1}` pieces apart, as in a fast Fourier transform. ``R`` starts as the identity,

@@ -26,7 +26,7 @@ class OrthogonalConv(Constraint):
     r"""Kernels whose convolution is an orthogonal map between images, in one or two dimensions.
 
     .. math::
-        K = C \ast (P_1 + (I - P_1) S_1) \ast \dots \ast (P_m + (I - P_m) S_m), \qquad P_j^2 = P_j = P_j^{\mathsf H},
+        K = C \ast (P_1 + (I - P_1) S_1) \ast \dots \ast (P_m + (I - P_m) S_m), \qquad P_j^2 = P_j = P_j^{\mathsf H}.
 
     The shifts :math:`S_j` move by one pixel along the axes in turn. The core ``C`` has the size of the stride, and is a
     matrix with orthonormal rows or columns when it is flattened.
@@ -74,9 +74,9 @@ class OrthogonalConv(Constraint):
     Projectors have rank c // 2 for c channels. Other connected components are not reached, and in two dimensions some
     orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
     ``init="haar"``, which draws all factors, is exact. Other kernels start from a kernel near them, not from the
-    nearest. In two dimensions, a kernel with at least 3 taps along both axes does not determine its factors if one side
-    has over 4 times the channels of the other. Then the start is also only near. Computing the kernel takes one product
-    of c x c matrices for each factor and each tap of the partial product.
+    nearest. The start is also only near for 3 x 3 and larger taps if one side has over 4 times the channels of the
+    other, since such a kernel does not determine its factors. Computing the kernel takes one product of c x c matrices
+    for each factor and each tap of the partial product.
 
     For "soc" a kernel of k taps can represent t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
     keeps the error at most ``e``. With the default error, the bound is .16 for k = 9 and .89 for k = 17, so small

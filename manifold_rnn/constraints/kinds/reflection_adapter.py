@@ -25,7 +25,7 @@ class ReflectionAdapter(Adapter):
     :math:`\delta = v - u`, a pair is computed as
 
     .. math:: H(u) H(v) = I + 2 u \delta^{\mathsf H}
-        + \bigl(4 (u^{\mathsf H} \delta)\, u - 2 \delta\bigr) v^{\mathsf H},
+        + \bigl(4 (u^{\mathsf H} \delta)\, u - 2 \delta\bigr) v^{\mathsf H}.
 
     It is exactly the identity where :math:`\delta = 0`.
 

@@ -22,7 +22,7 @@ from ..parametrization import Parametrization
 class Reflections(Constraint):
     r"""Orthogonal or unitary matrices as a product of Householder reflections.
 
-    .. math:: W = H_1 \cdots H_m, \qquad H_j = I - 2 \frac{u_j u_j^{\mathsf H}}{\|u_j\|^2},
+    .. math:: W = H_1 \cdots H_m, \qquad H_j = I - 2 \frac{u_j u_j^{\mathsf H}}{\|u_j\|^2}.
 
     The first j - 1 entries of :math:`u_j` are 0. If m = n, the last factor is the sign matrix
     :math:`\operatorname{diag}(1, \dots, 1, u_{nn} / |u_{nn}|)`.

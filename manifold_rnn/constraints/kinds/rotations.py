@@ -29,7 +29,7 @@ class Rotations(Constraint):
     .. math:: W = D\, G_L \cdots G_1, \qquad
         \begin{pmatrix} h_a \\ h_b \end{pmatrix} \mapsto
         \begin{pmatrix} \cos\theta & -e^{i\phi}\sin\theta \\ \sin\theta & e^{i\phi}\cos\theta \end{pmatrix}
-        \begin{pmatrix} h_a \\ h_b \end{pmatrix},
+        \begin{pmatrix} h_a \\ h_b \end{pmatrix}.
 
     Here :math:`D = \operatorname{diag}(e^{i\omega_j})`. For real weights all phases are 0, and the determinant is 1.
 

@@ -25,7 +25,7 @@ class SchurForm(Constraint):
 
     .. math:: W = P (\Lambda + T) P^{\mathsf H}, \qquad \Lambda = \operatorname{blockdiag}\bigl(
         \gamma_j R(\theta_j)\bigr), \quad R(\theta) = \begin{pmatrix} \cos\theta & -\sin\theta \\
-        \sin\theta & \cos\theta \end{pmatrix},
+        \sin\theta & \cos\theta \end{pmatrix}.
 
     Here :math:`P = \varphi(A)` is a rotation and ``T`` is strictly above the blocks. The eigenvalues of ``W`` are
     exactly :math:`\gamma_j e^{\pm i\theta_j}`, and one more real number for odd n. With T = 0 and :math:`\gamma = 1`

@@ -22,7 +22,7 @@ class SubspaceAdapter(Adapter):
     r"""A frozen weight whose largest singular directions are rotated: the adapter PSOFT.
 
     .. math:: W = W_0 + B\,(\operatorname{diag}(b)\, R \operatorname{diag}(a) - I)\, A, \qquad
-        B = W_0 A^{\mathsf H},
+        B = W_0 A^{\mathsf H}.
 
     The rows of ``A`` are the first r right singular vectors of :math:`W_0`, and :math:`R = \varphi(S)` is orthogonal of
     size r. ``R`` starts as the identity, and ``a`` and ``b`` as ones, so the first output equals that of the frozen

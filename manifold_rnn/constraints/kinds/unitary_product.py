@@ -24,7 +24,7 @@ class UnitaryProduct(Constraint):
     r"""Unitary matrices as a product of structured unitary matrices, with 7n real parameters.
 
     .. math:: W = D_3 R_2 F^{-1} D_2 P R_1 F D_1, \qquad D_j = \operatorname{diag}(e^{i\theta_j}), \quad
-        R_j = I - 2 \frac{v_j v_j^{\mathsf H}}{\|v_j\|^2},
+        R_j = I - 2 \frac{v_j v_j^{\mathsf H}}{\|v_j\|^2}.
 
     Here ``F`` is the unitary Fourier transform and ``P`` a fixed permutation.
 
