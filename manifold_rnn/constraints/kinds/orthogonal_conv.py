@@ -75,8 +75,8 @@ class OrthogonalConv(Constraint):
     orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
     ``init="haar"``, which draws all factors, is exact. Other kernels start from a kernel near them, not from the
     nearest. A kernel of 3 x 3 or more taps does not determine its factors if one side has over 4 times the channels
-    of the other. It then also starts from a kernel near it. Computing the kernel takes one product of c x c matrices for
-    each factor and each tap of the partial product.
+    of the other. It then also starts from a kernel near it. Computing the kernel takes one product of c x c matrices
+    for each factor and each tap of the partial product.
 
     For "soc" a kernel of k taps can represent t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
     keeps the error at most ``e``. With the default error, the bound is .16 for k = 9 and .89 for k = 17, so small
