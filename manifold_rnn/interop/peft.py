@@ -304,7 +304,7 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         load = load_file
     try:
         state = load(weights)
-    except Exception as error:  # both libraries raise errors of their own
+    except Exception as error:  # each library raises its own errors
         raise _damaged(weights.name, error) from error
     if not state:
         raise OptionError(

@@ -37,7 +37,7 @@ class Steepest(NamedTuple):
     def at(self, x: Tensor, angle: float | Tensor) -> Tensor:
         r"""Return the point at ``angle`` along the geodesic, :math:`e^{tA} x`, up to one step of polishing.
 
-        The geodesic has a closed form if :math:`A^3 = -A`. A very small singular value of ``K`` may become one of ``A``
+        The geodesic has a closed form if :math:`A^3 = -A`. A tiny singular value of ``K`` may become one of ``A``
         between 0 and 1. If this matters, ``A`` is replaced by :math:`\tfrac4t \arctan(\tan(\tfrac t4) A)`. This only
         changes singular values between 0 and 1, and its exponential is the square of a Cayley transform.
         """
