@@ -1,14 +1,14 @@
 """Optimization on matrix manifolds for PyTorch, and recurrent networks built on it.
 
-A constrained weight is a point on a manifold, a retraction says how it moves, and everything that uses the weight sees
-a plain dense tensor. The most used names stand here; each package holds the rest.
+A constrained weight is a point on a manifold, and a retraction defines how an optimizer moves it. Layers use the weight
+as a plain dense tensor. This module exports the most used names; each subpackage exports the rest.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import _command as _command  # first
-from . import _geoopt as _geoopt  # before the others
+from . import _command as _command  # first, since it handles Ctrl-C during the other imports
+from . import _geoopt as _geoopt  # before the others import geoopt, to hide its warnings
 from . import (
     constraints,
     diagnostics,
@@ -141,6 +141,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("cli", "study", "training"):  # which need the extra `train` and seconds to import
+    if name in ("cli", "study", "training"):  # they need the extra `train`, and seconds to import
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

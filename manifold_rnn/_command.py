@@ -1,4 +1,4 @@
-"""While the command ``manifold-rnn`` imports torch: answers Ctrl-C, as `cli.main` does later, and saves time."""
+"""Handles Ctrl-C while the command ``manifold-rnn`` imports torch, and makes these imports faster."""
 
 import gc
 import sys

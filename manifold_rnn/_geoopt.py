@@ -1,4 +1,4 @@
-"""Imports geoopt, before any other file does, without the warnings about ``torch.jit`` that its helpers give."""
+"""Imports geoopt before any other file does, and hides the warnings of its helpers about ``torch.jit``."""
 
 import warnings
 

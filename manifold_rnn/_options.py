@@ -1,4 +1,4 @@
-"""Keyword options that several classes share: stated once, checked once, and shown in every signature."""
+"""Keyword options that several classes share: declared once, checked once, and shown in every signature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import OptionError
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Return whether a value is an integer of at least ``least``, of Python or numpy, and no truth value."""
+    """Return whether a value is an integer of at least ``least``, of Python or NumPy, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -29,7 +29,7 @@ def require_known(kind: type, shared: type, options: Mapping[str, object]) -> No
 
 
 def full_signature(init: Callable[..., None], shared: type, defaults: Mapping[str, object]) -> inspect.Signature:
-    """Return the signature of a class, with each shared option in the place of its ``**options``.
+    """Return the signature of a class, with the shared options instead of its ``**options``.
 
     Parameters
     ----------

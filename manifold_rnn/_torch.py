@@ -1,6 +1,6 @@
-"""Every use of a private name of torch, in one place; each function has a fallback for versions without the name.
+"""Every use of a private name of torch, in one place. Each function has a fallback for versions without the name.
 
-Tested with torch 2.10 to 2.14. A fallback is slower or more cautious, never wrong.
+Tested with torch 2.10 to 2.14. A fallback gives the same results but may be slower.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _R = TypeVar("_R")
 
 
 def _private(path: str, fallback: Any) -> Any:
-    """The object at a dotted path below ``torch``, or the fallback."""
+    """Return the object at a dotted path below ``torch``, or the fallback."""
     value: Any = torch
     try:
         for name in path.split("."):
@@ -56,43 +56,43 @@ _foreach_add = _private("_foreach_add_", None)
 _foreach_norm = _private("_foreach_norm", None)
 
 
-# --- who looks at the operations ---
+# --- what observes the operations ---
 
 
 def transform_level() -> int | None:
-    """Depth of the innermost ``torch.func`` transform, None outside all of them."""
+    """Return the depth of the innermost ``torch.func`` transform, or None outside all of them."""
     level: int | None = _current_level()
     return level
 
 
 def is_transformed() -> bool:
-    """Whether a ``torch.func`` transform is active."""
+    """Return whether a ``torch.func`` transform is active."""
     return (_transforms_active is not None and bool(_transforms_active())) or transform_level() is not None
 
 
 def is_traced() -> bool:
-    """Whether ``torch.jit.trace`` records."""
+    """Return whether ``torch.jit.trace`` is recording."""
     return _tracing_state() is not None
 
 
 def is_forward_mode() -> bool:
-    """Whether a forward-mode derivative may be asked for."""
+    """Return whether a forward-mode derivative may be requested."""
     return bool(forward_ad._current_level >= 0)
 
 
 def enable_forward_mode() -> contextlib.AbstractContextManager[object]:
-    """Context in which forward mode looks again, inside of a rule of a custom function, where torch turns it off."""
+    """Return a context that enables forward mode. Torch disables it inside the rules of a custom function."""
     return contextlib.nullcontext() if _forward_mode_enabled is None else _forward_mode_enabled(True)
 
 
 def without_tangent(x: Tensor) -> Tensor:
-    """A tensor without its tangent of the innermost forward mode; those of outer transforms stay."""
+    """Return a tensor without its tangent of the innermost forward mode; tangents of outer transforms are kept."""
     levels = [each.level() for each in _interpreters() or () if each.key() == _forward_transform]
     return _stripped(x, levels[-1]) if levels else forward_ad.unpack_dual(x, level=0).primal
 
 
 def _stripped(x: Tensor, level: int) -> Tensor:
-    """The same by wrapping anew what ``torch.func.jvp`` has wrapped, since vmap has no rule to unpack."""
+    """Remove the tangent by wrapping again what ``torch.func.jvp`` wrapped; vmap has no rule to unpack it."""
     bare: Tensor = x
     if _is_batchedtensor(x) and (own := _level_of(x)) > level:
         value, axis = _unwrap_batched(x, own)
@@ -103,7 +103,7 @@ def _stripped(x: Tensor, level: int) -> Tensor:
 
 
 def is_symbolic() -> bool:
-    """Whether operations are written down for other numbers: by `torch.jit.trace`, `make_fx` or fake tensors."""
+    """Return whether operations are recorded for other numbers: by `torch.jit.trace`, `make_fx` or fake tensors."""
     if not _dispatch_modes():
         return _tracing_state() is not None
     if is_traced():
@@ -114,40 +114,40 @@ def is_symbolic() -> bool:
 
 
 def is_batched(x: Tensor) -> bool:
-    """Whether `vmap`, of ``torch.func`` or of autograd itself, stands behind a tensor."""
+    """Return whether `vmap`, of ``torch.func`` or of autograd itself, produced a tensor."""
     return bool(_is_batchedtensor(x) or _is_legacy_batchedtensor(x))
 
 
 def is_watched(*tensors: Tensor) -> bool:
-    """Whether a dispatch mode, or a tensor subclass with a dispatch of its own, sees every operation."""
+    """Return whether a dispatch mode, or the own dispatch of a tensor subclass, intercepts every operation."""
     return has_own_dispatch(*tensors) or has_dispatch_mode()
 
 
 def has_own_dispatch(*tensors: Tensor) -> bool:
-    """Whether a tensor belongs to a subclass with a dispatch of its own, which may have no memory."""
+    """Return whether a tensor belongs to a subclass with its own dispatch. Such a tensor may have no memory."""
     return any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors)
 
 
 def has_dispatch_mode() -> bool:
-    """Whether a dispatch mode sees every operation."""
+    """Return whether a dispatch mode intercepts every operation."""
     return bool(_dispatch_modes() > 0)
 
 
 def saved_tensor_hooks() -> object:
-    """The innermost hooks on saved tensors, by which a checkpointed region is recognized; None where there are none."""
+    """Return the innermost hooks on saved tensors, which identify a checkpointed region; None if there are none."""
     if _saved_tensor_hooks is None:
-        return object()  # equal to none: every place may be in a region of its own
+        return object()  # unequal to all others: treats every call as a region of its own
     return _saved_tensor_hooks(True)  # also while tracing
 
 
 def autograd_context() -> tuple[object, int, int | None]:
-    """The innermost hooks on saved tensors, the number of the running backward pass or -1, and the transform level."""
+    """Return the innermost hooks on saved tensors, the id of the running backward pass (or -1), and the level."""
     hooks = object() if _saved_tensor_hooks is None else _saved_tensor_hooks(True)  # see `saved_tensor_hooks`
     return hooks, _graph_task(), _current_level()
 
 
 def torch_cache() -> dict[object, object] | None:
-    """What `torch.nn.utils.parametrize.cached` drops at its end, None outside of it."""
+    """Return the cache that `torch.nn.utils.parametrize.cached` drops at its end, or None outside of it."""
     if not getattr(_parametrize, "_cache_enabled", 0):
         return None
     cache: object = getattr(_parametrize, "_cache", None)
@@ -155,35 +155,35 @@ def torch_cache() -> dict[object, object] | None:
 
 
 def storage_address(x: Tensor) -> int:
-    """Where the numbers of a tensor are, 0 if that cannot be said."""
+    """Return the address of the numbers of a tensor, or 0 if it has none."""
     try:
         return x.data_ptr()
-    except RuntimeError:  # wrapped by a transform, or fake
+    except RuntimeError:  # the tensor is wrapped by a transform, or fake
         return 0
 
 
 # --- cheaper calls ---
 
-fused_adam = _private("_fused_adam_", None)  # what `torch.optim.adam.adam` calls after it has counted the step
+fused_adam = _private("_fused_adam_", None)  # `torch.optim.adam.adam` calls it after counting the step
 fused_adagrad = _private("_fused_adagrad_", None)
 
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)`` without its look at the signature, which costs as much as a small product."""
+    """Call ``function.apply(*args)`` without inspecting its signature, which costs as much as a small product."""
     if torch.compiler.is_compiling() or _unwrap_if_dead is None or _transforms_active is None or _transforms_active():
         return function.apply(*args)
-    # what a transform that has ended left on a tensor would hide the graph
+    # wrappers that an ended transform left on a tensor would hide the graph
     bare = [_unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in args]
     return super(torch.autograd.Function, function).apply(*bare)  # type: ignore[misc]
 
 
 def sees_every_step() -> bool:
-    """Whether somebody looks at every operation now: the compiler, a transform, a trace or forward mode."""
+    """Return whether the compiler, a transform, a trace or forward mode observes every operation."""
     return torch.compiler.is_compiling() or is_transformed() or is_traced() or is_forward_mode()
 
 
 def writable(x: Tensor) -> Tensor:
-    """A tensor with the same values that may be written into; its memory is copied when that happens."""
+    """Return a tensor with the same values that can be written to; its memory is copied at the first write."""
     if _lazy_clone is None or x.is_complex() or has_dispatch_mode():
         return x.clone()
     copied: Tensor = _lazy_clone(x)
@@ -191,8 +191,8 @@ def writable(x: Tensor) -> Tensor:
 
 
 def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Copy each value into the tensor at the same place, in one call where torch has one."""
-    if _foreach_copy is not None and not any(x.is_conj() or x.is_neg() for x in into):  # which it refuses
+    """Copy each value into the tensor at the same position, in one call if torch has one."""
+    if _foreach_copy is not None and not any(x.is_conj() or x.is_neg() for x in into):  # it refuses such tensors
         _foreach_copy(into, values)
         return
     for x, y in zip(into, values, strict=True):
@@ -200,7 +200,7 @@ def copy_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def add_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Add each value to the tensor at the same place, in one call where torch has one."""
+    """Add each value to the tensor at the same position, in one call if torch has one."""
     if _foreach_add is not None:
         _foreach_add(into, values)
         return
@@ -209,20 +209,20 @@ def add_each(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def norms_of(tensors: Sequence[Tensor]) -> Tensor | None:
-    """The norm of each tensor, in one call where torch has one and all are on one device; else None."""
+    """Return the norm of each tensor in one call; None if torch has no such call or the devices differ."""
     if _foreach_norm is None or len({t.device for t in tensors}) > 1:
         return None
     return torch.stack(_foreach_norm(list(tensors)))
 
 
 def has_onednn() -> bool:
-    """Whether `onednn_linear` may be called."""
+    """Return whether `onednn_linear` can be called."""
     return bool(_onednn_enabled()) and onednn_linear() is not None
 
 
 @functools.cache
 def onednn_linear() -> Any:
-    """The call that torch's compiler makes for ``X W^T``, where this build has it and it does what is expected."""
+    """Return torch's oneDNN call for ``X W^T``, or None if this build lacks it or it gives wrong results."""
     try:
         call = torch.ops.mkldnn._linear_pointwise
         eye = torch.eye(2, dtype=torch.float32, device="cpu")
@@ -241,12 +241,12 @@ _Convolution: type[nn.Module] | tuple[type[nn.Module], ...] = _private(
 
 
 def convolution_groups(module: nn.Module) -> int | None:
-    """The groups of a convolution, transposed or not; None for any other module."""
+    """Return the groups of a convolution, transposed or not; None for any other module."""
     return int(module.groups) if isinstance(module, _Convolution) else None  # type: ignore[arg-type]
 
 
 def drop_hook(hooks: dict[int, Any], hook: Callable[..., object]) -> list[int]:
-    """Remove ``hook`` from a module's table of hooks, found by itself: a handle would not survive a copy of the module.
+    """Remove ``hook`` from a module's table of hooks. It searches for the hook, since handles do not survive copies.
 
     Some tables hold the hook inside a private wrapper. Returns the keys that were removed.
     """

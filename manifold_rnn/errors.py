@@ -1,6 +1,6 @@
-"""The errors of the package: one root, a few kinds, each also the built-in error that a reader would expect.
+"""The errors of the package: one root class and a few kinds. Each kind also inherits from a built-in error.
 
-Every message says the rule, what was expected, what came and what to change, in at most 400 characters.
+Every message says what is wrong, what was expected, what was received and what to do, in at most 400 characters.
 """
 
 __all__ = [
@@ -48,7 +48,7 @@ class DtypeError(ManifoldError, TypeError):
 
 
 class DeviceError(ManifoldError, ValueError):
-    """Two tensors that must meet live on different devices.
+    """Two tensors of one operation are on different devices.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class DeviceError(ManifoldError, ValueError):
 
 
 class NonFiniteError(ManifoldError, ArithmeticError):
-    """A tensor holds NaN or infinity where a number is needed.
+    """A tensor contains NaN or infinity where finite numbers are required.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class NonFiniteError(ManifoldError, ArithmeticError):
 
 
 class OffManifoldError(ManifoldError, ValueError):
-    """A tensor is not on the manifold, or not where an inverse map is defined.
+    """A tensor is not on the manifold, or is outside the domain of an inverse map.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class OffManifoldError(ManifoldError, ValueError):
 
 
 class OptionError(ManifoldError, ValueError):
-    """An option has a value that is unknown or out of range; the message lists the right ones.
+    """An option has a value that is unknown or out of range; the message lists the valid ones.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class OptionError(ManifoldError, ValueError):
 
 
 class UnsupportedError(ManifoldError, NotImplementedError):
-    """The operation is refused by name: it has no meaning or no implementation here, and the message says what to use.
+    """The operation has no meaning or no implementation here; the message says what to use instead.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class UnsupportedError(ManifoldError, NotImplementedError):
 
 
 class OptimizerError(ManifoldError, RuntimeError):
-    """An optimizer holds a parameter that it would move off its manifold.
+    """An optimizer would move a parameter off its manifold.
 
     Examples
     --------
@@ -109,7 +109,7 @@ class OptimizerError(ManifoldError, RuntimeError):
 
 
 class CheckError(ManifoldError, AssertionError):
-    """A check of `manifold_rnn.testing` found a number beyond its bound.
+    """A check of `manifold_rnn.testing` measured an error above its tolerance.
 
     Examples
     --------

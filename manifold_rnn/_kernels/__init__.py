@@ -1,10 +1,10 @@
-"""Compiled loops: a C++ library without Python or torch in it, and the operators of torch that call it.
+"""Compiled loops: a C++ library that uses neither Python nor torch, and the torch operators that call it.
 
 - ``cpp``: the sources
-- `building`: compiles them when the package is installed, for each kind of processor
-- `loading`: loads the library that fits this processor
-- `operators`: ``torch.ops.manifold_rnn``, which `torch` dispatches and traces as its own; scans
+- `building`: compiles the sources at installation, once for each kind of processor
+- `loading`: loads the fastest library that this processor can run
+- `operators`: scans as ``torch.ops.manifold_rnn``, which torch dispatches and traces
 - `steps`: operators for steps of Adam on spheres
-- `small`: steps of small orthogonal weights, prepared and committed by two calls
+- `small`: steps of small orthogonal weights, computed by one call and written by another
 - `coordinates`: operators for coordinates of skew-symmetric matrices
 """

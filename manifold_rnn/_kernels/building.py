@@ -1,7 +1,7 @@
-"""Compiling the libraries, one for each kind of processor, by a C++ compiler alone.
+"""Compiles one library for each kind of processor. It needs only a C++ compiler.
 
-The build hook loads this file by its path, so it imports the standard library only. After a change of the sources, run
-``python manifold_rnn/_kernels/building.py`` in a checkout, or install the package again.
+The build hook loads this file by its path, so the file imports only the standard library. After changing the sources,
+run ``python manifold_rnn/_kernels/building.py`` in a checkout, or install the package again.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ SOURCES = FOLDER / "cpp"
 
 _COMPILER_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden")
 _LINKER_FLAGS = ("-shared", "-pthread")
-# the compiler's own libraries go into ours and stay invisible to others; on macOS they belong to the system
+# the compiler's runtime libraries are linked into ours and hidden; on macOS they belong to the system
 _LINUX_FLAGS = ("-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections")
 _X86_VARIANTS = {
     "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
@@ -28,13 +28,13 @@ _X86_VARIANTS = {
 
 
 def variants() -> dict[str, tuple[str, ...]]:
-    """Return the compiler flags of each library of this platform, by the name of the library, the fastest first."""
+    """Return the compiler flags of each library of this platform, by library name, fastest first."""
     x86 = sysconfig.get_platform().rpartition("-")[2].lower() in ("x86_64", "amd64")
     return _X86_VARIANTS if x86 else {"baseline": ()}
 
 
 def file_name(variant: str) -> str:
-    """Return the file name of a library. A library that was compiled from other sources has another name."""
+    """Return the file name of a library. It contains a hash of the sources."""
     digest = hashlib.sha256(repr([_COMPILER_FLAGS, variants().get(variant)]).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
@@ -42,7 +42,7 @@ def file_name(variant: str) -> str:
 
 
 def compile_libraries(folder: Path = FOLDER) -> str:
-    """Compile every library into a folder, in place of those of an earlier build.
+    """Compile every library into a folder and remove those of an earlier build.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def compile_libraries(folder: Path = FOLDER) -> str:
     Returns
     -------
     str
-        Why at least one library could not be compiled, in one line, or "".
+        "" on success; otherwise one line that says why a library could not be compiled.
     """
     for old in folder.glob("kernels_*.so"):
         old.unlink()
@@ -60,7 +60,7 @@ def compile_libraries(folder: Path = FOLDER) -> str:
         return "the sources are for GCC and Clang, not for Windows"
     compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     link = (*_LINKER_FLAGS, *(_LINUX_FLAGS if sys.platform.startswith("linux") else ()))
-    # written elsewhere and renamed at the end: no process loads half a library
+    # written elsewhere and renamed at the end, so no process loads a partial library
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         running = {}
         try:

@@ -1,4 +1,4 @@
-"""Coordinates of real skew-symmetric matrices as operators of torch, which have no derivative."""
+"""Coordinates of real skew-symmetric matrices as torch operators without derivatives."""
 
 import ctypes
 
@@ -14,7 +14,7 @@ _OPERATORS.define("unpack_skew(Tensor c, int n) -> Tensor")
 
 
 def can_be_compiled(x: Tensor) -> bool:
-    """Whether the operators serve a tensor: real, on a CPU, and in an installation that has them."""
+    """Return whether the operators can take a tensor: a real one on a CPU, if the library is installed."""
     return x.dtype in _NAMES and x.device.type == "cpu" and library() is not None
 
 

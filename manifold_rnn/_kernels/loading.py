@@ -1,4 +1,4 @@
-"""Choosing the fastest library that this processor can run, and loading it."""
+"""Chooses and loads the fastest library that this processor can run."""
 
 import ctypes
 from functools import cache
@@ -8,18 +8,18 @@ import torch
 
 from . import building
 
-# by torch's name for the vector instructions of the processor
+# by torch's name for the processor's vector instructions
 _LIBRARIES = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
-_NOT_INSTALLED = "the package was installed without its compiled library, which takes a C++ compiler"
+_NOT_INSTALLED = "the package was installed without its compiled library, which needs a C++ compiler"
 
 
 def runnable_variants() -> tuple[str, ...]:
-    """Return the names of the libraries that this processor can run, the fastest first, whether installed or not."""
+    """Return the names of the libraries that this processor can run, fastest first, installed or not."""
     return _LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
 
 
 def is_installed() -> bool:
-    """Return whether there is a library for this processor; this loads nothing."""
+    """Return whether a library for this processor is installed, without loading it."""
     return bool(_paths(runnable_variants(), building.FOLDER))
 
 
@@ -29,7 +29,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def failure() -> str:
-    """Return why no library can be used, in one line, or ""."""
+    """Return one line that says why no library can be used, or "" if one can."""
     return _load(runnable_variants(), building.FOLDER)[1]
 
 

@@ -1,10 +1,11 @@
-"""The library as operators of torch: a scan of the Elman form forward, and its gradients.
+"""Torch operators for a scan of the Elman form: its forward pass and its gradients.
 
-``scan_forward`` returns the states from ``h0`` on, (T + 1, B, n), and the arguments of ``f``, (T, B, n), which are
-empty unless the derivative needs them. ``scan_backward`` returns the gradients of x, V, b, threshold, W and h0; those
-that are not needed are empty. The operators have no autograd formula: the autograd function of the scan calls both.
+``scan_forward`` returns the states from ``h0`` on, (T + 1, B, n), and the arguments of ``f``, (T, B, n). The arguments
+are empty unless the derivative needs them. ``scan_backward`` returns the gradients of x, V, b, threshold, W and h0;
+gradients that are not needed are empty. The operators have no autograd formula: the scan's own autograd function calls
+both.
 
-The library works on real numbers only: complex matrices become real ones of twice the size.
+The library computes with real numbers only: complex matrices become real ones of twice the size.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from .loading import library
 
 _DTYPE_NAMES = {torch.float32: "float", torch.float64: "double"}
 
-# codes of the source, by activation and whether the numbers are complex
+# codes in the C++ source, by activation and whether the numbers are complex
 _ACTIVATION_CODES = {
     ("linear", False): 0,
     ("relu", False): 1,
@@ -28,7 +29,7 @@ _ACTIVATION_CODES = {
     ("modrelu", True): 4,
 }
 _MATRICES = ("V", "W")
-_NAMES = ("x", "V", "b", "threshold", "W", "h0")  # of what may have a gradient
+_NAMES = ("x", "V", "b", "threshold", "W", "h0")  # the tensors that may have a gradient
 _SIZES = ("steps", "batch", "units", "features", "activation", "threads", "x_step", "x_row", "g_step", "g_row")
 _INPUTS = ("x", "V", "bias", "threshold", "W", "states", "arguments", "gy", "gh")
 _GRADIENTS = ("gx", "gV", "gb", "gt", "gW", "gh0")
@@ -43,7 +44,7 @@ _OPERATORS.define(
 
 
 class _Arguments(ctypes.Structure):
-    """The struct `Scan` of the source."""
+    """The struct `Scan` of the C++ source."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
@@ -61,7 +62,7 @@ def _empty_states(
     activation: str,
     keeps_argument: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the results of ``scan_forward`` without their numbers."""
+    """Return results of ``scan_forward`` with the right shapes and uninitialized numbers."""
     H = h0.new_empty(len(x) + 1, *h0.shape)
     return H, h0.new_empty(len(x), *h0.shape) if keeps_argument else h0.new_empty(0)
 
@@ -96,7 +97,7 @@ def _empty_gradients(
     activation: str,
     needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Return the results of ``scan_backward`` without their numbers."""
+    """Return results of ``scan_backward`` with the right shapes and uninitialized numbers."""
     inputs = zip((x, V, b, threshold, W, H[0]), needed, strict=True)
     return [p.new_empty(p.shape) if p is not None and need else H.new_empty(0) for p, need in inputs]
 
@@ -141,7 +142,7 @@ def _call(
     gh: Tensor | None,
     gradients: Sequence[Tensor | None],
 ) -> None:
-    """Fill the states ``H`` and the arguments ``Z`` of ``f``, or the gradients; inputs and gradients are real."""
+    """Fill the states ``H`` and the arguments ``Z`` of ``f``, or the gradients. Inputs and gradients are real."""
     is_complex, compiled = H.is_complex(), library()
     assert compiled is not None
     x, outputs = (_with_unit_stride(p) for p in (inputs[0], _as_real(gy, "x", is_complex)))
@@ -158,7 +159,7 @@ def _call(
 
 
 def _as_real(p: Tensor | None, name: str, is_complex: bool) -> Tensor | None:
-    """Return the parts of complex numbers side by side; for a matrix, the real matrix that maps such vectors alike."""
+    """Return the real and imaginary parts interleaved; for a matrix, the real matrix that acts on such vectors."""
     if p is None or not is_complex:
         return None if p is None else p.resolve_neg()
     if name == "threshold":
@@ -172,10 +173,10 @@ def _as_real(p: Tensor | None, name: str, is_complex: bool) -> Tensor | None:
 
 
 def _from_real(g: Tensor | None, name: str, is_complex: bool) -> Tensor | None:
-    """Return the gradient of a tensor, from the gradient of its `_as_real`."""
+    """Return the gradient of a tensor, given the gradient of its `_as_real`."""
     if g is None or not is_complex:
         return g
-    if name == "threshold":  # the library writes the sum over both parts to each
+    if name == "threshold":  # the library writes the sum over both parts to each of them
         return g[::2].clone()
     if name not in _MATRICES:
         return torch.view_as_complex(g.unflatten(-1, (-1, 2)))
@@ -188,5 +189,5 @@ def _contiguous(p: Tensor | None) -> Tensor | None:
 
 
 def _with_unit_stride(p: Tensor | None) -> Tensor | None:
-    """Return the tensor with the entries of each row next to each other."""
+    """Return the tensor with the entries of each row adjacent in memory."""
     return p if p is None or p.shape[-1] == 1 or p.stride(-1) == 1 else p.contiguous()

@@ -1,4 +1,4 @@
-"""What the steps of gated cells do between two products, by the library: for each number, without temporary tensors."""
+"""Elementwise parts of the steps of gated cells, computed by the library without temporary tensors."""
 
 import ctypes
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from .loading import library
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-# numbers of addresses, of sizes and of floating-point numbers that the functions take
+# how many addresses, sizes and floating-point numbers each function takes
 _ARGUMENTS = {
     "tanh": (2, 4, 0),
     "lstm_forward": (5, 2, 0),
@@ -28,9 +28,9 @@ Functions: TypeAlias = dict[str, Callable[..., object]]
 
 @cache
 def functions(dtype: torch.dtype) -> Functions | None:
-    """Return the functions of `gates.cpp` for numbers of a dtype, by their names, or None without a library.
+    """Return the functions of `gates.cpp` for a dtype, by name, or None if no library is installed.
 
-    Their arguments are addresses of numbers that are next to each other in a row, sizes and options.
+    Their arguments are addresses of rows of adjacent numbers, sizes and options.
     """
     suffix, compiled = _TYPES.get(dtype), library()
     if suffix is None or compiled is None:

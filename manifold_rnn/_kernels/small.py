@@ -1,4 +1,4 @@
-"""Steps of small orthogonal weights, many in one call: prepared in memory of their own, and written later or never."""
+"""Optimizer steps of many small orthogonal weights in one call. Results are kept apart and written by a second call."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from .loading import library
 
-RULES = {"descent": 0, "momentum": 1, "adam": 2}  # codes of the source
+RULES = {"descent": 0, "momentum": 1, "adam": 2}  # codes in the C++ source
 RETRACTIONS = {"exp": 0, "cayley": 1, "qr": 2, "polar": 3}
 MOST_ROWS = 256
 _SIZES = ("count", "n", "rule", "retraction", "polish", "x_by_columns", "g_by_columns", "threads")
 _NUMBERS = 8
-_WORK = 1 << 21  # products of numbers that are worth a thread
+_WORK = 1 << 21  # multiplications that justify one more thread
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
 class _Steps(ctypes.Structure):
-    """The struct `Steps` of the source."""
+    """The struct `Steps` of the C++ source."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
@@ -31,7 +31,7 @@ class _Steps(ctypes.Structure):
 
 @cache
 def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
-    """What tells the room a step takes, prepares a step and commits it."""
+    """Return the functions that give the memory a step needs, prepare a step and commit it."""
     compiled = library()
     assert compiled is not None
     room, prepare, commit = (compiled[f"small_{name}_{_NAMES[dtype]}"] for name in ("room", "prepare", "commit"))
@@ -40,12 +40,12 @@ def _functions(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
 
 
 class SmallSteps:
-    """The memory for steps of ``count`` real n x n matrices on a CPU, kept from step to step."""
+    """The memory for steps of ``count`` real n x n matrices on a CPU, reused at every step."""
 
     def __init__(self, count: int, n: int, dtype: torch.dtype, *, by_columns: bool) -> None:
         room, self._prepare, self._commit = _functions(dtype)
         self._threads = max(1, min(torch.get_num_threads(), count, count * n**3 // _WORK))
-        # the source relies on the zeros
+        # the C++ source requires zeros here
         self._buffer = torch.zeros(room(count, n, self._threads), dtype=dtype, device="cpu")
         self._lists = [(ctypes.c_size_t * count)() for _ in range(4)]
         self._known: list[list[int] | None] = [None] * 4
@@ -72,12 +72,12 @@ class SmallSteps:
         g_by_columns: bool,
         numbers: Sequence[float],
     ) -> bool:
-        """Compute a step from the addresses of weights, gradients and moments (0 for none) and write to none of them.
+        """Compute a step from the addresses of weights, gradients and moments (0 for none). It writes to none of them.
 
         Returns
         -------
         bool
-            Whether the step has a sound result; else it is too long, or something in it is not finite.
+            True if the step succeeded; False if it is too long or something in it is not finite.
         """
         for which, addresses in enumerate((x, g, *moments)):
             self._point_to(which, addresses)
@@ -91,14 +91,14 @@ class SmallSteps:
         return bool(self._prepare(self._address))
 
     def commit(self, moments: Sequence[list[int]]) -> None:
-        """Write the results of the last `prepare` to the weights and to the moments at these addresses."""
+        """Write the results of the last `prepare` to the weights, and to the moments at these addresses."""
         for which, addresses in enumerate(moments, 2):
             self._point_to(which, addresses)
         self._commit(self._address)
 
 
 def small_steps(params: Sequence[Tensor]) -> SmallSteps | None:
-    """The memory for steps of equal weights, or None where the compiled step does not serve them."""
+    """Return the memory for steps of equal weights, or None if the compiled step does not support them."""
     p = params[0]
     if p.dtype not in _NAMES or p.device.type != "cpu" or p.ndim != 2 or library() is None:
         return None
@@ -109,7 +109,7 @@ def small_steps(params: Sequence[Tensor]) -> SmallSteps | None:
 
 
 def lies_by_columns(matrices: Sequence[Tensor]) -> bool | None:
-    """Whether real matrices of one shape lie in memory by columns, without gaps; None if some do and some do not."""
+    """Return whether real matrices of one shape are stored by columns without gaps; None if they differ."""
     stride = matrices[0].stride()
     if any(map(Tensor.is_neg, matrices)) or any(x.stride() != stride for x in matrices[1:]):
         return None

@@ -1,4 +1,4 @@
-"""Steps of optimizers as operators of torch, in place and in single precision."""
+"""Optimizer steps as torch operators, in place and in single precision."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .loading import library
 
-_RETRACTIONS = {"exp": 0, "cayley": 1, "qr": 2, "polar": 2}  # codes of the source; on spheres the last two project
+_RETRACTIONS = {"exp": 0, "cayley": 1, "qr": 2, "polar": 2}  # codes in the C++ source; on spheres qr equals polar
 _LISTS = "Tensor(a!)[] x, Tensor[] g, Tensor(b!)[] m, Tensor(c!)[] v, int[3] sizes"
 _OPERATORS = torch.library.Library("manifold_rnn", "FRAGMENT")
 _OPERATORS.define(
@@ -21,7 +21,7 @@ _OPERATORS.define(
 
 
 class _Turn(ctypes.Structure):
-    """The struct `Turn` of the source."""
+    """The struct `Turn` of the C++ source."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("count", "outer", "length", "inner", "retraction", "threads")),
@@ -55,7 +55,7 @@ def _by_angle(
 
 
 def _nothing(*_: object) -> None:
-    """What the operators do to tensors without numbers."""
+    """Do nothing: the operators return nothing, so fake tensors need no result."""
 
 
 _OPERATORS.impl("turn_by_length_", _by_length, "CPU")

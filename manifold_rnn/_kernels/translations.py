@@ -1,6 +1,6 @@
-"""A point times a map of a skew-symmetric matrix, from its coordinates, and the adjoints, each in one compiled call.
+"""The product of a point with a map of a skew-symmetric matrix in coordinates, and its adjoints. Each is one call.
 
-The functions take one real matrix each and record nothing; `linalg.translation` says when they serve.
+The functions take one real matrix each and record no gradients. `linalg.translation` decides when to use them.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _Numbers = ctypes.POINTER(ctypes.c_double)
 
 
 class _Translation(ctypes.Structure):
-    """The struct `Translation` of the source."""
+    """The struct `Translation` of the C++ source."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "even_degree", "odd_degree", "shared", "twice")),
@@ -29,7 +29,7 @@ class _Translation(ctypes.Structure):
 
 
 class _Adjoint(ctypes.Structure):
-    """The struct `Adjoint` of the source."""
+    """The struct `Adjoint` of the C++ source."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "down", "right", "count")),
@@ -39,9 +39,9 @@ class _Adjoint(ctypes.Structure):
 
 
 class Polynomials(NamedTuple):
-    """The coefficients of an even and an odd polynomial in ``B``: of the powers of ``B^2``, and of those times ``B``.
+    """The coefficients of an even polynomial in ``B`` (of powers of ``B^2``) and of an odd one (of those times ``B``).
 
-    The even one has a degree of at least 1. If ``shared``, both differ in their first coefficient only.
+    The even one has a degree of at least 1. If ``shared``, the two differ only in their first coefficient.
     """
 
     even: tuple[float, ...]
@@ -67,7 +67,7 @@ def _function_of(compiled: ctypes.CDLL | None, name: str, dtype: torch.dtype) ->
 
 
 class _Thread(threading.local):
-    """The memory of a thread, kept since it would be far from the processor if it were new at every call."""
+    """The buffer of a thread. It is reused, because new memory at each call would miss the processor's caches."""
 
     def __init__(self) -> None:
         self.key: tuple[int, torch.dtype, ctypes.CDLL | None] | None = None
@@ -93,27 +93,28 @@ def _numbers(values: tuple[float, ...]) -> Any:
 
 
 def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor with its numbers as they are in memory, side by side; the caller holds it while a pointer is used."""
-    if x.is_contiguous() and x.dtype == dtype and not x.is_neg():  # three looks cost less than three calls
+    """Return the tensor with adjacent numbers in memory. The caller must keep it alive while it uses its address."""
+    if x.is_contiguous() and x.dtype == dtype and not x.is_neg():  # three checks cost less than three calls
         return x
     return x.to(dtype).resolve_neg().contiguous()
 
 
 def can_be_compiled(x: Tensor) -> bool:
-    """Whether the functions serve a tensor: real, on a CPU, and in an installation that has them."""
+    """Return whether the functions can take a tensor: a real one on a CPU, if the library is installed."""
     return x.dtype in _NAMES and x.device.type == "cpu" and library() is not None
 
 
 def halve_and_square(c: Tensor, n: int) -> float:
-    """Leave half of the matrix with the coordinates, and its square, to `translate`; return the norm of the square."""
+    """Store half of the matrix with these coordinates, and its square, for `translate`. Return the square's norm."""
     c = _dense(c, c.dtype)
     return float(_function("halve_and_square", c.dtype)(c.data_ptr(), _memory(n, c.dtype).data_ptr(), n))
 
 
 def translate(x: Tensor, polynomials: Polynomials, *, twice: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``W``, ``M`` and ``F^T`` for ``F = even + odd``: ``x F`` and ``x + x F``, or ``x F F`` and ``x F``.
+    """Return ``W``, ``M`` and ``F^T`` for ``F = even + odd``.
 
-    The polynomials are those of the matrix that this thread gave to `halve_and_square` last.
+    ``W`` and ``M`` are ``x F`` and ``x + x F``; if ``twice``, they are ``x F F`` and ``x F``. The polynomials are
+    evaluated at the matrix that this thread last passed to `halve_and_square`.
     """
     n, x = x.shape[-1], _dense(x, x.dtype)
     W, M, Ft = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
@@ -131,13 +132,13 @@ def adjoint_of_cayley(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor) -> Tensor:
 
 
 def adjoint_of_exponential(g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
-    """Return the coordinates of the polynomial in ``ad_B^2`` with these coefficients, of ``skew(M^T g F^T)``."""
+    """Return the coordinates of ``p(ad_B^2) skew(M^T g F^T)``, where ``terms`` are the coefficients of ``p``."""
     return _adjoint("adjoint_of_exponential", g, c, M, Ft, terms)
 
 
 def _adjoint(name: str, g: Tensor, c: Tensor, M: Tensor, Ft: Tensor, terms: tuple[float, ...]) -> Tensor:
     n, dtype, g = len(M), g.dtype, g.resolve_neg()
-    c, M, Ft = _dense(c, dtype), _dense(M, dtype), _dense(Ft, dtype)  # hooks on saved tensors may change the layout
+    c, M, Ft = _dense(c, dtype), _dense(M, dtype), _dense(Ft, dtype)  # hooks on saved tensors may change the strides
     gc = torch.empty_like(c)
     pointers = g.data_ptr(), c.data_ptr(), M.data_ptr(), Ft.data_ptr(), gc.data_ptr(), _memory(n, dtype).data_ptr()
     struct = _Adjoint(n, *g.stride(), len(terms), *pointers, _numbers(terms))

@@ -1,4 +1,4 @@
-"""Pages of reports in one style, each a file that loads nothing; their pictures, and how they become SVG."""
+"""Report pages in one style. Each page is one self-contained HTML file with its pictures as SVG."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ __all__ = ["Section", "page", "picture", "svg", "templates"]
 
 
 class Section(NamedTuple):
-    """A part of a page: its heading, a note below it, a picture with a caption, and text in columns."""
+    """A part of a page: a heading, a note below it, a picture with a caption, and preformatted text."""
 
     heading: str
     note: str = ""
@@ -26,7 +26,7 @@ class Section(NamedTuple):
 
 
 def templates(package: str | None) -> Environment:
-    """Return the templates of a package, and those here, on which they are built."""
+    """Return the templates of a package, together with the base templates of this folder."""
     loaders = [PackageLoader(name, "") for name in dict.fromkeys((package or __name__, __name__))]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=select_autoescape())
     environment.globals["version"] = __version__
@@ -34,7 +34,7 @@ def templates(package: str | None) -> Environment:
 
 
 def picture(draw: Callable[[Axes], object], width: float = 9.0, height: float = 4.2) -> Figure:
-    """Return a picture in the style of the pages: ``draw`` is a ``plot`` of a diagnostic, called with axes."""
+    """Draw a picture in the style of the pages; ``draw`` is the ``plot`` method of a diagnostic, called with axes."""
     style: dict[Any, Any] = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
     with rc_context(style):
         figure, (axes,) = panels(1, width, height)
@@ -53,7 +53,7 @@ def page(
     sections: Sequence[Section],
     details: str = "",
 ) -> str:
-    """Return a page of sections as HTML: a heading over numbers in tiles, the sections, and details to unfold."""
+    """Return a page as HTML: a heading, numbers in tiles, the sections, and details that the reader can unfold."""
     drawn = [s.picture and svg(s.picture, f"{k} {s.heading}", on_page=True) for k, s in enumerate(sections)]
     return (
         templates(None)

@@ -1,16 +1,16 @@
 """Constraints: make any weight of any layer a point on a manifold, in place.
 
-The weight stays the parameter, and a Riemannian optimizer moves it on its manifold (*update* view).
+The weight stays a parameter, and a Riemannian optimizer moves it on its manifold (*update* view).
 
 >>> layer = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.Orthogonal("cayley"))
 >>> optimizer = mr.optim.RiemannianSGD(layer.parameters(), lr=0.1)
 
-Or it is computed from free parameters, which any optimizer of torch trains (*trivialized* view).
+Or the weight is computed from free parameters, which any torch optimizer trains (*trivialized* view).
 
 >>> free = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.Orthogonal("exp"), view="trivialized")
 >>> optimizer = torch.optim.Adam(free.parameters(), lr=0.01)
 
-What is attached has one type, whatever the constraint. It computes, assigns, checks and measures the weight.
+`constrain` attaches an object of one type for every constraint. It computes, assigns, checks and measures the weight.
 
 >>> entry = free.constraints["weight"]
 >>> assert isinstance(entry, mr.constraints.Parametrization) and entry.defect() < 1e-5

@@ -1,4 +1,4 @@
-"""A weight that is assembled from parts, each under a constraint of its own: gates, block triangles."""
+"""Weights assembled from parts, each with its own constraint, such as gates and blocks of a triangle."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ Member: TypeAlias = AnyConstraint | None
 
 @dataclass(frozen=True, eq=False)
 class Assembled(Constraint):
-    """Weights assembled from parts that have constraints of their own, manifolds and structured ones mixed.
+    """Weights assembled from parts that each have their own constraint: a manifold or a structured constraint.
 
-    Where all members are manifolds, `manifold_rnn.manifolds.Blocks` and `manifold_rnn.BlockTriangular` have both views.
+    If all members are manifolds, use `manifold_rnn.manifolds.Blocks` or `manifold_rnn.BlockTriangular`: they have both
+    views.
 
     Parameters
     ----------
@@ -35,19 +36,19 @@ class Assembled(Constraint):
     members : sequence of constraint or None
         The constraint of each part; None leaves it free.
     rebase_every : int, optional
-        Optimizer steps between two moves of the bases, where all members are manifolds.
+        Optimizer steps between two moves of the bases. Only if all members are manifolds.
 
     Raises
     ------
     OptionError
-        If there is not one member for each part.
+        If the number of members differs from the number of parts.
     UnsupportedError
         If ``rebase_every`` is given and a member is a structured constraint.
 
     Notes
     -----
-    The parametrizations of the parts are ``members`` of the module, by the names of the layout; a free part has the
-    parameter ``value``.
+    The module's ``members`` are the parametrizations of the parts, by the names of the layout. An unconstrained part
+    has the parameter ``value``.
 
     Examples
     --------
@@ -64,13 +65,14 @@ class Assembled(Constraint):
     def __post_init__(self) -> None:
         if len(self.members) != len(self.layout.names):
             raise OptionError(
-                f"Each part has one member, a constraint or None.\nExpected {len(self.layout.names)} for the parts "
-                f"{', '.join(self.layout.names)}, got {len(self.members)}.\nAdd or remove members."
+                "The number of members differs from the number of parts.\n"
+                f"Expected {len(self.layout.names)} for the parts {', '.join(self.layout.names)}, "
+                f"got {len(self.members)}.\nAdd or remove members."
             )
         structured = [m for m in self.members if isinstance(m, Constraint)]
         if structured and self.rebase_every is not None:
             raise UnsupportedError(
-                f"{type(structured[0]).__name__} is a structured constraint, which has no base that moves.\n"
+                f"{type(structured[0]).__name__} is a structured constraint, which has no base to move.\n"
                 f"Expected rebase_every=None, got {self.rebase_every}.\nLeave it out, or use manifolds only."
             )
 
@@ -95,14 +97,16 @@ def _random_like(member: AnyConstraint, part: Tensor) -> Tensor:
 
 
 class AssembledParametrization(Parametrization):
-    """The parametrizations of the parts of a weight, and the layout that assembles it.
+    """The parametrizations of the parts of a weight, and the layout that assembles the weight.
 
     Parameters
     ----------
     layout : Layout
+        How the weight is divided into parts.
     parts : sequence of Parametrization
+        One for each part of the layout.
     shape : tuple of int
-        Of the weight.
+        Shape of the weight.
     """
 
     takes_complex32 = True
@@ -117,7 +121,7 @@ class AssembledParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Give each part its share of ``weight``; raises and changes nothing where one of them cannot have it."""
+        """Assign each part of ``weight`` to its member. If a member raises, nothing is changed."""
         require_shape(self(), weight)
         rest = self.layout.remainder(weight)
         if (
@@ -131,49 +135,49 @@ class AssembledParametrization(Parametrization):
             )
         pairs = list(zip(self.parts().values(), self.layout.split(weight), strict=True))
         for part, value in pairs:
-            copy.deepcopy(part).assign(value)  # which may refuse
+            copy.deepcopy(part).assign(value)  # raises before any part is changed
         for part, value in pairs:
             part.assign(value)
 
     @torch.no_grad()
     def assign_nearest(self, weight: Tensor) -> None:
-        """Give each part what is nearest to its share of ``weight``."""
+        """Assign the nearest possible value to each part."""
         for part, value in zip(self.parts().values(), self.layout.split(weight), strict=True):
             part.assign_nearest(value.contiguous())
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
-        """The largest of the parts that have one."""
+        """The largest defect of the parts that have one."""
         defects = [d for d in (part.defect() for part in self.parts().values()) if d is not None]
         return torch.stack(defects).max() if defects else None
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the first part that has one."""
+        """The retraction of the first part that has one."""
         return next((part.retraction for part in self.parts().values() if part.retraction is not None), None)
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for each part that has one to choose."""
+        """Change the retraction of every part that has one."""
         movable = [part for part in self.parts().values() if part.retraction is not None]
         if not movable:
             raise UnsupportedError(
-                "No part of this weight has a retraction that could be changed.\n"
-                f"Expected Orthogonal() or the like among them, got retraction={retraction!r}.\n"
-                "Release the weight and constrain it anew."
+                "No part of this weight has a retraction that can be changed.\n"
+                f"Expected a part such as Orthogonal(), got retraction={retraction!r}.\n"
+                "Release the weight and constrain it again."
             )
         for part in movable:
-            copy.deepcopy(part).set_retraction(retraction)  # which may refuse
+            copy.deepcopy(part).set_retraction(retraction)  # raises before any part is changed
         for part in movable:
             part.set_retraction(retraction)
 
 
 class FreePart(Parametrization):
-    """A part without constraint: the parameter ``value``.
+    """An unconstrained part: the parameter ``value``.
 
     Parameters
     ----------
     value : Tensor
-        The start.
+        The starting value.
     """
 
     takes_complex32 = True
@@ -190,7 +194,7 @@ class FreePart(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take ``weight`` as it is."""
+        """Copy ``weight`` into the parameter."""
         require_shape(self.value, weight)
         self.value.copy_(weight)
 
@@ -198,30 +202,31 @@ class FreePart(Parametrization):
 def block_triangular(
     top: AnyConstraint, bottom: AnyConstraint, split: int | None = None
 ) -> BlockTriangular | Assembled:
-    r"""Block-triangular weights whose diagonal blocks are under any two constraints.
+    r"""Block-triangular weights whose two diagonal blocks have any constraints.
 
     .. math:: W = \begin{pmatrix} \text{top} & \text{free} \\ 0 & \text{bottom} \end{pmatrix}.
 
     Parameters
     ----------
     top, bottom : geoopt.Manifold or Constraint
+        The constraints of the diagonal blocks.
     split : int, optional
-        Rows of the top block. Default: half of all, rounded down.
+        Rows of the top block. Default: half of all rows, rounded down.
 
     Returns
     -------
     BlockTriangular or Assembled
-        The manifold `BlockTriangular` where both are manifolds; else a structured constraint, which has the
-        trivialized view only.
+        The manifold `BlockTriangular` if both are manifolds. Otherwise a structured constraint, which has only the
+        trivialized view.
 
     Raises
     ------
     OptionError
-        If ``split`` is not a positive number, or a block is no constraint.
+        If ``split`` is not a positive integer, or a block is not a constraint.
 
     Notes
     -----
-    Source: Helfrich and Ye (2020), with an orthogonal top block and `StickyDisc` below.
+    Source: Helfrich and Ye (2020), with an orthogonal top block and `StickyDisc` as the bottom block.
 
     Examples
     --------
@@ -234,7 +239,7 @@ def block_triangular(
     for place, part in (("top", top), ("bottom", bottom)):
         if not isinstance(part, geoopt.Manifold | Constraint):
             raise OptionError(
-                f"The {place} block of a block triangle is under a constraint.\n"
+                f"The {place} block of a block triangle needs a constraint.\n"
                 f"Expected an object such as Orthogonal() or StickyDisc(), got {type(part).__name__}.\n"
                 "Pass an object, not a class or a string."
             )

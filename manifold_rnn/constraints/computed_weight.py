@@ -1,4 +1,4 @@
-"""A weight that is computed when it is read: a property on a generated subclass of its module's class."""
+"""A weight that is computed when it is read: a property of a generated subclass of its module's class."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -12,12 +12,12 @@ from .parametrization import Parametrization
 from .registry import entries, entry_of, register, registry, unregister
 from .scope import evaluate, scope, unscope_if_free
 
-# A scope would keep nothing in their forward, and torch's hooks cost more than a read of a weight that is kept.
+# These classes read the weight once per forward: a scope would save nothing, and torch's hooks cost time.
 _READ_ONCE = (nn.Linear, nn.Bilinear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
-    """Make ``module.<name>`` a property that reads ``entry()``."""
+    """Make ``module.<name>`` a property that returns ``entry()``."""
     weight = module._parameters[name]
     assert weight is not None
     register(module, name, entry).positions[name] = list(module._parameters).index(name)
@@ -31,7 +31,7 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
 
 
 def detach(module: nn.Module, name: str, weight: Tensor) -> None:
-    """Undo `attach`, with a dense parameter at its old place."""
+    """Undo `attach`: put a dense parameter at the weight's former position among the parameters."""
     held = registry(module)
     assert held is not None
     entry, position = held[name], held.positions.pop(name)
@@ -52,7 +52,7 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
 
 
 def _specialize(module: nn.Module) -> None:
-    """Give the module the class with a property for each weight that is computed, or its own where there is none."""
+    """Give the module a class with a property for each computed weight, or its original class if there is none."""
     names = tuple(sorted(name for name, entry in entries(module).items() if not entry.is_stored_by_module))
     own: type[nn.Module] = vars(type(module)).get("_own_class", type(module))
     linear = own.forward is nn.Linear.forward and "weight" in names and entry_of(module, "weight").has_linear
@@ -65,7 +65,7 @@ def _specialize(module: nn.Module) -> None:
 
 
 class _Table(dict[str, nn.Parameter | None]):
-    """The parameters of a module, which says why a weight that is computed is not among them."""
+    """The parameters of a module. Its `KeyError` for a computed weight says why the weight is not a parameter."""
 
     computed: tuple[str, ...] = ()
 
@@ -73,8 +73,8 @@ class _Table(dict[str, nn.Parameter | None]):
         if name not in self.computed:
             raise KeyError(name)
         raise OptionError(
-            f"The constrained weight {name!r} is computed, and no parameter of its module.\n"
-            "Expected a tool that reads the weight; got one that would take the parameter from the module.\n"
+            f"The constrained weight {name!r} is computed, so it is not a parameter of its module.\n"
+            "Expected a tool that reads the weight; got one that removes or replaces the parameter.\n"
             "Call manifold_rnn.release first, or do not apply the tool to this weight."
         )
 
@@ -94,9 +94,9 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
     body: dict[str, Any] = {name: _weight(name) for name in names}
     body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
     if issubclass(own, nn.RNNBase):
-        keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are read afresh
+        keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are always recomputed
         body |= {"_flat_weights": property(_flat_weights), "_init_flat_weights": keep, "_update_flat_weights": keep}
-        body["__setattr__"] = nn.Module.__setattr__  # theirs would compute every weight to store one
+        body["__setattr__"] = nn.Module.__setattr__  # that of RNNBase would compute every weight to store one
     if linear:
         body["forward"] = _linear
     return type(f"Constrained{own.__name__}", (own,), body)
@@ -113,19 +113,19 @@ def _weight(name: str) -> property:
 
     def write(module: nn.Module, weight: Tensor) -> None:
         if not isinstance(weight, Tensor):
-            del module._parameters[name]  # which says why it cannot be
+            del module._parameters[name]  # raises and says why
         entry_of(module, name).assign(weight)
 
     def delete(module: nn.Module) -> None:
-        del module._parameters[name]  # which says why it cannot be
+        del module._parameters[name]  # raises and says why
 
     return property(read, write, delete, doc="The constrained weight, computed from its free parameters.")
 
 
 def _linear(module: nn.Linear, input: Tensor) -> Tensor:
-    """The forward of a linear layer, by the factors of its weight where that is less work."""
+    """Compute a linear layer from the factors of its weight, if that is less work."""
     entry = entry_of(module, "weight")
-    if not entry.gradient_hooks and entry.prefers_linear(input):  # hooks look at the gradient of the dense weight
+    if not entry.gradient_hooks and entry.prefers_linear(input):  # hooks need the gradient of the dense weight
         return entry.linear(input, module.bias)
     return nn.functional.linear(input, module.weight, module.bias)
 

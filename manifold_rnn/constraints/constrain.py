@@ -1,4 +1,4 @@
-"""Put a weight of any layer onto a manifold, take it off again, change how it moves."""
+"""Constrain a weight of any layer, release it, or change its retraction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
@@ -35,41 +35,41 @@ def constrain(
 ) -> _M:
     r"""Constrain one weight of a module to a manifold, in place.
 
-    In the *update* view the weight stays the parameter and a Riemannian optimizer moves it on the manifold. In the
-    *trivialized* view it is computed as :math:`W = R_B(c)`, once per forward of ``module``, from free coordinates ``c``
-    that any torch optimizer trains. Everything that reads ``module.<name>`` sees a plain dense tensor.
+    In the *update* view the weight stays a parameter, and a Riemannian optimizer moves it on the manifold. In the
+    *trivialized* view the weight is computed as :math:`W = R_B(c)`, once per forward of ``module``. You train the free
+    coordinates ``c`` with an optimizer of torch. In both views ``module.<name>`` is a plain dense tensor.
 
     Parameters
     ----------
     module : nn.Module
-        Any layer; one that holds the owner of the weight if ``name`` has dots.
+        The layer that owns the weight, or a module that contains this layer if ``name`` has dots.
     name : str
-        The parameter, such as ``"weight_hh_l0"``. With dots (``"out_proj.weight"`` of attention) the weight is computed
-        once per forward of ``module`` also where ``module`` reads it past its owner.
+        The name of the parameter, such as ``"weight_hh_l0"``. Use dots if ``module`` itself reads the weight of a
+        child, such as ``"out_proj.weight"`` of attention. The weight is then computed once per forward of ``module``.
     constraint : geoopt.Manifold or Constraint
-        A manifold of this package or of geoopt, or a structured constraint such as `FixedBase` (trivialized view only);
-        or several, by the number of the block in the rows: ``{2: Orthogonal()}`` for the third gate alone. Blocks with
-        different constraints have the trivialized view only, see `Assembled`.
+        A manifold of this package or of geoopt, or a structured constraint such as `FixedBase` (trivialized view only).
+        To constrain single blocks, pass a mapping from block numbers: ``{2: Orthogonal()}`` constrains only the third
+        gate. Blocks with different constraints have only the trivialized view, see `Assembled`.
     view : "update" or "trivialized", optional
-        See above. Default: "update" for manifolds, and "trivialized" for structured constraints. ``module.<name>`` is a
-        ``geoopt.ManifoldParameter`` in the first and a property in the second, where
-        ``module.constraints[<name>].coordinates`` is the parameter and ``.base`` a buffer.
+        See above. Default: "update" for manifolds, and "trivialized" for structured constraints. In the update view
+        ``module.<name>`` is a ``geoopt.ManifoldParameter``. In the trivialized view it is a property;
+        ``module.constraints[<name>].coordinates`` is the parameter, and ``.base`` is a buffer.
     rebase_every : int, optional
-        Trivialized view: move ``B`` to ``W`` after every so many steps of the optimizer that trains ``c``.
+        Trivialized view: move ``B`` to ``W`` after this many steps of the optimizer that trains ``c``.
     blocks : int
-        Number of matrices stacked in the rows: 4 gates (i, f, g, o) for LSTM, 3 (r, z, n) for GRU, three times the
-        heads for the packed projection of attention.
+        Number of matrices stacked in the rows: 4 (gates i, f, g, o) for an LSTM, and 3 (r, z, n) for a GRU. For the
+        packed projection of attention it is three times the number of heads.
     which : sequence of int, optional
-        The blocks that are constrained, by default all; the others stay free.
+        The blocks to constrain, by default all. The other blocks stay free.
     matrix_dims : pair of int or sequence of int, optional
-        The axes of the weight that are flattened into the rows of the matrix, and those into its columns; all others
-        are a batch of matrices, and ``blocks`` cuts the rows. Default: the last two axes; for the kernel of a
-        convolution the first axis and all others, with one block a group unless ``blocks`` says otherwise. A
-        transposed convolution is the adjoint of the convolution with the same kernel, and its kernel is read like that.
+        The axes that are flattened into the rows of the matrix, and the axes flattened into its columns. All other axes
+        are a batch of matrices, and ``blocks`` divides the rows. Default: the last two axes. For the kernel of a
+        convolution: the first axis and all others, with one block per group unless ``blocks`` is given. The kernel of a
+        transposed convolution is read as that of its adjoint, the convolution with the same kernel.
     init : "keep", "haar" or callable
-        Start from the projection of the weight found, from a random point, or from the projection of ``init(weight)``.
+        Start from the projection of the present weight, a random point, or the projection of ``init(weight)``.
     on_load : "raise" or "project"
-        What ``load_state_dict`` does with a weight that is off the manifold.
+        Whether ``load_state_dict`` raises for a weight that is off the manifold, or projects it.
 
     Returns
     -------
@@ -79,21 +79,24 @@ def constrain(
     Raises
     ------
     OptionError
-        If an option is unknown, or no free parameter has this name.
+        If an option is unknown, or the module has no free parameter of this name.
     UnsupportedError
-        If the weight is lazy, sharded or tied to one that would not follow, or the constraint lacks the view.
+        If the weight is lazy, sharded or tied to a weight that would not follow, or the constraint lacks the view.
     ShapeError, DtypeError, NonFiniteError
-        If the weight cannot be a point. After any error the module is as before.
+        If the weight cannot be a point of the manifold. After any error the module is unchanged.
 
     Notes
     -----
-    State dicts keep the key ``<name>`` in the update view; in the other they have ``constraints.<name>.coordinates``
-    and ``constraints.<name>.base``, with ``rebase_every`` also ``steps``. The child is called ``_constraints`` where
-    ``constraints`` is taken. Wide matrices and blocks are transposed for manifolds of tall ones. An orthogonal kernel,
-    flattened, is no orthogonal convolution: where patches overlap, the map from image to image is not orthogonal. Tied
-    weights stay tied in the update view, and in both with `constrain_matching`. A weight on the meta device waits for
-    ``load_state_dict``. Averages of weights are those of `optim.average`. Weights filled by ``torch.nn.init`` are
-    off the manifold: use ``init``.
+    In the update view, state dicts keep the key ``<name>``. In the trivialized view they contain
+    ``constraints.<name>.coordinates`` and ``constraints.<name>.base``, and ``steps`` if ``rebase_every`` is given. The
+    child module is called ``_constraints`` if ``constraints`` is already taken.
+
+    Wide matrices and blocks are transposed for manifolds of tall matrices. Tied weights stay tied in the update view,
+    and with `constrain_matching` in both views. A weight on the meta device gets its value from ``load_state_dict``.
+
+    A convolution with an orthogonal flattened kernel is not an orthogonal map between images, because its patches
+    overlap; use `OrthogonalConv`. To average weights, use `optim.average`. Do not fill a constrained weight with
+    ``torch.nn.init``, since the result is off the manifold: pass ``init``.
 
     Examples
     --------
@@ -112,14 +115,14 @@ def constrain(
 
 
 def release(module: _M, name: str) -> _M:
-    """Take the constraint off a weight, in place: what stays is a plain parameter with the same value.
+    """Remove the constraint of a weight, in place. A plain parameter with the same value remains.
 
     Parameters
     ----------
     module : nn.Module
-        As for `constrain`.
+        The module that was passed to `constrain`.
     name : str
-        The constrained weight.
+        The name of the constrained weight.
 
     Returns
     -------
@@ -133,8 +136,9 @@ def release(module: _M, name: str) -> _M:
 
     Notes
     -----
-    In the update view the parameter keeps its identity; in the trivialized view it is new, so build a new
-    optimizer, and tie anew what was tied. A weight that was frozen before it got an adapter is frozen again.
+    In the update view the parameter object stays the same. In the trivialized view the parameter is new: build a new
+    optimizer, and tie weights again that were tied. A weight that was frozen before an adapter constrained it is frozen
+    again.
 
     Examples
     --------
@@ -153,14 +157,14 @@ def release(module: _M, name: str) -> _M:
 
 
 def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
-    """Change the retraction of a constrained weight, which keeps its value.
+    """Change the retraction of a constrained weight. The weight keeps its value.
 
     Parameters
     ----------
     module : nn.Module
-        As for `constrain`.
+        The module that was passed to `constrain`.
     name : str
-        The constrained weight.
+        The name of the constrained weight.
     retraction : str or Retraction
         ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of `manifold_rnn.retractions`.
 
@@ -172,16 +176,16 @@ def set_retraction(module: _M, name: str, retraction: Retraction | str) -> _M:
     Raises
     ------
     OptionError
-        If the weight is not constrained or the retraction unknown.
+        If the weight is not constrained, or the retraction is unknown.
     UnsupportedError
-        If the constraint has one retraction only.
+        If the constraint has only one retraction.
     OffManifoldError
         If the base is fixed and the new retraction does not reach the weight.
 
     Notes
     -----
-    In the trivialized view the base moves to the weight and the coordinates to 0; with `FixedBase` the base stays and
-    new coordinates are solved for. Of a weight that is assembled from parts, every part that has a retraction changes.
+    In the trivialized view the base moves to the weight, and the coordinates become 0. With `FixedBase` the base stays,
+    and new coordinates are computed. For a weight assembled from parts, every part that has a retraction changes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a structured constraint is."""
+"""The base class of structured constraints."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .parametrization import Parametrization
 
 
 class Constraint(ABC):
-    """A set of weights that is stated by its parameters: it has the trivialized view only.
+    """A set of weights described by its parameters. It has only the trivialized view.
 
-    A subclass is a frozen dataclass of options, with one method: `trivialize`. Sets whose points an optimizer can move
-    are subclasses of `manifold_rnn.manifolds.Manifold` instead, and have both views.
+    A subclass is a frozen dataclass of options that implements `trivialize`. If an optimizer can move the points of a
+    set directly, implement it as a `manifold_rnn.manifolds.Manifold` instead, which has both views.
 
     Attributes
     ----------
     is_complex : bool or None
-        Whether the weight is complex; None where it may be either.
+        Whether the weight is complex; None if it may be either.
     reads_whole_weight : bool
-        Whether `trivialize` takes the weight as it is, of any number of axes, and not the matrices in it.
+        Whether `trivialize` takes the whole weight with all its axes, instead of the matrices in it.
 
     Examples
     --------
@@ -34,13 +34,14 @@ class Constraint(ABC):
     reads_whole_weight: ClassVar[bool] = False
 
     def fitted(self, module: nn.Module, name: str) -> Constraint:
-        """Return the constraint for a weight of this module, with what it depends on there, such as a stride.
+        """Return the constraint for a weight of this module, with the settings it reads there, such as a stride.
 
         Parameters
         ----------
         module : nn.Module
             The owner of the weight.
         name : str
+            The name of the weight.
 
         Returns
         -------
@@ -49,18 +50,18 @@ class Constraint(ABC):
         Raises
         ------
         UnsupportedError, OptionError
-            If the module uses the weight in a way that the constraint is not made for.
+            If the constraint does not support the way in which the module uses the weight.
         """
         return self
 
     @abstractmethod
     def trivialize(self, like: Tensor) -> Parametrization:
-        """Return the parametrization whose ``forward()`` gives the weight, as near to ``like`` as the structure allows.
+        """Return the parametrization of a weight that is as near to ``like`` as the structure allows.
 
         Parameters
         ----------
         like : Tensor
-            The weight before; some constraints use its shape, dtype and device only.
+            The present weight. Some constraints use only its shape, dtype and device.
 
         Returns
         -------
@@ -69,7 +70,7 @@ class Constraint(ABC):
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError
-            If the constraint has no weight of this kind.
+            If the constraint does not contain weights of this shape or dtype, or ``like`` is not finite.
         """
 
     def random_like(self, like: Tensor) -> Tensor:
@@ -78,15 +79,17 @@ class Constraint(ABC):
         Parameters
         ----------
         like : Tensor
+            Gives the shape, dtype and device.
 
         Returns
         -------
         Tensor
+            A weight of the constrained set.
 
         Raises
         ------
         UnsupportedError
-            If the constraint has no distribution of its own.
+            If the constraint has no distribution of random weights.
         """
         raise UnsupportedError(
             f"{type(self).__name__} has no distribution of random weights.\n"

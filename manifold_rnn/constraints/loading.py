@@ -1,4 +1,4 @@
-"""Loading a whole model with nothing changed unless every constrained weight may be; saving what is trained alone."""
+"""Loading a model completely or not at all, and saving only what was trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ from .registry import Registry, check_loaded
 def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True, assign: bool = False) -> Any:
     """Load a state dict only if every constrained weight in it is on its manifold.
 
-    Plain ``load_state_dict`` checks module by module, so when one is refused its siblings may already be loaded. Here
-    all are checked before any is changed.
+    Plain ``load_state_dict`` checks module by module: when one weight is refused, others may already be loaded. This
+    function checks all weights before it changes any.
 
     Parameters
     ----------
     model : nn.Module
-        A model with constrained weights anywhere inside.
+        A model that contains constrained weights.
     state : mapping from str to Tensor
-        As from ``model.state_dict()``.
+        A state dict, as from ``model.state_dict()``.
     strict, assign : bool
-        Passed on to ``load_state_dict``, which reports missing keys and wrong shapes.
+        Passed to ``load_state_dict``, which reports missing keys and wrong shapes.
 
     Returns
     -------
@@ -31,9 +31,9 @@ def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = T
     Raises
     ------
     OffManifoldError
-        If a weight has too large a defect and was constrained with ``on_load="raise"``; the model is unchanged.
+        If the defect of a weight constrained with ``on_load="raise"`` is too large. The model is unchanged.
     NonFiniteError
-        If a weight has a NaN or infinite entry; the model is unchanged.
+        If a weight has a NaN or infinite entry. The model is unchanged.
 
     Examples
     --------
@@ -47,18 +47,19 @@ def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = T
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training has changed of a state dict: constrained weights, and other parameters that are not frozen.
+    """Return the part of a state dict that training changes: constrained weights and parameters that are not frozen.
 
-    Of a model that was frozen but for adapters this is the adapters alone.
+    For a frozen model with adapters, the result contains only the adapters.
 
     Parameters
     ----------
     model : nn.Module
+        A model with constrained weights.
 
     Returns
     -------
     dict from str to Tensor
-        A part of ``model.state_dict()``. Load it with ``load_checked(model, state, strict=False)`` into a model with
+        A subset of ``model.state_dict()``. Load it with ``load_checked(model, state, strict=False)`` into a model with
         the same frozen weights and the same constraints.
 
     Examples

@@ -1,4 +1,4 @@
-"""Constraints on many weights at once, and what they leave free."""
+"""Constraining many weights at once, and counting degrees of freedom."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -33,38 +33,38 @@ def constrain_matching(
     Parameters
     ----------
     model : nn.Module
-        Any model.
+        The model.
     constraints : mapping from str to constraint
-        Shell patterns over dotted names, such as ``"*.weight_hh_l*"``; where several match, the first counts. For
-        weights of stacked matrices the constraint is a `Blocks`, such as ``Blocks(Orthogonal(), blocks=3)``.
+        Shell patterns for dotted names, such as ``"*.weight_hh_l*"``. If several patterns match a weight, the first one
+        applies. For weights of stacked matrices pass a `Blocks`, such as ``Blocks(Orthogonal(), blocks=3)``.
     freeze_others : bool
-        Whether all parameters but those of these constraints stop being trained, as for adapters on a frozen model.
+        Whether to freeze all parameters except those of these constraints, as for adapters on a frozen model.
     view : "update" or "trivialized", optional
-        As for `constrain`.
+        As in `constrain`.
     **options
-        The others of `constrain`, the same for all.
+        The other options of `constrain`, the same for all weights.
 
     Returns
     -------
     nn.Module
-        ``model`` itself. In the trivialized view its forward is a `scope`: each weight is computed once in it.
+        ``model`` itself. In the trivialized view its forward is a `scope`, which computes each weight once.
 
     Raises
     ------
     OptionError
-        If a pattern matches no weight, or only weights that patterns before it match, if ``freeze_others`` is no truth
-        value, and as `constrain`; then nothing is constrained. Errors of a weight name it and its pattern.
+        If a pattern matches no weight, or only weights that earlier patterns match; if ``freeze_others`` is not a bool;
+        and as `constrain`. Then nothing is constrained. The message names the weight and its pattern.
     UnsupportedError
-        If in the trivialized view not all names of a tied weight match, and as `constrain`.
+        If in the trivialized view only some names of a tied weight match, and as `constrain`.
 
     Notes
     -----
-    An adapter on the weights of a pretrained model, with all else frozen, is one line:
+    One line adds adapters to a pretrained model and freezes all other parameters:
     ``constrain_matching(model, {"*.q_proj.weight": OrthogonalAdapter()}, freeze_others=True)``.
 
-    The weight of an adapter is frozen as well: `release` leaves it with ``requires_grad=False``.
+    The weight under an adapter is frozen too: after `release` it has ``requires_grad=False``.
 
-    Weights tied in the model stay tied in both views; in the trivialized one all their names must match.
+    Tied weights stay tied in both views. In the trivialized view all their names must match.
 
     Examples
     --------
@@ -103,12 +103,12 @@ def constrain_matching(
 
 
 def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]:
-    """Names of weights, each with the first pattern that it matches."""
+    """Return the names of the weights to constrain, each with the first pattern that it matches."""
     if not isinstance(constraints, Mapping) or not constraints or not all(isinstance(p, str) for p in constraints):
         raise OptionError(
-            "constraints maps patterns to constraints.\n"
-            'Expected a mapping with one pattern or more, such as {"*.q_proj.weight": Orthogonal()}.\n'
-            f"Got {constraints!r:.100}.\nName the weights by patterns."
+            "constraints must map patterns to constraints.\n"
+            'Expected a mapping with at least one pattern, such as {"*.q_proj.weight": Orthogonal()}.\n'
+            f"Got {constraints!r:.100}.\nPass patterns of weight names."
         )
     inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
     axes = {n: p.ndim for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)}
@@ -119,8 +119,8 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
             raise _no_match(pattern, axes)
         if by_weight.keys() >= set(hits):
             raise OptionError(
-                f"Each pattern must match a weight that no pattern before it matches; {pattern!r:.80} has none.\n"
-                f"{by_weight[hits[0]]!r:.80} comes before it and matches {hits[0]!r:.100}.\n"
+                f"Each pattern must match a weight that no earlier pattern matches; {pattern!r:.80} matches none.\n"
+                f"The earlier pattern {by_weight[hits[0]]!r:.80} matches {hits[0]!r:.100}.\n"
                 "Put the narrower pattern first, or remove one."
             )
         by_weight = dict.fromkeys(hits, pattern) | by_weight
@@ -134,19 +134,19 @@ def _no_match(pattern: str, axes: dict[str, int]) -> OptionError:
     shown = " and ".join(f"{name!r:.80}" for name in similar) or "none"
     return OptionError(
         f"Each pattern must match a weight; {pattern!r:.80} matches none of {len(axes)}.\n"
-        f"Names here are like {shown}.\nCorrect or remove the pattern; dict(model.named_parameters()) lists all names."
+        f"Names look like {shown}.\nCorrect or remove the pattern; dict(model.named_parameters()) lists all names."
     )
 
 
 def degrees_of_freedom(module: nn.Module) -> int:
     r"""Count the real numbers that training can change.
 
-    A constrained weight counts the dimension of its manifold, a complex entry 2, a frozen parameter 0.
+    A constrained weight counts the dimension of its manifold, a complex entry counts 2, and a frozen parameter 0.
 
     Parameters
     ----------
     module : nn.Module
-        Any model.
+        The model.
 
     Returns
     -------
@@ -160,11 +160,11 @@ def degrees_of_freedom(module: nn.Module) -> int:
     dimensions: dict[nn.Parameter, int] = {}
     for entry in module.modules():
         if isinstance(entry, Parametrization):
-            dimensions = entry.dimensions() | dimensions  # one that contains others comes first, and counts them
+            dimensions = entry.dimensions() | dimensions  # an entry that contains others comes first and counts them
     return sum(dimensions.get(p, _dimension(p)) for p in module.parameters() if p.requires_grad)
 
 
 def _dimension(p: nn.Parameter) -> int:
-    """The real dimension of what a parameter ranges over, also where it is a point that `constrain` has not made."""
+    """Return the real dimension of the set of a parameter, also for a point that `constrain` did not make."""
     manifold = manifold_of(p)
     return real_numbers(p) if manifold is None else manifold.degrees_of_freedom(tuple(p.shape), p.dtype)

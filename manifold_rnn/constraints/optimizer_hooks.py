@@ -1,7 +1,7 @@
-"""One pair of hooks on every optimizer: refuses those that would break a constraint, and moves bases on time.
+"""A pair of hooks on every optimizer. They refuse optimizers that would break a constraint, and move bases on time.
 
-What the hooks find out about an optimizer is remembered until a constraint is attached or taken off, or the optimizer
-gets other parameters. A step of a sound optimizer then costs a comparison of their identities.
+The verdict on an optimizer is cached until a constraint is attached or released, or the optimizer gets other
+parameters. A step of a valid optimizer then costs one comparison of parameter identities.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .._torch import uncompiled
 from ..errors import OptimizerError
 from ..manifolds import manifold_of
 
-# These remember coordinates that mean another weight after a rebase.
+# These optimizers store coordinates, whose meaning changes at a rebase.
 _REMEMBER_COORDINATES = ("ASGD", "Rprop", "LBFGS")
 _NO_AVERAGE = (
-    "An AveragedModel of torch averages the entries of points, or coordinates that belong to different bases: neither "
-    'is a weight of its set.\nExpected view="trivialized" with rebase_every=None, or manifold_rnn.optim.average(model, '
+    "torch's AveragedModel averages the entries of points, or coordinates of different bases: the result is not a "
+    'constrained weight.\nExpected view="trivialized" with rebase_every=None, or manifold_rnn.optim.average(model, '
     "decay=...), which averages the weights and projects them."
 )
 
 
 class Watched(Protocol):
-    """What the hooks read of a `Parametrization`, and the one method that they call."""
+    """The part of `Parametrization` that the hooks use."""
 
     name: str
     is_stored_by_module: ClassVar[bool]
@@ -57,7 +57,7 @@ _changes = 0  # grows whenever a parametrization is made, or a parameter becomes
 
 
 def track(entry: Watched) -> None:
-    """Watch the optimizers of this process on behalf of a parametrization."""
+    """Watch the optimizers of this process for a parametrization."""
     with _lock:
         _tracked.add(entry)
     forget()
@@ -65,7 +65,7 @@ def track(entry: Watched) -> None:
 
 
 class _Counter:
-    """How many steps optimizers have made; fused ones leave no trace in the version of a parameter."""
+    """Counts optimizer steps, since fused optimizers do not change the version of a parameter."""
 
     steps = 0
 
@@ -74,13 +74,13 @@ counter = _Counter()
 
 
 class _Replaced:
-    """A parameter that is no longer its module's, the parameters that are there instead, and who did it."""
+    """A parameter that its module no longer uses, the parameters that replaced it, and the function that did it."""
 
     def __init__(self, old: Tensor, new: Iterable[Tensor], name: str, by: str) -> None:
         self.old, self.new, self.name, self.by = weakref.ref(old), [weakref.ref(p) for p in new], name, by
 
     def strands(self, p: Tensor, held: set[int]) -> bool:
-        """Whether an optimizer of ``p`` and the other held parameters would never train the weight."""
+        """Return whether an optimizer with ``p`` and the other ``held`` parameters would never train the weight."""
         new = [q for reference in self.new if (q := reference()) is not None and q.requires_grad]
         return self.old() is p and p.requires_grad and bool(new) and not any(id(q) in held for q in new)
 
@@ -89,7 +89,7 @@ _replaced: dict[int, _Replaced] = {}
 
 
 def replace(old: Tensor, new: Iterable[Tensor], name: str, *, by: str) -> None:
-    """Remember that a module uses the parameters ``new`` in the place of ``old``, which optimizers may still hold."""
+    """Record that a module uses the parameters ``new`` instead of ``old``, which optimizers may still hold."""
     for key in [key for key, known in _replaced.items() if known.old() is None]:
         del _replaced[key]
     _replaced[id(old)] = _Replaced(old, new, name, by)
@@ -97,7 +97,7 @@ def replace(old: Tensor, new: Iterable[Tensor], name: str, *, by: str) -> None:
 
 
 def forget() -> None:
-    """Forget what is known of all optimizers: a parameter has become a point, or is one no more."""
+    """Drop all cached verdicts, because a parameter became a point or stopped being one."""
     global _changes
     _changes += 1
 
@@ -109,11 +109,11 @@ def _install() -> None:
     register_module_module_registration_hook(_note_average)
 
 
-_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies of models that torch will average
+_averaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # model copies of torch's AveragedModel
 
 
 def _note_average(module: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Remember a copy that an averaged model takes, and warn if means of its parameters are no points."""
+    """Record the model copy of an `AveragedModel`, and warn if averages of its parameters are off the manifold."""
     if child is None or not isinstance(module, AveragedModel):
         return
     if any(vars(kind).get("averages_weights", False) for kind in type(module).__mro__):
@@ -131,12 +131,12 @@ def _is_averaged(entry: Watched) -> bool:
 
 
 class _Verdict:
-    """What is known of one optimizer, as long as its groups stay the same and all of its parameters live."""
+    """The cached verdict on one optimizer. It is valid while its groups stay the same and its parameters live."""
 
     def __init__(self, optimizer: Optimizer, state: tuple[object, ...]) -> None:
         self.state: tuple[object, ...] | None = state
         watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
-        self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in an optimizer that is plain
+        self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in a plain optimizer
         self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
         self.stranded: list[tuple[int, weakref.ref[Tensor], _Replaced]] = []
         self._parameters: list[weakref.ref[Tensor]] = []
@@ -152,10 +152,10 @@ class _Verdict:
                 self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
 
     def _expire(self, _: object) -> None:
-        self.state = None  # another parameter may get the identity of the one that has died
+        self.state = None  # a new parameter may get the identity of the deleted one
 
     def held(self) -> Iterator[tuple[int, Tensor, Watched]]:
-        """The watched parameters in the optimizer that are still alive, with their groups."""
+        """Yield the watched parameters of the optimizer that are still alive, with their groups."""
         for group, parameter, entry in self.entries:
             p, alive = parameter(), entry()
             if p is not None and alive is not None and id(alive.watched) == id(p):
@@ -166,7 +166,7 @@ _verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDicti
 
 
 def _state(optimizer: Optimizer) -> tuple[object, ...]:
-    """What the verdict depends on; other tools change the class of a parameter and leave its identity."""
+    """Return what the verdict depends on. Other tools change the class of a parameter and keep its identity."""
     groups = [group["params"] for group in optimizer.param_groups]
     return (_changes, *(tuple(map(id, params)) for params in groups), *(tuple(map(type, params)) for params in groups))
 
@@ -175,7 +175,7 @@ def _verdict(optimizer: Optimizer) -> _Verdict:
     verdict = _verdicts.get(optimizer)
     if verdict is None or verdict.state != _state(optimizer):
         points = renew(p for _, _, p in _parameters(optimizer))
-        if _is_geoopts(type(optimizer)):  # ours look for themselves
+        if _is_geoopts(type(optimizer)):  # the optimizers of this package check for themselves
             for entry in points:
                 entry.require_point()
         verdict = _verdicts[optimizer] = _Verdict(optimizer, _state(optimizer))
@@ -183,7 +183,7 @@ def _verdict(optimizer: Optimizer) -> _Verdict:
 
 
 def renew(parameters: Iterable[Tensor]) -> list[Watched]:
-    """Mark as points what other tools have put in the place of constrained weights; return all points among them."""
+    """Mark parameters that other tools put in the place of constrained weights as points. Return all points."""
     identities = set(map(id, parameters))
     points = [entry for entry in _entries() if entry.is_stored_by_module and id(entry.watched) in identities]
     for entry in points:
@@ -199,7 +199,7 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
         if (p := parameter()) is not None and p.requires_grad and manifold_of(p) is not None:
             raise _off_manifold(optimizer, group, index, p)
     for group, parameter, known in verdict.stranded:
-        if (p := parameter()) is not None and p.grad is None:  # else another module trains it
+        if (p := parameter()) is not None and p.grad is None:  # with a gradient, another module still trains it
             raise _stranded(optimizer, group, p, known)
     if verdict.entries and optimizer not in _warned and (advice := _advice(optimizer, verdict)):
         _warned.add(optimizer)
@@ -229,14 +229,14 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
     for index, _, entry in verdict.held():
         if optimizer.param_groups[index].get("weight_decay"):
             return (
-                f"{name} decays the coordinates of a constrained weight in parameter group {index}, which pulls the "
-                f"weight towards its base. Split group {index}: put its coordinates into one with weight_decay=0."
+                f"{name} applies weight decay to coordinates in parameter group {index}, which pulls the constrained "
+                f"weight towards its base. Split group {index}: put the coordinates into one with weight_decay=0."
             )
         if entry.rebase_every and _is_averaged(entry):
             return _NO_AVERAGE
         if remembers and entry.rebase_every:
             return (
-                f"{name} remembers coordinates, in parameter group {index}, that mean another weight after a rebase. "
+                f"{name} stores past coordinates of parameter group {index}, whose meaning changes at a rebase. "
                 "Use rebase_every=None, or an optimizer such as Adam or SGD."
             )
     return ""
@@ -253,11 +253,11 @@ def _off_manifold(optimizer: Optimizer, group: int, index: int, p: Tensor) -> Op
 
 def _stranded(optimizer: Optimizer, group: int, p: Tensor, known: _Replaced) -> OptimizerError:
     return OptimizerError(
-        f"{type(optimizer).__name__} was made before {known.by}(), which replaced a parameter of it: it would never "
-        f"train the weight {known.name!r}.\n"
+        f"{type(optimizer).__name__} was created before {known.by}(), which replaced one of its parameters: it would "
+        f"never train the weight {known.name!r}.\n"
         f"Expected the new parameters, got the old one, of shape {tuple(p.shape)}, in group {group}. "
         "Nothing was changed.\n"
-        f"Make the optimizer after {known.by}()."
+        f"Create the optimizer after {known.by}()."
     )
 
 
@@ -280,7 +280,7 @@ def _entries() -> list[Watched]:
 
 
 def _moves_on_manifolds(kind: type[Optimizer]) -> bool:
-    """Whether the class says so, or is one of geoopt's."""
+    """Return whether the optimizer class declares it, or belongs to geoopt."""
     return _is_geoopts(kind) or any(vars(k).get("moves_on_manifolds", False) for k in kind.__mro__)
 
 

@@ -1,4 +1,4 @@
-"""The options of `constrain`, checked when they are made."""
+"""The options of `constrain`, which are checked when the object is created."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Constraints: TypeAlias = AnyConstraint | Mapping[int, AnyConstraint]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `constrain`; see there."""
+    """The options of `constrain`, documented there."""
 
     view: str = "update"
     rebase_every: int | None = None
@@ -45,11 +45,11 @@ class Options:
 
     @property
     def reads_whole_matrices(self) -> bool:
-        """Whether each matrix in the last two axes is one block, and constrained."""
+        """Whether each matrix in the last two axes is one block, and all are constrained."""
         return self.blocks == 1 and self.which is None and self.matrix_dims is None
 
     def for_weight(self, module: nn.Module, name: str, weight: Tensor) -> Options:
-        """Count axes from the end, and read the kernel of a convolution as one matrix a group."""
+        """Return the options with axes counted from the end; a convolution kernel becomes one matrix per group."""
         dims, blocks = self.matrix_dims, self.blocks
         groups = convolution_groups(module)
         if dims is None and groups is not None and weight.ndim > 2:
@@ -61,7 +61,7 @@ class Options:
 
 
 def chosen_view(constraint: Constraints, view: str | None) -> str:
-    """Return the view, or where none is given the only one of a structured constraint, and "update" for manifolds."""
+    """Return the view. Default: the only view of a structured constraint, and "update" for manifolds."""
     members = constraint.values() if isinstance(constraint, Mapping) else (constraint,)
     structured = any(isinstance(member, Constraint) for member in members)
     return view if view is not None else "trivialized" if structured else "update"
@@ -81,6 +81,6 @@ def _from_the_end(dims: MatrixDims, ndim: int, name: str) -> tuple[tuple[int, ..
 
 
 def bad_option(name: str, expected: str, received: object) -> OptionError:
-    """An option of `constrain` that has a wrong value."""
+    """Return the error for an invalid value of an option of `constrain`."""
     shown = f"a tensor of shape {tuple(received.shape)}" if isinstance(received, Tensor) else repr(received)[:80]
-    return OptionError(f"{name} has a value that constrain does not take.\nExpected {expected}.\nGot {shown}.")
+    return OptionError(f"{name} has a value that constrain does not accept.\nExpected {expected}.\nGot {shown}.")

@@ -1,4 +1,4 @@
-"""The one type that `constrain` attaches to a module, whatever the constraint and the view."""
+"""The one type that `constrain` attaches to a module, for every constraint and view."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ _lineages = itertools.count()
 
 
 class Parametrization(nn.Module, ABC):
-    """A constrained weight: how it is computed, assigned, moved, checked and saved.
+    """A constrained weight: computes, assigns, moves, checks and saves it.
 
-    Consumers (layers, optimizer hooks, loading, diagnostics) call these methods, and never ask what the object is. A
-    subclass is final and overrides what it can do; what it cannot do is said by the defaults here.
+    Layers, optimizer hooks, loading and diagnostics call these methods and never inspect the subclass. A subclass is
+    final and overrides what it supports. The defaults here raise errors for everything else.
 
     Attributes
     ----------
     is_stored_by_module : bool
-        Whether the weight is the module's own parameter (update view), not computed from parameters here.
+        Whether the weight is the module's own parameter (update view), instead of computed from parameters here.
     is_diagonal : bool
         Whether the weight is always diagonal, so that a scan may run in parallel over time.
     has_linear : bool
-        Whether `linear` may be called in the place of ``torch.nn.functional.linear`` with the dense weight.
+        Whether `linear` can replace ``torch.nn.functional.linear`` with the dense weight.
     takes_complex32 : bool
         Whether the weight can be computed in complex32, for which torch has few functions.
     name : str
-        Of the weight in its module, in the update view.
+        Name of the weight in its module, in the update view.
     gradient_hooks : mapping, optional
-        What ``register_hook`` has put on the weight before it was constrained, in the trivialized view.
+        The hooks that ``register_hook`` put on the weight before it was constrained, in the trivialized view.
     on_load : "raise" or "project"
-        What `check` does with a point that is off its manifold.
+        Whether `check` raises for a point that is off its manifold, or projects it.
     rebase_every : int or None
-        Optimizer steps between two moves of the base; None if there is none that moves.
+        Optimizer steps between two moves of the base; None if the base never moves.
 
     Notes
     -----
-    Three laws: ``forward()`` is on the set up to rounding error, whatever the parameters are. ``assign(W)`` makes
-    ``forward()`` return ``W``, or raises and changes nothing. ``state_dict()`` holds all that is needed to go on.
+    Every subclass follows three laws. ``forward()`` is in the constrained set up to rounding error, for all parameters.
+    After ``assign(W)``, ``forward()`` returns ``W``; otherwise ``assign`` raises and changes nothing. ``state_dict()``
+    contains everything that is needed to resume training.
 
     Examples
     --------
@@ -66,11 +67,11 @@ class Parametrization(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._constants: dict[str, Tensor] = {}
-        self.lineage = next(_lineages)  # which copies share
+        self.lineage = next(_lineages)  # equal for all copies
         optimizer_hooks.track(self)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "gradient_hooks": None}  # as a parameter, whose hooks are not copied
+        return {**self.__dict__, "gradient_hooks": None}  # like a parameter, whose hooks are not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -83,28 +84,28 @@ class Parametrization(nn.Module, ABC):
         """Return the dense weight."""
 
     def prefers_linear(self, x: Tensor) -> bool:
-        """Return whether `linear` takes less work for these inputs than the dense weight."""
+        """Return whether `linear` is less work for these inputs than the dense weight."""
         return False
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return ``x W^T + bias`` for inputs of shape (..., columns), without the dense weight where it can."""
+        """Return ``x W^T + bias`` for inputs of shape (..., columns), if possible without the dense weight."""
         return nn.functional.linear(x, self(), bias)
 
     def assign(self, weight: Tensor) -> None:
-        """Make ``weight`` the value of ``forward()``; raises and changes nothing where that cannot be."""
+        """Change the parameters so that ``forward()`` returns ``weight``; otherwise raise and change nothing."""
         raise UnsupportedError(
             f"{type(self).__name__} cannot be solved for its parameters.\n"
             "Expected a constraint with an inverse.\nConstrain the weight again with init=."
         )
 
     def assign_nearest(self, weight: Tensor) -> None:
-        """Make the weight of the set that is nearest to ``weight``, or near it, the value of ``forward()``."""
+        """Change the parameters so that ``forward()`` returns a weight nearest to ``weight``, or near it."""
         self.assign(weight)
 
     def defect(self) -> Tensor | None:
         """Return the largest distance of a matrix of the weight from its set, in double precision.
 
-        None where every matrix is in the set, or no distance is defined.
+        Returns None if every matrix is in the set, or no distance is defined.
         """
         return None
 
@@ -114,29 +115,29 @@ class Parametrization(nn.Module, ABC):
         return sum(dimensions.get(p, real_numbers(p)) for p in self.parameters() if p.requires_grad)
 
     def dimensions(self) -> dict[nn.Parameter, int]:
-        """Return the real dimension of the set that a parameter stands for, where that is not its number of reals."""
+        """Return the dimension of the set that a parameter represents, if it differs from its count of real numbers."""
         return {p: count for part in self.parts().values() for p, count in part.dimensions().items()}
 
     def freeze(self) -> None:
-        """Follow a weight that was frozen: nothing is trained, but for adapters, which are there to be trained."""
+        """Freeze the parameters of a weight that was frozen. Adapters override this, since they are to be trained."""
         for p in self._own_parameters():
             p.requires_grad_(False)
         for part in self.parts().values():
             part.freeze()
 
     def freeze_base(self) -> None:
-        """Take the weight that an adapter keeps for frozen, so that a release leaves it frozen."""
+        """Mark the weight that an adapter stores as frozen, so that `release` leaves it frozen."""
         for part in self.parts().values():
             part.freeze_base()
 
     @property
     def is_trained(self) -> bool:
-        """Whether training changes the weight, and goes on to do so once it is released."""
+        """Return whether training changes the weight now, and will do so after its release."""
         parts = self.parts().values()
         return any(p.requires_grad for p in self._own_parameters()) or any(part.is_trained for part in parts)
 
     def trained(self) -> list[nn.Parameter]:
-        """Return the parameters that the constraint is about: what is free in the weight is not among them."""
+        """Return the parameters of the constrained parts of the weight; free parts are not included."""
         parts = (p for part in self.parts().values() for p in part.trained())
         stored = self.watched if self.is_stored_by_module else None
         return [*([] if stored is None else [stored]), *self._own_parameters(), *parts]
@@ -149,20 +150,20 @@ class Parametrization(nn.Module, ABC):
 
     @property
     def retraction(self) -> Retraction | None:
-        """The retraction by which the weight moves; None if it has none, or one that cannot be changed."""
+        """The retraction by which the weight moves; None if there is none or it cannot be changed."""
         return None
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction from here on, with the same weight."""
+        """Change the retraction and keep the weight."""
         raise UnsupportedError(
-            f"{type(self).__name__} has no retraction that could be changed.\n"
+            f"{type(self).__name__} has no retraction that can be changed.\n"
             f"Expected a manifold such as Orthogonal(), or FixedBase; got retraction={retraction!r}.\n"
-            "Release the weight and constrain it anew."
+            "Release the weight and constrain it again."
         )
 
     @property
     def watched(self) -> nn.Parameter | None:
-        """The parameter whose optimizer is watched, if any, to refuse it, to advise on it, or to call `after_step`."""
+        """The parameter whose optimizers are watched, or None. The hooks may raise, warn or call `after_step`."""
         return None
 
     @property
@@ -171,38 +172,38 @@ class Parametrization(nn.Module, ABC):
         return self.rebase_every is not None
 
     def after_step(self) -> None:
-        """React to an optimizer step that trained the watched parameter; bases move here."""
+        """Update the state after an optimizer step that trained the watched parameter, for example move the base."""
 
     def refresh(self) -> None:
-        """Repair what a load or a move has taken from the module's parameter; called after a load and before a step."""
+        """Mark the module's parameter again after a load or a move; called after loads and before steps."""
 
     def look_into(self, table: dict[str, nn.Parameter | None]) -> None:
-        """Take the module's parameters from another table than before."""
+        """Use another table of module parameters from here on."""
 
     def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
-        """Raise if something has taken the weight from its module, whose table this is; called before each forward."""
+        """Raise if the weight was removed from its module, which owns this table; called before each forward."""
 
     def before_read(self, owner: nn.Module) -> None:
-        """Raise if ``owner`` was changed so that it uses the weight in another way; called before each read of it."""
+        """Raise if ``owner`` now uses the weight in another way; called before each read of the weight."""
 
     def require_point(self) -> None:
-        """Raise if the weight has been overwritten by something that is not in the set; called where one may have."""
+        """Raise if the weight was overwritten by a value outside of the set."""
 
     # --- loading and conversion ---
 
     def parts(self) -> dict[str, Parametrization]:
-        """Return the parametrizations inside this one, by their path."""
+        """Return the parametrizations inside this one, by path."""
         return dict(_nearest(self, ""))
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-        """Return the tensors to load, projected where `on_load` asks for it; raises before anything is changed.
+        """Return the tensors to load, projected if `on_load` says so. Raise before anything is changed.
 
         Parameters
         ----------
         loaded : mapping from str to Tensor
-            By the keys of ``self.state_dict()``; some may be missing.
+            Tensors by the keys of ``self.state_dict()``; some may be missing.
         path : str
-            What comes before these keys in messages.
+            The prefix of these keys in messages.
         """
         checked = dict(loaded)
         for name, value in loaded.items():
@@ -226,19 +227,19 @@ class Parametrization(nn.Module, ABC):
         return after if x.is_complex() else after.to_real()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert as a dense weight would be: its real parameters and complex buffers follow it together."""
+        """Convert like a dense weight: real parameters and complex buffers change together."""
         before = self.weight_dtype
         after = fn(torch.empty(0, dtype=before)).dtype
         if after.is_complex != before.is_complex:
             raise DtypeError(
-                f"A weight under a constraint stays {'complex' if before.is_complex else 'real'}: another kind of "
-                f"number makes another set.\nExpected a conversion of {before} to the like, got one to {after}. "
-                "This weight was not changed.\nRelease it, convert the module, and constrain it anew."
+                f"A weight under a constraint stays {'complex' if before.is_complex else 'real'}, because real and "
+                f"complex weights form different sets.\nExpected a conversion of {before} to the same kind, got one "
+                f"to {after}. This weight was not changed.\nRelease it, convert the module, and constrain it again."
             )
 
         if after == torch.complex32 and not self.takes_complex32:
             raise DtypeError(
-                f"{type(self).__name__} computes its weight by functions that torch does not have for complex32.\n"
+                f"{type(self).__name__} uses torch functions that do not support complex32.\n"
                 "Expected complex64 or complex128, got complex32. This weight was not changed.\n"
                 "Keep complex64 and use autocast."
             )
@@ -249,17 +250,17 @@ class Parametrization(nn.Module, ABC):
             return y if y.dtype == dtype or not (x.is_complex() or x.is_floating_point()) else x.to(y.device, dtype)
 
         super()._apply(follow, recurse)
-        for name, value in self._constants.items():  # whose numbers `to_empty` would lose
+        for name, value in self._constants.items():  # `to_empty` would lose their numbers
             self._buffers[name] = value.to(getattr(self, name).device)
         return self
 
     def keep_constant(self, name: str, value: Tensor, device: torch.device) -> None:
-        """Register a buffer that follows from the shape alone: no state dict has it, and no conversion loses it."""
+        """Register a buffer that depends only on the shape. No state dict contains it, and conversions keep it."""
         self._constants[name] = value
         self.register_buffer(name, value.to(device), persistent=False)
 
     def extra_repr(self) -> str:
-        """Say which view this is."""
+        """Return the view."""
         return 'view="trivialized"'
 
 
@@ -267,7 +268,7 @@ NOT_LOADED = "Nothing in its module was changed. Use an earlier checkpoint."
 
 
 def _nearest(module: nn.Module, path: str) -> Iterator[tuple[str, Parametrization]]:
-    """The parametrizations below a module that are not inside another one."""
+    """Yield the parametrizations below a module that are not inside another one."""
     for name, child in module.named_children():
         if isinstance(child, Parametrization):
             yield path + name, child
@@ -276,7 +277,7 @@ def _nearest(module: nn.Module, path: str) -> Iterator[tuple[str, Parametrizatio
 
 
 def with_hooks(entry: Parametrization, weight: Tensor) -> Tensor:
-    """Put the hooks of a weight on what was computed for it."""
+    """Register the hooks of a weight on its computed value."""
     if (hooks := entry.gradient_hooks) and weight.requires_grad:
 
         def call(gradient: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a constraint, found out before anything is changed."""
+"""Checks for everything that can go wrong with a constraint, before anything is changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Group: TypeAlias = tuple[Sequence[int] | None, AnyConstraint]
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Split a dotted name into the module that owns the weight and the name there."""
+    """Split a dotted name into the module that owns the weight and the weight's name in it."""
     path, _, leaf = name.rpartition(".")
     return module.get_submodule(path), leaf
 
@@ -39,7 +39,7 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 def prepare(
     module: nn.Module, name: str, constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Options
 ) -> Attach:
-    """Return what constrains the weight, with its starting value ready; ``module`` is left alone."""
+    """Return a function that attaches the constraint, with the starting weight computed. ``module`` is not changed."""
     weight = _free_parameter(module, name)
     try:
         return _prepared(module, name, weight, constraint, options)
@@ -65,8 +65,8 @@ def _prepared(
         options = options.for_weight(module, name, weight)
     if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
         raise UnsupportedError(
-            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run on parameters only.\n"
-            'Expected none, since with view="trivialized" the weight is computed.\n'
+            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run only on parameters.\n"
+            'Expected no such hooks, since with view="trivialized" the weight is computed.\n'
             "Remove them, and register them on the free parameters after constrain."
         )
     groups = _groups(constraint, options)
@@ -77,14 +77,14 @@ def _prepared(
         return _on_manifold(module, name, weight, manifold, options)
     if options.view != "trivialized":
         raise UnsupportedError(
-            "A structured constraint, or blocks under different ones, compute the weight from free parameters.\n"
+            "A structured constraint, or blocks with different constraints, need the trivialized view.\n"
             f'Expected view="trivialized", got view={options.view!r} with {_shown(groups)}.\n'
             "Change the view, or constrain to a manifold."
         )
     if len(groups) == 1 and options.reads_whole_matrices:
         if options.rebase_every is not None:
             raise UnsupportedError(
-                f"{type(first).__name__} is a structured constraint, which has no base that moves.\n"
+                f"{type(first).__name__} is a structured constraint, which has no base to move.\n"
                 f"Expected rebase_every=None, got {options.rebase_every}.\nLeave it out, or constrain to a manifold."
             )
         return _computed(weight, first, options)
@@ -97,7 +97,7 @@ def _prepared(
 
 
 def _square_blocks(weight: Tensor, options: Options) -> int:
-    """How many square matrices lie one below the other in the weight, such as the gates of an LSTM; else 0."""
+    """Return the number of square matrices stacked in the rows, such as the gates of an LSTM; 0 if there are none."""
     rows, columns = weight.shape if weight.ndim == 2 and options.reads_whole_matrices else (0, 0)
     return rows // columns if columns and rows > columns and rows % columns == 0 else 0
 
@@ -106,7 +106,7 @@ def _square_blocks(weight: Tensor, options: Options) -> int:
 
 
 def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Options) -> list[Group]:
-    """The blocks that share a constraint, the same object or equal manifolds; None stands for all blocks."""
+    """Return the blocks of each constraint, grouped by object or by equal manifolds; None means all blocks."""
     if not isinstance(constraint, Mapping):
         return [(options.which, _require_constraint(constraint))]
     numbers = range(options.blocks) if isinstance(options.blocks, int) else range(0)
@@ -121,11 +121,11 @@ def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Op
 
 
 def _refuse_parts(groups: Sequence[Group], options: Options) -> None:
-    """Raise if a constraint of whole weights is given a part of one."""
+    """Raise if a constraint of whole weights is given only a part of one."""
     for which, member in groups:
         whole = isinstance(member, Constraint) and member.reads_whole_weight
         if whole and not (which is None and options.reads_whole_matrices):
-            expected = f"no number of a block, blocks= or matrix_dims=, since {_shown(groups)} takes the whole weight"
+            expected = f"no block numbers, blocks= or matrix_dims=, since {_shown(groups)} takes the whole weight"
             passed = {"block": which, "blocks": options.blocks, "matrix_dims": options.matrix_dims}
             neutral = {"block": None, "blocks": 1, "matrix_dims": None}
             raise bad_option("constraint", expected, {k: v for k, v in passed.items() if v != neutral[k]})
@@ -142,10 +142,10 @@ def _shown(groups: Sequence[Group]) -> str:
 
 
 def _fitted(manifold: Manifold, which: Sequence[int] | None, weight: Tensor, options: Options, name: str) -> Manifold:
-    """The manifold of the whole weight: wide matrices are transposed for manifolds of tall ones."""
+    """Return the manifold of the whole weight; wide matrices are transposed for manifolds of tall matrices."""
     weight, dims = weight.detach(), options.matrix_dims or (-2, -1)
     require_finite(weight, name)
-    if options.init != "keep":  # another weight takes its place, so that zeros in it do no harm
+    if options.init != "keep":  # another weight replaces it, so zeros in it do not matter
         weight = torch.ones_like(weight)
     plain = options.reads_whole_matrices and which is None
     fitted = manifold if plain else Blocks(manifold, options.blocks, which, matrix_dims=dims)
@@ -182,7 +182,7 @@ def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: M
     free.on_load = options.on_load
     free.coordinates.requires_grad_(
         weight.requires_grad
-    )  # a parameter of the manifold, such as a curvature, has its own
+    )  # a parameter of the manifold, such as a curvature, has its own requires_grad
     return lambda owner, leaf: computed_weight.attach(owner, leaf, free)
 
 
@@ -204,9 +204,9 @@ def _trivialized(constraint: Constraint, start: Tensor) -> Parametrization:
         if isinstance(error, ManifoldError) or not start.is_meta:
             raise
         raise UnsupportedError(
-            f"{type(constraint).__name__} computes its free parameters from the numbers of a weight.\n"
-            "Expected a weight with numbers, got one on the meta device.\n"
-            'Constrain after to_empty(device="cpu"), or build the module on a device.'
+            f"{type(constraint).__name__} computes its free parameters from the values of the weight.\n"
+            "Expected a weight with values, got one on the meta device.\n"
+            'Constrain it after to_empty(device="cpu"), or build the module on a device.'
         ) from error
 
 
@@ -228,14 +228,14 @@ def _start(random_like: Callable[[Tensor], Tensor], weight: Tensor, options: Opt
 
 
 def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
-    """Raise if a weight in ``names`` is also known in ``model`` by a name outside: the tie would be cut."""
+    """Raise if a weight in ``names`` has another name in ``model``: constraining it would untie the two."""
     owned = {name: owner_of(model, name) for name in names}
     chosen = {id(owner._parameters[leaf]): name for name, (owner, leaf) in owned.items()}
     for other, p in model.named_parameters(remove_duplicate=False):
         if id(p) in chosen and owner_of(model, other) not in owned.values():  # one module may have two names
             raise UnsupportedError(
-                f"{chosen[id(p)]!r} is tied to {other!r}, which would stay as it is and no longer follow.\n"
-                "Expected, in the trivialized view, a weight that nobody shares, or all its names at once.\n"
+                f"{chosen[id(p)]!r} is tied to {other!r}, which would no longer follow it.\n"
+                "Expected, in the trivialized view, a weight that is not tied, or all its names at once.\n"
                 'Call constrain_matching with patterns for all of them, or use view="update".'
             )
 
@@ -262,9 +262,9 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
     update.refuse_sharded(weight, name)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name == "weight" and module.max_norm is not None:
         raise UnsupportedError(
-            f"max_norm of {type(module).__name__} rescales rows at each look-up, which takes the weight off its set.\n"
+            f"max_norm of {type(module).__name__} rescales rows at each look-up, which moves the weight off its set.\n"
             f"Expected max_norm=None, got {module.max_norm}.\n"
-            "Leave max_norm out: rows of a matrix with orthonormal columns have norms of at most 1."
+            "Leave max_norm out: the rows of a matrix with orthonormal columns have norms of at most 1."
         )
     if is_lazy(weight):
         raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""The record, kept by each module, of which of its weights are constrained and how."""
+"""The record that each module keeps of its constrained weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .parametrization import Parametrization
 
 
 class Registry(nn.ModuleDict):
-    """The child module ``constraints`` of a constrained module: a `Parametrization` for each weight, by name."""
+    """The child module ``constraints`` of a constrained module. It maps each weight's name to its `Parametrization`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions: dict[str, int] = {}  # where among the parameters a computed weight has its place
+        self.positions: dict[str, int] = {}  # the positions of computed weights among the parameters
 
     def __getitem__(self, key: str) -> Parametrization:
         entry = super().__getitem__(key)
@@ -25,7 +25,7 @@ class Registry(nn.ModuleDict):
         return entry
 
     def entries(self) -> dict[str, Parametrization]:
-        """Each weight's name and parametrization."""
+        """Return the parametrization of each weight, by name."""
         return {name: entry for name, entry in self._modules.items() if isinstance(entry, Parametrization)}
 
 
@@ -44,16 +44,19 @@ def entries(module: nn.Module) -> dict[str, Parametrization]:
 
 
 def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
-    """The parametrization of every constrained weight in a model, by the full name of the weight.
+    """Yield the parametrization of every constrained weight in a model, with the full name of the weight.
 
     Parameters
     ----------
     model : nn.Module
+        A model with constrained weights.
 
     Yields
     ------
     name : str
+        The full name, such as ``"0.weight"``.
     parametrization : Parametrization
+        The entry of ``constraints`` for this weight.
 
     Examples
     --------
@@ -68,8 +71,8 @@ def parametrizations(model: nn.Module) -> Iterator[tuple[str, Parametrization]]:
 def check_loaded(
     module: nn.Module, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any] | None = None, *_: object
 ) -> None:
-    """Check what is about to be loaded into a module, before any of it is: the load pre-hook of either view."""
-    assigned = bool(metadata and metadata.get("assign_to_params_buffers"))  # then a parameter takes the dtype as well
+    """Check values before they are loaded into a module. This is the load pre-hook of both views."""
+    assigned = bool(metadata and metadata.get("assign_to_params_buffers"))  # then a parameter also takes the dtype
     for child_name, child in module.named_children():
         if isinstance(child, Registry):
             for name, entry in child.entries().items():
@@ -84,7 +87,7 @@ def check_loaded(
 def entry_of(module: nn.Module, name: str) -> Parametrization:
     """Return the parametrization of one constrained weight."""
     held = registry(module)
-    entry = None if held is None else held._modules.get(name)  # without calls, for it runs at every read
+    entry = None if held is None else held._modules.get(name)  # without method calls, since it runs at every read
     if not isinstance(entry, Parametrization):
         raise OptionError(
             f"{type(module).__name__} has no constrained weight {name!r}.\n"
@@ -95,13 +98,13 @@ def entry_of(module: nn.Module, name: str) -> Parametrization:
 
 
 def register(module: nn.Module, name: str, entry: Parametrization) -> Registry:
-    """File an entry, in ``constraints``, or in ``_constraints`` where the module already has something of that name."""
+    """Add an entry to ``constraints``, or to ``_constraints`` if the module already has an attribute of that name."""
     held = registry(module)
     if held is None:
         held = Registry()
         try:
             module.add_module("constraints", held)
-        except KeyError:  # the module, or one that it asks for missing attributes, has something of that name
+        except KeyError:  # the module, or one that it delegates attributes to, already uses the name
             module.add_module("_constraints", held)
     if not held:
         module.register_load_state_dict_pre_hook(check_loaded)
@@ -110,7 +113,7 @@ def register(module: nn.Module, name: str, entry: Parametrization) -> Registry:
 
 
 def unregister(module: nn.Module, name: str) -> None:
-    """Strike an entry out, and with the last one the registry."""
+    """Remove an entry, and the registry itself if it was the last one."""
     held = registry(module)
     assert held is not None
     del held[name]

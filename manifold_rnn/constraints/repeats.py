@@ -1,4 +1,4 @@
-"""Notices weights that are computed again and again at one value, and names the cure once."""
+"""Detects weights that are computed many times with the same parameters, and warns once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from .._torch import is_traced
 from .parametrization import Parametrization
 
-LIMIT = 16  # evaluations at one value that gradients will pass
+LIMIT = 16  # evaluations at the same value, each part of a graph that may still be differentiated
 
 
 class Use:
-    """One evaluation, as the hook on its weight: a backward pass calls it, and it lives as long as the graph."""
+    """A hook on one computed weight. A backward pass calls it, and it lives as long as the graph."""
 
     __slots__ = ("__weakref__", "forget", "is_over")
-    __torch_unserializable__ = True  # torch.save would warn that it is not saved
+    __torch_unserializable__ = True  # else torch.save warns that hooks are not saved
 
     def __init__(self) -> None:
         self.is_over = False
@@ -43,15 +43,15 @@ _warned: weakref.WeakSet[Parametrization] = weakref.WeakSet()
 
 
 def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, name: str) -> None:
-    """Warn, once for each weight, if `LIMIT` graphs that are alive hold evaluations at one value.
+    """Warn once for each weight if `LIMIT` graphs in use contain evaluations at the same value.
 
-    Counted are evaluations of one thread that record a graph which is still in use and which no backward pass has
-    reached. So neither evaluation without gradients counts, nor accumulation of gradients over many batches.
+    An evaluation counts if its graph is still in use and no backward pass has reached it. Evaluations without gradients
+    do not count, and neither does gradient accumulation over many batches. Each thread counts on its own.
     """
     if entry in _warned or is_traced():
         return
     uses = _thread.uses.setdefault(entry, [])
-    while uses and not _counts(uses[-1], value):  # in ordinary training nothing is left
+    while uses and not _counts(uses[-1], value):  # in ordinary training none is left
         uses.pop()
     uses.append((weakref.ref(use), value))
     if len(uses) < LIMIT:
@@ -63,8 +63,8 @@ def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, n
     del _thread.uses[entry]
     own: type[nn.Module] = vars(type(owner)).get("_own_class", type(owner))
     warnings.warn(
-        f"The constrained weight {name!r} of {own.__name__} was computed {LIMIT} times at one value for one graph: "
-        "every call of its module computes it again.\nExpected one evaluation for each forward pass.\n"
+        f"The constrained weight {name!r} of {own.__name__} was computed {LIMIT} times at the same value for one "
+        "graph: every call of its module computes it again.\nExpected one evaluation for each forward pass.\n"
         "Put the loop inside `with manifold_rnn.cached():`, or call manifold_rnn.constraints.scope(model) once.",
         UserWarning,
         stacklevel=2,
@@ -72,6 +72,6 @@ def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, n
 
 
 def _counts(pair: tuple[weakref.ref[Use], Hashable], value: Hashable) -> bool:
-    """Whether an evaluation had this value, and its graph is alive and not yet spent."""
+    """Return whether an evaluation had this value, and its graph is in use and not yet differentiated."""
     use = pair[0]()
     return use is not None and not use.is_over and pair[1] == value

@@ -1,4 +1,4 @@
-"""Evaluation scopes: inside one, a trivialized weight is computed once, however often it is read."""
+"""Evaluation scopes: inside a scope, a trivialized weight is computed only once."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ _Tensors: TypeAlias = dict[str, nn.Parameter | None] | dict[str, Tensor | None]
 
 
 class _Frame:
-    """Weights kept while their owners run, in one autograd context."""
+    """Weights that are kept while the forward of their owner runs, in one autograd context."""
 
     def __init__(self, context: tuple[object, ...]) -> None:
         self.context = context
@@ -29,18 +29,18 @@ class _Frame:
 
 
 class _Kept:
-    """A weight, and what it was computed from."""
+    """A computed weight, and the tensors it was computed from."""
 
     def __init__(self, entry: Parametrization) -> None:
         self.weight: Tensor | None = None
-        self.steps = optimizer_hooks.counter.steps  # fused optimizers write without a trace in the version
+        self.steps = optimizer_hooks.counter.steps  # fused optimizers do not change the version of a parameter
         tables = _tables(entry)
         self.sources = [(table, key, t, *_state(t)) for table in tables for key, t in table.items() if t is not None]
 
     def holds(self) -> bool:
         if self.weight is None or self.steps != optimizer_hooks.counter.steps:
             return False
-        for table, key, t, version, place in self.sources:  # inlined, for it runs at every read
+        for table, key, t, version, place in self.sources:  # inlined, since it runs at every read
             if table.get(key) is not t or (place and t.data_ptr() != place):
                 return False
             if version is not None and t._version != version:
@@ -48,7 +48,7 @@ class _Kept:
         return True
 
     def value(self) -> Hashable:
-        """Equal for two that are alive and were computed from the same numbers."""
+        """Return a key that is equal for two weights computed from the same values."""
         return self.steps, *((id(t), *state) for _, _, t, *state in self.sources)
 
     def forget(self) -> None:
@@ -56,7 +56,7 @@ class _Kept:
 
 
 def _tables(module: nn.Module) -> list[_Tensors]:
-    """The parameters and buffers of a module and of those inside it; faster than ``modules()``."""
+    """Return the tables of parameters and buffers of a module and its children; faster than ``modules()``."""
     tables: list[_Tensors] = [module._parameters, module._buffers]
     for child in module._modules.values():
         if child is not None:
@@ -73,7 +73,7 @@ _thread = _Thread()
 
 
 def evaluate(entry: Parametrization, owner: nn.Module, name: str) -> Tensor:
-    """Return ``entry()``, computed once within a scope for the same free parameters, modes and autograd context."""
+    """Return ``entry()``. In a scope, compute it once for the same free parameters, modes and autograd context."""
     entry.before_read(owner)
     if torch.compiler.is_compiling():
         return with_hooks(entry, entry())
@@ -102,13 +102,14 @@ def evaluate(entry: Parametrization, owner: nn.Module, name: str) -> Tensor:
 def scope(module: _M) -> _M:
     """Compute every trivialized weight inside ``module`` once per forward of ``module``, in place.
 
-    `constrain` already does this for the module that owns the weight, if its forward may read it more than once. Call
-    it on a whole model where a cell is called many times in one forward, or where a parent reads its child's weight.
+    `constrain` already does this for the module that owns the weight, if its forward may read the weight more than
+    once. Call `scope` on a whole model if one forward calls a cell many times, or if a module reads the weight of its
+    child.
 
     Parameters
     ----------
     module : nn.Module
-        The root. Its forward opens a scope and closes it, also when it raises.
+        The root. Its forward opens a scope, and closes it also after an error.
 
     Returns
     -------
@@ -117,8 +118,8 @@ def scope(module: _M) -> _M:
 
     Notes
     -----
-    A scope belongs to one thread. A checkpointed region does not look at the scopes around it, because it runs again
-    without them: there pass the weight as an argument. Compiled code computes the weight at each read.
+    A scope belongs to one thread. A checkpointed region ignores the scopes around it, because it runs again without
+    them: pass the weight to it as an argument. Compiled code computes the weight at each read.
 
     Examples
     --------
@@ -133,7 +134,7 @@ def scope(module: _M) -> _M:
 
 
 def unscope_if_free(module: nn.Module) -> None:
-    """Undo `scope` where nothing inside is constrained any more."""
+    """Undo `scope` if the module contains no constrained weight any more."""
     if any(registry(child) for child in module.modules()):
         return
     drop_hook(module._forward_pre_hooks, _open)
@@ -143,26 +144,27 @@ def unscope_if_free(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def cached() -> Iterator[None]:
-    """Context in which every trivialized weight is computed once, for loops that are not the forward of one module.
+    """Context in which every trivialized weight is computed only once, for loops over several forwards.
 
-    Put it around the time loop of a cell written by hand. A layer that is called in each step computes its weight in
-    the first one. Gradients reach the weight from all steps and pass the map once, in the backward pass.
-    ``torch.nn.utils.parametrize.cached()`` does the same for these weights.
+    Put it around a handwritten time loop. A layer that is called in each time step computes its weight in the first
+    one. Gradients from all time steps are summed at the weight and pass the map once, in the backward pass.
+    ``torch.nn.utils.parametrize.cached()`` has the same effect on these weights.
 
     Warns
     -----
     UserWarning
-        Outside of it, once for each weight, when 16 evaluations at one value are part of graphs that are still in use.
-        An evaluation does not count without gradients, after a backward pass through it, when nothing holds its result
-        any more, in a checkpointed region, or in a ``torch.func`` transform.
+        Outside of this context, once for each weight, when graphs in use contain 16 evaluations at the same value. An
+        evaluation does not count if it records no gradients, if a backward pass has reached it, or if its result was
+        deleted. It also does not count in a checkpointed region or in a ``torch.func`` transform.
 
     Notes
     -----
-    A weight is computed again after its free parameters have changed: by an optimizer, a load, a conversion, or an edit
-    in place. It is also computed again after a backward pass through it, for gradients instead of none, and for a copy
-    of the module. Edits of ``parameter.data`` in place are not seen. Contexts may be nested; the outermost one drops
-    the values at its end, also after an error. It belongs to one thread. As with any shared part of a graph, two
-    backward passes through one value need ``retain_graph=True`` in the first one.
+    A weight is computed again if its free parameters change: by an optimizer step, a load, a conversion, or an edit in
+    place. It is also computed again after a backward pass through it, when gradients are enabled again, and for a copy
+    of the module. Edits of ``parameter.data`` in place are not detected.
+
+    Contexts may be nested; the outermost one drops the values at its end, also after an error. A context belongs to one
+    thread. Two backward passes through one value need ``retain_graph=True`` in the first one, as for any shared graph.
 
     Examples
     --------
@@ -174,7 +176,7 @@ def cached() -> Iterator[None]:
     ...     assert cell.weight_hh is cell.weight_hh
     >>> h.sum().backward()
     """
-    if torch.compiler.is_compiling():  # where every read is traced
+    if torch.compiler.is_compiling():  # the compiler traces every read
         yield
         return
     owner = object()
@@ -203,7 +205,7 @@ def _push(owner: int) -> None:
 
 
 def _pop(owner: int) -> None:
-    # A KeyboardInterrupt skips the closing hooks, so what it left above this owner goes too.
+    # A KeyboardInterrupt skips the closing hooks, so frames above this owner are removed too.
     frames = _thread.frames
     if frames and frames[-1].owners[-1] == owner:
         frames[-1].owners.pop()
@@ -222,9 +224,9 @@ _TORCH_KEY = "manifold_rnn"
 
 
 def _torch_frame(context: tuple[object, ...]) -> _Frame | None:
-    """The frame of this thread inside ``torch.nn.utils.parametrize.cached()``, kept in torch's cache; else None."""
+    """Return this thread's frame inside ``torch.nn.utils.parametrize.cached()``, stored in its cache; else None."""
     cache = torch_cache()
-    if cache is None or context[1:] != _NO_CONTEXT[1:]:  # a level may belong to another transform later
+    if cache is None or context[1:] != _NO_CONTEXT[1:]:  # another transform may reuse a level later
         return None
     key = threading.get_ident(), _TORCH_KEY
     frame = cache.get(key)
@@ -233,8 +235,8 @@ def _torch_frame(context: tuple[object, ...]) -> _Frame | None:
     return frame if frame.context == context else None
 
 
-# Checkpointed regions are told by their saved-tensor hooks or by the backward pass that runs them again,
-# torch.func transforms by their level.
+# Checkpointed regions are recognized by their saved-tensor hooks, or by the backward pass that runs them again;
+# torch.func transforms are recognized by their level.
 _NO_CONTEXT = (None, -1, None)
 _context = autograd_context
 
@@ -243,7 +245,7 @@ def _forgetter(kept: _Kept) -> Callable[[], None]:
     reference = weakref.ref(kept)
 
     def forget() -> None:
-        # After a backward pass the graph behind the weight may be freed.
+        # after a backward pass, torch may free the graph of the weight
         if (spent := reference()) is not None:
             spent.forget()
 
@@ -255,5 +257,5 @@ def _modes() -> tuple[bool, bool]:
 
 
 def _state(x: Tensor) -> tuple[int | None, int]:
-    """What changes with the numbers of a tensor; ``x.data = y`` leaves the version as it is."""
+    """Return values that change whenever the numbers of a tensor do; ``x.data = y`` does not change the version."""
     return None if x.is_inference() else x._version, storage_address(x)

@@ -23,15 +23,16 @@ from .parametrization import Parametrization, require_shape
 def trivialize(
     constraint: geoopt.Manifold | Constraint, like: Tensor, *, rebase_every: int | None = None
 ) -> Parametrization:
-    """Return the parametrization of a weight under any constraint, near ``like``.
+    """Return the parametrization of a weight near ``like`` under any constraint.
 
     Parameters
     ----------
     constraint : geoopt.Manifold or Constraint
+        A manifold, or a structured constraint.
     like : Tensor
-        The weight before.
+        The present weight.
     rebase_every : int, optional
-        Of a manifold: see `Trivialization`.
+        For manifolds only: see `Trivialization`.
 
     Returns
     -------
@@ -40,11 +41,11 @@ def trivialize(
     Raises
     ------
     OptionError
-        If ``constraint`` is neither.
+        If ``constraint`` is neither of these.
     UnsupportedError
         If a structured constraint is given ``rebase_every``.
     ShapeError, DtypeError, NonFiniteError
-        If the constraint has no weight of this kind.
+        If the constraint does not contain weights of this shape or dtype, or ``like`` is not finite.
 
     Examples
     --------
@@ -57,12 +58,12 @@ def trivialize(
         return Trivialization(manifold, projected(manifold, like), rebase_every=rebase_every)
     if not isinstance(constraint, Constraint):
         raise OptionError(
-            "A constraint is a manifold such as Orthogonal(), or a structured constraint such as FixedBase.\n"
+            "A constraint must be a manifold such as Orthogonal(), or a structured constraint such as FixedBase.\n"
             f"Got {constraint!r:.80}.\nPass an object, not a class or a string."
         )
     if rebase_every is not None:
         raise UnsupportedError(
-            f"{type(constraint).__name__} is a structured constraint, which has no base that moves.\n"
+            f"{type(constraint).__name__} is a structured constraint, which has no base to move.\n"
             f"Expected rebase_every=None, got {rebase_every}.\nLeave it out, or constrain to a manifold."
         )
     return constraint.trivialize(like)
@@ -71,30 +72,31 @@ def trivialize(
 class Trivialization(Parametrization):
     r"""A point as a function of free real coordinates.
 
-    .. math:: W = R_{B}(c), \qquad \text{on a matrix group } W = B\, \varphi(A(c)),
+    .. math:: W = R_{B}(c), \qquad \text{on a matrix group } W = B\, \varphi(A(c)).
 
-    with the base ``B`` a buffer and the coordinates ``c`` the parameter that any torch optimizer trains.
+    The base ``B`` is a buffer. The coordinates ``c`` are the parameter, which any torch optimizer trains.
 
     Parameters
     ----------
     manifold : Manifold
-        Where the weight lives; its retraction is ``R``.
+        The manifold of the weight; its retraction is ``R``.
     base : Tensor
         The starting point, at which the coordinates are 0.
     rebase_every : int, optional
-        Move the base to the weight after every so many optimizer steps (dynamic); None never moves it (static).
+        Move the base to the weight after this many optimizer steps (dynamic); None never moves it (static).
 
     Attributes
     ----------
     coordinates : Parameter, real
-        Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay on it pulls towards the base: keep it out.
+        Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay would pull it towards the base.
     base : Tensor
-        A buffer.
+        A buffer with the base point.
 
     Notes
     -----
-    On groups the coordinates are isometric and their transport is the identity, so the moments of an optimizer stay
-    valid when the base moves: with ``rebase_every=1`` exactly. Source: Lezcano-Casado (2019).
+    On groups the coordinates are isometric and their transport is the identity. An optimizer's moments therefore stay
+    valid when the base moves: exactly with ``rebase_every=1``, and to first order otherwise. Source: Lezcano-Casado
+    (2019).
 
     Examples
     --------
@@ -109,7 +111,7 @@ class Trivialization(Parametrization):
         super().__init__()
         self.manifold, self.rebase_every = manifold, rebase_every
         self.steps = 0
-        self._converted = False  # since somebody has looked at the base
+        self._converted = False  # whether the base was converted since its last check
         base = base.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer("base", base)
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
@@ -121,7 +123,7 @@ class Trivialization(Parametrization):
 
     def forward(self) -> Tensor:
         if self.base.is_meta:
-            return torch.empty_like(self.base)  # whose numbers no algorithm can look at
+            return torch.empty_like(self.base)  # on the meta device there are no numbers to compute with
         self.require_converted()
         with without_autocast(self.base):
             if self._is_at_base():
@@ -130,7 +132,7 @@ class Trivialization(Parametrization):
             return self.manifold.retr_free(self.base, self.coordinates)
 
     def _is_at_base(self) -> bool:
-        """Whether the base has just moved to the weight; not asked where looking at numbers costs a wait."""
+        """Return whether the coordinates are 0 after a rebase; False if reading them would wait for the device."""
         if not self.rebase_every or not self.manifold.isometric_at_zero:
             return False
         if self.base.device.type != "cpu" or not may_read_device() or is_transformed() or is_forward_mode():
@@ -139,7 +141,7 @@ class Trivialization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Make ``weight``, a point on the manifold, the base, and the coordinates 0."""
+        """Move the base to ``weight``, a point on the manifold, and set the coordinates to 0."""
         require_shape(self.base, weight)
         self.base.copy_(require_member(self.manifold, weight, self.base, "the assigned weight"))
         self.coordinates.zero_()
@@ -172,22 +174,22 @@ class Trivialization(Parametrization):
 
     @property
     def watched(self) -> nn.Parameter | None:
-        """The coordinates, once there are any."""
+        """The coordinates, or None if there are none."""
         return self._parameters.get("coordinates")
 
     def after_step(self) -> None:
-        """Count one optimizer step, and rebase when it is time."""
+        """Count one optimizer step, and rebase after every `rebase_every` steps."""
         self.steps += 1
         if self.rebase_every and self.steps % self.rebase_every == 0:
             self.rebase()
 
     @torch.no_grad()
     def rebase(self) -> None:
-        """Move the base to the weight, polished, and the coordinates to 0, unless the weight is not finite."""
+        """Move the base to the polished weight and set the coordinates to 0, unless the weight is not finite."""
         try:
             with without_autocast(self.base):
                 weight = self.manifold.polish(self.manifold.retr_free(self.base, self.coordinates))
-        except NonFiniteError:  # which the next forward raises
+        except NonFiniteError:  # the next forward raises it
             return
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
             self.base.copy_(weight)
@@ -215,13 +217,13 @@ class Trivialization(Parametrization):
         return self
 
     def require_converted(self) -> None:
-        """Look at the base once after a conversion; called before each use of it."""
+        """Check the base once after a conversion; called before each use of it."""
         if self._converted and not sees_every_step():
             self._converted = False
             self.require_point()
 
     def require_point(self) -> None:
-        """Raise if the base is no point, as after ``to_empty`` without a load."""
+        """Raise if the base is not on the manifold, for example after ``to_empty`` without a load."""
         require_on_manifold(self.manifold, self.base, "base")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -235,7 +237,7 @@ class Trivialization(Parametrization):
 
 
 class _AtBase(torch.autograd.Function):
-    """The weight at coordinates 0, where the derivative is an isometry: no map, no adjoint."""
+    """The weight at coordinates 0. The derivative is an isometry there, so the map and its adjoint are not needed."""
 
     @staticmethod
     def forward(ctx: Any, coordinates: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
@@ -251,6 +253,6 @@ class _AtBase(torch.autograd.Function):
             return ctx.manifold.egrad2coordinates(base, g), None, None
         with torch.enable_grad():
             free = coordinates.view_as(coordinates)
-            weight = ctx.manifold.retr_free(base, free)  # whose second derivative is the retraction's own
+            weight = ctx.manifold.retr_free(base, free)  # its second derivative is that of the retraction
             (gradient,) = torch.autograd.grad(weight, free, g, create_graph=create_graph)
         return gradient, None, None

@@ -1,4 +1,4 @@
-"""The update view: the weight stays the module's parameter, and carries its manifold."""
+"""The update view: the weight stays the module's parameter and stores its manifold."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from .registry import entries, register, unregister
 
 
 class Update(Parametrization):
-    """A weight that is a point, which a Riemannian optimizer moves; ``parameter.manifold`` mirrors `manifold`.
+    """A weight that is a point on a manifold and is moved by a Riemannian optimizer.
+
+    ``parameter.manifold`` is the attribute `manifold`.
 
     Parameters
     ----------
     module : nn.Module
-        The owner of the weight. Its table of parameters is kept, not the module: a copy of the module copies both.
+        The owner of the weight. Only its table of parameters is stored, so a copy of the module copies both.
     name : str
-        Of the weight.
+        The name of the weight.
     manifold : Manifold
+        The manifold of the weight.
     on_load : "raise" or "project"
-        What to do with a loaded weight that is off the manifold.
+        Whether to raise for a loaded weight that is off the manifold, or to project it.
 
     Examples
     --------
@@ -47,8 +50,8 @@ class Update(Parametrization):
     def __init__(self, module: nn.Module, name: str, manifold: Manifold, on_load: str) -> None:
         super().__init__()
         self.look_into(module._parameters)
-        self._replaced = False  # by a conversion of the module, which makes a new parameter
-        self._converted = False  # since somebody has looked at the weight
+        self._replaced = False  # whether a conversion of the module created a new parameter
+        self._converted = False  # whether the weight was converted since its last check
         self.name, self.manifold, self.on_load = name, manifold, on_load
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -67,7 +70,7 @@ class Update(Parametrization):
 
     @property
     def watched(self) -> nn.Parameter | None:
-        """The weight; a plain optimizer that holds it is refused. None if something has taken it from the module."""
+        """The weight, since plain optimizers must not hold it. None if it was removed from the module."""
         return self._table.get(self.name)
 
     @property
@@ -75,15 +78,15 @@ class Update(Parametrization):
         weight = self.watched
         if weight is None:
             raise OptionError(
-                f"The constrained weight {self.name!r} is no parameter of its module any more.\n"
-                "Expected the parameter that was constrained; it was deleted, or another tool took its place.\n"
-                "Release it before, and constrain it again after."
+                f"The constrained weight {self.name!r} is no longer a parameter of its module.\n"
+                "Expected the parameter that was constrained; it was deleted, or another tool replaced it.\n"
+                "Release the weight first, use the tool, and constrain the weight again."
             )
         return weight
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Make ``weight``, a point on the manifold, the value of the parameter."""
+        """Set the parameter to ``weight``, a point on the manifold."""
         require_shape(self._weight, weight)
         self._weight.copy_(require_member(self.manifold, weight, self._weight, "the assigned weight"))
 
@@ -114,15 +117,15 @@ class Update(Parametrization):
         self.mark()
 
     def mark(self) -> None:
-        """Make the parameter a point on the manifold: its class and its attribute ``manifold``."""
+        """Mark the parameter as a point: set its class and its attribute ``manifold``."""
         self.refresh()
         point: geoopt.ManifoldParameter = self._weight
         point.manifold = self.manifold
 
     def refresh(self) -> None:
-        """Give the parameter its class and manifold where it is new, as after a move from meta."""
+        """Mark the parameter if it is new, for example after a move from the meta device."""
         point: geoopt.ManifoldParameter = self.watched
-        if type(point) in (nn.Parameter, geoopt.ManifoldParameter):  # not the stand-ins of torch.export
+        if type(point) in (nn.Parameter, geoopt.ManifoldParameter):  # not the placeholders of torch.export
             point.__class__ = Point
             point.manifold = self.manifold
             optimizer_hooks.forget()
@@ -130,12 +133,12 @@ class Update(Parametrization):
             refuse_sharded(point, self.name)
 
     def before_forward(self, table: dict[str, nn.Parameter | None]) -> None:
-        """Say what has taken the weight; mark it where a conversion of the module has replaced it.
+        """Raise if the weight was removed; mark it if a conversion of the module has replaced it.
 
-        A new parameter otherwise is marked when an optimizer steps, if it is still there then: one that
-        `torch.func.functional_call` lends to the module for one forward is somebody else's, and stays so.
+        Other new parameters are marked when an optimizer steps, if they are still in the module. A parameter that
+        `torch.func.functional_call` puts there for one forward belongs to its caller and stays unmarked.
         """
-        if table:  # a replica of DataParallel has none
+        if table:  # a replica of DataParallel has no parameters
             self._table = table
         kind, replaced = type(self._table.get(self.name)), self._replaced
         if replaced:
@@ -151,7 +154,7 @@ class Update(Parametrization):
             self.require_point()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Called before the module converts the weight."""
+        """Prepare for a conversion; called before the module converts the weight."""
         super()._apply(fn, recurse)
         weight, kind = self._weight, type(self._weight)
         like = fn(torch.empty(0, dtype=weight.dtype, device=weight.device))
@@ -159,24 +162,24 @@ class Update(Parametrization):
             weight.data = widened_point(self.manifold, weight.data.to(like.dtype), weight.dtype)
         self._converted = True
         if get_swap_module_params_on_conversion() and kind is Point:
-            weight.__class__ = nn.Parameter  # torch swaps no others; the next forward or step marks it again
+            weight.__class__ = nn.Parameter  # torch swaps only this class; the next forward or step marks it again
         self._replaced |= get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
         self._replaced |= like.is_meta != weight.is_meta
         return self
 
     def require_point(self) -> None:
-        """Raise if the weight has been overwritten by something that is not on the manifold."""
+        """Raise if the weight was overwritten by a value that is not on the manifold."""
         require_on_manifold(self.manifold, self._weight, repr(self.name))
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         project = self.on_load == "project"
-        # a parameter of somebody else's that is assigned would become a point: its values are enough
+        # assigning a caller's parameter would turn it into a point, so only its values are used
         plain = {k: v.detach() if isinstance(v, nn.Parameter) else v for k, v in loaded.items()}
         return {k: require_member(self.manifold, v, self._weight, path + k, project=project) for k, v in plain.items()}
 
 
 def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
-    """Make ``module.<name>`` a point: set its value, its class and the hooks that keep both."""
+    """Make ``module.<name>`` a point: set its value and class, and register the hooks that maintain both."""
     register(module, entry.name, entry)
     if _before_forward not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_before_forward, prepend=True)
@@ -187,7 +190,7 @@ def attach(module: nn.Module, entry: Update, start: Tensor) -> None:
 
 
 def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
-    """Undo `attach`; the value stays."""
+    """Undo `attach` and keep the value."""
     entry.look_into(module._parameters)
     entry.refresh()
     if entry.watched is not None:

@@ -1,4 +1,4 @@
-"""From the manifolds and adapters of this package to other libraries, and back.
+"""Use the manifolds and adapters of this package with other libraries.
 
 pymanopt's solvers take a manifold of this package:
 
@@ -10,7 +10,7 @@ Groups work as well, and points are NumPy arrays:
 >>> manifold = mr.interop.to_pymanopt(mr.Unitary(), 3, 3)
 >>> assert manifold.random_point().dtype == "complex128"
 
-Checkpoints of orthogonal fine-tuning are exchanged with peft by `manifold_rnn.interop.peft`.
+`manifold_rnn.interop.peft` reads and writes checkpoints of orthogonal fine-tuning for peft.
 
 geoopt needs no adapter. Its optimizers and manifolds work as they are:
 
@@ -33,22 +33,22 @@ __all__ = ["peft", "to_pymanopt"]
 
 
 def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None) -> Any:
-    r"""A manifold for pymanopt's solvers, second-order ones included.
+    r"""Return a manifold for pymanopt's solvers, including second-order ones.
 
-    Points are NumPy arrays of one shape; a cost is written with ``@pymanopt.function.pytorch(manifold)`` or another
-    backend. Of a cost with Euclidean gradient ``g`` and Hessian ``h = D g[u]`` the Riemannian Hessian is
+    Points are NumPy arrays of one shape. Write the cost with ``@pymanopt.function.pytorch(manifold)`` or another
+    backend. For a cost with Euclidean gradient ``g`` and Hessian ``h = D g[u]``, the Riemannian Hessian is
 
     .. math::
-        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D(x \mapsto \operatorname{proj}_x g(x))[u],
+        \operatorname{Hess} f(x)[u] = \operatorname{proj}_x \mathrm D(x \mapsto \operatorname{proj}_x g(x))[u].
 
-    by forward differentiation of the manifold's own projection.
+    It is computed by forward differentiation of the manifold's own projection.
 
     Parameters
     ----------
     manifold : Manifold
         A group, or `Stiefel` with its Euclidean metric.
     size : int
-        Shape of a point, ``n, n`` or ``n, p``.
+        The shape of a point, ``n, n`` or ``n, p``.
     dtype : torch.dtype, optional
         Default: float64, or complex128 on unitary groups.
 
@@ -59,7 +59,7 @@ def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None
     Raises
     ------
     UnsupportedError
-        If the manifold has another metric, for which the formula does not hold, or pymanopt is not installed.
+        If the formula does not hold for the metric of the manifold, or pymanopt is not installed.
 
     Notes
     -----
@@ -74,6 +74,6 @@ def to_pymanopt(manifold: Manifold, *size: int, dtype: torch.dtype | None = None
         from .pymanopt_adapter import PymanoptManifold
     except ImportError as missing:
         raise UnsupportedError(
-            "to_pymanopt needs pymanopt.\nExpected it to be installed, got none.\nRun pip install pymanopt."
+            "to_pymanopt needs pymanopt.\nIt is not installed.\nRun pip install pymanopt."
         ) from missing
     return PymanoptManifold(manifold, size, dtype)

@@ -1,9 +1,9 @@
-"""Checkpoints of orthogonal fine-tuning (OFT), as the library peft writes and reads them.
+"""Checkpoints of orthogonal fine-tuning (OFT) in the format of the library peft.
 
-peft multiplies the inputs, as rows, by :math:`R_p` from the right, so :math:`R_p` is the transpose of the ``R`` of
-`manifold_rnn.OrthogonalAdapter`. With ``use_cayley_neumann=False`` its blocks are :math:`(I - Q)(I + Q)^{-1}`, and with
-``use_cayley_neumann=True`` they are the truncated series of :math:`(I + Q)(I - Q)^{-1}`: the same numbers are rotations
-in opposite directions.
+peft multiplies the inputs, which are rows, by :math:`R_p` from the right. Hence :math:`R_p` is the transpose of ``R``
+of `manifold_rnn.OrthogonalAdapter`. With ``use_cayley_neumann=False`` its blocks are :math:`(I - Q)(I + Q)^{-1}`. With
+``use_cayley_neumann=True`` they are the truncated series of :math:`(I + Q)(I - Q)^{-1}`. The same coordinates therefore
+give rotations in opposite directions.
 
 >>> import tempfile
 >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
@@ -44,35 +44,35 @@ _SERIES_SINCE = (0, 18)  # earlier versions computed another series
 
 
 def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Put the OFT adapters of a checkpoint of peft on a model, in place, and freeze all other parameters.
+    """Add the OFT adapters of a peft checkpoint to a model, in place, and freeze all other parameters.
 
     Parameters
     ----------
     model : nn.Module
-        The base model, with its pretrained weights, without adapters.
+        The base model with its pretrained weights, without adapters.
     folder : str or path
-        With ``adapter_config.json``, and ``adapter_model.safetensors`` or ``adapter_model.bin``.
+        A folder with ``adapter_config.json``, and ``adapter_model.safetensors`` or ``adapter_model.bin``.
 
     Returns
     -------
     nn.Module
-        ``model`` itself, under `manifold_rnn.OrthogonalAdapter`; with ``series_terms`` where the checkpoint was trained
-        with the truncated series.
+        ``model`` itself, constrained by `manifold_rnn.OrthogonalAdapter`. It has ``series_terms`` if the checkpoint was
+        trained with the truncated series.
 
     Raises
     ------
     OptionError
-        If there are no such files, they are not of OFT, or the model has no layer of a name in them.
+        If these files are missing, they are not of OFT, or the model lacks a layer that they name.
     UnsupportedError
-        If the checkpoint has something besides OFT on linear layers, projects its blocks (``coft``), was trained with
-        a series of peft before 0.18, or with fewer than 3 terms; or if safetensors is needed and not installed.
+        If the checkpoint contains anything except OFT on linear layers, or projects its blocks (``coft``). Also if its
+        series is from peft before 0.18 or has fewer than 3 terms, or if safetensors is needed and not installed.
     ShapeError, NonFiniteError
-        If an adapter does not fit its layer, or has entries that are not finite. After any error the model is as
-        before.
+        If an adapter does not fit its layer, or has entries that are not finite. After any error the model is
+        unchanged.
 
     Notes
     -----
-    peft's ``num_cayley_neumann_terms=3`` computes the series of 4 terms, and becomes ``series_terms=4`` here. Numbers
+    peft's ``num_cayley_neumann_terms=3`` computes the series of 4 terms, and becomes ``series_terms=4`` here. Weights
     are converted in float64 and rounded once.
 
     Examples
@@ -88,18 +88,18 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
         name = key.removeprefix(_PREFIX).removesuffix(_SUFFIX)
         if not (key.startswith(_PREFIX) and key.endswith(_SUFFIX)):
             raise UnsupportedError(
-                "read_oft reads the rotations of linear layers.\n"
+                "read_oft reads only rotations of linear layers.\n"
                 f"Expected names like {_PREFIX}layer{_SUFFIX}, got {key!r:.80}.\n"
-                "Train without modules_to_save, biases and embeddings, or load with peft and merge there."
+                "Train without modules_to_save, biases and embeddings, or load and merge the checkpoint with peft."
             )
         size = _linear(model, name).in_features
         count = numbers.shape[-1] if numbers.ndim else 0
-        block = (1 + math.isqrt(1 + 8 * count)) // 2  # the size of a skew-symmetric matrix of so many numbers
+        block = (1 + math.isqrt(1 + 8 * count)) // 2  # size of a skew-symmetric matrix with this number of coordinates
         rows = 1 if share else size // block
         if numbers.shape != (rows, block * (block - 1) // 2) or size % block or not count:
             raise ShapeError(
-                f"The adapter of {name!r:.120} must have b(b - 1)/2 numbers in a row for each block of size b of the "
-                f"input size {size}.\nExpected {rows} rows of such a number, got shape {tuple(numbers.shape)}.\n"
+                f"The adapter of {name!r:.120} must have one row of b(b - 1)/2 numbers for each block of size b of the "
+                f"input size {size}.\nExpected {rows} such rows, got shape {tuple(numbers.shape)}.\n"
                 "Check that the checkpoint belongs to this model."
             )
         require_finite(numbers, key, "Nothing was changed. Use an earlier checkpoint.")
@@ -114,32 +114,32 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
 
 
 def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = None) -> None:
-    """Write the adapters of a model as an OFT checkpoint that peft reads.
+    """Write the adapters of a model as an OFT checkpoint for peft.
 
     Parameters
     ----------
     model : nn.Module
-        With weights under `manifold_rnn.OrthogonalAdapter`.
+        A model with weights constrained by `manifold_rnn.OrthogonalAdapter`.
     folder : str or path
-        Made if it is missing.
+        The output folder. It is created if it is missing.
     base_model : str, optional
-        The name of the base model in the config, from which peft can load it.
+        The name of the base model for the config, from which peft can load it.
 
     Raises
     ------
     OptionError
-        If no weight of the model is under `OrthogonalAdapter`.
+        If no weight of the model is constrained by `OrthogonalAdapter`.
     UnsupportedError
-        If adapters differ in ``block_size``, ``share`` or ``series_terms``, act on outputs, are butterflies or complex,
-        belong to other layers than linear ones or to a model that is one layer, stand beside adapters of other kinds,
-        or have a series that peft does not have. Nothing is written.
+        If peft cannot represent the adapters; then nothing is written. All adapters must have the same ``block_size``,
+        ``share`` and ``series_terms``, and no others may be in the model. They must be real, have one factor, and act
+        on the inputs of linear layers inside a model. Peft must also have their series.
     OffManifoldError
-        If the retraction is not the Cayley map, and a block rotates by 180 degrees, which that map does not reach.
+        If the retraction is not the Cayley map, and a block rotates by 180 degrees, which the Cayley map cannot.
 
     Notes
     -----
-    The checkpoint says ``use_cayley_neumann=False`` where ``R`` is orthogonal, whatever its retraction, and True with
-    the number of terms for ``series_terms``.
+    The checkpoint contains ``use_cayley_neumann=False`` if ``R`` is orthogonal, for every retraction. With
+    ``series_terms`` it contains True and the number of terms.
 
     Examples
     --------
@@ -150,15 +150,15 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
     _require_alone(model)
     if not adapters:
         raise OptionError(
-            "write_oft writes weights under OrthogonalAdapter.\nExpected at least one in the model, got none.\n"
+            "write_oft needs weights under OrthogonalAdapter.\nExpected at least one in the model, got none.\n"
             "Call constrain_matching with OrthogonalAdapter first."
         )
     kinds = {(e.block_size, e.coordinates.shape[-2] == 1, e.series_terms) for e in adapters.values()}
     if len({(block, terms) for block, _, terms in kinds}) > 1 or not all(map(_is_oft, adapters.values())):
         raise UnsupportedError(
-            "A checkpoint of OFT has one block size and one map, one factor on the input side of real weights, and "
+            "An OFT checkpoint has one block size and one map, one factor on the input side of real weights, and "
             f"no series or at least 4 terms.\nGot (block size, one block, terms) {sorted(map(str, kinds))!s:.99}.\n"
-            "Constrain all weights alike, or merge with release."
+            "Constrain all weights in the same way, or merge adapters with release."
         )
     state, first = {}, next(iter(adapters.values()))
     shared = all(e.coordinates.shape[-2] == 1 for e in adapters.values())
@@ -166,9 +166,9 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
         rows = entry.coordinates.shape[-2]
         if not shared and rows != entry.width // entry.block_size:
             raise UnsupportedError(
-                "A checkpoint of OFT shares blocks in all layers or in none.\n"
+                "An OFT checkpoint shares blocks in all layers or in none.\n"
                 f"Expected {entry.width // entry.block_size} blocks for {name!r:.80}, got {rows}.\n"
-                "Constrain all weights alike."
+                "Constrain all weights in the same way."
             )
         state[f"{_PREFIX}{name}{_SUFFIX}"] = _vectors(entry)
     config = {
@@ -179,7 +179,7 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
         "inference_mode": True,
         "oft_block_size": first.block_size,
         "peft_type": "OFT",
-        "peft_version": "0.18.0",  # the first that computes the series in this way
+        "peft_version": "0.18.0",  # the first version with this form of the series
         "r": 0,
         "target_modules": sorted(adapters),
         "use_cayley_neumann": first.series_terms is not None,
@@ -188,11 +188,11 @@ def write_oft(model: nn.Module, folder: str | Path, *, base_model: str | None = 
     _write(Path(folder), config, state)
 
 
-# --- the numbers ---
+# --- coordinates ---
 
 
 def _coordinates(vectors: Tensor, *, exact: bool) -> Tensor:
-    """Coordinates of the skew matrices whose map is the transpose of peft's, from the entries above the diagonal."""
+    """Return coordinates of skew matrices whose map is the transpose of peft's, given peft's upper triangles."""
     b = skew_size(vectors.shape[-1])
     rows, columns = torch.triu_indices(b, b, 1, device=vectors.device)
     Q = vectors.new_zeros((*vectors.shape[:-1], b, b), dtype=torch.float64)
@@ -223,14 +223,14 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
         )
     if not isinstance(layer, nn.Linear):
         raise UnsupportedError(
-            "read_oft reads adapters of linear layers: peft rotates a convolution in two ways that differ.\n"
+            "read_oft reads only adapters of linear layers: peft has two different rotations of convolutions.\n"
             f"Expected Linear for {name!r:.80}, got {type(layer).__name__}.\nMerge the adapter with peft."
         )
     return layer
 
 
 def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
-    """The adapters of a model by the name of their layer."""
+    """Return the adapters of a model, by the name of their layer."""
     found = {}
     for name, entry in parametrizations(model):
         parts: list[Parametrization] = [entry, *entry.parts().values()]
@@ -240,8 +240,8 @@ def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
                 linear = part is entry and leaf == "weight" and isinstance(model.get_submodule(owner), nn.Linear)
                 if not linear:
                     raise UnsupportedError(
-                        "A checkpoint of OFT adapts the weights of linear layers.\n"
-                        f"Expected no others, got {name!r:.80}, of another layer or read by matrix_dims or blocks.\n"
+                        "An OFT checkpoint adapts only the weights of linear layers.\n"
+                        f"Expected no others, got {name!r:.80}, of another layer or with matrix_dims or blocks.\n"
                         "Merge it with release first."
                     )
                 found[owner] = part
@@ -249,12 +249,12 @@ def _adapters(model: nn.Module) -> dict[str, OrthogonalAdapterParametrization]:
 
 
 def _require_alone(model: nn.Module) -> None:
-    """Raise if a model has adapters of another kind, or is one layer, which peft cannot adapt."""
+    """Raise if a model has adapters of another kind, or is itself one layer, which peft cannot adapt."""
     for name, entry in parametrizations(model):
         kinds = [part for part in (entry, *entry.parts().values()) if isinstance(part, AdapterParametrization)]
         if not all(isinstance(part, OrthogonalAdapterParametrization) for part in kinds):
             raise UnsupportedError(
-                "A checkpoint of OFT has orthogonal adapters alone, so the model could not be made from it.\n"
+                "An OFT checkpoint has only orthogonal adapters, so the model could not be restored from it.\n"
                 f"Expected OrthogonalAdapter only, got {type(kinds[0]).__name__} on {name!r:.80}.\n"
                 "Merge the others with release first, and save that model as the base."
             )
@@ -278,7 +278,7 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     weights = next((folder / name for name in (_WEIGHTS, _OLD_WEIGHTS) if (folder / name).is_file()), None)
     if weights is None or not (folder / _CONFIG).is_file():
         raise OptionError(
-            f"A checkpoint of peft is a folder with {_CONFIG} and {_WEIGHTS}.\n"
+            f"A peft checkpoint is a folder with {_CONFIG} and {_WEIGHTS}.\n"
             f"Got {str(folder)!r:.80}, which lacks one of them.\nPass the folder that save_pretrained wrote."
         )
     try:
@@ -289,8 +289,8 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         raise _damaged(_CONFIG, config)
     if config.get("peft_type") != "OFT":
         raise OptionError(
-            f"read_oft reads checkpoints of OFT.\nExpected peft_type 'OFT', got {config.get('peft_type')!r:.40}.\n"
-            "Load others with peft, and merge them there."
+            f"read_oft reads OFT checkpoints.\nExpected peft_type 'OFT', got {config.get('peft_type')!r:.40}.\n"
+            "Load and merge other checkpoints with peft."
         )
     if weights.name == _OLD_WEIGHTS:
         load: Callable[[Path], dict[str, Tensor]] = functools.partial(torch.load, map_location="cpu", weights_only=True)
@@ -299,16 +299,16 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
             from safetensors.torch import load_file
         except ImportError as missing:
             raise UnsupportedError(
-                f"{_WEIGHTS} needs safetensors.\nExpected it to be installed, got none.\nRun pip install safetensors."
+                f"{_WEIGHTS} needs safetensors.\nIt is not installed.\nRun pip install safetensors."
             ) from missing
         load = load_file
     try:
         state = load(weights)
-    except Exception as error:  # both libraries raise classes of their own
+    except Exception as error:  # each library raises its own errors
         raise _damaged(weights.name, error) from error
     if not state:
         raise OptionError(
-            "A checkpoint of OFT has at least one adapter.\n"
+            "An OFT checkpoint must have at least one adapter.\n"
             f"Expected names like {_PREFIX}layer{_SUFFIX}, got an empty file.\nSave the adapter again."
         )
     return config, state
@@ -322,7 +322,7 @@ def _damaged(name: str, cause: object) -> OptionError:
 
 
 def _series_terms(config: Mapping[str, Any]) -> int | None:
-    """The number of terms of the series, by our count; None for the exact map."""
+    """Return the number of terms of the series, counted as here; None for the exact map."""
     version = tuple(int(k) for k in re.findall(r"\d+", str(config.get("peft_version", "0")))[:2])
     terms = config.get("num_cayley_neumann_terms", 5)
     series = config.get("use_cayley_neumann")
@@ -330,8 +330,8 @@ def _series_terms(config: Mapping[str, Any]) -> int | None:
     if config.get("coft") or series is None or (series and not known):
         shown = {k: config.get(k) for k in ("coft", "use_cayley_neumann", "num_cayley_neumann_terms", "peft_version")}
         raise UnsupportedError(
-            "read_oft reads plain OFT: the exact map, or the series of at least 3 terms of peft 0.18 or later.\n"
-            f"Got {shown!s:.160}.\nLoad it with the peft that wrote it, and merge it there."
+            "read_oft supports plain OFT: the exact map, or the series of at least 3 terms of peft 0.18 or later.\n"
+            f"Got {shown!s:.160}.\nLoad and merge it with the version of peft that wrote it."
         )
     return max(4, int(terms)) if series else None
 
@@ -340,7 +340,7 @@ def _write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor])
     folder.mkdir(parents=True, exist_ok=True)
     try:
         from safetensors.torch import save_file
-    except ImportError:  # peft reads both
+    except ImportError:  # peft reads both formats
         torch.save(dict(state), folder / _OLD_WEIGHTS)
     else:
         save_file(dict(state), folder / _WEIGHTS, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""A manifold of this package as one of pymanopt's."""
+"""A manifold of this package as a pymanopt manifold."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Array = NDArray[Any]
 
 
 class PymanoptManifold(PymanoptBase):  # type: ignore[misc]
-    """What `to_pymanopt` returns: every method of pymanopt's by the manifold's own, on arrays."""
+    """The result of `to_pymanopt`: pymanopt's methods on arrays, computed by the methods of a manifold."""
 
     def __init__(self, manifold: Manifold, size: tuple[int, ...], dtype: torch.dtype | None) -> None:
         if manifold.geometry not in ("group", "euclidean"):
             raise UnsupportedError(
-                "to_pymanopt takes manifolds with the metric of the space around them.\n"
+                "to_pymanopt needs a manifold with the metric of the ambient space.\n"
                 f"Expected a group, or Stiefel with metric='euclidean'; got {manifold}.\n"
-                "Pymanopt has manifolds of its own for others."
+                "Use pymanopt's own manifolds for others."
             )
         default = torch.complex128 if manifold.is_complex else torch.float64
         self.manifold, self.size, self.dtype = manifold, size, dtype or default
@@ -93,7 +93,7 @@ class PymanoptManifold(PymanoptBase):  # type: ignore[misc]
         return self._zero.clone().numpy()
 
     def random_point(self) -> Any:
-        """A Haar random point; NumPy's generator decides, as for pymanopt's own manifolds."""
+        """Return a Haar random point. NumPy's global generator seeds it, as in pymanopt's own manifolds."""
         return self.manifold.random(*self.size, dtype=self.dtype, generator=_generator()).numpy()
 
     def random_tangent_vector(self, point: Array) -> Any:

@@ -1,4 +1,4 @@
-"""Functions of matrices: batched, real and complex, each with its own adjoint. They hold no state.
+"""Functions of matrices: batched, real and complex, each with its own adjoint. They keep no state.
 
 The exponential of a skew-Hermitian matrix is unitary, and the logarithm inverts it:
 

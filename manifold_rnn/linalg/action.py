@@ -1,4 +1,4 @@
-"""The action of a group on matrices with orthonormal columns, for steps whose squares would overflow or lose digits."""
+"""The action of a group on matrices with orthonormal columns, without squares that overflow or lose digits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,10 @@ _Map = Callable[[Tensor], Tensor]
 def moved_by_group(phi: _Map, x: Tensor, u: Tensor, inside: float = 1.0) -> Tensor:
     r"""Return :math:`\varphi(\Omega)\,x` with :math:`\Omega = u x^H - x u^H - s\, x \operatorname{skew}(x^H u) x^H`.
 
-    With ``inside`` s = 1 and a map ``phi`` of skew-Hermitian matrices this is the curve of `retractions.Cayley` and
-    `retractions.Exponential`, and with s = 0 a factor of the Euclidean geodesic. Computed in double precision, in an
-    orthonormal basis of the columns of ``x`` and ``u``, where the matrix of ``Omega`` is as long as ``u``: no squares.
+    With s = ``inside`` = 1 and a map ``phi`` of skew-Hermitian matrices, this is the curve of `retractions.Cayley` and
+    `retractions.Exponential`. With s = 0 it is a factor of the Euclidean geodesic. It is computed in double precision
+    in an orthonormal basis of the columns of ``x`` and ``u``. The matrix of ``Omega`` in this basis has the norm of
+    ``u``, so no squares are needed.
     """
     y: Tensor = applied(_Action, double(x), double(u), phi, inside)
     return y.to(x.dtype)
@@ -37,7 +38,7 @@ class _Action(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, u = ctx.saved_tensors
-        # the first derivative along g stays in the span of x, u and g; a second one may leave any span
+        # the first derivative along g stays in the span of x, u and g; a second derivative may leave it
         again = torch.is_grad_enabled()
         Q = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device) if again else _basis(x, u, g)
         with without_autocast(x):
@@ -52,7 +53,7 @@ class _Action(torch.autograd.Function):
 
 
 def _basis(*parts: Tensor) -> Tensor:
-    """Orthonormal columns whose span has those of every part, whatever their sizes are."""
+    """Return orthonormal columns whose span contains the columns of every part."""
     largest = list(map(largest_part, parts))
     even = [part.detach() / torch.where(size > 0, size, 1) for part, size in zip(parts, largest, strict=True)]
     return torch.linalg.qr(without_vanishing(torch.cat(torch.broadcast_tensors(*even), -1)))[0]

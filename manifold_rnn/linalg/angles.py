@@ -1,4 +1,4 @@
-"""Functions of a skew-Hermitian matrix by its eigenvectors: for norms at which powers of it would overflow."""
+"""Functions of a skew-Hermitian matrix by its eigenvectors, for norms whose powers would overflow."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from .norms import power_of_two_below
 from .polar import polar
 from .precision import double
 
-_SLACK = 8  # units of the norm, times n, below which an eigenvalue may be the rounding error of 0
+_SLACK = 8  # eigenvalues below this many roundings of the norm, times n, are set to 0
 
 
 def eigenangles(A: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\lambda` and ``V`` with :math:`A = V \operatorname{diag}(i\lambda) V^H`, in double precision.
 
-    Scaled by a power of two before, so that nothing overflows. What may be a rounding error of 0 is 0: then the
-    decomposition is that of a skew-Hermitian matrix near ``A``, relative to its norm.
+    ``A`` is first scaled by a power of two, so that nothing overflows. An eigenvalue that may be a rounding error of 0
+    is set to 0. The result then decomposes a skew-Hermitian matrix near ``A``, relative to its norm.
     """
     A = double(A)
     largest = A.abs().amax((-2, -1), keepdim=True)
@@ -31,8 +31,8 @@ def eigenangles(A: Tensor) -> tuple[Tensor, Tensor]:
 def rotation_by(values: Tensor, V: Tensor, angle: Callable[[Tensor], Tensor], *, real: bool) -> Tensor:
     r"""Return :math:`V \operatorname{diag}(e^{i\,\mathrm{angle}(\lambda)}) V^H`, unitary, or a rotation if ``real``.
 
-    ``angle`` is odd. Of a real matrix the eigenvalues with positive ``lambda`` define the others, so the determinant
-    is 1 whatever the rounding errors are.
+    ``angle`` must be odd. For a real matrix the eigenvalues with positive ``lambda`` determine the others, so the
+    determinant is 1 for any rounding errors.
     """
     half = 0.5 * angle(values)
     turned = 2j * half.sin() * torch.polar(torch.ones_like(half), half)  # e^(2i half) - 1

@@ -1,4 +1,4 @@
-"""Rows times a matrix that is block-diagonal, or a butterfly of such matrices."""
+"""Products of rows with a block-diagonal matrix, or with a butterfly of such matrices."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from .precision import batched, recorded
 
 
 def plus_blocks(x: Tensor, D: Tensor) -> Tensor:
-    r"""Rows of ``x``, shape (..., n), times :math:`I + \operatorname{diag}(D_1, \dots, D_N)`; equal to x where D is 0.
+    r"""Return ``x``, shape (..., n), times :math:`I + \operatorname{diag}(D_1, \dots, D_N)`; exactly x where D is 0.
 
-    ``D`` has shape (N, b, b) with n = N b, or (1, b, b) for one block in all places; or more axes in front, those of
-    ``x`` but for its last two.
+    ``D`` has shape (N, b, b) with n = N b, or (1, b, b) to repeat one block. It may also have the leading axes of
+    ``x`` except its last two.
     """
     if D.ndim == 3 and not (torch.compiler.is_compiling() or is_transformed() or is_forward_mode()):
         result: Tensor = recorded(_PlusBlocks, x, D)
@@ -22,14 +22,14 @@ def plus_blocks(x: Tensor, D: Tensor) -> Tensor:
 
 
 def naive_plus_blocks(x: Tensor, D: Tensor) -> Tensor:
-    """`plus_blocks`, in operations that torch derives by itself."""
+    """Compute `plus_blocks` by operations that torch differentiates itself."""
     b = D.shape[-1]
     rows = x.unflatten(-1, (-1, 1, b))
     return x + (rows @ (D.unsqueeze(-4) if D.ndim > 3 else D)).flatten(-3)
 
 
 class _PlusBlocks(torch.autograd.Function):
-    """One pass over the rows forward and one backward, and one for the blocks: no intermediate product is stored."""
+    """One pass over the rows forward, and one backward for each gradient. No intermediate product is stored."""
 
     @staticmethod
     def forward(x: Tensor, D: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class _PlusBlocks(torch.autograd.Function):
 
 
 def interleaved(x: Tensor, distance: int, half: int) -> Tensor:
-    """Bring pairs of pieces of ``half`` entries, ``distance`` pieces apart, side by side on the last axis."""
+    """Make pieces of ``half`` entries that are ``distance`` pieces apart adjacent, in pairs, on the last axis."""
     if distance == 1:
         return x
     return x.unflatten(-1, (-1, 2, distance, half)).transpose(-3, -2).flatten(-4)

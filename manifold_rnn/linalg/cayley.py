@@ -27,11 +27,11 @@ from .skew import skew
 
 _WIDEN_ABOVE = 4.0  # root mean square of the eigenvalues; beyond it single precision leaves a defect above 1e-5
 _POLISH_ABOVE = 64.0  # norm beyond which the inverse leaves a defect that one Newton-Schulz step removes
-_LONG_ABOVE = 1e4  # norm beyond which the identity is lost beside A: eigenvectors keep the two apart
-_MODERATE = 4.0  # norm of B^2 up to which I - B^2 is as well conditioned as rounding asks for
-_FEW_COLUMNS = 256  # where LU is slow for its size
-_WIDE = 96  # columns from which a factorisation costs as much as six products
-SERIES_BELOW = 1.0  # norm of B^2 above which no polynomial is short enough
+_LONG_ABOVE = 1e4  # norm beyond which I + A/2 loses the identity to rounding; eigenvectors do not
+_MODERATE = 4.0  # norm of B^2 up to which I - B^2 is conditioned well enough
+_FEW_COLUMNS = 256  # up to this size LU is slow compared with products
+_WIDE = 96  # columns from which a factorization costs as much as six products
+SERIES_BELOW = 1.0  # norm of B^2 above which every polynomial is too long
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -39,15 +39,15 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 def cayley(A: Tensor) -> Tensor:
     r"""Cayley transform of a skew-Hermitian matrix.
 
-    .. math:: \operatorname{cay}(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A) = 2 (I - \tfrac12 A)^{-1} - I,
+    .. math:: \operatorname{cay}(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A) = 2 (I - \tfrac12 A)^{-1} - I.
 
-    which agrees with :math:`\exp(A)` to second order and never has the eigenvalue -1. The inverse exists for every
-    skew-Hermitian ``A`` and has norm at most 1, so forming it is safe; the adjoint is two products with it.
+    It agrees with :math:`\exp(A)` to second order and never has the eigenvalue -1. The inverse exists for every
+    skew-Hermitian ``A`` and has norm at most 1, so it is safe to compute. The adjoint is two products with it.
 
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Real or complex; its skew-Hermitian part is used.
+        A real or complex matrix; only its skew-Hermitian part is used.
 
     Returns
     -------
@@ -57,15 +57,17 @@ def cayley(A: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
-        If ``A`` is not a batch of square matrices of floating point with finite entries.
+        If ``A`` is not a batch of square floating point matrices with finite entries.
 
     Notes
     -----
     Costs one inverse forward, or two to six products for a small matrix in single precision, and two products
-    backward. In single precision, where the root mean square of the eigenvalues exceeds 4, the inverse is taken in
-    double, since rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`; not where no number may be read
-    from the device (compiled code, `fixed_iterations`). Norms above 10000 take an eigendecomposition, which loses
-    nothing to overflow. Source: Cayley (1846); as a retraction Wen and Yin (2013). Helfrich, Willmott and Ye (2018) use
+    backward. In single precision the inverse is computed in double if the root mean square of the eigenvalues exceeds
+    4. Rounding ``A`` alone would change the result by :math:`10^{-7}\|A\|`. This check is skipped where no number
+    may be read from the device (compiled code, `fixed_iterations`). Norms above 10000 use an eigendecomposition, which
+    does not overflow.
+
+    Source: Cayley (1846); as a retraction Wen and Yin (2013). Helfrich, Willmott and Ye (2018) use
     :math:`(I + S)^{-1}(I - S)`, which is ``cay(-2 S)``.
 
     Examples
@@ -78,7 +80,7 @@ def cayley(A: Tensor) -> Tensor:
 
 
 def cayley_of_skew(A: Tensor) -> Tensor:
-    """`cayley` of a matrix that is skew-Hermitian already."""
+    """Compute `cayley` of a matrix that is already skew-Hermitian."""
     result: Tensor = recorded(_Cayley, A)
     return result
 
@@ -105,7 +107,7 @@ class _Cayley(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (W,) = ctx.saved_tensors
-        with without_autocast(W):  # a g a with the adjoint a = (W^H + I) / 2 of the inverse
+        with without_autocast(W):  # the gradient is a g a, with the adjoint a = (W^H + I) / 2 of the inverse
             ag = multiply_add(g, W.mH, g, beta=0.5, alpha=0.5)
             return multiply_add(ag, ag, W.mH, beta=0.5, alpha=0.5)
 
@@ -116,10 +118,10 @@ class _Cayley(torch.autograd.Function):
 
 
 def _twice_inverse(A: Tensor, size: float) -> Tensor:
-    r"""``2 (I - B)^-1`` for ``B = A/2`` of norm ``size``.
+    r"""Return ``2 (I - B)^-1`` for ``B = A/2`` of norm ``size``.
 
-    It is :math:`(I + B)(I - B^2)^{-1}`. The second factor is a polynomial in ``B^2`` for a small ``B``. For a moderate
-    one it is a Cholesky factorisation, which has half the work of LU, in the precision where that is faster.
+    This is :math:`2 (I + B)(I - B^2)^{-1}`. For a small ``B`` the second factor is a polynomial in ``B^2``. For a
+    moderate ``B`` it is computed by a Cholesky factorization, which has half the work of LU.
     """
     degree, few = _most_degree(A), A.dtype == torch.float32 and A.shape[-1] <= _FEW_COLUMNS
     if (degree and size < 1) or (few and size**2 <= _MODERATE * A.shape[-1] ** 0.5):  # |B|^2 <= |B^2| n^(1/2)
@@ -135,11 +137,11 @@ def _twice_inverse(A: Tensor, size: float) -> Tensor:
         if few and norm <= _MODERATE:
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(shift_diagonal(-B2, 1)).L)
             return multiply_add(inverse, B, inverse, beta=2, alpha=2)
-    return torch.linalg.inv_ex(shift_diagonal(-0.5 * A, 1)).inverse.mul_(2)  # never singular: no sync to check it
+    return torch.linalg.inv_ex(shift_diagonal(-0.5 * A, 1)).inverse.mul_(2)  # never singular, so no check is needed
 
 
 def _most_degree(A: Tensor) -> int:
-    """The degree up to which a polynomial costs less than a factorisation."""
+    """Return the largest degree at which a polynomial costs less than a factorization."""
     if A.device.type != "cpu":
         return 9
     return 0 if A.dtype != torch.float32 else 9 if A.shape[-1] >= _WIDE else 4
@@ -147,16 +149,17 @@ def _most_degree(A: Tensor) -> int:
 
 @functools.cache
 def inverse_polynomial(step: int, eps: float) -> tuple[float, ...]:
-    r"""Coefficients of a polynomial near :math:`2 / (1 - s)` for ``s`` from :math:`-r = -2^{step/8}` to 0.
+    r"""Return coefficients of a polynomial near :math:`2 / (1 - s)` for ``s`` from :math:`-r = -2^{step/8}` to 0.
 
-    With ``m = r / 2``, ``a = 1 + 1/m`` and :math:`\rho = a + \sqrt{a^2 - 1}` it is in :math:`T_k(1 + s/m)`
+    With ``m = r / 2``, ``a = 1 + 1/m`` and :math:`\rho = a + \sqrt{a^2 - 1}`, the polynomial is
 
     .. math:: \frac{4}{m \sqrt{a^2 - 1}} \Bigl(\tfrac12 + \sum_{k=1}^{d-1} \rho^{-k} T_k
         + \frac{\rho^{-d}}{1 - \rho^{-2}} T_d\Bigr),
 
-    the best one of degree d, with an error of :math:`\tfrac{2}{m} \rho^{-d} / (a^2 - 1)` (Bernstein 1912). All numbers
-    are positive, so no digit is lost, and up to ``r = 1`` the coefficients are at most 2. The first is exactly 2, so
-    that a weight with coordinates 0 is its base to the last digit.
+    where :math:`T_k = T_k(1 + s/m)`. It is the best one of degree d, with an error of
+    :math:`\tfrac{2}{m} \rho^{-d} / (a^2 - 1)` (Bernstein 1912). All numbers are positive, so no digit is lost, and up
+    to ``r = 1`` the coefficients are at most 2. The first is exactly 2, so that a weight with coordinates 0 equals its
+    base exactly.
     """
     m, degree = 2.0 ** (step / 8) / 2, 1
     root = math.sqrt((2 + 1 / m) / m)  # of a^2 - 1
@@ -170,14 +173,14 @@ def inverse_polynomial(step: int, eps: float) -> tuple[float, ...]:
     return 2.0, *(4 / (m * root) * c for c in powers)
 
 
-_TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a` that costs as many units
+_TALL_LONG_ABOVE = {torch.float32: 64.0, torch.float64: 1e3}  # norm of the inverse of `a`, which amplifies rounding
 
 
 def cayley_tall(x: Tensor, u: Tensor) -> Tensor:
-    r"""The curve of `retractions.Cayley` on matrices with more rows than columns, of the tangent part of ``u``.
+    r"""Return the curve of `retractions.Cayley` for tall matrices, along the tangent part of ``u``.
 
-    With :math:`A = \operatorname{skew}(x^H u)` and :math:`o = u - x x^H u` it is :math:`x (2a - I) + o a`,
-    :math:`a = (I - \tfrac12 A + \tfrac14 o^H o)^{-1}`; where the square costs digits, that of `moved_by_group`.
+    With :math:`A = \operatorname{skew}(x^H u)` and :math:`o = u - x x^H u` it is :math:`x (2a - I) + o a`, where
+    :math:`a = (I - \tfrac12 A + \tfrac14 o^H o)^{-1}`. Where the square would lose digits, use `moved_by_group`.
     """
     try:
         y: Tensor = recorded(_CayleyTall, x, u)[0]
@@ -189,7 +192,7 @@ def cayley_tall(x: Tensor, u: Tensor) -> Tensor:
 
 
 class _CayleyTall(torch.autograd.Function):
-    """``(x, u) -> (y, x^H u, o, a)``; all but the first are kept for the adjoint."""
+    """Map ``(x, u)`` to ``(y, x^H u, o, a)``; all but the first are saved for the adjoint."""
 
     generate_vmap_rule = True
 
@@ -211,7 +214,7 @@ class _CayleyTall(torch.autograd.Function):
             return None, None
         x, u, xu, outside, a = ctx.saved_tensors
         with without_autocast(x):
-            if torch.is_grad_enabled():  # for a second derivative the parts are functions of x and u again
+            if torch.is_grad_enabled():  # a second derivative needs the parts as functions of x and u
                 xu, outside, a = _tall_parts(x, u)
             xg, og, aH = x.mH @ g, outside.mH @ g, a.mH
             gM = -(aH @ (2 * xg + og) @ aH)

@@ -1,4 +1,4 @@
-"""The Cayley transform by its geometric series, cut off: not orthogonal, and by how much."""
+"""The Cayley transform by a truncated geometric series, which is not orthogonal, and its defect."""
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ def cayley_series(A: Tensor, terms: int = 5) -> Tensor:
     .. math::
         R_k(A) = (I + Q)(I + Q + \dots + Q^{k-2}) = I + 2Q + \dots + 2Q^{k-2} + Q^{k-1}, \qquad Q = \tfrac12 A.
 
-    The result is not orthogonal. It is here to compute what some libraries for adapters compute; use
-    `manifold_rnn.linalg.cayley` otherwise.
+    The result is not orthogonal. This function computes what some adapter libraries compute; otherwise use
+    `manifold_rnn.linalg.cayley`.
 
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Real or complex; its skew-Hermitian part is used.
+        A real or complex matrix; only its skew-Hermitian part is used.
     terms : int
-        ``k``, at least 2.
+        The number ``k`` of terms, at least 2.
 
     Returns
     -------
@@ -34,13 +34,13 @@ def cayley_series(A: Tensor, terms: int = 5) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``A`` is not a batch of square matrices of floating point.
+        If ``A`` is not a batch of square floating point matrices.
     OptionError
         If ``terms`` is not an integer of at least 2.
 
     Notes
     -----
-    Costs k - 2 products. `cayley_series_defect` says how far the singular values are from 1.
+    Costs k - 2 products. `cayley_series_defect` returns the distance of the singular values from 1.
 
     Examples
     --------
@@ -62,22 +62,22 @@ def cayley_series(A: Tensor, terms: int = 5) -> Tensor:
 def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
     r"""Distance from 1 of the singular values of `cayley_series`.
 
-    .. math:: |\sigma - 1|, \qquad \sigma = \bigl|1 - (i\theta)^{k-1}\bigr|,
+    .. math:: |\sigma - 1|, \qquad \sigma = \bigl|1 - (i\theta)^{k-1}\bigr|.
 
-    because :math:`R_k(A) = \operatorname{cay}(A)\,(I - Q^{k-1})` and the Cayley transform is orthogonal.
+    This holds because :math:`R_k(A) = \operatorname{cay}(A)\,(I - Q^{k-1})` and the Cayley transform is orthogonal.
 
     Parameters
     ----------
     theta : Tensor or float
-        Real; an eigenvalue of :math:`Q = A/2` is :math:`i\theta`. The Cayley transform rotates by
-        :math:`2 \arctan\theta` there, so 1 stands for 90 degrees.
+        Real numbers for which :math:`i\theta` is an eigenvalue of :math:`Q = A/2`. The Cayley transform rotates by
+        :math:`2 \arctan\theta` there, so 1 corresponds to 90 degrees.
     terms : int
-        ``k``, at least 2.
+        The number ``k`` of terms, at least 2.
 
     Returns
     -------
     Tensor
-        Of the shape of ``theta``.
+        Has the shape of ``theta``.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
 
     Notes
     -----
-    With k = 5 it is :math:`\theta^4` up to 90 degrees, where the matrix is singular.
+    With k = 5 the distance is :math:`\theta^4` for rotations of up to 90 degrees. At 90 degrees the matrix is singular.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
     """
     _require_terms(terms)
     power = torch.as_tensor(theta).abs() ** (terms - 1)
-    if terms % 2 == 0:  # an imaginary power stands at right angles to 1
+    if terms % 2 == 0:  # an imaginary power is orthogonal to 1
         long = torch.hypot(torch.ones_like(power), power)
         return torch.where(power < 1, power * power / (long + 1), long - 1)
     return torch.where(power < 1, power, (power - 2).abs()) if terms % 4 == 1 else power
@@ -103,6 +103,6 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
 def _require_terms(terms: int) -> None:
     if not is_integer(terms, 2):
         raise OptionError(
-            "The series of the Cayley transform has an identity and at least one power.\n"
+            "The series of the Cayley transform needs at least two terms.\n"
             f"Expected terms to be an integer of at least 2, got {terms!r:.40}.\nUse 5, or cayley for the exact map."
         )

@@ -1,4 +1,4 @@
-"""Checks in front of matrix algebra: shapes, dtypes and devices that fit, entries that are finite."""
+"""Checks of the arguments of matrix functions: shapes, dtypes, devices and finite entries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from .._torch import transform_level
 from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 from .precision import applied, may_read_device
 
-LONGEST = 2.0**40  # of a tangent vector: beyond it double precision leaves less than four digits of what a map gives
+LONGEST = 2.0**40  # longest tangent vector: beyond it double precision leaves less than four correct digits
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
 
 
@@ -35,12 +35,12 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
         )
     if x.dtype != y.dtype:
         raise DtypeError(
-            f"{name} needs both operands of one dtype.\n"
+            f"{name} needs both operands to have one dtype.\n"
             f"Expected {x.dtype}, got {y.dtype}.\nConvert one with .to(dtype)."
         )
     if x.shape[-2:] != y.shape[-2:]:
         raise ShapeError(
-            f"{name} needs both operands of one matrix shape.\n"
+            f"{name} needs both operands to have one matrix shape.\n"
             f"Expected (..., {', '.join(map(str, x.shape[-2:]))}), got {tuple(y.shape)}.\n"
             "Check which tensor belongs to which point."
         )
@@ -52,7 +52,7 @@ def require_same(x: Tensor, y: Tensor, name: str) -> None:
 
 
 def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
-    """Raise `NonFiniteError`, with advice, if an entry is NaN or infinite; reads one number from the device."""
+    """Raise `NonFiniteError`, with advice, if an entry is NaN or infinite. Reads one number from the device."""
 
     def check(x: Tensor) -> None:
         finite = torch.isfinite(x)
@@ -66,18 +66,18 @@ def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
 
 
 class TooFar(Exception):
-    """A point plus a tangent vector is so far from orthonormal columns that the caller must add them in double."""
+    """Raised if a tangent vector is so long that the caller must add it to the point in double precision."""
 
 
 def require_length(u: Tensor, name: str, longest: float = LONGEST) -> None:
-    """Raise `NonFiniteError` unless ``u``, or a skew-Hermitian matrix, is finite and not longer than a map can take."""
+    """Raise `NonFiniteError` unless ``u`` is finite and short enough for a map."""
 
     def check(u: Tensor) -> None:
         size = float(u.abs().max()) if u.numel() else 0.0
         if not size <= longest:  # NaN included
             raise NonFiniteError(
-                f"{name} takes finite matrices with entries of at most {longest:.1e}.\n"
-                f"Got {size:.3g}; beyond it, rounding errors or overflow leave no correct digit.\n"
+                f"{name} needs finite matrices with entries of at most {longest:.1e}.\n"
+                f"Got {size:.3g}; beyond this bound, rounding errors or overflow leave no correct digit.\n"
                 "Lower the learning rate or clip the gradient."
             )
 
@@ -85,13 +85,13 @@ def require_length(u: Tensor, name: str, longest: float = LONGEST) -> None:
 
 
 def on_numbers(check: Callable[[Tensor], None], x: Tensor) -> None:
-    """Run ``check(x)``, which may read numbers also where ``vmap`` forbids it; not where `may_read_device` does."""
+    """Run ``check(x)`` if `may_read_device` allows it. The check may read numbers even under ``vmap``."""
     if may_read_device() and not x.is_meta:
         applied(_OnNumbers, x, check)
 
 
 def read_number(number: Callable[[Tensor], float], x: Tensor) -> float:
-    """Return ``number(x)`` where `may_read_device` allows it, of the whole batch that ``vmap`` hides."""
+    """Return ``number(x)`` of the whole batch, also under ``vmap``; only call it if `may_read_device`."""
     if transform_level() is None:
         return number(x)
     found: list[float] = []
@@ -100,7 +100,7 @@ def read_number(number: Callable[[Tensor], float], x: Tensor) -> float:
 
 
 class _OnNumbers(torch.autograd.Function):
-    """A custom function is what ``vmap`` hands the unwrapped batch to."""
+    """Gives a check the whole batch, since ``vmap`` passes the unwrapped tensor to custom functions."""
 
     @staticmethod
     def forward(x: Tensor, check: Callable[[Tensor], None]) -> Tensor:

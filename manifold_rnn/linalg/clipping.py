@@ -1,4 +1,4 @@
-"""Projection onto the ball of the spectral norm, by clipping singular values, with its own adjoint."""
+"""Projection onto the spectral norm ball by clipping singular values, with its own adjoint."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from .checks import require_finite
 from .norms import largest_part, power_of_two_below, without_vanishing
 from .precision import applied, full_precision, without_autocast
 
-_SLACK = 16  # units by which a singular value at the bound, such as of an orthogonal matrix, may be rounded up
+_SLACK = 16  # roundings by which a singular value at the bound, as of an orthogonal matrix, may exceed it
 
 
 @full_precision
 def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
-    r"""Nearest matrix (Frobenius norm) whose largest singular value is at most ``bound``.
+    r"""Return the nearest matrix, in the Frobenius norm, whose largest singular value is at most ``bound``.
 
     .. math:: X = U \operatorname{diag}(\sigma_i) V^H \quad\mapsto\quad U \operatorname{diag}(\min(\sigma_i, b))\, V^H.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p)
-        Real or complex.
+        A real or complex matrix.
     bound : float
-        Positive.
+        A positive bound.
 
     Returns
     -------
@@ -33,13 +33,14 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError, OptionError
-        If ``x`` is not a batch of matrices of floating point with finite entries, or ``bound`` is not positive.
+        If ``x`` is not a batch of floating point matrices with finite entries, or ``bound`` is not positive.
 
     Notes
     -----
-    One singular value decomposition. The set is convex, so the map is 1-Lipschitz; its derivative, written with divided
-    differences, is finite also where singular values coincide, and at ``bound`` itself it is that of the inside. The
-    derivative of the derivative needs distinct ones. Source: Higham (2008), section 3.2, for the divided differences.
+    Costs one singular value decomposition. The set is convex, so the map is 1-Lipschitz. Its derivative is computed
+    from divided differences, so it is finite also where singular values coincide. At ``bound`` itself it is the
+    derivative inside of the ball. The second derivative needs distinct singular values. Source: Higham (2008), section
+    3.2, for the divided differences.
 
     Examples
     --------
@@ -52,7 +53,7 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
             f"Expected shape (..., n, p), got {tuple(x.shape)}.\nReshape it first."
         )
     if not bound > 0:
-        raise OptionError(f"The bound of singular values is positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
+        raise OptionError(f"The bound of singular values must be positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
     require_finite(x, "clip_singular_values")
     y: Tensor = applied(_Clip, x.mT, bound).mT if x.shape[-2] < x.shape[-1] else applied(_Clip, x, bound)
     return y
@@ -63,7 +64,7 @@ class _Clip(torch.autograd.Function):
     def forward(x: Tensor, bound: float) -> Tensor:
         U, s, Vh = _svd(x)
         kept = s.clamp(max=bound)
-        clipped = U * kept.unsqueeze(-2) @ Vh  # a difference from x would cancel where x is large
+        clipped = U * kept.unsqueeze(-2) @ Vh  # a difference from x would lose digits where x is large
         return torch.where((s > bound).any(-1)[..., None, None] | s.isnan().any(-1)[..., None, None], clipped, x)
 
     @staticmethod
@@ -79,7 +80,7 @@ class _Clip(torch.autograd.Function):
             Y = U.mH @ g @ Vh.mH
             symmetric, skew = 0.5 * (Y + Y.mH), 0.5 * (Y - Y.mH)
             same, opposite, alone = _slopes(s, ctx.bound)
-            beyond = g @ Vh.mH - U @ Y  # the rows that a tall matrix has more
+            beyond = g @ Vh.mH - U @ Y  # the component outside of the range of a tall matrix
             return (U @ (same * symmetric + opposite * skew) + beyond * alone.unsqueeze(-2)) @ Vh, None
 
     @staticmethod
@@ -89,14 +90,14 @@ class _Clip(torch.autograd.Function):
 
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    finite = torch.where(x.isfinite(), x, 0)  # the factorisation would raise; NaN goes into the result instead
-    scale = power_of_two_below(largest_part(finite)).clamp(min=1)  # values may overflow later
+    finite = torch.where(x.isfinite(), x, 0)  # the factorization would raise; the result becomes NaN instead
+    scale = power_of_two_below(largest_part(finite)).clamp(min=1)  # keeps squares from overflowing
     U, s, Vh = torch.linalg.svd(without_vanishing(finite / scale), full_matrices=False)
     return U, s * scale.squeeze(-1) + (x - x).abs().sum((-2, -1))[..., None], Vh
 
 
 def _slopes(s: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Divided differences of the odd function ``clip`` at (s_i, s_j), at (s_i, -s_j) and at (s_i, 0)."""
+    """Return divided differences of the odd function ``clip`` at (s_i, s_j), at (s_i, -s_j) and at (s_i, 0)."""
     high, low = torch.maximum(s[..., :, None], s[..., None, :]), torch.minimum(s[..., :, None], s[..., None, :])
     edge = bound * (1 + _SLACK * torch.finfo(s.dtype).eps)
     inside, outside = high <= edge, low > edge

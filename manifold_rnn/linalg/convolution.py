@@ -1,6 +1,6 @@
-"""Kernels of convolutions as matrices: the transform of a kernel, and factors by which an orthogonal kernel grows.
+"""Convolution kernels as matrices: their transform, and factors that lengthen an orthogonal kernel.
 
-A kernel has the shape (..., out, in, *taps) here, with the groups of a convolution among the axes in front.
+Here a kernel has the shape (..., out, in, *taps). The groups of a convolution are one of the leading axes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ def symbols(kernel: Tensor, sizes: Sequence[int], stride: Sequence[int]) -> Tens
     Parameters
     ----------
     kernel : Tensor, shape (..., out, in, *taps)
+        The kernel.
     sizes : sequence of int
-        Size of the image along each axis of ``taps``; a multiple of the stride, at least the taps.
+        Size of the image along each axis of ``taps``: a multiple of the stride, and at least the taps.
     stride : sequence of int
+        The stride along each axis.
 
     Returns
     -------
     Tensor, complex, shape (..., frequencies, out, in * product of strides)
-        One matrix for each frequency of the output. A stride of s folds s frequencies of the input into one of the
-        output, so their matrices stand side by side, divided by the root of their number.
+        One matrix for each output frequency. A stride of s folds s input frequencies into one output frequency. Their
+        matrices are side by side, divided by the square root of their number.
     """
     axes = len(sizes)
     transform = torch.fft.fftn(kernel.to(complex_dtype(kernel.dtype)), tuple(sizes), dim=tuple(range(-axes, 0)))
-    for k, (size, s) in enumerate(zip(sizes, stride, strict=True)):  # each axis: (folds, frequencies of the output)
+    for k, (size, s) in enumerate(zip(sizes, stride, strict=True)):  # each axis becomes (folds, output frequencies)
         transform = transform.unflatten(k - axes, (s, size // s))
     batch = transform.ndim - 2 - 2 * axes
     folds = [batch + 2 + 2 * k for k in range(axes)]
@@ -44,8 +46,8 @@ def symbols(kernel: Tensor, sizes: Sequence[int], stride: Sequence[int]) -> Tens
 def growth(counts: Sequence[int]) -> list[tuple[int, bool]]:
     """List the factors of two taps that lengthen a kernel by ``counts`` taps.
 
-    Each is an axis, in turn, and whether P and I - P are exchanged. Every other factor of an axis exchanges them, so
-    that the kernel stays centered.
+    Each item is an axis, and whether P and I - P are exchanged. Axes alternate. Every other factor of an axis exchanges
+    them, so that the kernel stays centered.
     """
     return [(axis, bool(k % 2)) for k in range(max(counts)) for axis, count in enumerate(counts) if k < count]
 
@@ -56,11 +58,11 @@ def lengthened(kernel: Tensor, projectors: Tensor, counts: Sequence[int]) -> Ten
     Parameters
     ----------
     kernel : Tensor, shape (..., out, *taps, in)
-        Channels last.
+        The kernel, with channels last.
     projectors : Tensor, shape (factors, ..., in, in)
         Orthogonal projectors ``P``.
     counts : sequence of int
-        By how many taps each axis grows.
+        The number of taps by which each axis grows.
 
     Returns
     -------
@@ -68,8 +70,8 @@ def lengthened(kernel: Tensor, projectors: Tensor, counts: Sequence[int]) -> Ten
 
     Notes
     -----
-    ``S`` shifts by one pixel along the axis of the factor. A factor is orthogonal as a convolution, so the product is
-    as orthogonal as the kernel was. It costs one matrix product, :math:`KS + (K - KS) P`.
+    ``S`` shifts by one pixel along the axis of the factor. Each factor is an orthogonal convolution, so an orthogonal
+    kernel stays orthogonal. A factor costs one matrix product, :math:`KS + (K - KS) P`.
     """
     for (axis, flipped), P in zip(growth(counts), projectors.unbind(0), strict=True):
         before = [0, 0] * (len(counts) - axis)
@@ -80,20 +82,23 @@ def lengthened(kernel: Tensor, projectors: Tensor, counts: Sequence[int]) -> Ten
 
 
 def peeled(kernel: Tensor, counts: Sequence[int], rank: int) -> tuple[Tensor, Tensor]:
-    """Take the factors off a kernel again: the inverse of `lengthened` where the kernel has that form, else a near one.
+    """Invert `lengthened`: factor a kernel of this form exactly, and any other kernel approximately.
 
-    The rows of the outermost taps of a product lie in the range of P and of I - P.
+    The rows of the outermost taps of a product are in the range of P and of I - P.
 
     Parameters
     ----------
     kernel : Tensor, shape (..., out, *taps, in)
+        The kernel, with channels last.
     counts : sequence of int
+        The number of taps by which each axis shrinks.
     rank : int
-        Of the projectors.
+        The rank of the projectors.
 
     Returns
     -------
     kernel : Tensor, shape (..., out, *(taps - counts), in)
+        The remaining kernel.
     frames : Tensor, shape (factors, ..., in, rank)
         Orthonormal bases of the ranges of the projectors.
     """
@@ -120,5 +125,5 @@ def _times(kernel: Tensor, P: Tensor) -> Tensor:
 
 
 def adjoint(kernel: Tensor, axes: int) -> Tensor:
-    """Return the kernel (..., out, in, *taps) of the adjoint convolution: channels exchanged, conjugate, flipped."""
+    """Return the kernel (..., out, in, *taps) of the adjoint convolution: transposed channels, conjugated, flipped."""
     return kernel.transpose(-axes - 2, -axes - 1).flip(tuple(range(-axes, 0))).conj()

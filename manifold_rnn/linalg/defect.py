@@ -1,4 +1,4 @@
-"""The identity taken from a matrix or added to it, and the distance from orthonormal columns."""
+"""The distance of a matrix from orthonormal columns, and sums with the identity."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ from .precision import full_precision
 
 @full_precision
 def defect(x: Tensor) -> Tensor:
-    r"""How far the columns are from orthonormal: :math:`\|X^H X - I\|_F`.
+    r"""Return the distance of the columns from orthonormal ones: :math:`\|X^H X - I\|_F`.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p), n >= p
-        Real or complex.
+        A real or complex matrix.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def defect(x: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square or tall matrices of floating point.
+        If ``x`` is not a batch of square or tall floating point matrices.
 
     Examples
     --------
@@ -35,16 +35,16 @@ def defect(x: Tensor) -> Tensor:
 
 
 def minus_identity(x: Tensor) -> Tensor:
-    """``x - I``."""
+    """Return ``x - I``."""
     return x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
 def plus_identity(x: Tensor) -> Tensor:
-    """``x + I``."""
+    """Return ``x + I``."""
     return x + torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
 def shift_diagonal(x: Tensor, by: float) -> Tensor:
-    """In place, ``x + by I``."""
+    """Add ``by I`` to ``x``, in place."""
     x.diagonal(dim1=-2, dim2=-1).add_(by)
     return x

@@ -1,4 +1,4 @@
-"""The exponential of any matrix."""
+"""The exponential of a general square matrix."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from .checks import read_number
 from .precision import host_max, may_read_device
 
-_RADIUS = 0.6  # remainder of the Taylor polynomial of degree 15 below the rounding unit of double precision
-_FIXED_SQUARINGS = 12  # where no number may be read from the device: norms up to about 2400
+_RADIUS = 0.6  # norm at which the Taylor remainder of degree 15 is below the rounding unit of double precision
+_FIXED_SQUARINGS = 12  # if no number may be read from the device; enough for norms up to about 2400
 _COEFFICIENTS = [1 / math.factorial(k) for k in range(16)]
 
 
@@ -18,13 +18,13 @@ def expm(A: Tensor) -> Tensor:
 
     .. math:: \exp(A) = \bigl(p(2^{-s}A)\bigr)^{2^s}, \qquad p \text{ the Taylor polynomial of degree 15}.
 
-    ``torch.linalg.matrix_exp`` has errors of up to 2e-10 in double and 6e-5 in single precision for one small matrix,
-    and of 6e-12 for norms of about 10. These are at rounding error, which grows with the norm.
+    Its errors are at rounding error, which grows with the norm. ``torch.linalg.matrix_exp`` has errors of up to 2e-10
+    in double and 6e-5 in single precision for a small matrix. For norms of about 10 its errors are 6e-12.
 
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Real or complex, in single or double precision.
+        A real or complex matrix in single or double precision.
 
     Returns
     -------
@@ -32,10 +32,9 @@ def expm(A: Tensor) -> Tensor:
 
     Notes
     -----
-    Six matrix products, and s more, where s grows with the logarithm of the largest column sum of moduli. Every
-    matrix of a batch has its own s. Derivatives of any order are those of the products. Where no number may be read
-    from the device, a norm beyond 2400 gives NaN. Source: Higham (2008) chapter 10; Paterson and Stockmeyer (1973) for
-    the polynomial.
+    Costs 6 + s matrix products, where s grows with the logarithm of the largest column sum of moduli. Every matrix of a
+    batch has its own s. Derivatives of any order are those of the products. If no number may be read from the device, a
+    norm beyond 2400 gives NaN. Source: Higham (2008), chapter 10; Paterson and Stockmeyer (1973) for the polynomial.
 
     Examples
     --------
@@ -46,7 +45,7 @@ def expm(A: Tensor) -> Tensor:
     squarings = torch.log2(size / _RADIUS).ceil().clamp(min=0)
     if may_read_device():
         count = read_number(host_max, squarings)
-        most = int(count) if math.isfinite(count) else 0  # what is not finite stays so
+        most = int(count) if math.isfinite(count) else 0  # non-finite entries stay non-finite
     else:
         most = _FIXED_SQUARINGS
         squarings = torch.where(squarings > most, torch.nan, squarings)
@@ -57,7 +56,7 @@ def expm(A: Tensor) -> Tensor:
 
 
 def _polynomial(B: Tensor) -> Tensor:
-    """The Taylor polynomial of degree 15 by six products: four polynomials of degree 3, in powers of ``B^4``."""
+    """Return the Taylor polynomial of degree 15 by six products: four cubic polynomials, combined in ``B^4``."""
     eye = torch.eye(B.shape[-1], dtype=B.dtype, device=B.device)
     second = B @ B
     third, fourth = second @ B, second @ second

@@ -26,13 +26,13 @@ from .precision import (
 from .product import multiply, multiply_add
 from .skew import skew
 
-_FIXED_SQUARINGS = 12  # where no number may be read from the device: norms up to about 3000 in float32, 900 in float64
-_WIDEN_ABOVE = 5  # more squarings than this are done in double: each doubles the rounding error
-_EIGEN_ABOVE = 12  # more squarings than this lose digits of double precision: eigenvectors are used instead
-_POLISH_ABOVE = 2  # more squarings than this leave a defect that one Newton-Schulz step removes
-_OVERFLOW = 60.0  # squarings where the norm is not known: it overflows
-_SMALL = 0.064  # below this norm degree 4 is enough in single precision
-_RADIUS = {torch.float32: 0.8, torch.float64: 0.65}  # remainder of the Taylor polynomial below the rounding unit
+_FIXED_SQUARINGS = 12  # if no number may be read from the device; for norms up to about 3000 in float32, 900 in float64
+_WIDEN_ABOVE = 5  # more squarings are done in double precision: each doubles the rounding error
+_EIGEN_ABOVE = 12  # more squarings lose digits of double precision, so eigenvectors are used instead
+_POLISH_ABOVE = 2  # more squarings leave a defect that one Newton-Schulz step removes
+_OVERFLOW = 60.0  # squarings if the norm overflows
+_SMALL = 0.064  # norm below which degree 4 is enough in single precision
+_RADIUS = {torch.float32: 0.8, torch.float64: 0.65}  # norm at which the Taylor remainder is below the rounding unit
 
 
 @full_precision
@@ -41,7 +41,7 @@ def expm_skew(A: Tensor) -> Tensor:
 
     .. math:: \exp(A) = \bigl(p(2^{-s}A)\bigr)^{2^s}, \qquad p \text{ a Taylor polynomial}.
 
-    The gradient is not that of these steps but the exact adjoint, whose every step is an average of isometries:
+    The gradient is the exact adjoint instead of that of these steps. Each of its steps is an average of isometries:
 
     .. math::
         \frac{\partial L}{\partial A} = \varphi(\operatorname{ad}_A)\operatorname{skew}(W^H G), \quad
@@ -51,7 +51,7 @@ def expm_skew(A: Tensor) -> Tensor:
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Real or complex; its skew-Hermitian part is used.
+        A real or complex matrix; only its skew-Hermitian part is used.
 
     Returns
     -------
@@ -61,16 +61,16 @@ def expm_skew(A: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``A`` is not a batch of square matrices of floating point.
+        If ``A`` is not a batch of square floating point matrices.
     NonFiniteError
-        If ``A`` has an entry that is not finite, or larger than 1e12: its rounding error is an angle of its own.
+        If ``A`` has an entry that is not finite, or larger than 1e12: its rounding error would be a large angle.
 
     Notes
     -----
-    About 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm; norms above about 25 in single
-    precision are computed in double, and norms above about 2500 by eigenvectors. Where no number may be read from the
-    device (compiled code, `fixed_iterations`) 12 squarings are always made, and a norm beyond their reach gives NaN.
-    Source: Higham (2005) for scaling and squaring, Higham (2008) chapter 10 for the derivative.
+    Costs about 2 to 10 matrix products forward and 5 to 25 backward, growing with the norm. Norms above about 25 in
+    single precision are computed in double. Norms above about 2500 are computed by eigenvectors. If no number may be
+    read from the device (compiled code, `fixed_iterations`), 12 squarings are always made. A norm too large for them
+    gives NaN. Source: Higham (2005) for scaling and squaring, Higham (2008), chapter 10, for the derivative.
 
     Examples
     --------
@@ -78,21 +78,21 @@ def expm_skew(A: Tensor) -> Tensor:
     >>> assert torch.allclose(W, -torch.eye(2), atol=1e-6)
     """
     require_matrix(A, "expm_skew")
-    # a trace would fix how many results the function keeps
+    # a trace would fix the number of results
     W: Tensor = (_Expm.forward(A) if is_traced() else recorded(_Expm, A))[0]
     return W
 
 
 def short_exponential(A: Tensor, A2: Tensor) -> Tensor:
-    """The Taylor polynomial of degree 4, given the square of ``A``."""
+    """Return the Taylor polynomial of degree 4, given the square of ``A``."""
     half = torch.add(A * (1 / 6), A2, alpha=1 / 24)
     return _plus_identity(multiply_add(torch.add(A, A2, alpha=0.5), A2, half, beta=1, alpha=1), 1)
 
 
 class _Expm(torch.autograd.Function):
-    """``A -> (exp A, B = 2^-s A, |B|, s, exp B, exp 2B, ...)``; all but the first are kept for the adjoint.
+    """Map ``A`` to ``(exp A, B = 2^-s A, |B|, s, exp B, exp 2B, ...)``; all but the first are saved for the adjoint.
 
-    A long ``A`` gives ``(exp A, lambda, V)`` instead, its eigenangles and eigenvectors.
+    For a large ``A`` the result is ``(exp A, lambda, V)`` instead, with its eigenangles and eigenvectors.
     """
 
     @staticmethod
@@ -121,7 +121,7 @@ class _Expm(torch.autograd.Function):
             return None
         A, *kept = ctx.saved_tensors
         kept = [t.detach() for t in kept]
-        # compiled code cannot trace a variable number of arguments, nor second derivatives
+        # compiled code cannot trace a variable number of arguments or second derivatives
         if torch.compiler.is_compiling():
             return _adjoint(A, g, *kept)
         K: Tensor = recorded(_Adjoint, A, g, *kept)
@@ -134,7 +134,7 @@ class _Expm(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """``(A, G) -> dL/dA``, given what the exponential kept."""
+    """Map ``(A, G)`` to ``dL/dA``, given the tensors that the exponential saved."""
 
     @staticmethod
     def forward(*args: Tensor) -> Tensor:
@@ -149,10 +149,10 @@ class _Adjoint(torch.autograd.Function):
         A, G, W, *kept = ctx.saved_tensors
         dA, dG = None, None
         with without_autocast(A):
-            if ctx.needs_input_grad[0]:  # second derivatives are rare: the block formula, differentiated by torch
+            if ctx.needs_input_grad[0]:  # second derivatives are rare, so torch differentiates the block formula
                 (dA,) = torch.func.vjp(lambda A: adjoint_by_block_exponential(A, G), A)[1](g)
             if ctx.needs_input_grad[1]:  # the derivative along g, by the same steps
-                E = expm_skew(A) if recording() else W  # which has no derivative
+                E = expm_skew(A) if recording() else W  # W itself has no derivative
                 dG = multiply(recorded(_Adjoint, A, multiply(E, skew(g)), W, *kept), E)
         return dA, dG, *(None for _ in ctx.needs_input_grad[2:])
 
@@ -184,9 +184,9 @@ def _adjoint_by_eigenvectors(G: Tensor, W: Tensor, values: Tensor, V: Tensor) ->
 
 
 def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
-    r"""The same adjoint by one exponential of twice the size, the naive reference.
+    r"""Compute the same adjoint from one exponential of twice the size, as a reference.
 
-    It is the upper right block of :math:`\exp\begin{pmatrix} A^H & G \\ 0 & A^H \end{pmatrix}`, made skew-Hermitian.
+    The adjoint is the upper right block of :math:`\exp\begin{pmatrix} A^H & G \\ 0 & A^H \end{pmatrix}`, made skew.
     """
     A, n = skew(A), A.shape[-1]
     upper = torch.cat([A.mH, G], -1)
@@ -195,9 +195,9 @@ def adjoint_by_block_exponential(A: Tensor, G: Tensor) -> Tensor:
 
 
 def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]] | None:
-    """``B = 2^-s A``, a bound of its norm, the ``s`` of every matrix, and ``exp(B), exp(2B), ..., exp(A)``.
+    """Return ``B = 2^-s A``, a bound of its norm, ``s`` for every matrix, and ``exp(B), exp(2B), ..., exp(A)``.
 
-    None if ``A`` is too long for them, or not finite.
+    Returns None if ``A`` is too large for squarings, or not finite.
     """
     A2 = multiply(A, A)
     bound = _norm_bound(A2, 2)
@@ -225,8 +225,8 @@ def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]] | None:
 
 
 def _norm_bound(power: Tensor, k: int) -> Tensor:
-    """A bound of the spectral norm of ``A`` from its k-th power, for which ``|A|^k = |A^k|`` since ``A`` is normal."""
-    pairs = 1 if power.is_complex() else 2  # of eigenvalues
+    """Return a bound of the spectral norm of ``A`` from its k-th power: ``|A|^k = |A^k|`` since ``A`` is normal."""
+    pairs = 1 if power.is_complex() else 2  # multiplicity of each eigenvalue modulus
     return (torch.linalg.matrix_norm(power, keepdim=True) * pairs**-0.5).pow(1 / k)
 
 
@@ -235,13 +235,13 @@ def _largest(bound: Tensor) -> float:
 
 
 def _where_due(squarings: Tensor, k: int, doubled: Tensor, kept: Tensor) -> Tensor:
-    """One matrix is doubled as often as it needs; in a batch the small ones wait for the large."""
+    """Return ``doubled`` for the matrices that need the k-th squaring, and ``kept`` for the others."""
     alone = squarings.numel() == 1 and may_read_device()
     return doubled if alone else torch.where(squarings > k, doubled, kept)
 
 
 def _taylor(B: Tensor, B2: Tensor, B3: Tensor) -> Tensor:
-    """Taylor polynomial of degree 9 or 15, by the scheme of Paterson and Stockmeyer (1973) with blocks of three."""
+    """Return the Taylor polynomial of degree 9 or 15, by the scheme of Paterson and Stockmeyer (1973)."""
     degree = 9 if B.dtype in (torch.float32, torch.complex64) else 15
     c = [1 / math.factorial(k) for k in range(degree + 1)]
     P = c[degree] * B3
@@ -252,16 +252,16 @@ def _taylor(B: Tensor, B2: Tensor, B3: Tensor) -> Tensor:
 
 
 def truncated_exponential(B: Tensor, B2: Tensor, size: float) -> Tensor:
-    """The exponential of ``B`` of spectral norm ``size`` and with the square ``B2``, without squarings."""
+    """Return the exponential of ``B`` of spectral norm ``size`` and with the square ``B2``, without squarings."""
     return matrix_polynomial(B, exp_polynomial(exponent(size), torch.finfo(B.dtype).eps), B2)
 
 
 @functools.cache
 def exp_polynomial(step: int, eps: float) -> tuple[float, ...]:
-    r"""Coefficients of a polynomial near ``exp`` for imaginary arguments up to :math:`r = 2^{step/8}`.
+    r"""Return coefficients of a polynomial near ``exp`` for imaginary arguments up to :math:`r = 2^{step/8}`.
 
     The Chebyshev series has a remainder of about :math:`2 (r/2)^{d+1} / (d+1)!` at degree d. The first coefficient is
-    exactly 1, so that a weight with coordinates 0 is its base to the last digit.
+    exactly 1, so that a weight with coordinates 0 equals its base exactly.
     """
     radius, degree = 2.0 ** (step / 8), 2
     while 2 * (radius / 2) ** (degree + 1) / math.factorial(degree + 1) > eps / 4:
@@ -275,11 +275,11 @@ def _plus_identity(P: Tensor, c: float) -> Tensor:
 
 
 def _phi_ad(B: Tensor, H: Tensor, radius: float) -> Tensor:
-    """``phi(ad_B) H`` by a polynomial that is good on the spectrum of ``ad_B``, one product a degree."""
+    """Return ``phi(ad_B) H`` by a polynomial accurate on the spectrum of ``ad_B``, with one product per degree."""
     coefficients = _coefficients(radius, torch.finfo(B.dtype).eps)
     K, scale = H, coefficients[-1]
-    # fresh memory at every degree would cost more than the sums; a batch of gradients has no way to write into it, and
-    # a graph that a trace has recorded may not write where somebody records
+    # new memory at every degree would cost more than the sums; but a batch of gradients cannot be written in place,
+    # and neither can a recorded graph while gradients are recorded
     fresh = batched(H) or (not torch.compiler.is_compiling() and has_dispatch_mode())
     one, other = (None, None) if fresh else (torch.empty_like(H), torch.empty_like(H))
     for c in reversed(coefficients[:-1]):
@@ -296,12 +296,12 @@ def _coefficients(radius: float, eps: float) -> tuple[float, ...]:
 
 @functools.cache
 def _phi_polynomial(step: int, eps: float) -> tuple[float, ...]:
-    r"""Coefficients of a polynomial near ``phi`` for imaginary arguments up to twice ``2^(step/8)``.
+    r"""Return coefficients of a polynomial near ``phi`` for imaginary arguments up to twice ``2^(step/8)``.
 
     The Chebyshev series of :math:`\varphi(iy) = \frac{\sin y}{y} + i\frac{1 - \cos y}{y}` has a remainder of about
-    :math:`2 r^{d+1} / (d+2)!` at degree d, the Taylor polynomial one of :math:`(2r)^{d+1} / (d+2)!`.
+    :math:`2 r^{d+1} / (d+2)!` at degree d. That of the Taylor polynomial is :math:`(2r)^{d+1} / (d+2)!`.
     """
     radius, degree = 2.0 ** (step / 8), 1
-    while radius ** (degree + 1) / math.factorial(degree + 2) > eps:  # half the remainder: products round more
+    while radius ** (degree + 1) / math.factorial(degree + 2) > eps:  # half the remainder, below rounding of products
         degree += 1
     return on_imaginary_axis(lambda n: 1 / math.factorial(n + 1), 2 * radius, degree)

@@ -1,6 +1,6 @@
-r"""Forward-mode derivatives of the functions that have an adjoint of their own: the transpose of that adjoint.
+r"""Forward-mode derivatives of functions with a custom adjoint, computed as the transpose of that adjoint.
 
-An adjoint is linear in the gradient that it gets, so its own adjoint is the derivative that forward mode asks for:
+An adjoint is linear in the gradient it receives, so its own adjoint is the forward-mode derivative:
 
 .. math:: J t = \bigl(v \mapsto J^* v\bigr)^* t.
 """
@@ -17,7 +17,7 @@ from .._torch import enable_forward_mode, without_tangent
 
 @functools.cache
 def with_forward_mode(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """The same function with a ``jvp``; apart, since compiled code takes no function that has one."""
+    """Return the function with a ``jvp``. It is a separate class, since compiled code rejects functions with one."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         kept = _Kept(ctx)
@@ -29,12 +29,12 @@ def with_forward_mode(function: type[torch.autograd.Function]) -> type[torch.aut
         ]
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        with enable_forward_mode():  # torch turns it off here, and would lose an outer forward mode
+        with enable_forward_mode():  # torch disables it here and would lose an outer forward mode
             changes = _pushed(function, ctx, tangents)
         return changes if len(changes) > 1 else changes[0]
 
     def forward(*args: Any) -> Any:
-        results = function.forward(*args)  # views among them would be views of tangents too
+        results = function.forward(*args)  # results that are views would make their tangents views
         return tuple(map(_cloned, results)) if isinstance(results, tuple) else _cloned(results)
 
     body = {
@@ -56,7 +56,7 @@ def _pushed(function: type[torch.autograd.Function], ctx: Any, tangents: tuple[A
     if not moving or not any(z is not None for z in zeros):
         return tuple(zeros)
     seen = _Seen(ctx, tuple(i in moving for i in range(len(tangents))))
-    effective: list[int] = []  # inputs with a derivative
+    effective: list[int] = []  # indices of inputs with a derivative
 
     def adjoint(*gradients: Tensor) -> tuple[Tensor, ...]:
         given: Iterator[Tensor] = iter(gradients)
@@ -71,7 +71,7 @@ def _pushed(function: type[torch.autograd.Function], ctx: Any, tangents: tuple[A
 
 
 class _Kept:
-    """A context that keeps the same tensors for both modes, and notes which results have no derivative."""
+    """A context that saves the same tensors for both modes, and records which results have no derivative."""
 
     def __init__(self, ctx: Any) -> None:
         vars(self).update(ctx=ctx, constant=set())
@@ -92,7 +92,7 @@ class _Kept:
 
 
 class _Seen:
-    """A context in which the inputs that move ask for a gradient, and saved tensors stand still."""
+    """A context in which inputs with a tangent need a gradient, and saved tensors are constants."""
 
     def __init__(self, ctx: Any, needs_input_grad: tuple[bool, ...]) -> None:
         self.ctx, self.needs_input_grad = ctx, needs_input_grad

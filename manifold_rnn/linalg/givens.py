@@ -1,4 +1,4 @@
-"""Layers of plane rotations of rows, with an adjoint that turns back instead of remembering."""
+"""Layers of plane rotations of rows. The adjoint inverts the layers instead of storing their inputs."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from .precision import applied
 
-Layers: TypeAlias = tuple[tuple[int, int, int], ...]  # of each: first coordinate, distance in a pair, pairs
+Layers: TypeAlias = tuple[tuple[int, int, int], ...]  # per layer: first coordinate, distance in a pair, pairs
 _Layer: TypeAlias = tuple[tuple[int, int, int], Tensor, Tensor, Tensor | None]
 
 
 def rotated(h: Tensor, angles: Tensor, phases: Tensor | None, layers: Layers) -> Tensor:
-    r"""Rotate every row of ``h``, shape (..., B, n), layer by layer, one after the other.
+    r"""Rotate every row of ``h``, shape (..., B, n), by one layer after the other.
 
-    A pair (a, b) becomes :math:`(c\,a - s\,e^{i\phi} b,\; s\,a + c\,e^{i\phi} b)`, cosine and sine of ``angles``, with
-    ``angles`` and ``phases`` (..., R), those of the first layer first. The adjoint undoes the layers to find what went
-    into them, so that its memory does not grow with their number.
+    A pair (a, b) becomes :math:`(c\,a - s\,e^{i\phi} b,\; s\,a + c\,e^{i\phi} b)`, with the cosine c and sine s of its
+    angle. ``angles`` and ``phases`` have shape (..., R), with those of the first layer first. The adjoint inverts the
+    layers to recover their inputs, so its memory does not grow with their number.
     """
     if not layers:
         return h
@@ -60,7 +60,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _placed(angles: Tensor, phases: Tensor | None, layers: Layers) -> Iterator[_Layer]:
-    """Of each layer its place, and cosines, sines and phases, in the shape of its pairs, with an axis for rows."""
+    """Yield the position of each layer, and its cosines, sines and phases in the shape of its pairs and rows."""
     counts = [pairs for *_, pairs in layers]
     cosines, sines = (f(angles).unsqueeze(-2).split(counts, -1) for f in (torch.cos, torch.sin))
     turns: Any = [None] * len(layers) if phases is None else on_circle(phases).unsqueeze(-2).split(counts, -1)
@@ -70,7 +70,7 @@ def _placed(angles: Tensor, phases: Tensor | None, layers: Layers) -> Iterator[_
 
 
 def _pairs(h: Tensor, place: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coordinates before the pairs, their first and second ones (..., B, groups, distance), coordinates after."""
+    """Return the coordinates before the pairs, both members (..., B, groups, distance), and the coordinates after."""
     start, distance, pairs = place
     before, middle, after = h.split([start, 2 * pairs, h.shape[-1] - start - 2 * pairs], -1)
     a, b = middle.unflatten(-1, (-1, 2, distance)).unbind(-2)

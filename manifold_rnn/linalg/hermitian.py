@@ -11,20 +11,20 @@ from torch import Tensor
 from .norms import without_vanishing
 from .precision import applied, without_autocast
 
-_NEAR = 1e-2  # of two eigenvalues: below it four terms of a series have every digit
-_TOGETHER = 0.1  # of three: within it, this number of terms has every digit, and beyond it a quotient loses one
+_NEAR = 1e-2  # relative distance of two eigenvalues below which four terms of a series are exact to rounding
+_TOGETHER = 0.1  # the same for three eigenvalues; beyond it a quotient loses at most one digit
 _TERMS = 15
 
 
 def hermitian(x: Tensor) -> Tensor:
-    """The Hermitian part of square matrices, also of entries near the largest number."""
+    """Return the Hermitian part of square matrices, also if entries are near the largest number."""
     return 0.5 * x + 0.5 * x.mH
 
 
 def pack_hermitian(A: Tensor, scale: float = math.sqrt(2)) -> Tensor:
-    """The lower triangle in real numbers, (..., n(n+1)/2) or n^2 of complex, those below the diagonal times ``scale``.
+    """Return the lower triangle as real numbers, (..., n(n+1)/2), or n^2 if complex, scaled below the diagonal.
 
-    With the default they are as long as the Hermitian matrix in the Frobenius norm.
+    With the default scale, the numbers have the Frobenius norm of the Hermitian matrix.
     """
     i, j = torch.tril_indices(A.shape[-2], A.shape[-1], -1, device=A.device)
     below, diagonal = A[..., i, j] * scale, A.diagonal(dim1=-2, dim2=-1)
@@ -33,7 +33,7 @@ def pack_hermitian(A: Tensor, scale: float = math.sqrt(2)) -> Tensor:
 
 
 def unpack_triangle(c: Tensor, n: int, *, complex_: bool) -> tuple[Tensor, Tensor]:
-    """The strictly lower matrix, (..., n, n), and the diagonal, (..., n), of such numbers, as they are."""
+    """Return the strictly lower matrix, (..., n, n), and the diagonal, (..., n), of such numbers, without scaling."""
     m = n * (n - 1) // 2
     below = torch.complex(c[..., :m], c[..., m : 2 * m]) if complex_ else c[..., :m]
     i, j = torch.tril_indices(n, n, -1, device=c.device)
@@ -42,7 +42,7 @@ def unpack_triangle(c: Tensor, n: int, *, complex_: bool) -> tuple[Tensor, Tenso
 
 
 def unpack_hermitian(c: Tensor, n: int, *, complex_: bool) -> Tensor:
-    """The inverse of `pack_hermitian`."""
+    """Invert `pack_hermitian`."""
     below, diagonal = unpack_triangle(c, n, complex_=complex_)
     return (below + below.mH) * math.sqrt(0.5) + torch.diag_embed(diagonal).to(below.dtype)
 
@@ -50,16 +50,16 @@ def unpack_hermitian(c: Tensor, n: int, *, complex_: bool) -> Tensor:
 def log_gram(K: Tensor) -> Tensor:
     r"""Return :math:`\log(K K^H)` of square matrices of full rank.
 
-    By the singular values of ``K``, which have twice the digits of the eigenvalues of the product. First and second
-    derivatives are finite also where singular values meet; third ones need distinct singular values. Sources: Higham
-    (2008), theorem 3.11, for the first, and Higham and Relton (2014) for the second.
+    It uses the singular values of ``K``, which have twice the digits of the eigenvalues of the product. First and
+    second derivatives are finite also where singular values coincide; third ones need distinct singular values.
+    Sources: Higham (2008), theorem 3.11, for the first, and Higham and Relton (2014) for the second.
     """
     result: Tensor = applied(_LogGram, K)[0]
     return result
 
 
 def raised(x: Tensor, least: float) -> Tensor:
-    """Return Hermitian matrices whose eigenvalues below ``least`` are raised to it, with two derivatives of that."""
+    """Return Hermitian matrices with eigenvalues below ``least`` raised to it. Can be differentiated twice."""
     result: Tensor = applied(_Raised, x, least)[0]
     return result
 
@@ -82,7 +82,7 @@ class _LogGram(torch.autograd.Function):
             return None
         K, s, U = ctx.saved_tensors
         with without_autocast(K):
-            if torch.is_grad_enabled():  # somebody asks for the derivative of this
+            if torch.is_grad_enabled():  # a second derivative is requested
                 slope: Tensor = applied(_LogGramSlope, K, g)[0]
                 return slope
             return _log_gram_slope(K, g, s, U)
@@ -93,7 +93,7 @@ class _LogGram(torch.autograd.Function):
 
 
 class _LogGramSlope(torch.autograd.Function):
-    """The gradient of `log_gram`, which maps ``K`` and the gradient ``g`` of the result to that of ``K``."""
+    """The gradient of `log_gram`: maps ``K`` and the gradient ``g`` of the result to the gradient of ``K``."""
 
     @staticmethod
     def forward(K: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +159,7 @@ class _Raised(torch.autograd.Function):
 
 
 class _RaisedSlope(torch.autograd.Function):
-    """The gradient of `raised`, which maps ``x`` and the gradient ``g`` of the result to that of ``x``."""
+    """The gradient of `raised`: maps ``x`` and the gradient ``g`` of the result to the gradient of ``x``."""
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,7 +203,7 @@ def _triples(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _second_derivative(second: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    """The second derivative of a function of a matrix in its eigenvectors, along two Hermitian directions."""
+    """Return the second derivative of a matrix function in its eigenvectors, along two Hermitian directions."""
     pairs = G[..., :, :, None] * H[..., None, :, :] + H[..., :, :, None] * G[..., None, :, :]
     return (second * pairs).sum(-2)
 
@@ -215,22 +215,22 @@ def _log_gram_slope(K: Tensor, g: Tensor, s: Tensor, U: Tensor) -> Tensor:
 
 
 def _log_difference(a: Tensor, b: Tensor) -> Tensor:
-    """Divided difference of the logarithm at two positive numbers."""
+    """Return the divided difference of the logarithm at two positive numbers."""
     total = a + b
     d = (a - b) / total  # log a - log b = 2 artanh d
     far = d.abs() > _NEAR
     low = torch.minimum(a, b)
-    ratio = torch.where(far, (a - b).abs() / low, 1)  # finite where d rounds to 1, the pole of artanh
+    ratio = torch.where(far, (a - b).abs() / low, 1)  # finite also where d rounds to 1, the pole of artanh
     square = torch.where(far, 0, d).square()
     series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square / 9)))
     return torch.where(far, ratio.log1p() / ratio / low, 2 * series / total)
 
 
 def _second_log_difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    r"""Second divided difference of the logarithm at three positive numbers.
+    r"""Return the second divided difference of the logarithm at three positive numbers.
 
-    Near each other, with the mean ``m`` and the relative distances from it, it is
-    :math:`-m^{-2} \sum_j (-1)^j h_j / (j + 2)`, with the complete symmetric polynomials :math:`h_j` of these distances.
+    For three close numbers with mean ``m``, let :math:`h_j` be the complete symmetric polynomials of the relative
+    distances from the mean. Then the result is :math:`-m^{-2} \sum_j (-1)^j h_j / (j + 2)`.
     """
     high, mid, low = _sorted(a, b, c)
     m = (high + mid + low) / 3
@@ -238,7 +238,7 @@ def _second_log_difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     gap = torch.where(far, high - low, 1)
     by_quotient = (_log_difference(high, mid) - _log_difference(mid, low)) / gap
     x, y, z = (torch.where(far, 0, (part - m) / m) for part in (high, mid, low))
-    e2, e3 = x * y + y * z + z * x, x * y * z  # their sum is 0
+    e2, e3 = x * y + y * z + z * x, x * y * z  # the sum of x, y and z is 0
     h: list[Tensor] = [torch.ones_like(m), torch.zeros_like(m), -e2]
     for _ in range(_TERMS - 3):
         h.append(-e2 * h[-2] + e3 * h[-3])
@@ -251,7 +251,7 @@ def _raised_slope(g: Tensor, w: Tensor, V: Tensor, least: float) -> Tensor:
 
 
 def _raised_difference(a: Tensor, b: Tensor, least: float) -> Tensor:
-    """Divided difference of the larger one of a number and ``least``."""
+    """Return the divided difference of the maximum of a number and ``least``."""
     high, low = torch.maximum(a, b), torch.minimum(a, b)
     mixed = (high > least) & (low < least)
     slope = (high - least) / torch.where(mixed, high - low, 1)
@@ -259,7 +259,7 @@ def _raised_difference(a: Tensor, b: Tensor, least: float) -> Tensor:
 
 
 def _second_raised_difference(a: Tensor, b: Tensor, c: Tensor, least: float) -> Tensor:
-    """Second divided difference of the same, which is 0 unless numbers are on both sides."""
+    """Return the second divided difference of this maximum, 0 unless there are numbers on both sides."""
     high, mid, low = _sorted(a, b, c)
     mixed = (high > least) & (low < least)
     change = _raised_difference(high, mid, least) - _raised_difference(mid, low, least)
@@ -267,7 +267,7 @@ def _second_raised_difference(a: Tensor, b: Tensor, c: Tensor, least: float) -> 
 
 
 def _sorted(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Three numbers in descending order."""
+    """Return three numbers in descending order."""
     a, b, c = torch.broadcast_tensors(a, b, c)
     high, low = torch.maximum(torch.maximum(a, b), c), torch.minimum(torch.minimum(a, b), c)
     return high, torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c)), low

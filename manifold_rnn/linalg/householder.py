@@ -10,14 +10,14 @@ from .precision import recorded
 
 
 def unit(v: Tensor) -> Tensor:
-    r"""Scale vectors on the last axis to length 1, also where their squares would overflow or vanish; 0 stays 0."""
+    r"""Scale vectors on the last axis to length 1, also if their squares overflow or underflow; 0 stays 0."""
     return unit_and_lengths(v)[0]
 
 
 def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `unit` of vectors (..., n), and its two divisors: the largest parts, and the lengths after them.
+    """Return `unit` of vectors (..., n), and two divisors: the largest parts, and the lengths after dividing by them.
 
-    Both divisors have the shape (..., 1), and are 1 for a vector of zero.
+    Both divisors have the shape (..., 1), and are 1 for a zero vector.
     """
     if not sees_every_step():
         parts: tuple[Tensor, Tensor, Tensor] = recorded(_Unit, v)
@@ -31,23 +31,23 @@ def unit_and_lengths(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def unit_gradient(k: Tensor, largest: Tensor, length: Tensor, of_k: Tensor) -> Tensor:
-    """Return the gradient of vectors, from that of their `unit` and from the results of `unit_and_lengths`."""
+    """Return the gradient of vectors, given that of their `unit` and the results of `unit_and_lengths`."""
     along = torch.linalg.vecdot(k, of_k).real.unsqueeze(-1)
     across = torch.addcmul(of_k, k, along.to(k.dtype), value=-1)
     return divided(across, largest * length) if k.is_complex() else across.div_(largest * length)
 
 
 def divided(v: Tensor, divisor: Tensor) -> Tensor:
-    """Return ``v / divisor`` for a real divisor (..., 1), also if it is tiny or huge; complex division loses those."""
+    """Return ``v / divisor`` for a real divisor (..., 1), even a tiny or huge one, for which complex division fails."""
     if not v.is_complex():
         return v / divisor
     return torch.view_as_complex(torch.view_as_real(v.resolve_conj()) / divisor.unsqueeze(-1))
 
 
 def _largest_part(v: Tensor) -> Tensor:
-    """Return the largest real or imaginary part, (..., 1), since a modulus may overflow; 1 for a vector of 0.
+    """Return the largest real or imaginary part, (..., 1), since a modulus may overflow; 1 for a zero vector.
 
-    A subnormal part is replaced by the smallest normal number, which leaves a length whose square does not vanish.
+    A subnormal part is replaced by the smallest normal number, so that the square of the length does not underflow.
     """
     sizes = torch.maximum(v.real.abs(), v.imag.abs()) if v.is_complex() else v.abs()
     largest = sizes.amax(-1, keepdim=True)
@@ -82,7 +82,7 @@ class _Unit(torch.autograd.Function):
 
 
 def reflected(h: Tensor, u: Tensor) -> Tensor:
-    r"""Map every row of ``h``, shape (..., B, n), to :math:`h - 2 u u^{\mathsf H} h`; ``u``, (..., n), has length 1."""
+    r"""Map every row of ``h``, shape (..., B, n), to :math:`h - 2 u u^{\mathsf H} h`, for unit vectors ``u``."""
     u = u.unsqueeze(-2)
     return h - 2 * (h * u.conj()).sum(-1, keepdim=True) * u
 
@@ -92,18 +92,18 @@ def wy_inverse(gram: Tensor, beta: Tensor) -> Tensor:
 
     .. math::
         (I - \beta_R k_R k_R^{\mathsf H}) \cdots (I - \beta_1 k_1 k_1^{\mathsf H}) = I - K^\top B U \bar K, \qquad
-        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1},
+        U = \bigl(I + \operatorname{tril}(\bar K K^\top, -1) B\bigr)^{-1}.
 
-    with the rows :math:`k_r^\top` of ``K`` and :math:`B = \operatorname{diag}(\beta)`. The triangular system is solved
-    by substitution, so the inverse has small errors also where all vectors are equal.
+    The rows of ``K`` are :math:`k_r^\top`, and :math:`B = \operatorname{diag}(\beta)`. The triangular system is solved
+    by substitution, so the inverse has small errors also if all vectors are equal.
 
     Parameters
     ----------
     gram : Tensor, shape (..., R, R)
-        :math:`\bar K K^\top`, multiplied by the decays between the reflections, if any. Only the part below the
-        diagonal is read.
+        :math:`\bar K K^\top`, multiplied by any decays between the reflections. Only the part below the diagonal is
+        used.
     beta : Tensor, shape (..., R, 1), real
-        Strengths of the reflections; 2 for a vector of length 1 is orthogonal, 0 is the identity.
+        Factors of the reflections. For a unit vector, 2 gives a reflection and 0 the identity.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def wy_inverse(gram: Tensor, beta: Tensor) -> Tensor:
     Source: Bischof and Van Loan (1987).
     """
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    # from the right, which copies no matrix; the solver takes ones for the diagonal
+    # solves from the right, which copies no matrix; the solver assumes ones on the diagonal
     return torch.linalg.solve_triangular(gram * beta.mT, eye, upper=False, left=False, unitriangular=True)
 
 

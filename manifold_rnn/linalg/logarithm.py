@@ -1,4 +1,4 @@
-"""Inverses of the maps from skew-Hermitian to unitary matrices; each refuses a matrix outside its domain."""
+"""Inverses of the maps from skew-Hermitian to unitary matrices. Each raises outside its domain."""
 
 import torch
 from torch import Tensor
@@ -10,40 +10,40 @@ from .precision import full_precision
 from .product import solve
 from .skew import skew
 
-_SIGN_STEPS = 12  # quadratic once near, halving an eigenvalue's logarithm before: real parts above about 1e-3
-_ROOTS = 4  # eigenangles at most pi/16 afterwards
-_TERMS = 9  # of the artanh series at tan(pi/32): the next is below the double precision unit
+_SIGN_STEPS = 12  # converges for real parts above about 1e-3, quadratically at the end
+_ROOTS = 4  # square roots, after which eigenangles are at most pi/16
+_TERMS = 9  # of the artanh series at tan(pi/32); the next term is below the rounding unit of double precision
 
 
 @full_precision
 def logm_unitary(Q: Tensor) -> Tensor:
-    r"""Principal logarithm of an orthogonal or unitary matrix without eigenvalue -1.
+    r"""Principal logarithm of an orthogonal or unitary matrix without the eigenvalue -1.
 
-    .. math:: \log Q = 2^k \cdot 2\operatorname{artanh}\bigl((R - I)(R + I)^{-1}\bigr), \qquad R = Q^{1/2^k},
+    .. math:: \log Q = 2^k \cdot 2\operatorname{artanh}\bigl((R - I)(R + I)^{-1}\bigr), \qquad R = Q^{1/2^k}.
 
-    where the square root of a unitary matrix is the polar factor of :math:`I + Q`.
+    Here the square root of a unitary matrix is the polar factor of :math:`I + Q`.
 
     Parameters
     ----------
     Q : Tensor, shape (..., n, n)
-        Orthogonal (real) or unitary (complex).
+        An orthogonal (real) or unitary (complex) matrix.
 
     Returns
     -------
     Tensor, shape (..., n, n)
-        Skew-Hermitian, eigenvalues in :math:`(-i\pi, i\pi)`.
+        A skew-Hermitian matrix with eigenvalues in :math:`(-i\pi, i\pi)`.
 
     Raises
     ------
     OffManifoldError
-        If an eigenvalue is -1 to working precision: there the logarithm is not unique.
+        If an eigenvalue is -1 to working precision, where the logarithm is not unique.
     ShapeError, DtypeError
-        If ``Q`` is not a batch of square matrices of floating point.
+        If ``Q`` is not a batch of square floating point matrices.
 
     Notes
     -----
-    Loses accuracy in proportion to the distance of the nearest eigenvalue from -1. Source: Higham (2008), chapters 8
-    and 11, for inverse scaling and squaring and for the square root.
+    The error is inversely proportional to the distance of the nearest eigenvalue from -1. Source: Higham (2008),
+    chapters 8 and 11, for inverse scaling and squaring and for the square root.
 
     Examples
     --------
@@ -63,13 +63,13 @@ def logm_unitary(Q: Tensor) -> Tensor:
 
 
 def inverse_cayley_unchecked(Q: Tensor) -> Tensor:
-    """``2 (Q + I)^-1 (Q - I)``, skew-Hermitian."""
+    """Return ``2 (Q + I)^-1 (Q - I)``, which is skew-Hermitian, without checking the eigenvalue -1."""
     eye = _eye(Q)
     return 2 * skew(solve(Q + eye, Q - eye))
 
 
 def inverse_polar(Q: Tensor) -> Tensor:
-    """``A`` with ``polar(I + A) = Q``: ``(Q - Q^H)(Q + Q^H)^-1``; needs eigenvalues of positive real part."""
+    """Return ``A`` with ``polar(I + A) = Q``: ``(Q - Q^H)(Q + Q^H)^-1``. Eigenvalues need positive real parts."""
     H = Q + Q.mH
     require_finite(Q, "The inverse polar retraction")
 
@@ -77,9 +77,9 @@ def inverse_polar(Q: Tensor) -> Tensor:
         w = torch.linalg.eigvalsh(H)
         if bool((w <= _tolerance(H)).any()):
             raise OffManifoldError(
-                "The inverse polar retraction reaches matrices whose eigenvalues have positive real part.\n"
+                "The inverse polar retraction needs a matrix whose eigenvalues have positive real parts.\n"
                 f"Got one with real part {float(w.min()) / 2:.3g}.\n"
-                "Use the exponential or Cayley retraction, or a base point nearer to it."
+                "Use the exponential or Cayley retraction, or a base point nearer to the matrix."
             )
 
     on_numbers(check, H)
@@ -87,7 +87,7 @@ def inverse_polar(Q: Tensor) -> Tensor:
 
 
 def inverse_polar_factor(M: Tensor) -> Tensor:
-    """The Hermitian ``S`` with ``M S + S M^H = 2I``, by the iteration for the matrix sign of ``M`` (Roberts 1980)."""
+    """Return the Hermitian ``S`` with ``M S + S M^H = 2I``, by the matrix sign iteration of ``M`` (Roberts 1980)."""
     require_finite(M, "The inverse polar retraction")
     Y, S = M, 2 * _eye(M).expand_as(M)
     for _ in range(_SIGN_STEPS):
@@ -98,9 +98,9 @@ def inverse_polar_factor(M: Tensor) -> Tensor:
     def check(Y: Tensor) -> None:
         if not bool((torch.linalg.matrix_norm(Y - _eye(Y)) < _tolerance(Y)).all()):  # NaN included
             raise OffManifoldError(
-                "The inverse polar retraction reaches y where the eigenvalues of x^H y have positive real part.\n"
+                "The inverse polar retraction needs y such that the eigenvalues of x^H y have positive real parts.\n"
                 f"Got one with real part {float(torch.linalg.eigvals(M).real.min()):.3g}.\n"
-                "Use the Cayley retraction, or a base point nearer to it."
+                "Use the Cayley retraction, or a base point nearer to y."
             )
 
     on_numbers(check, Y)
@@ -108,11 +108,11 @@ def inverse_polar_factor(M: Tensor) -> Tensor:
 
 
 def inverse_qr(Q: Tensor) -> Tensor:
-    """``A`` with ``qr(I + A).Q = Q``: ``I + A = QR`` where ``QR + (QR)^H = 2I``, solved column by column for ``R``."""
+    """Return ``A`` with ``qr(I + A).Q = Q``, from ``QR + (QR)^H = 2I``, which is solved for ``R`` by columns."""
     require_finite(Q, "The inverse QR retraction")
     n = Q.shape[-1]
-    columns: list[Tensor] = []  # of QR
-    diagonal: list[Tensor] = []  # of R
+    columns: list[Tensor] = []  # columns of QR
+    diagonal: list[Tensor] = []  # diagonal of R
     for j in range(n):
         head = [-c[..., j : j + 1].conj() for c in columns]
         block = Q[..., : j + 1, : j + 1]
@@ -136,9 +136,9 @@ def _require_positive(diagonal: Tensor) -> None:
     if bool(bad.any()):
         first = int(bad.reshape(-1, bad.shape[-1]).any(0).long().argmax())
         raise OffManifoldError(
-            "The inverse QR retraction reaches Q where I + A = QR has a skew-Hermitian A and a positive diagonal.\n"
+            "The inverse QR retraction needs a Q for which I + A = QR has a skew-Hermitian A and a positive diagonal.\n"
             f"Got R[{first}, {first}] = {float(diagonal[..., first].min()):.3g}.\n"
-            "Use the exponential or Cayley retraction, or a base point nearer to it."
+            "Use the exponential or Cayley retraction, or a base point nearer to Q."
         )
 
 
@@ -151,8 +151,8 @@ def require_no_minus_one(Q: Tensor, name: str) -> None:
         gap = float(torch.linalg.svdvals(Q + _eye(Q)).min()) if Q.numel() else 1.0
         if gap <= _tolerance(Q):
             raise OffManifoldError(
-                f"{name} needs a matrix without eigenvalue -1; there its value is infinite or not unique.\n"
-                f"Got one at distance {gap:.3g}, within the tolerance {_tolerance(Q):.3g}.\n"
+                f"{name} needs a matrix without the eigenvalue -1, where its value is infinite or not unique.\n"
+                f"Got an eigenvalue at distance {gap:.3g} from -1, within the tolerance {_tolerance(Q):.3g}.\n"
                 "A real matrix of determinant -1 always has it: choose a base point in the same component."
             )
 

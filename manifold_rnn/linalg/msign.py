@@ -1,4 +1,4 @@
-"""The matrix sign: every singular value replaced by 1, by a Newton-Schulz iteration that converges."""
+"""The matrix sign, which replaces every positive singular value by 1, by a Newton-Schulz iteration."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from .norms import normalized
 from .precision import applied, full_precision, recorded, without_autocast
 from .product import multiply, multiply_add
 
-# a, b, c of the step a X + b (X X^H) X + c (X X^H)^2 X: each is the best one for the singular values before it
+# a, b, c of the step a X + b (X X^H) X + c (X X^H)^2 X; each step is optimal for the remaining singular values
 _SCHEDULE = (
     (8.2051, -22.9019, 16.4607),
     (4.0664, -2.8612, 0.5184),
@@ -21,28 +21,30 @@ _SCHEDULE = (
     (1.8726, -1.2307, 0.3585),
     (1.8564, -1.2132, 0.3568),
 )
-_LAST = (1.875, -1.25, 0.375)  # of third order at 1, repeated
-_MARGIN = 1.01  # so that rounding leads to no singular value above 1
-_SMALLEST = 0.6  # the power of the rounding unit from which on a singular value, as a part of the norm, becomes 1
-_CONVERGING = 4  # steps from where the last kind has raised a singular value to order 1
+_LAST = (1.875, -1.25, 0.375)  # repeated at the end: converges to 1 with third order
+_MARGIN = 1.01  # keeps rounded singular values below 1
+_SMALLEST = 0.6  # singular values above this power of the rounding unit, relative to the norm, become 1
+_CONVERGING = 4  # number of last steps, after small singular values have grown to order 1
 
 
 @full_precision
 def msign(x: Tensor) -> Tensor:
-    r"""Matrix sign: the partial isometry that has the singular vectors of a matrix.
+    r"""Matrix sign: the partial isometry with the singular vectors of a matrix.
 
-    .. math:: \operatorname{msign}(U \Sigma V^H) = U \operatorname{sign}(\Sigma) V^H,
+    .. math:: \operatorname{msign}(U \Sigma V^H) = U \operatorname{sign}(\Sigma) V^H.
 
-    by Newton-Schulz steps :math:`X \leftarrow aX + b(XX^H)X + c(XX^H)^2X`. The coefficients first raise small singular
-    values, then converge. Their number depends on the precision alone, so nothing is read from the device, and a matrix
-    has the same result in every batch. Singular values above 7e-5 (single) or 4e-10 (double precision) of the
-    Frobenius norm become 1, those at rounding error of the largest become 0, and those in between become a number
-    between 0 and 1. A skew-Hermitian matrix has a skew-Hermitian result.
+    It is computed by Newton-Schulz steps :math:`X \leftarrow aX + b(XX^H)X + c(XX^H)^2X`. The first coefficients raise
+    small singular values, the last ones converge. The number of steps depends only on the precision. Nothing is
+    therefore read from the device, and a matrix has the same result in every batch. A skew-Hermitian matrix has a
+    skew-Hermitian result.
+
+    Singular values above 7e-5 (single) or 4e-10 (double precision) of the Frobenius norm become 1. Those at the
+    rounding error of the largest become 0, and those in between become a number between 0 and 1.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p)
-        Real or complex, of any rank.
+        A real or complex matrix of any rank.
 
     Returns
     -------
@@ -51,18 +53,18 @@ def msign(x: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` has fewer than two axes, or is not of floating point.
+        If ``x`` has fewer than two axes, or is not floating point.
 
     Notes
     -----
-    Three matrix products an iteration, 15 iterations in single and 34 in double precision.
+    Costs three matrix products per iteration, and 15 iterations in single or 34 in double precision.
 
-    The adjoint is that of the polar factor for a matrix of full rank. At lower rank the derivative does not exist in
-    directions that raise the rank; the adjoint leaves them out. Source: Amsel et al. (2025) for the coefficients.
+    For full rank the adjoint is that of the polar factor. At lower rank the derivative does not exist in directions
+    that raise the rank, and the adjoint omits them. Source: Amsel et al. (2025) for the coefficients.
 
     See Also
     --------
-    manifold_rnn.linalg.polar : the same for full column rank.
+    manifold_rnn.linalg.polar : the same for matrices of full column rank.
 
     Examples
     --------
@@ -133,13 +135,13 @@ def _iterated(x: Tensor) -> Tensor:
     for coefficients in (*_SCHEDULE, *[_LAST] * _last_steps(y.dtype)):
         y = _step(y, multiply(y.mH, y), *coefficients)
     gram = multiply(y.mH, y)
-    # 3 s^5 - 2 s^7: takes rounding errors, which the steps have raised, back to 0, and leaves 1 to first order
+    # 3 s^5 - 2 s^7: maps rounding errors, which the steps have raised, back to 0, values near 1 change to second order
     square = multiply(gram, gram)
     return multiply(y, multiply_add(square, square, gram, beta=3, alpha=-2))
 
 
 def _last_steps(dtype: torch.dtype) -> int:
-    slopes = [step[0] for step in _SCHEDULE]  # a list, since torch's compiler knows no generators here
+    slopes = [step[0] for step in _SCHEDULE]  # a list, since torch's compiler does not support generators here
     raised = torch.finfo(dtype).eps ** _SMALLEST * math.prod(slopes)
     return math.ceil(-math.log(raised) / math.log(_LAST[0])) + _CONVERGING
 

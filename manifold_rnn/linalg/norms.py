@@ -1,11 +1,11 @@
-"""Norms of tangent vectors of any length: squares of tiny numbers vanish, and those of huge ones overflow."""
+"""Norms of tangent vectors of any length. Squares of tiny entries underflow, and those of huge entries overflow."""
 
 import math
 
 import torch
 from torch import Tensor
 
-_ORDINARY = 1e-12, 1e12  # entries whose squares lose nothing in single precision
+_ORDINARY = 1e-12, 1e12  # entries in this range have accurate squares in single precision
 
 
 def norm(u: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -16,34 +16,34 @@ def norm(u: Tensor, *, keepdim: bool = False) -> Tensor:
 
 
 def spectral_norm(x: Tensor) -> Tensor:
-    """Return the largest singular value of each matrix, (...), infinite where it is above the largest number."""
+    """Return the largest singular value of each matrix, (...), or infinity if it overflows."""
     scaled, scale = normalized(x)
     value: Tensor = torch.linalg.matrix_norm(scaled, 2) * scale[..., 0, 0]
     return value
 
 
 def largest_part(x: Tensor) -> Tensor:
-    """Return the largest real or imaginary part of each matrix, (..., 1, 1), finite even where a modulus is not."""
+    """Return the largest real or imaginary part of each matrix, (..., 1, 1), finite even if a modulus overflows."""
     x = x.detach()
     parts = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x.abs()
     return parts.amax((-2, -1), keepdim=True)
 
 
 def power_of_two_below(size: Tensor) -> Tensor:
-    """The power of two just below, by which a division rounds nothing; 1 for 0."""
+    """Return the largest power of two that is not above ``size``, so that dividing by it is exact; 1 for 0."""
     exponent = torch.floor(torch.log2(torch.where(size > 0, size, 1)))
-    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # the logarithm of the largest number is rounded up
+    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # its computed logarithm is rounded up
     return torch.exp2(exponent.clamp(max=largest))
 
 
 def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a matrix for LAPACK, and the power of two by which it was divided so that its largest entry is near 1."""
+    """Return a matrix for LAPACK, and the power of two that divided it, so that its largest entry is near 1."""
     scale = power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
     return without_vanishing(x / scale), scale
 
 
 def without_vanishing(x: Tensor) -> Tensor:
-    """Return a matrix of ordinary size without its smallest parts: LAPACK makes NaN of complex columns of those."""
+    """Return a normalized matrix without its tiniest parts, since LAPACK returns NaN for complex columns of these."""
     if not x.is_complex():
         return x
     information = torch.finfo(x.dtype)
@@ -52,7 +52,7 @@ def without_vanishing(x: Tensor) -> Tensor:
 
 
 def scale_of(u: Tensor) -> Tensor:
-    """Return powers of two, (..., 1, 1), that make the largest entry one of ordinary size; 1 where it is one, or 0."""
+    """Return powers of two, (..., 1, 1), that bring the largest entry into the safe range; 1 if it is there, or 0."""
     largest = u.detach().abs().amax((-2, -1), keepdim=True)
     ordinary = (largest == 0) | ((largest > _ORDINARY[0]) & (largest < _ORDINARY[1])) | ~largest.isfinite()
     return power_of_two_below(torch.where(ordinary, 1, largest)).clamp(min=torch.finfo(u.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Rotations of one plane: the sine and the cosine of an angle that is a function of a squared length."""
+"""Rotations in a plane: the sine and cosine of an angle that is a function of a squared length."""
 
 import math
 
@@ -9,11 +9,11 @@ from ..errors import OffManifoldError
 from .checks import read_number
 from .precision import host_max, may_read_device, recording
 
-_SERIES_BELOW = 0.04  # where six terms are exact to rounding in double precision
+_SERIES_BELOW = 0.04  # below it, six terms of the series are exact to rounding in double precision
 
 
 def sinc_of_square(square: Tensor) -> Tensor:
-    r"""Return :math:`\sin(t) / t` of :math:`t^2`, with all derivatives at 0."""
+    r"""Return :math:`\sin(t) / t` as a function of :math:`t^2`, with all derivatives at 0."""
     if not recording():
         t = square.sqrt().clamp_(min=torch.finfo(square.dtype).tiny)
         return t.sin().div_(t)
@@ -25,7 +25,7 @@ def sinc_of_square(square: Tensor) -> Tensor:
 
 
 def along_geodesic(square: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\sin(t) / t` and :math:`(1 - \cos t) / t^2` of :math:`t^2`."""
+    r"""Return :math:`\sin(t) / t` and :math:`(1 - \cos t) / t^2` as functions of :math:`t^2`."""
     return sinc_of_square(square), 0.5 * sinc_of_square(square / 4).square()
 
 
@@ -42,11 +42,11 @@ def along_cayley(square: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tangent_of(angle: Tensor, name: str) -> Tensor:
-    """Return the tangent of angles; `OffManifoldError` unless all are below pi / 2."""
+    """Return the tangent of angles; raises `OffManifoldError` unless all are below pi / 2."""
     widest = read_number(host_max, angle) if may_read_device() and not angle.is_meta else 0.0
     if not widest < 0.5 * math.pi:
         raise OffManifoldError(
-            f"The {name} retraction on spheres reaches angles below pi / 2.\n"
+            f"The inverse {name} retraction on spheres needs angles below pi / 2.\n"
             f"Expected vectors that are nearer to each other, got an angle of {widest:.6g}.\n"
             "Use the retraction 'exp', or a point in between."
         )

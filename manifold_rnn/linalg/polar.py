@@ -13,26 +13,26 @@ from .precision import applied, double, full_precision, host_max, may_read_devic
 from .product import multiply, multiply_add, solve
 from .skew import skew
 
-_FAR = 1e2  # norm of X^H X - I above which X is scaled first, and a sum should have been made in double
-_SMALLEST_SQUARE = 1e-16  # squares of singular values that may have lost digits to underflow are below it
-_FIXED_ITERATIONS = 12  # where no number may be read from the device: condition numbers up to about 1000, NaN beyond
+_FAR = 1e2  # norm of X^H X - I above which X is scaled first, and X + U should have been added in double precision
+_SMALLEST_SQUARE = 1e-16  # squared singular values below it may have lost digits to underflow
+_FIXED_ITERATIONS = 12  # if no number may be read from the device; beyond a condition of about 1000 the result is NaN
 
 
 @full_precision
 def polar(x: Tensor) -> Tensor:
     r"""Unitary polar factor: the nearest matrix with orthonormal columns.
 
-    .. math:: X = W H, \qquad W = X (X^H X)^{-1/2},
+    .. math:: X = W H, \qquad W = X (X^H X)^{-1/2}.
 
-    by the Newton-Schulz iteration :math:`Y \leftarrow \tfrac{\rho}{2} Y (3I - \rho^2 Y^H Y)`, scaled by bounds of the
-    singular values. On a CPU a matrix of moderate condition that is far from orthonormal columns is factored by the
-    eigenvectors of :math:`X^H X` and one such step; one that is too ill-conditioned for either, by the singular value
-    decomposition.
+    It is computed by the Newton-Schulz iteration :math:`Y \leftarrow \tfrac{\rho}{2} Y (3I - \rho^2 Y^H Y)`, scaled by
+    bounds of the singular values. On a CPU, a matrix of moderate condition far from orthonormal columns is factored by
+    the eigenvectors of :math:`X^H X` and one such step. A matrix too ill-conditioned for both is factored by the
+    singular value decomposition.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p), n >= p
-        Real or complex, of full column rank.
+        A real or complex matrix of full column rank.
 
     Returns
     -------
@@ -41,13 +41,13 @@ def polar(x: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square or tall matrices of floating point.
+        If ``x`` is not a batch of square or tall floating point matrices.
 
     Notes
     -----
-    Two matrix products an iteration: one iteration within 1e-4 of orthonormal columns, 6 at condition number 10. The
-    adjoint solves a Lyapunov equation with ``H``. Source: Bjorck and Bowie (1971); scaling by Chen and Chow (2014);
-    Kenney and Laub (1991) for the derivative.
+    Costs two matrix products per iteration. It takes one iteration within 1e-4 of orthonormal columns, and 6 at
+    condition number 10. The adjoint solves a Lyapunov equation with ``H``. Source: Bjorck and Bowie (1971); Chen and
+    Chow (2014) for the scaling; Kenney and Laub (1991) for the derivative.
 
     Examples
     --------
@@ -60,15 +60,15 @@ def polar(x: Tensor) -> Tensor:
 
 
 def near_polar(x: Tensor) -> Tensor:
-    """`polar`; raises `TooFar` where ``x`` should have been added up in double precision."""
+    """Compute `polar`; raises `TooFar` if ``x`` should have been added up in double precision."""
     W: Tensor = recorded(_Polar, x, None, True)[0]
     return W
 
 
 def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
-    """The values of ``W``, a factor of ``x = W H`` with Hermitian ``H``, with the derivative of that factorisation.
+    """Return ``W``, a factor of ``x = W H`` with Hermitian ``H``, with the derivative of this factorization.
 
-    Finite also where singular values of ``x`` meet, as they do on the manifold, unlike that of an SVD.
+    Unlike that of an SVD, the derivative is finite also if singular values of ``x`` coincide, as on the manifold.
     """
     result: Tensor = applied(_Polar, x, W.detach(), False)[0]
     return result
@@ -76,14 +76,14 @@ def with_polar_adjoint(x: Tensor, W: Tensor) -> Tensor:
 
 @full_precision
 def polish(x: Tensor) -> Tensor:
-    r"""One Newton-Schulz step towards orthonormal columns: removes rounding drift.
+    r"""One Newton-Schulz step towards orthonormal columns, to remove rounding drift.
 
     .. math:: X \leftarrow \tfrac12 X (3I - X^H X), \qquad \|X^H X - I\| = \varepsilon \to \tfrac34\varepsilon^2.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p), n >= p
-        Nearly orthonormal columns (defect well below 1); use `polar` otherwise.
+        A matrix with nearly orthonormal columns (defect well below 1). Otherwise use `polar`.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def polish(x: Tensor) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square or tall matrices of floating point.
+        If ``x`` is not a batch of square or tall floating point matrices.
 
     Examples
     --------
@@ -142,7 +142,7 @@ class _Polar(torch.autograd.Function):
 
 
 def lyapunov(H: Tensor, C: Tensor, eigen: _Eigen | None = None) -> Tensor:
-    r"""Solve :math:`HS + SH = C`, ``H`` positive definite, differentiable also where its eigenvalues meet."""
+    r"""Solve :math:`HS + SH = C` for positive definite ``H``; differentiable also where its eigenvalues coincide."""
     S: Tensor = applied(_Lyapunov, H, C, *(eigen or torch.linalg.eigh(H.detach())))
     return S
 
@@ -169,7 +169,7 @@ class _Lyapunov(torch.autograd.Function):
 
 
 def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The factor, and what is known of the eigenvectors of ``H``."""
+    """Return the factor, and the eigenvalues and eigenvectors of ``H`` if they were computed."""
     gram = multiply(x.mH, x)
     far = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
     if may_read_device():
@@ -190,7 +190,7 @@ def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None
 
 
 def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """On a CPU as fast as a few products, and as exact while the condition is moderate."""
+    """Factor by eigenvectors on a CPU: as fast as a few products, and accurate for a moderate condition number."""
     squares, V = torch.linalg.eigh(gram)
     if not bool((squares[..., 0] > (0.02 * squares[..., -1]).clamp(min=_SMALLEST_SQUARE)).all()):
         return None
@@ -209,7 +209,7 @@ def _newton_schulz(x: Tensor, gram: Tensor) -> Tensor:
 
 
 def _iterations(far: float, x: Tensor) -> int:
-    """Steps that lead from a distance ``far`` of ``X^H X`` from the identity to one that rounding leaves anyway."""
+    """Return the number of steps from a norm ``far`` of ``X^H X - I`` to one at rounding error."""
     count, near = 0, torch.finfo(x.dtype).eps * max(4.0, x.shape[-1] ** 0.5)
     while far > near and count < 12:
         far, count = 0.75 * far * far + 0.25 * far**3, count + 1
@@ -223,7 +223,7 @@ def _iterate(y: Tensor, gram: Tensor, count: int) -> Tensor:
 
 
 def _scaled(y: Tensor, low: Tensor) -> Tensor:
-    """Newton-Schulz for singular values in [low, 1], each step scaled so that both ends map to the new lower end."""
+    """Iterate Newton-Schulz for singular values in [low, 1]. Each step maps both ends to the new lower end."""
     count = 0
     while count < _FIXED_ITERATIONS:
         rho = (3 / (1 + low + low.square())).sqrt()
@@ -240,6 +240,6 @@ def _scaled(y: Tensor, low: Tensor) -> Tensor:
 
 
 def _polar_by_svd(x: Tensor) -> Tensor:
-    """In double, for the same reason."""
+    """Compute the polar factor by the singular value decomposition, in double precision to keep digits."""
     U, _, Vh = torch.linalg.svd(normalized(double(x))[0], full_matrices=False)
     return (U @ Vh).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Polynomials of matrices in few products, and their coefficients to the last digit."""
+"""Matrix polynomials by few products, and their coefficients accurate to the last digit."""
 
 import functools
 import math
@@ -9,21 +9,21 @@ from torch import Tensor
 from .defect import shift_diagonal
 from .product import multiply
 
-_TAIL = 24  # Chebyshev terms after which the rest of a series is below any rounding
+_TAIL = 24  # number of further Chebyshev terms after which the rest of a series is negligible
 
 
 def matrix_polynomial(Z: Tensor, coefficients: Sequence[float], square: Tensor | None = None) -> Tensor:
-    r"""``c_0 I + c_1 Z + ... + c_d Z^d`` for a degree of at least 1, in about :math:`2\sqrt d - 2` products.
+    r"""Return ``c_0 I + c_1 Z + ... + c_d Z^d`` for a degree of at least 1, by about :math:`2\sqrt d - 2` products.
 
-    The powers up to ``q`` are computed once; Horner's rule in ``Z^q`` does the rest. Source: Paterson and Stockmeyer
-    (1973).
+    The powers up to ``q`` are computed once, and then combined by Horner's rule in ``Z^q``. Source: Paterson and
+    Stockmeyer (1973).
     """
     degree = len(coefficients) - 1
     q = math.ceil(math.sqrt(degree))
     powers = [Z] if square is None or q == 1 else [Z, square]
     while len(powers) < q:
         powers.append(multiply(powers[-1], Z))
-    start = q * ((degree - 1) // q)  # the first block holds 1 to q powers
+    start = q * ((degree - 1) // q)  # the first block has 1 to q powers
     P = coefficients[degree] * powers[degree - start - 1]
     end = degree
     while True:
@@ -36,16 +36,16 @@ def matrix_polynomial(Z: Tensor, coefficients: Sequence[float], square: Tensor |
 
 
 def exponent(x: float) -> int:
-    """The least ``k`` for which :math:`2^{k/8}` is at least ``x``, to keep polynomials for so many intervals only."""
+    r"""Return the least ``k`` with :math:`2^{k/8} \ge x`, so that polynomials are cached for few intervals only."""
     return math.ceil(8 * math.log2(max(x, 1e-9)))
 
 
 def on_imaginary_axis(taylor: Callable[[int], float], radius: float, degree: int) -> tuple[float, ...]:
-    r"""The Chebyshev series, up to a degree, of an entire function of :math:`z = iy` for ``|y|`` up to ``radius``.
+    r"""Return the truncated Chebyshev series of an entire function of :math:`z = iy`, for ``|y|`` up to ``radius``.
 
-    Coefficient ``n`` of the function's power series is ``taylor(n)``, at most about ``1 / n!``. The powers of ``z`` are
-    those of the power series less what the terms that are left out contribute. These are small, so no digit is lost;
-    the sum of the terms that stay would cancel.
+    Coefficient ``n`` of the function's power series is ``taylor(n)``, at most about ``1 / n!``. The result contains
+    coefficients of powers of ``z``: those of the power series minus the contributions of the omitted Chebyshev terms.
+    These are small, so no digit is lost; summing the retained terms would cancel.
     """
 
     def real(n: int) -> float:  # y = -iz
@@ -62,7 +62,7 @@ def on_imaginary_axis(taylor: Callable[[int], float], radius: float, degree: int
 
 @functools.cache
 def chebyshev(k: int) -> tuple[int, ...]:
-    """The coefficients of the Chebyshev polynomial of degree ``k``."""
+    """Return the coefficients of the Chebyshev polynomial of degree ``k``."""
     if k < 2:
         return (1,) if k == 0 else (0, 1)
     twice, before = (0, *(2 * c for c in chebyshev(k - 1))), (*chebyshev(k - 2), 0, 0)
@@ -71,7 +71,7 @@ def chebyshev(k: int) -> tuple[int, ...]:
 
 @functools.cache
 def chebyshev_at_one(k: int) -> tuple[int, ...]:
-    """The coefficients of the Chebyshev polynomial of degree ``k`` in powers of ``u = t - 1``: none is negative."""
+    """Return the nonnegative coefficients of the Chebyshev polynomial of degree ``k`` in powers of ``u = t - 1``."""
     if k < 2:
         return (1,) if k == 0 else (1, 1)
     last, before = chebyshev_at_one(k - 1), (*chebyshev_at_one(k - 2), 0, 0)

@@ -1,4 +1,4 @@
-"""In which precision matrix algebra is done, and whether it may look at a number or must record itself."""
+"""Chooses the precision of matrix algebra, and tells whether it may read numbers or must record gradients."""
 
 import contextlib
 import contextvars
@@ -21,7 +21,7 @@ _FULL = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Run ``function`` with autocast off and its tensors in float32 / complex64 or better; cast the results back."""
+    """Run ``function`` without autocast and with tensors in float32, complex64 or better; cast the results back."""
 
     @functools.wraps(function)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -30,7 +30,7 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
             x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if x is None:
             raise DtypeError(
-                f"{function.__name__} works on tensors.\n"
+                f"{function.__name__} needs tensors.\n"
                 f"Got {', '.join(type(a).__name__ for a in args) or 'nothing'}.\n"
                 "Convert with torch.as_tensor first."
             )
@@ -47,7 +47,7 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def _widened(function: Callable[..., _R], half: torch.dtype, *args: Any, **kwargs: Any) -> _R:
     if half not in _HALF:
         raise DtypeError(
-            f"{function.__name__} works on real or complex floating point tensors.\n"
+            f"{function.__name__} needs real or complex floating point tensors.\n"
             f"Expected float32, float64, complex64, complex128 or a half precision, got {half}.\n"
             "Convert with .to(torch.float32) first."
         )
@@ -62,38 +62,38 @@ def _widen(a: Any) -> Any:
 
 
 def recorded(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)``; its forward alone where nobody records, as in an optimizer: it saves the dispatch."""
+    """Call ``function.apply(*args)``, or only its forward if nothing records it, which saves the dispatch."""
     return applied(function, *args) if recording() else function.forward(*args)
 
 
 def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)``, also under forward mode."""
+    """Call ``function.apply(*args)``, also in forward mode."""
     if not torch.compiler.is_compiling() and is_forward_mode():
         return with_forward_mode(function).apply(*args)
     return apply_function(function, *args)
 
 
 def recording() -> bool:
-    """Whether anybody may ask for a derivative, or transforms the code."""
+    """Return whether a derivative may be requested, or the code is transformed."""
     transformed = torch.compiler.is_compiling() or transform_level() is not None or is_forward_mode()
     return torch.is_grad_enabled() or transformed
 
 
 def batched(*gradients: Tensor | None) -> bool:
-    """Whether `vmap` stands behind a gradient that reaches a backward pass, where it may not be written into."""
-    if torch.compiler.is_compiling():  # which asks for one gradient at a time
+    """Return whether `vmap` produced a gradient that reaches a backward pass; it must not be written in place."""
+    if torch.compiler.is_compiling():  # compiled code computes one gradient at a time
         return False
     return any(g is not None and is_batched(g) for g in gradients)
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Context in which autocast leaves products alone; an adjoint needs it where ``backward`` runs under autocast."""
+    """Return a context without autocast for products; an adjoint needs it where ``backward`` runs under autocast."""
     device = autocast_device(x)
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
 def autocast_device(x: Tensor) -> str:
-    """What autocast calls the device of ``x``; it knows no meta device."""
+    """Return autocast's name for the device of ``x``, since autocast does not support the meta device."""
     return "cpu" if x.is_meta else x.device.type
 
 
@@ -102,9 +102,9 @@ _fixed = contextvars.ContextVar("manifold_rnn_fixed_iterations", default=False)
 
 @contextlib.contextmanager
 def fixed_iterations() -> Iterator[None]:
-    """Within this context no algorithm reads a number from the device: iteration counts are fixed at their safe values.
+    """Context in which no algorithm reads a number from the device: iteration counts are fixed at safe values.
 
-    For CUDA graph capture (``capturable=True`` in the optimizers). Compiled code behaves so by itself.
+    Use it for CUDA graph capture (``capturable=True`` in the optimizers). Compiled code always works this way.
 
     Examples
     --------
@@ -119,34 +119,34 @@ def fixed_iterations() -> Iterator[None]:
 
 
 def may_read_device() -> bool:
-    """Whether an algorithm may look at a number to choose its path: not while compiling, capturing or tracing."""
+    """Return whether an algorithm may read a number to choose its path: not while compiling, capturing or tracing."""
     return not (torch.compiler.is_compiling() or _fixed.get() or is_symbolic())
 
 
 def is_readable(x: Tensor) -> bool:
-    """Return whether a number of ``x`` can be read at almost no cost."""
+    """Return whether reading a number of ``x`` costs almost nothing."""
     return x.device.type == "cpu" and may_read_device() and not is_watched(x)
 
 
 def host_max(x: Tensor) -> float:
-    """Largest entry of ``x`` as a Python number, 0 for an empty tensor."""
+    """Return the largest entry of ``x`` as a Python number, 0 for an empty tensor."""
     return float(x.detach().max()) if x.numel() else 0.0
 
 
 def largest_norm(x: Tensor) -> float:
-    """Largest Frobenius norm in a batch of matrices, as a Python number."""
-    if x.numel() == x.shape[-2] * x.shape[-1]:  # one matrix, in one kernel
+    """Return the largest Frobenius norm in a batch of matrices, as a Python number."""
+    if x.numel() == x.shape[-2] * x.shape[-1]:  # one matrix takes one kernel
         return float(torch.linalg.vector_norm(x.detach()))
     return host_max(torch.linalg.matrix_norm(x))
 
 
 def double(x: Tensor) -> Tensor:
-    """``x`` in double precision, for a step that would lose digits in single."""
+    """Return ``x`` in double precision, for a step that would lose digits in single precision."""
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """``x``, in single precision if it is in half, for which LAPACK and FFT have no functions."""
+    """Return ``x``, with half precision converted to single, since LAPACK and FFT do not support half."""
     return x.to(_HALF.get(x.dtype, x.dtype))
 
 
@@ -154,5 +154,5 @@ _COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torc
 
 
 def complex_dtype(dtype: torch.dtype) -> torch.dtype:
-    """``dtype.to_complex()``, which compiled code does not know."""
+    """Return ``dtype.to_complex()``, which compiled code does not support."""
     return _COMPLEX.get(dtype, dtype)

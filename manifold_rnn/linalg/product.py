@@ -1,4 +1,4 @@
-"""Matrix products by the fastest call there is, and added to a matrix in one pass where torch has one."""
+"""Matrix products by the fastest available call, fused with an addition if torch supports it."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,11 @@ from torch import Tensor
 from .._torch import has_onednn, is_forward_mode, onednn_linear
 from .precision import recording
 
-_ONEDNN_FROM = 2 << 20  # multiplications from which oneDNN is faster than the BLAS, its call included
+_ONEDNN_FROM = 2 << 20  # multiplications from which oneDNN, including its call, is faster than the BLAS
 
 
 def multiply(X: Tensor, Y: Tensor) -> Tensor:
-    """``X Y``; where nobody records, a large product of single precision on a CPU goes to oneDNN."""
+    """Return ``X Y``. If nothing is recorded, oneDNN computes large single precision products on a CPU."""
     if X.dtype == torch.float32 and _takes_onednn(X, Y):
         linear = onednn_linear()
         alone = X.ndim == 3
@@ -20,7 +20,7 @@ def multiply(X: Tensor, Y: Tensor) -> Tensor:
 
 
 def multiply_add(C: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float, out: Tensor | None = None) -> Tensor:
-    """``beta C + alpha X Y``, in the memory of ``out`` where it can."""
+    """Return ``beta C + alpha X Y``, written to ``out`` if possible."""
     if X.dtype == torch.float32 and _takes_onednn(X, Y):
         total = multiply(X, Y)
         return torch.add(total.mul_(alpha), C, alpha=beta) if alpha != 1 else total.add_(C, alpha=beta)
@@ -32,7 +32,7 @@ def multiply_add(C: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float, 
 
 
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
-    """``A^-1 B``, or ``B A^-1``; by the inverse under forward mode, where torch derives a solution wrongly twice."""
+    """Return ``A^-1 B`` or ``B A^-1``; by the inverse in forward mode, where torch's second derivative is wrong."""
     if not torch.compiler.is_compiling() and is_forward_mode():
         inverse = torch.linalg.inv_ex(A).inverse
         return inverse @ B if left else B @ inverse
@@ -43,11 +43,11 @@ def _takes_onednn(X: Tensor, Y: Tensor) -> bool:
     one_matrix = X.ndim == Y.ndim and (X.ndim == 2 or (X.ndim == 3 and len(X) == len(Y) == 1))
     if not one_matrix or X.numel() * Y.shape[-1] < _ONEDNN_FROM or X.device.type != "cpu" or recording():
         return False
-    # it has no fast kernel for a slice of a larger matrix
+    # oneDNN has no fast kernel for a slice of a larger matrix
     return Y.dtype == X.dtype and _is_dense(X) and _is_dense(Y) and has_onednn()
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether a matrix, or its transpose, has its entries side by side."""
+    """Return whether the entries of a matrix or of its transpose are adjacent in memory."""
     (rows, columns), (down, right) = x.shape[-2:], x.stride()[-2:]
     return (right == 1 and down == columns) or (down == 1 and right == rows)

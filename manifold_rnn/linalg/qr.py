@@ -1,4 +1,4 @@
-"""The QR factorisation with positive diagonal, by reflections or from the Gram matrix, with its own adjoint."""
+"""The QR factorization with positive diagonal, by reflections or from the Gram matrix, with its own adjoint."""
 
 from typing import Any
 
@@ -21,20 +21,20 @@ from .precision import (
 )
 from .product import multiply, multiply_add
 
-_FAR = 1e2  # bound of |X^H X - I| above which reflections are used
-_ONE_ROUND = 0.75  # bound of |X^H X - I| below which one Cholesky round is accurate for every X
+_FAR = 1e2  # norm of X^H X - I above which reflections are used
+_ONE_ROUND = 0.75  # norm of X^H X - I below which one Cholesky round is accurate for every X
 
 
 @full_precision
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""QR factorisation with positive diagonal: unique, and continuous in ``x``.
+    r"""QR factorization with positive diagonal: unique, and continuous in ``x``.
 
     .. math:: X = QR, \qquad Q^H Q = I, \quad R \text{ upper triangular}, \quad R_{ii} > 0.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p), n >= p
-        Real or complex, of full column rank.
+        A real or complex matrix of full column rank.
 
     Returns
     -------
@@ -44,12 +44,12 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square or tall matrices of floating point.
+        If ``x`` is not a batch of square or tall floating point matrices.
 
     Notes
     -----
-    By Householder reflections, safe at every condition number; `cholesky_qr` is faster near orthonormal columns.
-    Both share one adjoint. Source: Walter and Lehmann (2018) for the derivative.
+    It uses Householder reflections, which are accurate at every condition number; `cholesky_qr` is faster near
+    orthonormal columns. Both have the same adjoint. Source: Walter and Lehmann (2018) for the derivative.
 
     Examples
     --------
@@ -63,18 +63,18 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @full_precision
 def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The factorisation of `qr` from the Cholesky factor of the Gram matrix, fast near orthonormal columns.
+    r"""QR factorization from the Cholesky factor of the Gram matrix, fast near orthonormal columns.
 
-    .. math:: R^H R = X^H X, \qquad Q = X R^{-1},
+    .. math:: R^H R = X^H X, \qquad Q = X R^{-1}.
 
-    to first order where :math:`\|X^H X - I\|_F^2` is below the rounding error of ``Q``, once up to a distance of
-    :math:`\tfrac34`, twice up to :math:`10^2`, and `qr` itself above or where the first round did not come near
-    orthonormal columns.
+    The number of Cholesky rounds depends on the distance :math:`d = \|X^H X - I\|_F`. If :math:`d^2` is below the
+    rounding error of ``Q``, a first-order formula is enough. One round is made up to :math:`d = \tfrac34`, and two up
+    to :math:`10^2`. Beyond that, or if the first round did not come near orthonormal columns, `qr` is used.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, p), n >= p
-        Real or complex.
+        A real or complex matrix.
 
     Returns
     -------
@@ -84,13 +84,13 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square or tall matrices of floating point.
+        If ``x`` is not a batch of square or tall floating point matrices.
 
     Notes
     -----
-    One matrix product, a Cholesky factorisation and a triangular solve a round. Where no number may be read from the
-    device two rounds are made, and where they do not suffice (condition numbers above about 1000 in single precision)
-    the result is NaN. Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya (2015).
+    A round costs one matrix product, a Cholesky factorization and a triangular solve. If no number may be read from the
+    device, two rounds are made. The result is NaN if they are not enough, at condition numbers above about 1000 in
+    single precision. Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya (2015).
 
     Examples
     --------
@@ -103,7 +103,7 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def near_factor(x: Tensor) -> Tensor:
-    """The ``Q`` of `cholesky_qr`; raises `TooFar` where ``x`` should have been added up in double precision."""
+    """Return the ``Q`` of `cholesky_qr`; raises `TooFar` if ``x`` should have been added up in double precision."""
     if recording() or not may_read_device():
         Q: Tensor = recorded(_QR, x, True, True)[0]
         return Q
@@ -115,7 +115,7 @@ def near_factor(x: Tensor) -> Tensor:
 
 
 class _QR(torch.autograd.Function):
-    """``(x, near, only) -> Q, R``; ``near`` allows the Cholesky form, ``only`` raises `TooFar` beyond it."""
+    """Map ``(x, near, only)`` to ``Q, R``. ``near`` allows the Cholesky form, ``only`` raises `TooFar` beyond it."""
 
     @staticmethod
     def forward(x: Tensor, near: bool, only: bool) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ class _QR(torch.autograd.Function):
         with without_autocast(Q):
             M = multiply(R, gR.mH) - multiply(gQ.mH, Q)
             lower = M.tril(-1)
-            # the diagonal of R is real, so only the real part of the diagonal of M acts
+            # the diagonal of R is real, so only the real part of the diagonal of M contributes
             symmetric = lower + lower.mH + torch.diag_embed(M.diagonal(dim1=-2, dim2=-1).real).to(M.dtype)
             return torch.linalg.solve_triangular(R.mH, gQ + multiply(Q, symmetric), upper=False, left=False), None, None
 
@@ -160,13 +160,13 @@ def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Since the factor of an ill-conditioned matrix loses as many digits as its condition number has."""
+    """Factor in double precision, since an ill-conditioned matrix loses as many digits as its condition number has."""
     Q, R = _householder(double(x))
     return Q.to(x.dtype), R.to(x.dtype)
 
 
 def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> tuple[Tensor, Tensor]:
-    """The factors from ``beyond = X^H X - I``, which is overwritten, of norm ``far``."""
+    """Return the factors, given ``beyond = X^H X - I`` of norm ``far``; ``beyond`` is overwritten."""
     if not far <= _FAR:  # NaN included
         return _householder_indouble(x)
     R = torch.linalg.cholesky_ex(shift_diagonal(beyond, 1.0)).L.mH
@@ -185,16 +185,16 @@ def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> tuple[Tensor, Ten
 
 
 def _is_tiny(far: float, x: Tensor) -> bool:
-    """Whether the square of ``far``, the norm of ``X^H X - I``, is below rounding errors of ``Q``.
+    """Return whether the square of ``far``, the norm of ``X^H X - I``, is below rounding errors of ``Q``.
 
-    The second order is at most 0.9 of that square in the Frobenius norm, as a triangle of a Hermitian matrix with half
-    the diagonal has at most 0.71 of its norm.
+    The second-order term is at most 0.9 of that square in the Frobenius norm. The triangle of a Hermitian matrix with
+    half the diagonal has at most 0.71 of its norm.
     """
     return far**2 < torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
 
 
 def _first_order(x: Tensor, beyond: Tensor) -> Tensor:
-    """``Q`` for a tiny ``beyond = X^H X - I``, which becomes ``R - I``: its upper triangle with half the diagonal."""
+    """Return ``Q`` for a tiny ``beyond = X^H X - I``; ``beyond`` becomes ``R - I``, its triangle with half diagonal."""
     upper = beyond.triu_()
     upper.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     return multiply_add(x, x, upper, beta=1, alpha=-1)

@@ -5,52 +5,52 @@ from torch import Tensor
 
 from .norms import largest_part, power_of_two_below
 
-_LEAF = 32  # rows that are eliminated one by one, between products of matrices
+_LEAF = 32  # rows eliminated one by one, between matrix products
 _BLOCK = 2**19  # complex numbers in one block of columns, 8 MiB
-# Sweeps after which convergence is checked. After the last one, singular values are computed directly.
+# The convergence is checked after these sweeps. After the last one, singular values are computed directly.
 _CHECKS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320)
 
 
 def smallest_singular_values(T: Tensor, z: Tensor, *, tol: float = 1e-4, direct: bool = True) -> Tensor:
-    r"""Smallest singular value of :math:`zI - T`, the inverse of the norm of the resolvent.
+    r"""Smallest singular value of :math:`zI - T`, which is the inverse of the resolvent norm.
 
     .. math:: s_{\min}(z) = 1 / \|(zI - T)^{-1}\|_2 .
 
     Parameters
     ----------
     T : Tensor, shape (n, n)
-        Upper triangular, complex128: the Schur form of the matrix in question.
+        Upper triangular, complex128: the Schur form of the matrix to study.
     z : Tensor, shape (...)
-        Complex128.
+        The shifts, complex128.
     tol : float
-        Relative error at which the iteration for a shift ends.
+        Relative error at which the iteration for a shift stops.
     direct : bool
-        Whether the singular values are computed directly for shifts at which the iteration has not converged. Else
-        the last value is returned, an upper bound.
+        Whether to compute the singular values directly for shifts at which the iteration has not converged. Otherwise
+        the last value is returned, which is an upper bound.
 
     Returns
     -------
     Tensor, shape (...)
-        Real. Values below ``eps`` times the Frobenius norm of ``T`` are replaced by that product: rounding errors of
-        this size in ``T`` change them completely.
+        Real. Values below ``eps`` times the Frobenius norm of ``T`` are replaced by that product, because rounding
+        errors of this size in ``T`` change them completely.
 
     Notes
     -----
-    The Lanczos iteration for the largest eigenvalue of :math:`(zI - T)^{-1} (zI - T)^{-H}`, two triangular solves a
-    sweep. The residual bounds the distance to an eigenvalue; its square over the gap estimates it more closely. Source:
-    Trefethen and Embree (2005), chapter 39.
+    It runs the Lanczos iteration for the largest eigenvalue of :math:`(zI - T)^{-1} (zI - T)^{-H}`, with two triangular
+    solves per sweep. The residual bounds the distance to an eigenvalue; its square divided by the gap is a closer
+    estimate. Source: Trefethen and Embree (2005), chapter 39.
     """
     largest = torch.maximum(largest_part(z.reshape(1, -1)), largest_part(T)).squeeze()
     unit = power_of_two_below(largest)
     T, shifts = T / unit, z.reshape(-1) / unit
     floor = torch.finfo(T.dtype).eps * torch.linalg.matrix_norm(T)
-    # the adjoint of an upper triangular matrix, with both axes reversed, is upper triangular
+    # the adjoint of an upper triangular matrix is upper triangular after reversing both axes
     adjoint = T.mH.flip(0, 1).contiguous()
     departure = torch.linalg.matrix_norm(T.triu(1))
     width = max(256, _BLOCK // len(T))
     parts = []
     for part in shifts.split(width):
-        # by Weyl's inequality, off by no more than the part above the diagonal
+        # by Weyl's inequality, the error is at most the norm of the part above the diagonal
         values = (part[:, None] - T.diagonal()).abs().amin(1)
         rest = (values * tol < departure).nonzero().squeeze(1)
         if len(rest):
@@ -62,8 +62,8 @@ def smallest_singular_values(T: Tensor, z: Tensor, *, tol: float = 1e-4, direct:
 def solve_shifted(T: Tensor, inverse_pivots: Tensor, x: Tensor) -> Tensor:
     r"""Solve :math:`(z_k I - T) x_k = b_k` in place, for an upper triangular matrix and many shifts.
 
-    The shifts share everything above the diagonal, so most of the substitution is products of blocks of ``T`` with
-    blocks of all solutions.
+    All shifts have the same entries above the diagonal. Most of the substitution is therefore products of blocks of
+    ``T`` with blocks of all solutions.
 
     Parameters
     ----------
@@ -72,19 +72,19 @@ def solve_shifted(T: Tensor, inverse_pivots: Tensor, x: Tensor) -> Tensor:
     inverse_pivots : Tensor, shape (n, K)
         :math:`1 / (z_k - T_{ii})`.
     x : Tensor, shape (n, K)
-        The right-hand sides, which the solutions replace.
+        The right-hand sides, which are overwritten by the solutions.
 
     Returns
     -------
     Tensor, shape (n, K)
-        It is ``x``.
+        The tensor ``x``.
     """
     _eliminate(T, inverse_pivots, x, 0, len(T))
     return x
 
 
 def inverse_pivots(T: Tensor, z: Tensor, floor: Tensor) -> Tensor:
-    """Return ``1 / (z_k - T_ii)``, shape (n, K), of pivots that are moved from zero to ``floor``."""
+    """Return ``1 / (z_k - T_ii)``, shape (n, K), with zero pivots replaced by ``floor``."""
     pivots = z - T.diagonal()[:, None]
     least = floor.clamp(min=torch.finfo(T.dtype).tiny)
     return torch.where(pivots.abs() < least, least.to(T.dtype), pivots).reciprocal()
@@ -104,7 +104,7 @@ def _eliminate(T: Tensor, inverse: Tensor, x: Tensor, start: int, end: int) -> N
 
 
 def _lanczos(T: Tensor, adjoint: Tensor, z: Tensor, floor: Tensor, tol: float, direct: bool) -> Tensor:
-    """Smallest singular values for one block of shifts."""
+    """Return the smallest singular values for one block of shifts."""
     n, count = len(T), len(z)
     values = torch.zeros(count, dtype=torch.float64, device=T.device)
     active = torch.arange(count, device=T.device)
@@ -116,7 +116,7 @@ def _lanczos(T: Tensor, adjoint: Tensor, z: Tensor, floor: Tensor, tol: float, d
     for sweep in range(1, _CHECKS[-1] + 1):
         u = solve_shifted(adjoint, inverse.flip(0).conj().resolve_conj(), v.flip(0)).flip(0)
         size = _squared_norms(u)
-        below |= ~(size * floor.square() < 1)  # also where a solution overflows
+        below |= ~(size * floor.square() < 1)  # also true if a solution overflows
         w = solve_shifted(T, inverse, u)
         diagonal = torch.cat([diagonal, torch.where(below, 0, size)[None]])
         w -= v * diagonal[-1] + before * link
@@ -143,7 +143,7 @@ def _lanczos(T: Tensor, adjoint: Tensor, z: Tensor, floor: Tensor, tol: float, d
 
 
 def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue of each tridiagonal matrix, and an estimate of its error."""
+    """Return the largest eigenvalue of each tridiagonal matrix, and an estimate of its error."""
     scale = diagonal.amax(0)
     scale = torch.where(scale > 0, scale, 1)
     matrix = torch.diag_embed((diagonal / scale).mT)
@@ -156,11 +156,11 @@ def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squared_norms(x: Tensor) -> Tensor:
-    """Of the columns; several times as fast as `torch.linalg.vector_norm`."""
+    """Return the squared norms of the columns; several times faster than `torch.linalg.vector_norm`."""
     return torch.view_as_real(x).square().sum(0).sum(-1)
 
 
 def _start(n: int, like: Tensor) -> Tensor:
-    """The same random unit vector at every call, without use of the global random numbers."""
+    """Return the same random unit vector at every call, without using the global random generator."""
     v = torch.randn(n, 1, dtype=like.dtype, generator=torch.Generator().manual_seed(0))
     return (v / torch.linalg.vector_norm(v)).to(like.device)

@@ -18,24 +18,24 @@ from .precision import full_precision
 def skew(x: Tensor) -> Tensor:
     r"""Skew-Hermitian part of a square matrix.
 
-    .. math:: \operatorname{skew}(X) = \tfrac12 (X - X^H),
+    .. math:: \operatorname{skew}(X) = \tfrac12 (X - X^H).
 
-    the orthogonal projection onto the Lie algebra of the orthogonal (real) or unitary (complex) group.
+    This is the orthogonal projection onto the Lie algebra of the orthogonal (real) or unitary (complex) group.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        Real or complex.
+        A real or complex matrix.
 
     Returns
     -------
     Tensor, shape (..., n, n)
-        ``A`` with :math:`A^H = -A`.
+        The skew-Hermitian part ``A``, with :math:`A^H = -A`.
 
     Raises
     ------
     ShapeError, DtypeError
-        If ``x`` is not a batch of square matrices, or not of floating point.
+        If ``x`` is not a batch of square matrices, or is not floating point.
 
     Examples
     --------
@@ -48,9 +48,9 @@ def skew(x: Tensor) -> Tensor:
 
 @full_precision
 def pack_skew(A: Tensor) -> Tensor:
-    r"""Coordinates of a skew-Hermitian matrix: a real vector of the same length (Frobenius norm).
+    r"""Coordinates of a skew-Hermitian matrix: a real vector with the same norm.
 
-    Real matrices give :math:`\sqrt2\,A_{ij}` for :math:`i > j`; complex ones give
+    The coordinates of a real matrix are :math:`\sqrt2\,A_{ij}` for :math:`i > j`. Those of a complex one are
     :math:`\sqrt2\operatorname{Re}A_{ij}`, then :math:`\sqrt2\operatorname{Im}A_{ij}`, then the imaginary diagonal
     :math:`\operatorname{Im}A_{ii}`. Hence :math:`\|c\|_2 = \|A\|_F`, and a gradient step in ``c`` is a gradient step in
     ``A``.
@@ -58,17 +58,17 @@ def pack_skew(A: Tensor) -> Tensor:
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Real or complex; of a matrix that is not skew-Hermitian its skew-Hermitian part is packed.
+        A real or complex matrix; only its skew-Hermitian part is used.
 
     Returns
     -------
     Tensor, shape (..., n(n-1)/2), or (..., n^2) for complex ``A``
-        Real.
+        The real coordinates.
 
     Raises
     ------
     ShapeError, DtypeError
-        If ``A`` is not a batch of square matrices, or not of floating point.
+        If ``A`` is not a batch of square matrices, or is not floating point.
 
     Examples
     --------
@@ -88,24 +88,24 @@ def pack_skew(A: Tensor) -> Tensor:
 
 @full_precision
 def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    r"""Skew-Hermitian matrix from its coordinates: the inverse of `pack_skew`.
+    r"""Skew-Hermitian matrix from its coordinates. This is the inverse of `pack_skew`.
 
     Parameters
     ----------
     c : Tensor, shape (..., d), real
-        Coordinates, ``d = n(n-1)/2`` for a real matrix or ``d = n^2`` for a complex one.
+        The coordinates, with ``d = n(n-1)/2`` for a real matrix or ``d = n^2`` for a complex one.
     dtype : torch.dtype, optional
-        Of the matrix; a complex one asks for the complex layout. Default: that of ``c`` (real).
+        Dtype of the matrix; a complex dtype selects the complex layout. Default: the (real) dtype of ``c``.
 
     Returns
     -------
     Tensor, shape (..., n, n)
-        ``A`` with :math:`A^H = -A` and :math:`\|A\|_F = \|c\|_2`.
+        The matrix ``A``, with :math:`A^H = -A` and :math:`\|A\|_F = \|c\|_2`.
 
     Raises
     ------
     ShapeError, DtypeError
-        If ``d`` is not a number of coordinates that some ``n`` has, or ``c`` is not real.
+        If no ``n`` has ``d`` coordinates, or ``c`` is not real.
 
     Examples
     --------
@@ -115,8 +115,8 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     complex_ = dtype is not None and dtype.is_complex
     if c.is_complex():
         raise DtypeError(
-            f"Coordinates are real, also those of a complex matrix.\nExpected float32 or float64, got {c.dtype}.\n"
-            "Make the coordinates with pack_skew."
+            f"Coordinates must be real, also those of a complex matrix.\nExpected float32 or float64, got {c.dtype}.\n"
+            "Compute the coordinates with pack_skew."
         )
     n = skew_size(c.shape[-1] if c.ndim else -1, complex_=complex_)
     if not complex_ and _is_compiled(c, n):
@@ -131,7 +131,7 @@ def unpack_skew(c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def _is_compiled(x: Tensor, n: int) -> bool:
-    """Whether compiled loops do the same, where nobody looks at it."""
+    """Return whether to use the compiled loops: they give the same result if nothing observes the operations."""
     if n < _RECORDED_FROM and x.requires_grad and torch.is_grad_enabled():
         return False
     return not (sees_every_step() or is_watched(x)) and coordinates.can_be_compiled(x)
@@ -168,23 +168,23 @@ class _Unpack(torch.autograd.Function):
 
 
 def skew_size(d: int, *, complex_: bool = False) -> int:
-    """Size ``n`` of the skew-Hermitian matrices that have ``d`` real coordinates; `ShapeError` if there is none."""
+    """Return the size ``n`` of skew-Hermitian matrices with ``d`` real coordinates; raises `ShapeError` if none."""
     n = math.isqrt(max(d, 0)) if complex_ else (1 + math.isqrt(1 + 8 * max(d, 0))) // 2
     if d != (n * n if complex_ else n * (n - 1) // 2) or n < 1:
         raise ShapeError(
             "A skew-Hermitian n x n matrix has n(n-1)/2 coordinates if real, n^2 if complex.\n"
             f"Expected such a number, got {d} for a {'complex' if complex_ else 'real'} matrix.\n"
-            "Make the coordinates with pack_skew."
+            "Compute the coordinates with pack_skew."
         )
     return n
 
 
 def _times(x: Tensor, factor: float) -> Tensor:
-    """``factor x``, in the memory of ``x`` but for forward mode, whose zeros cannot be written into."""
+    """Return ``factor x``, in place except in forward mode, whose zero tangents cannot be written."""
     return x * factor if is_forward_mode() else x.mul_(factor)
 
 
-_RECORDED_FROM = 64  # columns from which a function of its own costs less than an index
+_RECORDED_FROM = 64  # columns from which a custom function costs less than indexing
 
 _CACHE: dict[tuple[str, int, torch.device, torch.dtype | None], Tensor] = {}
 
@@ -198,7 +198,7 @@ def _cached(
     if key not in _CACHE:
         with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward
             table = build(n, device).to(dtype)
-        if type(table) is not Tensor or is_transformed():  # what a tracer or a transform wraps must not outlive it
+        if type(table) is not Tensor or is_transformed():  # do not cache what a tracer or a transform has wrapped
             return table
         _CACHE[key] = table
     return _CACHE[key]
@@ -214,7 +214,7 @@ def _diagonal(n: int, device: torch.device) -> Tensor:
 
 
 def _places(n: int, device: torch.device) -> Tensor:
-    """Where among the coordinates each entry is found: on both sides of the diagonal; any place on it."""
+    """Return the position of each matrix entry among the coordinates, on both sides of the diagonal; any on it."""
     index = torch.zeros((n, n), dtype=torch.long, device=device)
     i, j = torch.tril_indices(n, n, -1, device=device)
     index[i, j] = index[j, i] = torch.arange(len(i), device=device)

@@ -1,4 +1,4 @@
-"""The spectral radius, robust in value and guarded in gradient, and the condition of the eigenvalue that attains it."""
+"""The spectral radius, with a guarded gradient, and the condition number of the eigenvalue that attains it."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from .checks import require_finite, require_matrix
 from .norms import largest_part, power_of_two_below
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
-_SQUARINGS = {torch.float32: 30, torch.float64: 58}  # 2^-k log(condition) below the unit
+_SQUARINGS = {torch.float32: 30, torch.float64: 58}  # makes 2^-k log(condition) smaller than the rounding unit
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-_DEFECTIVE = 1e-8  # size of a normalized square that says that a nilpotent part outweighs the eigenvalues
-_UNDERFLOW = 1e-150  # and that the next square may underflow
-_NEGLIGIBLE = 1e-290  # beside a largest entry of 1; the reciprocal of a smaller pivot overflows
-_PARALLEL = 1e-18  # smallest |v^H u| that is divided by: unit vectors this far from each other are orthogonal
+_DEFECTIVE = 1e-8  # norm of a normalized square below which a nilpotent part outweighs the eigenvalues
+_UNDERFLOW = 1e-150  # norm below which the next square may underflow
+_NEGLIGIBLE = 1e-290  # relative to a largest entry of 1; the reciprocal of a smaller pivot overflows
+_PARALLEL = 1e-18  # smallest divisor |v^H u|: below it, unit vectors are orthogonal to rounding
 
 
 @full_precision
@@ -22,18 +22,18 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     r"""Largest modulus of an eigenvalue.
 
     .. math:: \rho(X) = \max_i |\lambda_i| = \lim_k \|X^{2^k}\|^{2^{-k}}, \qquad
-        d\rho = \operatorname{Re}\Bigl(\frac{\bar\lambda}{|\lambda|} \frac{v^H\, dX\, u}{v^H u}\Bigr),
+        d\rho = \operatorname{Re}\Bigl(\frac{\bar\lambda}{|\lambda|} \frac{v^H\, dX\, u}{v^H u}\Bigr).
 
-    the value by repeated squaring with logarithms, the gradient from the right and left eigenvectors of a
-    dominant eigenvalue, :math:`Xu = \lambda u`, :math:`v^H X = \lambda v^H`.
+    The value is computed by repeated squaring with logarithms. The gradient is computed from the right and left
+    eigenvectors of a dominant eigenvalue, :math:`Xu = \lambda u`, :math:`v^H X = \lambda v^H`.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        Real or complex.
+        A real or complex matrix.
     tol : float, optional
-        The gradient is replaced where :math:`|v^H u| < \mathrm{tol}\,\|u\|\|v\|`. Default: ten times
-        the root of the unit of the dtype, which rounding a defective matrix does not exceed.
+        The gradient is replaced where :math:`|v^H u| < \mathrm{tol}\,\|u\|\|v\|`. Default: ten times the square root of
+        the rounding unit of the dtype, which a rounded defective matrix does not exceed.
 
     Returns
     -------
@@ -43,24 +43,25 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
-        If ``x`` is not a batch of square matrices of floating point with finite entries.
+        If ``x`` is not a batch of square floating point matrices with finite entries.
 
     Notes
     -----
-    Either member of a conjugate pair gives the same gradient. Where several moduli tie, the radius has a kink and the
-    gradient of one of the eigenvalues is returned, a subgradient: the slope in every direction is at least what it
-    says. Where the eigenvalue is nearly defective (``tol``) the radius is no longer Lipschitz, and the radial gradient
-    :math:`\rho X / \|X\|_F^2` is returned: the slope along ``X`` itself is right, any other is 0; at radius 0 all are.
-    In both cases :math:`\langle\nabla\rho, X\rangle = \rho`, as for every homogeneous function.
+    Both eigenvalues of a conjugate pair give the same gradient. If several moduli are equal, the radius has a kink. The
+    gradient of one of the eigenvalues is then returned. It is a subgradient: the true slope in every direction is at
+    least as large. If the eigenvalue is nearly defective (``tol``), the radius is not Lipschitz, and the radial
+    gradient :math:`\rho X / \|X\|_F^2` is returned. Its slope along ``X`` is correct, and 0 in all other directions. At
+    radius 0 the gradient is 0. In all cases :math:`\langle\nabla\rho, X\rangle = \rho`, as for every homogeneous
+    function.
 
-    Where a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well and the
-    smaller of the two values is returned. It is exact for triangular matrices in any order of rows and columns. Of a
-    defective matrix that is not triangular no more is known than its rounded entries say, about the n-th root of eps.
+    If a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well, and the
+    smaller value is returned. It is exact for triangular matrices, in any order of rows and columns. For other
+    defective matrices the error is that of rounding the entries, about the n-th root of eps.
 
-    Costs 30 products in single precision (made in double) or 58 in double, and an eigendecomposition in the backward
-    pass, which waits for the device and cannot be captured in a CUDA graph. Power iteration is no substitute: it does
-    not converge on a complex pair. How far the value can be trusted says `spectral_condition`. Source: Gelfand (1941)
-    for the limit, Horn and Johnson (2013), theorem 6.3.12, for the derivative.
+    Costs 30 products in single precision (computed in double) or 58 in double precision. The backward pass costs an
+    eigendecomposition, which waits for the device and cannot be captured in a CUDA graph. Power iteration cannot
+    replace it, since it does not converge for a complex pair. `spectral_condition` measures how accurate the value is.
+    Source: Gelfand (1941) for the limit, Horn and Johnson (2013), theorem 6.3.12, for the derivative.
 
     Examples
     --------
@@ -78,29 +79,30 @@ def spectral_condition(x: Tensor) -> Tensor:
     r"""Condition number of the eigenvalue that attains the spectral radius.
 
     .. math:: \kappa = \frac{\|u\|\|v\|}{|v^H u|} \ge 1, \qquad
-        |\delta\lambda| \le \kappa \|\delta X\|_2 + O(\|\delta X\|^2),
+        |\delta\lambda| \le \kappa \|\delta X\|_2 + O(\|\delta X\|^2).
 
-    with its right and left eigenvectors. It is 1 for a normal matrix, and large where the eigenvalue is nearly
-    defective: rounding ``x`` then moves the spectral radius by about :math:`\kappa` units.
+    Here ``u`` and ``v`` are the right and left eigenvectors. The condition number is 1 for a normal matrix, and large
+    if the eigenvalue is nearly defective. Rounding ``x`` then moves the spectral radius by about :math:`\kappa`
+    rounding units.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        Real or complex.
+        A real or complex matrix.
 
     Returns
     -------
     Tensor, shape (...)
-        Real; where moduli tie, that of one of the eigenvalues.
+        Real. If several moduli are equal, the condition number of one of these eigenvalues.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
-        If ``x`` is not a batch of square matrices of floating point with finite entries.
+        If ``x`` is not a batch of square floating point matrices with finite entries.
 
     Notes
     -----
-    One eigendecomposition in double precision. Source: Wilkinson (1965), chapter 2.
+    Costs one eigendecomposition in double precision. Source: Wilkinson (1965), chapter 2.
 
     Examples
     --------
@@ -113,20 +115,20 @@ def spectral_condition(x: Tensor) -> Tensor:
 
 
 def dominant(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""A dominant eigenvalue and its projector :math:`u v^H / v^H u`, both complex, differentiable to any order."""
+    r"""Return a dominant eigenvalue and its projector :math:`u v^H / v^H u`, complex, differentiable to any order."""
     eigenvalue, projector = applied(_Dominant, x)
     return eigenvalue, projector
 
 
 def guard(dtype: torch.dtype) -> float:
-    """Default of ``tol``: a rounded Jordan block of size 2 has a condition number of one over the root of the unit."""
+    """Return the default of ``tol``. A rounded 2 x 2 Jordan block has the condition number ``1 / sqrt(eps)``."""
     return float(10 * torch.finfo(dtype).eps ** 0.5)
 
 
 def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
-    """Gradient of the spectral radius at ``x``, where it is ``radius``; radial where that is nearly defective."""
+    """Return the gradient of the spectral radius ``radius`` of ``x``, radial if the eigenvalue is nearly defective."""
     scale = _scale(x)
-    unit = x / scale  # whose eigenvalues and squares neither vanish nor overflow
+    unit = x / scale  # its eigenvalues and squares neither underflow nor overflow
     eigenvalue, projector = dominant(unit)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
     square = torch.linalg.matrix_norm(unit, keepdim=True).square()
@@ -140,7 +142,7 @@ class _Radius(torch.autograd.Function):
     def forward(x: Tensor, tol: float) -> Tensor:
         value, least = _by_squaring(x)
         if may_read_device() and not x.is_meta and bool((least < _DEFECTIVE).any()):
-            # rounding errors only raise either of the two where a nilpotent part outweighs the eigenvalues
+            # if a nilpotent part outweighs the eigenvalues, rounding errors can only increase either value
             value = torch.where(least < _DEFECTIVE, torch.minimum(value, _by_eigenvalues(x)), value)
         return value.to(x.real.dtype)
 
@@ -152,7 +154,7 @@ class _Radius(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         x, radius = ctx.saved_tensors
-        if _is_plain_zero(g):  # as where a weight is inside its disc, and not divided
+        if _is_plain_zero(g):  # for example, if a weight is inside its disc and is not divided
             return torch.zeros_like(x), None
         with without_autocast(x):
             return g[..., None, None] * radius_slope(x, radius, ctx.tol), None
@@ -164,10 +166,10 @@ class _Radius(torch.autograd.Function):
 
 
 def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gelfand's limit in double precision, and the least size of a normalized square on the way.
+    """Return Gelfand's limit in double precision, and the smallest norm of a normalized square on the way.
 
-    A Jordan block's eigenvalue falls below every number beside the power of its nilpotent part. There the limit ends
-    before what is left of the eigenvalue underflows; where a power is exactly zero without that, so is the radius.
+    Compared with the power of its nilpotent part, the eigenvalue of a Jordan block underflows. The iteration therefore
+    stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero.
     """
     power = x.to(_WIDE.get(x.dtype, x.dtype))
     scale = _scale(power)
@@ -192,12 +194,12 @@ def _by_eigenvalues(x: Tensor) -> Tensor:
 
 
 def _scale(x: Tensor) -> Tensor:
-    """Powers of two, (..., 1, 1), near the largest entry, also where its modulus overflows."""
+    """Return powers of two, (..., 1, 1), near the largest entry, also if its modulus overflows."""
     return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _is_plain_zero(g: Tensor) -> bool:
-    """Whether a gradient is zero, where that may be asked and nothing differentiates it again."""
+    """Return whether a gradient is zero, if this may be checked and nothing differentiates it again."""
     return may_read_device() and not recording() and not bool(g.any())
 
 
@@ -239,17 +241,17 @@ class _Dominant(torch.autograd.Function):
 
 
 def _right_and_left(x: Tensor, eigenvalue: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit eigenvectors by inverse iteration, the left one from a right one and the right one again from the left one.
+    """Return unit eigenvectors by inverse iteration: the left one from a right one, then the right one from the left.
 
-    The part of either along the other grows with the condition number. The right one is made again because balancing,
-    which eigenvalue routines begin with, can lose it where the entries have very different sizes.
+    The component of either along the other grows with the condition number. The right one is computed again because
+    eigenvalue routines begin with balancing, which can lose it if the entries have very different magnitudes.
     """
     eye = torch.eye(x.shape[-1], dtype=u.dtype, device=u.device)
     LU, pivots, _ = torch.linalg.lu_factor_ex((eigenvalue[..., None] * eye - x).mH)
     eps = torch.finfo(u.dtype).eps
-    zero = LU.diagonal(dim1=-2, dim2=-1).abs() < eps  # one pivot is; the entries of x are at most 1
+    zero = LU.diagonal(dim1=-2, dim2=-1).abs() < eps  # a pivot is 0; the entries of x are at most 1
     LU = LU + torch.where(zero, eps, 0).diag_embed()
-    v = _unit(torch.linalg.lu_solve(LU, pivots, u))  # once: a second time would turn away again on a Jordan block
+    v = _unit(torch.linalg.lu_solve(LU, pivots, u))  # one step only: on a Jordan block a second one would diverge
     return _unit(torch.linalg.lu_solve(LU, pivots, v, adjoint=True)), v
 
 

@@ -1,7 +1,7 @@
-r"""A point times the map of a skew-Hermitian matrix: a step of an optimizer, or a trivialized weight.
+r"""A point times the map of a skew-Hermitian matrix, for optimizer steps and trivialized weights.
 
-An optimizer records nothing, so a small matrix takes a series that is applied to the point. A recorded product has one
-adjoint for both factors, which takes fewer products than the two adjoints in turn.
+If nothing is recorded, as in an optimizer, a small matrix uses a series applied to the point. A recorded product has
+one adjoint for both factors, which takes fewer products than the two adjoints one after the other.
 """
 
 import functools
@@ -22,18 +22,18 @@ from .precision import batched, largest_norm, may_read_device, recording, withou
 from .product import multiply, multiply_add
 from .skew import skew, unpack_skew
 
-Unpack: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # from a point and coordinates to the matrix
+Unpack: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # maps a point and coordinates to the matrix
 
-_SHORT = 1.5  # norm of half the matrix up to which the exponential is one polynomial
+_SHORT = 1.5  # norm of half the matrix up to which one polynomial gives the exponential
 _FEW_COLUMNS = 64
-_MOST_DEGREE = 25  # of compiled polynomials, which have memory for so many powers
-_FEWEST_COLUMNS, _MOST_COLUMNS = 2, 256  # of matrices for which the compiled calls are faster
+_MOST_DEGREE = 25  # of compiled polynomials, whose memory for powers is limited
+_FEWEST_COLUMNS, _MOST_COLUMNS = 2, 256  # sizes for which the compiled calls are faster
 
 
 def cayley_times(x: Tensor, A: Tensor) -> Tensor:
-    """``x cay(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
+    """Return ``x cay(A)`` for a skew-Hermitian ``A``; if nothing is recorded, a small ``A`` uses a series.
 
-    What the series leaves out is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm
+    The remainder of the series is at most twice the next power of ``B = A/2``, since the inverse of ``I - B`` has norm
     at most 1. It is below the rounding unit, relative to the Frobenius norm of the result.
     """
     if recording():
@@ -62,9 +62,9 @@ def cayley_times(x: Tensor, A: Tensor) -> Tensor:
 
 
 def expm_times(x: Tensor, A: Tensor) -> Tensor:
-    """``x exp(A)`` for a skew-Hermitian ``A``; a small ``A`` that nobody records takes a series applied to ``x``.
+    """Return ``x exp(A)`` for a skew-Hermitian ``A``; if nothing is recorded, a small ``A`` uses a series.
 
-    What a series of degree d leaves out is at most ``|A|^(d+1) / (d+1)!``. It is below the rounding unit, relative to
+    The remainder of a series of degree d is at most ``|A|^(d+1) / (d+1)!``. It is below the rounding unit, relative to
     the Frobenius norm of the result.
     """
     if recording():
@@ -86,36 +86,36 @@ def expm_times(x: Tensor, A: Tensor) -> Tensor:
 
 
 def unpack_at(x: Tensor, c: Tensor) -> Tensor:
-    """The skew-Hermitian matrix with the coordinates ``c``, which fits the point ``x``."""
+    """Return the skew-Hermitian matrix with the coordinates ``c``, in the size of the point ``x``."""
     A = unpack_skew(c, x.dtype)
     require_same(x, A, "A point with coordinates")
     return A
 
 
 def cayley_reference(x: Tensor, A: Tensor) -> Tensor:
-    """The definition of `cayley_times`, in two factors that are derived in turn."""
+    """Compute `cayley_times` by its definition, as two factors with separate derivatives."""
     return multiply(x, cayley_of_skew(A))
 
 
 def expm_reference(x: Tensor, A: Tensor) -> Tensor:
-    """The definition of `expm_times`, in two factors that are derived in turn."""
-    return x @ expm_skew(A)  # not `multiply`, which rounds in another way where nobody records
+    """Compute `expm_times` by its definition, as two factors with separate derivatives."""
+    return x @ expm_skew(A)  # not `multiply`, which rounds differently if nothing is recorded
 
 
 def cayley_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
-    """`cayley_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
+    """Return `cayley_times` of the skew-Hermitian matrix with coordinates ``c``, recorded in one call if possible."""
     if unpack is unpack_at and _is_compiled(x, c):
         largest = translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5  # real eigenvalues come in pairs
         if largest < SERIES_BELOW and (series := _cayley_series(exponent(largest), torch.finfo(x.dtype).eps)):
             return _compiled(x, c, series, None)
     A = unpack(x, c)
-    if c.requires_grad and x.shape[-1] < _FEW_COLUMNS:  # where a call costs more than a product
+    if c.requires_grad and x.shape[-1] < _FEW_COLUMNS:  # for these sizes a call costs more than a product
         return cayley_reference(x, A)
     return cayley_reference(x, A) if _is_trained_elsewhere(c) else cayley_times(x, A)
 
 
 def expm_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
-    """`expm_times` of the skew-Hermitian matrix with the coordinates ``c``, recorded in one call where it can."""
+    """Return `expm_times` of the skew-Hermitian matrix with coordinates ``c``, recorded in one call if possible."""
     if unpack is unpack_at and _is_compiled(x, c):
         size = (translations.halve_and_square(c, x.shape[-1]) * 0.5**0.5) ** 0.5
         if size <= _SHORT and (series := _exp_series(exponent(size), torch.finfo(x.dtype).eps)):
@@ -127,13 +127,13 @@ def expm_coordinates(x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor
 
 
 def _is_trained_elsewhere(c: Tensor) -> bool:
-    """Whether nobody records a weight that others record: its value is the same to the last digit."""
+    """Return whether a trained weight is computed without recording: it must equal the recorded value exactly."""
     return c.requires_grad and may_read_device() and not recording()
 
 
 @functools.cache
 def _cayley_series(step: int, eps: float) -> translations.Polynomials | None:
-    """The polynomials of the Cayley transform, unless they are too long."""
+    """Return the polynomials of the Cayley transform, or None if they are too long."""
     inverse = inverse_polynomial(step, eps)
     if len(inverse) - 1 > _MOST_DEGREE:
         return None
@@ -142,7 +142,7 @@ def _cayley_series(step: int, eps: float) -> translations.Polynomials | None:
 
 @functools.cache
 def _exp_series(step: int, eps: float) -> tuple[translations.Polynomials, tuple[float, ...]] | None:
-    """The polynomials of the exponential, and for its adjoint those of `_sinhc_ad`, unless they are too long."""
+    """Return the polynomials of the exponential, and those of `_sinhc_ad` for its adjoint; None if too long."""
     powers = exp_polynomial(step, eps)
     if len(powers) - 1 > _MOST_DEGREE:
         return None
@@ -151,7 +151,7 @@ def _exp_series(step: int, eps: float) -> tuple[translations.Polynomials, tuple[
 
 
 def _is_compiled(x: Tensor, c: Tensor) -> bool:
-    """Whether a compiled call may take the whole product: of one matrix, for a gradient of the coordinates alone."""
+    """Return whether a compiled call may compute the product: of one matrix, with a gradient only for coordinates."""
     if _is_general() or not c.requires_grad or x.requires_grad or x.ndim != 2 or c.ndim != 1 or c.dtype != x.dtype:
         return False
     rows, n = x.shape
@@ -168,7 +168,7 @@ def _compiled(x: Tensor, c: Tensor, series: translations.Polynomials, terms: tup
 
 
 class _Compiled(torch.autograd.Function):
-    """`cayley_coordinates`, or `expm_coordinates` if there are terms for its adjoint; formulas as below."""
+    """`cayley_coordinates`, or `expm_coordinates` if there are terms for its adjoint, by the formulas below."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, c: Tensor, series: Any, terms: Any) -> Tensor:
@@ -192,12 +192,12 @@ class _Compiled(torch.autograd.Function):
 
 
 def _is_general() -> bool:
-    """Whether the functions below do not serve: they read numbers, and have no rule for a transform."""
+    """Return whether the functions below cannot be used: they read numbers and do not support transforms."""
     return not may_read_device() or sees_every_step()
 
 
 class _CayleyTimes(torch.autograd.Function):
-    r"""With ``C = cay(A)`` and ``W = x C``: ``(I + C^H) x^H = (x + W)^H``, so ``dL/dA`` takes two products.
+    r"""With ``C = cay(A)`` and ``W = x C``, ``(I + C^H) x^H = (x + W)^H``, so ``dL/dA`` takes two products.
 
     .. math:: \frac{\partial L}{\partial A} = \tfrac14 (I + C^H)\,x^H G\,(I + C^H) = \tfrac14 (x + W)^H G (I + C^H).
     """
@@ -238,7 +238,7 @@ def _by_halves(x: Tensor, A: Tensor) -> Tensor:
 
 
 class _ExpmTimes(torch.autograd.Function):
-    r"""With ``E = exp(A/2)`` and ``X = x E``: ``W = X E``, and the adjoint is an even function between two factors.
+    r"""With ``E = exp(A/2)`` and ``X = x E``, ``W = X E``, and the adjoint is an even function between two factors.
 
     .. math::
         \frac{\partial L}{\partial A} = \frac{e^{\operatorname{ad}_A} - 1}{\operatorname{ad}_A}
@@ -267,7 +267,7 @@ class _ExpmTimes(torch.autograd.Function):
 
 
 def _sinhc_ad(A: Tensor, H: Tensor, size: float) -> Tensor:
-    """``sinh(ad_A / 2) / (ad_A / 2) H`` by a polynomial, in two products for each of its terms."""
+    """Return ``sinh(ad_A / 2) / (ad_A / 2) H`` by a polynomial, with two products per term."""
     *others, last = _sinhc_polynomial(exponent(size), torch.finfo(A.dtype).eps)
     if not others:
         return last * H
@@ -282,9 +282,9 @@ def _sinhc_ad(A: Tensor, H: Tensor, size: float) -> Tensor:
 
 @functools.cache
 def _sinhc_polynomial(step: int, eps: float) -> tuple[float, ...]:
-    r"""Coefficients of the even powers of a polynomial near :math:`\sinh(z/2) / (z/2)`.
+    r"""Return coefficients of the even powers of a polynomial near :math:`\sinh(z/2) / (z/2)`.
 
-    It is good for imaginary arguments up to twice :math:`r = 2^{step/8}`. The Chebyshev series up to degree d has a
+    It is accurate for imaginary arguments up to twice :math:`r = 2^{step/8}`. The Chebyshev series up to degree d has a
     remainder of about :math:`2 (r/2)^{d+2} / (d+3)!`.
     """
     radius, degree = 2.0 ** (step / 8), 0
@@ -300,7 +300,7 @@ def _sinhc_power(n: int) -> float:
 def _derived(
     function: Callable[[Tensor, Tensor], Tensor], ctx: Any, x: Tensor, free: Tensor, g: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of the definition, for a second derivative or for many gradients at once."""
+    """Return the gradients of the definition, for a second derivative or for many gradients at once."""
     create_graph, needed = torch.is_grad_enabled(), ctx.needs_input_grad[:2]
     with torch.enable_grad(), without_autocast(x):
         inputs = x.view_as(x), free.view_as(free)

@@ -1,18 +1,19 @@
-"""Manifolds of matrices: where a constrained weight lives, and how it moves there.
+"""Manifolds of matrices: the sets of constrained weights, and the maps that move weights within them.
 
-A manifold is a value: a set, a metric and a retraction, which you choose. It moves points along tangent vectors.
+A manifold is an immutable object: a set, a metric and a retraction, which you choose. It moves points along tangent
+vectors.
 
 >>> O = mr.Orthogonal("cayley")
 >>> x, g = O.random(4, 4), torch.randn(4, 4)
 >>> y = O.retr(x, -0.1 * O.egrad2rgrad(x, g))  # one step of gradient descent
 >>> assert O.defect(y) < 1e-5
 
-The same move in coordinates is what optimizers take, and what a free parameter is in the trivialized view.
+Optimizers make the same step in coordinates. These are also the free parameters of the trivialized view.
 
 >>> c = O.egrad2coordinates(x, g)  # 6 real numbers, an orthonormal basis
 >>> assert c.shape == (6,) and torch.allclose(O.retr_coordinates(x, -0.1 * c), y, atol=1e-5)
 
-A weight may be assembled from parts, each on a manifold of its own: gates, attention heads, kernels, triangles.
+A weight may be assembled from parts, each with its own manifold: gates, attention heads, kernels or triangles.
 
 >>> gates = mr.manifolds.Blocks(O, blocks=4, which=(2,))  # the third gate of an LSTM, the others free
 >>> assert gates.degrees_of_freedom((16, 4)) == 6 + 3 * 16

@@ -1,4 +1,4 @@
-"""How a geoopt manifold gets the methods of this package, and which manifold a parameter carries."""
+"""Adds the methods of this package to geoopt manifolds, and finds the manifold of a parameter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .base import Manifold
 
 
 class Adapted(Manifold):
-    """A geoopt manifold, with the methods of `Manifold` by their defaults.
+    """A geoopt manifold with the default implementations of the methods of `Manifold`.
 
-    Made by `adapt`; every geoopt method is that of the wrapped manifold.
+    `adapt` creates it. Every geoopt method calls the wrapped manifold.
 
     Parameters
     ----------
     manifold : geoopt.Manifold
+        The manifold to wrap.
 
     Examples
     --------
@@ -40,7 +41,7 @@ class Adapted(Manifold):
 
     @property
     def __scaling__(self) -> dict[str, Any]:
-        """How `geoopt.Scaled` scales each method: as those of the wrapped manifold."""
+        """How `geoopt.Scaled` scales each method: like those of the wrapped manifold."""
         own = vars(Adapted)
         return {name: info for name, info in self.manifold.__scaling__.items() if name in own}
 
@@ -49,13 +50,13 @@ class Adapted(Manifold):
 
     @property
     def _wraps_ours(self) -> bool:
-        """Whether a manifold of this package is inside, as in geoopt's products: ours write into nothing."""
+        """Whether a manifold of this package is inside, as in geoopt's products: ours never write in place."""
         return any(isinstance(part, Manifold) for part in self.manifold.modules())
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
         retr = self.retr
         if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not self._wraps_ours:
-            retr = torch.func.functionalize(retr)  # geoopt's QR writes into what autograd has saved
+            retr = torch.func.functionalize(retr)  # geoopt's QR overwrites tensors that autograd has saved
         y: Tensor = retr(x, self.from_coordinates(x, c))
         return y
 
@@ -106,11 +107,12 @@ Adapted.__abstractmethods__ = frozenset()
 
 
 def adapt(manifold: geoopt.Manifold) -> Manifold:
-    """The manifold itself if it is one of this package, else `Adapted`.
+    """Return the manifold itself if it belongs to this package, otherwise `Adapted`.
 
     Parameters
     ----------
     manifold : geoopt.Manifold
+        Any manifold of this package or of geoopt.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def adapt(manifold: geoopt.Manifold) -> Manifold:
     Raises
     ------
     UnsupportedError
-        If it is not a geoopt manifold.
+        If the argument is not a geoopt manifold.
 
     Examples
     --------
@@ -131,19 +133,20 @@ def adapt(manifold: geoopt.Manifold) -> Manifold:
     if isinstance(manifold, geoopt.Manifold):
         return Adapted(manifold)
     raise UnsupportedError(
-        f"A constraint is a manifold of manifold_rnn or geoopt.\nGot {type(manifold).__name__}.\n"
+        f"A constraint must be a manifold of manifold_rnn or geoopt.\nGot {type(manifold).__name__}.\n"
         "Pass an object such as Orthogonal(), not a class or a string."
     )
 
 
 def manifold_of(parameter: Tensor) -> Manifold | None:
-    """The manifold that a parameter carries as an attribute, None if it is Euclidean.
+    """Return the manifold that a parameter has as an attribute, or None if it is Euclidean.
 
-    The attribute decides, not the class of the parameter: a compiled step loses the class.
+    Only the attribute counts, not the class of the parameter, because a compiled step loses the class.
 
     Parameters
     ----------
     parameter : Tensor
+        Any parameter.
 
     Returns
     -------
@@ -160,14 +163,14 @@ def manifold_of(parameter: Tensor) -> Manifold | None:
 
 
 def attached_manifold(parameter: Tensor) -> geoopt.Manifold | None:
-    """What a parameter carries as its attribute ``manifold``, as it is."""
+    """Return the attribute ``manifold`` of a parameter, without adapting it."""
     return getattr(parameter, "manifold", None)
 
 
 class Point(geoopt.ManifoldParameter):  # type: ignore[misc]
-    """The weight of the update view: a parameter with a manifold, which a file holds as a plain parameter.
+    """The weight of the update view: a parameter with a manifold, which is saved as a plain parameter.
 
-    Then ``torch.load`` reads the file with its safe default, and a process without this package reads it too. A module
+    ``torch.load`` therefore reads the file with its safe default, also in a process without this package. A module
     marks its weights again when it is loaded.
 
     Examples

@@ -1,4 +1,4 @@
-"""What this package asks of a manifold beyond geoopt's interface: coordinates, and the facts that others rely on."""
+"""The base class of manifolds: geoopt's interface, extended by coordinates and by properties that others use."""
 
 import math
 from abc import abstractmethod
@@ -17,7 +17,7 @@ from .layout import Layout
 class Manifold(geoopt.Manifold):  # type: ignore[misc]
     r"""A geoopt manifold whose tangent vectors also have real coordinates.
 
-    Every move exists twice: for tangent vectors in the ambient space, under geoopt's name, and for coordinates.
+    Every map exists twice: for ambient tangent vectors, under geoopt's name, and for coordinates.
 
     =============================  ====================================  =========================================
     ambient                        coordinates                           value
@@ -30,26 +30,26 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     \                              ``to_coordinates(x, u)``              its coordinates
     =============================  ====================================  =========================================
 
-    The same maps serve both views of a constrained weight. *Update* view: an optimizer turns a gradient into
-    coordinates, keeps its moments there, and moves the weight by ``retr_transp_coordinates``. *Trivialized* view:
-    ``W = retr_free(base, c)`` with the coordinates ``c`` as the free parameter.
+    The same maps serve both views of a constrained weight. In the *update* view an optimizer turns a gradient into
+    coordinates, keeps its moments in coordinates, and moves the weight by ``retr_transp_coordinates``. In the
+    *trivialized* view ``W = retr_free(base, c)``, and the coordinates ``c`` are the free parameter.
 
-    Coordinates have the batch axes of the point, then the axes of `coordinate_shape`. By default they are the ambient
-    tangent vector itself (a complex one seen as pairs of reals). On groups they are an orthonormal basis of the Lie
-    algebra, so that transport leaves them as they are.
+    Coordinates have the batch axes of the point, followed by the axes of `coordinate_shape`. By default they are the
+    ambient tangent vector itself, with a complex one as pairs of reals. On groups they refer to an orthonormal basis of
+    the Lie algebra, so transport does not change them.
 
     Attributes
     ----------
     is_complex : bool or None
-        Whether points are complex; None where they may be either.
+        Whether points are complex; None if they may be either.
     is_group : bool
-        Whether points are a matrix group, with the identity among them.
+        Whether points form a matrix group with the identity.
     is_orthonormal : bool
-        Whether the set is that of all matrices with orthonormal columns, or a component of it.
+        Whether the set consists of all matrices with orthonormal columns, or of a component of it.
     is_flat : bool
         Whether the set is the whole space, with straight steps.
     is_sphere : bool
-        Whether each vector of a point is on a sphere, so that a step is an angle.
+        Whether each vector of a point is on a sphere, so that a step is a rotation by an angle.
 
     Examples
     --------
@@ -64,41 +64,41 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     is_sphere: ClassVar[bool] = False
     _retraction: Retraction | None = None
 
-    # --- facts ---
+    # --- properties ---
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What to call it in messages; a class that has a name is one that can be made."""
+        """The name for messages. Only classes with a name can be instantiated."""
 
     @property
     def retraction(self) -> Retraction | None:
-        """The retraction of `retr`, None where the class has one of its own that cannot be changed."""
+        """The retraction of `retr`; None if the class has its own, which cannot be changed."""
         return self._retraction
 
     @property
     def geometry(self) -> str | None:
-        """The key by which a retraction states its order on this manifold."""
+        """The key by which retractions look up their order on this manifold."""
         return None
 
     @property
     def layout(self) -> Layout | None:
-        """How a point is cut into parts, where it is assembled from parts."""
+        """The division of a point into parts, or None."""
         return None
 
     @property
     def members(self) -> tuple["Manifold", ...]:
-        """The manifolds of the parts, where a point is assembled from parts."""
+        """The manifolds of the parts of a point."""
         return ()
 
     @property
     def reads_device(self) -> bool:
-        """Whether a step needs numbers on the host, such as eigenvalues, and so cannot be captured in a CUDA graph."""
+        """Whether a step reads numbers such as eigenvalues from the device, which CUDA graphs cannot capture."""
         return False
 
     @property
     def checks_steps(self) -> bool:
-        """Whether a step raises `NonFiniteError` rather than return what is not finite."""
+        """Whether a step raises `NonFiniteError` instead of returning values that are not finite."""
         return False
 
     @property
@@ -108,113 +108,114 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
 
     @property
     def identity_component(self) -> "Manifold":
-        """The points of a group that a path joins to the identity, where its retractions end; the set itself if all."""
+        """The connected component of the identity in a group, which contains all retractions from it."""
         return self
 
     @property
     def polish_every(self) -> int:
-        """Number of optimizer steps between two calls of `polish`; 0 where drift does not build up."""
+        """Number of optimizer steps between two calls of `polish`; 0 if rounding errors do not accumulate."""
         return 0
 
     def key(self) -> Hashable:
-        """Equal keys mean the same manifold with the same retraction, so that points can be stepped as one batch."""
+        """A key that is equal for the same manifold and retraction, whose points can be stepped as one batch."""
         return id(self)
 
     def with_retraction(self, retraction: str | Retraction) -> Self:
-        """The same manifold with another retraction; `UnsupportedError` where it cannot be changed."""
+        """Return the same manifold with another retraction; raises `UnsupportedError` if it cannot be changed."""
         raise UnsupportedError(
-            f"{type(self).__name__} has a retraction of its own, which cannot be changed.\n"
-            f"Expected a manifold that takes any, got retraction={retraction!r}.\n"
+            f"{type(self).__name__} has its own retraction, which cannot be changed.\n"
+            f"Expected a manifold with exchangeable retractions, got retraction={retraction!r}.\n"
             "Use a manifold such as Orthogonal(retraction)."
         )
 
     def width(self, shape: tuple[int, ...]) -> int:
-        """Columns of the largest matrix in a tensor of that shape, with which rounding errors grow."""
+        """Return the columns of the largest matrix in a tensor of that shape; rounding errors grow with them."""
         return shape[-1] if shape else 1
 
     def example_shape(self) -> tuple[int, ...]:
-        """The shape of a small point, for checks."""
+        """Return the shape of a small point, for checks."""
         return (4,) * self.ndim
 
     # --- points ---
 
     def require(self, x: Tensor, name: str = "x") -> None:
-        """Raise unless ``x`` has a shape, dtype and entries that a point can have; its defect is not measured."""
+        """Raise unless ``x`` has the shape, dtype and finite entries of a point; its defect is not measured."""
         self.assert_check_point(x)
 
     def defect(self, x: Tensor) -> Tensor:
-        """Distance of ``x`` from the manifold, per matrix. By default the distance to ``projx(x)``."""
+        """Return the distance of ``x`` from the manifold, per matrix. By default the distance to ``projx(x)``."""
         difference = x - self.projx(x)
         return torch.linalg.vector_norm(difference, dim=tuple(range(-self.ndim, 0))) if self.ndim else difference.abs()
 
     def sensitivity(self, x: Tensor) -> float:
-        """How many rounding errors of its entries the defect of a point may have, where that is not about one."""
+        """Return the factor by which the defect of a point amplifies rounding errors of its entries."""
         return 0.0
 
     def is_sound(self, x: Tensor) -> Tensor:
-        """Whether a step has led near the manifold, per matrix; reads nothing from the device."""
+        """Return whether a step ended near the manifold, per matrix, without reading from the device."""
         return torch.isfinite(x).all() if self.ndim == 0 else torch.isfinite(x).flatten(-self.ndim).all(-1)
 
     def polish(self, x: Tensor) -> Tensor:
-        """Remove rounding drift from a point; by default ``projx``."""
+        """Remove rounding drift from a point; the default is ``projx``."""
         y: Tensor = self.projx(x)
         return y
 
     def random_like(self, x: Tensor) -> Tensor:
-        """A random point of the shape, dtype and device of ``x``; entries that are free keep their values."""
+        """Return a random point with the shape, dtype and device of ``x``; free entries keep their values."""
         y: Tensor = self.random(*x.shape, dtype=x.dtype, device=x.device)
         return y
 
     # --- coordinates ---
 
     def degrees_of_freedom(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> int:
-        """Real dimension of the manifold of tensors of that shape, batch included."""
+        """Return the real dimension of the manifold of tensors of that shape, including the batch."""
         return math.prod(self.coordinate_shape(shape, dtype))
 
     def coordinate_shape(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[int, ...]:
-        """Shape of the coordinates of a tangent vector at a point of that shape and dtype (default: real)."""
+        """Return the shape of the coordinates at a point of that shape and dtype (default: real)."""
         return (*shape, 2) if dtype is not None and dtype.is_complex else tuple(shape)
 
     def to_coordinates(self, x: Tensor, u: Tensor) -> Tensor:
-        """Coordinates of a tangent vector."""
+        """Return the coordinates of a tangent vector."""
         return torch.stack([u.real, u.imag], -1) if u.is_complex() else u  # view_as_real needs an even offset
 
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tangent vector with these coordinates; what is not tangent is projected away."""
+        """Return the tangent vector with these coordinates; a component that is not tangent is projected away."""
         u: Tensor = self.proju(x, self._vector(x, c))
         return u
 
     def ambient(self, x: Tensor, c: Tensor) -> Tensor:
-        """The vector with these entries, where coordinates are entries; nothing is projected away."""
+        """Return the vector with these entries, if coordinates are entries, without projecting it."""
         return self._vector(x, c)
 
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
-        """Coordinates of the Riemannian gradient, from the gradient that autograd gives."""
+        """Return the coordinates of the Riemannian gradient, given the gradient from autograd."""
         return self.to_coordinates(x, self.egrad2rgrad(x, g))
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        """The retraction along the tangent vector with any coordinates ``c``, differentiable in ``c``."""
+        """Return the retraction along the tangent vector with coordinates ``c``, differentiable in ``c``."""
         y: Tensor = self.retr(x, self.from_coordinates(x, c))
         return y
 
     def retr_free(self, x: Tensor, c: Tensor) -> Tensor:
-        """The weight of the trivialized view: a gradient step in ``c`` from 0 is one along the Riemannian gradient.
+        """Return the weight of the trivialized view.
 
-        It is `retr_coordinates` wherever coordinates are as long as the tangent vector in the metric.
+        A gradient step in ``c`` from 0 is a step along the Riemannian gradient. This is `retr_coordinates` if the norm
+        of coordinates is the metric.
         """
         return self.retr_coordinates(x, c)
 
     def inverse_retr_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
-        """Coordinates that lead from ``x`` to ``y``; `UnsupportedError` where there is no inverse."""
+        """Return the coordinates that lead from ``x`` to ``y``; raises `UnsupportedError` if there is no inverse."""
         raise UnsupportedError(
             f"{type(self).__name__} has no inverse retraction.\nExpected a manifold of matrices such as Orthogonal.\n"
-            "Keep the base point at the weight itself: coordinates zero."
+            "Keep the base point at the weight itself, with zero coordinates."
         )
 
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
-        """The retraction along a vector that is tangent already, then the coordinates of transported vectors.
+        """Return the retraction along a tangent vector, followed by the coordinates of transported vectors.
 
-        What a transport leaves as it is, such as coordinates on a group, is returned as the same object.
+        If transport does not change coordinates, as on a group, the same objects are returned.
         """
         u = self._vector(x, c)
         if not carried:
@@ -224,26 +225,27 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         return y, *(self.to_coordinates(y, v) for v in (first, *others))
 
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
-        """The retraction along ``t`` times the Riemannian gradient, from the gradient ``g`` that autograd gives."""
+        """Return the retraction along ``t`` times the Riemannian gradient, given the gradient ``g`` from autograd."""
         return self.retr_transp_coordinates(x, self.egrad2coordinates(x, g) * t)[0]
 
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        """The point at ``length`` along the direction in which a loss falls fastest, given its gradient ``g``.
+        """Return the point at distance ``length`` along the direction of steepest descent, given the gradient ``g``.
 
-        Fastest among tangent vectors of spectral norm 1, where the direction has a closed form. By default, the
-        direction is that of the Riemannian gradient, of norm 1 in the metric of the manifold.
+        The direction is the steepest among tangent vectors of spectral norm 1 if it has a closed form. By default it is
+        that of the Riemannian gradient, normalized in the metric of the manifold.
 
         Parameters
         ----------
         x, g : Tensor
-            A point, and the gradient that autograd gives.
+            A point, and the gradient from autograd.
         length : float or Tensor
+            The length of the step.
         geodesic : bool
-            Whether to follow the geodesic instead of the retraction, where it has a closed form.
+            Whether to follow the geodesic instead of the retraction, if it has a closed form.
         nuclear : bool
-            Whether ``length`` is multiplied by the mean singular value of the gradient's tangent part, so that steps
+            Whether to multiply ``length`` by the mean singular value of the tangent part of the gradient, so that steps
             vanish at a stationary point.
 
         Returns
@@ -253,25 +255,25 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         u: Tensor = self.egrad2rgrad(x, g)
         if not nuclear:
             square: Tensor = self.component_inner(x, u)
-            size = (square.abs() if square.is_complex() else square).sqrt()  # geoopt's do not conjugate
+            size = (square.abs() if square.is_complex() else square).sqrt()  # geoopt's inner products do not conjugate
             u = u / torch.where(size > 0, size, 1)
         y: Tensor = self.retr(x, -length * u)
         return y
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """Second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).
+        """Return the second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).
 
-        The entries of an ambient vector are no basis, so by default it is the matrix's whatever is asked for.
+        The entries of an ambient vector are not a basis, so the default is the squared norm in both cases.
         """
         value: Tensor = self.component_inner(x, self._vector(x, c))
-        value = value.abs() if value.is_complex() else value  # geoopt's do not conjugate
+        value = value.abs() if value.is_complex() else value  # geoopt's inner products do not conjugate
         return value.unsqueeze(-1) if x.is_complex() else value
 
     @staticmethod
     def _vector(x: Tensor, c: Tensor) -> Tensor:
-        """The tangent vector as it is: what an optimizer carries is tangent already, and some projections double it."""
+        """Return the vector unprojected: optimizers carry tangent vectors, and some projections double them."""
         return torch.complex(c[..., 0], c[..., 1]) if x.is_complex() else c
 
     @abstractmethod
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Transport of a tangent vector from ``x`` to ``y``."""
+        """Transport a tangent vector from ``x`` to ``y``."""

@@ -1,4 +1,4 @@
-"""A weight that is read as stacked matrices, some of them constrained: gates, attention heads, kernels."""
+"""Weights that contain stacked matrices, some of them constrained: gates, attention heads, kernels."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ Axes = int | Sequence[int]
 
 @dataclass(frozen=True)
 class BlockLayout(Layout):
-    """Groups of equal blocks in the rows of one matrix that a tensor is read as.
+    """Groups of equal blocks, stacked in the rows of the matrix that a tensor represents.
 
-    The axes in ``matrix_dims`` are flattened into the rows and columns of a matrix of shape (blocks * n, m), whose rows
-    are cut into blocks of shape (n, m). A part holds the blocks of one group, of shape (..., k, n, m).
+    The axes in ``matrix_dims`` are flattened into the rows and columns of a matrix of shape (blocks * n, m). Its rows
+    are divided into blocks of shape (n, m). A part consists of the blocks of one group, of shape (..., k, n, m).
 
     Parameters
     ----------
     groups : tuple of tuple of int
-        Each block, counted from 0, in one group.
+        Groups of block numbers. Each block, counted from 0, is in exactly one group.
     free : bool
         Whether the last group is free.
     matrix_dims : pair of tuple of int
-        The axes of the rows and those of the columns, counted from the end; several are flattened in the order given.
-        Axes in neither are a batch: of matrices within one point where they come after one that is named, else of
-        points.
+        The axes of the rows and those of the columns, counted from the end. Several axes are flattened in the given
+        order. Other axes are a batch. Those after a named axis are a batch of matrices within one point, those before
+        all named axes a batch of points.
     transpose : bool
-        Whether the parts hold the transpose (m, n) of each block.
+        Whether the parts contain the transpose (m, n) of each block.
 
     Raises
     ------
     OptionError
-        If ``groups`` does not hold each block once, or ``matrix_dims`` makes no sense.
+        If ``groups`` does not contain each block once, or ``matrix_dims`` is invalid.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class BlockLayout(Layout):
         numbers = sorted(k for group in self.groups for k in group)
         if not self.groups or numbers != list(range(len(numbers))) or not all(self.groups):
             raise OptionError(
-                f"groups holds each block once, counted from 0.\nGot {self.groups!r}.\nCheck the numbers of the blocks."
+                f"groups must contain each block once, counted from 0.\nGot {self.groups!r}.\nCheck the block numbers."
             )
         _require_axes(self.matrix_dims)
 
@@ -74,13 +74,13 @@ class BlockLayout(Layout):
     def choose(
         cls, blocks: int, chosen: Sequence[Sequence[int]] | None, matrix_dims: tuple[Axes, Axes], transpose: bool
     ) -> Self:
-        """Return the layout with these groups of blocks, all blocks by default, and the others free."""
+        """Return the layout with these blocks as one group (default: all blocks), and the others free."""
         known = range(blocks) if type(blocks) is int else range(0)
         groups = [tuple(group) for group in chosen] if chosen is not None else [tuple(known)]
         named = [k for group in groups for k in group]
         if not named or len(set(named)) < len(named) or not set(named) <= set(known):
             raise OptionError(
-                "blocks is a positive number and which names some of the blocks, each once, counted from 0.\n"
+                "blocks must be positive, and which must list some of the blocks, each once, counted from 0.\n"
                 f"Got blocks={blocks!r}, which={tuple(named)!r}.\nAn LSTM has 4 blocks (i, f, g, o), a GRU 3 (r, z, n)."
             )
         others = tuple(k for k in known if k not in named)
@@ -92,7 +92,7 @@ class BlockLayout(Layout):
 
     @property
     def blocks(self) -> int:
-        """How many blocks are stacked."""
+        """The number of stacked blocks."""
         return sum(map(len, self.groups))
 
     @property
@@ -104,12 +104,12 @@ class BlockLayout(Layout):
 
     @property
     def reads_last_axes(self) -> bool:
-        """Whether the last two axes are rows and columns, so that nothing is permuted."""
+        """Whether the last two axes are rows and columns, so that no axis is permuted."""
         return self.matrix_dims == ((-2,), (-1,))
 
     @cached_property
     def _inner(self) -> tuple[int, ...]:
-        """Axes of a batch within one point."""
+        """The axes of a batch within one point."""
         return tuple(k for k in range(-self.ndim, 0) if k not in self.matrix_dims[0] + self.matrix_dims[1])
 
     @cached_property
@@ -117,7 +117,7 @@ class BlockLayout(Layout):
         return tuple(k + self.ndim for k in self._inner + self.matrix_dims[0] + self.matrix_dims[1])
 
     def _to_matrix(self, x: Tensor) -> Tensor:
-        """The matrices (..., blocks * n, m) that the tensor is read as."""
+        """Return the matrices (..., blocks * n, m) that the tensor represents."""
         if self.reads_last_axes:
             return x
         lead, inner, rows = x.ndim - self.ndim, len(self._inner), len(self.matrix_dims[0])
@@ -134,16 +134,16 @@ class BlockLayout(Layout):
         back = sorted(range(span), key=self._order.__getitem__)
         return permuted.permute(*range(lead), *(lead + k for k in back))
 
-    # --- the matrix as blocks: slices of runs, not lists of indices, which would be copied to the device each time ---
+    # --- the matrix as blocks: slices of runs, since lists of indices would be copied to the device each time ---
 
     @cached_property
     def _cuts(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Of each group, start and length of the runs of consecutive blocks."""
+        """For each group, start and length of the runs of consecutive blocks."""
         return tuple(tuple(_runs(group)) for group in self.groups)
 
     @cached_property
     def _pieces(self) -> tuple[tuple[int, int, int], ...]:
-        """In the order of the blocks: a group, and start and length of a run of consecutive members of it."""
+        """For each run of blocks, in the order of the blocks: its group, and its start and length within the group."""
         place = {block: (g, i) for g, group in enumerate(self.groups) for i, block in enumerate(group)}
         pieces: list[tuple[int, int, int]] = []
         for block in range(self.blocks):
@@ -168,7 +168,7 @@ class BlockLayout(Layout):
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         if len(shape) < self.ndim or math.prod([shape[k] for k in self.matrix_dims[0]]) % self.blocks:
             raise ShapeError(
-                f"The tensor is read as matrices of {self.blocks} stacked blocks.\n"
+                f"The tensor must represent matrices of {self.blocks} stacked blocks.\n"
                 f"Expected {self.ndim} axes or more and {self.blocks} equal blocks of rows, got {tuple(shape)}.\n"
                 f"{self.advice}"
             )
@@ -180,30 +180,30 @@ class BlockLayout(Layout):
 
 
 class Blocks(Parts):
-    r"""Matrices that a weight is read as, such as gates of an LSTM or the kernel of a convolution, on a manifold.
+    r"""Matrices contained in a weight, such as gates of an LSTM or the kernel of a convolution, on a manifold.
 
-    The axes in ``matrix_dims`` are flattened into the rows and columns of one matrix, of shape (blocks * n, m), whose
-    rows are cut into ``blocks`` matrices of shape (n, m). The chosen ones lie on ``manifold``, the others are free.
+    The axes in ``matrix_dims`` are flattened into the rows and columns of one matrix, of shape (blocks * n, m). Its
+    rows are divided into ``blocks`` matrices of shape (n, m). The chosen ones are on ``manifold``, the others are free.
 
     Parameters
     ----------
     manifold : geoopt.Manifold
-        Of the chosen blocks.
+        The manifold of the chosen blocks.
     blocks : int
-        How many matrices are stacked.
+        The number of stacked matrices.
     which : sequence of int, optional
-        The chosen ones, counted from 0. Default: all.
+        The chosen blocks, counted from 0. Default: all.
     matrix_dims : pair of int or sequence of int
-        The axes of the rows and those of the columns, counted from the end; several are flattened in the order given.
-        Axes in neither are a batch: of matrices within one point where they come after one that is named, else of
-        points.
+        The axes of the rows and those of the columns, counted from the end. Several axes are flattened in the given
+        order. Other axes are a batch. Those after a named axis are a batch of matrices within one point, those before
+        all named axes a batch of points.
     transpose : bool
-        Whether the transpose (m, n) of each block lies on ``manifold``: wide ones have orthonormal rows.
+        Whether the transpose (m, n) of each block is on ``manifold``, so that wide blocks have orthonormal rows.
 
     Raises
     ------
     OptionError
-        If ``blocks``, ``which`` or ``matrix_dims`` make no sense.
+        If ``blocks``, ``which`` or ``matrix_dims`` is invalid.
 
     Examples
     --------
@@ -252,7 +252,7 @@ class Blocks(Parts):
 
 
 def _runs(group: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Start and length of the ascending runs of consecutive numbers."""
+    """Yield start and length of the runs of consecutive numbers."""
     for _, run in groupby(enumerate(group), lambda pair: pair[1] - pair[0]):
         (_, first), *others = run
         yield first, 1 + len(others)
@@ -263,7 +263,7 @@ def _cat(pieces: list[Tensor]) -> Tensor:
 
 
 def _axes(matrix_dims: tuple[Axes, Axes]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rows and columns as tuples of negative axes."""
+    """Return the axes of rows and columns as tuples of negative numbers."""
     try:
         rows, columns = ((k,) if isinstance(k, int) else tuple(map(operator.index, k)) for k in matrix_dims)
     except (TypeError, ValueError):
@@ -277,7 +277,7 @@ def _require_axes(
     named = axes[0] + axes[1]
     if not all(axes) or len(set(named)) < len(named) or max(named) >= 0:
         raise OptionError(
-            "matrix_dims names the axes of the rows and those of the columns, each once, counted from the end.\n"
+            "matrix_dims must name the axes of the rows and those of the columns, each once, counted from the end.\n"
             f"Got {received or axes!r}.\nThe kernel of a 2d convolution is (-4, (-3, -2, -1))."
         )
     return axes

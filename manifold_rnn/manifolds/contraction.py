@@ -1,4 +1,4 @@
-"""The ball of the spectral norm."""
+"""The closed ball of the spectral norm."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .region import Region
 
 
 class Contraction(Region):
-    r"""Matrices whose largest singular value is at most ``bound``: closed, convex, boundary in.
+    r"""Matrices whose largest singular value is at most ``bound``. The set is closed and convex.
 
-    .. math:: \|x\|_2 = \sigma_{\max}(x) \le b, \qquad R_x(u) = \operatorname{proj}(x + u),
+    .. math:: \|x\|_2 = \sigma_{\max}(x) \le b, \qquad R_x(u) = \operatorname{proj}(x + u).
 
-    with the nearest point of the set, by clipping singular values. With ``bound = 1`` no state grows,
-    :math:`\|xh\| \le \|h\|`. That is more than `UnitDisc` asks, which only looks at eigenvalues.
+    Here proj is the nearest point of the set, by clipping singular values. With ``bound = 1`` no state grows:
+    :math:`\|xh\| \le \|h\|`. This is a stronger condition than that of `UnitDisc`, which bounds only eigenvalues.
 
     Parameters
     ----------
     bound : float
-        Positive.
+        A positive bound.
 
     Raises
     ------
@@ -36,15 +36,15 @@ class Contraction(Region):
 
     Notes
     -----
-    Tensors have shape (..., n, p), real or complex, square or not. A step is that of the projected gradient method,
-    which goes down also on the boundary. In the trivialized view a singular value beyond the bound has no gradient
-    until the base moves: use ``rebase_every``, with which it is the same method. Costs one singular value decomposition
-    a step. Source: Bertsekas (1976) for the method.
+    Tensors have shape (..., n, p), real or complex. A step is that of the projected gradient method, which descends
+    also on the boundary. In the trivialized view a singular value beyond the bound has no gradient until the base
+    moves. Use ``rebase_every``, which makes it the same method. A step costs one singular value decomposition. Source:
+    Bertsekas (1976) for the method.
 
-    For the kernel of a convolution, `constrain` bounds the flattened matrix (out, in * taps), not the map from image to
-    image. Up to :math:`m = \prod_i \lceil k_i / s_i \rceil` patches read a pixel, for taps k and strides s, so the norm
-    of that map is at most :math:`b \sqrt m`. For 3 x 3 taps and stride 1 that is 3b, which a constant kernel reaches:
-    pass ``bound=1/3`` for a norm of at most 1. `manifold_rnn.OrthogonalConv` has the norm 1 without such a factor.
+    For the kernel of a convolution, `constrain` bounds the flattened matrix (out, in * taps), not the map between
+    images. For taps k and strides s, up to :math:`m = \prod_i \lceil k_i / s_i \rceil` patches contain a pixel, so the
+    norm of that map is at most :math:`b \sqrt m`. For 3 x 3 taps and stride 1 this is 3b, which a constant kernel
+    attains. Pass ``bound=1/3`` for a norm of at most 1. `manifold_rnn.OrthogonalConv` has norm 1 without such a factor.
 
     Examples
     --------
@@ -57,12 +57,12 @@ class Contraction(Region):
     def __init__(self, bound: float = 1.0) -> None:
         super().__init__()
         if not (isinstance(bound, (int, float)) and 0 < bound < math.inf):
-            raise OptionError(f"The bound of Contraction is a positive number.\nGot {bound!r}.\nUse e.g. bound=1.0.")
+            raise OptionError(f"The bound of Contraction must be positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
         self.bound = float(bound)
 
     @property
     def reads_device(self) -> bool:
-        return True  # singular values
+        return True  # computes singular values
 
     def key(self) -> Hashable:
         return (type(self), self.bound)
@@ -74,7 +74,7 @@ class Contraction(Region):
         self._require_floating(x, name)
         ok, reason = self._check_shape(tuple(x.shape), name)
         if not ok:
-            raise ShapeError(f"{reason}.\nContraction holds matrices of at least 1 x 1.\nReshape it first.")
+            raise ShapeError(f"{reason}.\nContraction needs matrices of at least 1 x 1.\nReshape it first.")
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         ok = len(shape) >= 2 and min(shape[-2:]) >= 1
@@ -91,7 +91,7 @@ class Contraction(Region):
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        r"""How far out ``x`` is, relative to the bound: :math:`\max(0, \sigma_{\max}(x) / b - 1)`, per matrix."""
+        r"""Return the relative distance outside of the ball, :math:`\max(0, \sigma_{\max}(x) / b - 1)`, per matrix."""
         return (spectral_norm(x) / self.bound - 1).clamp(min=0)
 
     def random(
@@ -101,14 +101,14 @@ class Contraction(Region):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Gaussian directions; the largest singular value is uniform in (0, bound).
+        """Return matrices with Gaussian directions and a largest singular value uniform in (0, bound).
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, p)``.
+            The shape ``(..., n, p)``.
         dtype : torch.dtype, optional
-            Real or complex.
+            A real or complex dtype.
         device : torch.device, optional
         generator : torch.Generator, optional
 

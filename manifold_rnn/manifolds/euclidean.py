@@ -1,4 +1,4 @@
-"""All matrices: what a free part of a weight is."""
+"""All matrices: the manifold of the free parts of a weight."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Euclidean(Region):
 
     .. math:: R_x(u) = x + u.
 
-    It is the manifold of a part of a weight that is not constrained, such as the other gates in `Blocks`.
+    This is the manifold of unconstrained parts of a weight, such as the other gates in `Blocks`.
 
     Notes
     -----
-    Tensors have shape (..., n, p). Nothing is checked but the shape and dtype of new points.
+    Tensors have shape (..., n, p). Only the shape and dtype of new points are checked.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Euclidean(Region):
         self._require_floating(x, name)
         ok, reason = self._check_shape(tuple(x.shape), name)
         if not ok:
-            raise ShapeError(f"{reason}.\nEuclidean holds matrices.\nReshape it first.")
+            raise ShapeError(f"{reason}.\nEuclidean needs matrices.\nReshape it first.")
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         ok = len(shape) >= 2
@@ -66,11 +66,11 @@ class Euclidean(Region):
         return x
 
     def defect(self, x: Tensor) -> Tensor:
-        """Zero, per matrix."""
+        """Return zero for each matrix."""
         return x.real.new_zeros(x.shape[:-2])
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """The vector itself: every vector is tangent."""
+        """Return the vector itself, since every vector is tangent."""
         return u
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Euclidean(Region):
         return x + g * t
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """The square of each entry, whatever is asked for: entries that are free have nothing to do with each other."""
+        """Return the square of each entry for every ``how``, since free entries are independent."""
         return c.square()
 
     # --- points ---
@@ -109,10 +109,10 @@ class Euclidean(Region):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Standard normal entries, of shape ``size``."""
+        """Return standard normal entries of shape ``size``."""
         shape, dtype = self._new(size, dtype)
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
     def random_like(self, x: Tensor) -> Tensor:
-        """The matrix itself: what is free keeps its value."""
+        """Return the matrix itself, since free entries keep their values."""
         return x

@@ -1,4 +1,4 @@
-"""Tensors whose vectors have a fixed length: spheres, along chosen axes."""
+"""Tensors whose vectors along chosen axes have a fixed length: spheres."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ from .matrix import as_shape
 from .vectors import VectorManifold
 
 Radius = float | Literal["init"]
-_NEAR_OPPOSITE = 4.0  # in square roots of the rounding unit: how near to pi an angle leaves the arc no digit to go by
+_NEAR_OPPOSITE = 4.0  # an angle this many square roots of eps from pi does not determine the direction of the arc
 
 
 class FixedNorm(VectorManifold):
-    r"""Real or complex tensors whose vectors, along the axes `axes`, have length ``radius``.
+    r"""Real or complex tensors whose vectors along `axes` have length ``radius``.
 
     Each vector is a point on a sphere of real dimension N - 1, with the metric :math:`\operatorname{Re} u^H v`. A step
     rotates it in the plane of the vector x and the tangent vector u:
 
     .. math:: R_x(u) = \cos\varphi\; x + r \sin\varphi\; \frac{u}{|u|}, \qquad
-        P_x u = u - \frac{\operatorname{Re} x^H u}{r^2}\, x,
+        P_x u = u - \frac{\operatorname{Re} x^H u}{r^2}\, x.
 
-    by the angle :math:`\varphi = |u| / r` of the geodesic with the retraction ``"exp"``, :math:`\arctan(|u| / r)` with
-    ``"polar"`` and ``"qr"`` (both are the projection of x + u), and :math:`2 \arctan(|u| / 2r)` with ``"cayley"``.
-    Transport is parallel, along the shortest arc of a great circle, and so an isometry.
+    The angle is :math:`\varphi = |u| / r` with ``"exp"``, :math:`\arctan(|u| / r)` with ``"polar"`` and ``"qr"``, and
+    :math:`2 \arctan(|u| / 2r)` with ``"cayley"``. Transport is parallel along the shortest arc, and an isometry.
 
     Parameters
     ----------
     radius : float or "init"
-        Positive. With ``"init"`` each vector keeps the length that it has: a step computes it from the vector, so a
-        state dict, a copy or a cast of the weight needs nothing else.
+        A positive radius. ``"init"`` keeps the present length of each vector, without storing it anywhere else.
     retraction : str or Retraction
+        ``"exp"`` (the geodesic), ``"polar"`` or ``"qr"`` (both project x + u), ``"cayley"``, or an object.
 
     Raises
     ------
     OptionError, UnsupportedError
-        If ``radius`` is neither a positive number nor "init", or the retraction is unknown or has no `plane_rotation`.
+        If ``radius`` is neither a positive number nor "init", or the retraction is unknown or lacks `plane_rotation`.
 
     Notes
     -----
@@ -64,19 +63,19 @@ class FixedNorm(VectorManifold):
         number = isinstance(radius, (int, float)) and not isinstance(radius, bool)
         if radius != "init" and not (number and 0 < radius < math.inf):
             raise OptionError(
-                f"The radius of {type(self).__name__} is the length of its vectors.\n"
+                f"The radius of {type(self).__name__} is out of range.\n"
                 f"Expected a positive number or 'init', got {radius!r:.80}.\n"
-                "Pass radius='init' to keep the length that each vector has."
+                "Pass radius='init' to keep the present length of each vector."
             )
         self.radius: Radius = "init" if isinstance(radius, str) else float(radius)
         self._retraction: Retraction = retractions.get(retraction)
-        self._retraction.plane_rotation(torch.zeros(()))  # a step in place cannot be taken back, so it may not fail
+        self._retraction.plane_rotation(torch.zeros(()))  # raises here, since a step in place cannot be undone
         if self.radius == "init":
             self._zero_advice = "Fill the weight, or pass a number as the radius."
 
     @abstractmethod
     def _options(self) -> tuple[Any, ...]:
-        """The arguments in front of the retraction."""
+        """The arguments before the retraction."""
 
     @abstractmethod
     def with_retraction(self, retraction: str | Retraction) -> Self: ...
@@ -104,14 +103,14 @@ class FixedNorm(VectorManifold):
         return (type(self), *self._options(), self.retraction)
 
     def width(self, shape: tuple[int, ...]) -> int:
-        return 1  # the defect is relative, and a length is computed to a few units of rounding
+        return 1  # the defect is relative, and a length is accurate to a few roundings for any size
 
     def _require_kind(self, x: Tensor, name: str) -> None:
         super()._require_kind(x, name)
         info = torch.finfo(x.dtype)
         if not isinstance(self.radius, str) and not info.tiny / info.eps <= self.radius <= info.max * info.eps:
             raise DtypeError(
-                f"The radius of {type(self).__name__} must leave room for rounding in the dtype of the weight.\n"
+                f"The radius of {type(self).__name__} must be well inside the range of the weight's dtype.\n"
                 f"Expected {info.tiny / info.eps:.1e} to {info.max * info.eps:.1e} for {x.dtype}, got {self.radius:.3g}"
                 ".\nChoose another radius, or convert the weight."
             )
@@ -119,16 +118,17 @@ class FixedNorm(VectorManifold):
     # --- geometry ---
 
     def radii(self, x: Tensor) -> Tensor | float:
-        """The radius of the sphere of each vector, (..., 1), or the number that holds for all."""
+        """Return the radius of the sphere of each vector, (..., 1), or the number that applies to all."""
         return self._lengths(x) if isinstance(self.radius, str) else self.radius
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
-        r"""The nearest point, :math:`r\, x / |x|` for each vector; ``x`` itself with ``radius="init"``.
+        r"""Return the nearest point, :math:`r\, x / |x|` for each vector; ``x`` itself with ``radius="init"``.
 
         Parameters
         ----------
         x : Tensor
+            A tensor of nonzero vectors.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class FixedNorm(VectorManifold):
         Raises
         ------
         OffManifoldError
-            If a vector is zero and so has no direction.
+            If a vector is zero, so that it has no direction.
         ShapeError, DtypeError, NonFiniteError
             If ``x`` is not a tensor of vectors.
         """
@@ -155,9 +155,9 @@ class FixedNorm(VectorManifold):
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        r"""The largest :math:`\bigl||x| / r - 1\bigr|` of a vector, per point.
+        r"""Return the largest :math:`\bigl||x| / r - 1\bigr|` of a vector, per point.
 
-        With ``radius="init"`` every tensor without a zero vector is a point: 0, and 1 at a zero vector.
+        With ``radius="init"`` every tensor without a zero vector is a point, so the defect is 0, or 1 at a zero vector.
         """
         size = self._lengths(x)
         off = (size == 0).to(size.dtype) if isinstance(self.radius, str) else (size / self.radius - 1).abs()
@@ -170,7 +170,7 @@ class FixedNorm(VectorManifold):
         return self._tangent(x / self.radii(x), u)
 
     def _tangent(self, unit: Tensor, u: Tensor) -> Tensor:
-        """The tangent part of a vector at a point that was divided by its radius."""
+        """Return the tangent part of a vector at a point that was divided by its radius."""
         return u - unit * self._dots(unit, u)
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class FixedNorm(VectorManifold):
         return self._moved(retractions.Exponential(), x, self._tangent(x / self.radii(x), u))[0]
 
     def _moved(self, retraction: Retraction, x: Tensor, u: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
-        """The point that a tangent vector leads to, and vectors carried along the arc to it."""
+        """Return the end point of a step along a tangent vector, and vectors transported along its arc."""
         r = self.radii(x)
         v = u / r
         square = self._dots(v, v)
@@ -209,25 +209,25 @@ class FixedNorm(VectorManifold):
         if not angle <= LONGEST**2:  # NaN included
             self._require_direction(x, "x")
             raise NonFiniteError(
-                f"A step on {type(self).__name__} takes finite tangent vectors of at most {LONGEST:.1e} radii.\n"
-                f"Got {angle**0.5:.3g} radii; beyond it, rounding errors leave no correct digit.\n"
+                f"A step on {type(self).__name__} needs finite tangent vectors of at most {LONGEST:.1e} radii.\n"
+                f"Got {angle**0.5:.3g} radii; beyond this bound, rounding errors leave no correct digit.\n"
                 "Lower the learning rate or clip the gradient."
             )
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The tangent vector of the shortest arc from ``x`` to ``y``; `OffManifoldError` between opposite vectors."""
+        """Return the tangent vector of the shortest arc; raises `OffManifoldError` for opposite vectors."""
         return self._towards(x, y, None)
 
     def _towards(self, x: Tensor, y: Tensor, retraction: Retraction | None) -> Tensor:
         self._require_pair(x, y, "logmap")
         r = self.radii(x)
         a, b = x / r, y / r
-        angle, across = self._angle(a, b), self._tangent(a, b)  # which has length sin(angle)
+        angle, across = self._angle(a, b), self._tangent(a, b)  # across has length sin(angle)
         opposite = read_number(host_max, angle) if may_read_device() and not angle.is_meta else 0.0
         if opposite > math.pi - _NEAR_OPPOSITE * torch.finfo(a.dtype).eps ** 0.5:
             raise OffManifoldError(
-                f"{type(self).__name__}: the shortest arc between opposite vectors is not unique.\n"
+                f"The shortest arc of {type(self).__name__} between opposite vectors is not unique.\n"
                 f"Expected an angle below pi, got {opposite:.9g}.\nStart from a point in between."
             )
         length = angle if retraction is None else retraction.plane_length(angle)
@@ -235,7 +235,7 @@ class FixedNorm(VectorManifold):
         return across * r * torch.where(sine > 0, length / torch.where(sine > 0, sine, 1), 1)
 
     def _angle(self, a: Tensor, b: Tensor) -> Tensor:
-        """The angle between unit vectors, to full precision at 0 and at pi."""
+        """Return the angle between unit vectors, to full precision at 0 and at pi."""
         apart, together = (torch.linalg.vector_norm(z, dim=self.axes, keepdim=True) for z in (a - b, a + b))
         return 2 * torch.atan2(apart, together)
 
@@ -249,7 +249,7 @@ class FixedNorm(VectorManifold):
 
     @full_precision
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Parallel transport along the shortest arc; between opposite vectors, ``v`` as it is."""
+        """Transport in parallel along the shortest arc; between opposite vectors, ``v`` is returned unchanged."""
         self._require_pair(y, v, "transp")
         r = self.radii(x)
         a, b = x / r, y / r
@@ -260,7 +260,7 @@ class FixedNorm(VectorManifold):
     # --- coordinates ---
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.retr(x, self._vector(x, c))  # which takes the tangent part
+        return self.retr(x, self._vector(x, c))  # `retr` projects onto the tangent space
 
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
@@ -275,20 +275,20 @@ class FixedNorm(VectorManifold):
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        r"""The point at the angle ``length`` against the gradient, on each sphere.
+        r"""Return the point at the angle ``length`` against the gradient, on each sphere.
 
         .. math:: x \cos\ell - r \sin\ell\; \hat g, \qquad \hat g = P_x g / |P_x g|.
 
         Parameters
         ----------
         x, g : Tensor
-            A point, and the gradient that autograd gives.
+            A point, and the gradient from autograd.
         length : float or Tensor
-            In radians.
+            The angle in radians.
         geodesic : bool
             Whether to follow the geodesic instead of the retraction.
         nuclear : bool
-            Whether ``length`` is multiplied by the length of the tangent part of the gradient.
+            Whether to multiply ``length`` by the length of the tangent part of the gradient.
 
         Returns
         -------
@@ -301,7 +301,7 @@ class FixedNorm(VectorManifold):
         g = g / scale / torch.where(size > 0, size, 1)
         u = self._tangent(unit, g)
         inside = torch.linalg.vector_norm(u, dim=self.axes, keepdim=True)
-        none = inside <= 8 * torch.finfo(u.dtype).eps  # what rounding leaves of a gradient along x
+        none = inside <= 8 * torch.finfo(u.dtype).eps  # the tangent part of a gradient along x is rounding error
         if nuclear:
             length = length * size * scale
         else:
@@ -323,14 +323,14 @@ class FixedNorm(VectorManifold):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Vectors of uniform direction, of shape ``size``; of length 1 with ``radius="init"``."""
+        """Return vectors with uniform directions, of shape ``size``; of length 1 with ``radius="init"``."""
         shape, dtype = as_shape(size), dtype or torch.get_default_dtype()
         self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
         return x * ((1.0 if isinstance(self.radius, str) else self.radius) / self._lengths(x))
 
     def random_like(self, x: Tensor) -> Tensor:
-        """A random point of the shape, dtype and device of ``x``, with its lengths if ``radius="init"``."""
+        """Return a random point with the shape, dtype and device of ``x``, with its lengths if ``radius="init"``."""
         y = self.random(*x.shape, dtype=x.dtype, device=x.device)
         if isinstance(self.radius, str):
             self._require_direction(x, "the weight")
@@ -344,7 +344,7 @@ class FixedNorm(VectorManifold):
         device: torch.device | str | None = None,
         seed: int | None = 42,
     ) -> Tensor:
-        """Vectors of equal entries, of shape ``size``; ``seed`` is ignored."""
+        """Return vectors with equal entries, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = as_shape(size), dtype or torch.get_default_dtype()
         self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
         return self.polish(torch.ones(shape, dtype=dtype, device=device))

@@ -1,4 +1,4 @@
-"""The Grassmann manifold of subspaces, each given by orthonormal columns that span it."""
+"""The Grassmann manifold of subspaces, each represented by orthonormal columns that span it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..retractions import Retraction
 from .orthonormal import OrthonormalColumns, frobenius
 from .steepest import has_closed_form, quarter_tangent
 
-_NOISE = 4.0  # units of rounding of the gradient, times the root of its rows, below which its tangent part is none
+_NOISE = 4.0  # tangent parts below this many roundings of the gradient, times the root of its rows, are zeroed
 
 
 class Grassmann(OrthonormalColumns):
     r"""The Grassmann manifold Gr(n, p): p-dimensional subspaces of real or complex n-space.
 
     A point is any n x p matrix with :math:`x^H x = I` whose columns span the subspace: ``x`` and ``x Q`` are the same
-    point for every unitary ``Q``. Use it for a weight whose loss depends on the span alone, such as
+    point for every unitary ``Q``. Use it for a weight whose loss depends only on the span, such as
     :math:`\operatorname{tr} x^H A x` or a projection :math:`x x^H`. With the singular value decomposition
     :math:`u = U S V^H`:
 
@@ -32,30 +32,30 @@ class Grassmann(OrthonormalColumns):
         \exp_x(u) = x V \cos(S) V^H + U \sin(S) V^H, \qquad
         d(x, y) = \Bigl(\sum_j \theta_j^2\Bigr)^{1/2}
 
-    with the principal angles :math:`\theta_j`, whose cosines are the singular values of :math:`x^H y`.
+    The :math:`\theta_j` are the principal angles; their cosines are the singular values of :math:`x^H y`.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"polar"`` (default), ``"qr"``, ``"cayley"``, ``"exp"`` or an object of
-        `manifold_rnn.retractions`. ``"exp"`` is the geodesic. ``"polar"`` and ``"qr"`` lead to the same subspace.
+        The retraction of `retr`: ``"polar"`` (default), ``"qr"``, ``"cayley"``, ``"exp"`` or an object of
+        `manifold_rnn.retractions`. ``"exp"`` follows the geodesic. ``"polar"`` and ``"qr"`` reach the same subspace.
 
     Notes
     -----
-    Tensors have shape (..., n, p), n >= p, all axes but the last two are batch. Tangent vectors are horizontal:
-    :math:`x^H u = 0`. Coordinates are the tangent vector, and adaptive optimizers use one second moment a matrix.
-    Transport is parallel, along the shortest geodesic, and an isometry. The real dimension is p(n - p), and twice that
-    for complex points; for n = p there is one point, which does not move.
+    Tensors have shape (..., n, p), n >= p; all axes except the last two are batch axes. Tangent vectors are horizontal:
+    :math:`x^H u = 0`. Coordinates are the tangent vector, and adaptive optimizers use one second moment per matrix.
+    Transport is parallel along the shortest geodesic, and an isometry. The real dimension is p(n - p), and twice that
+    for complex points. For n = p there is only one point, which does not move.
 
-    A principal angle of 90 degrees is the cut locus: several geodesics are shortest. `logmap` raises
-    `OffManifoldError` there, `dist` is right, and `transp` follows one of them. A loss that is not a function of the
-    span has no gradient here but its horizontal part. Source: Edelman, Arias and Smith (1998); Bjorck and Golub (1973)
-    for the angles.
+    At a principal angle of 90 degrees (the cut locus) the shortest geodesic is not unique. There `logmap` raises
+    `OffManifoldError`, `dist` is still correct, and `transp` follows one of the geodesics. If a loss depends on more
+    than the span, only the horizontal part of its gradient is used. Source: Edelman, Arias and Smith (1998); Bjorck and
+    Golub (1973) for the angles.
 
     Examples
     --------
     >>> Gr, x = mr.Grassmann(), torch.eye(4, 2, dtype=torch.float64)
-    >>> y = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).mT  # the first column turned by 90 degrees
+    >>> y = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).mT  # rotates the first column by 90 degrees
     >>> Gr.principal_angles(x, y)
     tensor([0.0000, 1.5708], dtype=torch.float64)
     >>> assert Gr.dist(x, x @ mr.Orthogonal().random(2, 2, dtype=torch.float64)) < 1e-14
@@ -68,7 +68,7 @@ class Grassmann(OrthonormalColumns):
 
     @property
     def reversible(self) -> bool:
-        """Whether a step back along the transported vector ends in the representative where the step began."""
+        """Whether a step back along the transported vector ends at the same representative."""
         return self.retraction.reversible
 
     @property
@@ -103,7 +103,7 @@ class Grassmann(OrthonormalColumns):
         return self._along(x, horizontal(x, u))
 
     def _along(self, x: Tensor, u: Tensor) -> Tensor:
-        """The retraction of what is horizontal already."""
+        """Return the retraction along a vector that is already horizontal."""
         if x.shape[-2] == x.shape[-1]:
             require_finite(u, "A step on Grassmann")
             return x + horizontal(x, u)
@@ -116,21 +116,22 @@ class Grassmann(OrthonormalColumns):
         if x.shape[-2] == x.shape[-1] or recording() or not may_read_device():
             return self._along(x, u) if x.shape[-2] == x.shape[-1] else retractions.Exponential().retract_tall(x, u)
         require_length(u, "The exponential map")
-        wide = polish(double(x))  # single precision turns the result by as many roundings as the step is long
+        wide = polish(double(x))  # in single precision, rounding rotates the result in proportion to the step
         return polish(subspace_exp(wide, horizontal(wide, double(u)))).to(x.dtype)
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The horizontal vector along the shortest geodesic from ``x`` to the span of ``y``.
+        """Return the horizontal vector along the shortest geodesic from ``x`` to the span of ``y``.
 
         Parameters
         ----------
         x, y : Tensor, shape (..., n, p)
+            Two points.
 
         Returns
         -------
         Tensor, shape (..., n, p)
-            ``expmap(x, logmap(x, y))`` spans what ``y`` spans, and is the representative nearest to ``x``.
+            ``expmap(x, logmap(x, y))`` has the span of ``y``, and is the representative nearest to ``x``.
 
         Raises
         ------
@@ -142,28 +143,29 @@ class Grassmann(OrthonormalColumns):
 
     @full_precision
     def principal_angles(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""The principal angles of two subspaces, ascending, in :math:`[0, \pi/2]`.
+        r"""Return the principal angles of two subspaces in ascending order, in :math:`[0, \pi/2]`.
 
         Parameters
         ----------
         x, y : Tensor, shape (..., n, p)
+            Two points.
 
         Returns
         -------
         Tensor, shape (..., p)
-            Real.
+            The real angles.
 
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If the two do not fit each other.
+            If the shapes, dtypes or devices differ.
         """
         self._require_pair(x, y, "principal_angles")
         return principal_angles(x, y)
 
     @full_precision
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        """The norm of the principal angles; at most the root of p times a right angle."""
+        """Return the norm of the principal angles, which is at most the root of p times 90 degrees."""
         return norm(self.principal_angles(x, y).unsqueeze(-1), keepdim=keepdim)
 
     @full_precision
@@ -176,22 +178,23 @@ class Grassmann(OrthonormalColumns):
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        r"""The point at ``length`` along the steepest descent direction in the spectral norm, by a closed form.
+        r"""Return the point at ``length`` along the direction of steepest descent in the spectral norm.
 
         .. math:: \xi = \operatorname{msign}\bigl((I - x x^H)\, g\bigr), \quad P = \xi^H \xi, \qquad
-            x(I - P) + \cos(t)\, x P - \sin(t)\, \xi,
+            x(I - P) + \cos(t)\, x P - \sin(t)\, \xi.
 
-        so ``length`` is the angle in radians by which every principal direction of the gradient rotates.
+        Here ``length`` is the angle t in radians by which every principal direction of the gradient rotates.
 
         Parameters
         ----------
         x, g : Tensor, shape (..., n, p)
-            A point, and the gradient that autograd gives.
+            A point, and the gradient from autograd.
         length : float or Tensor
+            The angle in radians.
         geodesic : bool
             Whether to follow the geodesic instead of the retraction.
         nuclear : bool
-            Whether to multiply ``length`` by the mean singular value of the gradient's horizontal part.
+            Whether to multiply ``length`` by the mean singular value of the horizontal part of the gradient.
 
         Returns
         -------
@@ -213,7 +216,7 @@ class Grassmann(OrthonormalColumns):
         require_finite(t, "The angle of a step")
         if has_closed_form(length, direction, P):
             return polish(x - 2 * (0.5 * t).sin().square() * (x @ P) - t.sin() * direction)
-        # singular values between 0 and 1 rotate as by the squared Cayley transform of `Steepest.at`
+        # singular values between 0 and 1 rotate by the squared Cayley transform of `Steepest.at`
         tangent = quarter_tangent(t)
         inverse = torch.linalg.inv_ex(shift_diagonal(tangent.square() * P, 1)).inverse
         cosine = shift_diagonal(2 * inverse, -1)
@@ -233,7 +236,7 @@ class Grassmann(OrthonormalColumns):
         return self.to_coordinates(x, u)
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.retr(x, self._vector(x, c))  # which takes the horizontal part
+        return self.retr(x, self._vector(x, c))  # `retr` projects onto horizontal vectors
 
     @full_precision
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:

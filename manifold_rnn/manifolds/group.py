@@ -1,4 +1,4 @@
-"""What the groups of orthogonal and unitary matrices share, real and complex in one body."""
+"""The common base of the orthogonal and unitary groups, for real and complex matrices."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .orthonormal import OrthonormalColumns, frobenius
 
 
 class MatrixGroup(OrthonormalColumns):
-    r"""What the orthogonal and unitary groups share: the bi-invariant metric and left translation.
+    r"""Base of the orthogonal and unitary groups, with the bi-invariant metric and left translation.
 
-    With :math:`A = x^H u` in the Lie algebra of skew-Hermitian matrices:
+    With :math:`A = x^H u`, an element of the Lie algebra of skew-Hermitian matrices:
 
     .. math::
         \langle u, v\rangle = \operatorname{Re}\operatorname{tr}(u^H v), \quad
@@ -28,12 +28,13 @@ class MatrixGroup(OrthonormalColumns):
         \exp_x(u) = x \exp(A), \quad
         \operatorname{transp}_{x \to y}(v) = y\,x^H v.
 
-    Transport is isometric, and the identity in coordinates. Source: Edelman, Arias and Smith (1998).
+    Transport is an isometry, and does not change coordinates. Source: Edelman, Arias and Smith (1998).
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of `manifold_rnn.retractions`.
+        The retraction of `retr`: ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of
+        `manifold_rnn.retractions`.
 
     Examples
     --------
@@ -46,7 +47,7 @@ class MatrixGroup(OrthonormalColumns):
 
     @property
     def reversible(self) -> bool:
-        """Whether a step back along the transported vector ends where the step began, which it does not with QR."""
+        """Whether a step back along the transported vector ends at the starting point. It does not with QR."""
         return self.retraction.reversible
 
     @property
@@ -57,10 +58,10 @@ class MatrixGroup(OrthonormalColumns):
     def isometric_at_zero(self) -> bool:
         return True
 
-    # --- the Lie algebra and its coordinates: all skew-Hermitian matrices, but for special groups ---
+    # --- the Lie algebra and its coordinates: all skew-Hermitian matrices, except for special groups ---
 
     def _ambient(self, w: Tensor, u: Tensor) -> Tensor:
-        """A vector whose skew-Hermitian part is in the Lie algebra."""
+        """Return a vector whose skew-Hermitian part is in the Lie algebra."""
         return u
 
     def _pack(self, A: Tensor) -> Tensor:
@@ -70,20 +71,20 @@ class MatrixGroup(OrthonormalColumns):
         return unpack_skew(c, dtype)
 
     def _settle(self, w: Tensor) -> Tensor:
-        """A unitary matrix that a map has led to, taken back to the group."""
+        """Move a unitary matrix, computed by a map, back to the group."""
         return w
 
     # --- checks ---
 
     def _require_kind(self, x: Tensor, name: str) -> None:
-        require_matrix(x, f"{type(self).__name__}: {name}", advice="Take Stiefel() for a tall or wide matrix.")
+        require_matrix(x, f"{type(self).__name__}: {name}", advice="Use Stiefel() for a tall or wide matrix.")
         if x.is_complex() != self.is_complex or not (x.is_floating_point() or x.is_complex()):
             kind, dtypes = ("complex", "complex64 or complex128") if self.is_complex else ("real", "float32 or float64")
             other = (
                 "real matrices use Orthogonal or UnitaryRealForm" if self.is_complex else "complex matrices use Unitary"
             )
             raise DtypeError(
-                f"{type(self).__name__} holds {kind} floating point matrices.\n"
+                f"{type(self).__name__} consists of {kind} floating point matrices.\n"
                 f"Expected {dtypes}, got {name} of {x.dtype}.\nFor {other}."
             )
 
@@ -96,12 +97,12 @@ class MatrixGroup(OrthonormalColumns):
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
-        """Nearest matrix of the group, by the singular value decomposition.
+        """Return the nearest matrix of the group, by the singular value decomposition.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n)
-            Any matrix; where it is singular the nearest is not unique and one is returned.
+            Any matrix. If it is singular, the nearest matrix is not unique, and one of them is returned.
 
         Returns
         -------
@@ -114,11 +115,11 @@ class MatrixGroup(OrthonormalColumns):
         """
         self.require(x)
         U, _, Vh = torch.linalg.svd(normalized(x.detach())[0])
-        W = polish(U @ self._component(Vh, U))  # in single precision the factors are off by several roundings
+        W = polish(U @ self._component(Vh, U))  # in single precision the factors have errors of several roundings
         return self._settle(with_polar_adjoint(x, W))
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
-        """Where only one component of the group is meant, the last singular vector turned so that U Vh lies in it."""
+        """Change the sign of the last singular vector, if necessary, so that U Vh is in the component of the group."""
         return Vh
 
     @full_precision
@@ -175,7 +176,7 @@ class MatrixGroup(OrthonormalColumns):
         return self._pack(multiply(x.mH, u))
 
     def egrad2coordinates(self, x: Tensor, g: Tensor) -> Tensor:
-        return self.to_coordinates(x, g)  # packing projects, and the metric is the ambient one
+        return self.to_coordinates(x, g)  # packing projects, and the metric is that of the ambient space
 
     @full_precision
     def from_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
@@ -199,12 +200,12 @@ class MatrixGroup(OrthonormalColumns):
         return self.retraction.inverse_group_map(Q)
 
     def retr_transp_coordinates(self, x: Tensor, c: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
-        return self.retr_coordinates(x, c), *carried  # left translation leaves coordinates as they are
+        return self.retr_coordinates(x, c), *carried  # left translation does not change coordinates
 
     @full_precision
     def retr_gradient(self, x: Tensor, g: Tensor, t: float | Tensor) -> Tensor:
         self._require_pair(x, g, "retr_gradient")
-        A = self._lie(multiply(x.mH, g)) * t  # no coordinates, which a plain gradient step has no use for
+        A = self._lie(multiply(x.mH, g)) * t  # a plain gradient step needs no coordinates
         return self._settle(self.retraction.translate(x, A))
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
@@ -228,12 +229,12 @@ class MatrixGroup(OrthonormalColumns):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Points drawn from the Haar measure, by the sign-fixed QR factorisation of a Gaussian matrix (Mezzadri 2007).
+        """Draw points from the Haar measure, by the sign-fixed QR factorization of a Gaussian matrix (Mezzadri 2007).
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, n)``.
+            The shape ``(..., n, n)``.
         dtype : torch.dtype, optional
             Default: torch's default dtype, or the complex one of its precision.
         device : torch.device, optional

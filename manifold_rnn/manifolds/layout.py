@@ -1,4 +1,4 @@
-"""How a tensor is cut into parts, and assembled from them."""
+"""The division of a tensor into parts, and its inverse."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Shape = tuple[int, ...]
 
 
 class Layout(ABC):
-    """How a tensor is cut into parts, and assembled from them.
+    """Divides a tensor into parts, and assembles it from them.
 
-    A layout is a frozen dataclass: a value without tensors, equal by content. Axes before the last `ndim` are a batch,
-    which every part keeps in front.
+    A layout is a frozen dataclass without tensors, and compared by its content. Axes before the last `ndim` are batch
+    axes, which every part keeps.
 
     Attributes
     ----------
     advice : str
-        What to check where a tensor cannot be cut.
+        What to check if a tensor cannot be divided, for error messages.
 
     Examples
     --------
@@ -33,26 +33,26 @@ class Layout(ABC):
 
     @property
     def ndim(self) -> int:
-        """Axes of one point."""
+        """The number of axes of one point."""
         return 2
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """What the parts are called, in state dicts and messages."""
+        """The names of the parts, for state dicts and messages."""
 
     @abstractmethod
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Shapes of the parts of a tensor of that shape; raises `ShapeError` if it cannot be cut."""
+        """Return the shapes of the parts of a tensor of that shape; raises `ShapeError` if it cannot be divided."""
 
     @abstractmethod
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The parts of ``x``: an orthogonal projection onto the tensors that have parts."""
+        """Return the parts of ``x``, which are an orthogonal projection of ``x``."""
 
     @abstractmethod
     def join(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
-        """The tensor of that shape that has these parts."""
+        """Return the tensor of that shape with these parts."""
 
     def remainder(self, x: Tensor) -> Tensor | None:
-        """Norm of what no part of ``x`` holds, per point; None if the parts always hold all of it."""
+        """Return the norm of the entries outside of all parts, per point; None if the parts cover all entries."""
         return None

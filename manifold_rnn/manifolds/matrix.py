@@ -1,4 +1,4 @@
-"""What every manifold of matrices checks: shapes, dtypes, entries, membership."""
+"""Checks common to all manifolds of matrices: shapes, dtypes, entries, membership."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .base import Manifold
 
 
 class MatrixManifold(Manifold):
-    """A set of matrices in the last two axes of a tensor; all axes before are batch.
+    """A set of matrices in the last two axes of a tensor; all other axes are batch axes.
 
-    A subclass states which shapes and dtypes its points have, and its `defect`.
+    A subclass defines the shapes and dtypes of its points, and their `defect`.
 
     Examples
     --------
@@ -27,11 +27,11 @@ class MatrixManifold(Manifold):
 
     @abstractmethod
     def _require_kind(self, x: Tensor, name: str) -> None:
-        """Raise unless ``x`` has a shape and dtype that a point can have."""
+        """Raise unless ``x`` has the shape and dtype of a point."""
 
     @abstractmethod
     def _tolerance(self, x: Tensor, atol: float, rtol: float) -> float:
-        """The largest defect with which geoopt's checks let a point pass."""
+        """Return the largest defect that geoopt's checks accept."""
 
     def require(self, x: Tensor, name: str = "x") -> None:
         self._require_kind(x, name)
@@ -44,7 +44,7 @@ class MatrixManifold(Manifold):
     def _require_floating(self, x: Tensor, name: str) -> None:
         if not (x.is_floating_point() or x.is_complex()):
             raise DtypeError(
-                f"{type(self).__name__} holds real or complex floating point matrices.\n"
+                f"{type(self).__name__} consists of real or complex floating point matrices.\n"
                 f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
             )
 
@@ -65,7 +65,7 @@ class MatrixManifold(Manifold):
         return default.to_complex() if self.is_complex else default
 
     def _new(self, size: tuple[Any, ...], dtype: torch.dtype | None) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and dtype of new points, checked."""
+        """Return the shape and dtype of new points, after checking them."""
         shape = as_shape(size)
         dtype = dtype or self._default_dtype()
         self._require_kind(torch.empty(shape, dtype=dtype, device="meta"), "size")
@@ -73,5 +73,5 @@ class MatrixManifold(Manifold):
 
 
 def as_shape(size: tuple[Any, ...]) -> tuple[int, ...]:
-    """The shape that was given as several numbers or as one tuple."""
+    """Return the shape, given as several numbers or as one tuple."""
     return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)

@@ -15,18 +15,18 @@ class Oblique(FixedNorm):
     .. math:: \{x : \operatorname{diag}(x x^H) = r^2 I\} \text{ for } dim = -1, \qquad
         \{x : \operatorname{diag}(x^H x) = r^2 I\} \text{ for } dim = -2.
 
-    Each row (column) is a point on a sphere of its own. nGPT keeps all matrices of a transformer like that, along the
-    axis of the model dimension: ``dim=-1`` for a `torch.nn.Linear` that reads the residual stream and for embeddings,
-    ``dim=-2`` for a `torch.nn.Linear` that writes to it.
+    Each row (or column) is a point on its own sphere. The transformer nGPT constrains all its matrices in this way,
+    along the axis of the model dimension. Use ``dim=-1`` for embeddings and for a `torch.nn.Linear` that reads the
+    residual stream, and ``dim=-2`` for a `torch.nn.Linear` that writes to it.
 
     Parameters
     ----------
     dim : int
         The axis of one vector: -1 for rows, -2 for columns.
     radius : float or "init"
-        ``"init"`` keeps the length that each row or column has.
+        A positive radius. ``"init"`` keeps the present length of each row or column.
     retraction : str or Retraction
-        ``"exp"`` (default, the geodesic), ``"polar"`` or ``"qr"`` (the projection of x + u), ``"cayley"``.
+        ``"exp"`` (default, the geodesic), ``"polar"`` or ``"qr"`` (the projection of x + u), or ``"cayley"``.
 
     Raises
     ------
@@ -35,12 +35,12 @@ class Oblique(FixedNorm):
 
     See Also
     --------
-    manifold_rnn.Sphere : vectors, or whole matrices, of fixed norm.
+    manifold_rnn.Sphere : vectors or whole matrices of fixed norm.
 
     Notes
     -----
-    A weight on it starts from the projection of the weight found; a row of zeros, such as that of ``padding_idx`` of an
-    embedding, has no direction and is refused. Source: Loshchilov et al. (2024) for nGPT.
+    A constrained weight starts from its projection. A row of zeros has no direction and raises an error, for example
+    that of ``padding_idx`` of an embedding. Source: Loshchilov et al. (2024) for nGPT.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class Oblique(FixedNorm):
         super().__init__(radius, retraction)
         if isinstance(dim, bool) or dim not in (-1, -2):
             raise OptionError(
-                "dim of Oblique is the axis along which a vector has fixed length, counted from the end.\n"
+                "dim of Oblique must be the axis of vectors of fixed length, counted from the end.\n"
                 f"Expected -1 for rows or -2 for columns, got {dim!r:.80}.\n"
                 "For whole tensors use Sphere(dims)."
             )

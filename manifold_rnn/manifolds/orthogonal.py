@@ -13,17 +13,17 @@ from .group import MatrixGroup
 class Orthogonal(MatrixGroup):
     r"""The orthogonal group O(n): real matrices with :math:`x^\top x = I`.
 
-    It has two components; every map keeps the determinant, +1 or -1, that a point has.
+    The group has two components. Every map preserves the determinant of a point, +1 or -1.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        The retraction of `retr`: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
         `manifold_rnn.retractions`.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Geometry and sources: `MatrixGroup`.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Geometry and sources: `MatrixGroup`.
 
     Examples
     --------
@@ -46,12 +46,12 @@ class SpecialOrthogonal(MatrixGroup):
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        The retraction of `retr`: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
         `manifold_rnn.retractions`.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Geometry and sources: `MatrixGroup`.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Geometry and sources: `MatrixGroup`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What every manifold of matrices with orthonormal columns shares: a retraction, drift, and points."""
+"""The common base of manifolds with orthonormal columns: retraction, rounding drift and points."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ..retractions import Retraction
 from .matrix import MatrixManifold
 from .steepest import steepest
 
-_SOUND = 0.1  # defect of a result that is surely wrong
+_SOUND = 0.1  # defect above which a result is certainly wrong
 
 
 class OrthonormalColumns(MatrixManifold):
-    r"""Matrices with :math:`x^H x = I`, square or tall, and a retraction chosen by the user.
+    r"""Matrices with :math:`x^H x = I`, square or tall, and a retraction that you choose.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of `manifold_rnn.retractions`.
+        The retraction of `retr`: ``"cayley"``, ``"exp"``, ``"qr"``, ``"polar"`` or an object of
+        `manifold_rnn.retractions`.
 
     Examples
     --------
@@ -73,7 +74,7 @@ class OrthonormalColumns(MatrixManifold):
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
-        """Nearest matrix with orthonormal columns, by the singular value decomposition."""
+        """Return the nearest matrix with orthonormal columns, by the singular value decomposition."""
         self.require(x)
         U, _, Vh = torch.linalg.svd(normalized(x.detach())[0], full_matrices=False)
         return with_polar_adjoint(x, polish(U @ Vh))
@@ -81,27 +82,28 @@ class OrthonormalColumns(MatrixManifold):
     # --- steepest descent in the spectral norm ---
 
     def _lie(self, A: Tensor) -> Tensor:
-        """Orthogonal projection onto the Lie algebra of square matrices."""
+        """Project orthogonally onto the Lie algebra of square matrices."""
         return skew(A)
 
     @full_precision
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        r"""The point at ``length`` along the steepest descent direction in the spectral norm, by a closed form.
+        r"""Return the point at ``length`` along the direction of steepest descent in the spectral norm.
 
         .. math:: \xi = A x, \quad A = \operatorname{msign}(\operatorname{skew}(g x^H)), \qquad
-            e^{-tA} x = x - \sin(t)\, A x + (1 - \cos t)\, A^2 x,
+            e^{-tA} x = x - \sin(t)\, A x + (1 - \cos t)\, A^2 x.
 
-        so ``length`` is the angle in radians by which every active plane rotates. Each tangent vector of spectral norm
-        1 is ``A x`` for a skew-Hermitian ``A`` of norm 1. Of them ``xi`` has the largest inner product with ``g``: the
-        nuclear norm of the skew-Hermitian part.
+        Here ``length`` is the angle t in radians by which every active plane rotates. Each tangent vector of spectral
+        norm 1 is ``A x`` for a skew-Hermitian ``A`` of norm 1. Among these, ``xi`` has the largest inner product with
+        ``g``, which is the nuclear norm of the skew-Hermitian part.
 
         Parameters
         ----------
         x, g : Tensor, shape (..., n, p)
-            A point, and the gradient that autograd gives.
+            A point, and the gradient from autograd.
         length : float or Tensor
+            The angle in radians.
         geodesic : bool
             Whether to follow the geodesic instead of the retraction.
         nuclear : bool
@@ -118,14 +120,14 @@ class OrthonormalColumns(MatrixManifold):
             length = length * found.gain / found.rank.clamp(min=1)
         return self.polish(found.at(x, -length)) if geodesic else self.retr(x, -length * found.direction)
 
-    # --- drift ---
+    # --- rounding drift ---
 
     def is_sound(self, x: Tensor) -> Tensor:
         return self.defect(x) < _SOUND  # NaN excluded
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        r"""Distance from orthonormal columns, :math:`\|x^H x - I\|_F`, per matrix.
+        r"""Return the distance from orthonormal columns, :math:`\|x^H x - I\|_F`, per matrix.
 
         On `SpecialOrthogonal` and `SpecialUnitary` the distance of :math:`\det x / |\det x|` from 1 is added.
         """
@@ -148,14 +150,14 @@ class OrthonormalColumns(MatrixManifold):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Points drawn from the Haar measure, by the sign-fixed QR factorisation of a Gaussian matrix (Mezzadri 2007).
+        """Draw points from the Haar measure, by the sign-fixed QR factorization of a Gaussian matrix (Mezzadri 2007).
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, p)``.
+            The shape ``(..., n, p)``.
         dtype : torch.dtype, optional
-            Default: torch's default dtype, or the complex one of its precision where points are complex.
+            Default: torch's default dtype, or the complex dtype of the same precision if points are complex.
         device : torch.device, optional
         generator : torch.Generator, optional
 
@@ -173,11 +175,11 @@ class OrthonormalColumns(MatrixManifold):
         device: torch.device | str | None = None,
         seed: int | None = 42,
     ) -> Tensor:
-        """The identity, or its first columns, of shape ``size``; ``seed`` is ignored."""
+        """Return the identity, or its first columns, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
         return torch.eye(*shape[-2:], dtype=dtype, device=device).expand(shape).clone()
 
 
 def frobenius(u: Tensor, v: Tensor) -> Tensor:
-    """The real inner product of two matrices, per matrix."""
+    """Return the real inner product of two matrices, per matrix."""
     return (u.conj() * v).real.sum((-2, -1)) if u.is_complex() else (u * v).sum((-2, -1))

@@ -1,4 +1,4 @@
-"""A point that is assembled from parts, each on a manifold of its own: the product manifold seen through a layout."""
+"""Product manifolds whose points are assembled from parts by a layout."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Check = tuple[bool, str | None]
 class Parts(Manifold):
     r"""A product of manifolds whose points are assembled into one tensor.
 
-    Every operation is that of the members on their parts; the metric is that of the product. A part that is free lies
-    on `Euclidean`. A subclass states its `layout` and its `members`, one for each part.
+    Every operation applies the members to their parts. The metric is that of the product. Free parts are on
+    `Euclidean`. A subclass defines its `layout` and its `members`, one for each part.
 
     Notes
     -----
-    Coordinates are one real vector a point: those of the parts, one after the other.
+    The coordinates of a point are one real vector: those of its parts, one after the other.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class Parts(Manifold):
     @property
     @abstractmethod
     def layout(self) -> Layout:
-        """How a point is cut into parts."""
+        """The division of a point into parts."""
 
     @property
     @abstractmethod
@@ -51,22 +51,22 @@ class Parts(Manifold):
 
     @abstractmethod
     def with_members(self, members: Sequence[Manifold]) -> Self:
-        """The same layout with other manifolds."""
+        """Return the same layout with other manifolds."""
 
-    # --- facts ---
+    # --- properties ---
 
     @property
     def reversible(self) -> bool:
-        """Whether those of all parts are, as of a `MatrixGroup`."""
+        """Whether all parts are reversible, in the sense of `MatrixGroup`."""
         return all(m.reversible for m in self.members)
 
     @property
     def retraction(self) -> Retraction | None:
-        """The retraction of the first part whose manifold takes any."""
+        """The retraction of the first part whose retraction can be changed."""
         return next((m.retraction for m in self.members if m.retraction is not None), None)
 
     def with_retraction(self, retraction: str | Retraction) -> Self:
-        """The same with another retraction of each part whose manifold takes any."""
+        """Change the retraction of each part whose retraction can be changed."""
         if self.retraction is None:
             return super().with_retraction(retraction)
         return self.with_members([m if m.retraction is None else m.with_retraction(retraction) for m in self.members])
@@ -98,7 +98,7 @@ class Parts(Manifold):
 
     @full_precision
     def _each(self, name: str, *tensors: Tensor) -> Tensor:
-        """The tensor assembled from a method of every member on its parts."""
+        """Return the tensor assembled from the results of a method of every member on its part."""
         tensors = self._alike(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         results = [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)]
@@ -106,7 +106,7 @@ class Parts(Manifold):
 
     @full_precision
     def _numbers(self, name: str, *tensors: Tensor) -> Tensor:
-        """The numbers that a method of every member gives for its matrices, in the last axis, one row a point."""
+        """Return the numbers per matrix from a method of every member, on the last axis, with one row per point."""
         tensors = self._alike(*tensors)
         lead = tensors[0].ndim - self.ndim
         parts = zip(*map(self.layout.split, tensors), strict=True)
@@ -115,7 +115,7 @@ class Parts(Manifold):
 
     @full_precision
     def _coordinates(self, name: str, *tensors: Tensor) -> Tensor:
-        """The coordinates that a method of every member gives, as one vector a point."""
+        """Return the coordinates from a method of every member, as one vector per point."""
         tensors = self._alike(*tensors)
         parts = zip(*map(self.layout.split, tensors), strict=True)
         return self._flat(tensors[0], [getattr(m, name)(*p) for m, p in zip(self.members, parts, strict=True)])
@@ -126,14 +126,14 @@ class Parts(Manifold):
         return c if self._stored_norm == 1 else c * self._stored_norm
 
     def _alike(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Points and vectors, of one batch shape."""
+        """Return points and vectors, expanded to the same batch shape."""
         shapes = [tensor.shape for tensor in tensors]
         if all(shape == shapes[0] for shape in shapes):
             return tensors
         own = {shape[max(0, len(shape) - self.ndim) :] for shape in shapes}
         if len(own) > 1:
             raise ShapeError(
-                f"Points and vectors on {self.name} have one shape, up to axes of a batch in front.\n"
+                f"Points and vectors on {self.name} must have one shape, up to leading batch axes.\n"
                 f"Expected (..., {', '.join(map(str, shapes[0][-self.ndim :]))}), got {list(map(tuple, shapes))}.\n"
                 "Check the order of the arguments."
             )
@@ -141,7 +141,7 @@ class Parts(Manifold):
         return tuple(tensor.expand(*batch, *shape) for tensor in tensors)
 
     def _with_batch(self, x: Tensor, *coordinates: Tensor) -> tuple[Tensor, ...]:
-        """A point and coordinates, of one batch shape."""
+        """Return a point and coordinates, expanded to the same batch shape."""
         axes = x.ndim - self.ndim
         batches = [x.shape[:axes], *(c.shape[:-1] for c in coordinates)]
         if all(batch == batches[0] for batch in batches):
@@ -150,7 +150,7 @@ class Parts(Manifold):
         return x.expand(*batch, *x.shape[axes:]), *(c.expand(*batch, c.shape[-1]) for c in coordinates)
 
     def _parts(self, x: Tensor, c: Tensor) -> list[Tensor]:
-        """The coordinates of each part: the inverse of `_flat`."""
+        """Return the coordinates of each part. This is the inverse of `_flat`."""
         batch, c = x.ndim - self.ndim, c if self._stored_norm == 1 else c / self._stored_norm
         inner = self._coordinate_shapes(tuple(x.shape), x.dtype)
         pieces = [c] if len(inner) == 1 else c.split([math.prod(s[batch:]) for s in inner], -1)  # each (..., d)
@@ -162,7 +162,7 @@ class Parts(Manifold):
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        """The step of each member on its part; ``length`` is a number."""
+        """Make the step of each member on its part; ``length`` is a number."""
         x, g = self._alike(x, g)
         parts = zip(self.members, self.layout.split(x), self.layout.split(g), strict=True)
         moved = [m.spectral_step(p, q, length, geodesic=geodesic, nuclear=nuclear) for m, p, q in parts]
@@ -202,7 +202,7 @@ class Parts(Manifold):
     # --- geometry ---
 
     def projx(self, x: Tensor) -> Tensor:
-        return self._each("projx", x).contiguous()  # geoopt's products view it
+        return self._each("projx", x).contiguous()  # geoopt's products call view on it
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         return self._each("proju", x, u)
@@ -240,7 +240,7 @@ class Parts(Manifold):
         return [m.coordinate_shape(s, self._part_dtype(dtype)) for m, s in zip(self.members, shapes, strict=True)]
 
     def _part_dtype(self, dtype: torch.dtype | None) -> torch.dtype | None:
-        """The dtype of the parts of a tensor."""
+        """Return the dtype of the parts of a tensor."""
         return dtype
 
     def coordinate_shape(self, shape: Shape, dtype: torch.dtype | None = None) -> Shape:
@@ -303,14 +303,14 @@ class Parts(Manifold):
         x, c = self._with_batch(x, c)
         triples = zip(self.members, self.layout.split(x), self._parts(x, c), strict=True)
         squares = [m.square_coordinates(part, own, how) for m, part, own in triples]
-        if len(squares) > 1 or squares[0].shape[:-1] != c.shape[:-1]:  # a number for each of several matrices
+        if len(squares) > 1 or squares[0].shape[:-1] != c.shape[:-1]:  # one number for each of several matrices
             squares = [s.expand(p.shape) for s, p in zip(squares, self._parts(x, c), strict=True)]
         flat = self._flat(x, squares)
         return flat if self._stored_norm == 1 else flat * self._stored_norm  # squares scale twice
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        """The largest defect of a part, and the norm of what should be zero."""
+        """Return the largest defect of a part, or the norm of the entries that must be zero if it is larger."""
         largest, rest = self._numbers("defect", x).amax(-1), self.layout.remainder(x)
         largest = largest if self._stored_norm == 1 else largest * self._stored_norm
         return largest if rest is None else largest + rest
@@ -329,7 +329,7 @@ class Parts(Manifold):
         return self._each("polish", x)
 
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
-        """Parts by the ``random`` of their manifolds; what is free is standard normal."""
+        """Return random parts by the ``random`` of their manifolds; free parts are standard normal."""
         shape, parts = as_shape(size), []
         for member, part in zip(self.members, self.layout.shapes(shape), strict=True):
             parts.append(member.random(*part, **kwargs))
@@ -345,5 +345,5 @@ def _first_refusal(checks: Iterable[Check]) -> Check:
 
 
 def _transposed(rows: list[list[Tensor]], columns: int) -> list[tuple[Tensor, ...]]:
-    """One tuple a column, also where there is no row."""
+    """Return one tuple per column, also if there are no rows."""
     return list(zip(*rows, strict=True)) if rows else [()] * columns

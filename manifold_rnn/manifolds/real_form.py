@@ -1,4 +1,4 @@
-"""Complex matrices as real ones of twice the size, and the unitary group among them."""
+"""Complex matrices as real matrices of twice the size, and the unitary group in this form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .unitary import Unitary
 
 @dataclass(frozen=True)
 class RealFormLayout(Layout):
-    r"""One part, a complex matrix ``w`` of half the size.
+    r"""One part: a complex matrix ``w`` of half the size.
 
     .. math::
         x = \begin{pmatrix} \operatorname{Re} w & -\operatorname{Im} w \\
@@ -45,7 +45,7 @@ class RealFormLayout(Layout):
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 1 or shape[-1] % 2:
             raise ShapeError(
-                "A complex matrix as a real one has twice the size.\n"
+                "The real form of a complex matrix has an even size.\n"
                 f"Expected shape (..., n, n) with an even n, got {tuple(shape)}.\nChoose an even size, or Orthogonal."
             )
         return ((*shape[:-2], shape[-1] // 2, shape[-1] // 2),)
@@ -53,42 +53,42 @@ class RealFormLayout(Layout):
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         if not x.is_floating_point():
             raise DtypeError(
-                "The real form of a complex matrix is real.\n"
+                "The real form of a complex matrix must be real.\n"
                 f"Expected float32 or float64, got {x.dtype}.\nFor complex matrices use Unitary."
             )
         self.shapes(x.shape)
         m = x.shape[-1] // 2
         a, b, c, d = x[..., :m, :m], x[..., :m, m:], x[..., m:, :m], x[..., m:, m:]
-        return (torch.complex(0.5 * a + 0.5 * d, 0.5 * c - 0.5 * b),)  # halves first: a sum may overflow
+        return (torch.complex(0.5 * a + 0.5 * d, 0.5 * c - 0.5 * b),)  # halved first, since a sum may overflow
 
     def join(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
         (w,) = parts
         return torch.cat([torch.cat([w.real, -w.imag], -1), torch.cat([w.imag, w.real], -1)], -2)
 
     def remainder(self, x: Tensor) -> Tensor:
-        """Distance from the matrices of this form."""
+        """Return the distance from the matrices of this form."""
         return torch.linalg.matrix_norm(x - self.join(self.split(x), tuple(x.shape)))
 
 
 class UnitaryRealForm(Parts):
-    r"""The unitary group U(n/2) as real n x n matrices, for cells with a real state.
+    r"""The unitary group U(n/2) as real n x n matrices, for cells with real states.
 
     .. math::
         x = \begin{pmatrix} \operatorname{Re} w & -\operatorname{Im} w \\
         \operatorname{Im} w & \operatorname{Re} w \end{pmatrix}, \qquad w \in U(n/2).
 
-    A subgroup of SO(n) of dimension :math:`n^2/4`; n must be even. All algebra is done on the complex matrix, at a
-    quarter of the cost. The metric is that of real matrices, twice that of complex ones.
+    This is a subgroup of SO(n) of dimension :math:`n^2/4`; n must be even. All algebra is done on the complex matrix,
+    at a quarter of the cost. The metric is that of real matrices, which is twice that of the complex ones.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        The retraction of `retr`: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
         `manifold_rnn.retractions`.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Geometry and sources: `MatrixGroup`.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Geometry and sources: `MatrixGroup`.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class UnitaryRealForm(Parts):
         return norm(u, keepdim=keepdim)
 
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
-        """Points drawn from the Haar measure of U(n/2), of shape ``size``."""
+        """Draw points of shape ``size`` from the Haar measure of U(n/2)."""
         dtype = kwargs.pop("dtype", None) or torch.get_default_dtype()
         shape = self._require_shape(size, dtype)
         return super().random(*shape, dtype=dtype.to_complex(), **kwargs)
@@ -149,7 +149,7 @@ class UnitaryRealForm(Parts):
         device: torch.device | str | None = None,
         seed: int | None = 42,
     ) -> Tensor:
-        """The identity, of shape ``size``; ``seed`` is ignored."""
+        """Return the identity, of shape ``size``; ``seed`` is ignored."""
         shape = self._require_shape(size, dtype or torch.get_default_dtype())
         return torch.eye(shape[-1], dtype=dtype, device=device).expand(shape).clone()
 

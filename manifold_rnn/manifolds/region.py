@@ -1,4 +1,4 @@
-"""What sets of matrices with an interior share: flat geometry inside, and a way back in."""
+"""The common base of sets of matrices with an interior: flat inside, with a map back into the set."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _SCALE_ABOVE = 1e30
 
 
 class Region(MatrixManifold):
-    r"""A closed set of real or complex matrices that has an interior.
+    r"""A closed set of real or complex matrices with an interior.
 
-    In it every direction is tangent and the metric is the Euclidean one. A step is straight, then pulled back:
+    Every direction is tangent, and the metric is the Euclidean one. A step is straight and then mapped into the set:
 
-    .. math:: R_x(u) = \operatorname{projx}(x + u),
+    .. math:: R_x(u) = \operatorname{projx}(x + u).
 
-    so the retraction is one of its own, and a subclass is its `projx`. Entries are an orthonormal basis: coordinates
-    are the entries of the tangent vector (a complex one as pairs of reals), and second moments may be elementwise.
+    The retraction therefore cannot be changed, and a subclass only defines `projx`. The entries are an orthonormal
+    basis: coordinates are the entries of the tangent vector (a complex one as pairs of reals). Second moments may
+    be elementwise.
 
     Examples
     --------
@@ -77,7 +78,7 @@ class Region(MatrixManifold):
 
     @full_precision
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The difference: where the straight line to ``y`` goes, whether or not it leaves the set on its way."""
+        """Return the difference ``y - x``, even if the straight line between the points leaves the set."""
         self._require_pair(x, y, "logmap")
         return y - x
 
@@ -90,7 +91,7 @@ class Region(MatrixManifold):
     def spectral_step(
         self, x: Tensor, g: Tensor, length: float | Tensor, *, geodesic: bool = True, nuclear: bool = False
     ) -> Tensor:
-        r"""The step of Muon, straight and then pulled back into the set.
+        r"""Make a straight step of Muon, and map the result into the set.
 
         .. math:: \operatorname{projx}\Bigl(x - \ell \sqrt{\max(1, n/p)}\, \operatorname{msign}(g)\Bigr)
         """
@@ -121,15 +122,15 @@ class Region(MatrixManifold):
         device: torch.device | str | None = None,
         seed: int | None = 42,
     ) -> Tensor:
-        """The zero matrix, of shape ``size``; ``seed`` is ignored."""
+        """Return the zero matrix, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def scaled_within(x: Tensor, measure: Callable[[Tensor], Tensor], limit: float, always: Tensor | None = None) -> Tensor:
-    """Return ``x`` divided by ``measure(x) / limit``, where that is above 1, or above 0 ``always``."""
+    """Return ``x`` divided by ``measure(x) / limit`` where this is above 1, or above 0 if ``always``."""
     largest = largest_part(x)
-    # the measure of entries near the largest number would be infinite
+    # divide first, since the measure of entries near the largest number would overflow
     scale = torch.where(largest > _SCALE_ABOVE, power_of_two_below(largest), 1)
     size = measure(x / scale)[..., None, None] / limit
     outside = size.detach() * scale > 1

@@ -1,4 +1,4 @@
-"""The manifold of symmetric, or Hermitian, positive definite matrices."""
+"""The manifold of symmetric or Hermitian positive definite matrices."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .spd_mean import karcher_mean, require_weights
 from .spd_metrics import METRICS, Affine
 from .spd_points import as_time, cholesky, end_of, is_definite, raised_to_positive, rounded_once
 
-_NOT_MEMBER = 1.0  # what is added to the defect of a matrix that is not positive definite
+_NOT_MEMBER = 1.0  # added to the defect of a matrix that is not positive definite
 
 
 class SPD(MatrixManifold):
-    r"""Symmetric positive definite matrices, Hermitian positive definite ones in the complex case.
+    r"""Symmetric positive definite matrices, or Hermitian positive definite ones in the complex case.
 
-    The metric is affine-invariant, or log-Cholesky. At :math:`x = L L^H`, with the Cholesky factor ``L``:
+    The metric is affine-invariant or log-Cholesky. With the Cholesky factor ``L`` of :math:`x = L L^H`:
 
     .. math::
         \langle u, v\rangle_{\text{affine}} = \operatorname{Re}\operatorname{tr} x^{-1} u\, x^{-1} v, \qquad
         \exp_x(u) = L \exp(L^{-1} u L^{-H}) L^H, \qquad d(x, y) = \|\log(L^{-1} y L^{-H})\|_F.
 
-    The log-Cholesky metric is flat: distances are those of the vectors that hold the entries of ``L`` below the
-    diagonal and the logarithms of those on it. Its steps need no eigenvalues and no exponential of a matrix, but its
-    distances change with the order of the rows.
+    The log-Cholesky metric is flat: distances are those of vectors, which contain the entries of ``L`` below the
+    diagonal and the logarithms of its diagonal. Its steps need no eigenvalues and no matrix exponential, but its
+    distances depend on the order of the rows.
 
     Parameters
     ----------
@@ -46,21 +46,22 @@ class SPD(MatrixManifold):
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. The dimension is n(n+1)/2, and n^2 for complex
-    points. `retr` is the exponential map of the metric, which reaches every point from every other, so in the
-    trivialized view coordinates are a global chart. Coordinates are orthonormal, and transport is parallel. It mixes
-    coordinates in the affine-invariant metric, where adaptive optimizers use one second moment a matrix, and leaves
-    them alone in the other.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. The dimension is n(n+1)/2, and n^2 for
+    complex points. `retr` is the exponential map of the metric. It reaches every point from every other, so the
+    coordinates of the trivialized view are a global chart. Coordinates are orthonormal, and transport is parallel. In
+    the affine-invariant metric, transport mixes coordinates, and adaptive optimizers use one second moment per matrix.
+    In the log-Cholesky metric it does not change them.
 
     Everything is computed in double precision, and results have the dtype of the point. A float32 point can have a
-    condition number up to about 1e7: beyond it, rounding the entries makes a matrix indefinite. A step to such a
-    matrix ends at one with a multiple of I added, of the size of the rounding errors. Its entries are right, and its
-    smallest eigenvalues are too large. A step whose entries overflow or vanish raises `NonFiniteError`. The set is
+    condition number up to about 1e7; beyond it, rounding the entries makes a matrix indefinite. If a step leads to such
+    a matrix, a multiple of I of the size of the rounding errors is added. The entries are then accurate, but the
+    smallest eigenvalues are too large. A step whose entries overflow or underflow raises `NonFiniteError`. The set is
     open: the defect of a matrix that is not positive definite is above 1.
 
-    First and second derivatives exist at all pairs of points, except that `dist` has none at equal points, and second
-    ones only where :math:`x^{-1} y` has distinct eigenvalues. Take those of ``inner(x, v)`` with ``v = logmap(x, y)``,
-    the squared distance. Sources: Bhatia (2007) for the affine-invariant metric, Lin (2019) for the other.
+    First and second derivatives exist at all pairs of points, with two exceptions. `dist` has none at equal points, and
+    its second derivatives need distinct eigenvalues of :math:`x^{-1} y`. Differentiate the squared distance
+    ``inner(x, v)`` with ``v = logmap(x, y)`` instead. Sources: Bhatia (2007) for the affine-invariant metric, Lin
+    (2019) for the log-Cholesky metric.
 
     Examples
     --------
@@ -78,14 +79,14 @@ class SPD(MatrixManifold):
         super().__init__()
         if not isinstance(metric, str) or metric not in METRICS:
             raise OptionError(
-                f"The metric of SPD is {' or '.join(map(repr, METRICS))}.\nGot {metric!r}.\nCheck the spelling."
+                f"The metric of SPD must be {' or '.join(map(repr, METRICS))}.\nGot {metric!r}.\nCheck the spelling."
             )
         self.metric = metric
         self._metric = METRICS[metric]
 
     @property
     def reads_device(self) -> bool:
-        return True  # whether a matrix is positive definite
+        return True  # checks whether a matrix is positive definite
 
     @property
     def checks_steps(self) -> bool:
@@ -115,7 +116,7 @@ class SPD(MatrixManifold):
         return atol + rtol
 
     def _cholesky(self, x: Tensor, name: str = "x") -> Tensor:
-        """The Cholesky factor in double precision, or a refusal."""
+        """Return the Cholesky factor in double precision, or raise."""
         self._require_kind(x, name)
         require_finite(x, name)
         return cholesky(x, name)
@@ -124,15 +125,16 @@ class SPD(MatrixManifold):
 
     @rounded_once
     def projx(self, x: Tensor) -> Tensor:
-        r"""The Hermitian part; where that is not positive definite, or singular to rounding, with raised eigenvalues.
+        r"""Return the Hermitian part, with small eigenvalues raised if it is not positive definite to rounding.
 
-        Eigenvalues below :math:`\sqrt\varepsilon` times the largest modulus become that number, with the rounding unit
-        of the dtype. The set is open, so an indefinite matrix has no nearest point.
+        Eigenvalues below :math:`\sqrt\varepsilon` times the largest modulus become that number, where
+        :math:`\varepsilon` is the rounding unit of the dtype. The set is open, so an indefinite matrix has no nearest
+        point.
 
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError, OffManifoldError
-            If ``x`` cannot be a point, has no Hermitian part, as the matrix 0, or its projection overflows or vanishes.
+            If ``x`` cannot be a point, its Hermitian part is 0, or its projection overflows or underflows.
         """
         self.require(x)
         return raised_to_positive(x)
@@ -143,7 +145,7 @@ class SPD(MatrixManifold):
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        """Norm of the skew-Hermitian part relative to that of the matrix; above 1 unless it is positive definite."""
+        """Return the relative norm of the skew-Hermitian part; above 1 unless the matrix is positive definite."""
         self._require_kind(x, "x")
         wide = double(x / power_of_two_below(largest_part(x)))
         size = torch.linalg.matrix_norm(wide)
@@ -197,7 +199,7 @@ class SPD(MatrixManifold):
 
     @rounded_once
     def geodesic(self, x: Tensor, y: Tensor, t: float | Tensor) -> Tensor:
-        r"""The point at ``t`` on the geodesic from ``x`` (t = 0) to ``y`` (t = 1).
+        r"""Return the point at ``t`` on the geodesic from ``x`` (t = 0) to ``y`` (t = 1).
 
         .. math:: L (L^{-1} y L^{-H})^t L^H \quad\text{for the affine-invariant metric.}
 
@@ -205,7 +207,7 @@ class SPD(MatrixManifold):
         ----------
         x, y : Tensor, shape (..., n, n)
         t : float, or Tensor that broadcasts with the batch
-            Any number; outside of [0, 1] the geodesic goes on.
+            Any number; outside of [0, 1] the geodesic is extended.
 
         Returns
         -------
@@ -214,11 +216,11 @@ class SPD(MatrixManifold):
         Raises
         ------
         ShapeError, DtypeError
-            If the operands do not fit each other, or ``t`` is complex.
+            If the operands have different shapes or dtypes, or ``t`` is complex.
         OffManifoldError
             If ``x`` or ``y`` is not positive definite.
         NonFiniteError
-            If the point at ``t`` is not one of the dtype.
+            If the point at ``t`` cannot be represented in the dtype.
         """
         require_same(x, y, "geodesic")
         L = self._cholesky(x)
@@ -227,32 +229,33 @@ class SPD(MatrixManifold):
 
     @rounded_once
     def mean(self, points: Tensor, weights: Tensor | None = None) -> Tensor:
-        r"""The Karcher mean: the point with the smallest sum of squared distances.
+        r"""Return the Karcher mean: the point with the smallest sum of squared distances.
 
         .. math:: \operatorname*{arg\,min}_x \sum_k w_k\, d(x, p_k)^2
 
         Parameters
         ----------
         points : Tensor, shape (..., k, n, n)
+            The points to average.
         weights : Tensor, shape (..., k), optional
-            Real, of at least 0, not all 0; divided by their sum. Default: equal.
+            Real nonnegative numbers, not all 0; they are divided by their sum. Default: equal weights.
 
         Returns
         -------
         Tensor, shape (..., n, n)
-            It has no gradient with the affine-invariant metric, where it is the limit of an iteration.
+            With the affine-invariant metric it has no gradient, because it is the limit of an iteration.
 
         Raises
         ------
         ShapeError, OptionError
-            If ``points`` has no axis for the mean, or ``weights`` do not fit.
+            If ``points`` has no axis to average, or the shape of ``weights`` does not match.
         OffManifoldError
             If a point is not positive definite.
 
         Notes
         -----
-        Log-Cholesky: the mean of the coordinates, in closed form. Affine-invariant: Riemannian gradient descent with
-        the step size of Bini and Iannazzo (2013), until the gradient is at rounding error.
+        The log-Cholesky mean is that of the coordinates. The affine-invariant mean takes Riemannian gradient descent
+        with the step size of Bini and Iannazzo (2013), until the gradient is at rounding error.
         """
         shares = require_weights(points, weights)
         factors = self._cholesky(points, "points")
@@ -313,16 +316,16 @@ class SPD(MatrixManifold):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        r"""Exponentials of Gaussian Hermitian matrices, whose eigenvalues lie about in [-1, 1].
+        r"""Return exponentials of Gaussian Hermitian matrices with eigenvalues in about [-1, 1].
 
-        The law does not change under :math:`x \mapsto U x U^H`. Condition numbers are about :math:`e^2`.
+        The distribution is invariant under :math:`x \mapsto U x U^H`. Condition numbers are about :math:`e^2`.
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, n)``.
+            The shape ``(..., n, n)``.
         dtype : torch.dtype, optional
-            Real or complex.
+            A real or complex dtype.
         device : torch.device, optional
         generator : torch.Generator, optional
 
@@ -342,6 +345,6 @@ class SPD(MatrixManifold):
         device: torch.device | str | None = None,
         seed: int | None = 42,
     ) -> Tensor:
-        """The identity, of shape ``size``; ``seed`` is ignored."""
+        """Return the identity, of shape ``size``; ``seed`` is ignored."""
         shape, dtype = self._new(size, dtype)
         return torch.eye(shape[-1], dtype=dtype, device=device).expand(shape).clone()

@@ -12,14 +12,14 @@ from ..linalg.hermitian import log_gram
 from .spd_metrics import Affine
 
 _STEPS = 500
-_DONE = 1e-14  # norm of the gradient, as a part of the largest distance from a point
+_DONE = 1e-14  # norm of the gradient relative to the largest distance from a point
 
 
 def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
-    """The weights, in double precision, divided by their sum; raises unless there is one of at least 0 a point."""
+    """Return the weights in double precision, divided by their sum; raises unless they are valid."""
     if points.ndim < 3 or points.shape[-3] < 1:
         raise ShapeError(
-            f"The mean of SPD is that of the matrices in one axis.\nExpected shape (..., k, n, n), got "
+            f"The mean of SPD needs an axis of points.\nExpected shape (..., k, n, n), got "
             f"{tuple(points.shape)}.\nStack the points."
         )
     if weights is None:
@@ -28,7 +28,7 @@ def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
     fits = weights.shape[-1:] == points.shape[-3:-2] and all(a == b or 1 in (a, b) for a, b in axes)
     if not fits or weights.is_complex():
         raise ShapeError(
-            f"The mean takes one real weight for each point.\nExpected shape (..., {points.shape[-3]}) whose "
+            f"The mean needs one real weight for each point.\nExpected shape (..., {points.shape[-3]}) whose "
             f"batch axes broadcast with {tuple(points.shape[:-3])}, got "
             f"{tuple(weights.shape)} of {weights.dtype}.\nLeave them out for equal weights."
         )
@@ -36,7 +36,7 @@ def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
     total = weights.to(torch.float64).sum(-1, keepdim=True)
     if bool((weights < 0).any()) or not bool((total > 0).all()):
         raise OptionError(
-            f"Weights of a mean are at least 0, and not all are 0.\nGot a smallest weight {float(weights.min()):.3g} "
+            f"Weights of a mean must be at least 0, and not all 0.\nGot a smallest weight {float(weights.min()):.3g} "
             f"and a smallest sum {float(total.min()):.3g}.\nClip them."
         )
     return weights.to(torch.float64) / total
@@ -44,13 +44,13 @@ def require_weights(points: Tensor, weights: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def karcher_mean(metric: Affine, factors: Tensor, shares: Tensor) -> Tensor:
-    r"""Return a factor of the mean of points with Cholesky factors (..., k, n, n) and weights (..., k) of sum 1.
+    r"""Return a factor of the mean of points with Cholesky factors (..., k, n, n) and normalized weights (..., k).
 
     .. math:: x \leftarrow \exp_x\Bigl(\theta \sum_k w_k \log_x p_k\Bigr), \qquad
         \theta = \frac{2}{1 + \sum_k w_k \tfrac{\delta_k}{2} \coth \tfrac{\delta_k}{2}}
 
-    with :math:`\delta_k` the spread of the eigenvalues of :math:`\log_x p_k`. The Hessian of the sum lies between 1 and
-    the second term, so this step size is the best for both (Bini and Iannazzo 2013).
+    Here :math:`\delta_k` is the spread of the eigenvalues of :math:`\log_x p_k`. The eigenvalues of the Hessian are
+    between 1 and the second term of the denominator, so this step size is optimal (Bini and Iannazzo 2013).
     """
     x = torch.linalg.cholesky((shares[..., None, None] * (factors @ factors.mH)).sum(-3))
     before = torch.full(x.shape[:-2], torch.inf, dtype=torch.float64, device=x.device)
@@ -63,7 +63,7 @@ def karcher_mean(metric: Affine, factors: Tensor, shares: Tensor) -> Tensor:
             return x
         before = size
         values = torch.linalg.svdvals(K)
-        half = values[..., 0].log() - values[..., -1].log()  # of the spread of the logarithms of K K^H
+        half = values[..., 0].log() - values[..., -1].log()  # half of the spread of the logarithms of K K^H
         bend = torch.where(half > 1e-4, half / torch.tanh(half.clamp(min=1e-4)), 1 + half.square() / 3)
         step = 2 / (1 + (shares * bend).sum(-1))
         moved = expm(0.5 * step[..., None, None] * gradient)

@@ -1,4 +1,4 @@
-"""The metrics of `SPD`, each by coordinates at a point that is given by its Cholesky factor, in double precision."""
+"""The metrics of `SPD`. Each method takes the Cholesky factor of a point and computes in double precision."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from ..linalg.expm import expm
 from ..linalg.hermitian import hermitian, log_gram, pack_hermitian, unpack_hermitian, unpack_triangle
 from ..linalg.polar import polar
 
-_LONGEST = 1400.0  # of the exponent of a step, beyond which no double precision number has its eigenvalues
+_LONGEST = 1400.0  # exponent of a step beyond which eigenvalues overflow or underflow in double precision
 
 
 class Metric(ABC):
     """A Riemannian metric of positive definite matrices: orthonormal coordinates of tangent vectors, and geodesics.
 
-    In all methods ``L`` is the Cholesky factor of the point and ``M`` that of another one.
+    In all methods ``L`` is the Cholesky factor of the point, and ``M`` that of another point.
     """
 
     name: ClassVar[str]
-    keeps_coordinates: ClassVar[bool] = False  # whether transport leaves them as they are
+    keeps_coordinates: ClassVar[bool] = False  # whether transport does not change coordinates
 
     @abstractmethod
     def coordinates(self, L: Tensor, u: Tensor) -> Tensor:
-        """Coordinates of a Hermitian tangent vector, in an orthonormal basis."""
+        """Return the coordinates of a Hermitian tangent vector, in an orthonormal basis."""
 
     @abstractmethod
     def vector(self, L: Tensor, c: Tensor) -> Tensor:
-        """The tangent vector with these coordinates."""
+        """Return the tangent vector with these coordinates."""
 
     @abstractmethod
     def gradient(self, L: Tensor, g: Tensor) -> Tensor:
-        """Coordinates of the Riemannian gradient, from a Hermitian gradient of the entries."""
+        """Return the coordinates of the Riemannian gradient, given a Hermitian gradient of the entries."""
 
     @abstractmethod
     def factor(self, L: Tensor, c: Tensor) -> Tensor:
-        """A factor ``F`` of the end ``F F^H`` of the geodesic with these initial coordinates."""
+        """Return a factor ``F`` of the end ``F F^H`` of the geodesic with these initial coordinates."""
 
     @abstractmethod
     def between(self, L: Tensor, M: Tensor) -> Tensor:
-        """Initial coordinates of the geodesic to another point."""
+        """Return the initial coordinates of the geodesic to another point."""
 
     @abstractmethod
     def length(self, L: Tensor, M: Tensor) -> Tensor:
-        """The distance to another point."""
+        """Return the distance to another point."""
 
     @abstractmethod
     def transport(self, L: Tensor, M: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
-        """Coordinates at the other point of vectors after parallel transport along the geodesic."""
+        """Transport vectors in parallel along the geodesic; return their coordinates at the other point."""
 
 
 class Affine(Metric):
     r"""The affine-invariant metric :math:`\operatorname{tr} x^{-1} u x^{-1} v`.
 
-    Coordinates are those of the Hermitian :math:`A = L^{-1} u L^{-H}`, and geodesics :math:`L \exp(tA) L^H`.
+    Coordinates are those of the Hermitian :math:`A = L^{-1} u L^{-H}`. Geodesics are :math:`L \exp(tA) L^H`.
     """
 
     name = "affine"
@@ -96,9 +96,9 @@ class Affine(Metric):
 
 
 class LogCholesky(Metric):
-    r"""The log-Cholesky metric: flat in the entries of ``L`` below the diagonal and the logarithms of those on it.
+    r"""The log-Cholesky metric, flat in the entries of ``L`` below the diagonal and the logarithms of its diagonal.
 
-    Coordinates are the changes of these numbers, so geodesics are straight and transport leaves coordinates alone.
+    Coordinates are the changes of these numbers, so geodesics are straight, and transport does not change coordinates.
     """
 
     name = "log-cholesky"
@@ -118,7 +118,7 @@ class LogCholesky(Metric):
         return half + half.mH
 
     def gradient(self, L: Tensor, g: Tensor) -> Tensor:
-        slope = 2 * g @ L  # of the entries of L
+        slope = 2 * g @ L  # gradient of the entries of L
         diagonal = slope.diagonal(dim1=-2, dim2=-1).real * self._diagonal(L)
         return torch.cat([pack_hermitian(slope, 1.0)[..., : -L.shape[-1]], diagonal], -1)
 

@@ -1,4 +1,4 @@
-"""Points of `SPD`: their Cholesky factors, the ends of steps, and what stands for a matrix that is not one."""
+"""Points of `SPD`: Cholesky factors, ends of steps, and replacements of matrices that are not positive definite."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _HALF = (torch.float16, torch.bfloat16)
-_INSIDE = 4.0  # roundings times the size, as a part of the norm, from which an eigenvalue is positive
+_INSIDE = 4.0  # eigenvalues above this many roundings, times the size and the norm, are positive
 
 
 def rounded_once(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Run a method that ends at a point with autocast off, and with a half precision point as it is.
+    """Run a method that returns a point without autocast, and without converting half precision to float32.
 
-    `full_precision` would pass it in float32, where another set of matrices is positive definite.
+    `full_precision` would convert it, and in float32 another set of matrices is positive definite.
     """
     widened = full_precision(method)
 
@@ -42,14 +42,14 @@ def rounded_once(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def as_time(t: float | Tensor, batch: torch.Size) -> float | Tensor:
-    """Return the time on a geodesic as it multiplies coordinates; raises unless it is real and fits the batch."""
+    """Return the time on a geodesic in the shape of coordinates; raises unless it is real and fits the batch."""
     if not isinstance(t, Tensor):
         return t
     if t.is_complex():
-        raise DtypeError(f"The time on a geodesic is real.\nGot {t.dtype}.\nPass its real part.")
+        raise DtypeError(f"The time on a geodesic must be real.\nGot {t.dtype}.\nPass its real part.")
     if any(a != b and 1 not in (a, b) for a, b in zip(t.shape[::-1], batch[::-1], strict=False)):
         raise ShapeError(
-            f"The times on a geodesic broadcast with the batch of the points.\nExpected {tuple(batch)}, got "
+            f"The times on a geodesic must broadcast with the batch of the points.\nExpected {tuple(batch)}, got "
             f"{tuple(t.shape)}.\nReshape one of them."
         )
     return t.to(torch.float64).unsqueeze(-1)
@@ -62,8 +62,8 @@ def cholesky(x: Tensor, name: str) -> Tensor:
     def check(info: Tensor) -> None:
         if bool((info != 0).any()):
             raise OffManifoldError(
-                f"A point of SPD is positive definite to working precision.\nExpected a Cholesky factor of {name}, "
-                f"got none for {int((info != 0).sum())} of {info.numel()} matrices.\n"
+                f"A point of SPD must be positive definite to working precision.\nExpected {name} to have a Cholesky "
+                f"factor, got none for {int((info != 0).sum())} of {info.numel()} matrices.\n"
                 "Use projx(x), or double precision if the matrix is ill-conditioned."
             )
 
@@ -72,27 +72,28 @@ def cholesky(x: Tensor, name: str) -> Tensor:
 
 
 def is_definite(x: Tensor) -> Tensor:
-    """Whether matrices are finite and positive definite to working precision, scaled so that no entry overflows."""
+    """Return whether matrices are finite and positive definite, after scaling them so that no entry overflows."""
     scaled = hermitian(double(x / power_of_two_below(largest_part(x))))
     return x.isfinite().flatten(-2).all(-1) & (torch.linalg.cholesky_ex(scaled).info == 0)
 
 
 def end_of(factor: Tensor, like: Tensor) -> Tensor:
-    """Return the point ``F F^H`` in the dtype of ``like``, or raise `NonFiniteError` if it overflows or vanishes."""
+    """Return the point ``F F^H`` in the dtype of ``like``; raises `NonFiniteError` if it overflows or underflows."""
     x = hermitian(factor @ factor.mH)
-    return _rounded(x, like.dtype, "A step on SPD ends at", "Lower the learning rate, or use float64.")
+    return _rounded(x, like.dtype, "A step on SPD must end at", "Lower the learning rate, or use float64.")
 
 
 def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
-    """Return a positive definite matrix in ``dtype``; one that rounding makes indefinite gets a multiple of I.
+    """Return a positive definite matrix in ``dtype``. If rounding makes it indefinite, a multiple of I is added.
 
     The multiple is the norm of the rounding errors, which bounds how far they move an eigenvalue. The derivative is
-    that of rounding, the identity. Raises `NonFiniteError`, with what it is and advice, if it overflows or vanishes.
+    that of rounding, the identity. Raises `NonFiniteError` with ``what`` and ``advice`` if an entry overflows or
+    underflows.
     """
     y = x.to(dtype)
     wide, rounded = x.detach(), y.detach().to(x.dtype)
     largest = rounded.diagonal(dim1=-2, dim2=-1).real.amax(-1)[..., None, None]
-    own = _INSIDE * x.shape[-1] * torch.finfo(x.dtype).eps * largest  # of a Cholesky factor in double precision
+    own = _INSIDE * x.shape[-1] * torch.finfo(x.dtype).eps * largest  # error of a Cholesky factor in double precision
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     definite = is_definite(rounded - 0.5 * own * eye)
     if may_read_device() and transform_level() is None and bool(definite.all()):
@@ -105,8 +106,8 @@ def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
         if bool(bad.any()):
             largest = float(largest_part(y).nan_to_num(torch.inf).max())
             raise NonFiniteError(
-                f"{what} a matrix whose entries are numbers of {dtype}.\n"
-                f"Got {int(bad.sum())} of {bad.numel()} that overflow or vanish; the largest entry is {largest:.3g}.\n"
+                f"{what} a matrix with entries in the range of {dtype}.\n"
+                f"Got {int(bad.sum())} of {bad.numel()} that overflow or underflow; the largest is {largest:.3g}.\n"
                 f"{advice}"
             )
 
@@ -115,7 +116,7 @@ def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
 
 
 def raised_to_positive(x: Tensor) -> Tensor:
-    """Return the Hermitian part, and where that is not positive definite, it with small eigenvalues raised."""
+    """Return the Hermitian part; if it is not positive definite, its small eigenvalues are raised."""
     wide = double(x)
     scale = power_of_two_below(largest_part(wide))
     symmetric = hermitian(wide / scale)
@@ -124,8 +125,8 @@ def raised_to_positive(x: Tensor) -> Tensor:
     def check(size: Tensor) -> None:
         if size.numel() and not float(size.min()) > 0:
             raise OffManifoldError(
-                "A matrix without a Hermitian part has no positive definite matrix near it.\n"
-                'Expected another one, got 0 or a skew-Hermitian matrix.\nPass init="haar" to constrain.'
+                "A matrix whose Hermitian part is 0 has no positive definite matrix near it.\n"
+                'Expected another matrix, got 0 or a skew-Hermitian one.\nPass init="haar" to constrain.'
             )
 
     on_numbers(check, size)
@@ -134,4 +135,4 @@ def raised_to_positive(x: Tensor) -> Tensor:
     moved = raised(symmetric / size, unit**0.5) * size
     inside = smallest > _INSIDE * x.shape[-1] * unit * size
     y = hermitian(torch.where(inside, symmetric, moved)) * scale
-    return _rounded(y, x.dtype, "The projection on SPD is", "Rescale the matrix.")
+    return _rounded(y, x.dtype, "The projection on SPD must be", "Rescale the matrix.")

@@ -16,34 +16,34 @@ from ..retractions import QR, Exponential
 from .group import MatrixGroup
 
 _SECANTS = 30
-_STEP = 1e-3  # first secant, in radians
+_STEP = 1e-3  # first step of the secant method, in radians
 
 
 class SpecialUnitary(MatrixGroup):
     r"""The special unitary group SU(n): complex matrices with :math:`x^H x = I` and :math:`\det x = 1`.
 
-    Its Lie algebra is the skew-Hermitian matrices of trace 0. Of the retractions only the exponential keeps the
-    determinant by itself, so every map is
+    Its Lie algebra consists of the skew-Hermitian matrices of trace 0. Only the exponential preserves the determinant
+    by itself, so the retraction divides by a root of the determinant:
 
     .. math::
         R_x(u) = \frac{x\,\phi(A)}{\det(x\,\phi(A))^{1/n}}, \qquad
-        A = \operatorname{skew}(x^H u) - \tfrac1n \operatorname{tr}(\operatorname{skew}(x^H u))\, I,
+        A = \operatorname{skew}(x^H u) - \tfrac1n \operatorname{tr}(\operatorname{skew}(x^H u))\, I.
 
-    with the principal root, which is smooth while the phase of :math:`\det \phi(A)` is not :math:`\pi`. The division
-    changes nothing below third order, so the retraction's order stays.
+    The root is the principal one, which is smooth while the phase of :math:`\det \phi(A)` is not :math:`\pi`. The
+    division only changes third-order terms, so it does not change the retraction's order.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        The retraction of `retr`: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
         `manifold_rnn.retractions`.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Coordinates are :math:`n^2 - 1` real numbers:
-    the diagonal is seen in an orthonormal basis of the vectors of sum 0. `projx` divides the nearest unitary matrix by
-    the root of its determinant. The inverse of the QR retraction runs uncompiled inside compiled code. Geometry and
-    sources: `MatrixGroup`.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Coordinates are :math:`n^2 - 1` real
+    numbers: the diagonal is expressed in an orthonormal basis of the vectors of sum 0. `projx` divides the nearest
+    unitary matrix by the root of its determinant. The inverse of the QR retraction is not compiled by
+    ``torch.compile``. Geometry and sources: `MatrixGroup`.
 
     Examples
     --------
@@ -91,17 +91,17 @@ class SpecialUnitary(MatrixGroup):
     # --- inverses ---
 
     def _log(self, Q: Tensor) -> Tensor:
-        """The shortest logarithm of trace 0: the principal one, but for a turn of its largest or smallest angles."""
+        """Return the shortest logarithm of trace 0: the principal one, with some extreme angles shifted by 2 pi."""
         cut = _cut(Q.detach())[..., None, None]
         angle = cut - torch.pi
         eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
         return _traceless(logm_unitary(Q * _phase(-angle)) + 1j * angle * eye)
 
     def _inverse_map(self, Q: Tensor) -> Tensor:
-        """``A`` of trace 0 whose image is ``Q`` up to a phase: the one number that is unknown."""
+        """Return ``A`` of trace 0 that the map takes to ``Q`` up to a phase, which is the only unknown."""
         if isinstance(self.retraction, Exponential):
             return self._log(Q)
-        if isinstance(self.retraction, QR):  # whose gradient torch's inductor gets wrong here, without a word
+        if isinstance(self.retraction, QR):  # torch's inductor silently computes a wrong gradient for it
             return _uncompiled(self, Q)
         return self._solve_for_phase(Q)
 
@@ -118,7 +118,7 @@ class SpecialUnitary(MatrixGroup):
             step, small = torch.full_like(angle, _STEP), torch.finfo(angle.dtype).eps ** 0.5
             for _ in range(_SECANTS):
                 new = trace(angle + step)[1]
-                known = step.abs() > small  # a shorter secant is rounding
+                known = step.abs() > small  # shorter secants are rounding error
                 slope = torch.where(known, (new - value) / torch.where(known, step, 1), slope)
                 angle, value = angle + step, new
                 step = -value / slope
@@ -127,7 +127,7 @@ class SpecialUnitary(MatrixGroup):
                 2 * h
             )  # the last secant is too short for derivatives
             on_numbers(_require_solved, torch.stack([value, angle * n], -1))
-        for _ in range(2):  # steps that move nothing give the angle its first and second derivative
+        for _ in range(2):  # steps of length 0, which give the angle its first and second derivatives
             angle = angle - trace(angle)[1] / slope
         return _traceless(trace(angle)[0])
 
@@ -141,19 +141,19 @@ def _require_solved(solution: Tensor) -> None:
     value, phase = solution.unbind(-1)
     if not bool((value.abs() < 1e-3).all() and (phase.abs() < torch.pi).all()):  # NaN included
         raise OffManifoldError(
-            "The inverse retraction of SpecialUnitary reaches x phi(A) where the phase of det phi(A) is below pi.\n"
+            "The inverse retraction of SpecialUnitary needs x phi(A) such that the phase of det phi(A) is below pi.\n"
             f"Got {float(phase.abs().max()):.3g}, with a trace of {float(value.abs().max()):.3g} left.\n"
             "Use the exponential retraction, or a base point nearer to it."
         )
 
 
 def _cut(Q: Tensor) -> Tensor:
-    """Where to cut the circle, so that the eigenangles between two cuts add up to 0."""
+    """Return where to cut the circle, so that the eigenangles between two cuts have sum 0."""
     angles = torch.linalg.eigvals(Q).angle().sort(-1).values
     n, turns = Q.shape[-1], torch.round(angles.sum(-1) / (2 * torch.pi)).long()
     if n == 1:
         return torch.full_like(angles[..., 0], torch.pi)
-    # a positive number of turns takes as many of the largest angles below the cut, a negative one of the smallest
+    # for a positive number of turns, shift as many of the largest angles below the cut; else the smallest above it
     above = torch.where(turns > 0, n - turns, -turns).clamp(1, n - 1)[..., None]
     middle = 0.5 * (angles.gather(-1, above - 1) + angles.gather(-1, above))[..., 0]
     return torch.where(turns > 0, middle, torch.where(turns < 0, middle + 2 * torch.pi, torch.pi))
@@ -169,7 +169,7 @@ def _phase(angle: Tensor) -> Tensor:
 
 
 def _reflect(d: Tensor) -> Tensor:
-    """The reflection that swaps ``(1, ..., 1)/sqrt(n)`` and the last unit vector: sum 0 becomes last entry 0."""
+    """Apply the reflection that swaps ``(1, ..., 1)/sqrt(n)`` and the last unit vector: sum 0 becomes last entry 0."""
     n = d.shape[-1]
     v = torch.full((n,), -(n**-0.5), dtype=d.dtype, device=d.device)
     v[-1] += 1

@@ -1,4 +1,4 @@
-"""Matrices scaled as a whole until their spectral radius or their norm is within a limit: a historical baseline."""
+"""Matrices scaled so that their spectral radius or norm is within a limit: a historical baseline."""
 
 from __future__ import annotations
 
@@ -22,45 +22,46 @@ _Measure = Literal["radius", "norm"]
 
 
 class SpectralScaled(Region):
-    r"""Matrices that are divided by their spectral radius, or by their norm, where that exceeds a limit.
+    r"""Matrices divided by their spectral radius or their norm if it exceeds a limit.
 
-    .. math:: W = \frac{V}{\max(1, \mu(V) / l)}, \qquad \mu = \rho \text{ (radius) or } \sigma_{\max} \text{ (norm)},
+    .. math:: W = \frac{V}{\max(1, \mu(V) / l)}, \qquad \mu = \rho \text{ (radius) or } \sigma_{\max} \text{ (norm)}.
 
-    so that :math:`\mu(W) \le l`. In the update view an optimizer takes its plain step and the weight is scaled after
-    it, as in the experiments that this class reproduces. In the trivialized view :math:`V` is the base plus the
+    Therefore :math:`\mu(W) \le l`. In the update view an optimizer makes its plain step, and the weight is scaled
+    after it, as in the experiments that this class reproduces. In the trivialized view :math:`V` is the base plus the
     coordinates.
 
     Parameters
     ----------
     measure : "radius" or "norm"
+        The spectral radius, or the spectral norm.
     limit : float
-        Positive.
+        A positive limit.
 
     Raises
     ------
     OptionError
-        If ``measure`` is neither of the two, or ``limit`` is not a positive number.
+        If ``measure`` is unknown, or ``limit`` is not a positive number.
 
     See Also
     --------
     manifold_rnn.UnitDisc : the set of ``measure="radius"``, with steps along its boundary.
-    manifold_rnn.Contraction : the set of ``measure="norm"``, with the nearest point of it.
+    manifold_rnn.Contraction : the set of ``measure="norm"``, with projection to the nearest point.
 
     Notes
     -----
-    Use it as a baseline; use `UnitDisc` or `Contraction` to train. It does not promise the following:
+    Use it only as a baseline, and `UnitDisc` or `Contraction` for training. It has these limits:
 
     - *It is not a projection.* Scaling shrinks all directions, not only those that are too large.
-    - *A radius of at most 1 does not bound* :math:`\|W^k\|`. Only powers far enough out decay. A norm of at most 1
-      does bound it by 1.
-    - *On the boundary a small step need not reduce the loss.* The step is not made tangent to the set, unlike that of
-      `UnitDisc`.
+    - *A radius of at most 1 does not bound* :math:`\|W^k\|`. Powers only decay for large k. A norm of at most 1 bounds
+      every power by 1.
+    - *On the boundary a small step may increase the loss.* The step is not projected onto the tangent directions of
+      the set, unlike that of `UnitDisc`.
 
     Tensors have shape (..., n, n) for the radius and (..., n, p) for the norm, real or complex. Both measures are
-    computed anew at every evaluation, by `manifold_rnn.linalg.spectral_radius` and from singular values, so the limit
-    holds up to rounding error from any start. They are differentiated: beyond the limit the gradient of the
-    trivialized view is orthogonal to :math:`V`. Source: Sengupta and Friston (2018) for the experiments, Gelfand
-    (1941) for the radius.
+    computed at every evaluation, by `manifold_rnn.linalg.spectral_radius` or from singular values. The limit therefore
+    holds up to rounding error from any start. They are also differentiated: beyond the limit, the gradient of the
+    trivialized view is orthogonal to :math:`V`. Source: Sengupta and Friston (2018) for the experiments, Gelfand (1941)
+    for the radius.
 
     Examples
     --------
@@ -74,21 +75,21 @@ class SpectralScaled(Region):
         super().__init__()
         if measure not in get_args(_Measure):
             raise OptionError(
-                "SpectralScaled scales by one of two measures.\n"
+                "measure of SpectralScaled is unknown.\n"
                 f"Expected 'radius' or 'norm', got {measure!r}.\nCheck the spelling."
             )
         if not (isinstance(limit, (int, float)) and 0 < limit < math.inf):
-            raise OptionError(f"The limit of SpectralScaled is a positive number.\nGot {limit!r}.\nUse e.g. limit=1.0.")
+            raise OptionError(f"The limit of SpectralScaled must be positive.\nGot {limit!r}.\nUse e.g. limit=1.0.")
         self.measure, self.limit = measure, float(limit)
 
     @property
     def bounded(self) -> UnitDisc | Contraction:
-        """The set in which the weight lies."""
+        """The manifold with the same set of weights."""
         return UnitDisc(self.limit) if self.measure == "radius" else Contraction(self.limit)
 
     @property
     def reads_device(self) -> bool:
-        return True  # eigenvalues or singular values
+        return True  # computes eigenvalues or singular values
 
     def key(self) -> Hashable:
         return (type(self), self.measure, self.limit)
@@ -115,11 +116,12 @@ class SpectralScaled(Region):
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
-        r"""The matrix divided by :math:`\max(1, \mu(x) / l)`; a point of the set, not the nearest.
+        r"""Return the matrix divided by :math:`\max(1, \mu(x) / l)`: a point of the set, but not the nearest one.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n), or (..., n, p) for the norm
+            Any matrix.
 
         Returns
         -------
@@ -128,7 +130,7 @@ class SpectralScaled(Region):
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError
-            If ``x`` cannot be brought into the set.
+            If ``x`` has the wrong shape or dtype, or is not finite.
         """
         self.require(x)
         return scaled_within(x, spectral_radius if self.measure == "radius" else spectral_norm, self.limit)
@@ -139,11 +141,11 @@ class SpectralScaled(Region):
     # --- points ---
 
     def defect(self, x: Tensor) -> Tensor:
-        r"""How far out ``x`` is, relative to the limit: :math:`\max(0, \mu(x) / l - 1)`, per matrix."""
+        r"""Return the relative distance outside of the set, :math:`\max(0, \mu(x) / l - 1)`, per matrix."""
         return self.bounded.defect(x)
 
     def sensitivity(self, x: Tensor) -> float:
-        """That of the set: how many rounding errors of its entries the measure of a matrix may have."""
+        """Return the factor by which the measure amplifies rounding errors of the entries."""
         return self.bounded.sensitivity(x)
 
     def random(
@@ -153,14 +155,14 @@ class SpectralScaled(Region):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Random matrices of the set: those of `UnitDisc` or of `Contraction`.
+        """Return random matrices of the set, by `UnitDisc` or `Contraction`.
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, n)``, or ``(..., n, p)`` for the norm.
+            The shape ``(..., n, n)``, or ``(..., n, p)`` for the norm.
         dtype : torch.dtype, optional
-            Real or complex.
+            A real or complex dtype.
         device : torch.device, optional
         generator : torch.Generator, optional
 

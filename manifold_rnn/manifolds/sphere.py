@@ -15,18 +15,18 @@ class Sphere(FixedNorm):
 
     .. math:: \{x : |x| = r\}, \qquad |x|^2 = \textstyle\sum |x_{i \dots}|^2 \text{ over the axes } dims.
 
-    ``Sphere()`` is for vectors, such as the gain of a normalization layer, and ``Sphere((-2, -1))`` for whole matrices:
-    the Frobenius sphere, on which the optimizers MuonH and AdamH ("hyperball") keep each weight of a transformer. For
-    rows or columns of unit length use `Oblique`.
+    Use ``Sphere()`` for vectors, such as the gain of a normalization layer, and ``Sphere((-2, -1))`` for whole
+    matrices. The latter is the Frobenius sphere, on which the optimizers MuonH and AdamH ("hyperball") keep each weight
+    of a transformer. For rows or columns of unit length use `Oblique`.
 
     Parameters
     ----------
     dims : int or sequence of int
-        The axes of one vector: the last ones, counted from the end. All other axes are batch.
+        The axes of one vector: the last ones, counted from the end. All other axes are batch axes.
     radius : float or "init"
-        ``"init"`` keeps the norm that each vector has.
+        A positive radius. ``"init"`` keeps the present norm of each vector.
     retraction : str or Retraction
-        ``"exp"`` (default, the geodesic), ``"polar"`` or ``"qr"`` (the projection of x + u), ``"cayley"``.
+        ``"exp"`` (default, the geodesic), ``"polar"`` or ``"qr"`` (the projection of x + u), or ``"cayley"``.
 
     Raises
     ------
@@ -36,13 +36,13 @@ class Sphere(FixedNorm):
     See Also
     --------
     manifold_rnn.Oblique : matrices with rows or columns of unit length.
-    manifold_rnn.optim.RiemannianAdam : ``scale="angle"`` takes the steps of AdamH.
+    manifold_rnn.optim.RiemannianAdam : ``scale="angle"`` makes the steps of AdamH.
 
     Notes
     -----
-    With ``radius="init"`` the number is the norm of the weight itself, and is stored nowhere else. A checkpoint of
-    another norm is therefore loaded with that norm, and an average of weights has the norm of the average. The norm is
-    kept up to rounding errors, which add up at random. Source: Absil, Mahony and Sepulchre (2008).
+    With ``radius="init"`` the radius is the norm of the weight itself, and is stored nowhere else. Loading a checkpoint
+    with another norm therefore changes the radius, and an average of weights has the norm of the average. The norm is
+    constant up to rounding errors, which accumulate randomly. Source: Absil, Mahony and Sepulchre (2008).
 
     Examples
     --------
@@ -61,7 +61,7 @@ class Sphere(FixedNorm):
         axes = (dims,) if isinstance(dims, int) else tuple(dims) if isinstance(dims, Sequence) else ()
         if not axes or isinstance(dims, str) or sorted(axes, key=_number) != list(range(-len(axes), 0)):
             raise OptionError(
-                "dims of Sphere names the last axes of a tensor, counted from the end.\n"
+                "dims of Sphere must name the last axes of a tensor, counted from the end.\n"
                 f"Expected -1, (-2, -1), (-3, -2, -1) or so, got {dims!r:.80}.\n"
                 "For the rows or columns of a matrix use Oblique(dim)."
             )

@@ -1,4 +1,4 @@
-"""Steepest descent in the spectral norm on orthonormal columns: the direction and its geodesic, both in closed form."""
+"""Steepest descent in the spectral norm on orthonormal columns: the direction and its geodesic in closed form."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ..linalg.norms import largest_part, power_of_two_below
 from ..linalg.precision import host_max, may_read_device
 from ..linalg.product import multiply
 
-_NOISE = 4.0  # units of rounding of the gradient, times the root of its rows, below which its tangent part is none
+_NOISE = 4.0  # tangent parts below this many roundings of the gradient, times the root of its rows, are zeroed
 
 
 class Steepest(NamedTuple):
-    r"""The tangent vector :math:`\xi = A x` of spectral norm 1 along which a loss grows fastest.
+    r"""The tangent vector :math:`\xi = A x` of spectral norm 1 along which a loss increases fastest.
 
     With the gradient g of the loss: :math:`K = \operatorname{skew}(g x^H)` and :math:`A = \operatorname{msign}(K)`.
     """
 
-    direction: Tensor  # A x, as `x`, without the part outside of the Lie algebra
-    first: Tensor  # A x, as `x`
-    second: Tensor  # A^2 x, as `x`
+    direction: Tensor  # A x, shaped like `x`, without the component outside of the Lie algebra
+    first: Tensor  # A x, shaped like `x`
+    second: Tensor  # A^2 x, shaped like `x`
     gain: Tensor  # (..., 1, 1): the inner product of direction and gradient, which is the nuclear norm of K
-    rank: Tensor  # (..., 1, 1): how many singular values of K are not 0
-    generator: Tensor  # A: (..., n, n), from the right if x is square, or (..., 2p, 2p) in `basis`
-    basis: Tensor | None = None  # (..., n, 2p): x, and what is beside it
-    phase: Tensor | None = None  # (..., 1, 1): c, where the Lie algebra has A - ic I in place of A
+    rank: Tensor  # (..., 1, 1): the number of nonzero singular values of K
+    generator: Tensor  # A: (..., n, n), acting from the right if x is square, or (..., 2p, 2p) in `basis`
+    basis: Tensor | None = None  # (..., n, 2p): x, and the component of the gradient outside of it
+    phase: Tensor | None = None  # (..., 1, 1): c, if the Lie algebra contains A - ic I instead of A
 
     def at(self, x: Tensor, angle: float | Tensor) -> Tensor:
-        r"""The point at ``angle`` along the geodesic, :math:`e^{tA} x`, up to one step of polishing.
+        r"""Return the point at ``angle`` along the geodesic, :math:`e^{tA} x`, up to one step of polishing.
 
-        It has a closed form where :math:`A^3 = -A`. A singular value of ``K`` that is small enough leaves one of ``A``
-        between 0 and 1; where that matters, ``A`` is replaced by :math:`\tfrac4t \arctan(\tan(\tfrac t4) A)`, which
-        differs from it there alone and whose exponential is a Cayley transform, squared.
+        The geodesic has a closed form if :math:`A^3 = -A`. A tiny singular value of ``K`` may become one of ``A``
+        between 0 and 1. If this matters, ``A`` is replaced by :math:`\tfrac4t \arctan(\tan(\tfrac t4) A)`. This only
+        changes singular values between 0 and 1, and its exponential is the square of a Cayley transform.
         """
         if isinstance(angle, Tensor):
-            angle = angle.to(x.real.dtype)  # so that the squares of its sine and cosine add up to 1
+            angle = angle.to(x.real.dtype)  # so that the squares of its sine and cosine have sum 1
         elif not math.isfinite(angle):
             raise NonFiniteError(
                 f"A step along a geodesic needs a finite angle.\nGot {angle}.\nLower the learning rate."
@@ -64,11 +64,11 @@ class Steepest(NamedTuple):
 
 
 def has_closed_form(angle: float | Tensor, first: Tensor, second: Tensor) -> bool:
-    r"""Whether a rotation by ``angle`` in the planes of a partial isometry A is on the manifold once it is polished.
+    r"""Return whether polishing corrects a rotation by ``angle`` in the planes of an approximate partial isometry A.
 
     With the singular values s of A, the columns of :math:`y = x + \sin(t) Ax + (1 - \cos t) A^2 x` are orthonormal up
-    to :math:`(1 - \cos t)^2 s^2 (1 - s^2)`, whose sum is a difference of norms. One step of polishing squares it. Where
-    no number may be read from the device, a small ``angle`` alone can say so.
+    to :math:`(1 - \cos t)^2 s^2 (1 - s^2)`. The sum of these is a difference of norms, and one step of polishing
+    squares it. If no number may be read from the device, only a small ``angle`` gives the answer True.
     """
     enough = torch.finfo(first.dtype).eps ** 0.5
     if not isinstance(angle, Tensor):
@@ -84,15 +84,15 @@ def has_closed_form(angle: float | Tensor, first: Tensor, second: Tensor) -> boo
 
 
 def quarter_tangent(angle: Tensor) -> Tensor:
-    """The tangent of a quarter of an angle, of which whole turns are taken out."""
+    """Return the tangent of a quarter of an angle, after removing whole turns."""
     return (0.25 * torch.remainder(angle + math.pi, 2 * math.pi) - 0.25 * math.pi).tan()
 
 
 def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> Steepest:
     """Return the direction of steepest ascent of a loss with gradient ``g`` at a point with orthonormal columns.
 
-    A matrix with many more rows than columns is never multiplied out to the square of its rows: ``K`` is a matrix of
-    twice the columns in a basis of ``x`` and the part of ``g`` outside. ``lie`` projects on the Lie algebra of a group.
+    For many more rows n than columns p, no n x n matrix is computed: ``K`` is a 2p x 2p matrix in a basis of ``x`` and
+    of the component of ``g`` outside. ``lie`` projects onto the Lie algebra of a group.
     """
     n, p = x.shape[-2:]
     basis = None
@@ -100,7 +100,7 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
     g = g / torch.where(scale > 0, scale, 1)
     size = torch.linalg.matrix_norm(g, keepdim=True)
     inside = multiply(x.mH, g)
-    if n == p:  # from the right, which is a matrix of the same size
+    if n == p:  # A acts from the right, as a matrix of the same size
         A, K = _sign(inside, size, lie)
         first = multiply(x, A)
         second = multiply(first, A)
@@ -109,7 +109,7 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
         first = multiply(A, x)
         second = multiply(A, first)
     else:
-        # of both, so that what is outside is orthogonal to x also where the gradient has nothing there
+        # factor both, so that the second part is orthogonal to x even if the gradient has no component there
         Q = torch.linalg.qr(torch.cat([x, g - multiply(x, inside)], -1)).Q[..., p:]
         left = torch.cat([inside, multiply(Q.mH, g)], -2)  # (..., 2p, p)
         A, K = _sign(torch.cat([left, torch.zeros_like(left)], -1), size)
@@ -119,14 +119,14 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
     rank = A.abs().square().sum((-2, -1), keepdim=True)
     if n != p or not A.is_complex():
         return Steepest(first, first, second, gain, rank, A, basis)
-    phase = (A - lie(A)).diagonal(dim1=-2, dim2=-1).imag.mean(-1)[..., None, None]  # of a multiple of the identity
+    phase = (A - lie(A)).diagonal(dim1=-2, dim2=-1).imag.mean(-1)[..., None, None]  # factor of the identity
     return Steepest(first - 1j * phase * x, first, second, gain, rank, A, basis, phase)
 
 
 def _sign(generator: Tensor, size: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> tuple[Tensor, Tensor]:
-    """The sign of the part in the Lie algebra, and that part; 0 where it is rounding error of a gradient of this norm.
+    """Return the sign of the part in the Lie algebra, and that part; both are 0 if it is rounding error.
 
-    At a stationary point it is rounding error, whose sign would be a full step.
+    At a stationary point the part is rounding error, and its sign would be a full step.
     """
     K = lie(generator)
     unit = _NOISE * K.shape[-1] ** 0.5 * torch.finfo(K.dtype).eps

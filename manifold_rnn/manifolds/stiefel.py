@@ -21,28 +21,28 @@ from ..retractions import Retraction
 from ..retractions.base import tangent
 from .orthonormal import OrthonormalColumns, frobenius
 
-_LONG_ABOVE = 4.0  # entries of a tangent vector beyond which its square costs the exponential map digits
+_LONG_ABOVE = 4.0  # entries of a tangent vector above which its square loses digits of the exponential map
 Metric = Literal["euclidean", "canonical"]
 
 
 class Stiefel(OrthonormalColumns):
     r"""The Stiefel manifold St(n, p): real or complex n x p matrices with :math:`x^H x = I`, n >= p.
 
-    Tangent vectors are those with skew-Hermitian :math:`x^H u`. The two usual metrics are
+    Tangent vectors are the ``u`` with skew-Hermitian :math:`x^H u`. The two usual metrics are
 
     .. math::
         \langle u, v\rangle_{\text{euclidean}} = \operatorname{Re}\operatorname{tr} u^H v, \qquad
-        \langle u, v\rangle_{\text{canonical}} = \operatorname{Re}\operatorname{tr} u^H (I - \tfrac12 x x^H) v,
+        \langle u, v\rangle_{\text{canonical}} = \operatorname{Re}\operatorname{tr} u^H (I - \tfrac12 x x^H) v.
 
-    with gradients :math:`g - x\operatorname{sym}(x^H g)` and :math:`g - x g^H x`, and geodesics that `expmap` follows.
+    The gradients are :math:`g - x\operatorname{sym}(x^H g)` and :math:`g - x g^H x`. `expmap` follows the geodesics.
 
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"qr"`` (default), ``"cayley"``, ``"exp"``, ``"polar"`` or an object of
-        `manifold_rnn.retractions`. All of them work with matrices of at most 2p columns.
+        The retraction of `retr`: ``"qr"`` (default), ``"cayley"``, ``"exp"``, ``"polar"`` or an object of
+        `manifold_rnn.retractions`. All of them compute with matrices of at most 2p columns.
     metric : {"euclidean", "canonical"}
-        See above. They agree with each other, up to a factor 2, only on square matrices.
+        See above. The two agree, up to a factor 2, only on square matrices.
 
     Raises
     ------
@@ -51,9 +51,9 @@ class Stiefel(OrthonormalColumns):
 
     Notes
     -----
-    Tensors have shape (..., n, p), all axes but the last two are batch. Coordinates are the ambient tangent vector, and
-    adaptive optimizers use one second moment a matrix. Transport is by projection. ``logmap`` and ``dist`` have no
-    closed form and are refused. Source: Edelman, Arias and Smith (1998).
+    Tensors have shape (..., n, p); all axes except the last two are batch axes. Coordinates are the ambient tangent
+    vector, and adaptive optimizers use one second moment per matrix. Transport is by projection. ``logmap`` and
+    ``dist`` have no closed form, and raise `UnsupportedError`. Source: Edelman, Arias and Smith (1998).
 
     Examples
     --------
@@ -69,13 +69,13 @@ class Stiefel(OrthonormalColumns):
         super().__init__(retraction)
         if metric not in ("euclidean", "canonical"):
             raise OptionError(
-                f"The metric of Stiefel is 'euclidean' or 'canonical'.\nGot {metric!r}.\nCheck the spelling."
+                f"The metric of Stiefel must be 'euclidean' or 'canonical'.\nGot {metric!r}.\nCheck the spelling."
             )
         self.metric = metric
 
     @property
     def geometry(self) -> str:
-        """The metric's name, on which the order of a retraction depends."""
+        """The name of the metric, on which the order of a retraction depends."""
         return self.metric
 
     def key(self) -> Hashable:
@@ -127,7 +127,7 @@ class Stiefel(OrthonormalColumns):
         u = tangent(x, u)
         if self.metric == "canonical" or x.shape[-2] == x.shape[-1]:
             return retractions.Exponential().retract(x, u)
-        dtype, x, u = x.dtype, double(x), double(u)  # single precision leaves a defect of some 1e-5
+        dtype, x, u = x.dtype, double(x), double(u)  # single precision leaves a defect of about 1e-5
         A, p = x.mH @ u, x.shape[-1]
         if may_read_device() and not read_number(host_max, u.abs()) <= _LONG_ABOVE:  # NaN included
             require_length(u, "The exponential map")
@@ -138,12 +138,12 @@ class Stiefel(OrthonormalColumns):
         return ((x @ E[..., :p, :] + u @ E[..., p:, :]) @ expm(-A)).to(dtype)
 
     def retr_coordinates(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.retr(x, self._vector(x, c))  # which takes the tangent part
+        return self.retr(x, self._vector(x, c))  # `retr` projects onto the tangent space
 
     def retr_free(self, x: Tensor, c: Tensor) -> Tensor:
         if self.metric == "euclidean":
             return self.retr_coordinates(x, c)
-        # the canonical metric halves the square of x^H u, so a free number there moves by the root of 2
+        # the canonical metric halves the square of x^H u, so free coordinates there are scaled by the root of 2
         u = self.proju(x, self._vector(x, c))
         return self.retr(x, u + (2**0.5 - 1) * (x @ (x.mH @ u)))
 
@@ -162,10 +162,10 @@ class Stiefel(OrthonormalColumns):
         if self.metric == "canonical":
             return super().square_coordinates(x, c, how)
         axes = (-3, -2, -1) if x.is_complex() else (-2, -1)
-        return torch.linalg.vector_norm(c, dim=axes, keepdim=True).square()  # one pass, no product to be stored
+        return torch.linalg.vector_norm(c, dim=axes, keepdim=True).square()  # one pass, without storing a product
 
     def _along(self, x: Tensor, u: Tensor) -> Tensor:
-        """The retraction of what is tangent already."""
+        """Return the retraction along a vector that is already tangent."""
         if x.shape[-2] == x.shape[-1]:
             return self.retraction.retract(x, u)
         return self.retraction.retract_tall(x, u)

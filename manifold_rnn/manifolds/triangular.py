@@ -1,4 +1,4 @@
-"""Block-triangular matrices: two manifolds on the diagonal, a free block between."""
+"""Block-triangular matrices: two manifolds on the diagonal, and a free block above."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .parts import Parts
 
 @dataclass(frozen=True)
 class TriangularLayout(Layout):
-    r"""Two square blocks on the diagonal, and the block above, which couples them.
+    r"""Two square blocks on the diagonal, and the coupling block above them.
 
     .. math:: x = \begin{pmatrix} \text{top} & \text{coupling} \\ 0 & \text{bottom} \end{pmatrix}.
 
     Parameters
     ----------
     rows : int, optional
-        Rows of the top block. Default: half of all, rounded down.
+        Rows of the top block. Default: half of all rows, rounded down.
 
     Raises
     ------
     OptionError
-        If ``rows`` is not a positive number.
+        If ``rows`` is not a positive integer.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class TriangularLayout(Layout):
     def __post_init__(self) -> None:
         if self.rows is not None and (type(self.rows) is not int or self.rows < 1):
             raise OptionError(
-                f"split counts the rows of the top block of a block triangle.\nExpected 1, 2, ..., got {self.rows!r}.\n"
+                f"split must be the number of rows of the top block.\nExpected 1, 2, ..., got {self.rows!r}.\n"
                 "Leave it out for half of the rows."
             )
 
@@ -55,16 +55,16 @@ class TriangularLayout(Layout):
         return ("top", "bottom", "coupling")
 
     def _top(self, shape: Shape) -> int:
-        """Rows of the top block of a matrix that has two blocks."""
+        """Return the number of rows of the top block."""
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ShapeError(
-                f"A block triangle is a square matrix.\nExpected shape (..., n, n), got {tuple(shape)}.\nReshape it."
+                f"A block triangle must be square.\nExpected shape (..., n, n), got {tuple(shape)}.\nReshape it."
             )
         n = shape[-1]
         k = n // 2 if self.rows is None else self.rows
         if not 0 < k < n:
             raise ShapeError(
-                f"A block triangle needs a row for each of its two blocks.\nExpected n > {max(k, 1)}, got n = {n}.\n"
+                f"A block triangle needs at least one row in each block.\nExpected n > {max(k, 1)}, got n = {n}.\n"
                 "Choose another split or size."
             )
         return k
@@ -83,36 +83,36 @@ class TriangularLayout(Layout):
         return torch.cat([torch.cat([top, coupling], -1), torch.cat([zeros, bottom], -1)], -2)
 
     def remainder(self, x: Tensor) -> Tensor:
-        """Norm of the block below the diagonal."""
+        """Return the norm of the block below the diagonal."""
         k = self._top(x.shape)
         return torch.linalg.matrix_norm(x[..., k:, :k])
 
 
 class BlockTriangular(Parts):
-    r"""Square matrices with two square blocks on the diagonal, each on a manifold of its own.
+    r"""Square matrices with two square blocks on the diagonal, each on its own manifold.
 
     .. math:: x = \begin{pmatrix} a & f \\ 0 & d \end{pmatrix}, \qquad
-        a \in \text{top}, \quad d \in \text{bottom}, \quad f \text{ free},
+        a \in \text{top}, \quad d \in \text{bottom}, \quad f \text{ free}.
 
-    with the metric of the product. The spectrum is that of ``a`` and ``d`` together: in a recurrence with column states
-    the lower units feed the upper ones, and nothing flows back.
+    The metric is that of the product. The eigenvalues are those of ``a`` and ``d``. In a recurrence with column states,
+    the lower units influence the upper ones, but not vice versa.
 
     Parameters
     ----------
     top, bottom : geoopt.Manifold
-        Of the diagonal blocks. For structured constraints use `manifold_rnn.block_triangular`.
+        The manifolds of the diagonal blocks. For structured constraints use `manifold_rnn.block_triangular`.
     split : int, optional
-        Rows of the top block. Default: half of all, rounded down.
+        Rows of the top block. Default: half of all rows, rounded down.
 
     Raises
     ------
     OptionError
-        If ``split`` is not a positive number, or a block is not a manifold.
+        If ``split`` is not a positive integer, or a block is not a manifold.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Source: Helfrich and Ye (2020), with an
-    orthogonal top block for long-term memory and `UnitDisc` below for short.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Source: Helfrich and Ye (2020), who use
+    an orthogonal top block for long-term memory and `UnitDisc` as the bottom block for short-term memory.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class BlockTriangular(Parts):
         for place, part in (("top", top), ("bottom", bottom)):
             if not isinstance(part, geoopt.Manifold):
                 raise OptionError(
-                    f"The {place} block of BlockTriangular lies on a manifold.\nExpected an object such as "
+                    f"The {place} block of BlockTriangular must be on a manifold.\nExpected an object such as "
                     f"Orthogonal(), got {type(part).__name__}.\nFor structured constraints use block_triangular(...)."
                 )
         self.top, self.bottom, self.coupling = adapt(top), adapt(bottom), Euclidean()
@@ -150,7 +150,7 @@ class BlockTriangular(Parts):
         return f"split={self._layout.rows}"
 
     def random(self, *size: Any, **kwargs: Any) -> Tensor:
-        """Blocks by the ``random`` of their manifolds; free entries normal with variance ``2 / n``."""
+        """Return random blocks by the ``random`` of their manifolds; free entries have variance ``2 / n``."""
         shape = as_shape(size)
         of_top, of_bottom, of_coupling = self._layout.shapes(shape)
         top = self.top.random(of_top, **kwargs)

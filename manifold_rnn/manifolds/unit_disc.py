@@ -1,4 +1,4 @@
-"""Matrices whose eigenvalues lie in a disc."""
+"""Matrices with eigenvalues in a disc."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from .region import Region, scaled_within
 
 
 class UnitDisc(Region):
-    r"""Matrices with spectral radius at most ``radius``, real or complex: the linear map they give is stable.
+    r"""Real or complex matrices with spectral radius at most ``radius``, so that repeated multiplication is stable.
 
     .. math:: \rho(x) \le r, \qquad R_x(u) = \frac{x + u}{\max(1, \rho(x + u) / r)}.
 
-    Closed: includes its boundary. Neither convex nor bounded: a matrix that is not normal can stretch a state by any
-    factor before it decays (`Contraction` forbids that). The boundary has a kink wherever two moduli tie.
+    The set is closed: it includes its boundary. It is neither convex nor bounded. A matrix that is not normal can
+    stretch a state by any factor before it decays; use `Contraction` to prevent this. The boundary has a kink where
+    two moduli are equal.
 
     Parameters
     ----------
     radius : float
-        Positive.
+        A positive radius.
 
     Raises
     ------
@@ -38,17 +39,18 @@ class UnitDisc(Region):
 
     See Also
     --------
-    manifold_rnn.SchurDisc : the open disc, by parameters that are never outside.
-    manifold_rnn.DiagonalDisc : the same of diagonal matrices.
-    manifold_rnn.StickyDisc : the rule of ENRNN that keeps the radius once it is reached.
-    manifold_rnn.SpectralScaled : the same division after a plain step, and by the norm; the historical baseline.
+    manifold_rnn.SchurDisc : the open disc, with parameters that never leave it.
+    manifold_rnn.DiagonalDisc : the open disc for diagonal matrices.
+    manifold_rnn.StickyDisc : the rule of ENRNN, which keeps the radius once it is reached.
+    manifold_rnn.SpectralScaled : the same division after a plain step, or by the norm; a historical baseline.
 
     Notes
     -----
-    Tensors have shape (..., n, n). On the boundary `egrad2rgrad` drops the part of the gradient against which a step
-    would leave the set, so that a small step goes down wherever the largest modulus is simple; where it ties or is
-    nearly defective the subgradient of `manifold_rnn.linalg.spectral_radius` is used and may not. In the trivialized
-    view the gradient is orthogonal to ``base + c`` once that is outside. Source: Helfrich and Ye (2020).
+    Tensors have shape (..., n, n). On the boundary `egrad2rgrad` removes the component of the gradient against which a
+    step would leave the set. A small step then decreases the loss if the largest modulus is simple. If several moduli
+    are equal, or the eigenvalue is nearly defective, the subgradient of `manifold_rnn.linalg.spectral_radius` is used,
+    and the loss may increase. In the trivialized view the gradient is orthogonal to ``base + c`` once this is outside.
+    Source: Helfrich and Ye (2020).
 
     Examples
     --------
@@ -64,7 +66,7 @@ class UnitDisc(Region):
 
     @property
     def reads_device(self) -> bool:
-        return True  # eigenvalues
+        return True  # computes eigenvalues
 
     def key(self) -> Hashable:
         return (type(self), self.radius)
@@ -86,11 +88,12 @@ class UnitDisc(Region):
 
     @full_precision
     def projx(self, x: Tensor) -> Tensor:
-        r"""The matrix divided by :math:`\max(1, \rho(x) / r)`; a point of the set, not the nearest.
+        r"""Return the matrix divided by :math:`\max(1, \rho(x) / r)`: a point of the set, but not the nearest one.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n)
+            Any square matrix.
 
         Returns
         -------
@@ -99,14 +102,14 @@ class UnitDisc(Region):
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError
-            If ``x`` cannot be brought into the set.
+            If ``x`` has the wrong shape or dtype, or is not finite.
         """
         self.require(x)
         return scaled_within(x, spectral_radius, self.radius)
 
     @full_precision
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """The gradient; on the boundary without what a step against it would carry out of the set."""
+        """Return the gradient; on the boundary, the component along which a step would leave the set is removed."""
         self._require_pair(x, u, "egrad2rgrad")
         eps, radius = torch.finfo(x.dtype).eps, spectral_radius(x)
         normal = radius_slope(x, radius, guard(x.dtype))
@@ -125,11 +128,11 @@ class UnitDisc(Region):
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        r"""How far out ``x`` is, relative to the radius: :math:`\max(0, \rho(x) / r - 1)`, per matrix."""
+        r"""Return the relative distance outside of the disc, :math:`\max(0, \rho(x) / r - 1)`, per matrix."""
         return (spectral_radius(x) / self.radius - 1).clamp(min=0)
 
     def sensitivity(self, x: Tensor) -> float:
-        """The condition number of the dominant eigenvalue times the norm: what rounding a matrix does to its radius."""
+        """Return the condition number of the dominant eigenvalue times the norm, which amplifies rounding errors."""
         size = spectral_norm(x) / self.radius
         return float((spectral_condition(x) * size).max()) if x.numel() else 0.0
 
@@ -140,12 +143,12 @@ class UnitDisc(Region):
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Gaussian directions, with the dominant eigenvalue as far from 0 as a uniform point of the disc.
+        """Return Gaussian matrices, scaled so that the spectral radius is the modulus of a uniform point of the disc.
 
         Parameters
         ----------
         *size : int, or one tuple
-            ``(..., n, n)``.
+            The shape ``(..., n, n)``.
         dtype : torch.dtype, optional
             Default: torch's default dtype.
         device : torch.device, optional
@@ -164,11 +167,11 @@ class UnitDisc(Region):
 def require_radius(radius: float, name: str) -> float:
     """Raise `OptionError` unless the radius of a disc is a positive number."""
     if not (isinstance(radius, (int, float)) and 0 < radius < math.inf):
-        raise OptionError(f"The radius of {name} is a positive number.\nGot {radius!r}.\nUse e.g. radius=1.0.")
+        raise OptionError(f"The radius of {name} must be positive.\nGot {radius!r}.\nUse e.g. radius=1.0.")
     return float(radius)
 
 
 def uniform_on_disc(shape: tuple[int, ...], like: Tensor, radius: float, generator: torch.Generator | None) -> Tensor:
-    """Complex numbers drawn uniformly from the disc, of the precision and device of ``like``."""
+    """Return complex numbers uniform on the disc, in the precision and on the device of ``like``."""
     area, angle = torch.rand((2, *shape), dtype=like.real.dtype, device=like.device, generator=generator)
     return torch.polar(radius * area.sqrt(), 2 * math.pi * angle)

@@ -9,12 +9,12 @@ class Unitary(MatrixGroup):
     Parameters
     ----------
     retraction : str or Retraction
-        What `retr` does: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
+        The retraction of `retr`: ``"cayley"`` (default), ``"exp"``, ``"qr"``, ``"polar"``, or an object of
         `manifold_rnn.retractions`.
 
     Notes
     -----
-    Tensors have shape (..., n, n), all axes but the last two are batch. Geometry and sources: `MatrixGroup`.
+    Tensors have shape (..., n, n); all axes except the last two are batch axes. Geometry and sources: `MatrixGroup`.
 
     Examples
     --------

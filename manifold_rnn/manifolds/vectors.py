@@ -1,4 +1,4 @@
-"""What every manifold of vectors along chosen axes checks: shapes, dtypes, entries, lengths."""
+"""Checks common to all manifolds of vectors along chosen axes: shapes, dtypes, entries, lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import Manifold
 
 
 class VectorManifold(Manifold):
-    """Sets of vectors along some axes of a tensor; all axes before the last `ndim` are batch.
+    """Sets of vectors along some axes of a tensor; all axes before the last `ndim` are batch axes.
 
     Examples
     --------
@@ -30,7 +30,7 @@ class VectorManifold(Manifold):
         """The axes of one vector, counted from the end."""
 
     def require(self, x: Tensor, name: str = "x") -> None:
-        """Raise unless ``x`` can be a point: no vector of it may be zero, which has no direction."""
+        """Raise unless ``x`` can be a point. A zero vector has no direction, so it raises as well."""
         self._require_kind(x, name)
         require_finite(x, name)
         self._require_direction(x, name)
@@ -40,13 +40,13 @@ class VectorManifold(Manifold):
         if not ok:
             shown = ", ".join(["...", *("n" for _ in range(self.ndim))])
             raise ShapeError(
-                f"{type(self).__name__} holds vectors along the axes {self.axes}.\n"
+                f"{type(self).__name__} consists of vectors along the axes {self.axes}.\n"
                 f"Expected shape ({shown}) with at least one entry in each vector, got {name} of {tuple(x.shape)}.\n"
                 "Choose other axes, or constrain another weight."
             )
         if not (x.is_floating_point() or x.is_complex()):
             raise DtypeError(
-                f"{type(self).__name__} holds real or complex floating point vectors.\n"
+                f"{type(self).__name__} consists of real or complex floating point vectors.\n"
                 f"Expected float32, float64, complex64 or complex128, got {name} of {x.dtype}.\nConvert it first."
             )
 
@@ -74,7 +74,7 @@ class VectorManifold(Manifold):
             )
         if x.dtype != u.dtype:
             raise DtypeError(
-                f"{name} needs both operands of one dtype.\nExpected {x.dtype}, got {u.dtype}.\n"
+                f"{name} needs both operands to have one dtype.\nExpected {x.dtype}, got {u.dtype}.\n"
                 "Convert one with .to(dtype)."
             )
         own = len(x.shape) - self.ndim
@@ -101,23 +101,23 @@ class VectorManifold(Manifold):
     # --- lengths ---
 
     def _largest(self, x: Tensor) -> Tensor:
-        """The largest real or imaginary part in each vector."""
+        """Return the largest real or imaginary part in each vector."""
         x = x.detach()
         parts = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x.abs()
         return parts.amax(self.axes, keepdim=True)
 
     def _scales(self, x: Tensor) -> Tensor:
-        """Powers of two by which vectors are divided before their entries are squared."""
+        """Return powers of two by which vectors are divided before their entries are squared."""
         largest = self._largest(x)
         return power_of_two_below(torch.where(largest.isfinite(), largest, 1)).clamp(min=torch.finfo(x.dtype).tiny)
 
     def _lengths(self, x: Tensor) -> Tensor:
-        """The length of each vector, whose squares neither vanish nor overflow."""
+        """Return the length of each vector, computed so that squares neither underflow nor overflow."""
         scale = self._scales(x)
         return torch.linalg.vector_norm(x / scale, dim=self.axes, keepdim=True) * scale
 
     def _dots(self, u: Tensor, v: Tensor) -> Tensor:
-        """The real inner product of each pair of vectors."""
+        """Return the real inner product of each pair of vectors."""
         product = (u.conj() * v).real if u.is_complex() else u * v
         return product.sum(self.axes, keepdim=True)
 
@@ -138,6 +138,6 @@ class VectorManifold(Manifold):
         return total if keepdim else total.reshape(total.shape[: total.ndim - self.ndim])
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """One number a vector, its squared length, whatever is asked for: the entries are no basis."""
+        """Return the squared length of each vector for every ``how``, since the entries are not a basis."""
         axes = (*(k - 1 for k in self.axes), -1) if x.is_complex() else self.axes
         return torch.linalg.vector_norm(c, dim=axes, keepdim=True).square()

@@ -1,6 +1,6 @@
-"""Weights of a quadratic recurrent network from the moments of its data, without gradients.
+"""Fits a quadratic recurrent network to moments of its data, without gradients.
 
-The outputs ``y`` follow two independent Gaussian inputs, through a network of unknown weights:
+The outputs ``y`` depend on two independent Gaussian inputs, through a network of unknown weights:
 
 >>> x0, x1 = torch.randn(2, 20_000, 4)
 >>> A, U, C = torch.eye(4)[:2], torch.tensor([[0.1, 0.2], [-0.2, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
@@ -8,12 +8,12 @@ The outputs ``y`` follow two independent Gaussian inputs, through a network of u
 >>> fit = mr.moments.fit(x0, x1, y, hidden=2)
 >>> assert fit.r2 > 0.98
 
-Longer sequences give such pairs of inputs:
+Longer sequences can be divided into such pairs of inputs:
 
 >>> pairs = mr.moments.two_steps(torch.stack([x0, x1], 1), y)
 >>> assert mr.moments.fit(*pairs, hidden=2).r2 == fit.r2
 
-The directions found are a start for a layer of any cell:
+The directions of a fit can initialize a layer of any cell:
 
 >>> layer = mr.nn.LSTM(4, 8, batch_first=True)
 >>> _ = mr.nn.init.moments_(layer, (torch.stack([x0, x1], 1), y), 2)

@@ -9,11 +9,11 @@ from torch import Tensor
 from ..errors import DeviceError, DtypeError, NonFiniteError, OptionError, ShapeError
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
-_NUMBERS, _MOST_ROWS = 2**21, 2**14  # in the products of a piece; rows of a piece
+_NUMBERS, _MOST_ROWS = 2**21, 2**14  # largest number of products and of rows in a piece
 
 
 class Estimates(NamedTuple):
-    """What the first pass over the data gives."""
+    """The result of the first pass over the data."""
 
     sequences: int
     x_mean: Tensor  # (m,)
@@ -28,14 +28,14 @@ class Batches:
     Parameters
     ----------
     batches : iterable of (x0, x1, y)
-        Starts anew each time it is iterated.
+        Must start from the beginning each time it is iterated.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         if not isinstance(batches, Iterable) or isinstance(batches, Tensor | Iterator):
             raise OptionError(
-                "The batches are read seven times, from the first to the last.\n"
-                f"Expected an iterable that starts anew each time, such as a list or a DataLoader; got "
+                "The batches are read seven times, so they must be iterable several times.\n"
+                f"Expected an iterable that restarts each time, such as a list or a DataLoader; got "
                 f"{type(batches).__name__}.\nPut the batches of a generator into a list."
             )
         self._batches = batches
@@ -49,7 +49,7 @@ class Batches:
         self._rows = min(_MOST_ROWS, max(1, _NUMBERS // widest))
 
     def __iter__(self) -> Iterator[Batch]:
-        """The data in pieces, in float64."""
+        """Yield the data in pieces, in float64."""
         for batch in self._batches:
             x0, x1, y = _checked(batch)
             got = (x0.shape[1], y.shape[1])
@@ -57,7 +57,7 @@ class Batches:
                 raise ShapeError(
                     "All batches need the same numbers of inputs and outputs, on one device.\n"
                     f"Expected {(self.inputs, self.outputs)} on {self.device}, got {got} on {x0.device}.\n"
-                    "Check how the batches are made."
+                    "Check how the batches are created."
                 )
             for parts in zip(*(tensor.detach().split(self._rows) for tensor in (x0, x1, y)), strict=True):
                 pieces = tuple(part.to(torch.float64) for part in parts)
@@ -66,7 +66,7 @@ class Batches:
                 yield pieces[0], pieces[1], pieces[2]
 
     def estimates(self) -> Estimates:
-        """Return means and covariances, by sums about the means of the pieces."""
+        """Return means and covariances, from sums around the means of the pieces."""
         count, x_count = 0, 0
         x_mean = x_scatter = y_mean = y_scatter = torch.zeros((), dtype=torch.float64, device=self.device)
         for x0, x1, y in self:
@@ -77,7 +77,7 @@ class Batches:
 
 
 def _merged(count: int, mean: Tensor, scatter: Tensor, new: Tensor, *, square: bool) -> tuple[int, Tensor, Tensor]:
-    """Add rows to a count, a mean, and the sum of squares or of outer products about the mean."""
+    """Add rows to a count, a mean, and the sum of squares or outer products around the mean."""
     own = new.mean(0)
     off, total = new - own, count + len(new)
     step = own - mean
@@ -91,20 +91,20 @@ def _checked(batch: object) -> Batch:
         got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
         raise OptionError(
             f"Moments need the tensors x0, x1 and y.\nExpected three tensors, got {got}.\n"
-            "`moments.two_steps` makes them from sequences."
+            "`moments.two_steps` creates them from sequences."
         )
     x0, x1, y = batch
     for name, part in {"x0": x0, "x1": x1, "y": y}.items():
         if not part.is_floating_point():
             raise DtypeError(
                 f"Moments need real floating-point numbers.\nExpected a dtype such as float32 for {name}, got "
-                f"{part.dtype}.\nPass real and imaginary parts side by side, and classes as one-hot vectors."
+                f"{part.dtype}.\nPass real and imaginary parts as separate columns, and classes as one-hot vectors."
             )
     shapes = tuple(tuple(part.shape) for part in (x0, x1, y))
     matrices = all(len(shape) == 2 and shape[0] and shape[1] for shape in shapes)
     if not matrices or shapes[0] != shapes[1] or shapes[0][0] != shapes[2][0]:
         raise ShapeError(
-            "x0, x1 and y have shapes that do not fit.\nExpected (N, m), (N, m) and (N, k), got "
+            "x0, x1 and y have incompatible shapes.\nExpected (N, m), (N, m) and (N, k), got "
             f"{', '.join(map(str, shapes))}.\nPass one row for each sequence; use y[:, None] for a single output."
         )
     if not x0.device == x1.device == y.device:

@@ -1,4 +1,4 @@
-"""Whether inputs have the moments that the estimates rely on, each measured in its standard error."""
+"""Tests whether inputs have the moments that the estimates assume, in units of standard errors."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from .scores import Condition
 
-_CHANCE = 1e-6  # of a refusal of inputs that fit, for each condition
+_CHANCE = 1e-6  # probability that a condition rejects valid inputs
 
 
 class Check(NamedTuple):
@@ -20,7 +20,7 @@ class Check(NamedTuple):
     deviation : float
         The largest deviation of a moment from its expectation, in standard errors.
     limit : float
-        What chance exceeds once in a million times.
+        The limit, which valid inputs exceed with a probability of one in a million.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Check(NamedTuple):
 
 
 class Conditions:
-    """Sums of products over batches, and the checks that they give."""
+    """Accumulates products over batches, and computes the checks."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[int, Tensor, Tensor | None, Condition]] = {}
@@ -52,11 +52,11 @@ class Conditions:
                 old_count, old_total, old_squares, _ = self._sums[name]
                 count, total = count + old_count, total + old_total
                 squares = squares if squares is None or old_squares is None else squares + old_squares
-            empty = condition._replace(left=left[:0], right=right[:0])  # so that no batch is kept
+            empty = condition._replace(left=left[:0], right=right[:0])  # so that no batch is kept in memory
             self._sums[name] = (count, total, squares, empty)
 
     def checks(self) -> dict[str, Check]:
-        """Return the largest deviation of each condition."""
+        """Return the check of each condition, with the largest deviation."""
         result = {}
         for name, (count, total, squares, condition) in self._sums.items():
             mean = total / count
@@ -65,13 +65,13 @@ class Conditions:
             off = mean - condition.expected
             off = torch.where(off.abs() <= 1e-12 * (1 + torch.as_tensor(condition.expected).abs()), 0.0, off)
             quantile = math.sqrt(2 * math.log(total.numel() / _CHANCE))
-            skewed = condition.skewness / math.sqrt(count) * (quantile**2 - 1) / 6  # after Cornish and Fisher
+            skewed = condition.skewness / math.sqrt(count) * (quantile**2 - 1) / 6  # Cornish-Fisher correction
             result[name] = Check(float((off / error).abs().max()), quantile + skewed)
         return result
 
 
 def require_conditions(checks: dict[str, Check], inputs: object) -> None:
-    """Raise `UnsupportedError` with the first condition that fails, if one does."""
+    """Raise `UnsupportedError` for the first condition that fails, if any."""
     name = next((name for name, check in checks.items() if not check.holds), None)
     if name is None:
         return

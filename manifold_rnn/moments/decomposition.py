@@ -1,4 +1,4 @@
-"""The parts of a moment: directions and output weights by Jennrich's algorithm, then the recurrent weights."""
+"""Decomposes moments: directions and output weights by Jennrich's algorithm, then the recurrent weights."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..errors import OptionError, UnsupportedError
 
-_ABOVE_NOISE = 1.5  # singular values below so many times the noise count as noise
-_DISTINCT = 2.0  # standard errors between the directions of two rows of C
+_ABOVE_NOISE = 1.5  # singular values below this multiple of the noise count as noise
+_DISTINCT = 2.0  # required distance of the directions of two rows of C, in standard errors
 
 
 class Moment(NamedTuple):
@@ -18,7 +18,7 @@ class Moment(NamedTuple):
     error: Tensor
 
     def noise(self) -> float:
-        """Return the size of the whole standard error, relative to the moment."""
+        """Return the norm of the standard errors, relative to that of the moment."""
         return float(self.error.norm() / self.value.norm().clamp(min=1e-300))
 
 
@@ -38,14 +38,14 @@ class Parts(NamedTuple):
 
 
 def subspace(T: Moment, hidden: int | None) -> Subspace:
-    """Return the span of the largest singular vectors of T (k, p, p), unfolded to p x kp.
+    """Return the span of the largest singular vectors of T (k, p, p), unfolded to a p x kp matrix.
 
     Raises
     ------
     OptionError
         If fewer than ``hidden`` singular values are above the noise.
     UnsupportedError
-        If none is, and ``hidden`` is None.
+        If no singular value is above the noise, and ``hidden`` is None.
     """
     k, p, _ = T.value.shape
     left, values, _ = torch.linalg.svd(T.value.permute(1, 0, 2).reshape(p, k * p), full_matrices=False)
@@ -69,14 +69,14 @@ def subspace(T: Moment, hidden: int | None) -> Subspace:
 def decompose(T: Moment, draws: int, generator: torch.Generator, *, strict: bool = True) -> Parts:
     r"""Return the directions and output weights of :math:`T = 2 \sum_r c_r \otimes a_r \otimes a_r`, (k, n, n).
 
-    Jennrich's algorithm: of two random combinations of the outputs' matrices, :math:`M_1 M_2^{-1}` has the eigenvectors
-    :math:`a_r`. Of all draws with real eigenvalues, the one with the smallest residual is refined by least squares.
-    That matters where rows of ``C`` are nearly parallel.
+    Jennrich's algorithm takes two random combinations :math:`M_1, M_2` of the outputs' matrices. The eigenvectors of
+    :math:`M_1 M_2^{-1}` are the :math:`a_r`. Among all draws with real eigenvalues, the one with the smallest residual
+    is refined by least squares. Refinement matters if rows of ``C`` are nearly parallel.
 
     Raises
     ------
     UnsupportedError
-        If no draw has real eigenvalues; or, with ``strict``, if two rows of ``C`` are parallel within their standard
+        If no draw has real eigenvalues. With ``strict``, also if two rows of ``C`` are parallel within their standard
         errors.
     """
     k, n, _ = T.value.shape
@@ -99,13 +99,13 @@ def decompose(T: Moment, draws: int, generator: torch.Generator, *, strict: bool
         raise _not_identified(f"none of {draws} draws has real eigenvalues")
     a, C = _refined(T.value, *best[1:])
     if strict:
-        per_output = T.error.square().mean((1, 2))  # (k,); entries ij and ji are one random number
+        per_output = T.error.square().mean((1, 2))  # (k,); entries ij and ji are the same random number
         _require_distinct(C, _pseudo_inverse_of_squares(a).square().sum(0)[:, None] * per_output / 2)
     return Parts(a, C)
 
 
 def smallest_singular_value(T: Moment, parts: Parts) -> tuple[float, float]:
-    r"""Return that of the directions, and its standard error, to first order.
+    r"""Return the smallest singular value of the directions, and its standard error to first order.
 
     An error e of T changes a direction by :math:`e / 2 |c_r|`, divided by the singular value of the other factor a_r.
     """
@@ -116,17 +116,17 @@ def smallest_singular_value(T: Moment, parts: Parts) -> tuple[float, float]:
 
 
 def rebuilt(a: Tensor, C: Tensor) -> Tensor:
-    """Return the T of these directions (n, p) and output weights (n, k)."""
+    """Return T for these directions (n, p) and output weights (n, k)."""
     return 2 * torch.einsum("rk,ri,rj->kij", C, a, a)
 
 
 def cross_moment(a: Tensor, U: Tensor, C: Tensor) -> Tensor:
-    """Return the D (k, p, p, p) of these directions (n, p), recurrent and output weights."""
+    """Return D (k, p, p, p) for these directions (n, p), recurrent weights and output weights."""
     return 4 * torch.einsum("rs,rk,ri,sj,sl->kijl", U, C, a, a, a)
 
 
 def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return U, its standard errors given A and C, and the D that it gives, by linear least squares.
+    r"""Return U by linear least squares, its standard errors given A and C, and the D of this U.
 
     .. math:: D = 4 \sum_{rs} U_{rs}\, c_r \otimes a_r \otimes a_s \otimes a_s.
     """
@@ -137,20 +137,20 @@ def recurrent_weights(D: Moment, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
     left_inverse, right_inverse = torch.linalg.pinv(left), torch.linalg.pinv(right)
     flat = D.value.reshape(k * n, n * n)
     U = left_inverse @ flat @ right_inverse.mT / 4
-    twice = 2 - torch.eye(n, dtype=U.dtype).flatten()  # entries jl and lj are one random number
+    twice = 2 - torch.eye(n, dtype=U.dtype).flatten()  # entries jl and lj are the same random number
     variance = left_inverse.square() @ (D.error.square().reshape(k * n, n * n) * twice) @ right_inverse.square().mT
     return U, variance.sqrt() / 4, cross_moment(a, U, C)
 
 
 def _refined(T: Tensor, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """The directions and output weights nearby with the smallest residual."""
+    """Return directions and output weights that minimize the residual locally."""
     a, C = a.clone(), C.clone()
     optimizer = torch.optim.LBFGS(
         [a, C], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-15, line_search_fn="strong_wolfe"
     )
     scale = 1 / T.square().sum().clamp(min=1e-300)
 
-    def closure() -> float:  # with its gradient written out, so that it works where gradients are switched off
+    def closure() -> float:  # the gradient is written out, so that it works if gradients are disabled
         rest = T - rebuilt(a, C)
         C.grad = -4 * scale * torch.einsum("kij,ri,rj->rk", rest, a, a)
         a.grad = -8 * scale * torch.einsum("kij,rk,rj->ri", rest, C, a)
@@ -162,13 +162,13 @@ def _refined(T: Tensor, a: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pseudo_inverse_of_squares(a: Tensor) -> Tensor:
-    """The pseudo-inverse of the matrix with columns a_r (x) a_r, transposed: (n^2, n)."""
+    """Return the transposed pseudo-inverse, (n^2, n), of the matrix with columns a_r (x) a_r."""
     columns = torch.einsum("ri,rj->ijr", a, a).reshape(-1, len(a))
     return torch.linalg.pinv(columns).mT
 
 
 def _require_distinct(C: Tensor, variance: Tensor) -> None:
-    """Raise if the directions of two rows of C differ by less than some standard errors."""
+    """Raise if the directions of two rows of C differ by less than `_DISTINCT` standard errors."""
     units = C / C.norm(dim=1, keepdim=True)
     angle_error = variance.sum(1).sqrt() / C.norm(dim=1)
     for r in range(len(C)):
@@ -181,7 +181,7 @@ def _require_distinct(C: Tensor, variance: Tensor) -> None:
 
 def _not_identified(got: str) -> UnsupportedError:
     return UnsupportedError(
-        "The rows of C are parallel, or too few sequences tell them apart, so the directions are not unique.\n"
+        "The rows of C are parallel within their errors, so the directions are not unique.\n"
         f"Expected rows that differ by more than {_DISTINCT:g} standard errors; got {got}.\n"
         "Pass more sequences or outputs, or a smaller hidden."
     )

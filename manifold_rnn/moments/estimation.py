@@ -1,4 +1,4 @@
-"""Rounds of estimates: moments of what the model so far does not explain, and the model that they give."""
+"""Estimation in rounds. Each round fits the moments of what the previous model does not explain."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from .scores import Scores
 
 @dataclass(frozen=True)
 class Model:
-    """The network that a round gives, and what it was estimated from."""
+    """The network estimated by a round, and the coordinates of its directions."""
 
     directions: Tensor  # in the coordinates of the scores, (n, p)
     A: Tensor
@@ -33,13 +33,13 @@ class Model:
     C: Tensor
 
     def predict(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Return the outputs without offset."""
+        """Return the outputs without the offset."""
         return outputs(x0, x1, self.A, self.U, self.C)
 
 
 @dataclass(frozen=True)
 class Round:
-    """A model, with what says how far it can be trusted."""
+    """A model, and the numbers that show how accurate it is."""
 
     model: Model
     U_error_given_AC: Tensor
@@ -47,16 +47,16 @@ class Round:
     r2: float
     span: Subspace
     residuals: dict[str, Residual]
-    smallest: tuple[float, float]  # singular value of the directions, and its standard error
+    smallest: tuple[float, float]  # smallest singular value of the directions, and its standard error
 
 
 def second_moment(
     data: Batches, scores: Scores, known: Estimates, model: Model | None = None, conditions: Conditions | None = None
 ) -> Moment:
-    """Return T (k, p, p); conditions on the inputs are measured on the way.
+    """Return T (k, p, p), and measure the conditions on the inputs.
 
-    What a model explains is subtracted from y before, and its T added after, which keeps the expectation and leaves the
-    noise of the rest alone.
+    If there is a model, its prediction is subtracted from y first, and its T is added afterwards. This keeps the
+    expectation, and only the noise of the residual remains.
     """
     sums, p = _Sums(), scores.to_inputs.shape[1]
     for x0, x1, y in data:
@@ -82,7 +82,7 @@ def estimate(
     seed: int,
     strict: bool,
 ) -> Round:
-    """Return the model that T gives, and D, of which a previous model explains a part."""
+    """Return the model estimated from T, and D; a previous model reduces the noise of both."""
     span = subspace(T, hidden)
     within = _within(T, span.basis)
     parts = decompose(within, draws, torch.Generator().manual_seed(seed), strict=strict)
@@ -103,14 +103,14 @@ def estimate(
 
 
 def _within(T: Moment, basis: Tensor) -> Moment:
-    """T within a subspace, on the CPU, where small matrices are fastest; its errors are averages for each output."""
+    """Return T in a subspace, on the CPU, where small matrices are fastest; errors are averaged for each output."""
     value = basis.mT @ T.value @ basis
     error = T.error.square().mean((1, 2), keepdim=True).sqrt().expand_as(value)
     return Moment(value.cpu(), error.cpu())
 
 
 def _in_order(parts: Parts, to_inputs: Tensor) -> tuple[Parts, Tensor]:
-    """The parts with the largest rows of C first and the largest entry of each direction positive, and A."""
+    """Return the parts sorted by decreasing rows of C, with positive largest entries of directions, and A."""
     order = parts.C.norm(dim=1).argsort(descending=True, stable=True)
     a, C = parts.directions[order], parts.C[order]
     A = a.to(to_inputs.device) @ to_inputs.mT
@@ -119,7 +119,7 @@ def _in_order(parts: Parts, to_inputs: Tensor) -> tuple[Parts, Tensor]:
 
 
 def _cross_moment(data: Batches, scores: Scores, known: Estimates, basis: Tensor, model: Model) -> Moment:
-    """D (k, n, n, n) within the subspace, on the CPU; what a model explains is subtracted before and added after."""
+    """Return D (k, n, n, n) in the subspace, on the CPU, with the model subtracted before and added afterwards."""
     sums, n = _Sums(), basis.shape[1]
     for x0, x1, y in data:
         rest = y - known.y_mean - model.predict(x0, x1)
@@ -131,7 +131,7 @@ def _cross_moment(data: Batches, scores: Scores, known: Estimates, basis: Tensor
 
 
 def _explained(data: Batches, known: Estimates, model: Model) -> tuple[Tensor, float]:
-    """The offset of the outputs, and R2."""
+    """Return the offset of the outputs, and R2."""
     total, squares = torch.zeros_like(known.y_mean), torch.zeros_like(known.y_mean)
     for x0, x1, y in data:
         rest = y - known.y_mean - model.predict(x0, x1)
@@ -142,7 +142,7 @@ def _explained(data: Batches, known: Estimates, model: Model) -> tuple[Tensor, f
 
 
 class _Sums:
-    """Sums of products and of their squares, over the pieces of the data."""
+    """Sums of products and of their squares over the pieces of the data."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -156,7 +156,7 @@ class _Sums:
     def moment(self, expected: int, shape: tuple[int, ...]) -> Moment:
         if self._count != expected:
             raise OptionError(
-                "Each pass over the batches must give the same sequences.\n"
+                "Each pass over the batches must read the same sequences.\n"
                 f"Expected {expected:,}, got {self._count:,} in a later pass.\n"
                 "Pass a list, or a DataLoader of a fixed set."
             )

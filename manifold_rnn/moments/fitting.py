@@ -1,4 +1,4 @@
-"""The weights of a quadratic recurrent network, from the moments of its inputs and outputs."""
+"""Fits the weights of a quadratic recurrent network to the moments of its inputs and outputs."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -15,8 +15,8 @@ from .estimation import Round, estimate, second_moment
 from .result import QuadraticFit
 from .scores import GaussianScores, GivenScores, ScoreFunction, Scores
 
-_DETERMINED = 2.0  # standard errors by which the directions need to be independent
-_EXPLAINED = 3.0  # standard errors of the residual of D; correct fits of heavy-tailed inputs reach 2
+_DETERMINED = 2.0  # required smallest singular value of the directions, in standard errors
+_EXPLAINED = 3.0  # largest residual of D in standard errors; correct fits of heavy-tailed inputs reach 2
 Inputs: TypeAlias = Literal["gaussian", "standard"] | tuple[ScoreFunction, ScoreFunction]
 
 
@@ -31,10 +31,10 @@ def fit(
     draws: int = 20,
     seed: int = 0,
 ) -> QuadraticFit:
-    r"""Find a quadratic recurrent network from cross moments, after Sedghi and Anandkumar.
+    r"""Fit a quadratic recurrent network to cross moments of its data.
 
-    The model is :math:`h_t = (A x_t + U h_{t-1})^2`, entry by entry, and :math:`\mathbb E[y_1 | h_1] = C^\top h_1 + c`.
-    With the scores :math:`S_1, S_2` of the inputs, for Gaussian inputs :math:`z` and :math:`z z^\top - I`,
+    The model is :math:`h_t = (A x_t + U h_{t-1})^2`, elementwise, and :math:`\mathbb E[y_1 | h_1] = C^\top h_1 + c`.
+    It uses the scores :math:`S_1, S_2` of the inputs, which for Gaussian inputs are :math:`z` and :math:`z z^\top - I`:
 
     .. math::
         T &= \mathbb E[y_1 \otimes S_2(x_1)] = 2 \sum_r c_r \otimes a_r \otimes a_r, \\
@@ -44,54 +44,67 @@ def fit(
     Parameters
     ----------
     x0, x1 : Tensor, shape (N, m)
-        Two successive inputs of N sequences, independent and with the same density; float32 or float64.
+        Two successive inputs of N sequences. They are independent and have the same density; float32 or float64.
     y : Tensor, shape (N, k)
-        Outputs after ``x1``.
+        The outputs after ``x1``.
     hidden : int, optional
-        Number n of units, at most m. Default: the number of directions that are above the noise.
+        Number n of units, at most m. Default: the number of directions above the noise.
     inputs : "gaussian", "standard" or pair of callables
-        Gaussian inputs, whose mean and covariance are estimated; Gaussian inputs with mean 0 and covariance I; or the
-        first and the second score of the inputs' density :math:`p`, :math:`-\nabla p/p` and :math:`\nabla^2 p/p`, which
-        map (N, m) in float64 to (N, m) and (N, m, m).
+        Gaussian inputs with estimated mean and covariance, or Gaussian inputs with mean 0 and covariance I. For other
+        inputs with density :math:`p`, pass the first score :math:`-\nabla p/p` and the second score
+        :math:`\nabla^2 p/p`. They map (N, m) in float64 to (N, m) and (N, m, m).
     strict : bool
-        Whether to raise if the inputs do not meet the conditions, which are in ``checks`` either way; if rows of ``C``
-        differ by less than two standard errors; if the smallest singular value of the directions is below two standard
-        errors; or if the residual of D is more than 3 standard errors and no direction was left out; or if
-        R2 is not above 0.
+        Whether to raise `UnsupportedError` if the fit is not reliable, see below. ``checks`` contains the conditions on
+        the inputs in both cases.
     draws : int
-        Random combinations of outputs that are tried.
+        Number of random combinations of outputs to try.
     seed : int
-        Of these draws. No other random number is used.
+        Seed of these combinations. No other random numbers are used.
 
     Returns
     -------
     QuadraticFit
-        In the dtype and on the device of ``x0``.
+        The fit, in the dtype and on the device of ``x0``.
 
     Raises
     ------
     ShapeError, DtypeError, DeviceError, NonFiniteError
-        If the data are not three matrices of finite real numbers that fit; if there are too few sequences, or
-        fewer than 2 outputs for more than one unit.
+        If the data are not three matrices of finite real numbers with matching shapes. Also if there are too few
+        sequences, or fewer than 2 outputs for more than one unit.
     OptionError
-        If an option is out of range, or ``hidden`` is more than m or the number of directions above the noise.
+        If an option is out of range, or ``hidden`` exceeds m or the number of directions above the noise.
     UnsupportedError
-        If the inputs do not have the moments of the density, or rows of ``C`` are parallel; with ``strict``, if
-        the directions are nearly dependent, or the network does not explain D or any variance of y.
+        If the directions cannot be computed. With ``strict``, also in these cases:
+
+        - The inputs do not have the moments of the density.
+        - Rows of ``C`` differ by less than two standard errors.
+        - The smallest singular value of the directions is below two standard errors.
+        - The residual of D exceeds three standard errors, and no direction was left out.
+        - R2 is not above 0.
 
     Notes
     -----
-    The seven steps: means and covariances; T; its span, by singular values; the directions, by Jennrich's algorithm;
-    these and C, by least squares; D within the span; U, by least squares. Then all but the first are repeated on what
-    this network leaves of y, and the moments of the network, known in closed form, are added. That keeps the
-    expectations, and the errors no longer contain the variance of y: they are two to ten times smaller.
+    The fit has seven steps:
 
-    The identities hold for inputs of any mean, and for any state before ``x0``. All sums are in float64. Memory beside
-    the data is independent of N: :math:`k m^2` numbers for T, :math:`k n^3` for D. Errors of the weights decrease as
-    :math:`N^{-1/2}`. A few percent in U need :math:`N \ge 10^5`, since the moments are of high order.
+    1. the means and covariances;
+    2. T;
+    3. the span of T, by singular values;
+    4. the directions, by Jennrich's algorithm;
+    5. the directions and C, by least squares;
+    6. D in the span;
+    7. U, by least squares.
 
-    A unit that never responds to the square of its input, such as one of a linear network, is not found. The paper
-    takes moments of higher order of ``x0``, which lose the signs of U. Source: Sedghi and Anandkumar (2016).
+    Then all steps except the first are repeated with the part of y that this network does not explain. The moments of
+    the network, known in closed form, are added. This keeps the expectations, and the errors no longer contain the
+    variance of y. They become two to ten times smaller.
+
+    The identities hold for inputs of any mean, and for any state before ``x0``. All sums are in float64. The memory, in
+    addition to the data, does not depend on N: :math:`k m^2` numbers for T, :math:`k n^3` for D. Errors of the weights
+    decrease like :math:`N^{-1/2}`. An error of a few percent in U needs :math:`N \ge 10^5`, since the moments have a
+    high order.
+
+    The fit cannot find a unit that never responds to the square of its input, as in a linear network. The paper uses
+    higher moments of ``x0``, which lose the signs of U. Source: Sedghi and Anandkumar (2016).
 
     Examples
     --------
@@ -103,7 +116,7 @@ def fit(
     for name, value in {"x0": x0, "x1": x1, "y": y}.items():
         if not isinstance(value, Tensor):
             raise OptionError(
-                f"{name} is a tensor.\nExpected shape (N, m) or (N, k), got {type(value).__name__}.\n"
+                f"{name} must be a tensor.\nExpected shape (N, m) or (N, k), got {type(value).__name__}.\n"
                 "Convert it with torch.as_tensor, or use `fit_batches` for batches."
             )
     return fit_batches([(x0, x1, y)], hidden, inputs=inputs, strict=strict, draws=draws, seed=seed)
@@ -118,15 +131,15 @@ def fit_batches(
     draws: int = 20,
     seed: int = 0,
 ) -> QuadraticFit:
-    """As `fit`, from batches that need not fit into memory together.
+    """Fit like `fit`, from batches that together need not fit into memory.
 
     Parameters
     ----------
     batches : iterable of (x0, x1, y)
-        Read seven times, so it must start anew each time, as a list or a ``DataLoader`` does. Each pass must give the
-        same data, in any order.
+        The data. They are read seven times, so each iteration must restart, as for a list or a ``DataLoader``. Each
+        pass must give the same data, in any order.
     hidden, inputs, strict, draws, seed
-        As for `fit`.
+        As in `fit`.
 
     Returns
     -------
@@ -135,7 +148,7 @@ def fit_batches(
     Raises
     ------
     ManifoldError
-        As `fit`; also if the batches can be read once only, or a pass gives another number of sequences.
+        As in `fit`. Also if the batches can be read only once, or a pass has another number of sequences.
 
     Examples
     --------
@@ -159,7 +172,7 @@ def fit_batches(
         require_conditions(checks, inputs)
     once = partial(estimate, data, scores, known, hidden=hidden, draws=draws, seed=seed, strict=strict)
     last = once(T, None)
-    if last.r2 > 0:  # else what the model does not explain has no less noise than y
+    if last.r2 > 0:  # otherwise subtracting the model does not reduce the noise
         last = once(second_moment(data, scores, known, last.model), last.model)
     if strict:
         _require_determined(last)
@@ -196,18 +209,18 @@ def _scores(inputs: Inputs, known: Estimates) -> Scores:
 
 
 def _require_determined(last: Round) -> None:
-    """Raise `UnsupportedError` if the model explains no variance or not D, or the directions are dependent."""
+    """Raise `UnsupportedError` if the model does not explain the data, or its directions are nearly dependent."""
     if last.r2 <= 0:
         raise UnsupportedError(
-            "The network that the moments give explains none of the variance of y.\n"
-            f"Expected an R2 above 0, got {last.r2:.3g}.\nA cause is an offset inside the square, (A x + U h + b)^2, "
-            "which the model does not have.\nShift the inputs, such as to mean 0, so that b is 0; pass more sequences, "
-            "or use strict=False."
+            "The fitted network explains none of the variance of y.\n"
+            f"Expected an R2 above 0, got {last.r2:.3g}.\nOne cause is an offset inside the square, (A x + U h + b)^2, "
+            "which the model does not have.\nShift the inputs, for example to mean 0, so that b is 0; pass more "
+            "sequences, or use strict=False."
         )
     value, error = last.smallest
     if value <= _DETERMINED * error:
         raise UnsupportedError(
-            "The directions are nearly dependent, so too few sequences determine neither them nor U.\n"
+            "The directions are nearly dependent: too few sequences determine them and U.\n"
             f"Expected a smallest singular value of more than {_DETERMINED:g} standard errors; got {value:.2g} with a "
             f"standard error of {error:.2g}.\nPass more sequences, or a smaller hidden."
         )
@@ -215,7 +228,7 @@ def _require_determined(last: Round) -> None:
     all_used = used == len(values) or float(values[used]) <= last.span.noise
     if all_used and size > _EXPLAINED * noise:
         raise UnsupportedError(
-            "The network that the moments give does not explain the cross moments D, so U is wrong.\n"
+            "The fitted network does not explain the cross moments D, so U is wrong.\n"
             f"Expected a residual of at most {_EXPLAINED:g} standard errors of D ({noise:.2g}), got {size:.2g}.\n"
             "Pass more sequences, another hidden, or strict=False if a rough start is enough."
         )
@@ -239,7 +252,7 @@ def _require_options(hidden: object, inputs: object, draws: object, seed: object
 def _require_outputs(outputs: int, hidden: int | None) -> None:
     if outputs < 2 and hidden != 1:
         raise ShapeError(
-            "One output does not tell several units apart.\n"
+            "One output cannot distinguish several units.\n"
             f"Expected y of shape (N, k) with k at least 2, got k={outputs} for hidden={hidden}.\n"
             "Pass more outputs, or hidden=1."
         )
@@ -259,5 +272,5 @@ def _require_inputs(varying: int, hidden: int | None) -> None:
         raise OptionError(
             f"The inputs vary in {varying} directions, which do not determine {hidden} units.\n"
             f"Expected hidden of at most {varying}, got {hidden}.\n"
-            "Use fewer units; moments of higher order, which this package does not have, could find more."
+            "Pass fewer hidden units."
         )

@@ -1,4 +1,4 @@
-"""The weights of a quadratic network, and how well they explain the data."""
+"""The result of a fit: the weights of a quadratic network, and how well they explain the data."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from .conditions import Check
 
 
 class Residual(NamedTuple):
-    """What a fit leaves of a moment.
+    """The part of a moment that a fit does not explain.
 
     Parameters
     ----------
     size : float
         Norm of the residual, relative to that of the moment.
     noise : float
-        Standard error of the moment, relative to the same norm. A residual of this size is explained by chance.
+        Standard error of the moment, relative to the same norm. A residual of this size may be due to chance.
 
     Examples
     --------
@@ -29,41 +29,42 @@ class Residual(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class QuadraticFit:
-    r"""The network :math:`h_t = (A x_t + U h_{t-1})^2`, :math:`y_t \approx C^\top h_t + c`, found from moments.
+    r"""The network :math:`h_t = (A x_t + U h_{t-1})^2`, :math:`y_t \approx C^\top h_t + c`, fitted to moments.
 
     Parameters
     ----------
     A : Tensor, shape (n, m)
-        Directions of the inputs, in decreasing order of the norms of the rows of ``C``, the largest entry of each
+        Directions of the inputs, sorted by decreasing norms of the rows of ``C``. The largest entry of each is
         positive. :math:`a_r \cdot x` has variance 1 for Gaussian inputs; with given scores :math:`a_r` has norm 1.
     U : Tensor, shape (n, n)
         Recurrent weights.
     C : Tensor, shape (n, k)
-        Weights of the outputs, a row for each unit.
+        Output weights, with one row for each unit.
     offset : Tensor, shape (k,)
-        ``c``.
+        The offset ``c``.
     U_error_given_AC : Tensor, shape (n, n)
-        Standard errors of the entries of ``U`` given A and C: they contain the noise of D, but not the errors of A and
-        C, which grow where directions are nearly dependent.
+        Standard errors of the entries of ``U`` given A and C. They include the noise of D, but not the errors of A and
+        C, which grow if directions are nearly dependent.
     mean : Tensor, shape (m,)
         Mean of the inputs.
     count : int
         Number of sequences.
     singular_values : Tensor, shape (p,)
-        Of the second moment, unfolded; ``n`` of them are used.
+        Singular values of the unfolded second moment; the fit uses ``n`` of them.
     noise : float
-        Size of a singular value that comes from the sampling noise alone.
+        Size of a singular value due to sampling noise alone.
     residuals : mapping from str to Residual
-        Of the moment of second order in ``x1``, "T", and of that of first order in ``x1`` and second in ``x0``, "D".
+        Residuals of the moment "T", of second order in ``x1``, and of "D", of first order in ``x1`` and second in
+        ``x0``.
     checks : mapping from str to Check
-        Conditions on the inputs.
+        The conditions on the inputs.
     r2 : float
-        Part of the variance of ``y`` that the network explains on these data, with ``h = 0`` before ``x0``.
+        Fraction of the variance of ``y`` that the network explains on these data, with ``h = 0`` before ``x0``.
 
     Notes
     -----
-    Permutations of the units, and the sign of each :math:`a_r` together with that of row r of ``U``, give the same
-    network.
+    Permuting the units gives the same network. So does changing the sign of :math:`a_r` together with that of row r of
+    ``U``.
 
     Examples
     --------
@@ -91,11 +92,12 @@ class QuadraticFit:
         Parameters
         ----------
         x0, x1 : Tensor, shape (N, m)
+            Two successive inputs.
         """
         return outputs(x0, x1, self.A, self.U, self.C) + self.offset
 
     def table(self) -> str:
-        """Return the numbers that say how far the fit can be trusted."""
+        """Return a table of the numbers that show how accurate the fit is."""
         units, used = len(self.A), self.singular_values[: len(self.A)]
         rows = [
             ("sequences", f"{self.count:,}", ""),
@@ -123,5 +125,5 @@ class QuadraticFit:
 
 
 def outputs(x0: Tensor, x1: Tensor, A: Tensor, U: Tensor, C: Tensor) -> Tensor:
-    """Return ``C^T h_1`` from ``h_0 = (A x0)^2``, (N, k)."""
+    """Return ``C^T h_1`` for ``h_0 = (A x0)^2``, (N, k)."""
     return (x1 @ A.mT + (x0 @ A.mT).square() @ U.mT).square() @ C

@@ -1,4 +1,4 @@
-"""Score functions of the inputs: of a Gaussian whose mean and covariance are known or estimated, or given ones."""
+"""Score functions of the inputs: those of a Gaussian with known or estimated moments, or given functions."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..errors import ShapeError, UnsupportedError
 
 ScoreFunction: TypeAlias = Callable[[Tensor], Tensor]
 
-_SMALLEST = 1e-10  # variance of a direction, relative to the largest, below which the inputs do not vary in it
+_SMALLEST = 1e-10  # relative variance of a direction below which the inputs are constant along it
 # skewness of the products below for a Gaussian, so that limits hold for few sequences too
 _SKEW_SQUARE, _SKEW_FOURTH, _SKEW_SQUARES = 8**0.5, 216**0.5, 8.0
 
 
 class Condition(NamedTuple):
-    """Products of functions of the inputs, by row, whose expectations are known if the scores fit the inputs."""
+    """Products of functions of the inputs, per row. Their expectations are known if the scores match the inputs."""
 
     left: Tensor  # (N, p)
     right: Tensor  # (N, q)
-    expected: Tensor | float  # of left^T right / N
-    variance: Tensor | float | None  # of each product; None where it is to be estimated
+    expected: Tensor | float  # expectation of left^T right / N
+    variance: Tensor | float | None  # variance of each product; None to estimate it
     skewness: float = 0.0
 
 
 class Scores(ABC):
-    r"""The scores :math:`S_1 = -\nabla p/p` and :math:`S_2 = \nabla^2 p/p` of inputs, in coordinates of their own.
+    r"""The scores :math:`S_1 = -\nabla p/p` and :math:`S_2 = \nabla^2 p/p` of inputs, in their own coordinates.
 
     Attributes
     ----------
@@ -45,27 +45,29 @@ class Scores(ABC):
 
     @abstractmethod
     def second(self, x: Tensor, basis: Tensor | None = None) -> Tensor:
-        """Return the second scores (N, p, p); or (N, n, n) in a subspace with the orthonormal columns of a basis."""
+        """Return the second scores (N, p, p), or (N, n, n) in the subspace spanned by an orthonormal basis."""
 
     @abstractmethod
     def conditions(self, x0: Tensor, x1: Tensor) -> dict[str, Condition]:
-        """Return what must hold for independent inputs with these scores, by name."""
+        """Return the conditions that independent inputs with these scores satisfy, by name."""
 
 
 class GaussianScores(Scores):
-    """Of Gaussian inputs: ``z`` and ``z z^T - I`` of whitened inputs ``z``.
+    """The scores of Gaussian inputs: ``z`` and ``z z^T - I`` for whitened inputs ``z``.
 
     Parameters
     ----------
     mean : Tensor, shape (m,)
+        Mean of the inputs.
     covariance : Tensor, shape (m, m)
+        Covariance of the inputs.
     estimated : bool
-        Whether the two are estimates from the same inputs.
+        Whether mean and covariance are estimates from the same inputs.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, *, estimated: bool) -> None:
         self.mean, self.estimated = mean, estimated
-        if not estimated:  # the identity, so that the coordinates stay those of the inputs
+        if not estimated:  # whitening is the identity, so that coordinates are those of the inputs
             self.to_inputs = covariance
             return
         variances, axes = torch.linalg.eigh(covariance)
@@ -93,7 +95,7 @@ class GaussianScores(Scores):
         one, eye = torch.ones_like(z0[:, :1]), torch.eye(z0.shape[1], dtype=z0.dtype, device=z0.device)
         z = torch.cat([z0, z1])
         squares = z.square() - 1
-        third, fourth = (6, 24) if self.estimated else (10, 56)  # estimates take their part of the variance out
+        third, fourth = (6, 24) if self.estimated else (10, 56)  # estimated moments reduce the variance
         return {
             "E[S1(x0)] = 0": Condition(one, z0, 0.0, 1.0),
             "E[S1(x1)] = 0": Condition(one, z1, 0.0, 1.0),
@@ -107,16 +109,16 @@ class GaussianScores(Scores):
 
 
 class GivenScores(Scores):
-    """Given as functions of the inputs.
+    """Scores that are given as functions of the inputs.
 
     Parameters
     ----------
     first, second : callable
         Map inputs (N, m) in float64 to tensors (N, m) and (N, m, m).
     size : int
-        m.
+        The number m of inputs.
     like : Tensor
-        Gives dtype and device.
+        A tensor with the dtype and device of the result.
     """
 
     def __init__(self, first: ScoreFunction, second: ScoreFunction, size: int, like: Tensor) -> None:

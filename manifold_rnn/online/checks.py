@@ -1,4 +1,4 @@
-"""Checks of what a rule of local learning is given."""
+"""Checks of the arguments of rules of local learning."""
 
 from collections.abc import Callable
 
@@ -17,16 +17,16 @@ _OF_CONSTRAINTS = f"{__name__.split('.')[0]}.constraints."
 
 
 def require_layer(layer: Layer) -> None:
-    """Raise unless a rule can follow the recurrence of a layer."""
+    """Raise unless the rule supports the recurrence of a layer."""
     if not isinstance(layer, Layer):
         raise UnsupportedError(
-            "RFLO trains a layer of manifold_rnn.nn.\n"
+            "RFLO needs a layer of manifold_rnn.nn.\n"
             f"Expected a Layer of the cell LeakyElman, got {type(layer).__name__}.\n"
             "Build one with nn.Layer(nn.cells.LeakyElman(), input_size, hidden_size)."
         )
     if layer.num_layers > 1 or layer.bidirectional or layer.train_initial_state:
         raise UnsupportedError(
-            "RFLO trains one level in one direction, from a state that is not trained.\n"
+            "RFLO needs a layer with one level and one direction, without a trained initial state.\n"
             f"Got num_layers={layer.num_layers}, bidirectional={layer.bidirectional}, "
             f"train_initial_state={layer.train_initial_state}.\n"
             "Leave these options at their defaults."
@@ -34,16 +34,16 @@ def require_layer(layer: Layer) -> None:
     weights = layer.weights("_l0")
     if any(weight.is_complex() for weight in weights.values()):
         raise DtypeError(
-            "RFLO trains real layers, since a nonlinearity of complex numbers has no one derivative.\n"
+            "RFLO needs a real layer, since nonlinearities of complex numbers have no single derivative.\n"
             f"Expected float32 or float64, got {weights['weight_ih'].dtype}.\n"
             "Use a real dtype, with the constraint UnitaryRealForm for a unitary matrix."
         )
     recurrence, name = recurrence_of(layer.cell.bind(weights)), type(layer.cell).__name__
     if recurrence is None:
         raise UnsupportedError(
-            "RFLO needs a cell that states its leaky form.\n"
+            "RFLO needs a cell with a leaky form.\n"
             f"Expected LeakyElman, Elman or a cell with leaky_form, got {name}.\n"
-            "Use nn.cells.LeakyElman, or define leaky_form beside the steps of your cell."
+            "Use nn.cells.LeakyElman, or define leaky_form in your cell."
         )
     modules = [value for value in vars(layer.cell).values() if isinstance(value, nn.Module)]
     if any(p.requires_grad for module in modules for p in module.parameters()):
@@ -54,21 +54,21 @@ def require_layer(layer: Layer) -> None:
         )
     if not _acts_on_entries(recurrence.form.activate, weights["weight_ih"]):
         raise UnsupportedError(
-            "RFLO needs a nonlinearity that acts on each unit alone.\n"
+            "RFLO needs a nonlinearity that acts on each unit separately.\n"
             f"Expected one such as torch.tanh, got one that mixes the units of {name}.\n"
             'Use "tanh", "relu", "modrelu" or a function of each entry.'
         )
 
 
 def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
-    """Raise unless a readout is linear and fits the layer."""
+    """Raise unless a readout is linear and matches the layer."""
     if readout is None:
         return
     if not isinstance(readout, nn.Linear):
         raise UnsupportedError(
-            "RFLO trains a linear readout.\n"
+            "RFLO needs a linear readout.\n"
             f"Expected nn.Linear or None, got {type(readout).__name__}.\n"
-            "Leave the readout out, and pass the error of the units to learn."
+            "Omit the readout, and pass the error of the units to learn."
         )
     if readout.in_features != layer.hidden_size:
         raise ShapeError(
@@ -85,10 +85,10 @@ def require_readout(layer: Layer, readout: nn.Linear | None) -> None:
 
 
 def require_plain_forward(layer: Layer, readout: nn.Module) -> None:
-    """Raise if calling the layer or the readout does more than their weights; a rule does not call them."""
+    """Raise if a hook or gate changes the result of the layer or readout, because the rule does not call them."""
     found, remedy = None, "Remove it, or call eval() and train by backpropagation."
     if layer.unit_gates is not None:
-        found, remedy = "gates over the units of the layer", "Train with gates by backpropagation, and prune before."
+        found, remedy = "gates over the units of the layer", "Train gates by backpropagation, and prune first."
     elif hooks := _hooks(layer):
         found = f"the forward hook {hooks[0]} of the layer"
     elif isinstance(readout, nn.Linear) and (hooks := _hooks(readout)):
@@ -97,8 +97,8 @@ def require_plain_forward(layer: Layer, readout: nn.Module) -> None:
         found = f"the forward method of {type(readout).__name__}"
     if found is not None:
         raise UnsupportedError(
-            "RFLO computes states and outputs from the weights, and calls neither the layer nor the readout.\n"
-            f"Expected modules that do nothing else, got {found:.120}.\n{remedy}"
+            "RFLO computes states and outputs from the weights, without calling the layer or the readout.\n"
+            f"Expected modules without hooks or gates, got {found:.120}.\n{remedy}"
         )
 
 
@@ -109,7 +109,7 @@ def feedback_matrix(
     if readout is None:
         if feedback is not None:
             raise OptionError(
-                "RFLO without a readout has errors of the units, and no feedback.\n"
+                "RFLO without a readout uses the errors of the units, and needs no feedback.\n"
                 f"Expected feedback=None, got {feedback!r:.80}.\nPass a readout, or leave feedback out."
             )
         return None
@@ -138,10 +138,10 @@ def feedback_matrix(
 
 
 def require_no_gradient(x: Tensor) -> None:
-    """Raise if somebody expects a gradient of the inputs."""
+    """Raise if the inputs need a gradient."""
     if isinstance(x, Tensor) and x.requires_grad:
         raise UnsupportedError(
-            "RFLO leaves no gradient to the inputs.\nExpected inputs that need none, got requires_grad=True.\n"
+            "RFLO computes no gradient of the inputs.\nExpected inputs that need none, got requires_grad=True.\n"
             "Detach the inputs, or call eval() for exact gradients."
         )
 
@@ -150,13 +150,13 @@ def require_no_inference_mode() -> None:
     """Raise in inference mode, whose tensors cannot be updated outside of it."""
     if torch.is_inference_mode_enabled():
         raise UnsupportedError(
-            "RFLO keeps a state and a trace between steps, which inference mode would lock.\n"
-            "Expected start, step and learn outside of torch.inference_mode().\nUse torch.no_grad() in its place."
+            "RFLO updates a state and a trace between steps, which inference mode prevents.\n"
+            "Expected start, step and learn outside of torch.inference_mode().\nUse torch.no_grad() instead."
         )
 
 
 def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor | None) -> None:
-    """Raise unless the input of one time step fits the layer and the sequences that run."""
+    """Raise unless the input of one time step matches the layer and the current sequences."""
     require_no_gradient(x)
     if x.dim() == 2 and (state is None or len(state) == len(x)):
         require_input(x.unsqueeze(0), input_size, 3, weight)
@@ -178,56 +178,56 @@ def require_step_input(x: Tensor, input_size: int, weight: Tensor, state: Tensor
 
 
 def require_start(batch: int, state: Tensor | None, units: int) -> None:
-    """Raise unless sequences can begin in so many copies, and in these states."""
+    """Raise unless sequences can start with this batch size and these states."""
     if not is_integer(batch, 0):
         raise OptionError(
-            "`batch` of start is the number of sequences.\n"
-            f"Expected an integer of at least 0, got {batch!r:.80}.\nPass len(x) of the inputs (B, m) of a step."
+            "`batch` of start is out of range.\n"
+            f"Expected an integer of at least 0, got {batch!r:.80}.\nPass the number of sequences, len(x) for inputs x."
         )
     if state is not None and (not isinstance(state, Tensor) or state.shape != (batch, units)):
         got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
         raise ShapeError(
             "The state of start has the wrong shape.\n"
             f"Expected ({batch}, {units}), sequences by units; got {got}.\n"
-            "Pass one row for each of the sequences, whose number is `batch`."
+            "Pass one row for each of the `batch` sequences."
         )
 
 
 def require_same_place(state: Tensor, weight: Tensor) -> None:
-    """Raise if the layer was converted or moved while sequences run."""
+    """Raise if the layer was converted or moved after the sequences started."""
     for kind, name in ((DtypeError, "dtype"), (DeviceError, "device")):
         expected, got = getattr(weight, name), getattr(state, name)
         if expected != got:
             raise kind(
-                f"The state of the sequences that run has another {name} than the layer.\n"
+                f"The state of the current sequences has another {name} than the layer.\n"
                 f"Expected {expected}, got {got}.\nCall start after you convert or move the network."
             )
 
 
 def require_target(target: Tensor, shape: tuple[int, int]) -> None:
-    """Raise unless a mean squared error compares outputs of this shape with the target entry by entry."""
+    """Raise unless a mean squared error can compare outputs of this shape with the target entry by entry."""
     if not isinstance(target, Tensor) or tuple(target.shape) != shape:
         got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise ShapeError(
             "The target of a step has the wrong shape.\n"
             f"Expected {shape}, that of the outputs; got {got}.\n"
-            "Reshape it, or pass a loss that compares such a target. The step was not taken."
+            "Reshape it, or pass a loss that supports this target. The step was not taken."
         )
 
 
 def require_loss(value: Tensor) -> None:
-    """Raise unless a loss is one number with a graph."""
+    """Raise unless a loss is a scalar with a graph."""
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise OptionError(
-            "The loss of a step does not depend on the outputs by a graph.\n"
+            "The loss of a step must depend on the outputs through a graph.\n"
             f"Expected a scalar tensor that requires a gradient, got {value!r:.80}.\n"
             "Compute it from the first argument, without detach. No gradient was added."
         )
     if value.numel() != 1:
         raise ShapeError(
-            "The loss of a step is not one number.\n"
+            "The loss of a step must be one number.\n"
             f"Expected a scalar, got shape {tuple(value.shape)}.\n"
-            'Sum it up, or use reduction="mean". No gradient was added.'
+            'Sum it, or use reduction="mean". No gradient was added.'
         )
 
 
@@ -235,14 +235,14 @@ def require_error(error: Tensor, shape: tuple[int, int], state: Tensor) -> None:
     """Raise unless an error has the shape of the outputs and the dtype of the states, and is finite."""
     if not isinstance(error, Tensor):
         raise DtypeError(
-            f"The error of RFLO is a tensor.\nExpected one of shape {shape}, got {type(error).__name__}.\n"
-            "Pass the derivative of the loss in the outputs of the last step."
+            f"The error of RFLO must be a tensor.\nExpected one of shape {shape}, got {type(error).__name__}.\n"
+            "Pass the derivative of the loss with respect to the outputs of the last step."
         )
     if tuple(error.shape) != shape:
         raise ShapeError(
             "The error of RFLO has the wrong shape.\n"
             f"Expected {shape}, that of the outputs; got {tuple(error.shape)}.\n"
-            "Pass the derivative of the loss in the outputs of the last step."
+            "Pass the derivative of the loss with respect to the outputs of the last step."
         )
     if error.dtype != state.dtype and not torch.is_autocast_enabled(autocast_device(error)):
         raise DtypeError(
@@ -253,12 +253,12 @@ def require_error(error: Tensor, shape: tuple[int, int], state: Tensor) -> None:
         raise NonFiniteError(
             "The error of RFLO needs finite entries.\n"
             f"Got {int((~error.isfinite()).sum())} of {error.numel()} that are not.\n"
-            "Lower the learning rate, or look at the target. No gradient was added."
+            "Lower the learning rate, or check the target. No gradient was added."
         )
 
 
 def _hooks(module: nn.Module) -> list[str]:
-    """The names of the hooks around the forward pass, but for those by which constraints keep their weights."""
+    """Return the names of the hooks around the forward pass, except those that constraints need."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     kinds = [hook if hasattr(hook, "__qualname__") else type(hook) for hook in hooks]
     return [kind.__qualname__ for kind in kinds if not kind.__module__.startswith(_OF_CONSTRAINTS)]
@@ -266,7 +266,7 @@ def _hooks(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def _acts_on_entries(f: Callable[[Tensor], Tensor], like: Tensor) -> bool:
-    """Whether a change of half of the entries leaves the values at the others as they are."""
+    """Return whether changing half of the entries leaves the values of the others unchanged."""
     if like.is_meta:
         return True
     z = torch.linspace(-1, 1, len(like), dtype=like.dtype, device=like.device).unsqueeze(0)

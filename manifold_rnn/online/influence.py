@@ -1,4 +1,4 @@
-"""How the states depend on the weights: the exact influence, and two that a unit can keep track of by itself."""
+"""The influence of the weights on the states: the exact one, and two that each unit can compute locally."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,19 +11,20 @@ from ..errors import OptionError
 
 @dataclass(frozen=True, eq=False)
 class Linearization:
-    r"""The derivatives of one step :math:`h' = (1 - a) h + a f(z)`, :math:`z = W h + V x + b`, at its arguments.
+    r"""The derivatives of one step :math:`h' = (1 - a) h + a f(z)`, :math:`z = W h + V x + b`.
 
     Parameters
     ----------
     keep : float or Tensor, shape (n,)
-        ``1 - a``.
+        The factor ``1 - a``.
     gain : Tensor, shape (B, n)
         ``a f'(z)``.
     row : Tensor, shape (B, n + m + 1)
-        ``[h; x; 1]``, with 0 in the place of 1 if there is a threshold in the place of ``b``.
+        The vector ``[h; x; 1]``. The last entry is 0 if the cell has a threshold instead of ``b``.
     W : Tensor, shape (n, n)
+        The recurrent matrix.
     threshold_gain : Tensor, shape (B, n), optional
-        ``a`` times the derivative of ``f`` in its threshold.
+        ``a`` times the derivative of ``f`` with respect to its threshold.
     """
 
     keep: float | Tensor
@@ -34,14 +35,14 @@ class Linearization:
 
 
 class Influence(ABC):
-    """A running sum that stands for the derivative of the state in ``[W V b]``, for each sequence of a batch."""
+    """A running sum that estimates the derivative of the state with respect to ``[W V b]``, per sequence."""
 
     def __init__(self, batch: int, units: int, columns: int, like: Tensor) -> None:
         self.trace = like.new_zeros(self.shape(batch, units, columns))
 
     @staticmethod
     def shape(batch: int, units: int, columns: int) -> tuple[int, ...]:
-        """Return the shape of the trace: for each unit, its own row of ``[W V b]``."""
+        """Return the shape of the trace, which for each unit has its own row of ``[W V b]``."""
         return batch, units, columns
 
     @abstractmethod
@@ -49,11 +50,11 @@ class Influence(ABC):
         """Update the trace by one time step."""
 
     def gradient(self, signal: Tensor) -> Tensor:
-        """Return the gradient (n, columns) of ``[W V b]``, summed over the batch, for a signal (B, n) at the units."""
+        """Return the gradient (n, columns) of ``[W V b]``, summed over the batch, for error signals (B, n)."""
         return torch.einsum("bi,bic->ic", signal, self.trace)
 
     def _own_rows(self) -> Tensor:
-        """The part of the trace that a step changes directly, (B, n, columns): each unit by its own row."""
+        """Return the part of the trace that a step changes directly, (B, n, columns): each unit's own row."""
         return self.trace
 
     def _add_direct(self, step: Linearization) -> None:
@@ -64,7 +65,7 @@ class Influence(ABC):
 
 
 class Local(Influence):
-    r"""The trace of RFLO, :math:`p' = (1 - a)\, p + a f'(z) \otimes [h; x; 1]`: only the leak carries it on."""
+    r"""The trace of RFLO, :math:`p' = (1 - a)\, p + a f'(z) \otimes [h; x; 1]`, which decays by the leak alone."""
 
     def advance(self, step: Linearization) -> None:
         keep = step.keep.unsqueeze(-1) if isinstance(step.keep, Tensor) else step.keep
@@ -73,7 +74,7 @@ class Local(Influence):
 
 
 class Diagonal(Influence):
-    r"""The trace that also passes through a unit's weight to itself: :math:`1 - a` becomes :math:`1 - a + a f' W_{ii}`.
+    r"""The trace with each unit's weight to itself: :math:`1 - a` becomes :math:`1 - a + a f' W_{ii}`.
 
     This is the diagonal of the influence, known as SnAp-1.
     """
@@ -86,8 +87,8 @@ class Diagonal(Influence):
 class Full(Influence):
     r"""The exact influence :math:`M' = J M + D` of real-time recurrent learning, of shape (B, n, n, columns).
 
-    :math:`J` is the Jacobian of a step, and the entry (j, i) of :math:`M` is the derivative of unit j in the row of
-    unit i.
+    :math:`J` is the Jacobian of a step. The entry (j, i) of :math:`M` is the derivative of unit j with respect to the
+    row of unit i.
     """
 
     @staticmethod
@@ -112,7 +113,7 @@ KINDS: dict[str, type[Influence]] = {"local": Local, "diagonal": Diagonal, "full
 
 
 def influence_kind(name: str) -> type[Influence]:
-    """Return the kind of this name, or raise `OptionError`."""
+    """Return the influence of this name; raises `OptionError` if it is unknown."""
     if not isinstance(name, str) or name not in KINDS:
         raise OptionError(
             "The influence of RFLO is unknown.\n"

@@ -15,40 +15,40 @@ from .rflo import RFLO
 
 
 class MotifChain(nn.Module):
-    r"""A network that plays short motifs, each under its own constant input, and a circuit that chooses the next one.
+    r"""A network that plays short motifs, each for its own constant input, and a circuit that chooses the next motif.
 
-    The context ``c``, a one-hot vector, is held for the length of a motif and enters through fixed random weights. RFLO
-    trains the motifs, each from the same first state. At the end of a motif a linear map of the state scores all
-    contexts. The largest score becomes the next context, and the state starts again. So a trace never has to last
-    longer than a motif, however long the chain is.
+    The context ``c`` is a one-hot vector. It is constant during a motif and enters through fixed random weights. RFLO
+    trains the motifs, each from the same initial state. At the end of a motif a linear map of the state scores all
+    contexts. The context with the largest score is next, and the state is reset. A trace therefore never has to last
+    longer than a motif, even in a long chain.
 
-    This is after Murray (2019), simplified: one map with a largest score, and a reset, stand for the paper's circuit.
+    This simplifies Murray (2019): a linear map with a maximum, and a reset, replace the circuit of the paper.
 
     Parameters
     ----------
     network : RFLO
-        Its layer has as many inputs as there are motifs, and ``batch_first``. Its input weights are drawn anew and
-        frozen.
+        A network with ``batch_first`` whose layer has as many inputs as there are motifs. New input weights are drawn
+        and frozen.
     length : int
-        Time steps of a motif.
+        Time steps per motif.
     scale : float
-        Standard deviation of the input weights, which are normal. Positive.
+        Standard deviation of the normal input weights. Positive.
     start : float
-        Every entry of the first state. Finite.
+        The value of every entry of the initial state. Finite.
     generator : torch.Generator, optional
-        Source of the input weights.
+        Generator of the input weights.
 
     Attributes
     ----------
     selector : Tensor, shape (motifs, n + 1)
-        The map from a state and 1 to the scores, a buffer that `fit_order` fills. Its row of a motif is 0 if the motif
-        is not in the order.
+        The map from a state and 1 to the scores: a buffer that `fit_order` computes. The row of a motif is 0 if the
+        motif is not in the order.
 
     Raises
     ------
     OptionError
-        If ``length`` is not an integer of at least 1, ``scale`` or ``start`` is out of range, or the network has no
-        readout or no ``batch_first``.
+        If ``length`` is not an integer of at least 1, ``scale`` or ``start`` is out of range, or the network lacks a
+        readout or ``batch_first``.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class MotifChain(nn.Module):
             )
         if not network.layer.batch_first:
             raise OptionError(
-                "A chain of motifs runs batches of sequences.\n"
+                "A chain of motifs needs batch_first.\n"
                 "Expected a layer with batch_first=True, got batch_first=False.\nBuild the layer with batch_first=True."
             )
         _require_number("scale", scale, 0.0)
@@ -94,18 +94,19 @@ class MotifChain(nn.Module):
         self.register_buffer("selector", V.new_zeros(self.count, network.layer.hidden_size + 1))
 
     def forward(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        """Play one motif in each row of a batch.
+        """Play one motif for each row of a batch.
 
         Parameters
         ----------
         contexts : Tensor, shape (B,), int64
-            Numbers of the motifs.
+            Motif numbers.
 
         Returns
         -------
         outputs : Tensor, shape (B, length, k)
+            The outputs of the motifs.
         state : Tensor, shape (B, n)
-            At the end of the motif.
+            The state at the end of the motif.
         """
         c = F.one_hot(contexts, self.count).to(self.selector.dtype)  # (B, motifs)
         start = self.selector.new_full((1, len(c), self.network.layer.hidden_size), self.start)
@@ -115,16 +116,16 @@ class MotifChain(nn.Module):
         return outputs, state[0]
 
     def fit_motifs(self, targets: Tensor, optimizer: Optimizer, trials: int) -> list[float]:
-        """Train the motifs by RFLO; in each trial all of them are played. Call `fit_order` afterwards.
+        """Train the motifs by RFLO; each trial plays all of them. Call `fit_order` afterwards.
 
         Parameters
         ----------
         targets : Tensor, shape (motifs, length, k)
-            What each motif puts out.
+            The target outputs of each motif.
         optimizer : torch.optim.Optimizer
-            Of the network's trained parameters.
+            An optimizer of the network's trained parameters.
         trials : int
-            Steps of the optimizer.
+            Number of optimizer steps.
 
         Returns
         -------
@@ -134,22 +135,22 @@ class MotifChain(nn.Module):
         Raises
         ------
         ShapeError
-            If the targets do not have that shape.
+            If the targets have another shape.
         NonFiniteError
-            If the targets have entries that are not finite. No weight is changed then.
+            If the targets have entries that are not finite. Then no weight is changed.
         OptionError
             If ``trials`` is not an integer of at least 1.
 
         Notes
         -----
-        The end of a motif moves as the weights change, so an order that was fitted before is forgotten.
+        The final states of motifs change with the weights, so a previously fitted order is reset.
         """
         expected = (self.count, self.length, self.outputs)
         if tuple(targets.shape) != expected:
             raise ShapeError(
                 "The targets of the motifs have the wrong shape.\n"
                 f"Expected {expected}, motifs by steps by outputs; got {tuple(targets.shape)}.\n"
-                "Give each motif the same length."
+                "Use the same length for each motif."
             )
         if not targets.isfinite().all():
             raise NonFiniteError(
@@ -171,28 +172,28 @@ class MotifChain(nn.Module):
 
     @torch.no_grad()
     def fit_order(self, order: Sequence[int] | Tensor, *, ridge: float = 1e-4) -> None:
-        """Fit the map that chooses the next context, by least squares, for a cycle of motifs.
+        """Fit the map that chooses the next context for a cycle of motifs, by least squares.
 
         Parameters
         ----------
         order : sequence of int, or Tensor of them
-            Different motifs; after the last comes the first.
+            Different motif numbers. The first motif follows the last one.
         ridge : float
-            Weight of the squared map in the fit. Positive.
+            Weight of the squared norm of the map in the fit. Positive.
 
         Raises
         ------
         OptionError
-            If the order is empty, has a motif twice or a number that is no motif, ``ridge`` is out of range, or the
-            states at the ends of motifs are too similar for the map to choose right. The map then stays as it was.
+            If the order is empty, or contains a motif twice or an unknown number. Also if ``ridge`` is out of range, or
+            if the final states of motifs are too similar for correct choices. Then the map is unchanged.
         """
         order = order.tolist() if isinstance(order, Tensor) else list(order)
         _require_number("ridge", ridge, 0.0)
         self._require_motifs("order", order)
         if len(set(order)) < len(order):
             raise OptionError(
-                "A motif has one successor.\n"
-                f"Expected different numbers, got {list(order)!s:.80}.\nLearn a motif twice to use it in two places."
+                "A motif can only have one successor.\n"
+                f"Expected different numbers, got {list(order)!s:.80}.\nTrain two copies of a motif to use it twice."
             )
         H = _with_one(self(torch.tensor(order, device=self.selector.device))[1])  # (motifs in the order, n + 1)
         following = torch.tensor([*order[1:], order[0]], device=H.device)
@@ -202,41 +203,41 @@ class MotifChain(nn.Module):
         selector = (H.mT @ solution).mT
         if failed or not torch.equal((H @ selector.mT).argmax(-1), following):
             raise OptionError(
-                "The states at the ends of motifs do not tell the motifs apart.\n"
-                f"Expected a right choice after each of {len(order)}, got a wrong one.\n"
-                "Raise scale, or train the motifs longer."
+                "The final states of the motifs are too similar.\n"
+                f"Expected a correct choice after each of {len(order)} motifs, got a wrong one.\n"
+                "Increase scale, or train the motifs longer."
             )
         self.selector.copy_(selector)
 
     @torch.no_grad()
     def play(self, first: int, motifs: int) -> tuple[Tensor, list[int]]:
-        """Play so many motifs, each chosen by the circuit at the end of the one before.
+        """Play a number of motifs, each chosen by the circuit at the end of the previous one.
 
         Parameters
         ----------
         first : int
             The first motif.
         motifs : int
-            How many are played.
+            The number of motifs to play.
 
         Returns
         -------
         outputs : Tensor, shape (motifs * length, k)
+            The outputs of all motifs.
         order : list of int
-            The motifs that were played.
+            The numbers of the motifs that were played.
 
         Raises
         ------
         OptionError
-            If ``first`` is no motif of the fitted order, no order is fitted, or ``motifs`` is not an integer of at
-            least 1.
+            If no order is fitted, ``first`` is not in the fitted order, or ``motifs`` is not an integer of at least 1.
         """
         self._require_motifs("first", [first])
         _require_count("motifs", motifs)
         ordered = self.selector.any(-1).nonzero().flatten().tolist()
         if first not in ordered:
             raise OptionError(
-                "`first` needs a motif of the order that fit_order has fitted.\n"
+                "`first` must be a motif of the order that fit_order has fitted.\n"
                 f"Expected one of {ordered!s:.80}, got {first}.\n"
                 "Call fit_order with this motif in the order, after fit_motifs."
             )
@@ -252,7 +253,7 @@ class MotifChain(nn.Module):
         wrong = [motif for motif in motifs if not is_integer(motif, 0) or motif >= self.count]
         if wrong or not motifs:
             raise OptionError(
-                f"`{name}` needs numbers of motifs.\n"
+                f"`{name}` must be motif numbers.\n"
                 f"Expected integers from 0 to {self.count - 1}, got {wrong[0] if wrong else ()!r:.80}.\n"
                 "There are as many motifs as the layer has inputs."
             )
@@ -261,7 +262,7 @@ class MotifChain(nn.Module):
 def _require_count(name: str, value: int) -> None:
     if not is_integer(value, 1):
         raise OptionError(
-            f"`{name}` of a chain of motifs is a number of steps, trials or motifs.\n"
+            f"`{name}` of a chain of motifs is out of range.\n"
             f"Expected an integer of at least 1, got {value!r:.80}.\nChoose a positive integer."
         )
 

@@ -1,4 +1,4 @@
-"""One step of a leaky recurrence with its derivatives, and the gradients that a rule makes of them."""
+"""One step of a leaky recurrence with its derivatives, and the gradients that a rule computes from them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .influence import Influence, Linearization
 
 @dataclass(frozen=True, eq=False)
 class Recurrence:
-    """A cell that is bound to its weights, with its leaky form."""
+    """A cell with its weights, in leaky form."""
 
     cell: Cell
     form: LeakyForm
@@ -24,12 +24,12 @@ class Recurrence:
 
     @property
     def columns(self) -> int:
-        """Columns of ``[W V b]``."""
+        """The number of columns of ``[W V b]``."""
         n, m = self.cell.weights["weight_ih"].shape
         return n + m + 1
 
     def influence(self, kind: type[Influence], batch: int) -> Influence:
-        """Return the influence of a state that does not depend on the weights."""
+        """Return the influence for an initial state that does not depend on the weights."""
         return kind(batch, len(self.W), self.columns, self.W)
 
     def next_state(self, x: Tensor, h: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Recurrence:
         return self.cell.step(self.cell.project(x), (h,), self.W)[0]
 
     def next_state_with(self, influence: Influence, x: Tensor, h: Tensor) -> Tensor:
-        """Return the same state, and advance the influence with it."""
+        """Return the same state, and update the influence."""
         a, W = self.form.leak, self.W
         z = self.cell.project(x) + h @ W.mT
         f = self.form.activate(z)
@@ -49,7 +49,7 @@ class Recurrence:
         return (1 - a) * h + a * f
 
     def gradients(self, of_all: Tensor) -> dict[str, Tensor]:
-        """Return the gradient of each weight by its name, from that of ``[W V b]``."""
+        """Return the gradient of each weight by name, given that of ``[W V b]``."""
         W, V, b = of_all.split([len(self.W), of_all.shape[1] - len(self.W) - 1, 1], -1)
         thresholds = () if self.form.threshold is None else (self.form.threshold,)
         found = {"weight_hh": W, "weight_ih": V}

@@ -34,7 +34,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class RFLO(Network):
-    r"""A leaky layer and its readout, trained by random feedback local online learning in the place of backpropagation.
+    r"""A leaky layer and its readout, trained by random feedback local online learning instead of backpropagation.
 
     For :math:`h_t = (1 - a) h_{t-1} + a f(z_t)`, :math:`z_t = W h_{t-1} + V x_t + b`, outputs
     :math:`o_t = U h_t + c` and errors :math:`e_t = \partial L / \partial o_t`,
@@ -45,24 +45,24 @@ class RFLO(Network):
         \nabla [W\; V\; b] &= \sum_t \operatorname{diag}(B e_t)\, p_t, \qquad
         \nabla U = \sum_t e_t h_t^\top, \qquad \nabla c = \sum_t e_t.
 
-    The gradient is exact in two cuts: ``B`` replaces :math:`U^\top`, and the trace ``p`` replaces the influence of the
-    weights on all states. Both cuts are options.
+    This is the exact gradient with two approximations: ``B`` replaces :math:`U^\top`, and the trace ``p`` replaces the
+    influence of the weights on all states. Options control both.
 
     Parameters
     ----------
     layer : Layer
-        One level in one direction, real, of a cell with a `LeakyForm`: `manifold_rnn.nn.cells.LeakyElman`, or
-        `manifold_rnn.nn.cells.Elman`, whose leak is 1.
+        A real layer with one level and one direction, of a cell with a `LeakyForm`: `manifold_rnn.nn.cells.LeakyElman`,
+        or `manifold_rnn.nn.cells.Elman`, whose leak is 1.
     readout : nn.Linear, optional
-        ``U`` and ``c``. Without it the outputs are the states, and the errors are already those of the units.
+        ``U`` and ``c``. Without a readout, the outputs are the states, and errors are those of the units.
     feedback : "random", "transpose" or Tensor of shape (n, k), optional
         ``B``: drawn once from a normal distribution of variance 1/k, :math:`U^\top` at each step, or this matrix.
-        Default: "random". Leave it out if there is no readout.
+        Default: "random". Omit it if there is no readout.
     influence : "local", "diagonal" or "full"
-        The trace above; the same with :math:`1 - a + a f'(z) W_{ii}` in the place of :math:`1 - a` (SnAp-1); or the
-        exact influence, which with feedback "transpose" makes real-time recurrent learning (RTRL).
+        The trace above; the trace with :math:`1 - a + a f'(z) W_{ii}` instead of :math:`1 - a` (SnAp-1); or the exact
+        influence, which with feedback "transpose" gives real-time recurrent learning (RTRL).
     generator : torch.Generator, optional
-        Source of the random feedback.
+        Generator of the random feedback.
 
     Attributes
     ----------
@@ -72,29 +72,29 @@ class RFLO(Network):
     Raises
     ------
     UnsupportedError
-        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form; or if
+        If the layer has several levels or directions, trains its initial state, or its cell has no leaky form. Also if
         the layer has gates, or the layer or the readout has forward hooks or another forward method.
     DtypeError, ShapeError, NonFiniteError
-        If the layer is complex, or the readout or the feedback does not fit.
+        If the layer is complex, or the readout or the feedback does not match it.
     OptionError
-        If an option is unknown, or there is a feedback without a readout.
+        If an option is unknown, or feedback is given without a readout.
 
     Notes
     -----
-    In training mode ``backward`` of any loss of the outputs fills ``.grad`` by the rule, and any optimizer takes the
-    step. A constrained weight in the update view gets its Euclidean gradient; in the trivialized view the gradient is
-    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients, but
-    `step` and `learn` follow the rule there too.
+    In training mode ``backward`` of any loss of the outputs fills ``.grad`` by the rule, and any optimizer makes the
+    step. A constrained weight in the update view gets its Euclidean gradient. In the trivialized view the gradient is
+    pulled back to the coordinates. In evaluation mode the network is a plain `Network` with exact gradients, but `step`
+    and `learn` still follow the rule.
 
-    ``state_dict`` holds weights and feedback. It does not hold the state and the trace of the sequences that run in
-    `step`; a copy and a pickle do.
+    ``state_dict`` contains weights and feedback. It does not contain the state and the trace of sequences in `step`;
+    copies and pickles do.
 
-    The rule leaves no gradient to the inputs and to the state before the first step. A trace lasts about :math:`1/a`
-    steps: with ``a = 1`` the gradient reaches one step back. For a batch of B sequences a step costs
-    :math:`O(B n (n + m))` operations and numbers; with the full influence :math:`O(B n^3 (n + m))` operations and
-    :math:`O(B n^2 (n + m))` numbers. Nothing but inputs, outputs and errors grows with the number of steps. The map
-    from coordinates to a weight costs :math:`O(n^3)`, also at each online step. Source: Murray (2019); Menick et al.
-    (2021) for SnAp-1.
+    The rule computes no gradient of the inputs or of the initial state. A trace lasts about :math:`1/a` steps: with
+    ``a = 1`` the gradient reaches one step back. For a batch of B sequences a step costs :math:`O(B n (n + m))`
+    operations and memory. With the full influence it costs :math:`O(B n^3 (n + m))` operations and
+    :math:`O(B n^2 (n + m))` memory. Only inputs, outputs and errors grow with the number of steps. Computing a weight
+    from coordinates costs :math:`O(n^3)`, also at each online step. Source: Murray (2019); Menick et al. (2021) for
+    SnAp-1.
 
     Examples
     --------
@@ -133,7 +133,7 @@ class RFLO(Network):
         require_plain_forward(layer, nn.Identity() if readout is None else readout)
         kind = influence_kind(influence)
         matrix = feedback_matrix(layer, readout, feedback, generator)
-        nn.Module.__init__(self)  # that of a network would draw another readout
+        nn.Module.__init__(self)  # that of `Network` would create another readout
         self.layer, self.rates = layer, {}
         self.readout: nn.Module = nn.Identity() if readout is None else readout  # type: ignore[assignment]
         self.register_buffer("feedback", matrix)
@@ -145,40 +145,41 @@ class RFLO(Network):
     def carry_on(
         self, x: Tensor | PackedSequence, state: Any = None, *, every_step: bool = False
     ) -> tuple[Tensor | PackedSequence, Any]:
-        """Run over sequences; in training mode with the gradients of the rule.
+        """Run over sequences. In training mode the backward pass computes the gradients of the rule.
 
         Parameters
         ----------
         x : Tensor, shape (B, T, m), or (T, B, m) without ``batch_first``, or (T, m)
+            The inputs.
         state : Tensor, shape (1, B, n), or (1, n) for one sequence, optional
-            What the call before returned. Default: zeros. The traces start at zero in each call.
+            The state that the previous call returned. Default: zeros. Traces start at zero in each call.
         every_step : bool
-            Whether to read out every step, or only the last.
+            Whether to return the outputs of all steps, or only of the last.
 
         Returns
         -------
         outputs : Tensor
-            With the axes of ``x``, or without that of time.
+            With the axes of ``x``, or without the time axis.
         state : Tensor
-            After the last step, in training mode without a graph.
+            The state after the last step, in training mode without a graph.
 
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If ``x`` or ``state`` does not fit the layer.
+            If ``x`` or ``state`` does not match the layer.
         UnsupportedError
-            If ``x`` is packed or needs a gradient, or the layer or readout has hooks or gates, in training mode.
+            In training mode, if ``x`` is packed or needs a gradient, or the layer or readout has hooks or gates.
         """
         if not (self.training and torch.is_grad_enabled()):
             return super().carry_on(x, state, every_step=every_step)
         if isinstance(x, PackedSequence):
             raise UnsupportedError(
-                "RFLO runs sequences of equal length.\nExpected a padded tensor, got a PackedSequence.\n"
-                "Pad the sequences and leave the padding out of the loss, or call eval() to run without learning."
+                "RFLO needs sequences of equal length.\nExpected a padded tensor, got a PackedSequence.\n"
+                "Pad the sequences and exclude the padding from the loss, or call eval() to run without learning."
             )
         require_no_gradient(x)
         require_plain_forward(self.layer, self.readout)
-        weights = self.layer.weights("_l0")  # each is computed once
+        weights = self.layer.weights("_l0")  # computes each weight once
         first = weights["weight_ih"]
         require_input(x, self.layer.input_size, 3 if x.dim() == 3 else 2, first)
         swaps_axes = self.layer.batch_first and x.dim() == 3
@@ -195,12 +196,12 @@ class RFLO(Network):
         return (y.transpose(0, 1) if swaps_axes and every_step else y), last
 
     def start(self, batch: int = 1, state: Tensor | None = None) -> None:
-        """Begin new sequences for `step`, with traces of zero.
+        """Start new sequences for `step`, with traces of zero.
 
         Parameters
         ----------
         batch : int
-            Number of sequences B.
+            The number B of sequences.
         state : Tensor, shape (B, n), optional
             The states before the first step. Default: zeros.
 
@@ -209,7 +210,7 @@ class RFLO(Network):
         OptionError
             If ``batch`` is not an integer of at least 0.
         ShapeError, DtypeError, DeviceError
-            If ``state`` does not fit the layer.
+            If ``state`` does not match the layer.
         """
         require_no_inference_mode()
         require_start(batch, state, self.layer.hidden_size)
@@ -222,16 +223,16 @@ class RFLO(Network):
     def step(self, x: Tensor, target: Tensor | None = None, *, loss: Loss = F.mse_loss) -> Tensor:
         """Advance by one time step; with a target, also add the gradients of its loss to ``.grad``.
 
-        It learns by the rule in evaluation mode and under ``torch.no_grad()`` too.
+        The rule also works in evaluation mode and under ``torch.no_grad()``.
 
         Parameters
         ----------
         x : Tensor, shape (B, m)
-            Inputs of one time step. The first call begins new sequences, as `start` does.
+            Inputs of one time step. The first call starts new sequences, like `start`.
         target : Tensor, optional
-            What ``loss`` compares the outputs with.
+            The target for ``loss``.
         loss : callable
-            From outputs (B, k) and the target to a scalar. Default: mean squared error.
+            Maps outputs (B, k) and the target to a scalar. Default: mean squared error.
 
         Returns
         -------
@@ -241,16 +242,16 @@ class RFLO(Network):
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If ``x`` does not fit the layer or the sequences that run, or the target the default loss; or if the loss is
-            not one number.
+            If ``x`` does not match the layer or the current sequences. Also if the target does not match the default
+            loss, or the loss is not a scalar.
         UnsupportedError
             If ``x`` needs a gradient, or inference mode is on.
         NonFiniteError
-            If ``x`` is not finite. If the error is not finite, the step is taken, and no gradient is added.
+            If ``x`` is not finite. If the error is not finite, the step is made, but no gradient is added.
         """
         require_plain_forward(self.layer, self.readout)
         require_no_inference_mode()
-        with torch.set_grad_enabled(target is not None):  # with the graph that `learn` pulls gradients back through
+        with torch.set_grad_enabled(target is not None):  # records the graph through which `learn` computes gradients
             weights = self.layer.weights("_l0")
         require_step_input(x, self.layer.input_size, weights["weight_ih"], self._state)
         if target is not None and loss is F.mse_loss:
@@ -276,14 +277,14 @@ class RFLO(Network):
         Parameters
         ----------
         error : Tensor, shape (B, k)
-            The derivative of the loss in the outputs of the last step.
+            The derivative of the loss with respect to the outputs of the last step.
 
         Raises
         ------
         OptionError
-            If no step was taken.
+            If there was no step yet.
         ShapeError, DtypeError, NonFiniteError
-            If the error has another shape than the outputs or another dtype, or is not finite. Nothing is added then.
+            If the error differs from the outputs in shape or dtype, or is not finite. Then nothing is added.
 
         Examples
         --------
@@ -295,7 +296,7 @@ class RFLO(Network):
         """
         if self._state is None or self._influence is None:
             raise OptionError(
-                "RFLO learns from the outputs of a step.\nExpected a step before, got none.\nCall step(x) first."
+                "learn needs the outputs of a step.\nExpected a previous step, got none.\nCall step(x) first."
             )
         require_plain_forward(self.layer, self.readout)
         require_no_inference_mode()
@@ -321,7 +322,7 @@ class RFLO(Network):
 
     @torch.no_grad()
     def alignment(self) -> float:
-        """Return the cosine of the angle between ``B`` and the transposed readout; 1 without random feedback.
+        """Return the cosine of the angle between ``B`` and the transposed readout; 1 with feedback "transpose".
 
         Examples
         --------
@@ -335,13 +336,13 @@ class RFLO(Network):
         return float(F.cosine_similarity(self.feedback.mT.flatten(), U.flatten(), dim=0))
 
     def extra_repr(self) -> str:
-        """Show the two options."""
+        """Show the options feedback and influence."""
         feedback = "transpose" if self.feedback is None else "fixed"
         return f"feedback={feedback!r}, influence={self.influence!r}"
 
     def _recurrence(self, weights: dict[str, Tensor]) -> Recurrence:
         found = recurrence_of(self.layer.cell.bind(weights))
-        assert found is not None  # as `require_layer` made sure
+        assert found is not None  # `require_layer` has checked it
         return found
 
     def _readout_weights(self) -> tuple[Tensor | None, Tensor | None]:

@@ -1,4 +1,4 @@
-"""A pass over sequences whose backward pass leaves the gradients of a local rule."""
+"""A pass over sequences whose backward pass computes the gradients of a local rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .recurrence import Recurrence, recurrence_of
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a pass needs besides tensors: the cell, the names of its weights, and the options of the rule."""
+    """The arguments of a pass that are not tensors: the cell, the names of its weights, and the options of the rule."""
 
     cell: Cell
     names: tuple[str, ...]
@@ -28,12 +28,12 @@ class Plan:
     def recurrence(self, weights: Sequence[Tensor]) -> Recurrence:
         """Return the recurrence with these weights."""
         found = recurrence_of(self.cell.bind(dict(zip(self.names, weights, strict=True))))
-        assert found is not None  # which the rule has checked
+        assert found is not None  # the rule has checked it
         return found
 
 
 def signal(error: Tensor, readout: Tensor | None, feedback: Tensor | None) -> Tensor:
-    """Return what an error (B, k) of the outputs is at the units, (B, n)."""
+    """Return the error signals of the units, (B, n), for errors (B, k) of the outputs."""
     if feedback is not None:
         return error @ feedback.mT
     return error if readout is None else error @ readout
@@ -100,9 +100,9 @@ def trial(
 ) -> tuple[Tensor, Tensor]:
     """Run over sequences (T, B, m) from the state ``h`` (B, n).
 
-    The outputs are those of all steps, (T, B, k), or of the last, (B, k); without a readout they are states. Their
-    backward pass runs over the sequences again, from the first step to the last, with the influence. Nothing but
-    inputs, outputs and errors grows with the number of steps.
+    The outputs are those of all steps, (T, B, k), or of the last, (B, k). Without a readout they are the states. Their
+    backward pass runs over the sequences again, from the first step to the last, and updates the influence. Only
+    inputs, outputs and errors grow with the number of steps.
 
     Returns
     -------

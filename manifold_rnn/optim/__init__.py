@@ -1,4 +1,4 @@
-"""Riemannian optimizers: SGD, Adam, RMSprop and Adagrad of torch.optim, on manifolds.
+"""Riemannian optimizers: SGD, Adam, RMSprop, Adagrad and Muon on manifolds.
 
 An optimizer moves each constrained parameter on its manifold, and every other parameter as torch.optim does:
 
@@ -13,12 +13,12 @@ Parameter groups, schedules and `state_dict` are those of torch:
 >>> optimizer = mr.optim.RiemannianSGD(groups, lr=0.01, momentum=0.9)
 >>> schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
 
-`Landing` descends without retractions, near the manifold, and projects once at the end:
+`Landing` descends near the manifold without retractions, and projects once at the end:
 
 >>> optimizer = mr.optim.Landing(layer.parameters(), lr=0.01)
 >>> layer(torch.randn(3, 4)).sum().backward(); optimizer.step(); optimizer.project()
 
-Weights averaged over training, on their manifolds:
+`average` averages weights over training, and projects them onto their manifolds:
 
 >>> averaged = mr.optim.average(layer, decay=0.99)
 >>> averaged.update_parameters(layer)

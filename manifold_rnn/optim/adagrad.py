@@ -23,34 +23,36 @@ class RiemannianAdagrad(RiemannianOptimizer):
         v \leftarrow v + c^2, \qquad
         x \leftarrow R_x\Bigl(-\frac{\eta}{1 + (t - 1)\,\delta}\, \frac{c}{\sqrt v + \epsilon}\Bigr)
 
-    with ``c`` the coordinates of the Riemannian gradient. On groups this equals `torch.optim.Adagrad` on the
-    trivialized view re-based at every step.
+    Here ``c`` is the gradient in coordinates. On groups this equals `torch.optim.Adagrad` in the trivialized view with
+    ``rebase_every=1``.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     lr : float
+        Learning rate :math:`\eta`.
     lr_decay : float
         :math:`\delta`.
     weight_decay : float
-        Only for parameters without a manifold.
+        For parameters without a manifold only.
     initial_accumulator_value : float
-        Where ``v`` starts. 0 as in torch; TensorFlow's Adagrad starts at 0.1.
+        The initial value of ``v``. Default: 0 as in torch; TensorFlow's Adagrad uses 0.1.
     eps : float
+        :math:`\epsilon`.
     second_moment : {"elementwise", "matrix"}
-        ``"matrix"`` takes one squared norm a matrix. geoopt's manifolds and `Stiefel` always use it.
+        ``"matrix"`` uses one squared norm per matrix. geoopt's manifolds and `Stiefel` always use it.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    Parameters of equal manifold and shape are stepped as one batch. Sources: Duchi, Hazan and Singer (2011); Becigneul
-    and Ganea (2019) on manifolds.
+    Parameters with equal manifold and shape are updated as one batch. Sources: Duchi, Hazan and Singer (2011); on
+    manifolds Becigneul and Ganea (2019).
 
     Examples
     --------

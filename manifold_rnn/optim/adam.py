@@ -30,48 +30,51 @@ class RiemannianAdam(RiemannianOptimizer):
         m \leftarrow \beta_1 \mathcal T m + (1 - \beta_1)\, c, \quad v \leftarrow \beta_2 v + (1 - \beta_2)\, c^2, \quad
         x \leftarrow R_x\Bigl(-\eta\, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}\Bigr)
 
-    with ``c`` the coordinates of the Riemannian gradient. On groups the coordinates are an orthonormal basis of the Lie
-    algebra and the square is taken in each of them: this equals `torch.optim.Adam` on the trivialized view re-based at
-    every step. Real and imaginary parts count as coordinates of their own, so a complex second moment is real.
+    Here ``c`` is the gradient in coordinates. On groups these refer to an orthonormal basis of the Lie algebra, and
+    each is squared. This equals `torch.optim.Adam` in the trivialized view with ``rebase_every=1``. Real and imaginary
+    parts are separate coordinates, so the second moment of a complex weight is real.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     lr : float
+        Learning rate :math:`\eta`.
     betas : tuple of float
+        :math:`\beta_1` and :math:`\beta_2`.
     eps : float
+        :math:`\epsilon`.
     weight_decay : float
-        Only for parameters without a manifold.
+        For parameters without a manifold only.
     amsgrad : bool
-        Divide by the largest second moment so far.
+        Whether to divide by the largest second moment so far.
     scale : {None, "angle"}
-        ``"angle"``, for weights on `Sphere` and `Oblique`, takes the steps of AdamH: ``lr`` is the angle by which each
-        vector rotates, in radians. See the notes.
+        ``"angle"``, for weights on `Sphere` and `Oblique`, makes the steps of AdamH: ``lr`` is the angle in radians by
+        which each vector rotates. See the notes.
     second_moment : {"elementwise", "matrix"}
-        ``"matrix"`` takes one squared norm a matrix, which does not depend on the basis and is the form of Becigneul
-        and Ganea. geoopt's manifolds, whose tangent vectors have no such basis, always use it. So do `Sphere` and
-        `Oblique`, with one number for each vector.
+        ``"matrix"`` uses one squared norm per matrix, as Becigneul and Ganea do, which does not depend on the basis.
+        It is always used for geoopt's manifolds, whose coordinates are not orthonormal, and for `Sphere` and `Oblique`,
+        with one number for each vector.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
     UnsupportedError
-        If ``scale="angle"`` is asked for a parameter on another manifold than a sphere.
+        If ``scale="angle"`` is used for a parameter on a manifold that is not a sphere.
 
     Notes
     -----
-    Parameters of equal manifold and shape are stepped as one batch. With ``scale="angle"`` the direction is that of
-    plain Adam, :math:`U = \hat m / (\sqrt{\hat v} + \epsilon)` with moments of the gradient as autograd gives it, entry
-    by entry. It is projected on the tangent space, and the weight rotates towards it:
+    Parameters with equal manifold and shape are updated as one batch. With ``scale="angle"`` the direction is that of
+    plain Adam, :math:`U = \hat m / (\sqrt{\hat v} + \epsilon)`, with elementwise moments of the gradient from autograd.
+    The direction is projected onto the tangent space, and the weight rotates towards it:
 
     .. math:: W \leftarrow W \cos\eta - r \sin\eta\, \frac{P_W U}{|P_W U|}.
 
-    AdamH as published ("hyperball") takes :math:`W \leftarrow r\, (W - \eta r\, U / |U|)`, scaled back to norm r, on
-    whole matrices. Its part of U along W changes the length of the step only. Parameters without a manifold take the
-    steps of plain Adam. Let ``lr`` decay: a step does not become shorter where the gradient does.
+    The published AdamH ("hyperball") uses :math:`W \leftarrow r\, (W - \eta r\, U / |U|)`, rescaled to norm r, on whole
+    matrices. The component of U along W only changes the length of its step. Parameters without a manifold are updated
+    by plain Adam. Decrease ``lr`` during training: steps do not become shorter when the gradient does.
 
     Sources: Kingma and Ba (2015); Becigneul and Ganea (2019); AMSGrad by Reddi, Kale and Kumar (2018).
 
@@ -123,9 +126,9 @@ class RiemannianAdam(RiemannianOptimizer):
         if group["scale"] is None or batch.manifold is None:
             return super().advance(batch, x, g, steps, group)
         require_sphere(batch.manifold)
-        c = batch.manifold.to_coordinates(x, g)  # of the whole gradient, whose entries have squares of their own
+        c = batch.manifold.to_coordinates(x, g)  # of the whole gradient, since each of its entries is squared
         d = adam_direction(batch, x, c, steps, group)
-        u = batch.manifold.ambient(x, d)  # not its tangent part: a step takes it, and sees where there is none
+        u = batch.manifold.ambient(x, d)  # not projected: the step projects it, and detects a zero tangent part
         return batch.manifold.spectral_step(x, u, group["lr"])
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
@@ -150,29 +153,29 @@ class RiemannianAdam(RiemannianOptimizer):
 
 
 def require_sphere(manifold: Manifold | None) -> None:
-    """Raise `UnsupportedError` unless a manifold is none or one of spheres."""
+    """Raise `UnsupportedError` unless a manifold is None or a sphere."""
     if manifold is not None and not manifold.is_sphere:
         raise UnsupportedError(
-            "scale='angle' rotates the vectors of a weight on Sphere or Oblique.\n"
-            f"Expected one of manifold_rnn's or a plain parameter, got {manifold}.\n"
+            "scale='angle' needs a weight on Sphere or Oblique.\n"
+            f"Expected Sphere, Oblique or a plain parameter, got {manifold}.\n"
             "Leave scale out, use RiemannianMuon, or put the parameter into another group."
         )
 
 
 def require_own_moments(batch: Batch, group: dict[str, Any]) -> None:
-    """Raise `OptionError` if the second moments on spheres are those of another ``scale``."""
+    """Raise `OptionError` if the second moments on spheres belong to another ``scale``."""
     if not isinstance(batch.manifold, FixedNorm):
         return
     shape, by_angle = batch.params[0].shape, group["scale"] == "angle"
     if math.prod(shape[k] for k in batch.manifold.axes) * (1 + batch.params[0].is_complex()) == 1:
-        return  # a number each in both cases
+        return  # vectors of one entry have one number in both cases
     for s in batch.states:
         m, v = s.get("exp_avg"), s.get("exp_avg_sq")
         if isinstance(m, Tensor) and isinstance(v, Tensor) and (m.shape == v.shape) != by_angle:
             raise OptionError(
-                "scale was changed after a step: second moments are one number a vector, with 'angle' one an entry.\n"
+                "scale was changed after a step: second moments are per vector, but per entry with scale='angle'.\n"
                 f"Expected second moments for scale={group['scale']!r}, got a shape of {tuple(v.shape)}.\n"
-                "Nothing was changed. Delete optimizer.state[parameter], or go back to the other scale."
+                "Nothing was changed. Delete optimizer.state[parameter], or restore the previous scale."
             )
 
 
@@ -183,7 +186,7 @@ def require_adam(group: dict[str, Any]) -> None:
 
 
 def adam_direction(batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-    """The direction that Adam makes of the gradient ``c``; updates the moments."""
+    """Return Adam's direction for the gradient ``c``, and update the moments."""
     beta1, beta2 = group["betas"]
     each = group.get("scale") == "angle"
     square = c.square() if each else batch.square(x, c, group["second_moment"])

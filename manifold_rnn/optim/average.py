@@ -1,4 +1,4 @@
-"""Averages of the weights of a model over training, in both views: exponential moving averages and SWA."""
+"""Averages of the weights of a model over training: exponential moving averages and SWA, for both views."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from .options import bad_decay
 
 
 class ConstrainedAverage(AveragedModel):
-    """The model with averaged weights that `average` returns: a `torch.optim.swa_utils.AveragedModel`.
+    """The averaged model that `average` returns: a `torch.optim.swa_utils.AveragedModel`.
 
     Parameters
     ----------
     model : nn.Module
+        The model to average.
     decay : float, optional
+        See `average`.
     use_buffers : bool
+        See `average`.
 
     Examples
     --------
@@ -37,8 +40,8 @@ class ConstrainedAverage(AveragedModel):
         self.decay = decay
         with torch.no_grad():
             for entry in self._entries().values():
-                copy.deepcopy(entry).assign_nearest(entry().detach())  # which may refuse
-        self.avg_fn: Callable[..., Any] = self._mean  # torch's own would average the coordinates
+                copy.deepcopy(entry).assign_nearest(entry().detach())  # raises if the constraint has no inverse
+        self.avg_fn: Callable[..., Any] = self._mean  # torch's own function would average coordinates
         for name, entry in self._entries().items():
             self.register_buffer(_key(name), entry().detach().clone())
 
@@ -51,20 +54,20 @@ class ConstrainedAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the weights of ``model`` into the average, and put the constrained ones onto their sets.
+        """Update the average by the weights of ``model``, and project the constrained ones.
 
         Parameters
         ----------
         model : nn.Module
-            The model that is trained, of the same structure.
+            The trained model, with the same structure.
         """
         own, trained = self._entries(), dict(parametrizations(model))
         averages = {name: self._averaged(name, trained[name]().detach()) for name in own}
         for name, entry in own.items():
-            copy.deepcopy(entry).assign_nearest(averages[name])  # which may refuse, before anything is changed
+            copy.deepcopy(entry).assign_nearest(averages[name])  # raises before anything is changed
         constrained = [p for entry in own.values() for p in _tensors(entry)]
         kept = [p.detach().clone() for p in constrained]
-        super().update_parameters(model)  # the free parameters and buffers, as torch does
+        super().update_parameters(model)  # averages free parameters and buffers
         for p, value in zip(constrained, kept, strict=True):
             p.copy_(value)
         for name, entry in own.items():
@@ -78,37 +81,39 @@ class ConstrainedAverage(AveragedModel):
 
 
 def average(model: nn.Module, decay: float | None = None, *, use_buffers: bool = False) -> ConstrainedAverage:
-    r"""Average the weights of a model over training, constrained ones on their sets.
+    r"""Average the weights of a model over training, and project constrained weights onto their sets.
 
     .. math::
-        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W),
+        \bar W \leftarrow \gamma \bar W + (1 - \gamma) W, \qquad W_{\text{average}} = \operatorname{projx}(\bar W).
 
-    with the dense weights ``W``. Coordinates are never averaged: they mean another weight after each move of the base.
-    Free parameters are averaged as by torch.
+    Here ``W`` are the dense weights. Coordinates are never averaged, because their meaning changes whenever the base
+    moves. Free parameters are averaged as by torch.
 
     Parameters
     ----------
     model : nn.Module
-        The model that is trained, in either view.
+        The trained model, with weights in any view.
     decay : float, optional
-        :math:`\gamma`, between 0 and 1, of an exponential moving average. Default: the mean of all weights, as in SWA.
+        :math:`\gamma`, from 0 up to below 1, for an exponential moving average. Default: the mean of all weights, as in
+        SWA.
     use_buffers : bool
-        Whether to average buffers, such as those of batch normalization, as well.
+        Whether to also average buffers, such as those of batch normalization.
 
     Returns
     -------
     ConstrainedAverage
-        An `AveragedModel` of torch. Call ``update_parameters(model)`` after each step or epoch, and use it as a model.
+        An `AveragedModel`. Call ``update_parameters(model)`` after each step or epoch, and use it like a model.
 
     Raises
     ------
     OptionError
-        If ``decay`` is not between 0 and 1.
+        If ``decay`` is not in [0, 1).
+    UnsupportedError
+        If a weight of a structured constraint cannot be assigned.
 
     Notes
     -----
-    ``state_dict`` holds the dense averages too, so a resumed run goes on with the same average. A structured constraint
-    must be solvable for its parameters, or is refused with an `UnsupportedError`.
+    ``state_dict`` also contains the dense averages, so a resumed run continues with the same average.
 
     Examples
     --------

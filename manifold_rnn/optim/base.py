@@ -1,4 +1,4 @@
-"""What the Riemannian optimizers share: batching, checks before anything is changed, retraction, polish."""
+"""The base class of Riemannian optimizers: batching, checks before anything is changed, retraction, polishing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .preconditions import (
 )
 from .small import Choose, prepared
 
-Work: TypeAlias = tuple[dict[str, Any], Batch]  # with the options of its group
+Work: TypeAlias = tuple[dict[str, Any], Batch]  # a batch with the options of its group
 PlainWork: TypeAlias = tuple[dict[str, Any], Plain]
 _ADVICE = "Lower the learning rate, clip the gradient, or pass on_nonfinite='skip'."
 
@@ -48,39 +48,39 @@ _ADVICE = "Lower the learning rate, clip the gradient, or pass on_nonfinite='ski
 class RiemannianOptimizer(Optimizer):
     r"""Base of the optimizers that move parameters along their manifolds.
 
-    A step takes the coordinates ``c`` of the Riemannian gradient, lets the subclass turn them into a direction ``d``
-    with its moments kept in the same coordinates, and moves
+    A step computes the coordinates ``c`` of the Riemannian gradient. The subclass turns them into a direction ``d``,
+    with moments in the same coordinates. Then the parameter moves:
 
     .. math:: x \leftarrow R_x(-\eta\, d).
 
-    Parameters without a manifold are Euclidean: there it is the optimizer of `torch.optim` of that name.
+    Parameters without a manifold are Euclidean, and updated as by the optimizer of the same name in `torch.optim`.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     defaults : dict
-        Options of the subclass, with their default values; ``lr`` and ``weight_decay`` are among them.
+        The options of the subclass with their default values, including ``lr`` and ``weight_decay``.
     maximize : bool
-        Ascend instead.
+        Whether to ascend.
     on_nonfinite : {"raise", "skip"}
-        At NaN or infinity in a gradient, or where a step has no result on its manifold, for example because it is
-        too long: raise `NonFiniteError`, or leave everything as it is and count in `skipped`.
+        What to do if a gradient contains NaN or infinity, or a step is too long to have a result. Raise
+        `NonFiniteError`, or skip the step: nothing is changed, and the step is counted in `skipped`.
     capturable : bool
-        Read nothing from the device, for CUDA graphs: iteration counts are fixed, a non-finite gradient or a result
-        off the manifold skips the step, and polish is made at every step if at all. Not for `UnitDisc` and
-        `Contraction`, whose steps need eigenvalues or singular values.
+        Whether to read nothing from the device, for CUDA graphs. Iteration counts are fixed, bad gradients and results
+        skip the step, and ``polish_every`` is 0 or 1. Not for `UnitDisc` and `Contraction`, whose steps need
+        eigenvalues or singular values.
     polish_every : int, optional
-        Steps between two corrections of rounding drift; 0 for never. Default: what each manifold needs, which for ours
-        is 1 (0 with the QR and polar retractions, which correct themselves) and for geoopt's 0.
+        Steps between two corrections of rounding drift; 0 for none. Default: 1 for the manifolds of this package (0
+        with the QR and polar retractions, which correct themselves), and 0 for those of geoopt.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    A subclass takes ``**options`` and passes them on; its signature then shows each of them.
+    A subclass accepts ``**options`` and passes them on; its signature then shows each of them.
 
     Examples
     --------
@@ -89,19 +89,19 @@ class RiemannianOptimizer(Optimizer):
     """
 
     moves_on_manifolds: ClassVar[bool] = True
-    checks_steps: ClassVar[bool] = True  # whether steps are those of manifolds, most of which look at their results
+    checks_steps: ClassVar[bool] = True  # whether steps are those of manifolds, which check their own results
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
-    ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients as autograd gives them
-    decouples_decay: ClassVar[bool] = False  # whether `advance` decays plain parameters itself, not by their gradients
-    plain: ClassVar[type[Optimizer] | None] = None  # the optimizer of torch.optim that does the same without manifolds
-    small: ClassVar[Choose | None] = None  # its rule for small orthogonal weights, as compiled steps take it
+    ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients from autograd
+    decouples_decay: ClassVar[bool] = False  # whether `advance` itself decays plain parameters
+    plain: ClassVar[type[Optimizer] | None] = None  # the equivalent optimizer of torch.optim without manifolds
+    small: ClassVar[Choose | None] = None  # its rule for small orthogonal weights in compiled steps
     fused_on: ClassVar[tuple[str, ...]] = ()  # devices on which torch has a fused implementation of it
     shared: ClassVar[type] = RetractionOptions
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # a subclass does something else
+        cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # not inherited
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
 
@@ -113,18 +113,18 @@ class RiemannianOptimizer(Optimizer):
 
     @abstractmethod
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-        """Coordinates of the direction of ascent, from those of the gradient ``c``; updates the moments in place."""
+        """Return coordinates of the direction of ascent, given those of the gradient ``c``; update the moments."""
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
-        """Step plain parameters by a function of torch.optim, unless ``found_inf`` is 1; else `direction` does it."""
+        """Update plain parameters by a function of torch.optim, unless ``found_inf`` is 1."""
         raise NotImplementedError
 
     def joins_plain(self, group: dict[str, Any]) -> bool:
-        """Whether `step_plain` serves the options of a group."""
+        """Return whether `step_plain` supports the options of a group."""
         return not isinstance(group["lr"], Tensor)
 
     def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
-        """What steps a batch without copies and cannot fail, where no gradient is longer than ``size``, if anything."""
+        """Return a function that updates a batch in place and cannot fail for gradients up to ``size``, or None."""
         return None
 
     def validate(self, group: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped for a gradient or a result that is not sound (reads the device if capturable)."""
+        """Number of steps skipped for a bad gradient or result (reads the device if capturable)."""
         return int(self._skipped)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ class RiemannianOptimizer(Optimizer):
         renew(group["params"])
         try:
             self.validate(group)
-            for p in group["params"] if group["capturable"] else ():  # its steps do not look
+            for p in group["params"] if group["capturable"] else ():  # captured steps cannot read numbers
                 if (manifold := manifold_of(p)) is not None:
                     self.require_point(p, manifold, group, name_of(p, self.param_groups))
         except ManifoldError:
@@ -156,16 +156,16 @@ class RiemannianOptimizer(Optimizer):
             raise
         if group["weight_decay"] and any(manifold_of(p) is not None for p in group["params"]):
             warnings.warn(
-                "weight_decay pulls a weight off its manifold and is ignored for the constrained ones of this group; "
-                "put them into one without it.",
+                "weight_decay would pull a weight off its manifold, so it is ignored for the constrained weights of "
+                "this group. Put them into a group without weight_decay.",
                 stacklevel=3,
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # torch adds it; a group made before loading has no such option
+        self.defaults.pop("differentiable", None)  # torch adds this option, which older groups lack
         self._groups, self._skipped = [], 0
-        for group in self.param_groups:  # a state dict of an earlier version lacks newer options
+        for group in self.param_groups:  # state dicts of earlier versions lack newer options
             group |= {**self.defaults, **group}
 
     @overload
@@ -184,17 +184,17 @@ class RiemannianOptimizer(Optimizer):
         Returns
         -------
         float or None
-            What the closure returned.
+            The return value of the closure.
 
         Raises
         ------
         NonFiniteError
-            If a gradient has NaN or infinity, or the step has no result on the manifold, and
-            ``on_nonfinite="raise"``; nothing has been changed then.
+            If a gradient contains NaN or infinity, or the step has no result on the manifold, and
+            ``on_nonfinite="raise"``. Nothing has been changed then.
         OffManifoldError
-            If a weight was overwritten by something that is not on its manifold; nothing has been changed.
+            If a weight was overwritten by a value off its manifold. Nothing has been changed then.
         OptimizerError
-            If moments were gathered before `constrain` or `release`; nothing has been changed.
+            If moments were collected before `constrain` or `release`. Nothing has been changed then.
         """
         loss = None
         if closure is not None:
@@ -209,7 +209,7 @@ class RiemannianOptimizer(Optimizer):
             return
         captured = any(group["capturable"] for group in self.param_groups)
         work, plain = self._work(captured=captured)
-        # what writes the steps of small weights, which have sound results, once all others have them
+        # functions that write the steps of small weights, called once all other steps have valid results
         ready = [None if captured else prepared(batch, group, type(self).small) for group, batch in work]
         work = [each for each, call in zip(work, ready, strict=True) if call is None]
         if not (work or plain):
@@ -235,7 +235,7 @@ class RiemannianOptimizer(Optimizer):
         if None in calls:
             work, gradients, calls = [*work, *alone], [*gradients, *(batch.gradient() for _, batch in alone)], []
         moved: list[tuple[Batch, Tensor]] = []
-        # plain parameters and steps in place cannot fail and come last: a step that is refused has changed nothing
+        # plain parameters and steps in place cannot fail and come last, so a refused step has changed nothing
         for (group, batch), g in zip(work, gradients, strict=True):
             if batch.manifold is None:
                 continue
@@ -262,34 +262,34 @@ class RiemannianOptimizer(Optimizer):
     def _step_plain(self, plain: list[PlainWork], found_inf: Tensor | None = None) -> None:
         for group, together in plain:
             self.step_plain(together, group, found_inf)
-            if together.fused:  # torch does not do it, and a graph from before would give wrong gradients in silence
+            if together.fused:  # torch does not count versions there, so older graphs would give wrong gradients
                 increment_version(together.params)
 
     def _moved(self, batch: Batch, g: Tensor, group: dict[str, Any]) -> Tensor:
-        """The points that a step leads to; the states of the batch are already those after it."""
-        steps, x = batch.count(on_device=group["capturable"]), batch.point()  # first what `undo` goes by
+        """Return the points after a step. The states of the batch are those after the step."""
+        steps, x = batch.count(on_device=group["capturable"]), batch.point()  # first, since `undo` relies on it
         g = -g if group["maximize"] else g
         if batch.manifold is None and group["weight_decay"] and not self.decouples_decay:
             g = g + group["weight_decay"] * x
         return self.advance(batch, x, g, steps, group)
 
     def _require_sound(self, batch: Batch, y: Tensor, size: float) -> None:
-        """Raise `NonFiniteError` unless the result of a step is finite, where its map has not looked at it itself."""
+        """Raise `NonFiniteError` unless the result of a step is finite, if its manifold has not checked it."""
         m = batch.manifold
         known = self.checks_steps and m is not None and m.checks_steps
         if not (known or math.isfinite(norm_bound([y]))):
             require_finite(y, "The result of a step", _ADVICE)
-        # an infinite second moment would end all steps; on SPD coordinates may be long though a gradient is short
+        # an infinite second moment would end all steps; on SPD coordinates may be long for a short gradient
         if (m is not None and m.reads_device) or not size < 1e-3 * torch.finfo(y.dtype).max ** 0.5:
             batch.require_finite_states(_ADVICE)
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
-        """Each parameter group, and what keeps its batches."""
+        """Yield each parameter group and its batches."""
         self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
     def _work(self, *, captured: bool) -> tuple[list[Work], list[PlainWork]]:
-        """What has a gradient; raises where some of it is not what a step may begin with."""
+        """Return all batches with a gradient; raise if a step cannot start with one of them."""
         work, plain = list[Work](), list[PlainWork]()
         try:
             for group, batches in self._grouped():
@@ -305,26 +305,26 @@ class RiemannianOptimizer(Optimizer):
         return work, plain
 
     def _require_points(self, work: list[Work]) -> None:
-        """Raise if a weight is off its manifold. Numbers are looked at only where another than this has written."""
+        """Raise if a weight is off its manifold. Numbers are read only if something else has written to the weight."""
         for group, batch in work:
             if batch.manifold is None or group["capturable"]:
                 continue
             if batch.is_untouched() and (batch.looked % LOOK_EVERY or not repairs(batch.manifold, group)):
-                batch.looked += 1  # writing through `.data` leaves no trace, so now and then there is a look
+                batch.looked += 1  # writes through `.data` are not detected, so numbers are read now and then
                 continue
             batch.looked = 1
             for p in batch.params:
                 self.require_point(p, batch.manifold, group, name_of(p, self.param_groups))
             batch.require_finite_states("Delete optimizer.state[parameter], or load another checkpoint.")
-            batch.trust()  # an infinite second moment would hold its coordinate still without an error
+            batch.trust()  # checked before, since an infinite second moment would silently stop its coordinate
 
     def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
-        """Raise `OffManifoldError` if a parameter is not where a step of this optimizer may begin."""
+        """Raise `OffManifoldError` if a step of this optimizer cannot start at a parameter."""
         least = REPAIRED if repairs(manifold, group) else TOLERATED
         require_on_manifold(manifold, p, name, least=least)
 
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-        """The points that a step leads to from ``x``, given the gradient of the loss."""
+        """Return the points after a step from ``x``, given the gradient of the loss."""
         c = batch.coordinates(x, g)
         d = self.direction(batch, x, c, steps, group)
         carried = [batch.state(name, c) for name in self.carried if name in batch.states[0]]
@@ -332,10 +332,10 @@ class RiemannianOptimizer(Optimizer):
         return batch.polished(y, steps, group["polish_every"])
 
     def _refuse_or_skip(self, error: NonFiniteError | None = None, failed: Batch | None = None) -> None:
-        """Raise for a gradient, or for the batch whose step ``failed``, unless its group skips such steps."""
+        """Raise for a bad gradient or for the batch whose step ``failed``, unless its group skips such steps."""
         for group, p, name in refused(self.param_groups, failed.params if failed else ()):
             if (manifold := manifold_of(p)) is not None:
-                self.require_point(p, manifold, group, name)  # which may be the cause
+                self.require_point(p, manifold, group, name)  # a point off its manifold may be the cause
             raise bad_gradient(p, name) if error is None else no_result(p, name, error) from error
         self._skipped = self._skipped + 1
 
@@ -346,5 +346,5 @@ class RiemannianOptimizer(Optimizer):
 
 @uncompiled
 def _run_uncompiled(optimizer: RiemannianOptimizer) -> None:
-    """Nothing is won by compiling a step that reads numbers, and batches are kept by the identity of parameters."""
+    """Run a step uncompiled: it reads numbers, and batches depend on the identity of parameters."""
     optimizer._run()

@@ -1,4 +1,4 @@
-"""Parameters that an optimizer steps together: equal manifold, shape and dtype, stacked along a new first axis."""
+"""Parameters that an optimizer updates together: equal manifold, shape and dtype, stacked along a new first axis."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .plain import Plain, form, joined
 from .preconditions import require_own_state
 
 State = dict[str, Any]
-Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each
-# devices with a fused implementation, or None where torch's functions do not serve; and whether nothing may be read
+Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each parameter
+# devices with a fused implementation, or None if torch's functions cannot be used; and whether nothing may be read
 Join: TypeAlias = tuple[tuple[str, ...] | None, bool]
 Rule: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _version = operator.attrgetter("_version")
@@ -32,82 +32,82 @@ _NOWHERE: list[int] = []
 
 @dataclass
 class Batch:
-    """Equal parameters seen as one tensor, and their optimizer state seen alike.
+    """Equal parameters as one tensor, together with their optimizer states.
 
-    A plain parameter is a batch of its own, whose coordinates are its entries (a complex one as pairs of reals).
+    A plain parameter is a batch of its own. Its coordinates are its entries (complex ones as pairs of reals).
     """
 
     params: list[Tensor]
     manifold: Manifold | None
     states: list[State]
     stacks: dict[str, Held] = field(default_factory=dict)
-    packed: dict[str, list[Tensor | None]] = field(default_factory=dict)  # states that a compiled step has admitted
+    packed: dict[str, list[Tensor | None]] = field(default_factory=dict)  # states checked by a compiled step
     buffers: dict[str, Tensor] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
-    before: dict[str, Held] = field(default_factory=dict)  # states as they were before this step
-    spares: dict[str, Held] = field(default_factory=dict)  # memory that the next step writes to
+    before: dict[str, Held] = field(default_factory=dict)  # states before this step
+    spares: dict[str, Held] = field(default_factory=dict)  # memory for the next step
     counts: list[int | None] = field(default_factory=list)
-    created: set[str] = field(default_factory=set)  # states that there were none of before this step
+    created: set[str] = field(default_factory=set)  # states that did not exist before this step
     can_undo: bool = False
-    written: tuple[list[int], int] = (_NOWHERE, 0)  # what `_found` returns after the last step
-    found: tuple[list[int], int] = (_NOWHERE, 0)  # and before this one
-    looked: int = 0  # steps since somebody looked at the numbers
+    written: tuple[list[int], int] = (_NOWHERE, 0)  # the value of `_found` after the last step
+    found: tuple[list[int], int] = (_NOWHERE, 0)  # the value of `_found` before this step
+    looked: int = 0  # steps since the numbers were last checked
 
     @functools.cached_property
     def small(self) -> SmallSteps | None:
-        """What steps small real matrices in compiled loops, if it serves these."""
+        """The compiled step of small real matrices, or None if it does not support this batch."""
         return None if is_watched(*self.params) else small_steps(self.params)
 
     def is_untouched(self) -> bool:
-        """Whether the parameters are what the last step has written, without a look at their numbers."""
+        """Return whether nothing wrote to the parameters since the last step, without reading their numbers."""
         self.found = self._found()
         return self.found == self.written
 
     def trust(self) -> None:
-        """Take the parameters as `is_untouched` has found them for points."""
+        """Record the parameters as checked points, as `is_untouched` found them."""
         self.written = self.found
 
     def _found(self) -> tuple[list[int], int]:
-        """Where the parameters are, and how often they were written; a count only grows, so one sum tells all."""
+        """Return the addresses of the parameters and the sum of their versions, which only grow."""
         return list(map(Tensor.data_ptr, self.params)), sum(map(_version, self.params))
 
     def require_finite_states(self, advice: str) -> None:
-        """Raise `NonFiniteError`, with advice, if a moment has NaN or infinity."""
+        """Raise `NonFiniteError`, with advice, if a moment contains NaN or infinity."""
         for state in (v for s in self.states for v in s.values() if isinstance(v, Tensor)):
             require_finite(state, "The optimizer's state", advice)
 
     def point(self) -> Tensor:
-        """The parameters' values, stacked; to be read only."""
+        """Return the stacked values of the parameters; do not write to it."""
         return self._stack("point", self.params)
 
     def gradient(self) -> Tensor:
-        """The gradients that autograd left, stacked; to be read only."""
+        """Return the stacked gradients from autograd; do not write to it."""
         return self._stack("gradient", [p.grad for p in self.params if p.grad is not None])
 
     def _stack(self, name: str, tensors: list[Tensor]) -> Tensor:
         if len(tensors) == 1:
             return tensors[0].detach().unsqueeze(0)
-        # the same memory at every step: fresh pages cost more than the copy
+        # the same memory at every step, since allocating pages costs more than the copy
         buffer = self.buffers.get(name)
         self.buffers[name] = torch.stack(tensors) if buffer is None else torch.stack(tensors, out=buffer)
         return self.buffers[name]
 
     def coordinates(self, x: Tensor, g: Tensor) -> Tensor:
-        """Coordinates of the Riemannian gradient at ``x``."""
+        """Return the coordinates of the Riemannian gradient at ``x``."""
         return _as_reals(g) if self.manifold is None else self.manifold.egrad2coordinates(x, g)
 
     def move(self, x: Tensor, c: Tensor, carried: Sequence[Tensor] = ()) -> Tensor:
-        """The points that lie at ``c`` from ``x``; coordinates that are carried along are changed in place."""
+        """Return the points at coordinates ``c`` from ``x``; ``carried`` coordinates are transported in place."""
         if self.manifold is None:
             return x + (torch.view_as_complex(c) if x.is_complex() else c)
         y, *moved = self.manifold.retr_transp_coordinates(x, c, *carried)
         for before, after in zip(carried, moved, strict=True):
-            if after is not before:  # as on groups, whose transport leaves coordinates as they are
+            if after is not before:  # on groups, transport does not change coordinates
                 before.copy_(after)
         return y
 
     def polished(self, y: Tensor, steps: int | Tensor, every: int | None) -> Tensor:
-        """The points that a step leads to, with rounding drift corrected if that is due."""
+        """Return the points after a step, polished if this is due."""
         if self.manifold is None:
             return y
         every = self.manifold.polish_every if every is None else every
@@ -115,21 +115,21 @@ class Batch:
         return self.manifold.polish(y) if due else y
 
     def square(self, x: Tensor, c: Tensor, how: str) -> Tensor:
-        """The second moment's share of coordinates ``c``."""
+        """Return the contribution of coordinates ``c`` to the second moment."""
         return c.square() if self.manifold is None else self.manifold.square_coordinates(x, c, how)
 
     def write(self, y: Tensor) -> None:
-        """Give the parameters new values."""
+        """Write new values to the parameters."""
         copy_each(self.params, y.unbind())
         self.note_writing()
 
     def note_writing(self) -> None:
-        """Take what was written to each parameter just now for points."""
+        """Record the values just written to the parameters as checked points."""
         places, count = self.written
         self.written = places, count + len(self.params)
 
     def write_where(self, sound: Tensor, y: Tensor, before: list[State]) -> None:
-        """Give the parameters new values if the step is sound, else their states what they had before it."""
+        """Write new values if the step is sound; otherwise restore the states from before it."""
         flag = sound.to(y.device)
         self.write(torch.where(flag, y, self.point()))
         for s, old in zip(self.states, before, strict=True):
@@ -137,7 +137,7 @@ class Batch:
                 v.copy_(torch.where(flag, v, old.get(k, self.starts.get(k, 0.0))))
 
     def undo(self) -> None:
-        """Make the states what they were before the last `count`."""
+        """Restore the states from before the last `count`."""
         for name in self.created:
             self.stacks.pop(name, None)
             for s in self.states:
@@ -152,7 +152,7 @@ class Batch:
         self.before.clear()
 
     def count(self, *, on_device: bool) -> int | Tensor:
-        """Count one more step: a number, or a tensor that broadcasts with the coordinates where nothing may be read."""
+        """Count one more step; returns a number, or a tensor for coordinates if nothing may be read."""
         self.before.clear()
         self.created.clear()
         self.can_undo = not on_device and self.manifold is not None
@@ -162,10 +162,10 @@ class Batch:
                 s["step"] = int(steps or 0) + 1
             return int(self.states[0]["step"])
         for p, s in zip(self.params, self.states, strict=True):
-            # in half precision a count ends at 256, and a power of a number near 1 is 1
+            # a count in half precision stops at 256, and powers of numbers near 1 are rounded to 1
             precision = torch.promote_types(p.dtype.to_real(), torch.float32)
             count = s.setdefault("step", torch.zeros((), dtype=precision, device=p.device))
-            if not isinstance(count, Tensor) or count.dtype != precision:  # as after load_state_dict
+            if not isinstance(count, Tensor) or count.dtype != precision:  # for example after load_state_dict
                 s["step"] = torch.as_tensor(count, dtype=precision, device=p.device)
             s["step"].add_(1)
         p = self.params[0]
@@ -175,11 +175,11 @@ class Batch:
         return torch.stack([s["step"] for s in self.states]).reshape(-1, *[1] * axes)
 
     def updated(self, name: str, like: Tensor, rule: Rule, start: float = 0.0) -> Tensor:
-        """The named state after ``rule(old, out)``, which writes it to ``out``; `undo` gives the old one back."""
+        """Update the named state by ``rule(old, out)``, which writes to ``out``; `undo` restores the old one."""
         old = self.state(name, like, start)
         if not self.can_undo or name in self.created or name in self.before:
             return rule(old, old)
-        # two memories take turns: a copy would cost more than some steps allow
+        # two buffers alternate, since a copy would cost more than some steps
         held = self.spares.get(name)
         if held is None or held[0].shape != old.shape or held[0].dtype != old.dtype:
             new = torch.empty_like(old)
@@ -189,20 +189,20 @@ class Batch:
         return new
 
     def _replace(self, name: str, held: Held) -> Held:
-        """Give the parameters another state of this name, and return the one they had."""
+        """Replace the state of this name, and return the previous one."""
         before, self.stacks[name] = self.stacks[name], held
         for s, view in zip(self.states, held[1], strict=True):
             s[name] = view
         return before
 
     def state(self, name: str, like: Tensor, start: float = 0.0) -> Tensor:
-        """The named state of all parameters as one tensor; writing to it writes to the parameters' own states."""
+        """Return the named state of all parameters as one tensor, a view of their own states."""
         self.starts[name] = start
         buffer, views = self.stacks.get(name, (None, []))
         held = [s.get(name) for s in self.states]
         if buffer is not None and all(map(operator.is_, held, views)):
             return buffer
-        # there is none yet, or states that were loaded or copied since are no views of the buffer any more
+        # there is no state yet, or loaded or copied states are no longer views of the buffer
         if any(map(_is_none, held)):
             self.created.add(name)
             for s, c in zip(self.states, like.unbind(), strict=True):
@@ -222,19 +222,19 @@ def _is_none(x: object) -> bool:
 
 
 class Batches:
-    """The batches of one parameter group, kept until a parameter, its manifold or its state becomes another."""
+    """The batches of one parameter group, kept until a parameter, its manifold or its state is replaced."""
 
     def __init__(self, ambient: Collection[str] = ()) -> None:
-        self._ambient = ambient  # states that are gradients as autograd gives them, not coordinates
+        self._ambient = ambient  # states that are gradients from autograd, not coordinates
         self._seen: Sequence[object] = ()
         self._batches: list[Batch] = []
         self._plain: list[Plain] = []
-        self._frames: dict[int, Hashable] = {}  # in which coordinates the state of each parameter is
+        self._frames: dict[int, Hashable] = {}  # identifies the coordinates of each parameter's state
 
     def of(self, params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
-        """Parameters that have a gradient, sorted into batches of one manifold, shape, dtype and number of steps.
+        """Return the parameters with a gradient, in batches of one manifold, shape, dtype and number of steps.
 
-        Plain ones are apart, for torch's own functions, as far as ``join`` allows.
+        Plain parameters are returned separately for torch's own functions, as far as ``join`` allows.
         """
         live = [p for p in params if p.grad is not None]
         seen = _seen(live, state, join)
@@ -251,7 +251,7 @@ class Batches:
 
 
 def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Sequence[object]:
-    """What the sorting into batches depends on."""
+    """Return everything on which the division into batches depends."""
     manifolds = [attached_manifold(p) for p in params]
     return [join] + [
         (id(p), id(manifold), id(state[p]), form(p, constrained=manifold is not None))
@@ -260,7 +260,7 @@ def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Seque
 
 
 def _frame(p: Tensor) -> Hashable:
-    """What coordinates of tangent vectors at a parameter depend on; a retraction is no part of it."""
+    """Return a key of the coordinates of tangent vectors at a parameter; it does not depend on the retraction."""
     manifold = manifold_of(p)
     if manifold is None:
         return None
@@ -276,7 +276,7 @@ def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join) -> tup
         manifold, steps = manifold_of(p), state[p].get("step", 0)
         kind: Hashable = id(p)
         if manifold is not None:
-            # a count on a device has a number only where it may be read
+            # a count on the device can only be compared if it may be read
             steps = (-1 if on_device else int(steps)) if isinstance(steps, Tensor) else steps
             kind = (manifold.key(), p.shape, p.dtype, p.device, steps)
         elif fused_on is not None:
@@ -293,10 +293,10 @@ def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join) -> tup
 
 
 def require_fixed_work(manifold: Manifold | None) -> None:
-    """Raise `UnsupportedError` if a step on the manifold has to wait for the device."""
+    """Raise `UnsupportedError` if a step on the manifold must wait for the device."""
     if manifold is not None and manifold.reads_device:
         raise UnsupportedError(
-            "A step with capturable=True reads nothing from the device.\n"
+            "A step with capturable=True cannot read numbers from the device.\n"
             f"Expected a manifold without eigenvalues or singular values, got {manifold}.\n"
             "Pass capturable=False, or constrain in the trivialized view."
         )

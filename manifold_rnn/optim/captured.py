@@ -1,4 +1,4 @@
-"""A step that reads nothing from the device: whether it was sound is looked at later."""
+"""A step that reads nothing from the device. Its result is checked on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def move_captured(
     *,
     checks: bool,
 ) -> Tensor:
-    """Move all batches, or none of them where a gradient or a result is not sound; return whether all are."""
+    """Move all batches, or none if a gradient or a result is not finite; return whether they were moved."""
     before, moved = [], []
     with fixed_iterations():
         for (group, batch), g in zip(work, gradients, strict=True):
@@ -38,7 +38,7 @@ def move_captured(
 
 
 def count_skipped(skipped: int | Tensor, sound: Tensor) -> Tensor:
-    """Count a step that was not sound, on the device."""
+    """Count a skipped step on the device."""
     if not isinstance(skipped, Tensor):
         skipped = torch.full((), skipped, dtype=torch.long, device=sound.device)
     return skipped.add_(~sound)

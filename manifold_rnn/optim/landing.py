@@ -18,22 +18,22 @@ from .batch import Batch
 from .options import StepOptions, require
 from .sgd import require_momentum, with_momentum
 
-_REACH = 1 - 1e-3  # distances from which the field leads to the manifold
+_REACH = 1 - 1e-3  # distances below this are attracted to the manifold
 
 
 class Landing(RiemannianOptimizer):
-    r"""The landing algorithm: steps that fall towards the orthonormal matrices while they descend.
+    r"""The landing algorithm: descends, and is attracted to the orthonormal matrices at the same time.
 
     .. math::
-        x \leftarrow x - \eta\,\ell, \qquad \ell = \operatorname{skew}(m x^H)\,x + \lambda\, x\,(x^H x - I),
+        x \leftarrow x - \eta\,\ell, \qquad \ell = \operatorname{skew}(m x^H)\,x + \lambda\, x\,(x^H x - I).
 
-    with the momentum ``m`` of the gradient. Cheaper than any retraction, and infeasible: points keep a distance
-    :math:`d = \|x^H x - I\|_F`, which `distance` tells. The step obeys
+    Here ``m`` is the momentum of the gradient. A step is cheaper than any retraction, but leaves the manifold: points
+    have a distance :math:`d = \|x^H x - I\|_F`, which `distance` returns. The step obeys
 
     .. math::
-        (x - \eta \ell)^H (x - \eta \ell) - I = (I - 2\eta\lambda\, x^H x)(x^H x - I) + \eta^2\, \ell^H \ell,
+        (x - \eta \ell)^H (x - \eta \ell) - I = (I - 2\eta\lambda\, x^H x)(x^H x - I) + \eta^2\, \ell^H \ell.
 
-    so the rate is lowered, matrix by matrix, to what keeps the norm of this below :math:`\epsilon`:
+    The learning rate of each matrix is therefore reduced so that the norm of this stays below :math:`\epsilon`:
 
     .. math::
         \eta \le \frac{\lambda d (1 - d) + \sqrt{\lambda^2 d^2 (1 - d)^2 + q\,(\epsilon - d)}}{q}, \quad
@@ -42,34 +42,36 @@ class Landing(RiemannianOptimizer):
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
-        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, or assembled from such parts and free ones; or
-        Euclidean, which are stepped as by `torch.optim.SGD`.
+        On `Orthogonal`, `SpecialOrthogonal`, `Unitary` or `Stiefel`, or assembled from such parts and free ones.
+        Euclidean parameters are updated as by `torch.optim.SGD`.
     lr : float
+        Learning rate :math:`\eta`.
     momentum, dampening : float
         As in `torch.optim.SGD`.
     weight_decay : float
-        Only for parameters without a manifold.
+        For parameters without a manifold only.
     nesterov : bool
-        Needs a momentum, and no dampening.
+        Requires a momentum, and no dampening.
     attraction : float
         :math:`\lambda`.
     epsilon : float
-        The distance that is never exceeded, below 1. A weight that starts farther away, at less
-        than 1, comes nearer at every step; from 1 on it is refused.
+        The largest distance, below 1. A weight that starts between this distance and 1 comes nearer at every step. A
+        distance of 1 or more raises an error.
     **options
         ``maximize``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     UnsupportedError
-        If a parameter lies on another manifold.
+        If a parameter is on another manifold.
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    Call `project` before a weight is used or saved as one on its manifold: `constrain` refuses to load it otherwise.
-    Source: Ablin and Peyre (2022); Ablin, Vary, Gao and Absil (2024) for tall matrices. The bound above is ours.
+    Call `project` before you use or save a weight as a point on its manifold; otherwise a constrained layer refuses to
+    load it. Source: Ablin and Peyre (2022); Ablin, Vary, Gao and Absil (2024) for tall
+    matrices. The bound above is new.
 
     Examples
     --------
@@ -116,18 +118,18 @@ class Landing(RiemannianOptimizer):
 
     @property
     def distance(self) -> float:
-        r"""The largest :math:`\|x^H x - I\|_F` of a parameter now."""
+        r"""The present largest :math:`\|x^H x - I\|_F` of a parameter."""
         return max((float(d) for p, m in self._constrained() for d in _distances(p.detach(), m)), default=0.0)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Put every parameter on its manifold."""
+        """Project every parameter onto its manifold."""
         for p, manifold in self._constrained():
             p.copy_(manifold.projx(p))
 
     @torch.no_grad()
     def require_point(self, p: Tensor, manifold: Manifold, group: dict[str, Any], name: str) -> None:
-        """Raise `OffManifoldError` at distance 1 or more, where the field does not lead to the manifold."""
+        """Raise `OffManifoldError` at a distance of 1 or more, which is not attracted to the manifold."""
         if not p.is_meta:
             require_finite(p, f"the weight {name}")
             distance = max(map(float, _distances(p.detach(), manifold)), default=0.0)
@@ -143,14 +145,14 @@ class Landing(RiemannianOptimizer):
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         if batch.manifold is None:
             return super().advance(batch, x, g, steps, group)
-        if isinstance(steps, Tensor):  # made for coordinates, which may have fewer axes
+        if isinstance(steps, Tensor):  # shaped for coordinates, which may have fewer axes
             steps = steps.reshape(-1, *[1] * (g.ndim - 1))
         m = with_momentum(batch, g, steps, group)
         return _landed(batch.manifold, x, m, group)
 
 
 def _landed(manifold: Manifold, x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
-    """The step, part by part where a point is assembled from parts; a free part takes a plain one."""
+    """Return the point after a step, for each part of an assembled point; free parts make a plain step."""
     layout = manifold.layout
     if layout is not None:
         parts = zip(manifold.members, layout.split(x), layout.split(m), strict=True)
@@ -161,7 +163,7 @@ def _landed(manifold: Manifold, x: Tensor, m: Tensor, group: dict[str, Any]) -> 
 def _fallen(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
     gram = x.mH @ x
     beyond, attraction = minus_identity(gram), group["attraction"]
-    # skew(m x^H) x by p x p products
+    # computes skew(m x^H) x by p x p products
     field = m @ (0.5 * gram) + x @ (attraction * beyond - 0.5 * (m.mH @ x))
     d = torch.linalg.matrix_norm(beyond, keepdim=True)
     q = torch.linalg.matrix_norm(field.mH @ field, keepdim=True).clamp(min=torch.finfo(d.dtype).tiny)
@@ -172,7 +174,7 @@ def _fallen(x: Tensor, m: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _distances(x: Tensor, manifold: Manifold) -> Tensor:
-    """The distances of all matrices that have to be orthonormal, flattened."""
+    """Return the distances of all matrices that must be orthonormal, flattened."""
     if manifold.layout is not None:
         pairs = zip(manifold.layout.split(x), manifold.members, strict=True)
         return torch.cat([_distances(part, member) for part, member in pairs])
@@ -184,9 +186,9 @@ def _distances(x: Tensor, manifold: Manifold) -> Tensor:
 def _require_known(manifold: Manifold | None) -> None:
     if manifold is not None and not _lands(manifold):
         raise UnsupportedError(
-            "Landing falls towards matrices with orthonormal columns and knows no other manifold.\n"
+            "Landing only supports matrices with orthonormal columns.\n"
             f"Expected Orthogonal, SpecialOrthogonal, Stiefel or Unitary, got {manifold}.\n"
-            "Use RiemannianSGD for it, in a group or an optimizer of its own."
+            "Use RiemannianSGD for this parameter, in a separate optimizer."
         )
 
 

@@ -1,4 +1,4 @@
-"""Riemannian Muon: steepest descent in the spectral norm, on manifolds of orthonormal columns by a closed form."""
+"""Riemannian Muon: steepest descent in the spectral norm, in closed form on orthonormal columns."""
 
 from __future__ import annotations
 
@@ -24,42 +24,45 @@ class RiemannianMuon(RiemannianOptimizer):
         B \leftarrow \mu B + (1 - \mu)\, G, \qquad A = \operatorname{msign}(\operatorname{skew}(B W^H)), \qquad
         W \leftarrow e^{-\eta A} W = W - \sin(\eta) A W + (1 - \cos \eta) A^2 W
 
-    with the gradient ``G`` of the loss, as autograd gives it, and `manifold_rnn.linalg.msign`. Of all tangent vectors
-    of spectral norm 1, :math:`-AW` is the one along which the loss falls fastest, and the step follows its geodesic.
-    The learning rate is an angle: every plane that moves rotates by ``lr`` radians, whatever the size of the gradient.
+    Here ``G`` is the gradient from autograd, and msign is `manifold_rnn.linalg.msign`. Among all tangent vectors of
+    spectral norm 1, the loss decreases fastest along :math:`-AW`, and the step follows its geodesic. The learning rate
+    is an angle: every active plane rotates by ``lr`` radians, for gradients of any size.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     lr : float
-        In radians. Let it decay: with a constant one, the weight ends up moving back and forth by ``lr``.
+        An angle in radians. Decrease it during training: with a constant ``lr``, the weight finally oscillates by
+        ``lr``.
     momentum : float
-        :math:`\mu`. The buffer is an average of gradients; it needs no transport.
+        :math:`\mu`. The buffer is an average of ambient gradients, and needs no transport.
     nesterov : bool
-        Whether to use :math:`(1 - \mu) G + \mu B` in place of ``B``.
+        Whether to use :math:`(1 - \mu) G + \mu B` instead of ``B``.
     scale : {None, "nuclear"}
-        ``"nuclear"`` multiplies ``lr`` by the mean singular value of the gradient's tangent part, so that steps vanish
-        at a stationary point; they then depend on the size of the gradient.
+        ``"nuclear"`` multiplies ``lr`` by the mean singular value of the tangent part of the gradient. Steps then
+        vanish at a stationary point, and depend on the size of the gradient.
     step : {"geodesic", "retraction"}
-        ``"retraction"`` moves by the retraction of the manifold in place of the geodesic. A geodesic step removes
-        rounding drift by itself; ``polish_every`` is for the other.
+        ``"retraction"`` uses the retraction of the manifold instead of the geodesic. A geodesic step removes rounding
+        drift by itself; ``polish_every`` only affects retractions.
     rule : {"muon", "adam"}
-        ``"adam"`` takes the steps of `RiemannianAdam` with ``betas`` and ``eps``; for a group of embeddings, say.
+        ``"adam"`` makes the steps of `RiemannianAdam` with ``betas`` and ``eps``, for example in a group of embeddings.
     betas : tuple of float
+        For ``rule="adam"`` and for parameters that Adam updates.
     eps : float
+        As ``betas``.
     weight_decay : float
-        Only for parameters without a manifold: multiplies them by :math:`1 - \eta\lambda` at each step.
+        For parameters without a manifold only: multiplies them by :math:`1 - \eta\lambda` at each step.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    What a step is depends on the parameter:
+    The step depends on the parameter:
 
     ========================================================  =========================================================
     parameter                                                 step
@@ -70,19 +73,19 @@ class RiemannianMuon(RiemannianOptimizer):
     without a manifold, two axes or more                      Muon: :math:`W - \eta \sqrt{\max(1, n/p)}
                                                               \operatorname{msign}(B)`; kernels are flattened to
                                                               (n, p) after the first axis
-    in `UnitDisc`, `Contraction` or `SpectralScaled`          that of Muon, pulled back into the set
+    in `UnitDisc`, `Contraction` or `SpectralScaled`          that of Muon, mapped back into the set
     on another manifold                                       :math:`\eta` along the Riemannian gradient, of norm 1
     without a manifold, fewer than two axes                   Adam at the ``lr`` of the group
     ========================================================  =========================================================
 
-    Biases, and the coordinates of a weight in the trivialized view, have one axis, so Adam moves them. Give biases a
-    group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace is taken out of the
-    skew-Hermitian part and out of ``A``, whose norm is then at most 2: the step is multiplied by a phase.
+    Adam updates biases, and the coordinates of a weight in the trivialized view, because they have only one axis. Put
+    biases into a group with a smaller ``lr``, and constrain in the update view. On `SpecialUnitary` the trace of the
+    skew-Hermitian part and of ``A`` is removed. The norm of ``A`` is then at most 2, and the step has another phase.
 
-    A singular value of ``B`` far below the largest (see `manifold_rnn.linalg.msign`) may leave one of ``A`` between 0
-    and 1. Its plane rotates by less than ``lr``, and the step ends on the manifold all the same. For n x p matrices
-    with n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al.
-    (2024) for Muon; Bernstein (2025) for the square case of ``A``.
+    A singular value of ``B`` far below the largest (see `manifold_rnn.linalg.msign`) may become one of ``A`` between 0
+    and 1. Its plane rotates by less than ``lr``, and the step still ends on the manifold. For n x p matrices with
+    n > 2p, ``A`` is computed from its restriction to 2p dimensions. Sources: Jordan et al. (2024) for Muon; Bernstein
+    (2025) for the square case of ``A``.
 
     Examples
     --------
@@ -137,12 +140,12 @@ class RiemannianMuon(RiemannianOptimizer):
     def advance(self, batch: Batch, x: Tensor, g: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
         if batch.manifold is None and group["weight_decay"]:
             x = x * (1 - group["lr"] * group["weight_decay"])
-        if group["rule"] == "adam" or (batch.manifold is None and x.ndim < 3):  # with the axis of the batch
+        if group["rule"] == "adam" or (batch.manifold is None and x.ndim < 3):  # one of the axes is the batch
             return super().advance(batch, x, g, steps, group)
         share = 1 - group["momentum"]
         average = batch.updated("momentum_buffer", g, lambda old, out: torch.lerp(old, g, share, out=out))
         gradient = torch.lerp(average, g, share) if group["nesterov"] else average
-        # what is left of the start at 0, which "nuclear" steps would be too short by
+        # corrects for the start at 0, which would make "nuclear" steps too short
         left = group["momentum"] ** (steps + group["nesterov"])
         gradient = gradient / (1 - (left.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(left, Tensor) else left))
         options = {"geodesic": group["step"] == "geodesic", "nuclear": group["scale"] == "nuclear"}

@@ -1,4 +1,4 @@
-"""The options that optimizers share."""
+"""The options common to all optimizers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class StepOptions(TypedDict, total=False):
 
 
 class RetractionOptions(StepOptions, total=False):
-    """Those of an optimizer that retracts to the manifold at every step."""
+    """The options of an optimizer that retracts to the manifold at every step."""
 
     polish_every: int | None
 
 
 def bad_decay(decay: object) -> OptionError:
-    """A decay of a moving average that is none."""
+    """Return the error for an invalid decay of a moving average."""
     return OptionError(
-        f"decay is the share of the old average.\nExpected None or a number from 0 up to below 1, got {decay!r}.\n"
+        f"decay of an average is out of range.\nExpected None or a number in [0, 1), got {decay!r}.\n"
         "Use e.g. decay=0.999."
     )
 
@@ -36,15 +36,15 @@ DEFAULTS: RetractionOptions = {"maximize": False, "on_nonfinite": "raise", "capt
 
 
 def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule: str) -> None:
-    """Raise `OptionError` unless the option of the group obeys the rule."""
+    """Raise `OptionError` unless ``holds`` is true for the option of the group."""
     try:
         ok = holds(group[name])
     except TypeError:
         ok = False
     if not ok:
-        raise OptionError(f"{name} is {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")
+        raise OptionError(f"{name} must be {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")
 
 
 def require_second_moment(group: dict[str, Any]) -> None:
-    """Raise `OptionError` unless the second moment is one that `Batch.square` knows."""
+    """Raise `OptionError` unless `Batch.square` supports the second moment."""
     require(group, "second_moment", lambda v: v in ("elementwise", "matrix"), "'elementwise' or 'matrix'")

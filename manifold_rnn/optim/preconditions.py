@@ -1,4 +1,4 @@
-"""What a step asks before it begins: points on their manifolds, optimizer state of their own, finite gradients."""
+"""Checks before a step: points on their manifolds, matching optimizer states, finite gradients."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .._torch import norms_of
 from ..errors import NonFiniteError, OptimizerError, UnsupportedError
 from ..manifolds import Manifold
 
-LOOK_EVERY = 100  # steps between two looks at the numbers of weights that nothing seems to have touched
-REPAIRED = 5e-2  # the defect that two corrections of rounding drift bring down to rounding in single precision
-TOLERATED = 1e-3  # without corrections, that of a weight which single precision has rounded
+LOOK_EVERY = 100  # steps between two checks of weights that nothing else seems to have written
+REPAIRED = 5e-2  # the defect that two corrections reduce to rounding error in single precision
+TOLERATED = 1e-3  # the accepted defect without corrections, of a weight rounded to single precision
 
 
 def repairs(manifold: Manifold, group: Mapping[str, Any]) -> bool:
-    """Whether steps bring a weight that is slightly off its manifold back to it."""
+    """Return whether steps return a weight that is slightly off its manifold to it."""
     if manifold.retraction is not None and manifold.retraction.self_correcting:
         return True
     every = group.get("polish_every")
@@ -29,20 +29,20 @@ def repairs(manifold: Manifold, group: Mapping[str, Any]) -> bool:
 def require_own_state(
     p: Tensor, manifold: Manifold | None, state: Mapping[str, Any], same_frame: bool, ambient: Collection[str] = ()
 ) -> None:
-    """Raise unless the moments of a parameter are coordinates of its tangent vectors, or gradients if ``ambient``."""
+    """Raise unless the moments of a parameter have the shape of its coordinates, or of its gradients if ``ambient``."""
     shape = tuple(p.shape)
     if manifold is not None:
         expected = manifold.coordinate_shape(shape, p.dtype)
     else:
         expected = (*shape, 2) if p.is_complex() else shape
     moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
-    fits = _broadcasts if manifold is not None else operator.eq  # a plain parameter has no moment of a whole matrix
+    fits = _broadcasts if manifold is not None else operator.eq  # plain parameters have no moments per matrix
     fit = {name: fits(moment, shape if name in ambient else tuple(expected)) for name, moment in moments.items()}
     if not moments or (same_frame and all(fit.values())):
         return
     name = next((name for name in fit if not fit[name]), next(iter(fit)))
     raise OptimizerError(
-        f"The state of a parameter of shape {shape} was gathered in other coordinates, before constrain or release.\n"
+        f"The state of a parameter of shape {shape} was collected in other coordinates, before constrain or release.\n"
         f"Expected {name!r} in the coordinates of {manifold or 'a plain parameter'}, of shape {tuple(expected)}; "
         f"got shape {moments[name]}. Nothing was changed.\n"
         "Build the optimizer after constrain or release, or delete optimizer.state[parameter]."
@@ -54,13 +54,13 @@ def _broadcasts(moment: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def is_like(g: Tensor, p: Tensor) -> bool:
-    """Whether a gradient is plain numbers in the form of its parameter, which may have become another since."""
-    own = type(g) is Tensor and g.layout is torch.strided  # a subclass may have its numbers elsewhere
+    """Return whether a gradient has the form of its parameter, which may have been replaced since."""
+    own = type(g) is Tensor and g.layout is torch.strided  # a subclass may store its numbers elsewhere
     return own and g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
 
 
 def name_of(p: Tensor, groups: list[dict[str, Any]]) -> str:
-    """The name of a parameter in its optimizer, or its place."""
+    """Return the name of a parameter in its optimizer, or its position."""
     for i, group in enumerate(groups):
         for j, q in enumerate(group["params"]):
             if q is p:
@@ -69,7 +69,7 @@ def name_of(p: Tensor, groups: list[dict[str, Any]]) -> str:
 
 
 def refused(groups: list[dict[str, Any]], failed: Collection[Tensor]) -> Iterator[tuple[dict[str, Any], Tensor, str]]:
-    """The parameters of groups that skip nothing which end a step, those that ``failed`` or have a bad gradient."""
+    """Yield the parameters that ``failed`` or have a bad gradient, from groups that do not skip such steps."""
     for group in groups:
         for p in group["params"]:
             if p.grad is None or group["on_nonfinite"] == "skip":
@@ -79,29 +79,29 @@ def refused(groups: list[dict[str, Any]], failed: Collection[Tensor]) -> Iterato
 
 
 def no_result(p: Tensor, name: str, error: NonFiniteError) -> NonFiniteError:
-    """What a step without a result on the manifold of a parameter raises."""
+    """Return the error for a step without a result on the manifold of a parameter."""
     return NonFiniteError(
         f"The step of parameter {name}, shape {tuple(p.shape)}, has no result; nothing was changed.\n{error}"
     )
 
 
 def bad_gradient(p: Tensor, name: str) -> NonFiniteError:
-    """What a step raises where the gradient of a parameter has NaN or infinity."""
+    """Return the error for a gradient with NaN or infinity."""
     bad = 0 if p.grad is None else int((~p.grad.isfinite()).sum())
     return NonFiniteError(
         f"A step needs finite gradients; nothing has been changed.\n"
         f"Got {bad} of {p.numel()} entries NaN or infinite in parameter {name}, shape {tuple(p.shape)}.\n"
-        "Lower the rate, clip the gradient, or pass on_nonfinite='skip'."
+        "Lower the learning rate, clip the gradient, or pass on_nonfinite='skip'."
     )
 
 
 def norm_bound(tensors: list[Tensor]) -> float:
-    """A bound of the norm of every tensor, which NaN and infinity survive; large numbers may make it infinite."""
+    """Return a bound of the norm of every tensor; NaN and infinity are kept, and large numbers may overflow."""
     _refuse_sparse(tensors)
     if not tensors:
         return 0.0
     total = torch.linalg.vector_norm(tensors[0])
-    if len(tensors) > 1:  # one number to wait for
+    if len(tensors) > 1:  # so that only one number is read
         if (norms := norms_of(tensors)) is not None:
             return float(norms.sum(dtype=torch.float64))
         single = (torch.linalg.vector_norm(g).to(total.device, torch.float64) for g in tensors[1:])
@@ -110,7 +110,7 @@ def norm_bound(tensors: list[Tensor]) -> float:
 
 
 def all_finite(gradients: list[Tensor]) -> Tensor:
-    """Whether every entry is finite, as one truth value on the device."""
+    """Return whether every entry is finite, as a tensor on the device."""
     _refuse_sparse(gradients)
     gradients = [g for g in gradients if g.numel()]
     if not gradients:
@@ -121,6 +121,6 @@ def all_finite(gradients: list[Tensor]) -> Tensor:
 def _refuse_sparse(gradients: list[Tensor]) -> None:
     if any(g.is_sparse for g in gradients):
         raise UnsupportedError(
-            "A Riemannian step takes dense gradients.\nGot a sparse one.\n"
-            "Use sparse=False, or geoopt's SparseRiemannianAdam."
+            "A Riemannian step needs dense gradients.\nGot a sparse one.\n"
+            "Pass sparse=False to the layer, or use geoopt's SparseRiemannianAdam."
         )

@@ -22,37 +22,42 @@ class RiemannianRMSprop(RiemannianOptimizer):
         v \leftarrow \alpha v + (1 - \alpha)\, c^2, \quad
         b \leftarrow \mu\, \mathcal T b + \frac{c}{\sqrt v + \epsilon}, \quad x \leftarrow R_x(-\eta\, b)
 
-    with ``c`` the coordinates of the Riemannian gradient; ``centered`` divides by
-    :math:`\sqrt{v - a^2} + \epsilon`, with the running mean ``a`` of ``c``. On groups this equals `torch.optim.RMSprop`
-    on the trivialized view re-based at every step.
+    Here ``c`` is the gradient in coordinates. With ``centered`` the divisor is :math:`\sqrt{v - a^2} + \epsilon`, where
+    ``a`` is the running mean of ``c``. On groups this equals `torch.optim.RMSprop` in the trivialized view with
+    ``rebase_every=1``.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     lr : float
+        Learning rate :math:`\eta`.
     alpha : float
+        :math:`\alpha`, in [0, 1).
     eps : float
+        :math:`\epsilon`.
     weight_decay : float
-        Only for parameters without a manifold.
+        For parameters without a manifold only.
     momentum : float
+        :math:`\mu`.
     centered : bool
+        Whether to subtract the squared mean of the gradient.
     initial_accumulator_value : float
-        Where ``v`` starts. 0 as in torch; TensorFlow's first RMSprop, with which many networks of the literature were
-        trained, starts at 1, which makes the first steps small.
+        The initial value of ``v``. Default: 0 as in torch. TensorFlow's first RMSprop, which many published networks
+        used, starts at 1, which makes the first steps small.
     second_moment : {"elementwise", "matrix"}
-        ``"matrix"`` takes one squared norm a matrix. geoopt's manifolds and `Stiefel` always use it.
+        ``"matrix"`` uses one squared norm per matrix. geoopt's manifolds and `Stiefel` always use it.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    Parameters of equal manifold and shape are stepped as one batch. Sources: Tieleman and Hinton (2012) for the rule,
-    Graves (2013) for the centered one.
+    Parameters with equal manifold and shape are updated as one batch. Sources: Tieleman and Hinton (2012) for the rule,
+    Graves (2013) for the centered variant.
 
     Examples
     --------
@@ -113,7 +118,7 @@ class RiemannianRMSprop(RiemannianOptimizer):
         return batch.updated("momentum_buffer", c, lambda old, out: torch.mul(old, group["momentum"], out=out).add_(d))
 
     def joins_plain(self, group: dict[str, Any]) -> bool:
-        # torch takes the root of a difference that rounding makes negative, and has nothing fused that could skip
+        # torch takes the root of differences that rounding makes negative, and has no fused function that can skip
         return super().joins_plain(group) and not (group["centered"] or group["capturable"])
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:

@@ -21,33 +21,34 @@ from .small import momentum_rule
 class RiemannianSGD(RiemannianOptimizer):
     r"""Riemannian stochastic gradient descent, with momentum.
 
-    .. math:: m \leftarrow \mu\, \mathcal T m + (1 - \tau) \operatorname{grad} f, \qquad x \leftarrow R_x(-\eta\, m),
+    .. math:: m \leftarrow \mu\, \mathcal T m + (1 - \tau) \operatorname{grad} f, \qquad x \leftarrow R_x(-\eta\, m).
 
-    or with Nesterov's direction :math:`\operatorname{grad} f + \mu m`. The transport :math:`\mathcal T` is that of the
-    manifold; on groups it leaves the coordinates as they are. On groups this equals `torch.optim.SGD` on the
-    trivialized view re-based at every step.
+    With ``nesterov`` the direction is :math:`\operatorname{grad} f + \mu m`. :math:`\mathcal T` is the transport of the
+    manifold; on groups it does not change coordinates. On groups this equals `torch.optim.SGD` in the trivialized view
+    with ``rebase_every=1``.
 
     Parameters
     ----------
     params : iterable of Tensor, named parameters, or param groups
     lr : float
+        Learning rate :math:`\eta`.
     momentum, dampening : float
         :math:`\mu` and :math:`\tau`, as in `torch.optim.SGD`.
     weight_decay : float
-        Only for parameters without a manifold.
+        For parameters without a manifold only.
     nesterov : bool
-        Needs a momentum, and no dampening.
+        Requires a momentum, and no dampening.
     **options
         ``maximize``, ``polish_every``, ``on_nonfinite`` and ``capturable``; see `RiemannianOptimizer`.
 
     Raises
     ------
     OptionError
-        If an option is out of range, or unknown.
+        If an option is unknown or out of range.
 
     Notes
     -----
-    Parameters of equal manifold and shape are stepped as one batch. Source: Bonnabel (2013).
+    Parameters with equal manifold and shape are updated as one batch. Source: Bonnabel (2013).
 
     Examples
     --------
@@ -94,7 +95,7 @@ class RiemannianSGD(RiemannianOptimizer):
         return with_momentum(batch, c, steps, group)
 
     def joins_plain(self, group: dict[str, Any]) -> bool:
-        # a first step that may be skipped on the device leaves torch's buffer as memory that nobody has written
+        # if a first step is skipped on the device, torch leaves its buffer uninitialized
         return super().joins_plain(group) and not (group["capturable"] and group["momentum"] and group["dampening"])
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
@@ -103,7 +104,7 @@ class RiemannianSGD(RiemannianOptimizer):
         steps = plain.steps(on_device=on_device)
         if group["momentum"] and on_device:
             plain.moments(name)
-        # torch starts all buffers of a call or none
+        # torch initializes all buffers of a call or none
         fresh = [bool(group["momentum"]) and name not in s for s in plain.states]
         for first in sorted(set(fresh)):
             chosen = [i for i, is_fresh in enumerate(fresh) if is_fresh == first]
@@ -133,20 +134,20 @@ class RiemannianSGD(RiemannianOptimizer):
 
 
 def require_momentum(group: dict[str, Any]) -> None:
-    """Raise `OptionError` unless the options of momentum fit each other."""
+    """Raise `OptionError` unless the options of momentum are consistent."""
     require(group, "momentum", lambda v: v >= 0, "a number of at least 0")
     if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise OptionError(
             "nesterov needs a positive momentum and no dampening.\n"
-            f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nSet momentum=0.9, dampening=0."
+            f"Got momentum={group['momentum']}, dampening={group['dampening']}.\nUse e.g. momentum=0.9, dampening=0."
         )
 
 
 def with_momentum(batch: Batch, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:
-    """The direction that momentum makes of the gradient ``c``; updates the buffer."""
+    """Return the direction with momentum for the gradient ``c``, and update the buffer."""
     if not group["momentum"]:
         return c
-    first = (steps == 1) * steps  # torch starts the average at the first gradient, undampened
+    first = (steps == 1) * steps  # torch initializes the buffer by the first gradient, without dampening
     fresh = 1 - group["dampening"] * (1 - first)
     m = batch.updated("momentum_buffer", c, lambda old, out: torch.mul(old, group["momentum"], out=out).add_(c * fresh))
     return c + group["momentum"] * m if group["nesterov"] else m

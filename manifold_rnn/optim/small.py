@@ -1,6 +1,6 @@
-"""Steps of orthogonal weights of at most 256 rows: a compiled call takes all of a batch, and writes nothing at first.
+"""Steps of orthogonal weights of at most 256 rows. One compiled call computes the steps of a batch; another writes them.
 
-The rule of torch, which they agree with up to rounding, takes every step that is too long for them.
+They agree with the implementation in torch up to rounding. Steps that are too long for them use that implementation.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ..manifolds import Orthogonal, SpecialOrthogonal
 from .batch import Batch
 from .preconditions import is_like
 
-_GROUPS = (Orthogonal, SpecialOrthogonal)  # a subclass may map in its own way
+_GROUPS = (Orthogonal, SpecialOrthogonal)  # subclasses may override the retraction
 _MAPS = (retractions.Exponential, retractions.Cayley, retractions.QR, retractions.Polar)
 
 
 class SmallRule(NamedTuple):
-    """What an optimizer makes of coordinates: the name of its rule, its moments, and the numbers that it takes."""
+    """A compiled rule: its name, the names of its moments, and its numbers."""
 
     name: str
     moments: tuple[str, ...]
     numbers: tuple[float, ...]
 
 
-Choose: TypeAlias = Callable[[dict[str, Any], int], SmallRule | None]  # from the options and the number of the step
+Choose: TypeAlias = Callable[[dict[str, Any], int], SmallRule | None]  # maps options and number of the step to a rule
 
 
 def momentum_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
-    """What `RiemannianSGD` does."""
+    """Return the rule of `RiemannianSGD`."""
     if not (momentum := group["momentum"]):
         return SmallRule("descent", (), ())
     fresh = 1.0 if steps == 1 else 1 - group["dampening"]
@@ -45,7 +45,7 @@ def momentum_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
 
 
 def adam_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
-    """What `RiemannianAdam` does, but for its variants."""
+    """Return the rule of `RiemannianAdam`, or None for its variants."""
     if group["amsgrad"] or group["second_moment"] != "elementwise" or group["scale"] is not None:
         return None
     beta1, beta2 = group["betas"]
@@ -54,7 +54,7 @@ def adam_rule(group: dict[str, Any], steps: int) -> SmallRule | None:
 
 
 def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Callable[[], None] | None:
-    """Compute the next step of a batch, and return what writes it; None if the rule of torch has to take it."""
+    """Compute the next step of a batch, and return a function that writes it; None if torch must compute it."""
     manifold = batch.manifold
     if choose is None or not isinstance(manifold, _GROUPS) or type(manifold) not in _GROUPS:
         return None
@@ -85,7 +85,7 @@ def prepared(batch: Batch, group: dict[str, Any], choose: Choose | None) -> Call
 def _commit(batch: Batch, names: tuple[str, ...]) -> None:
     small, held = batch.small, [[s.get(name) for s in batch.states] for name in names]
     assert small is not None
-    # new moments belong to the states once they have numbers: there may be no memory for one, or an interrupt
+    # new moments are stored once they have values: an allocation may fail or be interrupted before
     moments = [[_unwritten(p) if s is None else s for p, s in zip(batch.params, each, strict=True)] for each in held]
     small.commit([list(map(Tensor.data_ptr, each)) for each in moments])
     for name, each in zip(names, moments, strict=True):
@@ -102,12 +102,12 @@ def _unwritten(p: Tensor) -> Tensor:
 
 
 def _moments(batch: Batch, names: tuple[str, ...]) -> list[list[int]] | None:
-    """The addresses of moments, 0 where the batch has none yet; None if they are not packed numbers in a row."""
+    """Return the addresses of moments, 0 for those that do not exist yet; None if they are not contiguous."""
     found: list[list[int]] = []
     for name in names:
         held = [s.get(name) for s in batch.states]
         known = batch.packed.get(name, ())
-        if len(known) != len(held) or not all(map(operator.is_, held, known)):  # at first, and after a load
+        if len(known) != len(held) or not all(map(operator.is_, held, known)):  # at the first step, and after a load
             if not (all(map(_is_none, held)) or all(_is_packed(s, p) for s, p in zip(held, batch.params, strict=True))):
                 return None
             batch.packed[name] = held

@@ -1,4 +1,4 @@
-"""Adam on spheres in place: rotations of a weight, and of its moment, without a copy of either."""
+"""Adam on spheres in place: rotates a weight and its moment without copying them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .preconditions import is_like
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _FUSED_ON = ("cpu", "cuda")
-_FEW = 4096  # entries below which parameters are better stacked than stepped one after the other
-_SHEARS_BELOW = 1.5  # radians
-_FARTHEST = 1e9  # radians, so that no square of an angle is infinite
+_FEW = 4096  # entries below which stacking parameters is faster than updating them one after the other
+_SHEARS_BELOW = 1.5  # largest angle in radians of a rotation by shears
+_FARTHEST = 1e9  # largest angle in radians, so that its square does not overflow
 
 
 def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
-    """Whether `turn` serves a batch and cannot fail on it, where no gradient is longer than ``size``.
+    """Return whether `turn` supports a batch and cannot fail for gradients up to ``size``.
 
-    What it cannot do, such as AMSGrad, is left to the rule of all manifolds, which it agrees with up to rounding.
+    Options that it lacks, such as AMSGrad, use the general implementation, with which it agrees up to rounding.
     """
     m, p = batch.manifold, batch.params[0]
     if not isinstance(m, FixedNorm) or p.dtype not in _DTYPES or p.numel() < _FEW:
@@ -37,13 +37,13 @@ def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
     if not all(map(_has_own_memory, batch.params)):
         return False
     largest, by_angle = 1e-3 * torch.finfo(p.dtype).max ** 0.5, group["scale"] == "angle"
-    # where there is no gradient, 1 / eps and the rate by eps are factors of 0, and are squared
+    # if a gradient is 0, 1 / eps and the rate divided by eps are factors of 0, and are squared
     steepest = max(1.0, float(group["lr"]) / (1 - group["betas"][0]))
     if not (size < largest and steepest < largest * group["eps"]):
         return False
     if not _have_own_moments(batch, m.axes, by_angle=by_angle):
         return False
-    # torch's fused function counts in single precision
+    # torch's fused function counts steps in single precision
     if by_angle and not (fused_adam and p.device.type in _FUSED_ON and torch.finfo(p.dtype).bits == 32):
         return False
     radius = 1.0 if by_angle else m.radius
@@ -51,13 +51,13 @@ def turns_in_place(batch: Batch, group: dict[str, Any], size: float) -> bool:
 
 
 def _has_own_memory(p: Tensor) -> bool:
-    """Whether the numbers of a parameter lie in memory as they are, without gaps, and so does its gradient's form."""
+    """Return whether a parameter is stored without gaps, and its gradient has the same form."""
     plain = p.is_contiguous() and not (p.is_conj() or p.is_neg())
     return plain and p.grad is not None and is_like(p.grad, p)
 
 
 def _have_own_moments(batch: Batch, axes: tuple[int, ...], *, by_angle: bool) -> bool:
-    """Whether `_has_own_moments` holds for all; it is asked at first, and after a load."""
+    """Return whether `_has_own_moments` is true for all; checked at the first step, and after a load."""
     held = [s.get(name) for s in batch.states for name in ("exp_avg", "exp_avg_sq")]
     known = batch.packed.get("moments", ())
     if len(known) == len(held) and all(map(operator.is_, held, known)):
@@ -71,7 +71,7 @@ def _have_own_moments(batch: Batch, axes: tuple[int, ...], *, by_angle: bool) ->
 
 
 def _has_own_moments(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], *, by_angle: bool) -> bool:
-    """Whether the moments are none, or of the kind that `turn` makes: what it calls looks at addresses only."""
+    """Return whether the moments do not exist or have the form of `turn`, whose kernels do not check shapes."""
     shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
     axes = (*(k - 1 for k in axes), -1) if p.is_complex() else axes
     second = shape if by_angle else tuple(1 if k - len(shape) in axes else n for k, n in enumerate(shape))
@@ -86,7 +86,7 @@ def _has_own_moments(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], *,
 
 
 def _angle_bound(radius: float, group: dict[str, Any]) -> float:
-    """The largest angle of a step of Adam without bias corrections, by the inequality of Cauchy and Schwarz."""
+    """Return a bound of the angle of a step of Adam without bias correction, by the Cauchy-Schwarz inequality."""
     beta1, beta2 = group["betas"]
     if not beta1**2 < beta2:
         return math.inf
@@ -95,7 +95,7 @@ def _angle_bound(radius: float, group: dict[str, Any]) -> float:
 
 
 def turn(batch: Batch, group: dict[str, Any]) -> None:
-    """Take one step of `RiemannianAdam` with each parameter of a batch, which `turns_in_place` has admitted."""
+    """Make one step of `RiemannianAdam` for each parameter of a batch that `turns_in_place` has accepted."""
     m, steps = batch.manifold, batch.count(on_device=False)
     assert isinstance(m, FixedNorm) and isinstance(steps, int)
     every = m.polish_every if group["polish_every"] is None else group["polish_every"]
@@ -117,7 +117,7 @@ def turn(batch: Batch, group: dict[str, Any]) -> None:
 
 
 class _Turned(NamedTuple):
-    """A parameter, its gradient, moments and the axes of its vectors; complex numbers are pairs of reals."""
+    """A parameter, its gradient, its moments and the axes of its vectors; complex numbers are pairs of reals."""
 
     x: Tensor
     g: Tensor
@@ -127,7 +127,7 @@ class _Turned(NamedTuple):
 
 
 def _prepared(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], group: dict[str, Any]) -> _Turned:
-    """The tensors that a step works on; moments that there are none of yet are 0."""
+    """Return the tensors for a step; moments that do not exist yet are 0."""
     x, g = p.detach(), p.grad
     assert g is not None
     if x.is_complex():
@@ -140,7 +140,7 @@ def _prepared(p: Tensor, state: dict[str, Any], axes: tuple[int, ...], group: di
 
 
 def _compiled_sizes(each: _Turned) -> list[int] | None:
-    """The sizes before, of and after the vectors, if the compiled step serves: in single precision on a CPU."""
+    """Return the sizes before, of and after the vectors if the compiled step can be used: float32 on a CPU."""
     first, count, shape = min(each.axes) + each.x.ndim, len(each.axes), each.x.shape
     if each.x.dtype != torch.float32 or each.x.device.type != "cpu" or library() is None:
         return None
@@ -150,7 +150,7 @@ def _compiled_sizes(each: _Turned) -> list[int] | None:
 
 
 class _Turn:
-    """One step with the options of a group; complex numbers come as pairs of reals."""
+    """One step with the options of a group; complex numbers are pairs of reals."""
 
     def __init__(self, manifold: FixedNorm, group: dict[str, Any], steps: int, *, polish: bool) -> None:
         self.retraction, self.radius, self.polish = manifold.retraction, manifold.radius, polish
@@ -159,13 +159,13 @@ class _Turn:
         self.root = math.sqrt(1 - self.beta2**steps)
 
     def polished(self, x: Tensor, axes: tuple[int, ...]) -> None:
-        """Correct rounding drift, if that is due."""
+        """Correct rounding drift, if this is due."""
         if not isinstance(self.radius, str) and (self.polish or self.retraction.self_correcting):
             x.mul_(self.radius / torch.linalg.vector_norm(x, dim=axes, keepdim=True))
 
 
 class _ByLength(_Turn):
-    """The geodesic, or the retraction, along the direction of Adam with one second moment a vector."""
+    """Moves by the geodesic or the retraction, along the direction of Adam with one second moment per vector."""
 
     def __init__(self, manifold: FixedNorm, group: dict[str, Any], steps: int, *, polish: bool) -> None:
         super().__init__(manifold, group, steps, polish=polish)
@@ -176,12 +176,12 @@ class _ByLength(_Turn):
     def turn_compiled(
         self, x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], sizes: list[int]
     ) -> None:
-        """Do what `turn` does, for all parameters at once."""
+        """Do the same as `turn`, for all parameters at once."""
         numbers = self.beta1, self.beta2, self.rate, self.root, self.group["eps"]
         turn_by_length(x, g, m, v, sizes, self.retraction.name, self.length, *numbers)
 
     def turn(self, x: Tensor, g: Tensor, m: Tensor, v: Tensor, axes: tuple[int, ...], scratch: Tensor) -> None:
-        """Write the point and the transported moment to ``x`` and ``m``."""
+        """Write the point to ``x`` and the transported moment to ``m``."""
         radial = torch.mul(x, g, out=scratch).sum(axes, keepdim=True)
         c = torch.addcmul(g, x, radial, value=-(self.length**-2), out=scratch)
         v.mul_(self.beta2).add_(torch.linalg.vector_norm(c, dim=axes, keepdim=True).square_(), alpha=1 - self.beta2)
@@ -204,12 +204,12 @@ class _ByLength(_Turn):
 
 
 class _ByAngle(_Turn):
-    """A rotation by the rate, towards the direction of plain Adam, which torch's fused function writes to zeros."""
+    """Rotates by the learning rate towards the direction of plain Adam, computed by torch's fused function."""
 
     def turn_compiled(
         self, x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], sizes: list[int]
     ) -> None:
-        """Do what `turn` does, for all parameters at once."""
+        """Do the same as `turn`, for all parameters at once."""
         radius = None if isinstance(self.radius, str) else self.radius
         numbers = self.beta1, self.beta2, float(self.group["lr"]), self.root, self.group["eps"]
         turn_by_angle(x, g, m, v, sizes, radius, *numbers)
@@ -227,7 +227,7 @@ class _ByAngle(_Turn):
         u.addcmul_(x, radial / size, value=-1)
         inside = torch.linalg.vector_norm(u, dim=axes, keepdim=True)
         none = inside <= 8 * torch.finfo(x.dtype).eps * torch.hypot(inside, radial)
-        # by a small difference: in single precision, the rounding of a cosine would add up over steps
+        # uses a small difference: in single precision, rounding errors of a cosine would accumulate over steps
         x.addcmul_(x, torch.where(none, 0.0, -2 * math.sin(0.5 * angle) ** 2).to(x.dtype))
         x.addcmul_(u, torch.where(none, 0.0, math.sin(angle) * size / inside))
         self.polished(x, axes)

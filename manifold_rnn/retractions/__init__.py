@@ -1,4 +1,4 @@
-"""Retractions: maps from tangent vectors to points. Each one is a frozen value, equal by content.
+"""Retractions: maps from tangent vectors to points. Each is an immutable object, compared by its content.
 
 A manifold takes a retraction by name or as an object:
 
@@ -34,7 +34,7 @@ __all__ = ["QR", "Cayley", "Exponential", "Polar", "Retraction", "get", "names"]
 
 @functools.cache
 def _by_name() -> dict[str, Retraction]:
-    """Every retraction that this package exports."""
+    """Return every retraction that this package exports, by name."""
     exported: list[object] = [globals()[name] for name in __all__]
     kinds = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, Retraction)]
     kinds = [kind for kind in kinds if not inspect.isabstract(kind)]
@@ -42,7 +42,7 @@ def _by_name() -> dict[str, Retraction]:
 
 
 def names() -> list[str]:
-    """Names of the retractions, as `get` and every ``retraction=`` accept them.
+    """Return the names of the retractions, which `get` and every ``retraction=`` option accept.
 
     Returns
     -------
@@ -56,11 +56,12 @@ def names() -> list[str]:
 
 
 def get(retraction: str | Retraction) -> Retraction:
-    """The retraction of that name; a retraction is returned as it is.
+    """Return the retraction of that name; a `Retraction` object is returned unchanged.
 
     Parameters
     ----------
     retraction : str or Retraction
+        One of `names`, or an object.
 
     Returns
     -------
@@ -80,6 +81,6 @@ def get(retraction: str | Retraction) -> Retraction:
     if isinstance(retraction, str) and retraction in _by_name():
         return _by_name()[retraction]
     raise OptionError(
-        f"A retraction is one of {', '.join(_by_name())}, or a Retraction object.\nGot {retraction!r}.\n"
+        f"A retraction must be one of {', '.join(_by_name())}, or a Retraction object.\nGot {retraction!r}.\n"
         "Check the spelling."
     )

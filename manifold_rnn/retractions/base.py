@@ -1,4 +1,4 @@
-"""What a retraction is: a frozen value, equal by content, that serves the update and the trivialized view."""
+"""The base class of retractions, which serve the update view and the trivialized view."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from ..linalg.translation import Unpack, unpack_at
 class Retraction(ABC):
     r"""A map from tangent vectors to points that agrees with the geodesic to first order or better.
 
-    On a group of orthogonal or unitary matrices every retraction here is left-invariant,
+    On a group of orthogonal or unitary matrices every retraction of this package is left-invariant,
 
-    .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id},
+    .. math:: R_x(u) = x\,\phi(A), \qquad A = x^H u, \quad \phi(0) = I, \quad \phi'(0) = \mathrm{id}.
 
-    and a subclass defines :math:`\phi`, its inverse, and its orders of agreement. Its methods have these names:
+    A subclass defines :math:`\phi`, its inverse, and its orders of agreement. It has these methods:
 
     =========================  ====================================  ========================================
     method                     value                                 for
@@ -32,7 +32,7 @@ class Retraction(ABC):
     ``translate(x, A)``        :math:`x\,\phi(A)`                    steps on groups, in coordinates
     ``retract_square(x, u)``   :math:`x\,\phi(x^H u)`                square points, in tangent vectors
     ``retract_tall(x, u)``     :math:`R_x(u)`                        points with more rows than columns
-    ``retract(x, u)``          either of these two, with its checks  everybody else
+    ``retract(x, u)``          either of these two, with its checks  everything else
     ``inverse_group_map(Q)``,  the inverses of these                 `constrain`, `inverse_retr_coordinates`
     ``inverse_tall(x, y)``,
     ``inverse(x, y)``
@@ -44,11 +44,11 @@ class Retraction(ABC):
     >>> assert mr.linalg.defect(mr.retractions.Cayley().retract(x, u)) < 1e-6
     """
 
-    name: ClassVar[str] = ""  # by default that of the class, in lower case
-    self_correcting: ClassVar[bool] = False  # orthonormalises x + u, and so removes the drift of x as well
-    projecting: ClassVar[bool] = False  # on tall matrices it takes the tangent part by itself
-    reversible: ClassVar[bool] = True  # the inverse of phi(A) is phi(-A), so that a step on a group can be undone
-    orders: ClassVar[dict[str, int]] = {"group": 1}  # by the manifold's `geometry`
+    name: ClassVar[str] = ""  # default: the name of the class in lower case
+    self_correcting: ClassVar[bool] = False  # whether it orthonormalizes x + u, which removes the drift of x as well
+    projecting: ClassVar[bool] = False  # whether on tall matrices it uses only the tangent part of u by itself
+    reversible: ClassVar[bool] = True  # whether the inverse of phi(A) is phi(-A), so that steps on groups can be undone
+    orders: ClassVar[dict[str, int]] = {"group": 1}  # order of agreement by the manifold's `geometry`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -56,12 +56,12 @@ class Retraction(ABC):
 
     @abstractmethod
     def group_map(self, A: Tensor) -> Tensor:
-        r"""The map :math:`\phi` from the Lie algebra to the group.
+        r"""Return :math:`\phi(A)`: map the Lie algebra to the group.
 
         Parameters
         ----------
         A : Tensor, shape (..., n, n)
-            Its skew-Hermitian part is used.
+            A square matrix; only its skew-Hermitian part is used.
 
         Returns
         -------
@@ -70,12 +70,12 @@ class Retraction(ABC):
 
     @abstractmethod
     def inverse_group_map(self, Q: Tensor) -> Tensor:
-        r"""The skew-Hermitian ``A`` with :math:`\phi(A) = Q`.
+        r"""Return the skew-Hermitian ``A`` with :math:`\phi(A) = Q`.
 
         Parameters
         ----------
         Q : Tensor, shape (..., n, n)
-            Orthogonal or unitary.
+            An orthogonal or unitary matrix.
 
         Returns
         -------
@@ -88,7 +88,7 @@ class Retraction(ABC):
         """
 
     def translate(self, x: Tensor, A: Tensor) -> Tensor:
-        r"""The point :math:`x\,\phi(A)`.
+        r"""Return the point :math:`x\,\phi(A)`.
 
         Parameters
         ----------
@@ -102,14 +102,14 @@ class Retraction(ABC):
         return multiply(x, self.group_map(A))
 
     def translate_coordinates(self, x: Tensor, c: Tensor, unpack: Unpack = unpack_at) -> Tensor:
-        """`translate` by the matrix with the coordinates ``c``.
+        """Return `translate` for the matrix with the coordinates ``c``.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n)
             A point.
         c : Tensor, shape (..., d)
-            Coordinates.
+            Coordinates of a skew-Hermitian matrix.
         unpack : callable, optional
             ``unpack(x, c)`` returns the skew-Hermitian matrix. Default: `manifold_rnn.linalg.unpack_skew`.
 
@@ -120,7 +120,7 @@ class Retraction(ABC):
         return self.translate(x, unpack(x, c))
 
     def retract_square(self, x: Tensor, u: Tensor) -> Tensor:
-        r"""The point :math:`x\,\phi(\operatorname{skew}(x^H u))`.
+        r"""Return the point :math:`x\,\phi(\operatorname{skew}(x^H u))`.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Retraction(ABC):
 
     @abstractmethod
     def retract_tall(self, x: Tensor, u: Tensor) -> Tensor:
-        """The point that the tangent vector ``u`` leads to from ``x``, with more rows than columns.
+        """Return :math:`R_x(u)` for a point with more rows than columns.
 
         Parameters
         ----------
@@ -149,7 +149,7 @@ class Retraction(ABC):
 
     @abstractmethod
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
-        """The inverse of `retract_tall` in its second argument.
+        """Return the tangent vector ``u`` with ``retract_tall(x, u) = y``.
 
         Parameters
         ----------
@@ -163,13 +163,13 @@ class Retraction(ABC):
         Raises
         ------
         OffManifoldError
-            If ``y`` is out of reach from ``x``.
+            If no tangent vector at ``x`` leads to ``y``.
         UnsupportedError
             If there is no closed form.
         """
 
     def plane_rotation(self, square: Tensor) -> tuple[Tensor, Tensor]:
-        r"""By how much the map rotates a plane: the step on spheres.
+        r"""Return the rotation of a plane by the map, which defines the step on spheres.
 
         For a skew-symmetric 2 x 2 matrix with entries t and -t, the map is the rotation by an angle
         :math:`\varphi(t)`.
@@ -177,7 +177,7 @@ class Retraction(ABC):
         Parameters
         ----------
         square : Tensor
-            :math:`t^2`.
+            The squares :math:`t^2`.
 
         Returns
         -------
@@ -191,15 +191,16 @@ class Retraction(ABC):
         """
         raise UnsupportedError(
             f"The {self.name} retraction has no closed form on spheres.\n"
-            "Expected one with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
+            "Expected a retraction with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
         )
 
     def plane_length(self, angle: Tensor) -> Tensor:
-        r"""The length t from which `plane_rotation` makes an angle from 0 to pi.
+        r"""Return the length t for which `plane_rotation` rotates by an angle between 0 and pi.
 
         Parameters
         ----------
         angle : Tensor
+            Angles in radians.
 
         Returns
         -------
@@ -214,11 +215,11 @@ class Retraction(ABC):
         """
         raise UnsupportedError(
             f"The {self.name} retraction has no closed inverse on spheres.\n"
-            "Expected one with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
+            "Expected a retraction with plane_rotation and plane_length.\nUse 'exp', 'polar', 'qr' or 'cayley'."
         )
 
     def inverse_subspace(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""The horizontal vector ``u``, :math:`x^H u = 0`, for which :math:`R_x(u)` spans the columns of ``y``.
+        r"""Return the horizontal vector ``u``, :math:`x^H u = 0`, for which :math:`R_x(u)` has the span of ``y``.
 
         Parameters
         ----------
@@ -232,21 +233,21 @@ class Retraction(ABC):
         Raises
         ------
         OffManifoldError
-            If the span of ``y`` is out of reach from ``x``.
+            If no horizontal vector at ``x`` leads to the span of ``y``.
         """
         require_distinct_geodesic(x, y, f"The inverse of the {self.name} retraction")
         return self.inverse_tall(x, aligned(x, y)[0])
 
     @full_precision
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        r"""The point :math:`R_x(u)`.
+        r"""Return the point :math:`R_x(u)`.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, p), n >= p
-            With orthonormal columns.
+            A point with orthonormal columns.
         u : Tensor, shape (..., n, p)
-            Tangent at ``x``; of any other vector the tangent part is used.
+            A tangent vector at ``x``; only the tangent part of any other vector is used.
 
         Returns
         -------
@@ -255,7 +256,7 @@ class Retraction(ABC):
         Raises
         ------
         ShapeError, DtypeError, DeviceError
-            If the two do not fit each other, or have more columns than rows.
+            If the two differ in matrix shape, dtype or device, or have more columns than rows.
         """
         require_matrix(x, "retract", tall=True)
         require_same(x, u, "retract")
@@ -265,7 +266,7 @@ class Retraction(ABC):
 
     @full_precision
     def inverse(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""The tangent vector ``u`` at ``x`` with :math:`R_x(u) = y`.
+        r"""Return the tangent vector ``u`` at ``x`` with :math:`R_x(u) = y`.
 
         Parameters
         ----------
@@ -279,11 +280,11 @@ class Retraction(ABC):
         Raises
         ------
         OffManifoldError
-            If ``y`` is out of reach from ``x``.
+            If no tangent vector at ``x`` leads to ``y``.
         UnsupportedError
-            If there is no closed form: `Exponential` with more rows than columns.
+            If there is no closed form, as for `Exponential` with more rows than columns.
         ShapeError, DtypeError, DeviceError
-            If the two do not fit each other, or have more columns than rows.
+            If the two differ in matrix shape, dtype or device, or have more columns than rows.
         """
         require_matrix(x, "inverse", tall=True)
         require_same(x, y, "inverse")
@@ -292,11 +293,12 @@ class Retraction(ABC):
         return self.inverse_tall(x, y)
 
     def order(self, manifold: object) -> int:
-        """Order of agreement with the geodesics of ``manifold``: the error at distance t is of order ``t^(order + 1)``.
+        """Return the order k of agreement with geodesics: the error at distance t is of order ``t^(k + 1)``.
 
         Parameters
         ----------
         manifold : Manifold
+            A manifold with a known geometry.
 
         Returns
         -------
@@ -305,25 +307,25 @@ class Retraction(ABC):
         Raises
         ------
         UnsupportedError
-            If the manifold's geometry is not one that this retraction has an order for.
+            If the order on this geometry is unknown.
         """
-        geometry = getattr(manifold, "geometry", None)  # geoopt's manifolds have none
+        geometry = getattr(manifold, "geometry", None)  # geoopt's manifolds do not have it
         if geometry not in self.orders:
             raise UnsupportedError(
-                f"The {self.name} retraction has a known order on geometries {', '.join(self.orders)}.\n"
-                f"Got {type(manifold).__name__} with geometry {geometry!r}.\n"
+                f"The order of the {self.name} retraction is unknown on this manifold.\n"
+                f"Expected a geometry of {', '.join(self.orders)}; got {geometry!r} of {type(manifold).__name__}.\n"
                 "Measure it with manifold_rnn.testing.check_retraction."
             )
         return self.orders[geometry]
 
 
 def require_far_step(x: Tensor, u: Tensor, name: str) -> None:
-    """Raise `NonFiniteError` unless a point is finite, and a step from it not too long for double precision."""
+    """Raise `NonFiniteError` unless a point is finite, and a step from it short enough for double precision."""
     require_finite(x, "The point of a step")
     require_length(u, name)
 
 
 def tangent(x: Tensor, u: Tensor, scale: float = 1.0) -> Tensor:
-    r"""The tangent part :math:`u - x \operatorname{sym}(x^H u)` of a vector at a point with orthonormal columns."""
+    r"""Return the tangent part :math:`u - x \operatorname{sym}(x^H u)` of a vector at a point."""
     xu = x.mH @ u
     return multiply_add(u, x, xu + xu.mH, beta=scale, alpha=-0.5 * scale)

@@ -20,15 +20,14 @@ class Cayley(Retraction):
 
     .. math:: \phi(A) = (I - \tfrac12 A)^{-1}(I + \tfrac12 A), \qquad \phi^{-1}(Q) = 2 (Q + I)^{-1}(Q - I).
 
-    With more rows than columns it is :math:`\operatorname{cay}(\Omega)x` with the skew
-    :math:`\Omega = Pu x^H - x u^H P`, :math:`P = I - \tfrac12 xx^H`, which a p x p inverse gives:
+    With more rows than columns it is :math:`\operatorname{cay}(\Omega)x` with the skew-Hermitian
+    :math:`\Omega = Pu x^H - x u^H P`, :math:`P = I - \tfrac12 xx^H`. It is computed by a p x p inverse:
 
     .. math:: R_x(u) = x (2a - I) + u_\perp a, \quad a = (I - \tfrac12 A + \tfrac14 u_\perp^H u_\perp)^{-1}, \quad
         A = x^H u, \quad u_\perp = u - xA.
 
-    Order 2, on tall matrices for the canonical metric and 1 for the Euclidean. It never reaches an eigenvalue -1, which
-    lies at infinity; there `inverse` raises `OffManifoldError`.
-    Source: Wen and Yin (2013).
+    The order is 2 on groups. On tall matrices it is 2 for the canonical metric and 1 for the Euclidean metric. The map
+    never reaches an eigenvalue -1, and `inverse` raises `OffManifoldError` there. Source: Wen and Yin (2013).
 
     Examples
     --------
@@ -65,7 +64,7 @@ class Cayley(Retraction):
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y
         require_no_minus_one(xy, "The inverse Cayley retraction")
-        inverse = 2 * torch.linalg.inv_ex(_identity(xy) + xy).inverse  # of a
+        inverse = 2 * torch.linalg.inv_ex(_identity(xy) + xy).inverse  # the inverse of a
         outside = (y - x @ xy) @ inverse
         return x @ skew(-2 * inverse) + outside
 

@@ -20,23 +20,23 @@ from ..linalg.subspaces import subspace_log
 from ..linalg.translation import Unpack, expm_coordinates, expm_times, unpack_at
 from .base import Retraction
 
-# entries of a tangent vector, in single precision:
-_WIDEN_SQUARE_ABOVE = 4.0  # the rounding of x and of x^H u turns the result by as many times the unit
+# bounds of the entries of a tangent vector; the first two apply in single precision
+_WIDEN_SQUARE_ABOVE = 4.0  # rounding errors of x and of x^H u are amplified by the length of the vector
 _WIDEN_TALL_ABOVE = 0.1  # the block matrix is not normal, so its exponential loses digits
-_TALL_LONG_ABOVE = 4.0  # and in any precision: as many as its square has
+_TALL_LONG_ABOVE = 4.0  # the square of the vector loses digits in any precision
 
 
 @dataclass(frozen=True)
 class Exponential(Retraction):
-    r"""The exponential, which on a group is the geodesic itself.
+    r"""The exponential retraction, which on a group follows the geodesic.
 
     .. math:: \phi(A) = \exp(A), \qquad \phi^{-1}(Q) = \log Q \text{ (principal)}.
 
-    With more rows than columns it is the curve :math:`\exp(\Omega)x` of the group action, ``Omega`` as for `Cayley`:
-    the geodesic of the canonical metric, of order 1 for the Euclidean. It is the first p columns of the exponential of
-    a 2p x 2p matrix, and has no closed inverse.
+    With more rows than columns it is the curve :math:`\exp(\Omega)x` of the group action, with ``Omega`` as in
+    `Cayley`. This curve is the geodesic of the canonical metric; for the Euclidean metric it has order 1. It consists
+    of the first p columns of the exponential of a 2p x 2p matrix, and has no closed inverse.
 
-    Onto: every orthogonal matrix of determinant 1 and every unitary matrix is reached. `inverse` raises
+    The map reaches every orthogonal matrix of determinant 1 and every unitary matrix. `inverse` raises
     `OffManifoldError` at an eigenvalue -1, where the logarithm is not unique. Source: Lezcano-Casado and
     Martinez-Rubio (2019) for recurrent networks.
 
@@ -102,9 +102,9 @@ class Exponential(Retraction):
 
 
 def _along_basis(x: Tensor, A: Tensor, outside: Tensor) -> Tensor:
-    """The same in an orthonormal basis, where the block matrix is skew; no derivative where ``outside`` has no rank."""
+    """Compute it in an orthonormal basis, where the block matrix is skew; ``outside`` must have full rank."""
     Q, R = torch.linalg.qr(outside)
-    p = R.shape[-2]  # fewer than columns, if there are not as many rows outside
+    p = R.shape[-2]  # less than the number of columns if there are too few rows outside
     zero = torch.zeros((*A.shape[:-2], p, p), dtype=A.dtype, device=A.device)
     block = torch.cat([torch.cat([A, -R.mH], -1), torch.cat([R, zero], -1)], -2)
     E = expm_skew(block)[..., : A.shape[-1]]
@@ -116,5 +116,5 @@ def _single(u: Tensor) -> bool:
 
 
 def _largest(u: Tensor) -> float:
-    """The largest modulus of an entry, 0 where no number may be read."""
+    """Return the largest modulus of an entry, or 0 if no number may be read."""
     return read_number(host_max, u.abs()) if may_read_device() else 0.0

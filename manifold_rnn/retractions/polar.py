@@ -18,13 +18,14 @@ from .base import Retraction, require_far_step, tangent
 
 @dataclass(frozen=True)
 class Polar(Retraction):
-    r"""The polar retraction: the point nearest to ``x + u``.
+    r"""The polar retraction: projects ``x + u`` to the nearest point.
 
-    .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H),
+    .. math:: \phi(A) = (I + A)(I - A^2)^{-1/2}, \qquad \phi^{-1}(Q) = (Q + Q^H)^{-1}(Q - Q^H).
 
-    and :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`, with more rows than columns as well. Order 2, on tall matrices for
-    the Euclidean metric and 1 for the canonical. It reaches eigenangles below :math:`\pi/2`, beyond which `inverse`
-    raises `OffManifoldError`, and removes the drift of ``x``. Source: Absil and Malick (2012).
+    The general form is :math:`R_x(u) = (x + u)(I + u^H u)^{-1/2}`, also with more rows than columns. The order is 2 on
+    groups. On tall matrices it is 2 for the Euclidean metric and 1 for the canonical metric. It reaches eigenangles
+    below :math:`\pi/2`; beyond these `inverse` raises `OffManifoldError`. It also removes the rounding drift of ``x``.
+    Source: Absil and Malick (2012).
 
     Examples
     --------
@@ -69,5 +70,5 @@ class Polar(Retraction):
             return polar(wide + tangent(wide, double(u))).to(x.dtype)
 
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
-        # x + u = y S with S Hermitian: x^H y S + S y^H x = 2 I
+        # solves x + u = y S for Hermitian S: x^H y S + S y^H x = 2 I
         return y @ inverse_polar_factor(x.mH @ y) - x

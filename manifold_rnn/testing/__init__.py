@@ -1,11 +1,11 @@
-"""Checks of any manifold, retraction, gradient or optimizer, yours included. Each returns a report of measured numbers.
+"""Checks of any manifold, retraction, gradient or optimizer. Each returns a report of measured numbers.
 
 A report has one number for each law, and prints as a table:
 
 >>> report = mr.testing.check_manifold(mr.Orthogonal())
 >>> assert report.defect < 1e-12 and report.self_adjoint < 1e-12
 
-``strict=True`` raises an error if a number exceeds its bound, so a check is a test in one line:
+``strict=True`` raises an error if a number exceeds its bound, so one line is a complete test:
 
 >>> _ = mr.testing.check_retraction(mr.Orthogonal("cayley"), order=2, strict=True)
 

@@ -13,7 +13,7 @@ from ..manifolds import Manifold
 from .report import Report, at_least, at_most
 from .sample import adapted_with_points, inner, random_tangent, seeded, slope, worst
 
-_STEP = 1e-3  # of the difference quotient of order 4: truncation and rounding both near 1e-12
+_STEP = 1e-3  # of the difference quotient of order 4: truncation and rounding errors are both near 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ def check_gradient(
     Parameters
     ----------
     manifold : geoopt.Manifold
-        Of this package or anybody's.
+        A manifold of this package or of geoopt.
     f : callable, optional
-        From points to one real number, or one for each point of the batch. Default: a random polynomial.
+        Maps points to one real number, or to one for each point of the batch. Default: a random polynomial.
     x : Tensor, optional
-        Points; projected in double precision, in which everything is computed. Default: two random ones.
+        Points. They are projected in double precision, in which everything is computed. Default: two random points.
     rtol : float
         Bound of the relative error of the derivative.
     atol : float
-        Bound of the numbers that are 0 but for rounding.
+        Bound of the numbers that are 0 up to rounding errors.
     seed : int
-        Of the random vectors; torch's generator is left as it was.
+        Seed of the random vectors; the state of torch's generator is restored.
     strict : bool
-        Raise `CheckError` if a number is out of bounds.
+        Whether to raise `CheckError` if a number is out of bounds.
 
     Returns
     -------
@@ -78,11 +78,11 @@ def check_gradient(
     Raises
     ------
     CheckError
-        With ``strict``.
+        With ``strict``, if a number is out of bounds.
 
     Notes
     -----
-    The derivative is a difference quotient of order 4 along the curve, whatever autograd says about the retraction.
+    The derivative is a difference quotient of order 4 along the curve, so it does not depend on autograd.
     Source: Boumal (2023), section 4.8.
 
     Examples

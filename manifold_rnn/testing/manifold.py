@@ -1,4 +1,4 @@
-"""Check of a manifold: projections, metric, transport, exponential and logarithm, coordinates."""
+"""Check of a manifold: projections, metric, transport, exponential, logarithm and coordinates."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def check_manifold(
 ) -> ManifoldReport:
     r"""Measure whether a manifold obeys the laws that optimizers rely on.
 
-    With :math:`P_x` = ``proju``, random ambient ``u, v`` and their metric:
+    With :math:`P_x` = ``proju``, and random ambient ``u, v``:
 
     .. math::
         P_x P_x = P_x, \qquad \langle P_x u, v\rangle_x = \langle u, P_x v\rangle_x, \qquad
-        \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v,
+        \langle \operatorname{egrad2rgrad}(g), v\rangle_x = \operatorname{Re}\sum \bar g\, v.
 
-    and that ``projx`` is a projection, ``egrad2rgrad`` and ``transp`` end in the tangent space, ``logmap`` inverts
-    ``expmap``.
+    It also measures that ``projx`` is a projection, that ``egrad2rgrad`` and ``transp`` return tangent vectors, and
+    that ``logmap`` inverts ``expmap``.
 
     Parameters
     ----------
     manifold : geoopt.Manifold
-        Of this package or anybody's.
+        A manifold of this package or of geoopt.
     x : Tensor, optional
-        Points; projected in double precision, in which everything is computed. Default: two random ones.
+        Points. They are projected in double precision, in which everything is computed. Default: two random points.
     atol : float
         Bound of every number, for vectors of norm 1.
     seed : int
-        Of the random vectors; torch's generator is left as it was.
+        Seed of the random vectors; the state of torch's generator is restored.
     strict : bool
-        Raise `CheckError` if a number is out of bounds.
+        Whether to raise `CheckError` if a number is out of bounds.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def check_manifold(
     Raises
     ------
     CheckError
-        With ``strict``.
+        With ``strict``, if a number is out of bounds.
 
     Notes
     -----
@@ -111,6 +111,6 @@ def _unit(g: Tensor) -> Tensor:
 
 
 def _ambient(m: Manifold, x: Tensor, g: Tensor, v: Tensor) -> Tensor:
-    """``Re sum conj(g) v`` over the axes of one point, in the shape that ``inner`` gives."""
+    """Return ``Re sum conj(g) v`` over the axes of one point, in the shape of ``inner``."""
     product = (g.conj() * v).real
     return product.sum(tuple(range(-m.ndim, 0)), keepdim=True) if m.ndim else product

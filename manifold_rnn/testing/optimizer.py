@@ -22,7 +22,7 @@ class OptimizerReport(Report):
     Attributes
     ----------
     ratio : float
-        Bound of the loss after all steps, relative to the one before.
+        Bound of the loss after all steps, relative to the loss before.
 
     Examples
     --------
@@ -50,32 +50,33 @@ def check_optimizer(
     seed: int = 0,
     strict: bool = False,
 ) -> OptimizerReport:
-    r"""Measure whether an optimizer goes down on a manifold without leaving it.
+    r"""Measure whether an optimizer decreases a loss on a manifold without leaving the manifold.
 
-    The problem is to find a point :math:`y` near the start,
+    The problem is to find a point :math:`y` near the start:
 
-    .. math:: \min_x \tfrac12 \|x - y\|^2 + \tfrac12\|p\|^2,
+    .. math:: \min_x \tfrac12 \|x - y\|^2 + \tfrac12\|p\|^2.
 
-    with a plain parameter ``p`` beside it.
+    There is also a plain parameter ``p`` in the same group.
 
     Parameters
     ----------
     make_optimizer : callable
-        From a list of parameters to an optimizer, e.g. ``lambda params: RiemannianAdam(params, lr=0.01)``.
+        Maps a list of parameters to an optimizer, e.g. ``lambda params: RiemannianAdam(params, lr=0.01)``.
     manifold : geoopt.Manifold
-        Of this package or anybody's.
+        A manifold of this package or of geoopt.
     x : Tensor, optional
-        Points to start from; projected in double precision, in which everything is computed. Default: two random ones.
+        Starting points. They are projected in double precision, in which everything is computed. Default: two random
+        points.
     steps : int
-        How many.
+        Number of steps.
     ratio : float
-        Bound of the loss after all steps, relative to the first.
+        Bound of the loss after all steps, relative to the loss before.
     atol : float
-        Bound of the numbers that are 0 but for rounding.
+        Bound of the numbers that are 0 up to rounding errors.
     seed : int
-        Of the random vectors; torch's generator is left as it was.
+        Seed of the random vectors; the state of torch's generator is restored.
     strict : bool
-        Raise `CheckError` if a number is out of bounds.
+        Whether to raise `CheckError` if a number is out of bounds.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def check_optimizer(
     Raises
     ------
     CheckError
-        With ``strict``.
+        With ``strict``, if a number is out of bounds.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What every check returns: named numbers, each with the bound it is held to."""
+"""The reports of checks: named numbers, each with its bound."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ class Row(NamedTuple):
     Attributes
     ----------
     name : str
+        The name of the number in the report.
     value : float or None
-        None where the manifold refuses the operation by name.
+        None if the manifold does not support the operation.
     relation : "<=", ">=" or ""
-        How the value has to compare with the bound; empty if it has none.
+        The required relation of value and bound; empty if there is no bound.
     bound : float
+        The bound.
     meaning : str
         What was measured.
 
@@ -38,7 +40,7 @@ class Row(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """How far the number is beyond its bound, on a scale where 1 is the bound; infinite for NaN."""
+        """The ratio of value and bound, above 1 if the bound is exceeded; infinite for NaN."""
         if self.value is None or not self.relation:
             return 0.0
         if math.isnan(self.value):
@@ -50,16 +52,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Numbers that a check measured, and the bounds it holds them to.
+    """The numbers that a check measured, and their bounds.
 
-    A number that could not be measured, because the manifold refuses the operation by name, is None.
+    A number is None if the manifold does not support the operation.
 
     Parameters
     ----------
     check : str
-        What was checked.
+        The name of the check.
     subject : str
-        On which manifold.
+        The manifold that was checked.
     atol : float
         Bound of the numbers that are 0 up to rounding errors.
 
@@ -75,7 +77,7 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """Every number with its bound and meaning."""
+        """Return every number with its bound and meaning."""
         rows = []
         for f in dataclasses.fields(self):
             if "meaning" in f.metadata:
@@ -86,7 +88,7 @@ class Report:
 
     @property
     def failures(self) -> list[Row]:
-        """The numbers beyond their bounds, the worst first."""
+        """Return the numbers out of bounds, the worst first."""
         return sorted((row for row in self.rows if row.excess > 1), key=lambda row: -row.excess)
 
     @property
@@ -95,7 +97,7 @@ class Report:
         return not self.failures
 
     def require(self) -> Self:
-        """The report itself, if every number is within its bound.
+        """Return the report itself if every number is within its bound.
 
         Returns
         -------
@@ -104,7 +106,7 @@ class Report:
         Raises
         ------
         CheckError
-            Otherwise, naming the worst number.
+            If a number is out of bounds. The message names the worst one.
         """
         if self.failures:
             worst, *others = self.failures
@@ -112,7 +114,7 @@ class Report:
             raise CheckError(
                 f"{self.check}({self.subject}): {worst.name}, {worst.meaning}.\n"
                 f"Expected {worst.relation} {worst.bound:.3g}, got {worst.value:.3g}{also}.\n"
-                "Print the report for all the numbers."
+                "Print the report for all numbers."
             )
         return self
 
@@ -128,15 +130,15 @@ class Report:
 
 
 def at_most(meaning: str, bound: float | str | None = None) -> Any:
-    """Field of a report that must not exceed ``bound``: a number, the name of another field, or None for ``atol``."""
+    """Declare a number that must be at most ``bound``: a number, the name of another field, or None for ``atol``."""
     return dataclasses.field(metadata={"meaning": meaning, "relation": "<=", "bound": bound})
 
 
 def at_least(meaning: str, bound: float | str) -> Any:
-    """Field of a report that must reach ``bound``."""
+    """Declare a number that must be at least ``bound``."""
     return dataclasses.field(metadata={"meaning": meaning, "relation": ">=", "bound": bound})
 
 
 def measured(meaning: str) -> Any:
-    """Field of a report that is told, and held to nothing."""
+    """Declare a number without a bound."""
     return dataclasses.field(metadata={"meaning": meaning, "relation": "", "bound": 0.0})

@@ -1,4 +1,4 @@
-"""Check of a retraction: its order, its values, its inverse."""
+"""Check of a retraction: its order, its values and its inverse."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RetractionReport(Report):
     Attributes
     ----------
     order : int
-        The order that was asked for.
+        The required order.
     needed : float
-        The slope that a retraction of this order has at least.
+        The smallest slope of a retraction of this order.
 
     Examples
     --------
@@ -53,25 +53,26 @@ def check_retraction(
     r"""Measure the order of a manifold's retraction.
 
     .. math::
-        \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k,
+        \|R_x(tu) - x - tu\| = O(t^2), \qquad \|R_x(tu) - \exp_x(tu)\| = O(t^{k+1}) \text{ for order } k.
 
-    by the slopes of straight lines through :math:`(\log t, \log \text{error})`, in double precision, over the shortest
-    steps whose errors are above rounding. A retraction that is the exponential has the slope infinity.
+    The orders are the slopes of straight lines through :math:`(\log t, \log \text{error})`. They are fitted in double
+    precision over the shortest steps whose errors are above rounding error. If the retraction is the exponential, the
+    second slope is infinite.
 
     Parameters
     ----------
     manifold : geoopt.Manifold
-        Of this package or anybody's; its ``retr`` and ``expmap`` are compared.
+        A manifold of this package or of geoopt; its ``retr`` and ``expmap`` are compared.
     x : Tensor, optional
-        Points; projected in double precision, in which everything is computed. Default: two random ones.
+        Points. They are projected in double precision, in which everything is computed. Default: two random points.
     order : int, optional
-        The order that is asked for. Default: what the retraction claims, 1 for somebody else's.
+        The required order. Default: the order of the retraction's class, or 1 for other manifolds.
     atol : float
-        Bound of the numbers that are 0 but for rounding.
+        Bound of the numbers that are 0 up to rounding errors.
     seed : int
-        Of the random vectors; torch's generator is left as it was.
+        Seed of the random vectors; the state of torch's generator is restored.
     strict : bool
-        Raise `CheckError` if a number is out of bounds.
+        Whether to raise `CheckError` if a number is out of bounds.
 
     Returns
     -------
@@ -80,17 +81,17 @@ def check_retraction(
     Raises
     ------
     CheckError
-        With ``strict``.
+        With ``strict``, if a number is out of bounds.
 
     Notes
     -----
-    The second slope says nothing about a manifold whose ``expmap`` is an alias of ``retr``; the first does. Source:
+    If ``expmap`` is an alias of ``retr``, the second slope has no meaning, but the first one does. Source:
     Absil, Mahony and Sepulchre (2008), definitions 4.1.1 and 5.5.
 
     Examples
     --------
     >>> import geoopt
-    >>> assert not mr.testing.check_retraction(geoopt.CanonicalStiefel()).ok  # steps twice too far
+    >>> assert not mr.testing.check_retraction(geoopt.CanonicalStiefel()).ok  # its steps are twice too long
     """
     with seeded(seed):
         m, x = adapted_with_points(manifold, x)

@@ -265,7 +265,7 @@ BAD = {
     "empty": (lambda: mr.SubspaceAdapter().trivialize(torch.ones(0, 4)), errors.ShapeError, r"\(0, 4\)"),
     "NaN": (lambda: mr.ReflectionAdapter().trivialize(torch.full((4, 4), torch.nan)), errors.NonFiniteError, "16 of"),
     "view": (lambda: layer(mr.OrthogonalAdapter(), view="update"), errors.UnsupportedError, "trivialized"),
-    "rebase": (lambda: layer(mr.OrthogonalAdapter(), rebase_every=1), errors.UnsupportedError, "no base that moves"),
+    "rebase": (lambda: layer(mr.OrthogonalAdapter(), rebase_every=1), errors.UnsupportedError, "no base to move"),
     "freeze": (lambda: mr.constrain_matching(Net(), PATTERNS, freeze_others=1), errors.OptionError, "True or False"),
     "assign": (
         lambda: setattr(layer(mr.OrthogonalAdapter()), "weight", torch.ones(12, 16)),

@@ -43,7 +43,7 @@ def test_a_pattern_without_a_match_changes_nothing(view):
 @pytest.mark.parametrize(
     ("patterns", "error", "words"),
     [
-        ({}, OptionError, "one pattern or more"),
+        ({}, OptionError, "at least one pattern"),
         (["*.weight"], OptionError, "mapping"),
         ({3: mr.Orthogonal()}, OptionError, "patterns"),
         ({"*.q_projj.weight": mr.Orthogonal()}, OptionError, "0.q_proj.weight"),

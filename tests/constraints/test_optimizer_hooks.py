@@ -153,7 +153,7 @@ def test_what_went_wrong_elsewhere_concerns_no_other_optimizer(leave):
 @pytest.mark.parametrize("leave", [_constrain_and_delete, _constrain_and_prune])
 def test_a_weight_that_another_tool_took_is_missed_by_name_and_may_be_released(leave):
     module = leave()
-    with pytest.raises(OptionError, match="'weight' is no parameter of its module any more"):
+    with pytest.raises(OptionError, match="'weight' is no longer a parameter of its module"):
         module(torch.ones(N, dtype=torch.float64))
     assert mr.degrees_of_freedom(module) >= N
     module.load_state_dict({"bias": torch.zeros(N)}, strict=False)

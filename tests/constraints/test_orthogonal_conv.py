@@ -222,7 +222,7 @@ def test_starts_from_kernels_of_any_size(size, kind):
 def test_a_kernel_that_is_not_reached_is_refused_and_nothing_changes():
     layer = conv("square")
     before = copy.deepcopy(layer.state_dict())
-    with pytest.raises(errors.OffManifoldError, match="OrthogonalConv does not reach"):
+    with pytest.raises(errors.OffManifoldError, match="OrthogonalConv cannot represent"):
         layer.weight = torch.randn(6, 6, 3, 3, dtype=REAL)
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
     entry(layer).assign_nearest(torch.randn(6, 6, 3, 3, dtype=REAL))

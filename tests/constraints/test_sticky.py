@@ -106,7 +106,7 @@ def test_sticky_refuses_a_rebase_and_another_retraction():
     layer = cell(mr.StickyDisc())
     with pytest.raises(errors.UnsupportedError, match="rebase_every=None"):
         entry(layer).rebase()
-    with pytest.raises(errors.UnsupportedError, match="of its own"):
+    with pytest.raises(errors.UnsupportedError, match="its own retraction"):
         mr.set_retraction(layer, "weight_hh", "qr")
     with pytest.raises(errors.UnsupportedError, match="structured"):
         cell(mr.StickyDisc(), rebase_every=2)

@@ -192,5 +192,5 @@ def test_the_rest_of_pymanopts_contract():
     "manifold", [mr.Stiefel(metric="canonical"), mr.UnitDisc(), manifolds.adapt(geoopt.Sphere())], ids=str
 )
 def test_other_metrics_are_refused(manifold):
-    with pytest.raises(errors.UnsupportedError, match="metric of the space"):
+    with pytest.raises(errors.UnsupportedError, match="metric of the ambient space"):
         mr.interop.to_pymanopt(manifold, 4, 4)

@@ -81,7 +81,7 @@ ROWS = {
     "a weight of NaN": Row(
         NonFiniteError, "weights", lambda s: SPD.mean(positive(s).expand(2, 4, 4), torch.tensor([1.0, torch.nan]))
     ),
-    "a retraction for SPD": Row(UnsupportedError, "of its own", lambda s: SPD.with_retraction("qr")),
+    "a retraction for SPD": Row(UnsupportedError, "its own retraction", lambda s: SPD.with_retraction("qr")),
     "a spectrum in the update view": Row(
         UnsupportedError, "trivialized", lambda s: mr.constrain(nn.Linear(3, 3), "weight", SPECTRUM, view="update")
     ),
@@ -100,10 +100,10 @@ ROWS = {
     "singular values of NaN": Row(NonFiniteError, "values", lambda s: loaded(s, torch.nan)),
     "negative singular values": Row(OffManifoldError, "at least 0", lambda s: loaded(s, -1.0)),
     "another spectrum": Row(
-        OffManifoldError, "does not reach", lambda s: computed(SPECTRUM, s.x).constraints["weight"].assign(2 * s.x)
+        OffManifoldError, "cannot represent", lambda s: computed(SPECTRUM, s.x).constraints["weight"].assign(2 * s.x)
     ),
     "columns at an angle": Row(
-        OffManifoldError, "does not reach", lambda s: computed(GRAM, s.x).constraints["weight"].assign(s.x.tril() + 1)
+        OffManifoldError, "cannot represent", lambda s: computed(GRAM, s.x).constraints["weight"].assign(s.x.tril() + 1)
     ),
     "a weight of another shape": Row(
         OptionError, "shape", lambda s: computed(SPECTRUM, s.x).constraints["weight"].assign(s.tall)

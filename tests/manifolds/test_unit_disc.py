@@ -123,7 +123,7 @@ REFUSED = {
     "vector": (lambda: manifolds.Contraction().projx(torch.ones(3)), errors.ShapeError, "n, p"),
     "NaN": (lambda: manifolds.UnitDisc().projx(torch.full((2, 2), torch.nan)), errors.NonFiniteError, "4 of 4"),
     "dist": (lambda: manifolds.UnitDisc().dist(torch.eye(2), torch.eye(2)), errors.UnsupportedError, "convex"),
-    "swap": (lambda: manifolds.UnitDisc().with_retraction("qr"), errors.UnsupportedError, "of its own"),
+    "swap": (lambda: manifolds.UnitDisc().with_retraction("qr"), errors.UnsupportedError, "its own retraction"),
     "split": (lambda: manifolds.BlockTriangular(mr.Orthogonal(), mr.Orthogonal(), split=0), errors.OptionError, "rows"),
     "block": (lambda: manifolds.BlockTriangular(mr.Orthogonal, mr.Orthogonal()), errors.OptionError, "object such as"),
     "too small": (

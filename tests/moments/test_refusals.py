@@ -82,7 +82,7 @@ def correlated():
 
 
 ROWS = {
-    "a list": Row(OptionError, "x0 is a tensor.*list", lambda: moments.fit(X0.tolist(), X1, Y, 2)),
+    "a list": Row(OptionError, "x0 must be a tensor.*list", lambda: moments.fit(X0.tolist(), X1, Y, 2)),
     "a vector": Row(ShapeError, r"\(N, k\).*\(3000,\)", lambda: moments.fit(X0, X1, Y[:, 0], 2)),
     "rows that do not fit": Row(ShapeError, r"\(2999, 4\)", lambda: moments.fit(X0, X1[1:], Y, 2)),
     "no rows": Row(ShapeError, r"\(0, 4\)", lambda: moments.fit(X0[:0], X1[:0], Y[:0], 2)),

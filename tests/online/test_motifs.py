@@ -107,7 +107,7 @@ BAD = {
     "an unknown motif": (lambda: chain(8).fit_order([0, 3]), OptionError, "from 0 to 2, got 3"),
     "an empty order": (lambda: chain(8).fit_order([]), OptionError, r"got \(\)"),
     "a motif twice": (lambda: chain(8).fit_order([0, 1, 0]), OptionError, "one successor"),
-    "equal states": (lambda: nulled(chain(8)).fit_order([0, 1, 2]), OptionError, "do not tell the motifs apart"),
+    "equal states": (lambda: nulled(chain(8)).fit_order([0, 1, 2]), OptionError, "too similar"),
     "an unknown first": (lambda: chain(8).play(-1, 3), OptionError, "`first`.*got -1"),
     "nothing to play": (lambda: chain(8).play(0, 0), OptionError, "`motifs`.*got 0"),
 }  # fmt: skip

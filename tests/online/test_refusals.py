@@ -37,7 +37,7 @@ BAD = {
     "another cell": (lambda: RFLO(layer_with(LSTM())), UnsupportedError, "got LSTM"),
     "other steps": (lambda: RFLO(layer_with(Doubled())), UnsupportedError, "got Doubled"),
     "a mixing nonlinearity": (
-        lambda: RFLO(layer_with(LeakyElman(lambda z: z.softmax(-1)))), UnsupportedError, "acts on each unit alone"),
+        lambda: RFLO(layer_with(LeakyElman(lambda z: z.softmax(-1)))), UnsupportedError, "each unit separately"),
     "a trained nonlinearity": (lambda: RFLO(layer_with(LeakyElman(nn.PReLU()))), UnsupportedError, "got PReLU"),
     "complex weights": (lambda: RFLO(layer_with(dtype=torch.complex64)), DtypeError, "complex64"),
     "a nonlinear readout": (lambda: RFLO(layer_with(), nn.ReLU()), UnsupportedError, "nn.Linear or None, got ReLU"),
@@ -81,7 +81,7 @@ BAD = {
         ShapeError, r"Expected a scalar, got shape \(2, 3\)"),
     "a loss without a graph": (
         lambda: stepped().step(torch.ones(2, M), torch.ones(2, K), loss=lambda y, _: y.detach().sum()),
-        OptionError, "does not depend on the outputs"),
+        OptionError, "must depend on the outputs"),
     "a target of another shape": (
         lambda: stepped().step(torch.ones(2, M), torch.ones(K)), ShapeError, r"Expected \(2, 3\).*got \(3,\)"),
     "a target of numbers": (lambda: stepped().step(torch.ones(2, M), 1.0), ShapeError, r"\(2, 3\).*got float"),

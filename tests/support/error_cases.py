@@ -94,8 +94,8 @@ ROWS = {
     "n = 0": Row(ShapeError, r"at least 1 x 1.*got \(0, 0\)", lambda s: linalg.polar(s.x[:0, :0])),
     "integers": Row(DtypeError, "int64", lambda s: linalg.cayley(s.x.long())),
     "booleans": Row(DtypeError, "bool", lambda s: linalg.pack_skew(s.x.bool())),
-    "a list": Row(DtypeError, "works on tensors.*list", lambda s: linalg.defect(s.x.tolist())),
-    "complex coordinates": Row(DtypeError, "Coordinates are real", lambda s: linalg.unpack_skew(s.z[0])),
+    "a list": Row(DtypeError, "needs tensors.*list", lambda s: linalg.defect(s.x.tolist())),
+    "complex coordinates": Row(DtypeError, "Coordinates must be real", lambda s: linalg.unpack_skew(s.z[0])),
     "no n has 4 coordinates": Row(ShapeError, "got 4 for a real", lambda s: linalg.unpack_skew(s.x[0])),
     "no n has 3 if complex": Row(
         ShapeError, "got 3 for a complex", lambda s: linalg.unpack_skew(s.x[0, :3], torch.complex64)
@@ -155,7 +155,7 @@ ROWS = {
     "rows that do not divide": Row(ShapeError, "3 equal blocks", lambda s: manifolds.Blocks(s.O, 3).require(s.x)),
     "a class for a manifold": Row(UnsupportedError, "object such as", lambda s: manifolds.adapt(manifolds.Orthogonal)),
     "another retraction for geoopt's": Row(
-        UnsupportedError, "of its own", lambda s: manifolds.adapt(geoopt.Sphere()).with_retraction("qr")
+        UnsupportedError, "its own retraction", lambda s: manifolds.adapt(geoopt.Sphere()).with_retraction("qr")
     ),
     "inverse of geoopt's retraction": Row(
         UnsupportedError,
@@ -312,7 +312,7 @@ ROWS = {
         UnsupportedError, "convex", lambda s: manifolds.UnitDisc().dist(s.x, s.x)
     ),
     "a retraction for a disc": Row(
-        UnsupportedError, "of its own", lambda s: manifolds.UnitDisc().with_retraction("qr")
+        UnsupportedError, "its own retraction", lambda s: manifolds.UnitDisc().with_retraction("qr")
     ),
     "a Schur form in the update view": Row(
         UnsupportedError, "trivialized", lambda s: s.constrain(mr.SchurDisc(), view="update")
@@ -330,6 +330,6 @@ ROWS = {
         CheckError, "first_order", lambda s: testing.check_retraction(geoopt.CanonicalStiefel(), strict=True)
     ),
     "points that a manifold does not make": Row(
-        UnsupportedError, "Pass some as x", lambda s: testing.check_manifold(geoopt.Lorentz())
+        UnsupportedError, "Pass points as x", lambda s: testing.check_manifold(geoopt.Lorentz())
     ),
 }

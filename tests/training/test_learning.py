@@ -124,9 +124,9 @@ WRONG = {
     "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "`network.cell` needs Elman or LeakyElman for"),
     "a published network of another cell": (
         {"network": {"zoo": "lem", "hidden_size": 4}},
-        "RFLO needs a cell that states its leaky form.",
+        "RFLO needs a cell with a leaky form.",
     ),
-    "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO trains real layers"),
+    "complex numbers": ({"network": {**LEAKY, "numbers": "complex"}}, "RFLO needs a real layer"),
     "a leak": ({"network": {**LEAKY, "options": {"leak": 2.0}}}, "The leak of LeakyElman is out of range."),
     "leaks of other units": (
         {"network": {**LEAKY, "options": {"leak": [0.1, 0.2]}}},

@@ -1,1 +1,1 @@
-"""Structured constraints, one a file: weights that are computed from parameters, in the trivialized view only."""
+"""Structured constraints, one per file: weights that are computed from parameters, in the trivialized view only."""

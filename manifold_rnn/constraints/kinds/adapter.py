@@ -1,4 +1,4 @@
-"""What adapters share: a frozen weight that the state dict leaves out, and how a change of it meets inputs."""
+"""The base classes of adapters: a frozen weight that the state dict omits, and a trained change of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Side = Literal["input", "output"]
 class Adapter(Constraint):
     """A constraint that keeps the weight fixed and trains parameters that change it.
 
-    A subclass has the options ``side`` and ``save_base``, or the second alone.
+    A subclass has the option ``save_base``, and it may have the option ``side``.
     """
 
 
@@ -34,9 +34,9 @@ class AdapterParametrization(Parametrization):
     Parameters
     ----------
     weight : Tensor
-        The weight to keep. Its numbers are not copied.
+        The weight to keep. It is not copied.
     save_base : bool
-        Whether the state dict has it. If not, it has a ``fingerprint`` of four numbers instead.
+        Whether the state dict contains the weight. If not, it contains a ``fingerprint`` of four numbers instead.
     """
 
     has_linear: ClassVar[bool] = True
@@ -45,13 +45,13 @@ class AdapterParametrization(Parametrization):
 
     def __init__(self, weight: Tensor, *, save_base: bool) -> None:
         super().__init__()
-        require_finite(weight, "the weight of an adapter", "Nothing was changed. Load a sound checkpoint first.")
+        require_finite(weight, "the weight of an adapter", "Nothing was changed. Load a valid checkpoint first.")
         self.save_base = save_base
         self.register_buffer("base", weight.detach(), persistent=save_base)
 
     @property
     def wide_dtype(self) -> torch.dtype:
-        """The dtype of the change, and that of its parameters if it is real: single precision or better."""
+        """The dtype of the change, and of its real parameters: single precision or better."""
         return torch.promote_types(self.base.dtype, torch.float32)
 
     @property
@@ -61,15 +61,15 @@ class AdapterParametrization(Parametrization):
     @property
     @abstractmethod
     def work(self) -> int:
-        """Multiplications by which a row of the weight, or an input, is changed."""
+        """Multiplications that change one row of the weight, or one input."""
 
     @property
     def rows(self) -> int:
-        """How many rows are changed for the dense weight."""
+        """Number of rows that the dense weight changes."""
         return self.base.shape[-2]
 
     def prefers_linear(self, x: Tensor) -> bool:
-        """Compare the work for the inputs with the work for the weight, and for its gradient if there is one."""
+        """Compare the work for the inputs with the work for the weight, including its gradient if there is one."""
         if self.base.is_meta or self.base.ndim != 2 or x.shape[-1:] != self.base.shape[-1:]:
             return False
         inputs = x.numel() // max(1, x.shape[-1])
@@ -78,7 +78,7 @@ class AdapterParametrization(Parametrization):
         return 3 * inputs * self.work < 3 * self.rows * self.work + inputs * self.base.numel()
 
     def freeze(self) -> None:
-        """Leave the parameters as they are: a frozen weight is what an adapter is for. A release freezes it again."""
+        """Keep the parameters trainable, since adapters change a frozen weight. `release` freezes it again."""
         self.freeze_base()
 
     def freeze_base(self) -> None:
@@ -95,7 +95,7 @@ class AdapterParametrization(Parametrization):
         known, base = loaded.get("fingerprint"), loaded.get("base")
         if self.save_base or self.base.is_meta:
             return checked
-        if isinstance(base, Tensor) and not base.is_meta:  # saved with save_base=True, and not loaded here
+        if isinstance(base, Tensor) and not base.is_meta:  # saved with save_base=True, but not loaded here
             known = fingerprint(base)
         if isinstance(known, Tensor) and not known.is_meta:
             _require_same_base(known.detach().cpu(), self.fingerprint(), path)
@@ -115,7 +115,7 @@ class AdapterParametrization(Parametrization):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def converted_dtype(self, x: Tensor, after: torch.dtype) -> torch.dtype:
-        """Keep all but the weight in single precision or better: steps in half precision would be lost."""
+        """Keep the parameters in single precision or better: in half precision, small steps would be lost."""
         if x is self.base:
             return after
         dtype = torch.promote_types(after, torch.float32)
@@ -134,14 +134,16 @@ def fingerprint(weight: Tensor) -> Tensor:
 
 
 class TurningParametrization(AdapterParametrization):
-    """A frozen weight times a square matrix ``R``, which starts as the identity, on one of its sides.
+    """A frozen weight multiplied on one side by a square matrix ``R``, which starts as the identity.
 
     Parameters
     ----------
     weight : Tensor
+        The weight to keep.
     side : "input" or "output"
         Whether the weight is ``base R`` or ``R base``.
     save_base : bool
+        Whether the state dict contains the weight.
     """
 
     def __init__(self, weight: Tensor, *, side: Side, save_base: bool) -> None:
@@ -159,9 +161,9 @@ class TurningParametrization(AdapterParametrization):
 
     @abstractmethod
     def turning(self, dtype: torch.dtype, *, adjoint: bool) -> Callable[[Tensor], Tensor]:
-        """Return what multiplies rows, shape (..., n) and of that dtype, by ``R`` or its adjoint from the right.
+        """Return a function that multiplies rows of that dtype, shape (..., n), by ``R`` or its adjoint.
 
-        It returns its argument bit by bit where ``R`` is the identity.
+        Where ``R`` is the identity, it returns its argument exactly.
         """
 
     def forward(self) -> Tensor:
@@ -185,7 +187,7 @@ class TurningParametrization(AdapterParametrization):
         with without_autocast(self.base):
             alone = y if bias is None else y - bias.to(y.dtype)
             turned = self.turning(y.dtype, adjoint=True)(alone.conj().resolve_conj()).conj()
-            return turned if bias is None else y + (turned - alone)  # rounded like torch's own where R = I
+            return turned if bias is None else y + (turned - alone)  # rounded like torch's linear layer where R = I
 
     def rotation(self) -> Tensor:
         """Return the dense ``R``, in single precision or better."""
@@ -195,13 +197,13 @@ class TurningParametrization(AdapterParametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
-        """Return how far ``R`` is from orthogonal."""
+        """Return the distance of ``R`` from an orthogonal matrix."""
         found = defect(widened(self.rotation()))
         return found.max() if found.numel() else found.new_zeros(())
 
 
 def orthogonal(retraction: Retraction, A: Tensor) -> Tensor:
-    """Return the map of a skew-Hermitian matrix, orthogonal to the last digits of single precision."""
+    """Return the retraction of a skew-Hermitian matrix, orthogonal to the last digits of single precision."""
     R = retraction.group_map(A)
     if R.dtype not in (torch.float32, torch.complex64):
         return R
@@ -211,37 +213,37 @@ def orthogonal(retraction: Retraction, A: Tensor) -> Tensor:
 
 
 def wide(numbers: Tensor) -> Tensor:
-    """Return numbers that a load with ``assign=True`` may have left in half precision, in single."""
+    """Return numbers in single precision that a load with ``assign=True`` may have left in half precision."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def require_side(side: str, name: str) -> None:
-    """Raise unless ``side`` is one of the two sides of a weight."""
+    """Raise unless ``side`` is "input" or "output"."""
     if side not in ("input", "output"):
         raise OptionError(
-            f"side of {name} says where the frozen weight is multiplied.\n"
+            f"side of {name} is unknown.\n"
             f'Expected "input" for W0 R, or "output" for R W0; got {side!r:.40}.\nCheck the spelling.'
         )
 
 
 def require_weight(like: Tensor, name: str) -> None:
-    """Raise unless a tensor is a batch of matrices of floating point numbers that are not empty."""
+    """Raise unless a tensor is a batch of nonempty matrices of floating point numbers."""
     if like.ndim < 2 or not all(like.shape[-2:]):
         raise ShapeError(
             f"{name} needs a weight with at least one row and one column.\n"
             f"Expected shape (..., rows, columns), got {tuple(like.shape)}.\n"
-            "Constrain a matrix, or say with matrix_dims how to read the weight as one."
+            "Constrain a matrix, or pass matrix_dims to read the weight as one."
         )
 
 
 def _require_same_base(known: Tensor, own: Tensor, path: str) -> None:
     unit = 0.0
-    if known.shape == own.shape and known.is_floating_point():  # a checkpoint may have been rounded as a whole
+    if known.shape == own.shape and known.is_floating_point():  # a whole checkpoint may have been rounded
         unit, known = max(torch.finfo(known.dtype).eps, float(known[-1]), float(own[-1])), known.double()
     error, bound = float((known - own)[:-1].abs().max()) if unit else torch.inf, 4 * unit * float(own[0])
     if not error <= bound:  # NaN included
         raise OffManifoldError(
             f"The adapter {path.rstrip('.')} was trained on another frozen weight.\n"
-            f"Expected a fingerprint within {bound:.1e} of that of the weight here, got one at {error:.3g}.\n"
+            f"Expected a fingerprint within {bound:.1e} of that of the present weight, got a distance of {error:.3g}.\n"
             "Nothing in its module was changed. Load the base model first, or train with save_base=True."
         )

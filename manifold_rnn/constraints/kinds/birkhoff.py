@@ -1,4 +1,4 @@
-"""Doubly stochastic matrices: nonnegative, with rows and columns that sum to 1."""
+"""Doubly stochastic matrices: nonnegative matrices whose rows and columns sum to 1."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ KINDS = ("orthostochastic", "permutations", "sinkhorn")
 
 @dataclass(frozen=True, eq=False)
 class Birkhoff(Constraint):
-    r"""Doubly stochastic matrices, which mix streams: nonnegative, rows and columns sum to 1.
+    r"""Doubly stochastic matrices: nonnegative, with rows and columns that sum to 1. They mix streams.
 
     .. math::
         W = \begin{cases} Q \circ Q, \quad Q^\top Q = I & \text{orthostochastic} \\
         \sum_\pi \operatorname{softmax}(\theta)_\pi\, P_\pi & \text{permutations} \\
         D_1 e^{L} D_2 & \text{sinkhorn,} \end{cases}
 
-    with all n! permutation matrices :math:`P_\pi`, and diagonal matrices found by dividing columns and rows by their
-    sums in turn.
+    Here :math:`P_\pi` are all n! permutation matrices. The diagonal matrices result from dividing columns and rows
+    alternately by their sums.
 
     Parameters
     ----------
     kind : "orthostochastic", "permutations" or "sinkhorn"
-        The first is exact and smooth for any n, and reaches a part of the set only, for n > 2. The second is exact and
-        reaches every matrix with positive entries, for n up to 5. The third reaches those too, for any n, but is exact
-        in the limit of many sweeps only.
+        The first kind is exact and smooth for any n, but reaches only a part of the set if n > 2. The second is exact
+        and reaches every matrix with positive entries, for n up to 5. The third reaches the same matrices for any n,
+        but is exact only in the limit of many sweeps.
     retraction : str or Retraction
-        How Q moves, for "orthostochastic".
+        The retraction of Q, for "orthostochastic".
     sweeps : int
-        Of "sinkhorn". A sweep divides columns, then rows.
+        Number of sweeps, for "sinkhorn". A sweep normalizes columns, then rows.
 
     Raises
     ------
     OptionError
-        If an option is unknown or below 1.
+        If an option is unknown, or ``sweeps`` is below 1.
     ShapeError
         By `constrain`, if a weight is not square, or has more than 5 rows for "permutations".
     DtypeError
@@ -56,22 +56,24 @@ class Birkhoff(Constraint):
 
     Notes
     -----
-    All are computed in double precision. Rows of "sinkhorn" are exact up to rounding, and columns have a residual:
-    ``defect()`` of the module in ``constraints`` measures it. It grows with the range of the logits. Logits beyond 1e6
-    are refused. A product of doubly stochastic matrices is one, and their spectral norm is 1.
+    All kinds are computed in double precision. With "sinkhorn", row sums are exact up to rounding error, and column
+    sums have a residual, which ``defect()`` of the module in ``constraints`` measures. It grows with the range of the
+    logits. Logits beyond 1e6 raise an error. The product of doubly stochastic matrices is doubly stochastic, and their
+    spectral norm is 1.
 
-    A doubly stochastic matrix is itself the start for the second and the third kind, up to rounding error, if its
-    entries are positive. Entries below 1e-9 start from there. Other weights start from their moduli, scaled to be
-    doubly stochastic. For the first kind alternating projections look for the signs of Q, from those of the present Q
-    and from 32 other starts for n up to 6, or 2 beyond. So a module finds its own weight again for any n. From the
-    other starts, they found Q again at permutations, and for all of 40 random matrices with n = 3, 38 with n = 4 and 26
-    with n = 5. Where they do not, the start is near, and ``assign`` raises an error.
+    "permutations" and "sinkhorn" start from the given weight itself, up to rounding error, if it is doubly stochastic
+    with positive entries. Entries below 1e-9 start from 1e-9. Other weights start from their moduli, scaled to be
+    doubly stochastic.
 
-    The gradient is finite at permutations. It vanishes there: a permutation is a critical point of :math:`Q \circ Q`,
-    and the limit of infinite logits. Start beside it, for instance from ``.9 I + .1 / n``, which all kinds reach for
-    n = 4.
+    For "orthostochastic", alternating projections search the signs of Q. They start from the signs of the present Q and
+    from 32 others for n up to 6, or 2 others beyond. A module therefore finds its own weight again for any n. Starting
+    from other signs, they found Q again at permutations. They found it for all of 40 random matrices with n = 3, for 38
+    with n = 4 and for 26 with n = 5. If they fail, the starting weight is only near, and ``assign`` raises an error.
 
-    Source: Sinkhorn and Knopp (1967) for the third kind.
+    At permutations the gradient is finite but 0: a permutation is a critical point of :math:`Q \circ Q`, and the limit
+    of infinite logits. Start beside it, for instance from ``.9 I + .1 / n``, which all kinds reach for n = 4.
+
+    Source: Sinkhorn and Knopp (1967) for "sinkhorn".
 
     Examples
     --------
@@ -89,17 +91,17 @@ class Birkhoff(Constraint):
         get(self.retraction)
         if self.kind not in KINDS:
             raise OptionError(
-                f"kind of Birkhoff is a way to build a doubly stochastic matrix.\nExpected one of "
+                f"kind of Birkhoff is unknown.\nExpected one of "
                 f"{', '.join(map(repr, KINDS))}, got {self.kind!r:.80}.\nCheck the spelling."
             )
         if not is_integer(self.sweeps, 1):
             raise OptionError(
-                "sweeps of Birkhoff counts divisions of columns and rows by their sums.\n"
+                "sweeps of Birkhoff is out of range.\n"
                 f"Expected an integer of at least 1, got {self.sweeps!r:.80}.\nUse e.g. 20."
             )
 
     def trivialize(self, like: Tensor) -> Parametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         self._require(like)
         require_finite(like, "the weight of Birkhoff")
         if self.kind == "orthostochastic":
@@ -109,7 +111,7 @@ class Birkhoff(Constraint):
         return SinkhornParametrization(like, self.sweeps)
 
     def random_like(self, like: Tensor) -> Tensor:
-        """Draw Q from the Haar measure, weights of permutations uniformly, or normal logits."""
+        """Draw Q from the Haar measure, uniform weights of permutations, or normal logits."""
         self._require(like)
         if self.kind == "orthostochastic":
             return Orthogonal().random_like(double(like)).square().to(like.dtype)
@@ -124,7 +126,7 @@ class Birkhoff(Constraint):
         require_matrix(like, "Birkhoff")
         if not like.is_floating_point():
             raise DtypeError(
-                f"Birkhoff holds real matrices with entries from 0 to 1.\nExpected a real dtype, got {like.dtype}.\n"
+                f"Birkhoff matrices are real, with entries from 0 to 1.\nExpected a real dtype, got {like.dtype}.\n"
                 "Use a real layer, or Unitary() for a complex one."
             )
         n = like.shape[-1]

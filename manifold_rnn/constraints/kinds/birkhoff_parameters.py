@@ -18,29 +18,29 @@ from ..membership import projected, require_reached
 from ..parametrization import Parametrization, require_shape
 from ..trivialized import Trivialization
 
-_FLOOR = 1e-9  # of an entry at the start: below it nothing would move
-_LARGEST = 1e6  # of a logit, beyond which double precision leaves too few digits of sums
-_SWEEPS, _PROJECTIONS, _STARTS, _SMALL = 1000, 100, 30, 6  # at most, at the start
+_FLOOR = 1e-9  # smallest starting entry: below it, gradients vanish
+_LARGEST = 1e6  # largest logit: beyond it, sums in double precision have too few digits
+_SWEEPS, _PROJECTIONS, _STARTS, _SMALL = 1000, 100, 30, 6  # limits of the search for a starting point
 
 
 class DoublyStochastic(Parametrization):
-    """What the three have in common: how far a matrix is off, and how one is assigned."""
+    """The common base: measures the distance of a matrix from the set, and assigns a matrix."""
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        """The largest distance of a row or column sum from 1, or the size of a negative entry."""
+        """The largest distance of a row or column sum from 1, or the modulus of a negative entry if it is larger."""
         W = double(self())
         sums = [(W.sum(dim) - 1).abs().flatten() for dim in (-1, -2)]
         return torch.cat([*sums, (-W).clamp(min=0).flatten(), W.new_zeros(1)]).max()
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Solve for the parameters; raises where they do not reach ``weight``."""
+        """Compute the parameters of ``weight``; raises if there are none."""
         W: Tensor = self()
         require_shape(W, weight)
         require_finite(weight, "the assigned weight")
         if torch.equal(W, weight.to(W)):
-            return  # of "sinkhorn", with its residual
+            return  # for "sinkhorn", up to its residual
         before = {key: value.clone() for key, value in self.state_dict().items()}
         self.start_from(weight)
         try:
@@ -59,11 +59,11 @@ class DoublyStochastic(Parametrization):
 
     @abstractmethod
     def start_from(self, weight: Tensor) -> None:
-        """Set the parameters so that the matrix is near ``weight``, whatever that is."""
+        """Set the parameters so that the matrix is near ``weight``, which may be any matrix."""
 
 
 class OrthostochasticParametrization(DoublyStochastic):
-    """The squares of the entries of an orthogonal matrix, which is ``rotation``."""
+    """The squared entries of an orthogonal matrix, ``rotation``."""
 
     def __init__(self, like: Tensor, retraction: Retraction) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class OrthostochasticParametrization(DoublyStochastic):
         part.require_converted()
         with without_autocast(part.base):
             Q = part.manifold.retr_free(double(part.base), double(part.coordinates))
-            Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal up to rounding in its own precision
+            Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal only up to rounding in its own precision
             return Q.square().to(part.base.dtype)
 
     @torch.no_grad()
@@ -94,16 +94,16 @@ class OrthostochasticParametrization(DoublyStochastic):
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the orthogonal matrix."""
+        """The retraction of the orthogonal matrix."""
         return self.rotation.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move the orthogonal matrix by another retraction from here on, with the same weight."""
+        """Change the retraction of the orthogonal matrix and keep the weight."""
         self.rotation.set_retraction(retraction)
 
 
 class PermutationsParametrization(DoublyStochastic):
-    """A convex combination of all permutation matrices, from the ``logits`` of its weights."""
+    """A convex combination of all permutation matrices; its weights are the softmax of ``logits``."""
 
     permutations: Tensor
 
@@ -111,7 +111,7 @@ class PermutationsParametrization(DoublyStochastic):
         super().__init__()
         n = like.shape[-1]
         orders = torch.tensor(list(itertools.permutations(range(n))), device="cpu")
-        every = torch.eye(n, device="cpu")[orders]  # which has numbers also under a default device without any
+        every = torch.eye(n, device="cpu")[orders]  # on the CPU, since the default device may be meta
         self.keep_constant("permutations", every.to(torch.int8), like.device)
         self.logits = nn.Parameter(like.new_zeros(*like.shape[:-2], len(every)))
         if not like.is_meta:
@@ -126,7 +126,7 @@ class PermutationsParametrization(DoublyStochastic):
 
     @torch.no_grad()
     def start_from(self, weight: Tensor) -> None:
-        """Fit the weights of largest entropy, one row of the matrix after the other."""
+        """Compute the weights of largest entropy, for one row of the matrix after the other."""
         goal = doubly_stochastic(weight)
         flat = self.permutations.to(goal.dtype)
         logits = goal.new_zeros(self.logits.shape)
@@ -149,7 +149,7 @@ class PermutationsParametrization(DoublyStochastic):
 
 
 class SinkhornParametrization(DoublyStochastic):
-    """A matrix of positive entries, scaled to be doubly stochastic, from its ``logits``."""
+    """A matrix with entries ``exp(logits)``, scaled to be doubly stochastic."""
 
     def __init__(self, like: Tensor, sweeps: int) -> None:
         super().__init__()
@@ -179,16 +179,16 @@ class SinkhornParametrization(DoublyStochastic):
 
 
 def sinkhorn(logits: Tensor, sweeps: int) -> Tensor:
-    """Return the logarithm of the scaled matrix: columns, then rows, are divided by their sums in each sweep."""
+    """Return the logarithm of the scaled matrix. Each sweep normalizes columns, then rows."""
     for _ in range(sweeps):
-        logits = logits.log_softmax(-2).log_softmax(-1)  # each subtracts the largest entry first
+        logits = logits.log_softmax(-2).log_softmax(-1)  # log_softmax subtracts the largest entry first
     return logits
 
 
 def doubly_stochastic(weight: Tensor, floor: float = _FLOOR) -> Tensor:
-    """Return the moduli of a matrix, in double precision, scaled to be doubly stochastic.
+    """Return the moduli of a matrix in double precision, scaled to be doubly stochastic.
 
-    None is below ``floor`` times the largest before.
+    Entries below ``floor`` times the largest are first raised to it.
     """
     W = double(weight.detach()).abs()
     largest = W.amax((-2, -1), keepdim=True)
@@ -201,16 +201,16 @@ def doubly_stochastic(weight: Tensor, floor: float = _FLOOR) -> Tensor:
 
 
 def _orthogonal_root(W: Tensor, present: Tensor) -> Tensor:
-    """An orthogonal matrix with entries near the roots of W: its signs and the matrix are improved in turn.
+    """Return an orthogonal matrix with entries near ± the square roots of W, by alternating projections.
 
-    Which signs are right is a combinatorial question, so this runs from several signs and keeps the best result. The
-    first ones are those of the present matrix, since an assigned weight is often near it.
+    Finding the right signs is a combinatorial problem, so the search runs from several signs and keeps the best result.
+    It first tries the signs of the present matrix, since an assigned weight is often near it.
     """
     n, root = W.shape[-1], W.sqrt()
     k = torch.arange(n, dtype=W.dtype, device="cpu")
-    cosines = torch.cos(math.pi / n * (k + 0.5) * k[:, None])  # of a full orthogonal matrix, as the next one is
+    cosines = torch.cos(math.pi / n * (k + 0.5) * k[:, None])  # signs of a full orthogonal matrix, like the next one
     reflection = 2 * torch.eye(n, dtype=W.dtype, device="cpu") - 1
-    more = _STARTS if n <= _SMALL else 0  # random signs are hardly ever right for larger matrices
+    more = _STARTS if n <= _SMALL else 0  # random signs rarely succeed for larger matrices
     drawn = torch.randn(more, n, n, dtype=W.dtype, device="cpu", generator=torch.Generator().manual_seed(0))
     signs = torch.cat([cosines[None], reflection[None], drawn]).to(W.device)
     others = signs.view(-1, *[1] * (W.ndim - 2), n, n).expand(-1, *W.shape)
@@ -229,10 +229,10 @@ def _require_logits(logits: Tensor) -> None:
     if not size <= _LARGEST:  # NaN included
         raise NonFiniteError(
             f"The logits of Birkhoff('sinkhorn') must be finite and at most {_LARGEST:.0e}.\n"
-            f"Got {size:.3g}, which leaves too few digits of the sums.\nLower the learning rate, or clip the gradient."
+            f"Got {size:.3g}, at which sums have too few digits.\nLower the learning rate, or clip the gradient."
         )
 
 
 def _whole_set(p: nn.Parameter, n: int, axes: int) -> dict[nn.Parameter, int]:
-    """The dimension of the set of doubly stochastic matrices, for a parameter with so many axes a matrix."""
+    """Return the dimension of the set of doubly stochastic matrices, for a parameter with ``axes`` axes per matrix."""
     return {p: (n - 1) ** 2 * math.prod(p.shape[: p.ndim - axes])}

@@ -1,4 +1,4 @@
-"""Steps of a damped rotation: Euler's, the exact one, Cayley's."""
+"""Time steps of a damped rotation: Euler's, the exact one, or Cayley's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS = ("euler", "exp", "cayley")
 
 @dataclass(frozen=True, eq=False)
 class DampedSkew(Constraint):
-    r"""One step in time of :math:`\dot h = (K - gI)h`, a rotation that loses energy, with a free skew ``K``.
+    r"""A time step of :math:`\dot h = (K - gI)h`, a damped rotation with a free skew-Hermitian ``K``.
 
     .. math::
         W = \Phi(\epsilon (K - gI)), \qquad K^{\mathsf H} = -K, \qquad
@@ -37,27 +37,28 @@ class DampedSkew(Constraint):
     step_size : float
         :math:`\epsilon`, positive.
     method : "euler", "exp" or "cayley"
-        :math:`\Phi`.
+        The step :math:`\Phi`.
     residual : bool
-        Whether the recurrence adds its step to the state itself, as `manifold_rnn.nn.cells.Euler` of the same
-        ``step_size`` does. Then :math:`W = (\Phi - I)/\epsilon`, which for "euler" is :math:`K - gI`.
+        Whether the recurrence adds the step to the state itself, like `manifold_rnn.nn.cells.Euler` with the same
+        ``step_size``. Then :math:`W = (\Phi - I)/\epsilon`, which is :math:`K - gI` for "euler".
 
     Raises
     ------
     OptionError
-        If ``damping`` is negative, ``step_size`` not positive, or ``method`` unknown.
+        If ``damping`` is negative, ``step_size`` is not positive, or ``method`` is unknown.
 
     Notes
     -----
-    All eigenvalues of :math:`\Phi` have modulus at most 1 for "exp", where :math:`\Phi` is :math:`e^{-\epsilon g}`
-    times a rotation, and for "cayley", whatever ``K`` is: below 1 if ``g`` is positive. For "euler" they do only where
-    :math:`\omega^2 \le 2g/\epsilon - g^2` for the largest frequency :math:`\omega` of ``K``; being antisymmetric alone
-    keeps nothing stable. ``radius()`` and ``stable()`` of the module in ``constraints`` tell.
+    For "exp" and "cayley", all eigenvalues of :math:`\Phi` have moduli of at most 1 for every ``K``, and below 1 if
+    ``g`` is positive. For "exp", :math:`\Phi` is :math:`e^{-\epsilon g}` times a rotation. For "euler" the moduli are
+    at most 1 only if :math:`\omega^2 \le 2g/\epsilon - g^2` for the largest frequency :math:`\omega` of ``K``. An
+    antisymmetric ``K`` alone does not make Euler steps stable. Check it with ``radius()`` and ``stable()`` of the
+    module in ``constraints``.
 
-    ``K`` has the real ``coordinates`` of `manifold_rnn.linalg.pack_skew`, n(n - 1)/2 for real weights and n² for
-    complex ones. They start, and are assigned, so that ``W`` is near the given weight: for "euler" nearest, for "exp"
-    from the nearest rotation, for "cayley" from the skew part of its inverse map. Source: Chang, Chen, Haber and Chi
-    (2019) for "euler".
+    ``K`` has the real ``coordinates`` of `manifold_rnn.linalg.pack_skew`: n(n - 1)/2 for real weights and n² for
+    complex ones. They start, and are assigned, so that ``W`` is near the given weight. For "euler" ``W`` is the nearest
+    one. For "exp" it is computed from the nearest rotation, for "cayley" from the skew part of the inverse map. Source:
+    Chang, Chen, Haber and Chi (2019) for "euler".
 
     Examples
     --------
@@ -74,23 +75,23 @@ class DampedSkew(Constraint):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(
-                f"method of DampedSkew is a way to step in time.\nExpected one of {', '.join(map(repr, METHODS))}, got "
+                f"method of DampedSkew is unknown.\nExpected one of {', '.join(map(repr, METHODS))}, got "
                 f"{self.method!r}.\nCheck the spelling."
             )
         if not (0 <= self.damping < math.inf and 0 < self.step_size < math.inf):
             raise OptionError(
-                "DampedSkew takes steps forward in time that lose energy.\nExpected damping of at least 0 and a "
-                f"positive step_size, both finite; got {self.damping} and {self.step_size}.\nCorrect the sign."
+                "damping or step_size of DampedSkew is out of range.\nExpected damping of at least 0 and a "
+                f"positive step_size, both finite; got {self.damping} and {self.step_size}.\nCorrect the value."
             )
 
     def trivialize(self, like: Tensor) -> DampedSkewParametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         require_matrix(like, "DampedSkew")
         return DampedSkewParametrization(self, like)
 
 
 class DampedSkewParametrization(Parametrization):
-    """A step of a damped rotation, from the ``coordinates`` of its skew matrix."""
+    """A time step of a damped rotation, from the ``coordinates`` of its skew-Hermitian matrix."""
 
     def __init__(self, constraint: DampedSkew, like: Tensor) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class DampedSkewParametrization(Parametrization):
 
     @property
     def manifold(self) -> Manifold | None:
-        """The set that the weight never leaves, if there is one."""
+        """The manifold that contains the weight, or None."""
         inside = self.constraint.method != "euler" and not self.constraint.residual
         return Contraction() if inside else None
 
@@ -127,7 +128,7 @@ class DampedSkewParametrization(Parametrization):
         if self.constraint.method == "exp":
             step = math.exp(-eps * g) * expm_skew(eps * K)
         else:
-            c = 0.5 * eps * g  # (I - M/2)^-1 (I + M/2) by the transform of a skew matrix alone
+            c = 0.5 * eps * g  # computes (I - M/2)^-1 (I + M/2) from the transform of a skew matrix alone
             step = (cayley(eps / (1 + c) * K) - c * eye) / (1 + c)
         return (step - eye) / eps if residual else step
 
@@ -144,12 +145,12 @@ class DampedSkewParametrization(Parametrization):
         return torch.hypot(s, torch.full_like(s, 1 - c)) / torch.hypot(s, torch.full_like(s, 1 + c))
 
     def stable(self) -> bool:
-        """Whether no state grows by steps without inputs: never in doubt but for Euler's."""
+        """Return whether no state grows without inputs. This is always true except for Euler's step."""
         return self.constraint.method != "euler" or bool((self.radius() <= 1).all())
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Solve for ``K``; raises where no ``K`` gives ``weight``."""
+        """Compute the coordinates of ``K``; raises if no ``K`` gives ``weight``."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
         coordinates = self._coordinates_near(weight)
@@ -176,5 +177,5 @@ class DampedSkewParametrization(Parametrization):
         else:
             inverse, info = torch.linalg.inv_ex(eye + step)
             K = skew((step - eye) @ inverse) * (2 / eps)
-            K = torch.where((info == 0)[..., None, None], K, 0)  # an eigenvalue -1 is infinitely far
+            K = torch.where((info == 0)[..., None, None], K, 0)  # an eigenvalue -1 corresponds to an infinite K
         return pack_skew(K).to(weight.real.dtype)

@@ -40,8 +40,8 @@ class DiagonalDisc(Constraint):
 
     Notes
     -----
-    A starting weight is replaced by its diagonal, with moduli of at most ``1 - 1e-4`` of the radius. Source: Orvieto et
-    al. (2023).
+    A starting weight is replaced by its diagonal, with moduli reduced to at most ``1 - 1e-4`` of the radius. Source:
+    Orvieto et al. (2023).
 
     Examples
     --------
@@ -60,7 +60,7 @@ class DiagonalDisc(Constraint):
         require_matrix(like, "DiagonalDisc")
         if not like.is_complex():
             raise DtypeError(
-                "DiagonalDisc holds complex matrices.\n"
+                "DiagonalDisc needs a complex weight.\n"
                 f"Expected complex64 or complex128, got {like.dtype}.\nFor real matrices use SchurDisc."
             )
         require_finite(like, "the weight")
@@ -81,9 +81,9 @@ class DiagonalDisc(Constraint):
         Parameters
         ----------
         *size : int
-            ``..., n, n``.
+            The shape ``..., n, n``.
         dtype : torch.dtype, optional
-            Complex. Default: the complex dtype of torch's default precision.
+            A complex dtype. Default: the complex dtype of torch's default precision.
         device : torch.device, optional
         generator : torch.Generator, optional
 
@@ -102,8 +102,9 @@ class DiagonalDiscParametrization(Parametrization):
     Parameters
     ----------
     constraint : DiagonalDisc
+        The constraint with its radius.
     like : Tensor, complex, shape (..., n, n)
-        The start; what is off the diagonal is dropped, moduli are at most ``1 - 1e-4`` of the radius.
+        The starting weight. Entries off the diagonal are dropped, and moduli reduced to ``1 - 1e-4`` of the radius.
 
     Attributes
     ----------
@@ -128,7 +129,7 @@ class DiagonalDiscParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the diagonal of ``weight``, brought slightly inside the disc; raises where there is more to it."""
+        """Set the parameters to the diagonal of ``weight``, slightly inside the disc; raises if it is not diagonal."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
         solved = DiagonalDiscParametrization(self.constraint, weight)
@@ -138,7 +139,7 @@ class DiagonalDiscParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        """How far the largest modulus is out of the disc, relative to the radius."""
+        """The distance of the largest modulus outside of the disc, relative to the radius."""
         moduli = self.eigenvalues().to(torch.complex128).abs()
         return (moduli / self.constraint.radius - 1).clamp(min=0).max()
 

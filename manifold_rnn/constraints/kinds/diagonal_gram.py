@@ -1,4 +1,4 @@
-"""Matrices whose columns are orthogonal to each other, each of a length of its own."""
+"""Matrices with orthogonal columns of free lengths."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ class DiagonalGram(Constraint):
     Parameters
     ----------
     retraction : str or Retraction
-        How ``Q`` moves.
+        The retraction of ``Q``.
 
     Raises
     ------
     OptionError
-        If there is no such retraction.
+        If the retraction is unknown.
     ShapeError, OffManifoldError
         By `constrain`, if the weight has fewer than two axes, or a column of zeros.
 
     Notes
     -----
-    Weights have shape (..., n, p), real or complex. The module holds ``Q`` as ``frame``, with its ``coordinates``, and
-    the parameter ``log_lengths``, real, (..., min(n, p)). Lengths start as those of the given columns, and ``Q`` as the
-    orthonormal matrix nearest to the columns divided by their lengths; a weight with orthogonal columns starts as it
-    is. ``assign`` takes such weights only. Weight decay on ``log_lengths`` pulls lengths towards 1.
+    Weights have shape (..., n, p), real or complex. The module's ``frame`` is ``Q``, with the parameter
+    ``coordinates``. Its parameter ``log_lengths`` is real, of shape (..., min(n, p)). The lengths start as those of the
+    given columns. ``Q`` starts as the orthonormal matrix nearest to the normalized columns. A weight with orthogonal
+    columns therefore starts unchanged, and ``assign`` accepts only such weights. Weight decay on ``log_lengths`` pulls
+    the lengths towards 1.
 
     Examples
     --------
@@ -59,7 +60,7 @@ class DiagonalGram(Constraint):
         get(self.retraction)
 
     def trivialize(self, like: Tensor) -> DiagonalGramParametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         if like.ndim < 2 or 0 in like.shape[-2:]:
             raise ShapeError(
                 "DiagonalGram needs matrices in the last two axes, of at least 1 x 1.\n"
@@ -68,7 +69,7 @@ class DiagonalGram(Constraint):
         return DiagonalGramParametrization(self, like)
 
     def random_like(self, like: Tensor) -> Tensor:
-        """Return a weight with the lengths of ``like``, whose directions are drawn from the Haar measure."""
+        """Return a weight with the lengths of ``like`` and directions drawn from the Haar measure."""
         entry = self.trivialize(like)
         entry.frame.assign(entry.frame.manifold.random_like(entry.frame.base))
         with torch.no_grad():
@@ -77,7 +78,7 @@ class DiagonalGram(Constraint):
 
 
 class DiagonalGramParametrization(Parametrization):
-    """The product of its orthonormal ``frame`` and the exponentials of its ``log_lengths``."""
+    """The product of an orthonormal ``frame`` and the exponentials of ``log_lengths``."""
 
     def __init__(self, constraint: DiagonalGram, like: Tensor) -> None:
         super().__init__()
@@ -93,13 +94,13 @@ class DiagonalGramParametrization(Parametrization):
 
     @torch.no_grad()
     def _factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The orthonormal factor nearest to the columns, and the logarithms of their lengths, by double precision."""
-        require_finite(weight, "the weight", "Nothing was changed. Find what wrote into it.")
+        """Return the orthonormal factor nearest to the columns, and the logarithms of their lengths."""
+        require_finite(weight, "the weight", "Nothing was changed. Find what wrote to it.")
         tall = double(weight.detach().mH if self.wide else weight.detach())
-        largest = tall.abs().amax(-2, keepdim=True)  # of each column, whose squares may vanish
+        largest = tall.abs().amax(-2, keepdim=True)  # of each column: squares of small entries would underflow
         if not tall.is_meta and not bool((largest > 0).all()):
             raise OffManifoldError(
-                f"The {'rows' if self.wide else 'columns'} of a weight of DiagonalGram have positive lengths.\n"
+                f"The {'rows' if self.wide else 'columns'} of a weight of DiagonalGram must have positive lengths.\n"
                 f"Got {int((largest == 0).sum())} of length 0.\nNothing was changed. Pass init= to constrain."
             )
         lengths = torch.linalg.vector_norm(tall / largest, dim=-2, keepdim=True)
@@ -114,7 +115,7 @@ class DiagonalGramParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the factors of ``weight``; raises unless its columns are orthogonal."""
+        """Set the parameters to the factors of ``weight``; raises unless its columns are orthogonal."""
         Q, t = self._solved(weight)
         W = Q * t.exp().unsqueeze(-2)
         require_reached("DiagonalGram", W.mH if self.wide else W, weight)
@@ -122,7 +123,7 @@ class DiagonalGramParametrization(Parametrization):
 
     @torch.no_grad()
     def assign_nearest(self, weight: Tensor) -> None:
-        """Take the lengths of the columns of ``weight``, and the orthonormal matrix nearest to their directions."""
+        """Set the lengths to those of the columns, and the frame to the nearest orthonormal matrix."""
         self._take(*self._solved(weight))
 
     def _solved(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +136,7 @@ class DiagonalGramParametrization(Parametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        """The norm of the cosines between all pairs of columns."""
+        """The norm of the cosines of the angles between all pairs of columns."""
         W = double(self())
         tall = W.mH if self.wide else W
         unit = tall / torch.linalg.vector_norm(tall, dim=-2, keepdim=True)
@@ -145,10 +146,10 @@ class DiagonalGramParametrization(Parametrization):
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the orthonormal factor."""
+        """The retraction of the orthonormal factor."""
         return self.frame.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move the orthonormal factor by another retraction from here on, with the same weight."""
+        """Change the retraction of the orthonormal factor and keep the weight."""
         self.frame.set_retraction(retraction)
         self.constraint = replace(self.constraint, retraction=retraction)

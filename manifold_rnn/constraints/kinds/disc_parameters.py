@@ -1,47 +1,47 @@
-"""Eigenvalues inside the unit disc for all values of their parameters, and the parameters that give them."""
+"""Parametrizations of eigenvalues inside the unit disc, and their inverses."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# A starting point is put this far inside, relative to the radius: on the boundary parameters are infinite.
+# Starting points are moved this far inside, relative to the radius: at the boundary, parameters are infinite.
 INSIDE = 1e-4
-# Least entry below the diagonal of a starting block: parameters are stiff by its inverse, infinite at c I.
+# Smallest entry below the diagonal of a starting block: its inverse amplifies gradients, and is infinite at c I.
 SMALLEST = 1e-2
 
-_FARTHEST = 7.0  # of nu: exp(-exp(7)) is 0
-_STEEPEST = 40.0  # of sigma: a steeper block has no eigenvalues that its rounded entries still tell
+_FARTHEST = 7.0  # largest nu: exp(-exp(7)) is 0
+_STEEPEST = 40.0  # largest sigma: the rounded entries of a steeper block do not determine its eigenvalues
 
 
 def polar_eigenvalues(raw: Tensor) -> Tensor:
-    r"""Eigenvalues :math:`e^{-e^\nu + i\theta}` from parameters (..., k, 2): modulus in (0, 1)."""
+    r"""Return eigenvalues :math:`e^{-e^\nu + i\theta}` with moduli in (0, 1), from parameters (..., k, 2)."""
     nu, theta = raw.unbind(-1)
-    # beyond it the modulus is 0 in every precision, and its derivative would be infinity times 0
+    # beyond it the modulus is 0 in every precision, and its derivative would be computed as infinity times 0
     return torch.polar((-nu.clamp(max=_FARTHEST).exp()).exp(), theta)
 
 
 def polar_parameters(eigenvalues: np.ndarray) -> np.ndarray:
-    """Inverse of `polar_eigenvalues`, for moduli brought into what the parameters reach."""
+    """Invert `polar_eigenvalues`, after clipping the moduli to the range of the parameters."""
     modulus = np.clip(np.abs(eigenvalues), 1e-30, 1 - INSIDE)
     return np.stack([np.log(-np.log(modulus)), np.angle(eigenvalues)], -1)
 
 
 def rotation_blocks(raw: Tensor) -> Tensor:
-    r"""Blocks :math:`\gamma R(\theta)`, :math:`\gamma = e^{-e^\nu}`, from parameters (..., k, 2)."""
+    r"""Return blocks :math:`\gamma R(\theta)`, :math:`\gamma = e^{-e^\nu}`, from parameters (..., k, 2)."""
     value = polar_eigenvalues(raw)
     rows = torch.stack([value.real, -value.imag], -1), torch.stack([value.imag, value.real], -1)
     return torch.stack(rows, -2)
 
 
 def general_blocks(raw: Tensor) -> Tensor:
-    r"""Real 2 x 2 blocks with eigenvalues inside, from parameters :math:`(\delta, \tau, \sigma)`, shape (..., k, 3).
+    r"""Return real 2 x 2 blocks with eigenvalues inside, from parameters :math:`(\delta, \tau, \sigma)`, (..., k, 3).
 
     .. math:: \begin{pmatrix} t/2 & (t^2/4 - d)/e \\ e & t/2 \end{pmatrix}, \qquad d = \tanh\delta, \quad
-        t = (1 + d)\tanh\tau, \quad e = e^\sigma,
+        t = (1 + d)\tanh\tau, \quad e = e^\sigma.
 
-    has trace t and determinant d, and :math:`|d| < 1, |t| < 1 + d` is stability. Up to a rotation or reflection it is
-    every stable block but the multiples of the identity, which it approaches. Beyond 40 the size of ``sigma`` has no
-    effect.
+    The block has trace t and determinant d, so it is stable if and only if :math:`|d| < 1, |t| < 1 + d`. Up to a
+    rotation or reflection, it can be any stable block except a multiple of the identity, which it only approaches.
+    Values of ``sigma`` beyond ±40 have no further effect.
     """
     delta, tau, sigma = raw.unbind(-1)
     less, more = 2 * torch.sigmoid(-2 * delta), 2 * torch.sigmoid(2 * delta)  # 1 - d and 1 + d, without cancellation
@@ -52,14 +52,14 @@ def general_blocks(raw: Tensor) -> Tensor:
 
 
 def general_parameters(half_trace: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Inverse of `general_blocks` for blocks ``[[half_trace, above], [below, half_trace]]`` well inside, below > 0."""
+    """Invert `general_blocks` for blocks ``[[half_trace, above], [below, half_trace]]`` well inside, below > 0."""
     d = half_trace**2 - above * below
     tau = np.arctanh(np.clip(2 * half_trace / (1 + d), -1 + 1e-15, 1 - 1e-15))
     return np.stack([np.arctanh(d), tau, np.log(below)], -1)
 
 
 def equal_diagonal(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthogonal ``q``, and ``q^T block q`` with equal diagonal entries and the larger other entry, positive, below."""
+    """Return orthogonal ``q`` and ``q^T block q``: equal diagonal entries, a positive and larger entry below."""
     (a, b), (c, d) = block
     angle = 0.5 * np.arctan2(d - a, b + c)
     q = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -74,7 +74,7 @@ def equal_diagonal(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def block_places(n: int, width: int) -> np.ndarray:
-    """Flat indices of the entries of the blocks, then of those above them."""
+    """Return the flat indices of the entries of the blocks, followed by those above the blocks."""
     block = np.arange(n) // width
     starts = range(0, n - width + 1, width)
     inside = [(i + a) * n + i + b for i in starts for a in range(width) for b in range(width)]
@@ -84,5 +84,5 @@ def block_places(n: int, width: int) -> np.ndarray:
 
 
 def reach(weight: Tensor, radius: float) -> float:
-    """How far the step inside may move a weight."""
+    """Return how far moving its eigenvalues inside the disc may change a weight."""
     return 2 * INSIDE * (float(torch.linalg.vector_norm(weight)) + radius)

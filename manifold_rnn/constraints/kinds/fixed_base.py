@@ -1,4 +1,4 @@
-"""A group element as a fixed sign matrix times a retraction."""
+"""Elements of a group as a fixed sign matrix times a retraction."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from ..trivialized import Trivialization
 
 @dataclass(frozen=True, eq=False)
 class FixedBase(Constraint):
-    r"""Orthogonal or unitary matrices as a sign matrix, which never moves, times a retraction.
+    r"""Orthogonal or unitary matrices as a fixed sign matrix times a retraction.
 
     .. math:: W = D\, \varphi(A), \qquad D = \operatorname{diag}(1, \dots, 1, -1, \dots, -1), \quad A^{\mathsf H} = -A.
 
     Parameters
     ----------
     manifold : Manifold
-        A matrix group, whose retraction is the map.
+        A matrix group. Its retraction is the map :math:`\varphi`.
     negatives : int
-        How many entries of ``D`` are -1; for real groups det W = (-1)^negatives throughout.
+        Number of entries -1 of ``D``. For real groups det W is always (-1)^negatives.
 
     Raises
     ------
     OptionError
-        If ``negatives`` is negative, more than n, or makes a ``D`` that is not on the manifold.
+        If ``negatives`` is negative or more than n, or if ``D`` is not on the manifold.
 
     Notes
     -----
-    A starting weight is projected onto the matrices with the determinant of ``D``; if ``D W`` then has an eigenvalue
-    -1, which the Cayley map does not reach, it is turned a little. QR and polar reach little: prefer `constrain` with
-    ``rebase_every`` there. ``FixedBase(Orthogonal("cayley"), negatives)`` is the recurrent weight of scoRNN
-    (Helfrich, Willmott and Ye, 2018), ``FixedBase(SpecialOrthogonal("exp"))`` that of expRNN (Lezcano-Casado and
-    Martinez-Rubio, 2019).
+    A starting weight is projected onto the matrices with the determinant of ``D``. If ``D W`` then has an eigenvalue
+    -1, which the Cayley map does not reach, the weight is rotated slightly. The QR and polar retractions reach only few
+    matrices; use `constrain` with ``rebase_every`` for them.
+
+    ``FixedBase(Orthogonal("cayley"), negatives)`` is the recurrent weight of scoRNN (Helfrich, Willmott and Ye, 2018).
+    ``FixedBase(SpecialOrthogonal("exp"))`` is that of expRNN (Lezcano-Casado and Martinez-Rubio, 2019).
 
     Examples
     --------
@@ -55,7 +56,7 @@ class FixedBase(Constraint):
     def __post_init__(self) -> None:
         if not isinstance(self.manifold, Manifold) or not self.manifold.is_group:
             raise OptionError(
-                "FixedBase multiplies a sign matrix by a retraction of a matrix group.\n"
+                "FixedBase needs a matrix group.\n"
                 f"Expected a group such as Orthogonal(), got {self.manifold!r:.80}.\nUse another constraint."
             )
 
@@ -63,12 +64,12 @@ class FixedBase(Constraint):
         return self.manifold.random_like(like)
 
     def trivialize(self, like: Tensor) -> FixedBaseParametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         self.manifold.require(like)
         n = like.shape[-1]
         if not 0 <= self.negatives <= n:
             raise OptionError(
-                f"FixedBase puts `negatives` entries -1 on a diagonal of n = {n}.\n"
+                f"negatives of FixedBase is out of range for a weight of size {n}.\n"
                 f"Expected 0 to {n}, got {self.negatives}.\nChoose a smaller number."
             )
         signs = torch.ones(n, dtype=like.dtype, device=like.device)
@@ -76,7 +77,7 @@ class FixedBase(Constraint):
         base = signs.diag_embed().expand(like.shape).contiguous()
         if not like.is_meta and largest_defect(self.manifold, base) > tolerance(like.dtype, n):
             raise OptionError(
-                f"The sign matrix of FixedBase must lie on {self.manifold}.\n"
+                f"The sign matrix of FixedBase must be on {self.manifold}.\n"
                 f"With negatives={self.negatives} it does not.\nUse an even number, or Orthogonal."
             )
         module = FixedBaseParametrization(self.manifold, base)
@@ -90,34 +91,34 @@ class FixedBase(Constraint):
 
 
 class FixedBaseParametrization(Trivialization):
-    """A `Trivialization` whose base stays: what would move it solves for new coordinates instead."""
+    """A `Trivialization` with a fixed base. Assigning a weight computes new coordinates instead of moving the base."""
 
     @torch.no_grad()
     def reachable(self, x: Tensor) -> Tensor:
-        """Return the nearest matrix in the component of the identity, where every retraction ends."""
+        """Return the nearest matrix in the connected component of the identity, which contains every retraction."""
         return projected(self.manifold.identity_component, x)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Find the coordinates of ``weight``; raises where the map does not reach it."""
+        """Compute the coordinates of ``weight``; raises if the map does not reach it."""
         require_shape(self.base, weight)
         self.coordinates.copy_(self.manifold.inverse_retr_coordinates(self.base, weight))
 
     @torch.no_grad()
     def assign_nearest(self, weight: Tensor) -> None:
-        """Find the coordinates of the nearest matrix in the component that the map reaches."""
+        """Compute the coordinates of the nearest matrix in the connected component that the map reaches."""
         self.assign(self.base @ self.reachable(self.base.mH @ weight))
 
     def rebase(self) -> None:
-        """Refuse: the base is part of the constraint."""
+        """Raise, because the base is part of the constraint."""
         raise UnsupportedError(
             "The base of FixedBase is a fixed sign matrix, part of the constraint.\n"
-            "Expected rebase_every=None, got a rebase.\nConstrain with the manifold itself for a base that moves."
+            "Expected rebase_every=None, got a rebase.\nConstrain to the manifold itself for a base that moves."
         )
 
     @torch.no_grad()
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for the same weight, by solving for its coordinates."""
+        """Change the retraction and compute new coordinates of the same weight."""
         manifold = self.manifold.with_retraction(retraction)
         coordinates = manifold.inverse_retr_coordinates(self.base, self())
         self.coordinates.copy_(coordinates)

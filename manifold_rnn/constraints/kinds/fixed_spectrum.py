@@ -1,4 +1,4 @@
-"""Matrices with given singular values: two orthonormal factors that move around a diagonal that does not."""
+"""Matrices with fixed singular values and two trained orthonormal factors."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ from ..trivialized import Trivialization
 
 @dataclass(frozen=True, eq=False)
 class FixedSpectrum(Constraint):
-    r"""Matrices with the singular values that the weight has when it is constrained.
+    r"""Matrices that keep the singular values they had when they were constrained.
 
-    .. math:: W = U \operatorname{diag}(s)\, V^{\mathsf H}, \qquad U^{\mathsf H} U = I, \quad V^{\mathsf H} V = I,
+    .. math:: W = U \operatorname{diag}(s)\, V^{\mathsf H}, \qquad U^{\mathsf H} U = I, \quad V^{\mathsf H} V = I.
 
-    with ``s`` fixed. The norm, the rank, the condition number and every :math:`\|W\|_p` of a weight stay as they are,
-    while its singular vectors are trained.
+    The singular values ``s`` are fixed. The norm, the rank, the condition number and every Schatten norm of the weight
+    stay constant while its singular vectors are trained.
 
     Parameters
     ----------
     retraction : str or Retraction
-        How ``U`` and ``V`` move.
+        The retraction of ``U`` and ``V``.
 
     Raises
     ------
     OptionError
-        If there is no such retraction.
+        If the retraction is unknown.
     ShapeError
         By `constrain`, if the weight has fewer than two axes.
 
     Notes
     -----
-    Weights have shape (..., n, p), real or complex, square or not, of any rank. With q = min(n, p), ``U`` is n x q and
-    ``V`` p x q: an element of a group if it is square, else of `Stiefel`. The module holds them as ``left`` and
-    ``right``, each with its ``coordinates``, and ``s`` as the buffer ``values``, which a state dict includes.
-    ``assign`` takes a weight with the same singular values. ``assign_nearest`` replaces those of another by ``s``,
-    which is the nearest weight. Phases that ``U`` and ``V`` share change nothing: of a complex weight q coordinates
-    are idle.
+    Weights have shape (..., n, p), real or complex, of any rank. With q = min(n, p), ``U`` is n x q and ``V`` is p x q.
+    A square factor is an element of a group, any other a point of `Stiefel`. The module's ``left`` and ``right`` are
+    the factors, each with its ``coordinates``. Its buffer ``values`` is ``s`` and part of the state dict.
 
-    `Orthogonal` and `Stiefel` are the case ``s = 1``, with fewer numbers to train.
+    ``assign`` accepts a weight with the same singular values. ``assign_nearest`` replaces the singular values by ``s``,
+    which gives the nearest weight. A phase common to ``U`` and ``V`` has no effect, so q coordinates of a complex
+    weight are redundant.
+
+    For ``s = 1`` use `Orthogonal` or `Stiefel`, which have fewer parameters.
 
     Examples
     --------
@@ -67,13 +68,13 @@ class FixedSpectrum(Constraint):
         get(self.retraction)
 
     def trivialize(self, like: Tensor) -> FixedSpectrumParametrization:
-        """Return the module that gives ``W``, which starts at ``like`` itself."""
+        """Return the parametrization of a weight that starts at ``like`` itself."""
         _require_matrix(like)
         require_finite(like, "the weight")
         return FixedSpectrumParametrization(self, like)
 
     def random_like(self, like: Tensor) -> Tensor:
-        """Return a weight with the singular values of ``like``, and singular vectors drawn from the Haar measure."""
+        """Return a weight with the singular values of ``like`` and singular vectors drawn from the Haar measure."""
         _require_matrix(like)
         require_finite(like, "the weight")
         U, s, V = _factors(double(like))
@@ -83,7 +84,7 @@ class FixedSpectrum(Constraint):
 
 
 class FixedSpectrumParametrization(Parametrization):
-    """The product of its ``left`` and ``right`` factors around the buffer ``values``."""
+    """The product of the factors ``left`` and ``right`` and the buffer ``values``."""
 
     values: Tensor
 
@@ -101,7 +102,7 @@ class FixedSpectrumParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the singular vectors of ``weight``; raises if its singular values are others."""
+        """Set the factors to the singular vectors of ``weight``; raises if its singular values differ."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
         U, _, V = _factors(weight.to(self.left.base.dtype))
@@ -110,7 +111,7 @@ class FixedSpectrumParametrization(Parametrization):
 
     @torch.no_grad()
     def assign_nearest(self, weight: Tensor) -> None:
-        """Take the singular vectors of ``weight``, with the singular values that there are."""
+        """Set the factors to the singular vectors of ``weight`` and keep the present singular values."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
         U, _, V = _factors(weight.to(self.left.base.dtype))
@@ -121,7 +122,7 @@ class FixedSpectrumParametrization(Parametrization):
         self.right.assign(V)
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-        """Raise also if the singular values to be loaded cannot be some."""
+        """Check the tensors to load. Also raise if ``values`` cannot be singular values."""
         values = loaded.get("values")
         if isinstance(values, Tensor) and not values.is_meta and values.shape == self.values.shape:
             require_finite(values, f"{path}values", NOT_LOADED)
@@ -129,13 +130,13 @@ class FixedSpectrumParametrization(Parametrization):
                 raise OffManifoldError(
                     f"{path}values must be singular values: real, of at least 0, in descending order.\n"
                     f"Got {values.dtype} from {float(values.real.min()):.3g} to {float(values.real.max()):.3g}.\n"
-                    "Nothing in its module was changed. Load a constrained model's weight."
+                    "Nothing in its module was changed. Load the weight of a constrained model."
                 )
         return super().check(loaded, path)
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        """The largest difference of a singular value, relative to the largest of them."""
+        """The largest difference of a singular value, relative to the largest singular value."""
         values = double(self.values)
         off = (torch.linalg.svdvals(double(self())) - values).abs().amax(-1)
         largest = values.amax(-1)
@@ -143,11 +144,11 @@ class FixedSpectrumParametrization(Parametrization):
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of both factors."""
+        """The retraction of both factors."""
         return self.left.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move both factors by another retraction from here on, with the same weight."""
+        """Change the retraction of both factors and keep the weight."""
         self.left.set_retraction(retraction)
         self.right.set_retraction(retraction)
         self.constraint = replace(self.constraint, retraction=retraction)
@@ -161,10 +162,10 @@ def _manifold(retraction: str | Retraction, x: Tensor) -> OrthonormalColumns:
 
 @torch.no_grad()
 def _factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``U``, ``s`` and ``V``, in double precision first: so the product is the weight itself up to rounding."""
+    """Return ``U``, ``s`` and ``V``, computed in double precision so that their product equals the weight."""
     scaled, scale = normalized(double(weight.detach()))
     U, s, Vh = torch.linalg.svd(scaled, full_matrices=False)
-    s = s * scale.squeeze(-1)  # infinite where the norm is no number
+    s = s * scale.squeeze(-1)  # infinite if the norm overflows
     return U.to(weight.dtype).contiguous(), s.to(weight.real.dtype), Vh.mH.to(weight.dtype).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""A matrix whose symmetric and skew parts have weights of their own."""
+"""Matrices with separately weighted symmetric and skew parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..parametrization import Parametrization, require_shape
 
 @dataclass(frozen=True, eq=False)
 class LipschitzMixture(Constraint):
-    r"""A mixture of the skew and the symmetric part of a free matrix, damped.
+    r"""A weighted sum of the skew and the symmetric part of a free matrix, with damping.
 
     .. math:: W = \beta (B - B^{\mathsf H}) + (1 - \beta)(B + B^{\mathsf H}) - g I.
 
@@ -31,15 +31,17 @@ class LipschitzMixture(Constraint):
     Raises
     ------
     OptionError
-        If ``beta`` is outside [0, 1] or ``damping`` negative.
+        If ``beta`` is outside [0, 1], or ``damping`` is negative.
 
     Notes
     -----
-    Between its ends ``beta`` excludes no matrix: it says how fast the parts move, and how large they start. Real parts
-    of eigenvalues are exactly -g for ``beta=1`` only; else they are not even negative, see `DampedSkew` for that.
-    The parameter ``matrix`` is ``B``. It starts, and is assigned, so that ``W`` is the given weight, without the part
-    that has no weight if ``beta`` is 0 or 1. Source: Erichson, Azencot, Queiruga, Hodgkinson and Mahoney (2021), where
-    ``beta`` is 0.75 and the damping 0.001.
+    For ``beta`` strictly between 0 and 1 every matrix is reached: ``beta`` only determines how fast the two parts move,
+    and how large they start. The real parts of all eigenvalues are -g only if ``beta=1``. Otherwise they may be
+    positive; see `DampedSkew` for stable steps.
+
+    The parameter ``matrix`` is ``B``. It starts, and is assigned, so that ``W`` is the given weight. If ``beta`` is 0
+    or 1, the part of weight 0 is dropped. Source: Erichson, Azencot, Queiruga, Hodgkinson and Mahoney (2021), who use
+    ``beta`` 0.75 and damping 0.001.
 
     Examples
     --------
@@ -53,19 +55,19 @@ class LipschitzMixture(Constraint):
     def __post_init__(self) -> None:
         if not (0 <= self.beta <= 1 and 0 <= self.damping < float("inf")):
             raise OptionError(
-                "LipschitzMixture weighs two parts of a matrix and subtracts a damping.\n"
+                "beta or damping of LipschitzMixture is out of range.\n"
                 "Expected beta from 0 to 1 and a finite damping of at least 0, got "
-                f"{self.beta} and {self.damping}.\nCorrect the number."
+                f"{self.beta} and {self.damping}.\nCorrect the value."
             )
 
     def trivialize(self, like: Tensor) -> LipschitzMixtureParametrization:
-        """Return the module that gives ``W``, equal to ``like`` unless a part has no weight."""
+        """Return the parametrization of a weight equal to ``like``, except for a part of weight 0."""
         require_matrix(like, "LipschitzMixture")
         return LipschitzMixtureParametrization(self, like)
 
 
 class LipschitzMixtureParametrization(Parametrization):
-    """The mixture of the parts of its ``matrix``."""
+    """The weighted sum of the symmetric and skew parts of the parameter ``matrix``."""
 
     def __init__(self, constraint: LipschitzMixture, like: Tensor) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class LipschitzMixtureParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Solve for ``B``; raises if ``weight`` has a part without weight."""
+        """Compute ``B``; raises if ``weight`` has a part whose weight is 0."""
         require_shape(self.matrix, weight)
         require_finite(weight, "the assigned weight")
         matrix = self._matrix_of(weight)

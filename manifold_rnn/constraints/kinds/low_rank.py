@@ -1,4 +1,4 @@
-"""A multiple of the identity plus a matrix of low rank."""
+"""A multiple of the identity plus a low-rank matrix."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class IdentityPlusLowRank(Constraint):
     Parameters
     ----------
     rank : int
-        ``r``; at most n of them are used. With 0 there is no product.
+        The rank ``r``. At most n is used; with 0 there is no product.
     train_scale : bool
-        Whether the number ``w`` is a parameter. If not it is 1.
+        Whether the scalar ``w`` is a parameter. If not, it is 1.
 
     Raises
     ------
@@ -36,8 +36,8 @@ class IdentityPlusLowRank(Constraint):
     Notes
     -----
     The parameters ``left``, ``right`` and ``scale`` start, and are assigned, from the singular value decomposition of
-    the given weight minus ``w I``, which for ``w = 1`` is the nearest, with ``w`` the mean of the diagonal if it is
-    trained. Source: Zhang, Yue, Wu, Li and Zhang (2021), who have r = 50, or a trained scale alone.
+    the given weight minus ``w I``. For ``w = 1`` this gives the nearest weight. A trained ``w`` starts as the mean of
+    the diagonal. Source: Zhang, Yue, Wu, Li and Zhang (2021), who use r = 50, or only a trained scale.
 
     Examples
     --------
@@ -51,17 +51,17 @@ class IdentityPlusLowRank(Constraint):
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 0:
             raise OptionError(
-                f"rank of IdentityPlusLowRank counts columns.\nExpected at least 0, got {self.rank!r}.\nUse e.g. 1."
+                f"rank of IdentityPlusLowRank is out of range.\nExpected at least 0, got {self.rank!r}.\nUse e.g. 1."
             )
 
     def trivialize(self, like: Tensor) -> IdentityPlusLowRankParametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         require_matrix(like, "IdentityPlusLowRank")
         return IdentityPlusLowRankParametrization(self, like)
 
 
 class IdentityPlusLowRankParametrization(Parametrization):
-    """The sum, from its ``left`` and ``right`` factors and, if it is trained, the ``scale`` of the identity."""
+    """The sum of a multiple of the identity and the product of ``left`` and ``right``; ``scale`` may be trained."""
 
     scale: nn.Parameter | None
 
@@ -79,7 +79,7 @@ class IdentityPlusLowRankParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the factors of ``weight``; raises if its rank is higher."""
+        """Set the parameters to the factors of ``weight``; raises if its rank is too high."""
         require_shape(self(), weight)
         require_finite(weight, "the assigned weight")
         left, right, scale = self._factors(weight)

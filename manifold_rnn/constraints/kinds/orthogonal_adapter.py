@@ -1,4 +1,4 @@
-"""A frozen weight times a trained orthogonal matrix of blocks, or a butterfly of them."""
+"""A frozen weight times a trained orthogonal matrix, block-diagonal or a butterfly of such matrices."""
 
 from __future__ import annotations
 
@@ -24,48 +24,49 @@ class OrthogonalAdapter(Adapter):
     r"""A frozen weight times a trained orthogonal matrix: the adapters OFT and BOFT.
 
     .. math:: W = W_0 R, \qquad R = B_1 \cdots B_m, \qquad
-        B_j = P_j \operatorname{diag}\bigl(\varphi(A_{j1}), \dots, \varphi(A_{jN})\bigr) P_j^{\mathsf T},
+        B_j = P_j \operatorname{diag}\bigl(\varphi(A_{j1}), \dots, \varphi(A_{jN})\bigr) P_j^{\mathsf T}.
 
-    with blocks of size b = n/N. :math:`P_1` is the identity; :math:`P_j` makes blocks of two pieces of b/2 coordinates
-    that are :math:`2^{j-1}` pieces apart, as in a fast Fourier transform. ``R`` starts as the identity, and the first
-    output is that of the frozen layer bit by bit.
+    The blocks have size b = n/N. :math:`P_1` is the identity. For j > 1, :math:`P_j` forms blocks from two pieces of
+    b/2 coordinates that are :math:`2^{j-1}` pieces apart, as in a fast Fourier transform. ``R`` starts as the identity,
+    so the first output equals that of the frozen layer exactly.
 
     Parameters
     ----------
     block_size : int, optional
-        ``b``. Default: the largest divisor of n that is at most 32. Real blocks of size 1 are refused.
+        The size ``b``. Default: the largest divisor of n that is at most 32. Real blocks of size 1 are refused.
     retraction : str or Retraction
-        :math:`\varphi`: ``"cayley"``, ``"exp"``, ``"qr"`` or ``"polar"``. The Cayley map needs unbounded coordinates
-        for rotations near 180 degrees, the exponential does not.
+        :math:`\varphi`: ``"cayley"``, ``"exp"``, ``"qr"`` or ``"polar"``. For rotations near 180 degrees the
+        coordinates of the Cayley map are unbounded, those of the exponential are not.
     side : "input" or "output"
         Whether the weight is :math:`W_0 R` or :math:`R W_0`.
     factors : int
-        ``m``: 1 for OFT, more for BOFT.
+        The number ``m`` of factors: 1 for OFT, more for BOFT.
     share : bool
-        Whether all blocks of a factor are equal.
+        Whether all blocks of a factor are the same.
     series_terms : int, optional
-        Replace the Cayley map by `manifold_rnn.linalg.cayley_series` with so many terms, as some libraries do. ``R`` is
-        then not orthogonal.
+        Replace the Cayley map by `manifold_rnn.linalg.cayley_series` with this number of terms, as some libraries do.
+        ``R`` is then not orthogonal.
     save_base : bool
-        Whether the state dict has the frozen weight.
+        Whether the state dict contains the frozen weight.
 
     Raises
     ------
     OptionError
-        If an option is unknown or out of range; or later, if the sizes of a weight do not fit.
+        If an option is unknown or out of range; by `constrain`, if the options do not fit the size of the weight.
     ShapeError, NonFiniteError
-        Later, if a weight is a vector, or has entries that are not finite.
+        By `constrain`, if the weight is a vector, or has entries that are not finite.
 
     Notes
     -----
-    Real numbers: m N b(b - 1)/2, complex weights m N b²; with ``share`` N = 1. The parameter ``coordinates`` has shape
-    (..., m, N, b(b - 1)/2), in the order of `manifold_rnn.linalg.pack_skew`, in float32 also for weights in half
-    precision. The rows of :math:`W_0 R` have the same inner products as those of :math:`W_0`.
+    The adapter has m N b(b - 1)/2 real numbers, and m N b² for complex weights; with ``share``, N = 1. The parameter
+    ``coordinates`` has shape (..., m, N, b(b - 1)/2), in the order of `manifold_rnn.linalg.pack_skew`. It is in float32
+    even if the weight is in half precision. The rows of :math:`W_0 R` have the same inner products as those of
+    :math:`W_0`.
 
-    A linear layer multiplies its inputs by ``R`` instead of its weight where that is less work: with gradients nearly
-    always, else if there are fewer inputs than outputs. `manifold_rnn.release` merges: the product is taken in float32
-    or better, and rounded once. In butterflies b is even and N a multiple of :math:`2^{m-1}`. Weight decay on
-    ``coordinates`` pulls towards the frozen weight.
+    A linear layer multiplies its inputs by ``R``, instead of its weight, if that is less work. With gradients this is
+    nearly always so, and without gradients if there are fewer inputs than outputs. `manifold_rnn.release` merges the
+    adapter: it computes the product in float32 or better and rounds it once. In butterflies b must be even and N a
+    multiple of :math:`2^{m-1}`. Weight decay on ``coordinates`` pulls towards the frozen weight.
 
     Source: Qiu et al. (2023) for OFT, Liu et al. (2024) for BOFT.
 
@@ -90,19 +91,19 @@ class OrthogonalAdapter(Adapter):
         for name, value in (("block_size", self.block_size), ("factors", self.factors)):
             if value is not None and not is_integer(value, 1):
                 raise OptionError(
-                    f"{name} of OrthogonalAdapter counts {'coordinates' if name == 'block_size' else 'matrices'}.\n"
+                    f"{name} of OrthogonalAdapter is out of range.\n"
                     f"Expected an integer of at least 1, got {value!r:.40}.\nUse e.g. 32 and 1."
                 )
         chosen = get(self.retraction)
         if self.series_terms is not None and (chosen.name != "cayley" or not is_integer(self.series_terms, 2)):
             raise OptionError(
-                "series_terms of OrthogonalAdapter cuts off the series of the Cayley map.\n"
+                "series_terms of OrthogonalAdapter is out of range, or the retraction has no series.\n"
                 f'Expected an integer of at least 2 with retraction="cayley"; got {self.series_terms!r:.40} with '
                 f"{chosen.name!r}.\nLeave it out for an orthogonal matrix."
             )
 
     def trivialize(self, like: Tensor) -> OrthogonalAdapterParametrization:
-        """Return the module that gives ``W``, which is ``like`` at first."""
+        """Return the parametrization of a weight that starts as ``like``."""
         require_weight(like, "OrthogonalAdapter")
         n = like.shape[-1 if self.side == "input" else -2]
         b = self.block_size or max(k for k in range(1, min(n, _LARGEST_BLOCK) + 1) if n % k == 0)
@@ -113,22 +114,22 @@ class OrthogonalAdapter(Adapter):
             )
         if b == 1 and not like.is_complex():
             raise OptionError(
-                "OrthogonalAdapter has nothing to rotate in blocks of one real coordinate.\n"
+                "Blocks of one real coordinate have nothing to rotate.\n"
                 f"Expected a block_size of at least 2 that divides the {self.side} size of the weight, here {n}; got "
                 f"{'none up to 32' if self.block_size is None else 1}.\n"
                 "Pass another block_size, the other side, or use ReflectionAdapter."
             )
         if self.factors > 1 and (b % 2 or (n // b) % 2 ** (self.factors - 1)):
             raise OptionError(
-                f"A butterfly of m = {self.factors} factors has an even block_size, and a number of blocks that is a "
-                f"multiple of 2^(m - 1).\nExpected that, got block_size {b} and {n // b} blocks.\n"
+                f"A butterfly of m = {self.factors} factors needs an even block_size, and a number of blocks that is a "
+                f"multiple of 2^(m - 1).\nGot block_size {b} and {n // b} blocks.\n"
                 "Use fewer factors or another block_size."
             )
         return OrthogonalAdapterParametrization(self, like, b)
 
 
 class OrthogonalAdapterParametrization(TurningParametrization):
-    """A frozen weight and the ``coordinates`` of the blocks of an orthogonal matrix, which are 0 at first."""
+    """A frozen weight and the ``coordinates`` of the blocks of an orthogonal matrix, which start as 0."""
 
     def __init__(self, constraint: OrthogonalAdapter, weight: Tensor, block_size: int) -> None:
         super().__init__(weight, side=constraint.side, save_base=constraint.save_base)
@@ -145,7 +146,7 @@ class OrthogonalAdapterParametrization(TurningParametrization):
 
     @property
     def factors(self) -> int:
-        """How many block-diagonal matrices are multiplied."""
+        """The number of block-diagonal factors."""
         return self.coordinates.shape[-3]
 
     @property
@@ -182,11 +183,11 @@ class OrthogonalAdapterParametrization(TurningParametrization):
 
     @torch.no_grad()
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for the same weight, by solving for its coordinates."""
+        """Change the retraction and compute new coordinates of the same weight."""
         if self.series_terms is not None:
             raise UnsupportedError(
-                "An adapter with series_terms has the truncated Cayley map, which no retraction equals.\n"
-                f"Expected series_terms=None, got {self.series_terms}.\nRelease the weight and constrain it anew."
+                "An adapter with series_terms uses the truncated Cayley map, which is not a retraction.\n"
+                f"Expected series_terms=None, got {self.series_terms}.\nRelease the weight and constrain it again."
             )
         chosen = get(retraction)
         self.coordinates.copy_(pack_skew(chosen.inverse_group_map(self.blocks())))

@@ -1,4 +1,4 @@
-"""Kernels of convolutions that are orthogonal as maps from image to image."""
+"""Kernels of convolutions that are orthogonal as maps between images."""
 
 from __future__ import annotations
 
@@ -23,64 +23,65 @@ _ADVICE = "Constrain its flattened kernel to Stiefel() instead, or change the la
 
 @dataclass(frozen=True, eq=False)
 class OrthogonalConv(Constraint):
-    r"""Kernels whose convolution is an orthogonal map from image to image, in one or two dimensions.
+    r"""Kernels whose convolution is an orthogonal map between images, in one or two dimensions.
 
     .. math::
-        K = C \ast (P_1 + (I - P_1) S_1) \ast \dots \ast (P_m + (I - P_m) S_m), \qquad P_j^2 = P_j = P_j^{\mathsf H},
+        K = C \ast (P_1 + (I - P_1) S_1) \ast \dots \ast (P_m + (I - P_m) S_m), \qquad P_j^2 = P_j = P_j^{\mathsf H}.
 
-    with shifts :math:`S_j` by one pixel along the axes in turn, and a core ``C`` of the size of the stride, which is a
+    The shifts :math:`S_j` move by one pixel along the axes in turn. The core ``C`` has the size of the stride, and is a
     matrix with orthonormal rows or columns when it is flattened.
 
     Parameters
     ----------
     kind : "bcop" or "soc"
-        The product above, or the exponential series of a skew kernel,
+        "bcop" is the product above. "soc" is the exponential series of a skew kernel,
         :math:`K = \sum_{i \le t} L^{\ast i} / i!` with :math:`L_{ij}(x) = -\overline{L_{ji}(-x)}`.
     retraction : str or Retraction
-        How the core and the bases of the ranges of :math:`P_j` move, for "bcop".
+        The retraction of the core and of the bases of the ranges of :math:`P_j`, for "bcop".
     error : float
         For "soc": the largest distance of a singular value from 1. It bounds the norm of ``L``.
     stride : int or sequence of int, optional
-        Of a kernel that is no weight of a ``torch.nn.Conv1d`` or ``Conv2d``; those have their own.
+        The stride of a kernel outside of ``torch.nn.Conv1d`` and ``Conv2d``; for these it is read from the module.
     groups : int, optional
-        As ``stride``.
+        The groups of such a kernel.
 
     Raises
     ------
     OptionError
-        If an option has no meaning, or ``stride`` or ``groups`` are not those of the module; by `constrain`, also if
-        circular padding is wider than the kernel needs.
+        If an option is out of range, or ``stride`` or ``groups`` differ from those of the module. By `constrain`, also
+        if circular padding is wider than the kernel needs.
     ShapeError
-        By `constrain`, if the kernel is smaller than the stride, has no form (out, in, k) or (out, in, kh, kw), or, for
-        "soc", has even taps or channels that differ.
+        By `constrain`, if the kernel is smaller than the stride, or does not have the form (out, in, k) or
+        (out, in, kh, kw). For "soc", also if it has even taps, or different numbers of input and output channels.
     UnsupportedError
-        By `constrain`, for transposed convolutions, dilation with a stride, padding by "reflect" or "replicate", and
-        one channel in each group, where a shift is the only orthogonal kernel.
+        By `constrain`, for transposed convolutions, dilation with a stride, and padding by "reflect" or "replicate".
+        Also for one channel per group, where shifts are the only orthogonal kernels.
 
     Notes
     -----
-    The rows of the operator are orthonormal if out <= in * strides, its columns if out >= in * strides, counted in a
-    group. The attribute ``side`` of the module in ``constraints`` says which. All singular values are 1 with circular
-    padding by k - 1 pixels in total, or by k - s to k - 1 with a stride of s, if the size of the image is a multiple of
-    the stride. Even kernels with stride 1 need ``padding="same"`` for that. With zero padding or less padding the
-    operator is a part of such a map. Its norm is then at most 1, and the part of an image that crosses the border is
-    lost. With circular padding and an image whose size is no multiple of the stride, some pixels are read twice: the
-    norm is at most :math:`\sqrt 2` for each such axis, and nothing raises.
+    The rows of the operator are orthonormal if out <= in * strides, and its columns if out >= in * strides, with
+    channels counted per group. The attribute ``side`` of the module in ``constraints`` tells which.
 
-    A read of the weight raises `UnsupportedError` or `OptionError` if stride, groups, dilation or padding of the module
-    were changed after `constrain` so that the above does not hold.
+    All singular values are 1 with circular padding of k - 1 pixels in total, or of k - s to k - 1 with a stride of s,
+    if the image size is a multiple of the stride. Even kernels with stride 1 need ``padding="same"`` for that. With
+    zero padding or less padding, the operator is a part of such a map. Its norm is then at most 1, and the part of an
+    image that crosses the border is lost. If circular padding meets an image size that is no multiple of the stride,
+    some pixels are read twice. The norm is then at most :math:`\sqrt 2` per such axis, and no error is raised.
 
-    Projectors have the rank c // 2 for c channels. Other connected components are not reached, and in two dimensions
-    some orthogonal kernels are no product of such factors. The start is the given kernel itself where it has this form,
-    so ``init="haar"``, which draws all factors, is exact. For any other kernel the start is one near it, not the
-    nearest. It is also only near in two dimensions if one side has more than 4 times as many channels as the other and
-    both axes have at least 3 taps: the kernel does not determine its factors then. A kernel costs one product of c x c
-    matrices for each factor and each tap that the product has by then.
+    Do not change stride, groups, dilation or padding of the module after `constrain`. Reading the weight raises
+    `UnsupportedError` or `OptionError` if the operator is no longer orthogonal.
 
-    For "soc" a kernel of k taps has room for t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
-    keeps the error at most ``e``. That is close to the identity for small kernels: .16 for k = 9 and .89 for k = 17
-    with the default error. ``L`` is a free kernel made skew and divided by a bound of its norm; it starts from the
-    middle of the given kernel, and no weight can be assigned.
+    Projectors have rank c // 2 for c channels. Other connected components are not reached, and in two dimensions some
+    orthogonal kernels are no product of such factors. A given kernel of this form is itself the starting point, so
+    ``init="haar"``, which draws all factors, is exact. Other kernels start from a kernel near them, not from the
+    nearest. A kernel of 3 x 3 or more taps does not determine its factors if one side has over 4 times the channels
+    of the other. It then also starts from a kernel near it. Computing the kernel takes one product of c x c matrices
+    for each factor and each tap of the partial product.
+
+    For "soc" a kernel of k taps can represent t = (k - 1) / 2 terms, and :math:`\|L\| \le ((t + 1)!\, e)^{1/(t + 1)}`
+    keeps the error at most ``e``. With the default error, the bound is .16 for k = 9 and .89 for k = 17, so small
+    kernels stay close to the identity. ``L`` is a free kernel made skew and divided by a bound of its norm. It starts
+    from the middle of the given kernel, and no weight can be assigned.
 
     Source: Xiao et al. (2018) and Li et al. (2019) for the product, Singla and Feizi (2021) for the series.
 
@@ -115,31 +116,31 @@ class OrthogonalConv(Constraint):
         ):
             if not ok:
                 raise OptionError(
-                    f"{name} of OrthogonalConv has a value without a meaning.\n"
+                    f"{name} of OrthogonalConv has an invalid value.\n"
                     f"Expected {expected}, got {getattr(self, name)!r:.80}.\nCorrect it, or leave it out."
                 )
 
     def fitted(self, module: nn.Module, name: str) -> OrthogonalConv:
-        """Take stride and groups from a convolution, and refuse what makes it no orthogonal map."""
+        """Read stride and groups from a convolution; raises if the convolution cannot be an orthogonal map."""
         if convolution_groups(module) is None:
             return self
         if not isinstance(module, nn.Conv1d | nn.Conv2d) or name != "weight":
             raise UnsupportedError(
-                f"OrthogonalConv is for the weight of a convolution.\nExpected a Conv1d or Conv2d, got {name!r} of "
+                f"OrthogonalConv needs the weight of a convolution.\nExpected a Conv1d or Conv2d, got {name!r} of "
                 f"{type(module).__name__}.\n{_ADVICE}"
             )
         stride, own = tuple(module.stride), (self.stride, self.groups)
         mine = self.stride if isinstance(self.stride, tuple | list) else (self.stride,) * len(stride)
         if (self.stride is not None and tuple(mine) != stride) or self.groups not in (None, module.groups):
             raise OptionError(
-                "stride= and groups= of OrthogonalConv are for kernels outside of torch's convolutions.\n"
-                f"Expected {stride} and {module.groups}, as the module has them; got {own}.\nLeave them out."
+                "stride= and groups= of OrthogonalConv are only for kernels outside of torch's convolutions.\n"
+                f"Expected {stride} and {module.groups}, the values of the module; got {own}.\nLeave them out."
             )
         require_isometric(module)
         return replace(self, stride=stride, groups=int(module.groups))
 
     def geometry(self, like: Tensor) -> Geometry:
-        """Return stride and groups for a kernel; raises `ShapeError` if it has no orthogonal convolution."""
+        """Return stride and groups of a kernel; raises `ShapeError` if it has no orthogonal convolution."""
         axes = like.ndim - 2
         if axes not in (1, 2) or not like.numel():
             raise ShapeError(
@@ -149,7 +150,7 @@ class OrthogonalConv(Constraint):
             )
         if not (like.is_floating_point() or like.is_complex()):
             raise DtypeError(
-                f"OrthogonalConv needs a kernel of floating point.\nExpected a real or complex dtype, got {like.dtype}."
+                f"OrthogonalConv needs a floating point kernel.\nExpected a real or complex dtype, got {like.dtype}."
                 "\nConvert it with .to(torch.float32)."
             )
         stride = tuple(self.stride) if isinstance(self.stride, tuple | list) else (self.stride or 1,) * axes
@@ -161,7 +162,7 @@ class OrthogonalConv(Constraint):
             )
         if any(k < s for k, s in zip(taps, stride, strict=True)):
             raise ShapeError(
-                "OrthogonalConv needs kernels no smaller than the stride: pixels in between are never read.\n"
+                "OrthogonalConv needs kernels at least as large as the stride, or pixels in between are never read.\n"
                 f"Expected taps of at least {stride}, got {taps}.\n{_ADVICE}"
             )
         geometry = Geometry(stride, groups)
@@ -174,7 +175,7 @@ class OrthogonalConv(Constraint):
         return geometry
 
     def trivialize(self, like: Tensor) -> Parametrization:
-        """Return the module that gives the kernel, near ``like``."""
+        """Return the parametrization of a kernel near ``like``."""
         geometry = self.geometry(like)
         require_finite(like, "the kernel of OrthogonalConv")
         if self.kind == "bcop":
@@ -188,7 +189,7 @@ class OrthogonalConv(Constraint):
         return SkewConvParametrization(geometry, like, self.error)
 
     def random_like(self, like: Tensor) -> Tensor:
-        """Draw the core and all projectors from the Haar measure, for "bcop"."""
+        """Draw the core and all projectors from the Haar measure; only for "bcop"."""
         if self.kind != "bcop":
             return super().random_like(like)
         return FactoredConvParametrization(self.geometry(like), torch.zeros_like(like), get("polar")).random()

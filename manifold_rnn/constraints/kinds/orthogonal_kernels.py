@@ -1,4 +1,4 @@
-"""Kernels that are orthogonal as convolutions: the two parametrizations of `OrthogonalConv`."""
+"""The two parametrizations of `OrthogonalConv`."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Side = Literal["rows", "columns", "both"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a convolution does with its kernel: the stride of each axis, and its groups."""
+    """The stride of each axis and the groups of a convolution."""
 
     stride: tuple[int, ...]
     groups: int
 
     def cut(self, kernel: Tensor) -> Tensor:
-        """Return the kernels of the groups, (groups, out, in, *taps)."""
+        """Return the kernels of the groups, shape (groups, out, in, *taps)."""
         return kernel.unflatten(0, (self.groups, kernel.shape[0] // self.groups))
 
     def side(self, kernel: Tensor) -> Side:
-        """Return which products of the operator with its adjoint are the identity: rows, columns or both."""
+        """Return whether the rows of the operator, its columns or both are orthonormal."""
         out, seen = kernel.shape[0] // self.groups, kernel.shape[1] * math.prod(self.stride)
         return "both" if out == seen else "rows" if out < seen else "columns"
 
     def defect(self, kernel: Tensor) -> Tensor:
-        """Return the largest distance of a singular value from 1, on images that determine it for all sizes."""
+        """Return the largest distance of a singular value from 1, for images of any size."""
         taps = kernel.shape[2:]
         sizes = [s * -(-(2 * k - 1) // s) for k, s in zip(taps, self.stride, strict=True)]
         values = torch.linalg.svdvals(symbols(self.cut(double(kernel.detach())), sizes, self.stride))
@@ -49,23 +49,23 @@ class Geometry:
 
 
 class FactoredConvParametrization(Parametrization):
-    r"""A kernel as an orthogonal ``core`` times factors of two taps, one for each of the ``frames``.
+    r"""A kernel as an orthogonal ``core`` times factors of two taps, one for each frame in ``frames``.
 
     Attributes
     ----------
     core : Trivialization
-        The matrix of the kernel whose size is the stride, with orthonormal rows or columns, of shape (groups, n, p).
+        The kernel with the size of the stride, as a matrix with orthonormal rows or columns, of shape (groups, n, p).
     frames : Trivialization or None
         Bases of the ranges of the projectors, of shape (factors, groups, c, c // 2); None without factors.
     side : "rows", "columns" or "both"
-        Which rows and columns of the operator are orthonormal.
+        Whether the rows of the operator, its columns or both are orthonormal.
     """
 
     def __init__(self, geometry: Geometry, like: Tensor, retraction: Retraction) -> None:
         super().__init__()
         self.geometry, self.shape, self.side = geometry, tuple(like.shape), geometry.side(like)
         out, into, *taps = geometry.cut(like).shape[1:]
-        # factors act on the channels that are more, where they reach more kernels; with a stride, on those of the input
+        # factors act on the side with more channels, where they reach more kernels; with a stride, on the input side
         self.exchanged = out > into and math.prod(geometry.stride) == 1
         self.counts = tuple(k - s for k, s in zip(taps, geometry.stride, strict=True))
         self.rank = max(out, into) // 2 if self.exchanged else into // 2
@@ -89,10 +89,10 @@ class FactoredConvParametrization(Parametrization):
             frames = core.new_zeros(len(growth(self.counts)), core.shape[0], core.shape[-1], 0)
         kernel = lengthened(core, frames @ frames.mH, self.counts).movedim(-1, 2)
         kernel = adjoint(kernel, len(self.counts)) if self.exchanged else kernel
-        return kernel.reshape(-1).view(self.shape)  # strides as of channels last would slow the convolution down
+        return kernel.reshape(-1).view(self.shape)  # the strides of channels last would slow the convolution down
 
     def _as_kernel(self, matrix: Tensor) -> Tensor:
-        """The matrix, which has more rows than columns, as the kernel (groups, out, *taps, in) of the core."""
+        """Return the tall matrix as the kernel (groups, out, *taps, in) of the core."""
         out, into = self._channels()
         size = self.geometry.stride
         rows = matrix if matrix.shape[-2:] == (out, into * math.prod(size)) else matrix.mT
@@ -106,7 +106,7 @@ class FactoredConvParametrization(Parametrization):
 
     @torch.no_grad()
     def _factors(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """The core, as a square or tall matrix, and the frames of a kernel, or of one near it."""
+        """Return the core as a tall matrix, and the frames, of a kernel or of one near it."""
         cut = self.geometry.cut(kernel.detach())
         if cut.is_meta:
             out, into = self._channels()
@@ -125,14 +125,14 @@ class FactoredConvParametrization(Parametrization):
 
     @torch.no_grad()
     def random(self) -> Tensor:
-        """Return a kernel with all factors from the Haar measure; the parameters stay."""
+        """Return a kernel with all factors drawn from the Haar measure; the parameters are unchanged."""
         core, frames = self.core, self.frames
         drawn = None if frames is None else frames.manifold.random_like(frames.base)
         return self._assembled(self._as_kernel(core.manifold.random_like(core.base)), drawn)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the factors of ``weight``; raises if it is no kernel of this form."""
+        """Set the parameters to the factors of ``weight``; raises if it has no such factors."""
         core, frames = self._checked_factors(weight)
         computed = self._assembled(self._as_kernel(double(core)), double(frames) if frames.numel() else None)
         require_reached("OrthogonalConv", computed.to(self.weight_dtype), weight)
@@ -162,7 +162,7 @@ class FactoredConvParametrization(Parametrization):
 
     def dimensions(self) -> dict[nn.Parameter, int]:
         dimensions = self.core.dimensions()
-        if self.frames is not None:  # only the ranges of the frames count, which are points of a Grassmannian
+        if self.frames is not None:  # only the ranges of the frames count, points of a Grassmann manifold
             *batch, n, r = self.frames.base.shape
             one = r * (n - r) * (2 if self.frames.base.is_complex() else 1)
             dimensions[self.frames.coordinates] = math.prod(batch) * one
@@ -174,32 +174,32 @@ class FactoredConvParametrization(Parametrization):
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the core and of the frames."""
+        """The retraction of the core and of the frames."""
         return self.core.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move all factors by another retraction from here on, with the same kernel."""
+        """Change the retraction of all factors and keep the kernel."""
         self.core.set_retraction(retraction)
         if self.frames is not None:
             self.frames.set_retraction(retraction)
 
 
 def _columns(matrix: Tensor, retraction: Retraction) -> Manifold:
-    """The manifold of matrices like this one with orthonormal columns."""
+    """Return the manifold of matrices of this shape with orthonormal columns."""
     if matrix.shape[-2] != matrix.shape[-1]:
         return Stiefel(retraction)
     return Unitary(retraction) if matrix.is_complex() else Orthogonal(retraction)
 
 
 class SkewConvParametrization(Parametrization):
-    r"""The exponential series of a skew kernel of three taps an axis, to as many terms as the kernel has room for.
+    r"""The exponential series of a skew kernel with three taps per axis. The taps limit the number of terms.
 
     Attributes
     ----------
     taps : Parameter, shape (groups, c, c, 3) or (groups, c, c, 3, 3)
-        A free kernel ``C``; an axis of one tap stays so.
+        A free kernel ``C``; an axis of one tap keeps one tap.
     bound : float
-        What the norm of the skew kernel stays below.
+        The upper bound of the norm of the skew kernel.
     side : "both"
     """
 
@@ -217,7 +217,7 @@ class SkewConvParametrization(Parametrization):
         return f'view="trivialized", orthonormal="both", terms={self.terms}, bound={self.bound:.3g}'
 
     def skew(self) -> Tensor:
-        """Return the skew kernel, whose operator has a norm below `bound`, shape (groups, c, c, *taps)."""
+        """Return the skew kernel, shape (groups, c, c, *taps). Its operator has a norm below `bound`."""
         axes = len(self.shape) - 2
         taps = at_least_single(self.taps)
         L = 0.5 * (taps - adjoint(taps, axes))
@@ -236,7 +236,7 @@ class SkewConvParametrization(Parametrization):
             A = torch.fft.fftn(wide, dim=axes).movedim((1, 2), (-2, -1))
             eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
             E = eye.expand_as(A)
-            for k in range(self.terms, 0, -1):  # Horner's scheme, of a kernel that fills its taps exactly
+            for k in range(self.terms, 0, -1):  # Horner's scheme; the result fills the taps of the kernel exactly
                 E = eye + A @ E / k
             kernel = torch.fft.ifftn(E.movedim((-2, -1), (1, 2)), dim=axes).roll([k // 2 for k in sizes], axes)
             return (kernel if self.taps.is_complex() else kernel.real).flatten(0, 1).to(self.taps.dtype)
@@ -268,11 +268,11 @@ class SkewConvParametrization(Parametrization):
 
 
 def require_odd(like: Tensor) -> None:
-    """Raise unless the kernel is square, with odd taps of which there is more than one, as the exponential needs."""
+    """Raise unless the kernel is square and has odd taps, more than one along some axis."""
     out, into, *taps = like.shape
     if out != into or any(k % 2 == 0 for k in taps) or max(taps) == 1:
         raise ShapeError(
-            "OrthogonalConv('soc') needs as many output as input channels in a group, and odd taps.\n"
+            "OrthogonalConv('soc') needs equal input and output channels in a group, and odd taps.\n"
             f"Expected a kernel (c, c, ...) with odd sizes, one of them above 1; got {tuple(like.shape)} for a group.\n"
             "Use the kind 'bcop', or other sizes."
         )

@@ -1,4 +1,4 @@
-"""A unitary matrix as a retraction times a diagonal of trained phases."""
+"""Unitary matrices as a retraction times a diagonal of trained phases."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ..trivialized import Trivialization
 
 @dataclass(frozen=True, eq=False)
 class PhaseScaled(Constraint):
-    r"""Unitary matrices as a retraction times a diagonal of phases, both trained.
+    r"""Unitary matrices as a retraction times a diagonal matrix of phases. Both are trained.
 
     .. math:: W = \varphi(A)\, D, \qquad D = \operatorname{diag}(e^{i\theta_1}, \dots, e^{i\theta_n}), \quad A^H = -A.
 
-    The Cayley map reaches no eigenvalue -1, and its exponent grows without bound towards one; the phases reach it.
+    The Cayley map does not reach an eigenvalue -1, and its argument diverges near one. The phases make it reachable.
 
     Parameters
     ----------
     manifold : Manifold
-        A group of complex matrices, whose retraction is the map: `Unitary` in the literature.
+        A group of complex matrices, `Unitary` in the literature. Its retraction is the map :math:`\varphi`.
 
     Raises
     ------
@@ -38,12 +38,13 @@ class PhaseScaled(Constraint):
 
     Notes
     -----
-    The phases are the parameter ``phases``, real, one for each column, and start at 0. Together :math:`n^2 + n` numbers
-    are trained for a group of dimension :math:`n^2`. ``assign`` keeps the phases and solves for ``A``. If the map does
-    not reach the weight with these phases, one angle is added to all of them, which turns -1 into the middle of the
-    largest gap between the eigenvalues; the Cayley and the exponential map then reach every weight. The recurrent
-    weight of scuRNN is :math:`(I + S)^{-1}(I - S) D`, and so ``PhaseScaled(Unitary("cayley"))`` with ``A = -2 S``
-    (Maduranga, Helfrich and Ye, 2019).
+    The parameter ``phases`` is real, with one phase for each column, and starts at 0. Together :math:`n^2 + n` numbers
+    are trained for a group of dimension :math:`n^2`. ``assign`` keeps the phases and computes ``A``. If the map does
+    not reach the weight with these phases, one angle is added to all of them. It moves -1 to the middle of the largest
+    gap between the eigenvalues, and the Cayley and the exponential map then reach every weight.
+
+    The recurrent weight of scuRNN is :math:`(I + S)^{-1}(I - S) D`. This is ``PhaseScaled(Unitary("cayley"))`` with
+    ``A = -2 S`` (Maduranga, Helfrich and Ye, 2019).
 
     Examples
     --------
@@ -62,13 +63,13 @@ class PhaseScaled(Constraint):
     def __post_init__(self) -> None:
         if not isinstance(self.manifold, Manifold) or not (self.manifold.is_group and self.manifold.is_complex):
             raise OptionError(
-                "PhaseScaled multiplies complex matrices by phases.\n"
-                f"Expected a group of complex matrices such as Unitary(), got {self.manifold}.\n"
-                "For real weights use FixedBase, whose diagonal is of signs."
+                "PhaseScaled needs a group of complex matrices.\n"
+                f"Expected a group such as Unitary(), got {self.manifold}.\n"
+                "For real weights use FixedBase, whose diagonal has signs."
             )
 
     def trivialize(self, like: Tensor) -> PhaseScaledParametrization:
-        """Return the module that gives ``W``, near ``like``."""
+        """Return the parametrization of a weight ``W`` near ``like``."""
         self.manifold.require(like)
         eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like).contiguous()
         module = PhaseScaledParametrization(self.manifold, eye)
@@ -95,12 +96,12 @@ class PhaseScaledParametrization(Trivialization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Find the coordinates of ``weight`` for the phases that there are, or for others where the map needs them."""
+        """Compute the coordinates of ``weight`` with the present phases, or with others if the map needs them."""
         require_shape(self.base, weight)
         self._solve(self.manifold, weight * self._diagonal().conj())
 
     def _solve(self, manifold: Manifold, turned: Tensor) -> None:
-        """Find the coordinates of a weight without its phases; raises, and changes nothing, where there are none."""
+        """Compute the coordinates of a weight without its phases; raises and changes nothing if there are none."""
         try:
             coordinates, angle = manifold.inverse_retr_coordinates(self.base, turned), None
         except OffManifoldError:
@@ -112,22 +113,22 @@ class PhaseScaledParametrization(Trivialization):
             self.phases.add_(angle.unsqueeze(-1))
 
     def rebase(self) -> None:
-        """Refuse: the phases multiply from the right, so a base cannot move under them."""
+        """Raise, because the phases multiply from the right and would not commute with a new base."""
         raise UnsupportedError(
-            "PhaseScaled has phases in the place of a base that moves.\n"
-            "Expected rebase_every=None, got a rebase.\nConstrain with the manifold itself for a base that moves."
+            "PhaseScaled has phases instead of a base that moves.\n"
+            "Expected rebase_every=None, got a rebase.\nConstrain to the manifold itself for a base that moves."
         )
 
     @torch.no_grad()
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for the same weight, by solving for its coordinates."""
+        """Change the retraction and compute new coordinates of the same weight."""
         manifold = self.manifold.with_retraction(retraction)
         self._solve(manifold, super().forward())
         self.manifold = manifold
 
 
 def _angle_to_widest_gap(Q: Tensor) -> Tensor:
-    """Return angles (...) by which unitary matrices are turned back so that -1 is far from all eigenvalues."""
+    """Return angles (...): rotating unitary matrices back by them moves all eigenvalues far from -1."""
     wide = Q.to(torch.complex128)
     angles = torch.linalg.eigvals(wide).angle().sort(-1).values
     gaps = torch.cat([angles[..., 1:], angles[..., :1] + 2 * torch.pi], -1) - angles

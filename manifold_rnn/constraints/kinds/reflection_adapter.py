@@ -21,39 +21,41 @@ class ReflectionAdapter(Adapter):
     .. math:: W = W_0 R, \qquad R = H(u_1) H(v_1) \cdots H(u_{r/2}) H(v_{r/2}), \qquad
         H(u) = I - 2 \frac{u u^{\mathsf H}}{\|u\|^2}.
 
-    The two vectors of a pair start equal, so ``R`` starts as the identity. A pair is computed from their difference
-    :math:`\delta = v - u`, of unit vectors,
+    The two vectors of a pair start equal, so ``R`` starts as the identity. With unit vectors and
+    :math:`\delta = v - u`, a pair is computed as
 
     .. math:: H(u) H(v) = I + 2 u \delta^{\mathsf H}
-        + \bigl(4 (u^{\mathsf H} \delta)\, u - 2 \delta\bigr) v^{\mathsf H},
+        + \bigl(4 (u^{\mathsf H} \delta)\, u - 2 \delta\bigr) v^{\mathsf H}.
 
-    which is the identity bit by bit where :math:`\delta = 0`.
+    It is exactly the identity where :math:`\delta = 0`.
 
     Parameters
     ----------
     count : int
-        ``r``, the number of reflections; even.
+        The number ``r`` of reflections, which must be even.
     side : "input" or "output"
         Whether the weight is :math:`W_0 R` or :math:`R W_0`.
     save_base : bool
-        Whether the state dict has the frozen weight.
+        Whether the state dict contains the frozen weight.
 
     Raises
     ------
     OptionError
-        If ``count`` is no even number of at least 2, or ``side`` is unknown.
+        If ``count`` is not an even number of at least 2, or ``side`` is unknown.
     ShapeError, NonFiniteError
-        Later, if a weight is a vector, or has entries that are not finite.
+        By `constrain`, if the weight is a vector, or has entries that are not finite.
 
     Notes
     -----
-    The parameter ``vectors`` has shape (..., r/2, 2, n). Their lengths have no effect. It starts with independent
-    normal entries, the same for both vectors of a pair. An odd number of reflections has determinant -1, so it cannot
-    start as the identity. The product is :math:`I + P (I - N)^{-1} Q^{\mathsf H}` with the factors of all pairs as the
-    columns of ``P`` and ``Q``, and ``N`` the part of :math:`Q^{\mathsf H} P` above its diagonal blocks: 2 r n
-    multiplications for an input, as many as a low-rank adapter of rank r/2 + r/2.
+    The parameter ``vectors`` has shape (..., r/2, 2, n). The lengths of the vectors have no effect. The vectors start
+    with independent normal entries, the same for both vectors of a pair. An odd number of reflections has determinant
+    -1, so it cannot start as the identity.
 
-    Source: Yuan, Liu and Xu (2024), whose regularization of the vectors is left to the loss.
+    The product is :math:`I + P (I - N)^{-1} Q^{\mathsf H}`. The columns of ``P`` and ``Q`` are the factors of all
+    pairs, and ``N`` is the part of :math:`Q^{\mathsf H} P` above its diagonal blocks. It takes 2 r n multiplications
+    per input, as many as a low-rank adapter of rank r.
+
+    Source: Yuan, Liu and Xu (2024). Add their regularization of the vectors to the loss if you need it.
 
     Examples
     --------
@@ -71,18 +73,18 @@ class ReflectionAdapter(Adapter):
         require_side(self.side, "ReflectionAdapter")
         if not is_integer(self.count, 2) or self.count % 2:
             raise OptionError(
-                "ReflectionAdapter multiplies pairs of reflections, since an odd number cannot start as the identity.\n"
+                "ReflectionAdapter needs pairs of reflections, since an odd number cannot start as the identity.\n"
                 f"Expected an even count of at least 2, got {self.count!r:.40}.\nUse e.g. 8."
             )
 
     def trivialize(self, like: Tensor) -> ReflectionAdapterParametrization:
-        """Return the module that gives ``W``, which is ``like`` at first."""
+        """Return the parametrization of a weight that starts as ``like``."""
         require_weight(like, "ReflectionAdapter")
         return ReflectionAdapterParametrization(self, like)
 
 
 class ReflectionAdapterParametrization(TurningParametrization):
-    """A frozen weight and the ``vectors`` of reflections, equal in pairs at first."""
+    """A frozen weight and the ``vectors`` of reflections, which start equal in pairs."""
 
     def __init__(self, constraint: ReflectionAdapter, weight: Tensor) -> None:
         super().__init__(weight, side=constraint.side, save_base=constraint.save_base)
@@ -92,7 +94,7 @@ class ReflectionAdapterParametrization(TurningParametrization):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw the first vector of each pair anew, uniform on its sphere, and make the second equal to it."""
+        """Draw the first vector of each pair uniformly on its sphere, and set the second equal to it."""
         first = torch.empty_like(self.vectors[..., :1, :]).normal_(generator=generator)
         self.vectors.copy_(first.expand_as(self.vectors))
 
@@ -108,7 +110,7 @@ class ReflectionAdapterParametrization(TurningParametrization):
         return lambda rows: rows + (rows @ P.mT) @ Q.conj()
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """The rows of ``P (I - N)^-1`` and of ``Q``, transposed: ``R`` is the identity plus ``P^T conj(Q)``."""
+        """Return ``P'`` and ``Q'``, transposes of ``P (I - N)^-1`` and ``Q``; ``R`` is ``I + P'^T conj(Q')``."""
         u, v = unit(wide(self.vectors)).unbind(-2)
         delta = v - u
         along = (u.conj() * delta).sum(-1, keepdim=True)

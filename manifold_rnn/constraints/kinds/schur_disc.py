@@ -1,4 +1,4 @@
-"""Matrices with eigenvalues in a disc by their Schur form: an orthogonal factor, blocks inside, a free triangle."""
+"""Matrices with eigenvalues in a disc, as a Schur form of an orthogonal factor, stable blocks and a free triangle."""
 
 from __future__ import annotations
 
@@ -28,35 +28,37 @@ BLOCKS = ("general", "rotation")
 
 @dataclass(frozen=True, eq=False)
 class SchurDisc(Constraint):
-    r"""Matrices with all eigenvalues inside a disc, by their Schur form.
+    r"""Matrices with all eigenvalues inside a disc, parametrized by their Schur form.
 
     .. math:: W = Q\, (\operatorname{diag}(B_1, B_2, \dots) + T)\, Q^{\mathsf H}.
 
-    For real weights ``Q`` is orthogonal, the ``B`` are 2 x 2 blocks whose eigenvalues are inside for all values of
-    their parameters, and ``T`` is free and strictly block-upper. For complex weights ``Q`` is unitary and the ``B`` are
-    the eigenvalues themselves. The disc is open: it excludes its boundary.
+    For real weights ``Q`` is orthogonal, and ``T`` is free and strictly block-upper. The ``B`` are 2 x 2 blocks whose
+    eigenvalues are inside the disc for all parameters. For complex weights ``Q`` is unitary, and the ``B`` are the
+    eigenvalues themselves. The disc is open: it excludes its boundary.
 
     Parameters
     ----------
     radius : float
-        Positive.
+        A positive radius.
     retraction : str or Retraction
-        How ``Q`` moves.
+        The retraction of ``Q``.
     blocks : {"general", "rotation"}
-        Of real weights: the general stable block, which reaches every real spectrum, or :math:`\gamma_j R(\theta_j)`,
-        whose real eigenvalues are double.
+        The blocks of real weights. "general" is the general stable block, which reaches every real spectrum. "rotation"
+        is :math:`\gamma_j R(\theta_j)`, whose real eigenvalues are double.
 
     Raises
     ------
     OptionError
-        If an option is unknown or ``radius`` is not a positive number.
+        If an option is unknown, or ``radius`` is not a positive number.
 
     Notes
     -----
-    What is below ``radius`` are the moduli that are computed. The eigenvalues of the rounded dense matrix move by about
-    `manifold_rnn.linalg.spectral_condition` times ``|W|`` roundings. A starting weight is brought to at most
-    ``1 - 1e-4`` of the radius, where parameters are finite, and a 2 x 2 block nearer than ``1e-2`` of it to a multiple
-    of the identity is moved away by as much. Source: Kerg et al. (2019) for the form with rotations.
+    The computed moduli are below ``radius``. Rounding the dense matrix moves its eigenvalues by about
+    `manifold_rnn.linalg.spectral_condition` times ``|W|`` times the rounding unit.
+
+    The eigenvalues of a starting weight are scaled to at most ``1 - 1e-4`` of the radius, so that the parameters are
+    finite. A 2 x 2 block within ``1e-2`` of the radius of a multiple of the identity is moved away by that distance.
+    Source: Kerg et al. (2019) for the form with rotations.
 
     Examples
     --------
@@ -73,7 +75,7 @@ class SchurDisc(Constraint):
         get(self.retraction)
         if self.blocks not in BLOCKS:
             raise OptionError(
-                f"blocks of SchurDisc is one of {', '.join(map(repr, BLOCKS))}.\nGot {self.blocks!r}.\n"
+                f"blocks of SchurDisc must be one of {', '.join(map(repr, BLOCKS))}.\nGot {self.blocks!r}.\n"
                 "Check the spelling."
             )
 
@@ -93,13 +95,13 @@ class SchurDisc(Constraint):
     ) -> Tensor:
         """Return random matrices with eigenvalues uniform on the disc.
 
-        Of real matrices they come in conjugate pairs, and one is uniform on the diameter if n is odd. ``Q`` is Haar,
-        and ``T`` normal with standard deviation ``radius / sqrt(n)``.
+        The eigenvalues of real matrices are conjugate pairs; if n is odd, one more is uniform on the diameter. ``Q`` is
+        drawn from the Haar measure, and ``T`` is normal with standard deviation ``radius / sqrt(n)``.
 
         Parameters
         ----------
         *size : int
-            ``..., n, n``.
+            The shape ``..., n, n``.
         dtype : torch.dtype, optional
             Default: torch's default dtype.
         device : torch.device, optional
@@ -126,22 +128,23 @@ class SchurDisc(Constraint):
 
 
 class SchurDiscParametrization(Parametrization):
-    r"""A matrix by its Schur form.
+    r"""A matrix parametrized by its Schur form.
 
     Parameters
     ----------
     constraint : SchurDisc
+        The constraint with its options.
     like : Tensor, shape (..., n, n)
-        The start; its eigenvalues are scaled to at most ``1 - 1e-4`` of the radius.
+        The starting weight; its eigenvalues are scaled to at most ``1 - 1e-4`` of the radius.
 
     Attributes
     ----------
     frame : Trivialization
-        Of ``Q``; its ``coordinates`` are a parameter.
+        The trivialization of ``Q``; its ``coordinates`` are a parameter.
     eigenvalues : Parameter, real, shape (..., d)
-        Of the blocks, one after the other, and for real matrices of odd size of the last entry.
+        The parameters of the blocks, one after the other, and of the last entry for real matrices of odd size.
     triangle : Parameter, shape (..., m)
-        ``T``, row by row.
+        The entries of ``T``, row by row.
     """
 
     places: Tensor
@@ -157,7 +160,7 @@ class SchurDiscParametrization(Parametrization):
         self.eigenvalues, self.triangle = nn.Parameter(eigenvalues), nn.Parameter(triangle)
 
     def blocks(self) -> Tensor:
-        """Return the diagonal blocks for radius 1, each flattened, one after the other."""
+        """Return the diagonal blocks for radius 1, flattened and concatenated."""
         if self.triangle.is_complex():
             return disc_parameters.polar_eigenvalues(self.eigenvalues.unflatten(-1, (-1, 2)))
         general, pairs = self.constraint.blocks == "general", self.frame.base.shape[-1] // 2
@@ -175,7 +178,7 @@ class SchurDiscParametrization(Parametrization):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Take the factors of ``weight``, brought slightly inside; raises where the form does not reach it."""
+        """Set the parameters to the factors of ``weight``, slightly inside the disc; raises if there are none."""
         require_shape(self.frame.base, weight)
         require_finite(weight, "the assigned weight")
         solved = SchurDiscParametrization(self.constraint, weight.to(self.triangle.dtype))
@@ -185,27 +188,27 @@ class SchurDiscParametrization(Parametrization):
 
     @torch.no_grad()
     def assign_nearest(self, weight: Tensor) -> None:
-        """Take the factors of ``weight``, scaled into the disc."""
+        """Set the parameters to the factors of ``weight``, scaled into the disc."""
         self.assign(UnitDisc(self.constraint.radius).projx(weight))
 
     @torch.no_grad()
     def defect(self) -> Tensor:
-        """How far the largest modulus is out of the disc, relative to the radius."""
+        """The distance of the largest modulus outside of the disc, relative to the radius."""
         return measured_defect(UnitDisc(self.constraint.radius), self())
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the orthogonal factor."""
+        """The retraction of the orthogonal factor."""
         return self.frame.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move the orthogonal factor by another retraction from here on, with the same weight."""
+        """Change the retraction of the orthogonal factor and keep the weight."""
         self.frame.set_retraction(retraction)
         self.constraint = replace(self.constraint, retraction=retraction)
 
 
 def _factors(disc: SchurDisc, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``Q``, parameters of the blocks, and triangle of each matrix, by LAPACK on the host in double precision."""
+    """Return ``Q``, block parameters and triangle of each matrix, by LAPACK on the CPU in double precision."""
     wide = like.detach().to("cpu", torch.complex128 if like.is_complex() else torch.float64)
     scaled = UnitDisc(1 - disc_parameters.INSIDE).projx(wide / disc.radius).numpy()
     decompose = _complex_factors if like.is_complex() else _real_factors
@@ -229,7 +232,7 @@ def _complex_factors(matrix: np.ndarray, blocks: str) -> tuple[np.ndarray, np.nd
 
 
 def _real_factors(matrix: np.ndarray, blocks: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Conjugate pairs come first, so that what is left pairs up as well."""
+    """Factor a real matrix. Conjugate pairs come first, so that the remaining real eigenvalues form pairs as well."""
     n = len(matrix)
     S, Q, _ = scipy.linalg.schur(matrix, output="real", sort=lambda re, im: im != 0)
     for i in range(0, n - 1, 2):

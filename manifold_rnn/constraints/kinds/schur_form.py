@@ -1,4 +1,4 @@
-"""The Schur form of nnRNN: a rotation of a block triangle whose eigenvalues are parameters."""
+"""The Schur form of nnRNN: a rotated block-triangular matrix whose eigenvalues are parameters."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from .disc_parameters import block_places
 
 @dataclass(frozen=True, eq=False)
 class SchurForm(Constraint):
-    r"""Matrices by their Schur form, with moduli that a penalty keeps near 1 and a free non-normal part.
+    r"""Matrices parametrized by their Schur form, with moduli that a penalty keeps near 1 and a free non-normal part.
 
     .. math:: W = P (\Lambda + T) P^{\mathsf H}, \qquad \Lambda = \operatorname{blockdiag}\bigl(
         \gamma_j R(\theta_j)\bigr), \quad R(\theta) = \begin{pmatrix} \cos\theta & -\sin\theta \\
-        \sin\theta & \cos\theta \end{pmatrix},
+        \sin\theta & \cos\theta \end{pmatrix}.
 
-    with a rotation :math:`P = \varphi(A)` and ``T`` strictly above the blocks. Hence the eigenvalues of ``W`` are
-    :math:`\gamma_j e^{\pm i\theta_j}`, for odd n and one real one, exactly; T = 0 and :math:`\gamma = 1` is an
-    orthogonal matrix. For complex weights ``P`` is unitary and the blocks are numbers :math:`\gamma_j e^{i\theta_j}`.
+    Here :math:`P = \varphi(A)` is a rotation and ``T`` is strictly above the blocks. The eigenvalues of ``W`` are
+    exactly :math:`\gamma_j e^{\pm i\theta_j}`, and one more real number for odd n. With T = 0 and :math:`\gamma = 1`
+    the weight is orthogonal. For complex weights ``P`` is unitary and the blocks are numbers
+    :math:`\gamma_j e^{i\theta_j}`.
 
     Parameters
     ----------
     retraction : str or Retraction
-        :math:`\varphi`; the exponential in the paper.
+        :math:`\varphi`. The paper uses the exponential.
     legacy_mask : bool
-        Whether ``T`` has, as in the released code, the upper right entry of each block as well, which moves the
-        eigenvalues away from these values, and out of the disc.
+        Whether ``T`` includes the upper right entry of each block, as in the released code. The eigenvalues then differ
+        from these values and may leave the disc.
 
     Raises
     ------
@@ -46,16 +47,17 @@ class SchurForm(Constraint):
 
     Notes
     -----
-    Nothing bounds the moduli, which no constraint of this form keeps below 1: for that see
-    `SchurDisc`. The released training adds :math:`\delta \sum_j (\gamma_j - 1)^2` to the loss, the
-    module's ``penalty()`` times a weight, and L2 decay on ``T``. With all moduli 1 the norm of ``W`` is still
-    unbounded.
+    The moduli are not bounded; use `SchurDisc` to keep them below 1. The released training adds
+    :math:`\delta \sum_j (\gamma_j - 1)^2` to the loss, which is the module's ``penalty()`` times a weight, and L2 decay
+    on ``T``. Even with all moduli 1, the norm of ``W`` is unbounded.
 
-    Parameters are ``moduli`` and ``angles``, real, one of each for a block (a leftover eigenvalue is a modulus of any
-    sign), ``triangle``, and ``frame.coordinates`` of ``A``: for real weights of even size n(n - 1)/2 + n + n(n - 2)/2,
-    and n/2 more with ``legacy_mask``. They start with uniform angles, moduli 1, and ``A`` and ``T`` zero; in the paper
-    ``A`` has the same blocks, with the same ``W``. A given weight says no more than shape and dtype, and none can be
-    assigned. Source: Kerg et al. (2019).
+    The parameters ``moduli`` and ``angles`` are real, with one of each per block. A leftover eigenvalue is a modulus of
+    any sign. The others are ``triangle``, and ``frame.coordinates`` of ``A``. Real weights of even size have
+    n(n - 1)/2 + n + n(n - 2)/2 numbers, and n/2 more with ``legacy_mask``.
+
+    Angles start uniform, moduli as 1, and ``A`` and ``T`` as zero. In the paper ``A`` starts with the same blocks,
+    which gives the same ``W``. Only shape and dtype of a given weight are used, and no weight can be assigned. Source:
+    Kerg et al. (2019).
 
     Examples
     --------
@@ -71,13 +73,13 @@ class SchurForm(Constraint):
         get(self.retraction)
 
     def trivialize(self, like: Tensor) -> SchurFormParametrization:
-        """Return the module that gives ``W``, drawn at random; ``like`` gives shape and dtype."""
+        """Return the parametrization of a random weight with the shape and dtype of ``like``."""
         require_matrix(like, "SchurForm")
         return SchurFormParametrization(self, like)
 
 
 class SchurFormParametrization(Parametrization):
-    """A matrix by a ``frame``, and the ``moduli``, ``angles`` and ``triangle`` in it."""
+    """A matrix parametrized by ``frame``, ``moduli``, ``angles`` and ``triangle``."""
 
     places: Tensor
 
@@ -98,7 +100,7 @@ class SchurFormParametrization(Parametrization):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw the angles anew, and make the rest an orthogonal matrix with them as eigenangles."""
+        """Draw new angles, and reset the other parameters so that the weight is orthogonal with these eigenangles."""
         self.angles.uniform_(0, 2 * math.pi, generator=generator)
         self.moduli.fill_(1)
         self.triangle.zero_()
@@ -112,7 +114,7 @@ class SchurFormParametrization(Parametrization):
             return P @ block_triangle.unflatten(-1, P.shape[-2:]) @ P.mH
 
     def _blocks(self) -> Tensor:
-        """The entries of the blocks, flattened, one after the other."""
+        """Return the entries of the blocks, flattened and concatenated."""
         pairs = self.angles.shape[-1]
         moduli, single = self.moduli[..., :pairs], self.moduli[..., pairs:]
         if self.triangle.is_complex():
@@ -121,18 +123,18 @@ class SchurFormParametrization(Parametrization):
         return torch.cat([torch.stack([c, -s, s, c], -1).flatten(-2), single], -1)
 
     def penalty(self) -> Tensor:
-        r"""Return :math:`\sum_j (\gamma_j - 1)^2`, to be added to the loss with a weight."""
+        r"""Return :math:`\sum_j (\gamma_j - 1)^2`, to add to the loss with a weight."""
         return (self.moduli - 1).square().sum()
 
     def defect(self) -> Tensor | None:
-        """How far the frame is from a rotation."""
+        """The distance of the frame from a rotation."""
         return self.frame.defect()
 
     @property
     def retraction(self) -> Retraction | None:
-        """That of the frame."""
+        """The retraction of the frame."""
         return self.frame.retraction
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Move the frame by another retraction from here on, with the same weight."""
+        """Change the retraction of the frame and keep the weight."""
         self.frame.set_retraction(retraction)

@@ -1,4 +1,4 @@
-"""ENRNN's rule: a matrix is divided by its spectral radius from the first time on that it exceeds the disc."""
+"""The rule of ENRNN: once the spectral radius has exceeded the disc, the matrix is divided by it at every step."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..trivialized import Trivialization
 
 @dataclass(frozen=True, eq=False)
 class StickyDisc(Constraint):
-    r"""Matrices with spectral radius at most ``radius``, and exactly ``radius`` once it has been reached.
+    r"""Matrices with spectral radius at most ``radius``, and exactly ``radius`` after it was first exceeded.
 
     .. math:: W = \begin{cases} M & \rho(M) \le r \text{ at every step so far,} \\
         r M / \rho(M) & \text{else.}\end{cases}
 
-    The stateless rule of `UnitDisc`, :math:`M / \max(1, \rho(M) / r)`, lets the radius shrink again; this one does not.
+    The stateless rule of `UnitDisc`, :math:`M / \max(1, \rho(M) / r)`, allows the radius to shrink again.
 
     Parameters
     ----------
     radius : float
-        Positive.
+        A positive radius.
 
     Raises
     ------
@@ -39,11 +39,11 @@ class StickyDisc(Constraint):
 
     Notes
     -----
-    The flag is the buffer ``active``, one truth value a matrix, and so part of the ``state_dict``. It is raised after
-    the step of an optimizer of torch that holds the coordinates; before that, and in a forward, nothing is remembered.
-    Assigning a weight lowers it. While active the gradient is orthogonal to ``M`` (on kinks and nearly defective
-    matrices see `manifold_rnn.linalg.spectral_radius`), so plain gradient descent makes ``M`` grow. Source: Helfrich
-    and Ye (2020) and their released code.
+    The flag is the buffer ``active``, one bool per matrix, and part of the ``state_dict``. It is set after a step of a
+    torch optimizer that holds the coordinates; a forward alone never sets it. Assigning a weight clears it. While the
+    flag is set, the gradient is orthogonal to ``M``, so plain gradient descent makes ``M`` grow. At kinks and nearly
+    defective matrices see `manifold_rnn.linalg.spectral_radius`. Source: Helfrich and Ye (2020) and their released
+    code.
 
     Examples
     --------
@@ -58,20 +58,20 @@ class StickyDisc(Constraint):
 
     @property
     def manifold(self) -> UnitDisc:
-        """The set in which the weight lies."""
+        """The manifold that contains the weight."""
         return UnitDisc(self.radius)
 
     def random_like(self, like: Tensor) -> Tensor:
         return self.manifold.random_like(like)
 
     def trivialize(self, like: Tensor) -> StickyDiscParametrization:
-        """Return the module that gives ``W``, starting from ``like`` brought into the disc."""
+        """Return the parametrization of a weight that starts from ``like``, scaled into the disc."""
         self.manifold.require(like)
         return StickyDiscParametrization(self.manifold, projected(self.manifold, like))
 
 
 class StickyDiscParametrization(Trivialization):
-    """A `Trivialization` with a memory; :math:`M` is its base plus its coordinates."""
+    """A `Trivialization` with a flag per matrix; :math:`M` is its base plus its coordinates."""
 
     takes_complex32 = False
     active: Tensor
@@ -96,19 +96,19 @@ class StickyDiscParametrization(Trivialization):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Raise the flag of every matrix that has left the disc."""
+        """Set the flag of every matrix that has left the disc."""
         super().after_step()
         self.active.logical_or_(spectral_radius(self.matrix()) > self.radius)
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Start again from ``weight``, a point of the disc, with the flag down."""
+        """Restart from ``weight``, a point of the disc, with the flag cleared."""
         super().assign(weight)
         self.active.zero_()
 
     def rebase(self) -> None:
-        """Refuse: the size of ``M`` is part of the state."""
+        """Raise, because the norm of ``M`` is part of the state."""
         raise UnsupportedError(
-            "StickyDisc keeps its matrix as it grows, so its base does not move.\n"
+            "StickyDisc keeps the norm of its matrix, so its base does not move.\n"
             "Expected rebase_every=None, got a rebase.\nUse UnitDisc for a base that moves."
         )

@@ -1,4 +1,4 @@
-"""A frozen weight plus a matrix of low rank between two subspaces that are trained."""
+"""A frozen weight plus a low-rank matrix between two trained subspaces."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class StiefelAdapter(Adapter):
 
     .. math:: W = W_0 + \frac{\alpha}{r}\, U S V^{\mathsf H}, \qquad U^{\mathsf H} U = V^{\mathsf H} V = I_r.
 
-    ``S`` starts as 0, and the first output is that of the frozen layer bit by bit.
+    ``S`` starts as 0, so the first output equals that of the frozen layer exactly.
 
     Parameters
     ----------
     rank : int
-        ``r``; at most the smaller side of the weight is used.
+        The rank ``r``. At most the smaller side of the weight is used.
     alpha : float, optional
-        Default: ``rank``, so that the factor is 1.
+        Default: ``rank``, which makes the factor 1.
     retraction : str or Retraction
-        Of the manifold `manifold_rnn.Stiefel` on which ``U`` and ``V`` move.
+        The retraction of `manifold_rnn.Stiefel`, on which ``U`` and ``V`` move.
     rebase_every : int, optional
-        As for `manifold_rnn.constrain`, for ``U`` and ``V``.
+        As in `manifold_rnn.constrain`, for ``U`` and ``V``.
     save_base : bool
-        Whether the state dict has the frozen weight.
+        Whether the state dict contains the frozen weight.
 
     Raises
     ------
     OptionError
-        If ``rank`` or ``rebase_every`` is below 1, ``alpha`` not a positive number, or the retraction unknown.
+        If ``rank`` or ``rebase_every`` is below 1, ``alpha`` is not a positive number, or the retraction is unknown.
     ShapeError, NonFiniteError
-        Later, if a weight is a vector, or has entries that are not finite.
+        By `constrain`, if the weight is a vector, or has entries that are not finite.
 
     Notes
     -----
-    The parameters are ``left.coordinates`` and ``right.coordinates``, of ``U`` and ``V``, which start as random
-    orthonormal columns, and ``core`` for ``S``, of size r x r. The source starts ``S`` as the identity, which changes
-    the output of the layer before the first step. Here the gradient of ``U`` and ``V`` is 0 at the first step.
+    The parameters are ``left.coordinates`` and ``right.coordinates``, of ``U`` and ``V``, and ``core`` for ``S``, of
+    size r x r. ``U`` and ``V`` start with random orthonormal columns. The source starts ``S`` as the identity, which
+    changes the output of the layer before the first step. Here the gradient of ``U`` and ``V`` is 0 at the first step.
 
     Source: Li et al. (2025).
 
@@ -72,23 +72,23 @@ class StiefelAdapter(Adapter):
         for name, value in (("rank", self.rank), ("rebase_every", self.rebase_every)):
             if not is_integer(value, 1) and not (name == "rebase_every" and value is None):
                 raise OptionError(
-                    f"{name} of StiefelAdapter counts {'columns' if name == 'rank' else 'optimizer steps'}.\n"
+                    f"{name} of StiefelAdapter is out of range.\n"
                     f"Expected an integer of at least 1, got {value!r:.40}.\nUse e.g. 8."
                 )
         if self.alpha is not None and not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
             raise OptionError(
-                "alpha of StiefelAdapter, divided by rank, scales the change of the weight.\n"
+                "alpha of StiefelAdapter is out of range.\n"
                 f"Expected a positive number, got {self.alpha!r:.40}.\nLeave it out for a factor of 1."
             )
 
     def trivialize(self, like: Tensor) -> StiefelAdapterParametrization:
-        """Return the module that gives ``W``, which is ``like`` at first."""
+        """Return the parametrization of a weight that starts as ``like``."""
         require_weight(like, "StiefelAdapter")
         return StiefelAdapterParametrization(self, like)
 
 
 class StiefelAdapterParametrization(AdapterParametrization):
-    """A frozen weight, the orthonormal factors ``left`` and ``right``, and the ``core`` between them, 0 at first."""
+    """A frozen weight, the orthonormal factors ``left`` and ``right``, and the ``core`` between them, initially 0."""
 
     def __init__(self, constraint: StiefelAdapter, weight: Tensor) -> None:
         super().__init__(weight, save_base=constraint.save_base)
@@ -124,11 +124,11 @@ class StiefelAdapterParametrization(AdapterParametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
-        """Return how far the factors are from orthonormal columns."""
+        """Return the distance of the factors from orthonormal columns."""
         return torch.maximum(self.left.defect(), self.right.defect())
 
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for both factors."""
+        """Change the retraction of both factors."""
         for part in (self.left, self.right):
             part.set_retraction(retraction)
 

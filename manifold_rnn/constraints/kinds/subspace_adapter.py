@@ -1,4 +1,4 @@
-"""A frozen weight whose largest singular directions are rotated among themselves."""
+"""A frozen weight whose largest singular directions are rotated within their span."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ class SubspaceAdapter(Adapter):
     r"""A frozen weight whose largest singular directions are rotated: the adapter PSOFT.
 
     .. math:: W = W_0 + B\,(\operatorname{diag}(b)\, R \operatorname{diag}(a) - I)\, A, \qquad
-        B = W_0 A^{\mathsf H},
+        B = W_0 A^{\mathsf H}.
 
-    where the rows of ``A`` are the first r right singular vectors of :math:`W_0`, and :math:`R = \varphi(S)` is
-    orthogonal of size r. ``R`` starts as the identity, ``a`` and ``b`` as ones, and the first output is that of the
-    frozen layer bit by bit.
+    The rows of ``A`` are the first r right singular vectors of :math:`W_0`, and :math:`R = \varphi(S)` is orthogonal of
+    size r. ``R`` starts as the identity, and ``a`` and ``b`` as ones, so the first output equals that of the frozen
+    layer exactly.
 
     Parameters
     ----------
     rank : int
-        ``r``; at most the smaller side of the weight is used.
+        The rank ``r``. At most the smaller side of the weight is used.
     retraction : str or Retraction
-        :math:`\varphi`, as for `OrthogonalAdapter`.
+        :math:`\varphi`, as in `OrthogonalAdapter`.
     scales : bool
-        Whether ``a`` and ``b`` are trained. If not they are 1, and W is :math:`W_0` times an orthogonal matrix.
+        Whether ``a`` and ``b`` are trained. If not, they are 1 and W is :math:`W_0` times an orthogonal matrix.
     save_base : bool
-        Whether the state dict has the frozen weight.
+        Whether the state dict contains the frozen weight.
 
     Raises
     ------
     OptionError
-        If ``rank`` is below 1 or the retraction unknown.
+        If ``rank`` is below 1, or the retraction is unknown.
     ShapeError, NonFiniteError
-        Later, if a weight is a vector, or has entries that are not finite.
+        By `constrain`, if the weight is a vector, or has entries that are not finite.
 
     Notes
     -----
-    Real numbers: r(r - 1)/2, complex weights r², and 2r with ``scales``. The parameters are ``coordinates``, in the
-    order of `manifold_rnn.linalg.pack_skew`, ``before`` for ``a`` and ``after`` for ``b``. The state dict also has
-    ``A``, as ``subspace``: another computer may find singular vectors of other signs, and the coordinates belong to
-    these. Finding them takes one singular value decomposition of the weight, in float32 or better.
+    The adapter has r(r - 1)/2 real numbers, r² for complex weights, and 2r more with ``scales``. The parameters are
+    ``coordinates``, in the order of `manifold_rnn.linalg.pack_skew`, ``before`` for ``a`` and ``after`` for ``b``. The
+    state dict also contains ``A`` as ``subspace``: the coordinates belong to these singular vectors, and another
+    computer may compute them with other signs. They take one singular value decomposition in float32 or better.
 
     Source: Wu, Hu, Min and Wang (2026).
 
@@ -72,18 +72,18 @@ class SubspaceAdapter(Adapter):
         get(self.retraction)
         if not is_integer(self.rank, 1):
             raise OptionError(
-                "rank of SubspaceAdapter counts singular directions.\n"
+                "rank of SubspaceAdapter is out of range.\n"
                 f"Expected an integer of at least 1, got {self.rank!r:.40}.\nUse e.g. 32."
             )
 
     def trivialize(self, like: Tensor) -> SubspaceAdapterParametrization:
-        """Return the module that gives ``W``, which is ``like`` at first."""
+        """Return the parametrization of a weight that starts as ``like``."""
         require_weight(like, "SubspaceAdapter")
         return SubspaceAdapterParametrization(self, like)
 
 
 class SubspaceAdapterParametrization(TurningParametrization):
-    """A frozen weight, its ``subspace``, and the ``coordinates`` and scales of what happens there."""
+    """A frozen weight, its ``subspace``, and the ``coordinates`` and scales of the matrix in this subspace."""
 
     subspace: Tensor
 
@@ -112,7 +112,7 @@ class SubspaceAdapterParametrization(TurningParametrization):
 
     @torch.no_grad()
     def set_retraction(self, retraction: Retraction | str) -> None:
-        """Use another retraction for the same weight, by solving for its coordinates."""
+        """Change the retraction and compute new coordinates of the same weight."""
         chosen = get(retraction)
         R = orthogonal(self._retraction, unpack_skew(wide(self.coordinates), self.wide_dtype))
         self.coordinates.copy_(pack_skew(chosen.inverse_group_map(R)))
@@ -120,7 +120,7 @@ class SubspaceAdapterParametrization(TurningParametrization):
 
     @torch.no_grad()
     def defect(self) -> Tensor | None:
-        """Return how far ``R`` is from orthogonal; None if it is scaled."""
+        """Return the distance of ``R`` from an orthogonal matrix; None if it is scaled."""
         return super().defect() if self.before is None else None
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class SubspaceAdapterParametrization(TurningParametrization):
         rows = checked.get("subspace")
         if isinstance(rows, Tensor) and rows.shape == self.subspace.shape and not rows.is_meta:
             eye = plus_identity(torch.zeros_like(rows @ rows.mH))
-            require_reached(f"{path}subspace, of orthonormal rows,", rows @ rows.mH, eye)
+            require_reached(f"{path}subspace, with orthonormal rows,", rows @ rows.mH, eye)
         return checked
 
     def turning(self, dtype: torch.dtype, *, adjoint: bool) -> Callable[[Tensor], Tensor]:

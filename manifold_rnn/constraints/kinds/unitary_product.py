@@ -1,4 +1,4 @@
-"""The unitary matrices of uRNN: phases, reflections, a permutation and Fourier transforms."""
+"""The unitary matrices of uRNN: products of phases, reflections, a permutation and Fourier transforms."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..parametrization import Parametrization
 
 @dataclass(frozen=True, eq=False)
 class UnitaryProduct(Constraint):
-    r"""Unitary matrices as a product of cheap ones, with 7n free real numbers.
+    r"""Unitary matrices as a product of structured unitary matrices, with 7n real parameters.
 
     .. math:: W = D_3 R_2 F^{-1} D_2 P R_1 F D_1, \qquad D_j = \operatorname{diag}(e^{i\theta_j}), \quad
-        R_j = I - 2 \frac{v_j v_j^{\mathsf H}}{\|v_j\|^2},
+        R_j = I - 2 \frac{v_j v_j^{\mathsf H}}{\|v_j\|^2}.
 
-    with the unitary Fourier transform ``F`` and a fixed permutation ``P``.
+    Here ``F`` is the unitary Fourier transform and ``P`` a fixed permutation.
 
     Raises
     ------
@@ -35,13 +35,15 @@ class UnitaryProduct(Constraint):
 
     Notes
     -----
-    ``multiply`` of the module takes :math:`O(n \log n)` operations for each state, the dense weight
+    ``multiply`` of the module takes :math:`O(n \log n)` operations for each state, and the dense weight
     :math:`O(n^2 \log n)`. For n > 7 the products do not reach every unitary matrix (Wisdom et al., 2016).
 
-    The parameters are ``phases``, real, (3, n), and ``reflections``, complex, (2, n), of any length, since the product
-    is unitary whatever they are; the buffer ``permutation`` is part of the ``state_dict``. Phases start uniform in ±π,
-    both parts of the vectors in :math:`\pm\sqrt{6/(2 + 2n)}`, and the permutation is drawn. A given weight says no more
-    than shape and dtype, and none can be assigned. Source: Arjovsky, Shah and Bengio (2016).
+    The parameter ``phases`` is real, of shape (3, n), and ``reflections`` is complex, of shape (2, n). The lengths of
+    the reflection vectors have no effect. The buffer ``permutation`` is part of the ``state_dict``.
+
+    Phases start uniform in ±π, both parts of the vectors uniform in :math:`\pm\sqrt{6/(2 + 2n)}`, and the permutation
+    is random. Only shape and dtype of a given weight are used, and no weight can be assigned. Source: Arjovsky, Shah
+    and Bengio (2016).
 
     Examples
     --------
@@ -53,19 +55,19 @@ class UnitaryProduct(Constraint):
     is_complex: ClassVar[bool | None] = True
 
     def trivialize(self, like: Tensor) -> UnitaryProductParametrization:
-        """Return the module that gives ``W``, drawn at random; ``like`` gives shape and dtype."""
+        """Return the parametrization of a random weight with the shape and dtype of ``like``."""
         require_matrix(like, "UnitaryProduct")
         if not like.is_complex():
             raise DtypeError(
-                "UnitaryProduct multiplies phases and Fourier transforms.\n"
-                f"Expected a complex weight, got {like.dtype}.\n"
+                "UnitaryProduct needs a complex weight.\n"
+                f"Expected complex64 or complex128, got {like.dtype}.\n"
                 "Use a layer with dtype=torch.complex64, or Rotations for a real one."
             )
         return UnitaryProductParametrization(like)
 
 
 class UnitaryProductParametrization(Parametrization):
-    """The product of its ``phases``, ``reflections`` and ``permutation``; a batch shares the last."""
+    """The product of its ``phases``, ``reflections`` and ``permutation``; a batch shares the permutation."""
 
     permutation: Tensor
 
@@ -80,7 +82,7 @@ class UnitaryProductParametrization(Parametrization):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw all factors anew."""
+        """Draw all factors again."""
         n, bound = len(self.permutation), math.sqrt(6 / (2 + 2 * len(self.permutation)))
         self.phases.uniform_(-math.pi, math.pi, generator=generator)
         torch.view_as_real(self.reflections).uniform_(-bound, bound, generator=generator)
@@ -104,14 +106,14 @@ class UnitaryProductParametrization(Parametrization):
         return reflected(h, v2) * D3
 
     def check(self, loaded: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-        """Raise also if the permutation to be loaded is none."""
+        """Check the tensors to load. Also raise if ``permutation`` is not a permutation."""
         permutation, n = loaded.get("permutation"), len(self.permutation)
         if isinstance(permutation, Tensor) and not permutation.is_meta and permutation.shape == (n,):
             numbers = torch.arange(n, dtype=permutation.dtype, device=permutation.device)
             if not torch.equal(permutation.sort().values, numbers):
                 raise OffManifoldError(
-                    f"{path}permutation must have each number from 0 to {n - 1} once.\n"
+                    f"{path}permutation must contain each number from 0 to {n - 1} once.\n"
                     f"Got {len(permutation.unique())} different numbers.\n"
-                    "Nothing in its module was changed. Load a constrained model's weight."
+                    "Nothing in its module was changed. Load the weight of a constrained model."
                 )
         return super().check(loaded, path)
