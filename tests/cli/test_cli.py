@@ -121,7 +121,7 @@ BAD = {
     "no seeds": (["coverage", "x", "--seeds", "0"], "`seeds` needs an integer of at least 1. Got 0."),
     "a radius of 0": (["coverage", "x", "--radius", "0"], "`radius` needs a positive number. Got 0.0."),
     "a radius that is no number": (["coverage", "x", "--radius", "nan"], "`radius` needs a"),
-    "a window of one step": (["coverage", "x", "--window", "[3]"], "`window` needs a first and a last step. Got [3]."),
+    "a window of one step": (["coverage", "x", "--window", "[3]"], "`window` needs a first and a last time step. Got [3]."),
     "an unknown signal": (["coverage", "x", "--signal", "forgot"], "Did you mean `forget`?"),
     "a report without a name": (["coverage", "x", "--report", " "], "`report` needs the path of a file"),
     "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
