@@ -210,7 +210,7 @@ def _options(build: Builder, settings: NetworkSettings, owner: str, *keys: str) 
 
 
 def _require_taken(key: str, build: Builder, option: str, owner: str) -> None:
-    require(takes(build, option), key, f"a network with this option, and `{owner}` has none", "a value; leave it out")
+    require(takes(build, option), key, f"a network with this option, and `{owner}` has none", "a value. Leave it out")
 
 
 def _called(build: Builder, *arguments: object, **options: object) -> Value:

@@ -76,9 +76,7 @@ def task_class(name: object) -> type[tasks.Task]:
             kind = resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             reason = str(error).rstrip(".")
-            raise OptionError(
-                f"`task.name` needs the name of a task. Got {name!r}, which cannot be imported: {reason}."
-            ) from error
+            raise OptionError(f"`task.name` needs a task. Got {name!r}, which cannot be imported: {reason}.") from error
         require(isinstance(kind, type) and issubclass(kind, tasks.Task), "task.name", "a subclass of Task", repr(name))
         return kind
     require_choice("task.name", name, known)

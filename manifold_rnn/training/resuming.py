@@ -48,8 +48,9 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
     present = [path for path in (last, previous(last), best, folder / RESULT, folder / CONFIG) if path.exists()]
     if present and not resume:
         raise OptionError(
-            f"'{folder}' already contains a run.\nExpected a folder without {present[0].name}.\nResume it with "
-            "--resume, start again with --restart, which keeps the old files in a subfolder, or choose another `output`."
+            f"'{folder}' already contains a run.\nExpected a folder without {present[0].name}.\nResume it "
+            "with --resume, start again with --restart, which keeps the old files in a subfolder, or choose another "
+            "`output`."
         )
     if not (last.exists() or previous(last).exists()):
         _require_nothing_trained(settings, folder)

@@ -27,8 +27,8 @@ seeds: [3, 4]
 BAD = {
     "a typo": ("sedes: [0]\n", "'grid.yaml': Unknown key `sedes`. Did you mean `seeds`?"),
     "no YAML": ("grid: [1\n", "'grid.yaml' needs to be a YAML file."),
-    "a list": ("[1, 2]\n", "'grid.yaml' needs to hold a mapping. Got [1, 2]."),
-    "nothing": ("", "'grid.yaml' needs to hold a mapping. Got None."),
+    "a list": ("[1, 2]\n", "'grid.yaml' needs to contain a mapping. Got [1, 2]."),
+    "nothing": ("", "'grid.yaml' needs to contain a mapping. Got None."),
     "nothing that varies": (
         "base: {}\n",
         "A comparison needs either `grid` or `search`, which say what varies. Got neither.",

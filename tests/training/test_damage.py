@@ -135,7 +135,7 @@ def test_a_file_of_another_run_with_equal_settings_is_noticed(name, copied, nois
         shutil.copy(noisy / file, copied / file)
     before = state_of(copied)
     err = answer(fit(copied, "--resume", "--epochs", 4), capsys)
-    assert "best.ckpt is another's" in err
+    assert "best.ckpt belongs to another run" in err
     assert state_of(copied) == before
 
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_within_an_epoch_is_not_taken_for_the_best(tmp_path, capsys
     train(VALUES, tmp_path, stop_after=24)
     shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.ckpt")  # which has the same history
     shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.previous.ckpt")
-    assert "best.ckpt is another's" in answer(fit(tmp_path, "--resume"), capsys)
+    assert "best.ckpt belongs to another run" in answer(fit(tmp_path, "--resume"), capsys)
 
 
 def test_a_kill_between_two_files_leaves_the_best_of_the_last_checkpoint(whole, copied):
