@@ -39,9 +39,8 @@ def pretrained(size: int, layers: int) -> torch.nn.Module:
 def adapted(size: int) -> dict[str, Callable[[torch.nn.Module], torch.nn.Module]]:
     """Return a function for each kind of adapter that adds it to a model."""
     common = {"target_modules": list(LAYERS)}
-    columns = next(
-        r for r in range(1, size) if r * (r + 3) // 2 >= 16 * size - size // 2
-    )  # columns of PSOFT with the same number of parameters
+    # columns of PSOFT with the same number of parameters
+    columns = next(r for r in range(1, size) if r * (r + 3) // 2 >= 16 * size - size // 2)
     theirs = {
         "peft LoRA": peft.LoraConfig(r=RANK, **common),
         "peft OFT, exact": peft.OFTConfig(oft_block_size=BLOCK, use_cayley_neumann=False, **common),

@@ -234,11 +234,8 @@ def main() -> None:
 
         for name, (_, _, rates) in OPTIMIZERS.items():
             rate = best_rate(lambda rate, name=name: measure(name, rate, TUNING), rates)
-            other = {
-                "run for": "reported",
-                "problem": title,
-                "optimizer": name,
-            }  # remove rows of a rate that was better before
+            # remove rows of a rate that was better before
+            other = {"run for": "reported", "problem": title, "optimizer": name}
             rows[:] = [r for r in rows if r["rate"] == rate or any(r[k] != v for k, v in other.items())]
             for seed in SEEDS:
                 measure(name, rate, seed)

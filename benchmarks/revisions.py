@@ -134,9 +134,8 @@ def main() -> None:
 
         def ratio(name: str, rounds: int) -> float:
             pairs = []
-            for k in range(
-                rounds + 1
-            ):  # the first is a warm-up; the order changes, because the second job finds a warm cache
+            # the first round is a warm-up; the order changes, because the second job finds a warm cache
+            for k in range(rounds + 1):
                 first, second = (ours, theirs) if k % 2 else (theirs, ours)
                 a, b = first(name), second(name)
                 pairs.append(a / b if k % 2 else b / a)
