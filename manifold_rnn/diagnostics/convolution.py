@@ -110,9 +110,9 @@ def conv_singular_values(
     Notes
     -----
     A kernel whose flattening (out, in * kh * kw) has orthonormal rows is not an orthogonal convolution, because shifted
-    copies of the kernel overlap. Random kernels of this kind with shape (4, 4, 3, 3), on 8 x 8 images, have norms above
-    1.5 and smallest singular values below 0.15. Their norm is at most 3, the square root of the number of taps.
-    `manifold_rnn.constrain` flattens kernels in this way. Use `manifold_rnn.OrthogonalConv` for orthogonal
+    copies of the kernel overlap. For example, random kernels of this kind with shape (4, 4, 3, 3) have norms above 1.5
+    on 8 x 8 images. Their smallest singular values are below 0.15. The norm is at most 3, the square root of the number
+    of taps. `manifold_rnn.constrain` flattens kernels in this way. Use `manifold_rnn.OrthogonalConv` for orthogonal
     convolutions.
 
     With zero padding, the matrix is not circulant. Its norm is at most the norm for circular padding on an image that

@@ -184,11 +184,12 @@ def coverage(
     - Stepwise coverage has a feature for every time step. It is reached if :math:`|S_t - S_{t-1}|`, scaled in the same
       way, is at least ``change``. The sum before the first step is 0.
     - Temporal coverage has a feature for every word. To find the word of a case, :math:`|S_t|` is normalized by the
-      mean and the standard deviation over the known cases, and averaged over ``pieces`` equal pieces of the window.
-      Each average is replaced by one of ``symbols`` letters, which are equally probable under the normal distribution.
-    - The metrics of single units use :math:`h_{t, i}` at all steps of the window. A feature is a value above 0 (NC), in
-      a tenth of [-1, 1] (KMNC), above 0.7 or below -0.7 (NBC), or above 0.7 (SNAC). These metrics are meant for states
-      in [-1, 1].
+      mean and the standard deviation over the known cases. Then it is averaged over ``pieces`` equal pieces of the
+      window. Each average is replaced by one of ``symbols`` letters, which are equally probable under the normal
+      distribution.
+    - The metrics of single units use :math:`h_{t, i}` at all steps of the window. A feature of NC is a value above 0,
+      and one of KMNC a value in a tenth of [-1, 1]. For NBC it is a value above 0.7 or below -0.7, and for SNAC above
+      0.7. These metrics are meant for states in [-1, 1].
 
     Complex states are replaced by their moduli :math:`|h_{t, i}|`.
 
@@ -209,8 +210,8 @@ def coverage(
     symbols, pieces : int
         Number of letters in the alphabet and in a word. There are :math:`symbols^{pieces}` words.
     signal : "output", "forget" or callable
-        Signal to measure: the states, the forget gates of an LSTM, or a function of the states that returns a tensor of
-        shape (B, T, n).
+        Signal to measure: the states, or the forget gates of an LSTM. A function of the states can return another
+        signal of shape (B, T, n).
 
     Returns
     -------

@@ -175,8 +175,8 @@ def gradient_flow(
     Raises
     ------
     OptionError
-        If there is no recurrent layer, the data is not a batch, the loss does not depend on the states, or a number is
-        out of range.
+        If there is no recurrent layer, or the data is not a batch. If the loss does not depend on the states, or a
+        number is out of range.
     ShapeError
         If the loss is not a scalar, outputs and targets do not fit, or there is no sequence or no time step.
     UnsupportedError
@@ -191,11 +191,11 @@ def gradient_flow(
     the factor 1 / B. The derivative with respect to :math:`s_t` treats all its parts as independent. For example, the
     derivative with respect to ``c`` of an LSTM does not include the effect on ``h`` of the same step.
 
-    The *gain* of a unit at a step is the norm of the derivative of its new value with respect to the projected inputs,
-    which are added before the nonlinearities. For an Elman cell it is the derivative of the nonlinearity. The
-    *reference* is the largest gain in the data, or the gain at zero state and zero projected inputs if that is larger.
-    A unit is *saturated* at a step if its gain is below ``threshold`` times the reference of its level. A unit is
-    *dead* if its value is the same at all steps of all sequences, up to rounding error.
+    Projected inputs are added before the nonlinearities. The *gain* of a unit at a step is the norm of the derivative
+    of its new value with respect to them. For an Elman cell it is the derivative of the nonlinearity. The *reference*
+    is the largest gain in the data, or the gain at zero state and zero projected inputs if that is larger. A unit is
+    *saturated* at a step if its gain is below ``threshold`` times the reference of its level. A unit is *dead* if its
+    value is the same at all steps of all sequences, up to rounding error.
 
     The exponents omit the first quarter of the steps. Products are computed in double precision, everything else in the
     dtype of the network.

@@ -154,8 +154,7 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
     Raises
     ------
     ShapeError, NonFiniteError, OptionError, UnsupportedError
-        If the matrix is not square, not finite, sparse, or on the meta device, or if the module has no recurrent
-        matrix.
+        If the matrix is not square, not finite, sparse, or on the meta device. If the module has no recurrent matrix.
     """
     name, weight = RecurrentMatrix("W", source.detach()) if isinstance(source, Tensor) else recurrent_matrix(source)
     require_dense(weight, who)

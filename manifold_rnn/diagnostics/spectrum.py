@@ -199,9 +199,9 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     resolvents (see `pseudospectrum`). The real form of a complex matrix has the same numbers, with three exceptions.
     Each eigenvalue occurs twice, ``henrici`` is multiplied by :math:`\sqrt 2`, and ``commutator`` is divided by it.
 
-    A spectral radius counts as 1 if it exceeds 1 by at most ``n`` rounding units of the dtype of the matrix, and by at
-    most 1e-4. Rounding moves an eigenvalue with a large condition number further. So this number multiplies the units,
-    up to 1e-6.
+    A spectral radius slightly above 1 counts as 1. It may exceed 1 by ``n`` rounding units of the dtype of the matrix,
+    and by at most 1e-4. Rounding moves an eigenvalue with a large condition number further. So this number multiplies
+    the units, up to 1e-6.
 
     All powers up to k = 32 are computed, then 16 in each octave up to :math:`2^{16}`, and finally all powers around the
     largest of them. The search ends at the first power with a norm below 1, because no later power exceeds the earlier

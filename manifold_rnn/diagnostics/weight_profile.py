@@ -107,8 +107,8 @@ def weight_profile(
         nonlinearity and biases.
     pulse : Tensor, shape (n,) of a matrix, (m,) of a layer, optional
         The state after the first step for a matrix, or the input at the first step for a layer. The default for a layer
-        is ones. The default for a matrix is 1 at one unit: the unit with the largest response, summed over units and
-        steps, of the matrix divided by its norm.
+        is ones. The default for a matrix is 1 at one unit. It is the unit with the largest response of the matrix
+        divided by its norm, summed over units and steps.
     steps : int, optional
         Number of time steps. Default: n, but at least 100.
     abs : bool

@@ -85,10 +85,10 @@ def worst_perturbation(
     The eigenvalue moves to ``z`` up to rounding error times its condition number. For a real matrix, the size is that
     of the smallest real perturbation, up to the tolerance of a search over :math:`\gamma`. If this search fails, the
     size is larger. The worst ``z`` is the result of a local search from 16 angles and those of the 16 outermost
-    eigenvalues, so there may be a worse one in between. With ``eps``, the search repeats the steepest perturbation,
-    which is the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: less than
-    a second for n = 32, and about five seconds for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
-    singular vectors, Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations, Guglielmi and
+    eigenvalues. There may be a worse one in between. With ``eps``, the search repeats the steepest perturbation, which
+    is the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: less than a
+    second for n = 32, and about five seconds for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
+    singular vectors. Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations. Guglielmi and
     Overton (2011) for the search.
 
     Examples

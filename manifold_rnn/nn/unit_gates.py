@@ -51,7 +51,7 @@ class UnitGates(nn.Module):
     Raises
     ------
     OptionError
-        If ``size`` or ``minimum`` is not an integer or out of range, or ``start`` is not a number from log 0.01 to log
+        If ``size`` or ``minimum`` is not an integer or out of range. If ``start`` is not a number from log 0.01 to log
         100.
     DtypeError
         If ``dtype`` is not real.

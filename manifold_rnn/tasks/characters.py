@@ -66,8 +66,8 @@ class Characters(Task):
     Raises
     ------
     OptionError
-        If an option is out of range. Methods that read the text raise it if a file is missing, is not a text, is too
-        short, or has fewer than two different symbols.
+        If an option is out of range. Methods that read the text raise it if a file is missing, is not a text, or is too
+        short. They also raise it for fewer than two different symbols.
 
     Notes
     -----

@@ -59,8 +59,8 @@ class Speech(Frames):
     Raises
     ------
     OptionError
-        If ``length`` is below 1. Methods that read the sounds raise it if a set is empty, or if a file is damaged,
-        compressed, of another rate, or longer than ``length``.
+        If ``length`` is below 1. Methods that read the sounds raise it if a set is empty. They also raise it if a file
+        is damaged, compressed, of another rate, or longer than ``length``.
 
     Warns
     -----

@@ -70,7 +70,7 @@ def eurnn(
 
     All weights have one learning rate. The released code uses RMSprop at 1e-3 with decay 0.9 for the copying problem.
     ``parameter_groups(lr)`` excludes the angles from weight decay. The released code adds 0.01 to the modulus in
-    modReLU, also for real states, so that modReLU with zero bias is not the identity there. Here modReLU is
+    modReLU, also for real states. So with a zero bias, its modReLU is not the identity. Here modReLU is
     `manifold_rnn.nn.mod_relu`. Source: Jing et al. (2017).
 
     Examples

@@ -65,11 +65,12 @@ def full_urnn(
     in :math:`\pm\sqrt{6/(m + 2n)}`, those of :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`. V is uniform in
     :math:`\pm\sqrt{6/(2n + k)}`, b in ±0.01, and c is zero.
 
-    The paper moves ``W`` by plain Cayley steps. RMSprop trains the other weights at the same learning rate. A step of
-    the paper with rate lr is a step of `manifold_rnn.optim.RiemannianSGD` with rate 2 lr, because the paper defines the
-    skew part without the factor 1/2. Adaptive optimizers take longer steps. Therefore ``parameter_groups(lr)`` gives
-    ``W`` a tenth of lr, as in the other networks here, but not in the paper. The released code drops half of the
-    gradient of ``W``. Here the whole gradient is used. Source: Wisdom, Powers, Hershey, Le Roux and Atlas (2016).
+    The paper moves ``W`` by plain Cayley steps. RMSprop trains the other weights at the same learning rate. The paper
+    defines the skew part without the factor 1/2. So its step with rate lr is a step of
+    `manifold_rnn.optim.RiemannianSGD` with rate 2 lr. Adaptive optimizers take longer steps. Therefore
+    ``parameter_groups(lr)`` gives ``W`` a tenth of lr, as in the other networks here, but not in the paper. The
+    released code drops half of the gradient of ``W``. Here the whole gradient is used. Source: Wisdom, Powers, Hershey,
+    Le Roux and Atlas (2016).
 
     Examples
     --------

@@ -59,9 +59,9 @@ def goru(
     Notes
     -----
     Number of parameters: :math:`3nm + 2n^2 + 3n + \frac n2 \log_2 n + nk + k`. With L tunable layers there are L(n -
-    1)/2 angles, for even L or odd n. Initialization: angles are uniform on the circle, and U, W_r and W_g in ±0.01. b_r
-    is 2, which opens the reset gate. b_g is uniform in :math:`\pm\sqrt{3/n}`, and V in :math:`\pm\sqrt{6/(m + k)}`. b_c
-    and c are 0.01.
+    1)/2 angles, for even L or odd n. Initialization: angles are uniform on the circle, and U, W_r and W_g in ±0.01. The
+    bias b_r is 2, which opens the reset gate. The bias b_g is uniform in :math:`\pm\sqrt{3/n}`, and V in
+    :math:`\pm\sqrt{6/(m + k)}`. Finally, b_c and c are 0.01.
 
     All weights have one learning rate, 1e-3 with RMSprop in the released code. ``parameter_groups(lr)`` excludes the
     angles from weight decay. The released code adds 0.001 to the modulus in modReLU, and has an "fft" layout for every

@@ -55,9 +55,15 @@ def lem(
     and biases of the cell are uniform in :math:`\pm 1/\sqrt n`. U follows Kaiming's rule, and c is initialized as in
     ``torch.nn.Linear``. The paper uses one learning rate, Adam, and gradients clipped at a norm of 1.
 
-    Published time steps and rates: pixels in order (n = 128) 0.21 and 1.8e-3; permuted pixels 0.31 and 7.3e-3;
-    noise-padded images 0.44 and 3.22e-3; adding 0.0242 and 2.6e-3; sequences of about 18,000 steps (n = 32) 1.7e-4 and
-    6.09e-3. Source: Rusch, Mishra, Erichson and Mahoney (2022).
+    Published time steps and learning rates:
+
+    - pixels in order (n = 128): 0.21 and 1.8e-3
+    - permuted pixels: 0.31 and 7.3e-3
+    - noise-padded images: 0.44 and 3.22e-3
+    - adding: 0.0242 and 2.6e-3
+    - sequences of about 18,000 steps (n = 32): 1.7e-4 and 6.09e-3
+
+    Source: Rusch, Mishra, Erichson and Mahoney (2022).
 
     Examples
     --------

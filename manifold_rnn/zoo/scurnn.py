@@ -64,8 +64,8 @@ def scurnn(
     -----
     Number of real parameters: :math:`n^2 + n + 2nm + n + 2nk + k + 2n`. The update view has n fewer, because it has no
     phases. Initialization: ``A`` is real, by `manifold_rnn.nn.init.cayley_`, and the phases are uniform on the circle.
-    b and both parts of :math:`h_0` are uniform in ±0.01. U and V follow Glorot's rule for the real and imaginary parts
-    side by side, and c is zero.
+    The bias b and both parts of :math:`h_0` are uniform in ±0.01. U and V follow Glorot's rule for the real and
+    imaginary parts side by side, and c is zero.
 
     The paper trains ``A`` by RMSprop at a tenth of the learning rate of the other weights, which Adam trains. It trains
     the phases by Adagrad at the full rate. Here :math:`W = \operatorname{cay}(-2A) D`, and the coordinates are the

@@ -44,9 +44,9 @@ class Cell(ABC):
     torch_kernel : str, optional
         Name of the torch function, such as "lstm", that runs this cell over time with the same weights.
     largest_input : float
-        For a cell whose steps multiply states with each other: the norm of projected inputs up to which states stay
-        bounded, if the recurrent matrix has norm 1. Larger inputs may overflow after a few steps, and then a layer
-        raises an error. Infinite for all other cells.
+        Largest norm of projected inputs for which states stay bounded, if the recurrent matrix has norm 1. It is finite
+        for cells whose steps multiply states with each other. Larger inputs may overflow after a few steps, and then a
+        layer raises an error.
     step_methods : frozenset of str
         Names of the methods that define the recurrence. See `steps_match`.
 
@@ -56,8 +56,8 @@ class Cell(ABC):
     `manifold_rnn.nn.cells`. ``weight_hh`` is the name of the recurrent matrix. Several matrices are stacked in its
     rows.
 
-    A state is a tuple of tensors with the batch on the first axis, so that rows can be dropped when sequences of a
-    packed batch end. The first part of the state is the input of a readout of the last step.
+    A state is a tuple of tensors with the batch on the first axis. So rows can be dropped when sequences of a packed
+    batch end. The first part of the state is the input of a readout of the last step.
 
     Examples
     --------

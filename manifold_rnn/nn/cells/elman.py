@@ -47,8 +47,8 @@ class Elman(Cell):
     -----
     Complex weights give complex states and outputs. Inputs may be real or complex. An analytic nonlinearity of complex
     numbers has poles or is unbounded. So with complex weights, "tanh" is `manifold_rnn.nn.mod_tanh`, which acts on the
-    modulus, and "relu" is `manifold_rnn.nn.split_relu`, which rectifies both parts. modReLU is the usual choice for
-    complex weights.
+    modulus. "relu" is `manifold_rnn.nn.split_relu`, which rectifies both parts. The usual choice for complex weights is
+    modReLU.
 
     Weights are initialized as in ``torch.nn.RNN``, uniformly in :math:`\pm 1/\sqrt n`. The bias of modReLU is
     initialized uniformly in :math:`\pm 0.01`. Learning rate: 1e-2. Source: Elman (1990).

@@ -43,8 +43,8 @@ class Tree(Cell):
     Raises
     ------
     OptionError
-        If the structure is unknown or has a wrong entry, if a node is not the child of exactly one later node, or if
-        the structure does not use "x", "h" and a recurrent matrix.
+        If the structure is unknown or has a wrong entry. If a node is not the child of exactly one later node. If the
+        structure does not use "x", "h" and a recurrent matrix.
 
     Notes
     -----

@@ -29,8 +29,8 @@ class TreeSearch(Cell):
 
     .. math:: v = f\bigl((L_k s) \circ (R_k s') + b_k\bigr)
 
-    is computed. The candidates are all pairs of sources (the leaves x, h, zero and the open components), all slots k,
-    sums and products, and all activations f. A scorer assigns each candidate a score :math:`a(v) = w^\top v`, and
+    is computed. The sources are the leaves x, h, zero and the open components. The candidates are all pairs of sources,
+    slots k, sums and products, and activations f. A scorer assigns each candidate a score :math:`a(v) = w^\top v`, and
 
     .. math:: G_r = \sum_v \operatorname{softmax}(a / \tau)_v \, v, \qquad h_t = G_{N-1}.
 

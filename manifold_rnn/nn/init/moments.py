@@ -60,10 +60,10 @@ def moments_(
 
     Notes
     -----
-    A constrained weight is projected onto its set. If the cell adds a bias to its projected inputs, the bias of row r
-    becomes :math:`-g\, a_r \cdot \mu` for inputs with mean :math:`\mu`, so that the unit is centred. GORU has such a
-    bias for its two gates, the first two blocks, but not for its candidate. `Quadratic` is not centred. The fit has no
-    bias, so the bias of its rows r becomes 0. Complex weights get real directions. Torch's global generator is not
+    A constrained weight is projected onto its set. Let :math:`\mu` be the mean of the inputs. If the cell adds a bias
+    to its projected inputs, the bias of row r becomes :math:`-g\, a_r \cdot \mu`. So the unit is centred. GORU has such
+    a bias for its two gates, the first two blocks, but not for its candidate. `Quadratic` is not centred. The fit has
+    no bias, so the bias of its rows r becomes 0. Complex weights get real directions. Torch's global generator is not
     used.
 
     Examples

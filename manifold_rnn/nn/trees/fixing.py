@@ -44,7 +44,7 @@ def fix_structure(
     Raises
     ------
     OptionError
-        If the cell of the layer is not a TreeSearch, the structure is not valid for a Tree, or it has a slot that the
+        If the cell of the layer is not a TreeSearch. If the structure is not valid for a Tree, or has a slot that the
         cell does not have.
 
     Notes

@@ -30,8 +30,8 @@ class LearningSettings(Method):
         For rflo, the matrix that propagates errors to the units. random is a fixed matrix, transpose the transposed
         readout.
     influence : str
-        For rflo, the approximation of the influence of weights on states. local is the published trace. diagonal also
-        uses the weight of each unit to itself. full is exact and expensive.
+        For rflo, the approximation of the influence of weights on states. The default, local, is the published trace.
+        The value diagonal also uses the weight of each unit to itself. The value full is exact and expensive.
     seed : int
         Random seed of the feedback matrix, for rflo.
 

@@ -53,7 +53,8 @@ def triton(
     can also run a tile of several rows and some of the hidden units. Then the programs for the same rows wait for each
     other after each step, so all of them must run at once. An estimate decides which is faster. Sums are in single
     precision. Products are exact up to single-precision rounding, unless ``torch.set_float32_matmul_precision`` allows
-    less. "high" uses three TF32 products of the tensor cores for one product, and "medium" uses one.
+    less. With "high", three TF32 products of the tensor cores replace one product. With "medium", one TF32 product
+    does.
 
     It needs a GPU with compute capability 8.0 or above. If ``TRITON_INTERPRET=1`` is set before the import, the kernels
     are interpreted on the CPU, one program at a time. Then programs never share rows. It needs the memory of `fused`,
