@@ -45,9 +45,10 @@ class LRU(Cell):
     eigenvalues are initialized as :math:`\pm|\lambda|`, with the sign of the real part. For long memories choose
     ``r_min`` near 1 and a small ``max_phase``.
 
-    Let the inputs be white noise with a mean :math:`|V x|^2` of 1. Then the mean of :math:`|h|^2` is :math:`e^{2g} / (1
-    - |\lambda|^2)`, which is 1 at initialization. ``V`` is initialized normally with variance :math:`1/m`. Learning
-    rate: 2e-3. Source: Orvieto et al. (2023).
+    Let the inputs be white noise with a mean :math:`|V x|^2` of 1. Then the mean of :math:`|h|^2` is
+    :math:`e^{2g} / (1 - |\lambda|^2)`, which is 1 at initialization. ``V`` is initialized normally with variance
+    :math:`1/m`.
+    Learning rate: 2e-3. Source: Orvieto et al. (2023).
 
     Examples
     --------
