@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", help="Names of the adapters to measure besides LoRA.")
+    parser.add_argument("--only", nargs="+", help="Names of the adapters to measure in addition to LoRA.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # peft warns about a kernel that only runs on GPUs

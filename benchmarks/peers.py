@@ -142,9 +142,9 @@ def main() -> None:
     for text in args.shapes:
         n, p = map(int, text.split("x"))
         cheap = interleaved_medians(updates(n, p), max(args.rounds, args.rounds * 512 // n), TURN)
-        dear = interleaved_medians({"matmul": unit(n, p)} | trivialized(n, p), 5, TURN)
+        expensive = interleaved_medians({"matmul": unit(n, p)} | trivialized(n, p), 5, TURN)
         row = {name: seconds / cheap["matmul"] for name, seconds in cheap.items()}
-        row |= {name: seconds / dear["matmul"] for name, seconds in dear.items()}
+        row |= {name: seconds / expensive["matmul"] for name, seconds in expensive.items()}
         table[text] = row | {f"faster: {name}": value for name, value in ratios(row).items()}
         table[text] |= {
             f"to one Newton step: {name}": row[f"sgd {name}"] / row["one Newton step"]

@@ -31,7 +31,7 @@ _PART_OF |= dict.fromkeys(_CORE_TEST_SPEAKERS.split(), "core test")
 class Speech(Frames):
     r"""Predict the next frame of speech from all frames before it, with the protocol of full-capacity uRNN on TIMIT.
 
-    TIMIT has a licence and is not part of this package, so you need a copy. Sounds of 16 kHz are downsampled to 8 kHz.
+    TIMIT has a license and is not part of this package, so you need a copy. Sounds of 16 kHz are downsampled to 8 kHz.
     A frame has the 129 numbers :math:`10 \log_{10}(10^{-5} + |X|^2)` of the Fourier transform X of 256 samples under a
     Hann window. The next frame starts 128 samples later. Nothing is normalized. A window of silence is added before and
     after each sound.

@@ -1,4 +1,4 @@
-"""Tasks whose sequences are random. The training set is fixed, or drawn anew for every epoch."""
+"""Tasks whose sequences are random. The training set is fixed, or drawn again for every epoch."""
 
 from abc import abstractmethod
 

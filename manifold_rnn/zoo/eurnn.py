@@ -38,7 +38,7 @@ def eurnn(
         Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs. The units are complex unless
         ``real``.
     layout : "tunable" or "fft"
-        "tunable" rotates neighbouring coordinates. "fft" rotates coordinates at distances 1, 2, 4 and so on, and needs
+        "tunable" rotates neighboring coordinates. "fft" rotates coordinates at distances 1, 2, 4 and so on, and needs
         a power of 2 as n.
     layers : int, optional
         Number ``L`` of layers for "tunable". Default: 2. With n layers, every unitary matrix can be represented.

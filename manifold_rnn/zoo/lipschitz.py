@@ -70,7 +70,7 @@ def lipschitz(
     3e-3 with Adam in the paper.
 
     If ``beta`` is below 1, the matrices may have eigenvalues with positive real parts, already at the initialization.
-    So the form favours slow growth or decay, but it does not enforce either. Source: Erichson, Azencot, Queiruga,
+    So the form favors slow growth or decay, but it does not enforce either. Source: Erichson, Azencot, Queiruga,
     Hodgkinson and Mahoney (2021).
 
     Examples

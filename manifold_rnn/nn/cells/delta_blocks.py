@@ -13,7 +13,7 @@ from ..gradients import gradients_by_autograd
 from .chunks import groups
 
 GROUP_BYTES = 1 << 19  # of the keys of a group of blocks, whose tensors fit into the CPU cache
-KEPT = 5  # number of tensors of a group that the backward pass needs, besides the first states
+KEPT = 5  # number of tensors of a group that the backward pass needs, except the first states
 LARGEST_DECAY = 1e3  # its exponential is 0, also in double precision
 
 

@@ -56,7 +56,7 @@ class TreeSearch(Cell):
     temperature : float
         :math:`\tau`. As it tends to 0, the mixture becomes the best candidate.
     fixed : bool
-        Whether the search has ended. Then nodes are their best candidates, as with "hard", whatever ``choice`` is.
+        Whether the search has ended. Then nodes are their best candidates, as with "hard", for every ``choice``.
     weights : mapping from str to Tensor
         ``weight_ih`` (n, m), which maps the input to the size of the state, and ``weight_hh`` with the blocks L and R
         of each trained slot. ``bias`` has n entries for each trained slot. ``scorer`` has the shape (n,).
