@@ -34,6 +34,7 @@ class Campaign:
     cases : int
         Number of cases that were run: the seeds, the random mutants, and the cases of all searches.
     seeds : int
+        Number of seeds.
     adversarial : int or None
         Number of cases whose prediction differs from that of their seed, at a distance of at most ``radius``. None if
         no predictions were compared.
@@ -42,9 +43,11 @@ class Campaign:
     perturbation : float or None
         Mean distance of adversarial cases to their seeds. None if there are no adversarial cases.
     radius : float
+        Largest distance of an adversarial case to its seed.
     coverage : Coverage
         Coverage by all cases, including those that were counted before.
     searches : tuple of Search
+        Results of all searches.
     examples : Tensor, shape of a batch with one case for each broken seed
         The adversarial case nearest to each of these seeds.
 
@@ -162,6 +165,7 @@ def campaign(
     cases : int
         Number of random mutants over all rounds.
     rounds : int
+        Number of rounds of mutants and searches.
     mutate : callable, optional
         As for `search`.
     generations, survivors, offspring : int

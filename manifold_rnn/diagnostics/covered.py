@@ -44,6 +44,7 @@ class Coverage:
     history : mapping from str to tuple
         The number of ``cases`` after each batch, and the value of every metric.
     cases : int
+        Number of test cases.
     reached : mapping from str to tuple of int
         Indices of the features that were reached, by metric.
     calibration : Calibration

@@ -28,6 +28,7 @@ class Feature(NamedTuple):
     Parameters
     ----------
     metric : "boundary", "change" or "temporal"
+        Metric of the feature.
     at : int or str
         The time step, counted from 0, or the word, such as "aacb".
 
@@ -55,6 +56,7 @@ class Calibration:
     window : tuple of int
         First and last time step that are counted.
     units : int
+        Number of units of the signal.
     boundary_range, change_range : tuple of float
         Smallest and largest value over the known cases.
     mean, deviation : float

@@ -44,6 +44,7 @@ class Pseudospectrum:
     log10_smallest : Tensor, shape (imaginary, real)
         Decimal logarithms of the smallest singular values.
     eigenvalues : tuple of complex
+        Eigenvalues of the matrix.
 
     Examples
     --------

@@ -34,6 +34,7 @@ class Robustness:
     Parameters
     ----------
     measure : "accuracy" or "loss"
+        Kind of the scores.
     sequences : int
         Number of sequences.
     clean : float
@@ -191,6 +192,7 @@ def robustness(
     radii : sequence of float
         Radii of attacks, in the units of the inputs.
     norms : sequence of "inf" and "2"
+        Norms of the attacks.
     noise : sequence of float
         Standard deviations of Gaussian and bounds of uniform noise.
     steps : int

@@ -31,6 +31,7 @@ class Search:
     Parameters
     ----------
     feature : Feature
+        Feature that was searched for.
     reached : bool
         Whether an input was found. If not, an input may still exist.
     fitness : tuple of float

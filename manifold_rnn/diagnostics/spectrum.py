@@ -34,6 +34,7 @@ class Spectrum:
     matrix : str
         Name of the matrix.
     eigenvalues : tuple of complex
+        Eigenvalues of the matrix.
     singular_values : tuple of float
         Singular values in descending order.
     radius : float

@@ -175,6 +175,7 @@ class Trajectory:
     steps : Steps
         The map from one state to the next.
     x : Tensor, shape (T, B, m)
+        Inputs of the layer.
     states : list of Tensor, shape (B, N)
         T + 1 states, beginning with the state before the first step. Each is a node of the graph.
     """

@@ -81,6 +81,7 @@ class ModReLU(nn.Module):
     eps : float
         Smoothing of a complex modulus. See `mod_relu`.
     device : torch.device, optional
+        Device of the bias. Default: torch's default device.
     dtype : torch.dtype, optional
         Dtype of the input. The bias is always real.
 
@@ -214,6 +215,7 @@ def real_features(z: Tensor) -> Tensor:
     Parameters
     ----------
     z : Tensor, shape (..., n)
+        Real or complex features.
 
     Returns
     -------

@@ -49,6 +49,7 @@ class Layer(nn.Module):
     bidirectional : bool
         Whether each level also runs from the last step to the first. The outputs of both directions are concatenated.
     device : torch.device, optional
+        Device of the weights.
     dtype : torch.dtype, optional
         Dtype of the weights. If it is complex, states and outputs are complex.
     constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional

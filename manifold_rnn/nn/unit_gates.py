@@ -35,6 +35,7 @@ class UnitGates(nn.Module):
         Mean of the initial :math:`\log\alpha`. The standard deviation is 0.1. At 1, a gate is 0.78 in evaluation, and
         open in training with probability 0.93. Use 3 for a trained network, because gates are then 1 in evaluation.
     device : torch.device, optional
+        Device of the gates. Default: torch's default device.
     dtype : torch.dtype, optional
         Real.
 

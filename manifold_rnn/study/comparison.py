@@ -42,6 +42,7 @@ def compare(
     Parameters
     ----------
     settings : CompareSettings
+        Settings of the comparison.
     grid : Grid, optional
         Comparison to run. Default: that of the file ``settings.grid``.
     objective : callable

@@ -12,7 +12,9 @@ class OneHot(TensorDataset):
     Parameters
     ----------
     symbols : Tensor of any integer dtype, shape (N, T)
+        Input symbols, from 0 to ``kinds - 1``.
     targets : Tensor of any integer dtype, shape (N, ...)
+        Target of each sequence or time step.
     kinds : int
         Size of the one-hot vectors.
 

@@ -58,7 +58,9 @@ class PixelMNIST(Task):
     Parameters
     ----------
     permuted : bool
+        Whether to read the pixels in the permuted order.
     split : "stratified", "wisdom", "scornn" or "exprnn"
+        Split of the images, see the table.
     data_dir : str or Path, optional
         Folder that contains the four IDX files, with or without gzip, or a folder ``mnist`` with them. Default: the
         environment variable ``MANIFOLD_RNN_DATA``.

@@ -46,6 +46,7 @@ class NextFrame(TensorDataset):
     Parameters
     ----------
     frames : Tensor, shape (N, T + 1, 129)
+        Frames of all spectrograms, with padding.
     counts : Tensor of int64, shape (N,)
         Number of frames of each spectrogram without padding.
 

@@ -38,7 +38,9 @@ class Synthetic(Task):
         Parameters
         ----------
         count : int
+            Number of sequences.
         generator : torch.Generator, optional
+            Source of random numbers. Default: torch's global generator.
 
         Returns
         -------

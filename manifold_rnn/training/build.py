@@ -36,6 +36,7 @@ def build_network(
     Parameters
     ----------
     settings : NetworkSettings
+        Settings of the network.
     input_size, output_size : int
         Number of features of a time step, and of outputs of the readout.
     dtype : torch.dtype

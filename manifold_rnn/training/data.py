@@ -64,6 +64,7 @@ class SequenceData(LightningDataModule):
     Parameters
     ----------
     task : Task
+        Task with the sets.
     batch_size : int
         Number of sequences in a training batch of each process. The last batch of an epoch may be smaller.
     seed : int

@@ -66,6 +66,7 @@ def as_mapping(settings: RunSettings) -> Values:
     Parameters
     ----------
     settings : RunSettings
+        Settings of a run.
 
     Returns
     -------

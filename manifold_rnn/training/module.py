@@ -34,6 +34,7 @@ class SequenceModule(LightningModule):
     task : Task
         Task that defines loss and metric.
     optimizer : OptimizerSettings, optional
+        Settings of the optimizer.
     schedule : ScheduleSettings, optional
         Schedule of the learning rates, over all steps of the trainer.
     max_steps : int, optional

@@ -31,6 +31,7 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
         `manifold_rnn.nn.UnitGates`. If there are none, all groups but the last that contain a constrained weight count
         as constrained.
     settings : OptimizerSettings
+        Settings of the optimizer.
 
     Returns
     -------

@@ -170,6 +170,7 @@ def evaluate(
     settings : RunSettings
         Settings of the run that wrote the checkpoint.
     stage : "validate" or "test"
+        Set to evaluate on: the validation set or the test set.
     checkpoint : str or Path
         File of the checkpoint. If it is damaged, the checkpoint before it is read, with a warning.
     stop : StopSignal, optional

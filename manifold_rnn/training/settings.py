@@ -245,10 +245,15 @@ class RunSettings:
     task : Task
         Task that the network learns.
     network : NetworkSettings
+        Settings of the network.
     optimizer : OptimizerSettings
+        Settings of the optimizer.
     schedule : ScheduleSettings
+        Settings of the schedule.
     learning : LearningSettings
+        Settings of the learning rule.
     pruning : PruningSettings
+        Settings of the gates for pruning.
     search : SearchSettings
         Search for the trees of a TreeSearch.
     start : StartSettings

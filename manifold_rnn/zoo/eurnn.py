@@ -63,7 +63,7 @@ def eurnn(
     Notes
     -----
     Number of real parameters for even L or odd n: L(n - 1) + n + 2nm + n + nk + k. For "fft", :math:`n \log_2 n`
-    replaces L(n - 1). With real states, half of this term remains, the second term is missing, and the factor 2 too.
+    replaces L(n - 1). With ``real``, the number is L(n - 1)/2 + nm + n + nk + k.
 
     Initialization: angles and phases are uniform on the circle. Both parts of U are uniform in ±0.01, V in
     :math:`\pm\sqrt{6/(m + k)}` for every n. c is 0.01 and b is zero.

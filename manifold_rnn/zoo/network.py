@@ -34,7 +34,9 @@ class Network(nn.Module):
     Attributes
     ----------
     layer : Layer
+        The recurrent layer.
     readout : nn.Linear
+        The linear readout.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class Network(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, T, input_size); or PackedSequence
+            Batch of sequences.
         every_step : bool
             Whether to return the output of every time step, or only of the last step of each sequence.
 
@@ -79,6 +82,7 @@ class Network(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, T, input_size); or PackedSequence
+            Next part of each sequence.
         state : Tensor or tuple of Tensor, optional
             State that the earlier call returned. Default: the initial state.
         every_step : bool

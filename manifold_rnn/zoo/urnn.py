@@ -37,6 +37,7 @@ def urnn(
     generator : torch.Generator, optional
         Source of random numbers, also for the permutation. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
         Real or complex. The weights get the complex dtype of this precision, the readout the real one.
 

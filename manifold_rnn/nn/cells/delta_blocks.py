@@ -41,6 +41,7 @@ def delta_in_blocks(rules: Rules, H: Tensor) -> tuple[Tensor, Tensor]:
     rules : Rules
         Queries, keys, values, strengths and decays in blocks. A step with strengths and decay 0 has no effect.
     H : Tensor, shape (B, h, d, e)
+        State before the first block.
 
     Returns
     -------

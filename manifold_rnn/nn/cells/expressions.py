@@ -201,6 +201,7 @@ def evaluate(
     Parameters
     ----------
     nodes : tuple of Node
+        Nodes of the tree, children before their parents.
     product : callable
         Function of an operand (the name of a leaf, or a value), the side "L" or "R", and the slot. It returns the
         product with the matrix.

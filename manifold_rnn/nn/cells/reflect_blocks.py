@@ -30,9 +30,13 @@ def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
     Parameters
     ----------
     u : Tensor, shape (N, B, steps, n)
+        Projected inputs, in blocks of time.
     K : Tensor, shape (N, B, steps, k, n)
+        Vectors of the reflections.
     beta : Tensor, shape (N, B, steps, k), real
+        Strengths of the reflections.
     h : Tensor, shape (B, n)
+        State before the first block.
 
     Returns
     -------

@@ -56,6 +56,7 @@ def henaff_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     A : Tensor, shape (..., n, n)
         Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
@@ -82,6 +83,7 @@ def haar_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     A : Tensor, shape (..., n, n)
         Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
@@ -105,6 +107,7 @@ def haar_diagonal_(A: Tensor, *, generator: torch.Generator | None = None) -> Te
     A : Tensor, shape (..., n, n)
         Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
@@ -133,6 +136,7 @@ def normal_diagonal_(A: Tensor, bound: float = math.pi, *, generator: torch.Gene
     bound : float
         Upper bound of the angles, which lie in [0, bound). ``math.pi / 8`` gives the squeezed variant.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------

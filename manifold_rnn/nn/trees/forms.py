@@ -61,6 +61,7 @@ def canonical(structure: Plain) -> str:
     Parameters
     ----------
     structure : str or sequence of nodes
+        Structure as for `manifold_rnn.nn.cells.Tree`.
 
     Returns
     -------
