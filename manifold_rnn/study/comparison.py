@@ -185,7 +185,7 @@ def _print_summary(results: Results, folder: Path, console: Console) -> None:
     left = results.cases - len(results.runs)
     again = [f"{failed} failed. Add --retry_failed to run them again."]
     notes = again * bool(failed) + [f"{left} have not ended. Repeat the command to resume."] * bool(left)
-    console.print(f"Report: {folder / REPORT}" + (f" ({', '.join(notes)})" if notes else ""))
+    console.print(f"Report: {folder / REPORT}" + (f" ({' '.join(notes)})" if notes else ""))
 
 
 def describe(grid: Grid) -> Values:
