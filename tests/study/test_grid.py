@@ -69,7 +69,7 @@ BAD = {
     "an open range": ("search: {epochs: {low: 1}}\ntrials: 1\n", "`search.epochs` needs a range {low, high, log}"),
     "a range upside down": ("search: {a: {low: 2, high: 1}}\ntrials: 1\n", "`search.a` needs low below high"),
     "a logarithm of 0": ("search: {a: {low: 0, high: 1, log: true}}\ntrials: 1\n", "above 0 if log is true"),
-    "a mixture": ("search: {a: {low: 1, high: 2, choices: [1]}}\ntrials: 1\n", "{choices: [...]} and nothing else"),
+    "a mixture": ("search: {a: {low: 1, high: 2, choices: [1]}}\ntrials: 1\n", "{choices: [...]} and no other key"),
     "pruning by number": ("grid: {epochs: [1]}\npruning: 3\n", "`pruning` needs true or false. Got 3."),
 }
 
