@@ -100,7 +100,7 @@ class Coverage:
             at = [str(feature.at) for feature in itertools.islice(self._missing(metric), _LISTED)]
             more = f" and {missing - _LISTED:,} more" if missing > _LISTED else ""
             rows.append(f"unreached {kind}: {', '.join(at)}{more}" if at else f"unreached {kind}: none")
-        return "\n".join([*rows, "Unreached features may be beyond every input: they are no defects."])
+        return "\n".join([*rows, "Unreached features are not defects. There may be no input that reaches them."])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw all metrics against the number of cases."""

@@ -67,7 +67,7 @@ class Search:
 
     def table(self) -> str:
         """Return the result, and the fitness by generation."""
-        end = "reached" if self.reached else "not reached; an input that reaches it may exist or not"
+        end = "reached" if self.reached else "not reached; an input that reaches it may still exist"
         return (
             f"{self.feature}: {end}\n"
             f"  generations          {len(self.fitness) - 1}\n"

@@ -62,7 +62,7 @@ class SignalToNoise:
         K = len(self.ratio) - 1
         rows = [
             ("total ratio", f"{self.total:.4g}", f"sum over the delays 0 to {K}"),
-            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, less 1"),
+            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, minus 1"),
             (f"ratio at delay {K}", f"{self.ratio[-1]:.4g}", "if it is not near 0, use more delays"),
             ("capacity", f"{self.capacity:.4g}", "sum of R^2 over the delays"),
             ("power", f"{self.power:.4g}", "variance of the state by inputs, over that by noise"),

@@ -68,7 +68,7 @@ class WeightProfile:
         rows = [
             ("distance of the peak", f"{self.peak}", "1: each unit drives the next"),
             ("mean weight there", f"{self.profile[self.peak]:.4g}", "over all pairs at this distance"),
-            ("asymmetry", f"{self.asymmetry:.4g}", "1: all weight leads onwards, 0: as much back"),
+            ("asymmetry", f"{self.asymmetry:.4g}", "1: all weight leads forwards, 0: half leads back"),
             ("units reached", f"{len(set(self.peaks))}", f"different times of the peak, of {len(self.peaks)} units"),
             ("Schur, diagonal", f"{self.schur[0]:.4g}", "mean modulus of the eigenvalues"),
             ("Schur, above", f"{max(self.schur[1:], default=0.0):.4g}", "largest mean of a superdiagonal; 0: normal"),

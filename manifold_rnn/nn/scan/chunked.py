@@ -100,7 +100,7 @@ class Chunked(Backend):
         cell = request.cell
         if cell.steps_match("all_steps") and cell.all_steps() is not None:
             return _of_narrow_states(request.state)
-        return "the cell only runs one step after the other"
+        return "the cell can only run one step at a time"
 
 
 def _of_narrow_states(state: State) -> str:

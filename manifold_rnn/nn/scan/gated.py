@@ -248,14 +248,14 @@ class Gated(Backend):
 
     def cannot_run(self, request: Request) -> str:
         if not request.cell.steps_match("gated_form") or request.cell.gated_form(request.W) is None:
-            return "the cell has no steps written by hand"
+            return "the cell has no hand-written steps"
         tensors = (request.W, *request.state, *request.cell.weights.values())
         if any(t.real.dtype not in _DTYPES or t.real.dtype != request.W.real.dtype for t in tensors):
             return "it needs single or double precision, the same for all tensors"
         return "a tensor subclass needs to see every operation" if has_own_dispatch(request.x, *tensors) else ""
 
     def auto_declines(self, request: Request) -> str:
-        return "" if request.x.device.type == "cpu" else "it has been compared with the loop on a CPU only"
+        return "" if request.x.device.type == "cpu" else "it was only compared with the loop on a CPU"
 
 
 def _scan_cell(form: GatedForm, request: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:
