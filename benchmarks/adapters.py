@@ -1,7 +1,8 @@
-"""Time a fine-tuning step of a Llama with adapters on its attention, against those of peft of equal parameters.
+"""Time a fine-tuning step of a Llama with adapters on its attention, against adapters of peft of equal size.
 
-A model of transformers with random weights, float32, one thread: forward, backward and a step of AdamW, medians of
-interleaved runs, as multiples of a step with peft's LoRA. Needs transformers and peft.
+The model of transformers has random weights. A step is a forward and a backward pass and a step of AdamW, in float32 on
+one thread. Times are medians of interleaved runs, as multiples of a step with peft's LoRA. The benchmark needs
+transformers and peft.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from timing import interleaved_medians, write
 import manifold_rnn as mr
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
-BLOCK, RANK = 32, 8  # 496 n / 32 = 15.5 n numbers, and 16 n
+BLOCK, RANK = 32, 8  # 496 n / 32 = 15.5 n parameters, and 16 n
 
 
 def pretrained(size: int, layers: int) -> torch.nn.Module:
@@ -36,9 +37,10 @@ def pretrained(size: int, layers: int) -> torch.nn.Module:
 
 
 def adapted(size: int) -> dict[str, Callable[[torch.nn.Module], torch.nn.Module]]:
-    """Return what puts each kind of adapter on a model."""
+    """Return a function for each kind of adapter that adds it to a model."""
     common = {"target_modules": list(LAYERS)}
-    columns = next(r for r in range(1, size) if r * (r + 3) // 2 >= 16 * size - size // 2)  # of PSOFT: equal numbers
+    # columns of PSOFT with the same number of parameters
+    columns = next(r for r in range(1, size) if r * (r + 3) // 2 >= 16 * size - size // 2)
     theirs = {
         "peft LoRA": peft.LoraConfig(r=RANK, **common),
         "peft OFT, exact": peft.OFTConfig(oft_block_size=BLOCK, use_cayley_neumann=False, **common),
@@ -70,10 +72,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", help="names of adapters, besides LoRA")
+    parser.add_argument("--only", nargs="+", help="Names of the adapters to measure in addition to LoRA.")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of peft, about a kernel that is for GPUs alone
+    warnings.simplefilter("ignore")  # peft warns about a kernel that only runs on GPUs
     base, models, rows = pretrained(args.size, args.layers), {}, {}
     for name, make in adapted(args.size).items():
         if not args.only or name in ("peft LoRA", *args.only):
@@ -82,7 +84,7 @@ def main() -> None:
     for name, model in models.items():
         trained = [p for p in model.parameters() if p.requires_grad]
         counts[name] = sum(p.numel() for p in trained)
-        with torch.no_grad():  # away from the start, where some maps have less to do
+        with torch.no_grad():  # move away from the initial value, where some maps are faster
             for p in trained:
                 p.add_(torch.randn_like(p), alpha=0.01)
     for tokens in args.tokens:

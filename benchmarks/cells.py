@@ -1,9 +1,9 @@
-"""Layers of gated cells against torch.nn.LSTM: one forward and one backward pass, with a loss on the last output.
+"""Time layers of gated cells against torch.nn.LSTM: a forward and a backward pass with a loss on the last output.
 
-One thread unless --threads says otherwise, float32, interleaved medians of the time of the process. There are 200 time
-steps, a batch of 32 and 128 units. Ratios are times of a layer over those of torch.nn.LSTM(features, 128), the map of a
-constraint included. Momentum is around an LSTM and around an Elman cell. The loop is the plain loop over time of the
-same cell, ``backend="reference"``. --profile prints the operations of one layer in place of that.
+Times are interleaved medians of process time, in float32, on one thread unless you pass --threads. There are 200 time
+steps, a batch of 32 and 128 units. A ratio is the time of a layer, including its constraint, divided by that of
+torch.nn.LSTM(features, 128). Momentum is measured with an LSTM and with an Elman cell. The loop is the plain loop over
+time of the same cell, ``backend="reference"``. --profile prints the operations of one layer instead.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Make = Callable[[int, str], nn.Module]
 
 
 def made_of(cell: cells.Cell, **options: object) -> Make:
-    """Return what makes a layer of a cell for a number of features and a backend."""
+    """Return a function that builds a layer of a cell for a number of features and a backend."""
     return lambda m, backend: mr.nn.Layer(cell, m, UNITS, backend=backend, **options)
 
 
@@ -67,7 +67,7 @@ def compare(features: int, rounds: int, loop: bool) -> dict[str, float]:
 
 
 def print_profile(name: str, features: int) -> None:
-    """Print the time of the process forward and backward, and the operations."""
+    """Print the process time of a forward and a backward pass, and the operations."""
     step = train(LAYERS[name](features, "auto"), torch.randn(STEPS, BATCH, features))
     step()
     start = time.process_time()
@@ -80,7 +80,7 @@ def print_profile(name: str, features: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--features", type=int, nargs="+", default=[1, 128], help="input sizes")
+    parser.add_argument("--features", type=int, nargs="+", default=[1, 128], help="Input sizes.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", choices=LAYERS)

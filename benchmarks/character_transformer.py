@@ -1,4 +1,4 @@
-"""What the benchmarks of transformers share: a small model of characters, its data, and its loss."""
+"""A small transformer for characters, its data and its loss, for several benchmarks."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ TEXT, LENGTH = "tinyshakespeare.txt", 64
 
 
 class Attention(nn.Module):
-    """Causal attention with separate projections, none of which has a bias."""
+    """Causal attention with separate projections without biases."""
 
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and two dense layers, each after a norm and beside a residual connection."""
+    """Attention and two dense layers, each with a norm before it and a residual connection."""
 
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Transformer(nn.Module):
 
 
 class Text:
-    """Batches of consecutive characters and of those after each of them, from a share of the training text."""
+    """Batches of consecutive characters and of the next characters, from a part of the training text."""
 
     def __init__(self, batch: int, first: float = 0.0, last: float = 1.0) -> None:
         self.task, self.batch = mr.tasks.Characters(TEXT, length=LENGTH), batch
@@ -76,7 +76,7 @@ class Text:
         return self._pieces(self.splits.train, rows)
 
     def validation(self, count: int = 128) -> tuple[Tensor, Tensor]:
-        """Return so many pieces of the validation text, evenly spaced."""
+        """Return ``count`` evenly spaced pieces of the validation text."""
         pieces = self.splits.validation
         return self._pieces(pieces, torch.linspace(0, len(pieces) - 1, count).long())
 

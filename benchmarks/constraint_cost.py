@@ -1,10 +1,11 @@
-"""What a constraint costs beside the training step it belongs to, and what a moving base costs beside the update view.
+"""Measure the cost of a constraint relative to the training step, and of a moving base point relative to the update
+view.
 
-One thread, float32, interleaved medians. The step is a forward and a backward pass of a recurrent layer over 784 time
-steps with a batch of 128, with modReLU and a loss on the last output. The constraint is, in the trivialized view, its
-map and adjoint, and in the update view the step of Riemannian SGD; its share is of both together. The last rows are a
-training step of one weight by SGD with the exponential, given the gradient of its value: a base that moves every step
-(K = 1) against the update view.
+Times are interleaved medians in float32 on one thread. The training step is a forward and a backward pass of a
+recurrent layer over 784 time steps with a batch of 128, with modReLU and a loss on the last output. In the trivialized
+view, the cost of the constraint is its map and adjoint. In the update view, it is the step of Riemannian SGD. Its share
+is relative to both together. The last rows are a training step of one weight by SGD with the exponential, given the
+gradient of its value. They compare a base point that moves in every step (K = 1) with the update view.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def weight(n: int, retraction: str, **options: object) -> tuple[nn.Linear, torch
 
 
 def map_and_adjoint(n: int, retraction: str) -> Job:
-    """Return what the trivialized view adds to a forward and a backward pass."""
+    """Return the work that the trivialized view adds to a forward and a backward pass."""
     layer, g = weight(n, retraction, view="trivialized")
     with torch.no_grad():
         layer.constraints["weight"].coordinates.normal_(std=0.1)

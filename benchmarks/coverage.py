@@ -1,13 +1,17 @@
-"""Coverage of an LSTM on handwritten digits by rows: by the training set, by random mutants of it, and by search.
+"""Measure the coverage of an LSTM on handwritten digits by the training set, by random mutants and by search.
 
-16 initial weights for torch's layer, and the first 3 of them for this package's: LSTM 64, Adam 3e-3, batches of 64, 60
-epochs, 1437 images for training. The window has all 8 steps, and words have 4 of 3 letters. A search has 50 mutants of
-each of 4 survivors in 10 generations. How much is covered depends on the initial weights, so each number is mean,
-smallest, largest. The rows "of 100 images" have mutants of 100 training images, 10 of each digit, in the place of all.
-"flips" are those of 10,000 mutants of 100 test images. "search" is the fitness at the end of a search for each step of
-boundary coverage that the training set leaves uncovered; it is reached at 0. The last rows compare with ONE_NETWORK,
-which was measured once, on one network of this kind: the share of networks within 0.15 of it, for each number; and for
-how many of its 12 numbers a network is within 0.15.
+Torch's layer is trained from 16 initial weights, and this package's layer from the first 3 of them. Each is an LSTM
+with 64 units that reads the digits by rows. It is trained with Adam at 3e-3 for 60 epochs, in batches of 64, on 1437
+images. The window has all 8 time steps. Words have 4 letters from an alphabet of 3. A search has 50 mutants of each of
+4 survivors in 10 generations.
+
+The coverage depends on the initial weights, so each number is given as mean, smallest and largest value. The rows "of
+100 images" use mutants of 100 training images, 10 of each digit, instead of all. "flips" is the number of changed
+answers for 10,000 mutants of 100 test images. "search" is the final fitness of a search for each uncovered step of
+boundary coverage. The feature is reached at 0.
+
+The last rows compare with ONE_NETWORK, which was measured once, on one network of this kind. They contain the fraction
+of networks within 0.15 of each of its 12 numbers, and for how many of these numbers a network is within 0.15.
 """
 
 import argparse
@@ -31,11 +35,11 @@ ONE_NETWORK = {  # boundary, stepwise and temporal coverage
     "10,000 random": (0.50, 0.62, 0.53),
 }
 NEAR = 0.15
-RADIUS = 0.24  # 0.03 times the root of 64: where a distance is divided by the count of entries, this is 0.03
+RADIUS = 0.24  # 0.03 times the square root of 64, which is 0.03 for a distance divided by the number of entries
 
 
 class TorchNetwork(nn.Module):
-    """torch's LSTM and a readout of its last state."""
+    """Torch's LSTM with a readout of its last state."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ def trained(kind: str, seed: int, x: Tensor, y: Tensor, size: int = 64, epochs: 
 
 
 def mutants(x: Tensor, count: int) -> Tensor:
-    """Return random mutants of images: noise of a variance between 0.005 and 0.02, cut to [0, 1]."""
+    """Return random mutants of images: noise with a variance between 0.005 and 0.02, clamped to [0, 1]."""
     generator = torch.Generator().manual_seed(count)
     seeds = x[torch.randint(len(x), (count,), generator=generator)]
     variances = 0.005 + 0.015 * torch.rand(count, 1, 1, generator=generator)
@@ -79,7 +83,7 @@ def mutants(x: Tensor, count: int) -> Tensor:
 
 
 def row(covered: diagnostics.Coverage) -> dict[str, float]:
-    """Return the three coverages."""
+    """Return boundary, stepwise and temporal coverage."""
     return {metric: covered.by_metric[metric] for metric in METRICS}
 
 

@@ -1,9 +1,9 @@
-"""Measure how far a weight drifts off its manifold in many optimizer steps, and write one row for each combination.
+"""Measure the drift of a weight from its manifold over many optimizer steps, and write a row for each combination.
 
-A row is one manifold, retraction, optimizer and dtype. Four weights are stepped as one batch, with gradients of four
-kinds: random ones, a constant one, one that changes its sign at each step, and small ones with a spike of norm 1000
-every fifty steps. The worst defect is measured in double precision. Rows are appended to a file, and rows that are in
-the file already are not measured again, so you can interrupt the command and continue it.
+A row has one manifold, retraction, optimizer and dtype. Four weights are optimized as one batch, with four kinds of
+gradients. The gradients are random, constant, alternating in sign, or small with a spike of norm 1000 every fifty
+steps. The worst defect is measured in double precision. Rows are appended to a file. Rows in the file are not measured
+again, so you can interrupt the command and continue it later.
 """
 
 import argparse
@@ -79,7 +79,7 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One combination."""
+    """One combination of manifold, retraction, optimizer and dtype."""
 
     manifold: str
     retraction: str
@@ -95,7 +95,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Every combination, single precision first."""
+    """Yield every combination, single precision first."""
     for dtype, (name, family), optimizer in itertools.product(DTYPES, FAMILIES.items(), OPTIMIZERS):
         if optimizer == LANDING:
             choices = (NONE,) if name in LANDED else ()
@@ -106,9 +106,10 @@ def rows() -> Iterator[Row]:
 
 
 def measured(row: Row, n: int, steps: int, *, looks: int = 200, **options: object) -> dict[str, float]:
-    """Return the worst defect in double precision of a run that is looked at so many times, and seconds a step.
+    """Return the worst defect in double precision over ``looks`` measurements of a run, and the seconds per step.
 
-    Landing has a distance from the manifold until `project`. Its defect is that of the projected weights.
+    Landing keeps a distance from the manifold until `project` is called. So the defect of the projected weights is
+    measured.
     """
     family = FAMILIES[row.manifold]
     dtype = DTYPES[row.dtype][family.is_complex]
@@ -138,11 +139,11 @@ def measured(row: Row, n: int, steps: int, *, looks: int = 200, **options: objec
 
 
 def _gradients(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> list[list[torch.Tensor]]:
-    """Gradients for the weights, to be repeated: random, constant, of changing sign, and with a rare spike."""
+    """Gradients for the weights, which are repeated: random, constant, alternating in sign, and with a rare spike."""
 
     def drawn(norm: float) -> torch.Tensor:
         g = torch.randn(shape, dtype=dtype, generator=generator)
-        return g * (norm * 2**0.5 / torch.linalg.matrix_norm(g))  # of a square one about half is tangent
+        return g * (norm * 2**0.5 / torch.linalg.matrix_norm(g))  # about half of a square gradient is tangent
 
     constant, back = drawn(0.3), drawn(1.0)
     found = []
@@ -156,10 +157,19 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--n", type=int, default=16, help="rows of the matrices")
-    parser.add_argument("--only", nargs="+", default=["*"], help="patterns such as 'Stiefel/*/RiemannianAdam/float32'")
-    parser.add_argument("--every", type=int, default=1, help="measure only each so-manieth row; 5 meets all pairs")
-    parser.add_argument("--output", type=Path, default=RESULTS / "drift.jsonl", help="one row in each line")
+    parser.add_argument("--n", type=int, default=16, help="Number of rows of the matrices.")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=["*"],
+        help="Patterns of the rows to measure, such as 'Stiefel/*/RiemannianAdam/float32'.",
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, help="Measure only every k-th row. With 5, all pairs of options occur."
+    )
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "drift.jsonl", help="File for the results, with one row in each line."
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     about = {"machine": machine(), "torch": torch.__version__.partition("+")[0]}

@@ -1,6 +1,6 @@
 """Time `expm_skew` forward and backward against `torch.matrix_exp`, and compare both gradients with double precision.
 
-One thread, float32, interleaved medians; a matmul of the same size is the unit.
+Times are interleaved medians in float32 on one thread. The unit is a matmul of the same size.
 """
 
 import argparse
@@ -55,7 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--norms", type=float, nargs="+", default=[2.0, 0.01])
-    parser.add_argument("--rounds", type=int, default=9, help="of interleaved timing at n = 1024, more below")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=9,
+        help="Rounds of interleaved timing at n = 1024. Smaller sizes have more rounds.",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

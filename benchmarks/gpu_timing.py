@@ -1,4 +1,4 @@
-"""What the benchmarks on a GPU share: a refusal without one, medians of events, graphs, and the device's ceilings."""
+"""Functions of the GPU benchmarks: a check for a GPU, medians of events, CUDA graphs, and limits of the device."""
 
 import statistics
 import sys
@@ -10,14 +10,14 @@ Job = Callable[[], object]
 
 
 def require_cuda() -> str:
-    """Return the name of the GPU, or leave with one line if there is none."""
+    """Return the name of the GPU. Exits with a message of one line if there is none."""
     if not torch.cuda.is_available():
-        sys.exit(f"{sys.argv[0]} measures a CUDA device, and torch {torch.__version__} finds none.")
+        sys.exit(f"{sys.argv[0]} needs a CUDA device, but torch {torch.__version__} finds none.")
     return torch.cuda.get_device_name()
 
 
 def interleaved_events(jobs: dict[str, Job], rounds: int) -> dict[str, float]:
-    """Return seconds a call by events on the device, the median over rounds in each of which every job has a turn."""
+    """Return the seconds per call from device events, as the median over rounds that run every job in turn."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
@@ -27,7 +27,7 @@ def interleaved_events(jobs: dict[str, Job], rounds: int) -> dict[str, float]:
             end.record()
             end.synchronize()
             times[name].append(start.elapsed_time(end) / 1e3)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first round warms up
+    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first round is a warm-up
 
 
 def captured(job: Job) -> Job:
@@ -45,7 +45,7 @@ def captured(job: Job) -> Job:
 
 
 def ceilings() -> tuple[float, float]:
-    """Return bytes a second of a copy, and floating-point operations a second of a product in single precision."""
+    """Return the bytes per second of a copy, and the operations per second of a product in single precision."""
     data, copy = torch.empty(1 << 29, device="cuda"), torch.empty(1 << 29, device="cuda")
     a, b = (torch.randn(8192, 8192, device="cuda") for _ in range(2))
     seconds = interleaved_events({"copy": lambda: copy.copy_(data), "product": lambda: a @ b}, 5)

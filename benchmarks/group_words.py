@@ -1,8 +1,8 @@
-"""Words of groups: how many reflections a step needs, beside recurrences with a nonlinearity.
+"""Train networks on words of groups, to see how many reflections a step needs.
 
 Every network is one layer of 16 units with a linear readout at every step. It is trained on new words of 128 elements
-with Adam, its learning rate on a cosine, and tested on 200 words of 512 elements that it has not seen. The table has
-the accuracy over all steps at both lengths. Chance is 1 / |G|.
+with Adam and a cosine schedule. It is tested on 200 new words of 512 elements. The table has the accuracy over all
+steps for both lengths. Chance level is 1 / |G|. Recurrences with a nonlinearity are measured for comparison.
 """
 
 import argparse
@@ -22,7 +22,7 @@ LENGTH, LONGER, UNITS, BATCH, RATE = 128, 512, 16, 32, 2e-2
 
 @dataclass(frozen=True)
 class Start:
-    """A layer; ``acting`` if its inputs only act on a state that is trained, and add nothing to it."""
+    """A layer. ``acting`` means that inputs only multiply the trained initial state, and add nothing to it."""
 
     cell: Callable[[], cells.Cell]
     acting: bool = True
@@ -45,7 +45,7 @@ NETWORKS = {
 
 
 class Tracker(nn.Module):
-    """A layer and a readout at every step."""
+    """A layer with a readout at every step."""
 
     def __init__(self, start: Start, elements: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Tracker(nn.Module):
         return out
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return three times the rate for the strengths, which come to 2 only in the limit."""
+        """Return groups with a threefold learning rate for the strengths, which reach 2 only in the limit."""
         split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, p in self.named_parameters():
             split["beta" in name].append(p)

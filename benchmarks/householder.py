@@ -1,8 +1,8 @@
-"""Steps in blocks of time against the plain loop, for cells whose matrices the input determines.
+"""Time steps in blocks against the plain loop, for cells with input-dependent matrices.
 
-One thread unless --threads says otherwise, float32, a forward and a backward pass of a layer with inputs of size 16,
-their projection included, interleaved medians of the processor time. "times faster" is the time of the loop over that
-of the blocks.
+A job is a forward and a backward pass of a layer with inputs of size 16, including their projection. Times are
+interleaved medians of processor time in float32, on one thread unless you pass --threads. "times faster" is the time of
+the loop divided by that of the blocks.
 """
 
 import argparse

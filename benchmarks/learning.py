@@ -1,9 +1,9 @@
-"""What every network of the zoo learns: the copying problem with a delay of 100, and the adding problem of 200 steps.
+"""Train every network of the zoo on the copying problem (delay 100) and the adding problem (200 time steps).
 
-One seed, about the same number of parameters for all but at most 264 real numbers in a state, Adam with the networks'
-own groups of learning rates, gradients clipped to norm 1, fresh sequences in batches of 64. The rate of a network is
-the larger of two, unless the smaller one is ahead by a tenth when a third of the steps are done. A row has the loss on
-fresh sequences at the end, and how often it fits into that of the guesser without memory.
+All networks have about the same number of parameters, but at most 264 real numbers in a state. They are trained with
+one seed, by Adam with their own groups of learning rates. Gradients are clipped to norm 1, and batches have 64 fresh
+sequences. The learning rate is the larger of two, unless the smaller one has a loss lower by a tenth after a third of
+the steps. A row has the final loss on fresh sequences, and the loss of the baseline divided by it.
 """
 
 import argparse
@@ -24,13 +24,14 @@ BUDGET = {"copying": 22_000, "adding": 15_000}
 STEPS = {"copying": 1500, "adding": 3000}
 TASKS: dict[str, mr.tasks.Task] = {"copying": mr.tasks.Copying(100), "adding": mr.tasks.Adding(200)}
 RATES = (1e-3, 3e-3)
-LARGEST = 264  # real numbers in a state
+LARGEST = 264  # largest number of real numbers in a state
 BATCH = 64
-BACKENDS = {"nru": "compiled"}  # four times as fast as its loop
+BACKENDS = {"nru": "compiled"}  # four times as fast as the loop
 
 
 def build(name: str, task: mr.tasks.Task, size: int) -> mr.zoo.Network:
-    """Return a network of the zoo, the same at every call; the copying problem starts from all angles where it can."""
+    """Return a network of the zoo, the same at every call. For copying, initial angles cover the circle where
+    possible."""
     torch.manual_seed(0)
     maker: Callable[..., mr.zoo.Network] = getattr(mr.zoo, name)
     options = {"angles": mr.nn.init.henaff_} if name in ("exprnn", "dtriv") and task.every_step else {}
@@ -40,7 +41,7 @@ def build(name: str, task: mr.tasks.Task, size: int) -> mr.zoo.Network:
 
 
 def fitting_size(name: str, task: mr.tasks.Task, budget: int) -> int:
-    """Return the largest hidden size that keeps to the budget, of those that the network takes."""
+    """Return the largest valid hidden size within the budget."""
     found = 4
     for size in range(4, LARGEST + 1):
         try:
@@ -55,7 +56,7 @@ def fitting_size(name: str, task: mr.tasks.Task, budget: int) -> int:
 
 
 def train(network: nn.Module, task: mr.tasks.Task, lr: float, marks: tuple[int, int]) -> Iterator[tuple[float, float]]:
-    """Train up to the last of two marks; at each, give the loss on fresh sequences and the seconds of a step so far."""
+    """Train to the last of two marks. At each, yield the loss on fresh sequences and the mean seconds per step."""
     optimizer = build_optimizer(network, OptimizerSettings(lr=lr))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.5 * (1 + math.cos(math.pi * s / marks[-1])))
     generator = torch.Generator().manual_seed(1)
@@ -78,19 +79,19 @@ def train(network: nn.Module, task: mr.tasks.Task, lr: float, marks: tuple[int, 
 
 
 def outputs(network: nn.Module, task: mr.tasks.Task, inputs: torch.Tensor) -> torch.Tensor:
-    """Return what the network answers, where the task asks."""
+    """Return the outputs of the network at the steps that the task scores."""
     return network(inputs, every_step=True) if task.every_step else network(inputs)
 
 
 @torch.no_grad()
 def fresh_loss(network: nn.Module, task: mr.tasks.Task) -> float:
-    """Return the loss on sequences that were not trained on."""
+    """Return the loss on sequences that were not used for training."""
     inputs, targets = task.sample(1000, generator=torch.Generator().manual_seed(2))
     return float(task.loss(outputs(network, task, inputs), targets))
 
 
 def row(job: tuple[str, str, float]) -> dict[str, float | str]:
-    """Return what one network reaches on one task."""
+    """Return the results of one network on one task."""
     name, problem, share = job
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -119,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=mr.zoo.available())
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps")
+    parser.add_argument("--share", type=float, default=1.0, help="Fraction of the training steps to run.")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)

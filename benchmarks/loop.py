@@ -1,7 +1,8 @@
-"""Time a cell written by hand, whose layer is called in each time step, with its weight constrained and free.
+"""Time a hand-written cell that calls its layer in each time step, with and without a constraint.
 
-One thread, float32, forward and backward pass, medians of interleaved runs, as multiples of the free cell. "each call"
-computes the weight in each step, as is done without a context; geotorch runs inside torch's own.
+Times are interleaved medians of a forward and a backward pass in float32 on one thread. They are multiples of the
+unconstrained cell. "each call" computes the weight in each step, as happens without a context. geotorch runs inside
+torch's own context.
 """
 
 import argparse
@@ -23,7 +24,7 @@ except ImportError:
 
 
 class Cell(torch.nn.Module):
-    """A recurrence in a few lines, as in most papers' code."""
+    """A recurrence in a few lines, as in the code of most papers."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

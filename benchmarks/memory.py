@@ -1,7 +1,7 @@
-"""Measure whether memory stays flat: objects, tensors and resident bytes while a model is trained for many steps.
+"""Measure whether memory stays constant: objects, tensors and resident bytes over many training steps.
 
-A row is one way of training, at one step. Rows are appended to a file as they are measured. The first fifth of the
-steps warms up, so compare the later rows with each other.
+A row has one way of training at one step. Rows are appended to a file as they are measured. The first fifth of the
+steps is a warm-up, so compare only the later rows with each other.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def average() -> Step:
 
 
 def new_models() -> Step:
-    """Make a model and its optimizer, train it once, and drop both."""
+    """Create a model and its optimizer, train for one step, and delete both."""
 
     def step() -> None:
         layer = _linear("update")
@@ -86,14 +86,14 @@ CASES = {f.__name__: f for f in (update, moving_base, refused, layer, average, n
 
 
 def alive() -> tuple[int, int]:
-    """Count the objects that the garbage collector sees, and the tensors among them."""
+    """Return the number of objects that the garbage collector tracks, and of tensors among them."""
     gc.collect()
     objects = gc.get_objects()
     return len(objects), sum(issubclass(type(o), torch.Tensor) for o in objects)
 
 
 def resident() -> int:
-    """Return the resident kilobytes of this process, 0 where the system does not say."""
+    """Return the resident kilobytes of this process, or 0 if the system does not provide them."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -102,7 +102,7 @@ def resident() -> int:
 
 
 def measured(name: str, steps: int, looks: int = 5) -> list[dict[str, int]]:
-    """Return what is alive at so many looks."""
+    """Return the numbers of objects and tensors, and the memory, at ``looks`` steps."""
     torch.manual_seed(0)
     step, rows = CASES[name](), []
     for look in range(1, looks + 1):

@@ -1,9 +1,10 @@
-"""A quadratic network from moments: its errors by the number of sequences, and as a start of training.
+"""Measure the errors of a quadratic network from moments, and its use as an initialization.
 
-Random systems of 4 inputs, 3 units and 3 outputs with a coupling of 0.15 and noise of 0.1, as `tasks.QuadraticSystem`
-draws them. Errors are those of the worst direction, of U relative to its norm, and R2 on new data without noise. The
-second table trains the cell Quadratic on the same sequences: 200 steps of Adam from the start by moments, and 2,000
-from random weights with the best of four learning rates; the losses are mean squared errors on new data without noise.
+`tasks.QuadraticSystem` draws random systems with 4 inputs, 3 units, 3 outputs, a coupling of 0.15 and noise of 0.1. The
+first table has the error of the worst direction, the error of U relative to its norm, and R2 on new data without noise.
+The second table trains the cell Quadratic on the same sequences by Adam. It takes 200 steps from the initialization by
+moments, and 2,000 steps from random weights with the best of four learning rates. The losses are mean squared errors on
+new data without noise.
 """
 
 import argparse
@@ -21,7 +22,7 @@ SETTINGS = {"inputs": 4, "units": 3, "outputs": 3, "coupling": 0.15, "noise": 0.
 
 
 def sequences(seed: int, count: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sequences of the system of a seed, all in float64; those without noise are new."""
+    """Return sequences of the system of a seed in float64. Sequences without noise are new ones."""
     task = mr.tasks.QuadraticSystem(seed=seed, noise=noise)
     generator = torch.Generator().manual_seed(1_000 * seed + (count if noise else 1))
     x, y = task.sample(count, generator=generator)
@@ -29,7 +30,7 @@ def sequences(seed: int, count: int, noise: float = 0.1) -> tuple[torch.Tensor, 
 
 
 def errors(fit: mr.moments.QuadraticFit, seed: int) -> dict[str, float]:
-    """Return how far a fit is from its system, whatever the order and the signs of the units."""
+    """Return the distance of a fit from its system, for any order and signs of the units."""
     A, U, _ = (part.double() for part in mr.tasks.QuadraticSystem(seed=seed).weights())
     cosines = torch.nn.functional.normalize(fit.A, dim=1) @ A.T
     order = max(permutations(range(3)), key=lambda p: sum(float(cosines[p[i], i].abs()) for i in range(3)))
@@ -43,7 +44,7 @@ def errors(fit: mr.moments.QuadraticFit, seed: int) -> dict[str, float]:
 
 
 def slope(rows: list[dict[str, float]]) -> float:
-    """Return that of the mean logarithm of the errors of U over the logarithm of N."""
+    """Return the slope of the mean logarithm of the errors of U over the logarithm of N."""
     sizes = sorted({row["sequences"] for row in rows})
     logs = [torch.tensor([r["error of U"] for r in rows if r["sequences"] == n]).log().mean() for n in sizes]
     x, y = torch.tensor(sizes, dtype=torch.float64).log(), torch.stack(logs).double()
@@ -73,7 +74,7 @@ def trained(seed: int, rate: float, steps: int, *, by_moments: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows, starts = [], []

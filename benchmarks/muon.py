@@ -1,10 +1,10 @@
-"""The steepest descent direction of the spectral norm on orthonormal columns: ours in closed form, and iterations.
+"""Compare the closed form of steepest descent in the spectral norm on orthonormal columns with iterations.
 
-A row has the gain and the time of each way. The gain is the inner product of the direction with the gradient, as a
-fraction of the best possible one, which is the nuclear norm of skew(G W^H). Before, the direction is projected on the
-tangent space and divided by its spectral norm where that is above 1. Each iteration is written from its published
-description, with the step size that serves it best here, out of three. Times are medians of one interleaved run in
-single precision. The closed form has its gain from double precision, the others from single.
+A row has the gain and the time of each method. The gain is the inner product of the direction with the gradient, as a
+fraction of the best possible one, which is the nuclear norm of skew(G W^H). Before that, the direction is projected
+onto the tangent space, and divided by its spectral norm if that is above 1. Each iteration is written from its
+published description, with the best of three step sizes. Times are medians of one interleaved run in single precision.
+The gain of the closed form is computed in double precision, the others in single precision.
 
 closed form: `manifold_rnn.manifolds.steepest`.
 dual ascent: 100 subgradient steps on the symmetric multiplier L of the constraint, then msign(G + W L).
@@ -25,7 +25,7 @@ from manifold_rnn.linalg import msign
 from manifold_rnn.manifolds.steepest import steepest
 
 SHAPES = [(256, 256), (512, 64), (1024, 128)]
-SPECTRA = {"flat": 0.0, "decaying": 3.0}  # decades between the largest and the smallest singular value of the gradient
+SPECTRA = {"flat": 0.0, "decaying": 3.0}  # decades between the largest and smallest singular value of the gradient
 
 
 def symmetric(x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def dual_ascent(W: Tensor, G: Tensor, rate: float) -> Tensor:
 
 
 def admm(W: Tensor, G: Tensor, rate: float) -> Tensor:
-    size = rate * torch.linalg.matrix_norm(G) / G.shape[-1] ** 0.5  # at which singular values are cut
+    size = rate * torch.linalg.matrix_norm(G) / G.shape[-1] ** 0.5  # threshold of the singular values
     L, dual = -symmetric(W.mT @ G), torch.zeros_like(G)
     for _ in range(10):
         B = G + W @ L + dual
@@ -80,7 +80,7 @@ WAYS: dict[str, tuple[Callable[[Tensor, Tensor, float], Tensor], tuple[float, ..
 
 
 def gain(W: Tensor, G: Tensor, direction: Tensor) -> float:
-    """Return the part of the best possible gain."""
+    """Return the fraction of the best possible gain."""
     xi = tangent(W, direction)
     xi = xi / max(1.0, float(torch.linalg.matrix_norm(xi, 2)))
     best = torch.linalg.svdvals(0.5 * (G @ W.mT - W @ G.mT)).sum()
@@ -95,7 +95,7 @@ def problem(shape: tuple[int, int], decades: float, seed: int) -> tuple[Tensor, 
 
 
 def row(shape: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
-    """Return, for each way, the least gain over the spectra, and milliseconds."""
+    """Return, for each method, the smallest gain over the spectra, and the milliseconds."""
     problems = [problem(shape, decades, seed) for seed, decades in enumerate(SPECTRA.values())]
     W, G = (z.float() for z in problems[0])
     best, jobs = {}, {}
@@ -114,7 +114,7 @@ def row(shape: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -1,16 +1,18 @@
-"""Steps and seconds to a fixed validation loss: RiemannianMuon, RiemannianAdam and RiemannianSGD with momentum.
+"""Measure steps and seconds to a fixed validation loss for RiemannianMuon, RiemannianAdam and RiemannianSGD.
 
 rows of MNIST: an orthogonal network of 128 units that reads an image in 28 time steps, batches of 64.
 copying: an orthogonal network of 64 units, a delay of 100 time steps, batches of 64.
 characters of Shakespeare: a transformer with 4 blocks of 128 units and orthogonal projections q, k, v and o; batches of
     8 pieces of 64 characters.
 
-The optimizer under test moves the orthogonal weights. Adam moves all other weights, at the same learning rate in all
-rows. Learning rates fall linearly to 0. The retraction is Cayley's; Muon uses the geodesic. The rate of the orthogonal
-weights is the one that reaches the loss in the fewest steps with a seed that is not among the reported ones, out of
-three; the grid is extended by a factor of 3 while its best rate is the first or the last. Seconds are those of the
-processor, on one thread: the steps times the median of a training step. Rows are written as they are measured, and a
-second call measures those that are missing.
+The tested optimizer moves the orthogonal weights, with momentum in RiemannianSGD. Adam moves all other weights, at the
+same learning rate in all rows. Learning rates decay linearly to 0. The retraction is Cayley's, except for Muon, which
+uses the geodesic.
+
+The learning rate of the orthogonal weights is chosen from three. It reaches the loss in the fewest steps, with a seed
+that is not among the reported ones. The grid is extended by a factor of 3 while its best rate is the first or the last.
+Seconds are processor time on one thread: the number of steps times the median time of a step. Rows are written as they
+are measured. A second call measures only the missing rows.
 """
 
 import argparse
@@ -40,7 +42,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, floa
 
 @dataclass
 class Problem:
-    """A network with orthogonal weights, its data, and the loss that counts as reached."""
+    """A network with orthogonal weights, its data, and the target loss."""
 
     build: Callable[[], nn.Module]
     sample: Sample
@@ -152,12 +154,12 @@ def with_target(row: dict, target: float) -> dict:
 
 
 def rank(row: dict) -> tuple[float, float]:
-    """Return what is smaller for a better rate: the steps to the target, then the last loss."""
+    """Return a key that is smaller for a better rate: the steps to the target, then the last loss."""
     return math.inf if row["steps"] is None else row["steps"], row["last loss"]
 
 
 def best_rate(measure: Callable[[float], dict], rates: tuple[float, ...]) -> float:
-    """Return the rate of the best run, from a grid that grows where its end is the best."""
+    """Return the rate of the best run. The grid is extended if its best rate is at an end."""
     found = {rate: rank(measure(rate)) for rate in rates}
     for _ in range(EXTENSIONS):
         best = min(found, key=found.__getitem__)
@@ -192,8 +194,10 @@ def draw(rows: list[dict], targets: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps; a file is written for 1 only")
-    parser.add_argument("--again", action="store_true", help="measure rows anew that are in the file")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="Fraction of the training steps to run. A file is written only for 1."
+    )
+    parser.add_argument("--again", action="store_true", help="Measure rows again that are in the file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "muon_training.json"
@@ -230,7 +234,8 @@ def main() -> None:
 
         for name, (_, _, rates) in OPTIMIZERS.items():
             rate = best_rate(lambda rate, name=name: measure(name, rate, TUNING), rates)
-            other = {"run for": "reported", "problem": title, "optimizer": name}  # from a rate that was better before
+            # remove rows of a rate that was better before
+            other = {"run for": "reported", "problem": title, "optimizer": name}
             rows[:] = [r for r in rows if r["rate"] == rate or any(r[k] != v for k, v in other.items())]
             for seed in SEEDS:
                 measure(name, rate, seed)

@@ -1,7 +1,7 @@
-"""Check that the quick tests find faults: apply each fault below to a copy of the package, and run the tests named.
+"""Check that the quick tests find faults: apply each fault below to a copy of the package, and run its tests.
 
-A fault is a piece of source that occurs once in its file, and what replaces it. Its tests must fail. They must pass
-without it, which is checked first; leave that out with ``--no-control``.
+A fault replaces a piece of source that occurs once in its file. Its tests must fail with the fault, and pass without
+it. The second condition is checked first. ``--no-control`` skips this check.
 """
 
 import argparse
@@ -25,7 +25,7 @@ COPIED = (PACKAGE, "tests", "benchmarks", "conftest.py", "pyproject.toml")
 
 @dataclass(frozen=True)
 class Fault:
-    """A piece of one file of the package, what replaces it, and the quick tests that must notice."""
+    """A piece of one file of the package, its replacement, and the quick tests that must fail."""
 
     name: str
     file: str
@@ -34,7 +34,7 @@ class Fault:
     tests: tuple[str, ...]
 
     def apply(self, folder: Path) -> None:
-        """Write the fault into a copy of the package; raises unless the piece occurs exactly once."""
+        """Write the fault into a copy of the package. Raises `ValueError` unless the piece occurs exactly once."""
         path = folder / PACKAGE / self.file
         text = path.read_text()
         if text.count(self.old) != 1:
@@ -248,7 +248,7 @@ FAULTS = [
 
 
 def prepare(folder: Path) -> None:
-    """Copy what the tests need."""
+    """Copy the files that the tests need."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -258,7 +258,7 @@ def prepare(folder: Path) -> None:
 
 
 def failing_test(folder: Path, tests: tuple[str, ...]) -> str | None:
-    """Run tests on the copy and return the name of the first that fails, or None."""
+    """Run tests on the copy and return the name of the first test that fails, or None."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *_paths()]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -271,15 +271,15 @@ def failing_test(folder: Path, tests: tuple[str, ...]) -> str | None:
 
 
 def _paths() -> list[str]:
-    """What else PYTHONPATH has, but for this checkout."""
+    """Return the entries of PYTHONPATH except this checkout."""
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT]
 
 
 def main() -> None:
-    """Run the check; the exit status is 1 if a fault was not found."""
+    """Run the check. The exit status is 1 if a fault was not found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="a part of the names of the faults to apply")
-    parser.add_argument("--no-control", action="store_true", help="do not run the tests without a fault first")
+    parser.add_argument("--only", default="", help="Apply only faults whose name contains this text.")
+    parser.add_argument("--no-control", action="store_true", help="Do not run the tests without a fault first.")
     arguments = parser.parse_args()
     rows = json.loads(RESULT.read_text())["mutations"] if RESULT.exists() else {}
     chosen = [fault for fault in FAULTS if arguments.only in fault.name]
@@ -302,7 +302,7 @@ def main() -> None:
 
 
 def write(rows: dict[str, dict[str, object]]) -> None:
-    """Write the rows of the faults that there are, in their order."""
+    """Write the rows of all existing faults in order."""
     known = {fault.name: rows[fault.name] for fault in FAULTS if fault.name in rows}
     RESULT.write_text(json.dumps({"mutations": known}, indent=2) + "\n")
 

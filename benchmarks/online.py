@@ -1,9 +1,10 @@
-"""Measure RFLO: the experiment it was published with, real data, and what a step costs as networks and sequences grow.
+"""Measure RFLO: the published experiment, real data, and the cost of a step for larger networks and sequences.
 
-Three tables. *periodic*: 50 leaky units without inputs learn a sum of three sines of 100 steps, by plain steps after
-each trial, three seeds. *digits*: handwritten digits row by row, 64 units with a time constant of 4 steps, Adam, test
-accuracy of each seed. *cost*: milliseconds of an online step for 64 to 1,024 units and one sequence, the exponent in
-the number of units, and the most bytes of tensors alive in 100 and in 10,000 steps.
+There are three tables. In *periodic*, 50 leaky units without inputs learn a sum of three sines over 100 steps. They are
+trained by plain gradient steps after each trial, with three seeds. In *digits*, 64 units with a time constant of 4
+steps read handwritten digits row by row. They are trained by Adam, and the table has the test accuracy of each seed.
+*cost* has the milliseconds of an online step for 64 to 1,024 units and one sequence, and the exponent in the number of
+units. It also has the peak memory of tensors in 100 and in 10,000 steps.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def periodic(seed: int, rule: str, trials: int, constraint: bool = False) -> lis
 
 
 def digits(seed: int, learner: str, epochs: int, n: int = 64) -> float:
-    """Return the test accuracy of one network; "readout" trains the readout of the same network alone."""
+    """Return the test accuracy of one network. "readout" trains only the readout of the same network."""
     task = mr.tasks.Digits(by="rows")
     splits = task.splits()
     (images, labels), (unseen, truth) = splits.train.tensors, splits.test.tensors
@@ -89,7 +90,7 @@ def online(n: int) -> mr.online.RFLO:
 
 
 def peak(steps: int, n: int = 64) -> int:
-    """Return the most bytes of tensors that were alive at one time in so many online steps."""
+    """Return the peak bytes of tensors in this number of online steps."""
     network = online(n)
     with AliveBytes() as alive:
         for _ in range(steps):
@@ -98,7 +99,7 @@ def peak(steps: int, n: int = 64) -> int:
 
 
 def cost(rounds: int) -> dict[str, float]:
-    """Return milliseconds a step by the number of units, how they grow, and bytes."""
+    """Return the milliseconds per step by number of units, their growth, and the peak bytes."""
     networks = {n: online(n) for n in SIZES}
     x, target = torch.ones(1, 1), torch.ones(1, 1)
     jobs = {str(n): lambda net=net: net.step(x, target) for n, net in networks.items()}

@@ -1,9 +1,9 @@
-"""One step of RiemannianAdam in a CUDA graph, against as many batched products as it makes, in a graph as well.
+"""Time a step of RiemannianAdam in a CUDA graph, against the same number of batched products in a CUDA graph.
 
-Float32, equal parameters with gradients at hand, on the orthogonal group with each retraction; medians of events on the
-device, interleaved. The chain makes, one after the other, as many products of all parameters as the step does; an
-inverse counts as one, a triangular solve as a half and a Cholesky factorisation as a sixth, as they do in operations.
-"times" is the step over the chain.
+The parameters are equal float32 matrices on the orthogonal group, with given gradients, for each retraction. Times are
+interleaved medians of device events. The chain computes as many products of all parameters, one after the other, as the
+step does. By their numbers of operations, an inverse counts as one product, a triangular solve as a half, and a
+Cholesky factorization as a sixth. "times" is the time of the step divided by that of the chain.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SHARES |= {"linalg_solve_triangular": 1 / 2, "linalg_cholesky_ex": 1 / 6}
 
 
 class Products(TorchDispatchMode):
-    """Count the products of a step, and what comes to parts of one."""
+    """Count the products of a step, including operations that count as a fraction of one."""
 
     count = 0.0
 
@@ -46,7 +46,7 @@ def optimizer(retraction: str, count: int, n: int, device: str) -> mr.optim.Riem
 
 
 def products(retraction: str) -> int:
-    """Return how many products a step comes to."""
+    """Return the number of products of a step."""
     small = optimizer(retraction, 2, 8, "cpu")
     small.step()
     with Products() as counter:
@@ -55,7 +55,7 @@ def products(retraction: str) -> int:
 
 
 def chain(length: int, count: int, n: int) -> Job:
-    """Return so many batched products, each of the last result."""
+    """Return a chain of ``length`` batched products, each with the previous result."""
     W = mr.Orthogonal().random(count, n, n).cuda()
     buffers = [torch.empty_like(W), torch.empty_like(W)]
 

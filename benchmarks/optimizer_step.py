@@ -1,7 +1,8 @@
-"""Time one RiemannianAdam step on a list of equal parameters against geoopt's, with the same map, polish included.
+"""Time a RiemannianAdam step on equal parameters against geoopt's, with the same retraction and the rounding
+correction.
 
-One thread, float32, interleaved medians. geoopt's Cayley is the retraction of its CanonicalStiefel, its QR that of
-EuclideanStiefel; both are given the same points and gradients as ours.
+Times are interleaved medians in float32 on one thread. geoopt's Cayley is the retraction of its CanonicalStiefel, and
+its QR that of EuclideanStiefel. All get the same points and gradients.
 """
 
 import argparse

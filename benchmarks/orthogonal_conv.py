@@ -1,8 +1,9 @@
-"""An orthogonal convolution against the plain one: forward and backward, and how far singular values are from 1.
+"""Time an orthogonal convolution against a plain one, and measure the distance of its singular values from 1.
 
-Times are medians of one interleaved run on one thread in single precision. Both layers have circular padding and the
-same input, which needs a gradient as it does inside a network. The kernel alone is timed as well, by its retraction.
-The distance from 1 is the largest over all singular values on 32 x 32, after a random step away from the start.
+Times of a forward and a backward pass are medians of one interleaved run on one thread in single precision. Both layers
+have circular padding and the same input, which needs a gradient as inside a network. The computation of the kernel is
+also timed separately for each retraction. The distance from 1 is the largest over all singular values on 32 x 32
+images, after a random step from the initial weight.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import manifold_rnn as mr
 
 CHANNELS, BATCH, SIZE = 64, 32, 32
 CASES = {f"kernel {k}, stride {s}": (k, s) for s in (1, 2) for k in range(s, 6)}
-STEP = 0.1  # standard deviation of the random step, of a frame of 64 x 32 a length of 4.5
+STEP = 0.1  # standard deviation of the random step; for a 64 x 32 frame, its length is 4.5
 
 
 def layer(taps: int, stride: int, dtype: torch.dtype = torch.float32) -> nn.Conv2d:
@@ -71,7 +72,7 @@ def distance(taps: int, stride: int, dtype: torch.dtype) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

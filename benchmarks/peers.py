@@ -1,9 +1,9 @@
-"""Time steps of constrained weights against geoopt, geotorch, torch and updates without a retraction.
+"""Time steps of constrained weights against geoopt, geotorch, torch, and updates without a retraction.
 
-One thread, float32, one parameter a job, interleaved medians. The unit is a product of the weight with a square matrix
-that has as many rows as it has columns. Update steps take a gradient that is there already and include the correction
-of rounding; the trivialized steps are a forward pass, its backward pass and a step of plain SGD. `one Newton step` goes
-along the tangent and then makes one Newton-Schulz step, the cheapest feasible update there is.
+Times are interleaved medians in float32 on one thread, with one parameter per measurement. The unit is the product of
+the weight with a square matrix. Update steps use a given gradient and include the rounding correction. A trivialized
+step is a forward pass, its backward pass and a step of plain SGD. `one Newton step` moves along the tangent and then
+makes one Newton-Schulz step. This is the cheapest feasible update.
 """
 
 import argparse
@@ -24,7 +24,7 @@ except ImportError:
 
 SHAPES = [(64, 64), (128, 128), (256, 256), (512, 512), (512, 32), (1024, 16)]
 LR = 1e-2
-TURN = 5  # calls in a row: the first finds the cache full of what another job left
+TURN = 5  # calls in a row, because the cache of the first call contains the data of another job
 Job = Callable[[], object]
 
 
@@ -46,7 +46,7 @@ def unit(n: int, p: int) -> Job:
 
 
 def step(kind: type, manifold: geoopt.Manifold, x: Tensor, g: Tensor) -> Job:
-    """Return a step of an optimizer that holds one parameter."""
+    """Return a step of an optimizer with one parameter."""
     p = geoopt.ManifoldParameter(x.clone(), manifold=manifold)
     p.grad = g.clone()
     return kind([p], lr=LR).step
@@ -117,7 +117,7 @@ def trivialized(n: int, p: int) -> dict[str, Job]:
 
 
 def ratios(row: dict[str, float]) -> dict[str, float]:
-    """Return how many times faster than the fastest peer with the same map ours is, by name."""
+    """Return the speedup over the fastest peer with the same retraction, by name."""
     found = {}
     for name in row:
         kind, _, map_ = name.partition(" ")
@@ -130,17 +130,21 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="at the largest sizes, more below")
-    parser.add_argument("--shapes", nargs="+", default=[f"{n}x{p}" for n, p in SHAPES], help="such as 512x32")
+    parser.add_argument(
+        "--rounds", type=int, default=30, help="Rounds at the largest sizes. Smaller sizes have more rounds."
+    )
+    parser.add_argument(
+        "--shapes", nargs="+", default=[f"{n}x{p}" for n, p in SHAPES], help="Shapes of the weights, such as 512x32."
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     table: dict[str, dict[str, float]] = {}
     for text in args.shapes:
         n, p = map(int, text.split("x"))
         cheap = interleaved_medians(updates(n, p), max(args.rounds, args.rounds * 512 // n), TURN)
-        dear = interleaved_medians({"matmul": unit(n, p)} | trivialized(n, p), 5, TURN)
+        expensive = interleaved_medians({"matmul": unit(n, p)} | trivialized(n, p), 5, TURN)
         row = {name: seconds / cheap["matmul"] for name, seconds in cheap.items()}
-        row |= {name: seconds / dear["matmul"] for name, seconds in dear.items()}
+        row |= {name: seconds / expensive["matmul"] for name, seconds in expensive.items()}
         table[text] = row | {f"faster: {name}": value for name, value in ratios(row).items()}
         table[text] |= {
             f"to one Newton step: {name}": row[f"sgd {name}"] / row["one Newton step"]

@@ -1,7 +1,7 @@
-"""Time a step on plain parameters, those of a Transformer encoder, against torch's optimizer and geoopt's.
+"""Time a step on unconstrained parameters of a Transformer encoder against torch's and geoopt's optimizers.
 
-Float32, gradients at hand, medians of interleaved runs, as multiples of torch's fused step, or of its foreach step
-where torch has none that is fused on this device. None of the parameters is on a manifold.
+The parameters are float32 with given gradients, and none is on a manifold. Times are interleaved medians, as multiples
+of torch's fused step. If torch has no fused step on this device, its foreach step is the unit.
 """
 
 import argparse

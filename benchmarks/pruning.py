@@ -1,9 +1,11 @@
-"""What gates over units do: a table of penalties on the handwritten digits, and the speed of a pruned LSTM.
+"""Measure unit gates: a table of penalties on the handwritten digits, and the speed of a pruned LSTM.
 
-Digits by rows (8 steps of 8 pixels), an LSTM with 64 units, gates over units and inputs, Adam with a rate of 3e-3 and
-2e-2 for the gates, 80 epochs in batches of 64, a warm-up over a third of the steps. A row has the means over the seeds.
+An LSTM with 64 units reads digits by rows (8 time steps of 8 pixels). It has gates for units and inputs. It is trained
+for 80 epochs in batches of 64 by Adam, with a learning rate of 3e-3, and 2e-2 for the gates. The warm-up lasts a third
+of the steps. A row has the means over the seeds.
 
-Speed: an LSTM with 512 units of which 64 are open, before and after pruning, one thread, interleaved medians.
+The speed is that of an LSTM with 512 units, 64 of them open, before and after pruning. Times are interleaved medians on
+one thread.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def trained(penalty: float, seed: int, epochs: int = EPOCHS) -> mr.zoo.Network:
 
 @torch.no_grad()
 def measured(network: mr.zoo.Network) -> dict[str, float]:
-    """Return accuracy and size of a network, pruned."""
+    """Return the accuracy and the size of a network after pruning."""
     task = mr.tasks.Digits(by="rows")
     x, y = task.splits().test.tensors
     smaller, gates = mr.nn.prune(network), network.layer.unit_gates
@@ -71,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--penalties", type=float, nargs="*", default=PENALTIES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     times = speed()

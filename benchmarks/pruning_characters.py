@@ -1,9 +1,9 @@
-"""Bits per character of an LSTM with 256 units on Shakespeare, dense and pruned to half of its units.
+"""Measure bits per character of an LSTM with 256 units on Shakespeare, dense and pruned to half of its units.
 
-A dense network is trained first, at a constant rate. From there it is trained further in two ways, with the same data,
-number of steps and first and last learning rate: dense, and with gates over its units. The penalty of the gates rises
-linearly over half of the steps with gates, and acts while more than half of the units are open. Then the gated network
-is pruned, and the smaller network is trained for the rest of the steps. Both are tested at the end.
+A dense network is first trained at a constant learning rate. Then it is trained further in two ways: dense, and with
+unit gates. Both have the same data, number of steps, and first and last learning rate. The penalty of the gates rises
+linearly over half of the steps with gates. It is active while more than half of the units are open. Then the gated
+network is pruned, and the smaller network is trained for the remaining steps. Both networks are tested at the end.
 """
 
 import argparse
@@ -24,9 +24,9 @@ PENALTY, GATE_RATE, START = 4e-5, 5e-2, 1.0
 
 
 def train(network: mr.zoo.Network, data: SequenceData, epochs: range, name: str, last: float = 1.0) -> None:
-    """Train with Adam, with a penalty if the network has gates; print a line for each epoch.
+    """Train with Adam, and with a penalty if the network has gates. Prints a line for each epoch.
 
-    The rate falls by half a cosine to ``last`` times what it is at first.
+    The learning rate decays along half a cosine to ``last`` times its initial value.
     """
     *gates, weights = network.parameter_groups(RATE)
     optimizer = torch.optim.Adam([*({**group, "lr": GATE_RATE} for group in gates), weights])
@@ -65,7 +65,7 @@ def units(network: mr.zoo.Network) -> int:
 
 @torch.no_grad()
 def bits(network: mr.zoo.Network, data: SequenceData, batches: object) -> float:
-    """Return the bits per character, with the state carried from piece to piece."""
+    """Return the bits per character. The state is kept from piece to piece."""
     network.eval()
     state, total, count = None, 0.0, 0
     for x, target in batches:
@@ -76,7 +76,7 @@ def bits(network: mr.zoo.Network, data: SequenceData, batches: object) -> float:
 
 
 def stage(network: mr.zoo.Network, name: str, folder: Path | None, *args: object, **options: float) -> mr.zoo.Network:
-    """Train a network, or load what the folder has of this stage."""
+    """Train a network, or load the weights of this stage from the folder."""
     path = None if folder is None else folder / f"{name}.pt"
     if path is not None and path.exists():
         network.load_state_dict(torch.load(path, weights_only=True))
@@ -89,8 +89,8 @@ def stage(network: mr.zoo.Network, name: str, folder: Path | None, *args: object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", type=Path, help="folder that keeps the weights of finished stages")
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--keep", type=Path, help="Folder for the weights of finished stages.")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

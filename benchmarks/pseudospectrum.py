@@ -1,7 +1,7 @@
 """Time the pseudospectrum on a grid, and all numbers of the spectrum, for three kinds of matrices.
 
-The grid of 200 x 200 points is compared with dense singular values at a sample of its points. With one thread the
-processor seconds do not depend on what else the machine does.
+A sample of the grid of 200 x 200 points is compared with dense singular values. Processor seconds are measured on one
+thread, because they do not depend on the load of the machine.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import manifold_rnn as mr
 
 
 def matrices(n: int) -> dict[str, Tensor]:
-    """Return a random matrix, as training leaves one, an orthogonal one in single precision, and a feedback chain."""
+    """Return a random matrix, like one after training, an orthogonal one in single precision, and a feedback chain."""
     torch.manual_seed(0)
     ones = torch.ones(n - 1, dtype=torch.float64)
     return {
@@ -35,7 +35,7 @@ def error(W: Tensor, result: mr.diagnostics.Pseudospectrum, samples: int) -> flo
         [torch.linalg.svdvals(point * eye - W)[-1] for point in z.flatten()[chosen].to(torch.complex128)]
     )
     got = 10 ** result.log10_smallest.flatten()[chosen]
-    floor = 1e-12 * torch.linalg.matrix_norm(W)  # below it, dense singular values are rounding errors
+    floor = 1e-12 * torch.linalg.matrix_norm(W)  # smaller dense singular values are rounding errors
     return float(((got - exact).abs() / exact)[exact > floor].max())
 
 
@@ -43,7 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=40, help="points that are compared with dense singular values")
+    parser.add_argument(
+        "--samples", type=int, default=40, help="Number of points that are compared with dense singular values."
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,18 +1,18 @@
-"""Which constraint on which layer of a transformer: losses, time and memory on the characters of Shakespeare.
+"""Compare constraints on layers of a transformer: losses, time and memory on the characters of Shakespeare.
 
-A model of 4 blocks with 64 units and 4 heads is trained for 300 steps on batches of 8 pieces of 64 characters, by
-RiemannianAdam. Learning rates rise for a tenth of the steps, and then fall linearly to 0. The rate of the unconstrained
-model has the smallest validation loss with a seed that is not among the reported ones, out of three; the grid grows by
-a factor of 3 while its best rate is the first or the last. Weights without a constraint have that rate in all other
-rows, and the rate of the constrained weights is found in the same way.
+A model of 4 blocks with 64 units and 4 heads is trained for 300 steps by RiemannianAdam, on batches of 8 pieces of 64
+characters. Learning rates rise for a tenth of the steps, and then decay linearly to 0. The learning rate of the
+unconstrained model is chosen from three, by the validation loss with a seed that is not among the reported ones. The
+grid is extended by a factor of 3 while its best rate is the first or the last. Unconstrained weights have this rate in
+all other rows. The rate of the constrained weights is chosen in the same way.
 
-Fine-tuning starts from an unconstrained model, which was trained on the first 70% of the training text, and goes on for
-150 steps with the last 10% in capital letters: all weights, or orthogonal adapters on all projections. Its losses are
-those of the validation text in capital letters.
+Fine-tuning starts from an unconstrained model that was trained on the first 70% of the training text. It continues for
+150 steps on the last 10% in capital letters. It trains all weights, or orthogonal adapters on all projections. The
+losses are those of the validation text in capital letters.
 
-Losses are means of three seeds, with the smallest and the largest. Milliseconds are processor time of a training step,
-on one thread. Memory counts parameters, buffers, gradients, and the state of the optimizer. Rows are written as
-they are measured, and a second call measures those that are missing.
+Losses are means of three seeds, with the smallest and the largest. Milliseconds are processor time of a training step
+on one thread. Memory includes parameters, buffers, gradients, and the state of the optimizer. Rows are written as they
+are measured. A second call measures only the missing rows.
 """
 
 import argparse
@@ -64,7 +64,7 @@ TUNED: dict[str, Mapping[str, Any]] = {
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, sample: Any, text: Text, steps: int, seed: int) -> float:
-    """Train, and return the milliseconds of a step."""
+    """Train, and return the milliseconds per step."""
     generator, times = torch.Generator().manual_seed(seed), []
     warm = steps // 10
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -100,7 +100,7 @@ def numbers(model: nn.Module, optimizer: torch.optim.Optimizer, loss: float, ms:
 
 
 def from_random(text: Text, recipe: str, rate: float, seed: int, free_rate: float) -> dict[str, float]:
-    """Return what a model reaches under a recipe."""
+    """Return the results of a model with a recipe."""
     torch.manual_seed(seed)
     model = Transformer(text.characters, SIZE)
     if RECIPES[recipe]:
@@ -116,7 +116,7 @@ def from_random(text: Text, recipe: str, rate: float, seed: int, free_rate: floa
 
 
 class Capitals:
-    """Characters as capital letters."""
+    """Converts characters to capital letters."""
 
     def __init__(self, text: Text) -> None:
         alphabet = text.task.alphabet
@@ -128,7 +128,7 @@ class Capitals:
 
 @cache
 def pretrained(rate: float) -> dict[str, Tensor]:
-    """Return the weights of a model that has seen the first part of the text."""
+    """Return the weights of a model that was trained on the first part of the text."""
     torch.manual_seed(TUNING)
     text = Text(BATCH, 0.0, 0.7)
     model = Transformer(text.characters, SIZE)
@@ -137,7 +137,7 @@ def pretrained(rate: float) -> dict[str, Tensor]:
 
 
 def fine_tuned(text: Text, recipe: str, rate: float, seed: int, free_rate: float) -> dict[str, float]:
-    """Return what the pretrained model reaches on the text in capital letters."""
+    """Return the results of the pretrained model on the text in capital letters."""
     capitals, part = Capitals(text), Text(BATCH, 0.9, 1.0)
     model = Transformer(text.characters, SIZE)
     model.load_state_dict(pretrained(free_rate))
@@ -153,8 +153,10 @@ def fine_tuned(text: Text, recipe: str, rate: float, seed: int, free_rate: float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps; a file is written for 1 only")
-    parser.add_argument("--again", action="store_true", help="measure rows anew that are in the file")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="Fraction of the training steps to run. A file is written only for 1."
+    )
+    parser.add_argument("--again", action="store_true", help="Measure rows again that are in the file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     global STEPS, MORE_STEPS
@@ -178,7 +180,7 @@ def main() -> None:
             write("recipe", rows, steps=STEPS, seeds=list(SEEDS))
         return {"steps": None, "last loss": found["loss"]}
 
-    free_rate: float | None = None  # that of the first recipe, once it is known
+    free_rate: float | None = None  # the rate of the first recipe
     for kind, recipes in (("training", RECIPES), ("fine-tuning", TUNED)):
         for recipe in recipes:
             run = partial(measure, kind, recipe, free_rate=free_rate)

@@ -1,7 +1,7 @@
-"""Measure every retraction on square matrices: cost, drift, order and where it breaks.
+"""Measure every retraction on square matrices: cost, drift, order, and accuracy of large steps.
 
-Prints one table and writes the numbers that the guide page *Which retraction* shows. One thread; times are medians
-of interleaved runs, so that a slow moment of the machine hits every candidate alike.
+The benchmark prints one table and writes the numbers for the documentation. Times are medians of interleaved runs on
+one thread, so that the load of the machine affects all candidates equally.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def random_skew(n: int, norm: float, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def costs(n: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return for each retraction the cost in matmuls of the map, and of the map and its gradient."""
+    """Return, for each retraction, the cost in matmuls of the map, and of the map with its gradient."""
     A, x = random_skew(n, 1.0), torch.randn(n, n)
     jobs: dict[str, Callable[[], object]] = {"matmul": lambda: x @ x}
     for name in NAMES:
@@ -56,14 +56,14 @@ def defect_after_one_step(name: str, n: int, norm: float) -> float:
 
 
 def slope(name: str, n: int = 16) -> float:
-    """Return the exponent p of the gap to the geodesic, t^p, in float64: 2 for order one, 3 for order two."""
+    """Return the exponent p of the distance t^p to the geodesic in float64: 2 for order one, 3 for order two."""
     A, phi = random_skew(n, 1.0, torch.float64), mr.retractions.get(name).group_map
     gaps = [float(torch.linalg.matrix_norm(phi(t * A) - torch.linalg.matrix_exp(t * A))) for t in (1e-2, 1e-3)]
     return math.log10(gaps[0] / gaps[1]) if gaps[1] > 1e-13 else math.inf
 
 
 def measure(sizes: list[int], drift_size: int, steps: int, rounds: int) -> dict[str, dict[str, object]]:
-    """Return every number, as text ready for a table."""
+    """Return all numbers as text for a table."""
     torch.manual_seed(0)
     table: dict[str, dict[str, object]] = {name: {"slope": f"{slope(name):.1f}"} for name in NAMES}
     for name, row in table.items():
@@ -86,10 +86,12 @@ def show(table: dict[str, dict[str, object]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128, 512], help="sizes whose cost is measured")
-    parser.add_argument("--drift-size", type=int, default=32, help="matrix size of the drift runs")
-    parser.add_argument("--steps", type=int, default=20_000, help="steps of the drift runs")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of the interleaved timing")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[32, 128, 512], help="Sizes of the matrices whose cost is measured."
+    )
+    parser.add_argument("--drift-size", type=int, default=32, help="Matrix size of the drift runs.")
+    parser.add_argument("--steps", type=int, default=20_000, help="Number of steps of the drift runs.")
+    parser.add_argument("--rounds", type=int, default=40, help="Rounds of the interleaved timing.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = measure(args.sizes, args.drift_size, args.steps, args.rounds)

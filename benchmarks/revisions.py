@@ -1,9 +1,9 @@
-"""Time the package in the working tree against another revision of it, row by row in one run.
+"""Time the package in the working tree against another revision, row by row in one run.
 
-Each revision has a process of its own, and both take turns at the jobs of the benchmarks ``optimizer_step``, ``scan``,
-``constraint_cost`` and ``retractions``, on one thread. A ratio is the median, over the rounds, of the time of the
-working tree over that of the other revision in the same round. A row above the limit is measured again with ten times
-the rounds, of which the last ratio counts. Example: ``python benchmarks/revisions.py 3d2f27a``.
+Each revision has its own process. The processes run the jobs of the benchmarks ``optimizer_step``, ``scan``,
+``constraint_cost`` and ``retractions`` in turn, on one thread. A ratio is the time of the working tree divided by that
+of the other revision in the same round, as the median over the rounds. A row above the limit is measured again with ten
+times as many rounds, and the second ratio counts. Example: ``python benchmarks/revisions.py 3d2f27a``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Job = Callable[[], object]
 
 
 def rows() -> dict[str, tuple[Callable[[], Job], int]]:
-    """Return for each row what builds its job, and how many calls a turn has."""
+    """Return, for each row, a function that builds its job, and the number of calls in a turn."""
     import constraint_cost
     import optimizer_step
     import retractions
@@ -70,7 +70,7 @@ def rows() -> dict[str, tuple[Callable[[], Job], int]]:
 
 
 def work() -> None:
-    """Answer each name of a row with the seconds of a turn."""
+    """Read names of rows from the input, and print the seconds of a turn for each."""
     torch.set_num_threads(1)
     made, current, job = rows(), "", None
     print(*made, sep="|", flush=True)
@@ -90,7 +90,7 @@ def work() -> None:
 
 @contextlib.contextmanager
 def worker(tree: Path) -> Iterator[Callable[[str], float]]:
-    """Start a process that has the package of ``tree``; what is yielded times a turn of a row there."""
+    """Start a process with the package of ``tree``, and yield a function that times a turn of a row in it."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     command = [sys.executable, __file__, "--work"]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment, cwd=tree) as process:
@@ -107,7 +107,7 @@ def worker(tree: Path) -> Iterator[Callable[[str], float]]:
 
 @contextlib.contextmanager
 def checkout(revision: str) -> Iterator[Path]:
-    """Check a revision out into a folder of its own for a while."""
+    """Check a revision out into a temporary folder."""
     root = HERE.parent
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
@@ -120,10 +120,10 @@ def checkout(revision: str) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("revision", nargs="?", help="what to compare the working tree with")
+    parser.add_argument("revision", nargs="?", help="Revision to compare the working tree with.")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=1.05, help="ratio above which a row is measured again")
-    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--limit", type=float, default=1.05, help="Ratio above which a row is measured again.")
+    parser.add_argument("--rows", default="", help="Measure only rows whose name contains this text.")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -134,7 +134,8 @@ def main() -> None:
 
         def ratio(name: str, rounds: int) -> float:
             pairs = []
-            for k in range(rounds + 1):  # the first warms up; the order changes, since the second finds a warm cache
+            # the first round is a warm-up; the order changes, because the second job finds a warm cache
+            for k in range(rounds + 1):
                 first, second = (ours, theirs) if k % 2 else (theirs, ours)
                 a, b = first(name), second(name)
                 pairs.append(a / b if k % 2 else b / a)

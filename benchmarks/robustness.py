@@ -1,9 +1,13 @@
-"""Robustness of one network with five recurrent matrices: free, scaled by radius or norm, orthogonal, block triangular.
+"""Measure the robustness of a network with five kinds of recurrent matrices.
 
-The handwritten digits by rows (8 steps of 8 pixels), an Elman cell with tanh and 32 units, Adam with a rate of 3e-3, 60
-epochs in batches of 32, ten seeds. The scaled matrices are divided after each step of the optimizer. A row has the
-means over the seeds, and their smallest and largest value: accuracies on the 360 images of the test, without
-perturbation, under noise and attack, with perturbed matrices; and spectral numbers of the recurrent matrix.
+The matrices are unconstrained, scaled by radius or norm, orthogonal, or block triangular. The scaled matrices are
+divided by their radius or norm after each optimizer step. The network is an Elman cell with tanh and 32 units, which
+reads handwritten digits by rows (8 time steps of 8 pixels). It is trained by Adam with a learning rate of 3e-3 for 60
+epochs in batches of 32, with ten seeds.
+
+A row has means over the seeds, with the smallest and largest value. The accuracies on the 360 test images are without
+perturbation, under noise and attacks, and with perturbed matrices. The other numbers are spectral numbers of the
+recurrent matrix.
 """
 
 import argparse
@@ -44,7 +48,7 @@ def trained(name: str, seed: int, batch: int = BATCH, epochs: int = EPOCHS) -> m
 
 
 def measured(network: mr.zoo.Network) -> dict[str, float]:
-    """Return accuracies on the test set and spectral numbers, by what they are called in the table."""
+    """Return accuracies on the test set and spectral numbers, by their names in the table."""
     task = mr.tasks.Digits(by="rows")
     r = mr.diagnostics.robustness(network, task.splits().test, noise=(0.2,), norms=("inf",))
     spectrum = mr.diagnostics.spectrum(network, eps=(0.1,))
@@ -69,7 +73,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--weights", nargs="+", default=list(WEIGHTS), choices=list(WEIGHTS))
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = {}

@@ -1,6 +1,6 @@
-"""Long runs of the papers' tasks: each configuration is trained by ``manifold-rnn fit``, and its result collected.
+"""Run long trainings on the tasks of the papers with ``manifold-rnn fit``, and collect the results.
 
-A run that was stopped goes on, one that is done is not repeated. The minutes are those of the training epochs.
+A stopped run is resumed, and a finished run is not repeated. The minutes are those of the training epochs.
 """
 
 import argparse
@@ -27,12 +27,12 @@ RUNS = (
 
 
 def trained(name: str, folder: Path) -> Path:
-    """Train a configuration to its end, unless that was done, and return its result's file."""
+    """Train a configuration to its end, unless it is finished, and return the file of its result."""
     result = folder / name / "result.json"
     if not result.exists():
         begun = (folder / name / "last.ckpt").exists()
         command = [sys.executable, "-m", "manifold_rnn", "fit", "--config", str(CONFIGS / f"{name}.yaml")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a second thread only waits
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a second thread would not make it faster
         subprocess.run(
             [*command, "--output", str(folder / name), *(["--resume"] if begun else [])], check=True, env=environment
         )
@@ -40,7 +40,7 @@ def trained(name: str, folder: Path) -> Path:
 
 
 def collected(path: Path) -> dict[str, object]:
-    """Return what the documentation shows of a result."""
+    """Return the numbers of a result that the documentation shows."""
     result = json.loads(path.read_text())
     history = result["history"]
     return {
@@ -55,7 +55,7 @@ def collected(path: Path) -> dict[str, object]:
 
 
 def described(name: str) -> dict[str, object]:
-    """Return the network and the task of a configuration, and the loss of a guesser without memory."""
+    """Return the network and the task of a configuration, and the loss of the baseline."""
     settings = read_run(CONFIGS / f"{name}.yaml")
     return {
         "network": settings.network.zoo,

@@ -1,7 +1,7 @@
-"""How the cost of a training step grows with time, batch and hidden size, and what it keeps in memory.
+"""Measure how the cost of a training step grows with time, batch and hidden size, and its memory.
 
-One thread, float32, interleaved medians of a forward and a backward pass with modReLU and a loss on the last output.
-Exponents are slopes of straight lines through logarithms. Memory is the peak of bytes alive at one time, as a multiple
+Times are interleaved medians of a forward and a backward pass with modReLU and a loss on the last output, in float32 on
+one thread. Exponents are slopes of lines through the logarithms. Memory is the peak of allocated bytes, as a multiple
 of the states of all steps.
 """
 
@@ -47,7 +47,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 def peak(T: int, B: int, n: int, recompute: bool) -> float:
-    """Return the bytes alive at most, in units of the states."""
+    """Return the peak bytes, in units of the states of all steps."""
     train = step(T, B, n, recompute=recompute)
     with AliveBytes() as counter:
         train()

@@ -1,9 +1,10 @@
-"""The recurrent scan against torch.nn.RNN, the plain loop, and the products that no scan can do without.
+"""Time the recurrent scan against torch.nn.RNN, the plain loop, and the products that every scan needs.
 
-One thread unless --threads says otherwise, float32, input size 1, one training step a call (forward and backward, the
-constraint included), interleaved medians; where a step is short, a turn is of several. The floor is one product forward
-and two backward for each time step, the gradient of the matrix as one product over all steps. Ratios are times of ours,
-the fused scan, over times of the other; those of the native scan are given beside them where it is installed.
+A call is one training step (forward and backward, including the constraint) in float32 with input size 1. Times are
+interleaved medians, on one thread unless you pass --threads. If a step is short, a turn has several steps. The floor is
+one product forward and two backward for each time step, with the gradient of the matrix as one product over all steps.
+Ratios are times of the fused scan divided by times of the other. Ratios of the native scan are added if it is
+installed.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from torch.nn.utils import parametrizations
 import manifold_rnn as mr
 from manifold_rnn._kernels.loading import failure
 
-_TURN = 3 << 20  # numbers in the states of the steps of a turn
+_TURN = 3 << 20  # number of entries in the states of the steps of a turn
 SHAPES = [(200, 32, 64), (1000, 20, 190), (784, 128, 170), (400, 128, 512)]
 Job = Callable[[], object]
 
@@ -37,7 +38,7 @@ def train(layer: nn.Module, x: Tensor, loss: str) -> Job:
 
 
 def floor(T: int, B: int, n: int) -> Job:
-    """Return the products of the recurrence and nothing else."""
+    """Return a job with only the products of the recurrence."""
     W, H, D = torch.randn(n, n) / n**0.5, torch.randn(T + 1, B, n), torch.randn(T + 1, B, n)
     states, gradients = H.unbind(0), D.unbind(0)
 
@@ -52,7 +53,7 @@ def floor(T: int, B: int, n: int) -> Job:
 
 
 class ParametrizedLoop(nn.Module):
-    """A loop written by hand over a cell whose matrix is constrained by torch, and computed at every read."""
+    """A hand-written loop over a cell whose matrix is constrained by torch, and computed at every access."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class ParametrizedLoop(nn.Module):
 
 
 def layers(n: int, nonlinearity: str) -> dict[str, nn.Module]:
-    """Return what is compared."""
+    """Return the layers to compare."""
     made: dict[str, nn.Module] = {}
     backends = {"ours": "fused", "native": "native", "loop": "reference"}
     if failure():
@@ -102,7 +103,7 @@ def main() -> None:
                 jobs = {name: train(layer, x, loss) for name, layer in layers(n, nonlinearity).items()}
                 if nonlinearity == "relu" and loss == "last" and B < 100:
                     jobs["parametrized"] = train(ParametrizedLoop(n), x, loss)
-                turn = 1 + _TURN // (T * B * n)  # as in training, a short step finds its own data in the cache
+                turn = 1 + _TURN // (T * B * n)  # as in training, the data of a short step is then in the cache
                 row = interleaved_medians({**jobs, "floor": floor(T, B, n)}, args.rounds, turn)
                 name = f"T={T} B={B} n={n} {nonlinearity} {loss}"
                 others = [other for other in row if other not in ("ours", "native")]

@@ -1,11 +1,12 @@
-"""The recurrent scan on a GPU: one Triton kernel each way against cuDNN, the fused scan and loops over time.
+"""Time the recurrent scan on a GPU, one Triton kernel per direction, against cuDNN, the fused scan and loops.
 
-Float32, input size 1, one training step a call (forward and backward) with a loss on the last output; medians of events
-on the device, interleaved. cuDNN is ``torch.nn.RNN`` with relu, real and of the same hidden size also where ours is
-complex. Ratios are times of the other over times of ours: above 1 ours is faster. The floor is the larger of bytes over
-bandwidth (states written once and read once) and operations over rate (three products), both ceilings measured here;
-its share is the floor over our time. "error" is the largest difference of the gradient of the matrix from that of the
-fused scan, relative to its largest entry.
+A call is one training step (forward and backward) in float32 with input size 1 and a loss on the last output. Times are
+interleaved medians of device events. cuDNN is ``torch.nn.RNN`` with relu. It is real with the same hidden size even if
+our scan is complex. Ratios are times of the other divided by our times, so ours is faster above 1.
+
+The floor is the larger of two times: bytes over bandwidth (states written once and read once), and operations over rate
+(three products). Bandwidth and rate are measured here. The share is the floor divided by our time. "error" is the
+largest difference of the gradient of the matrix from that of the fused scan, relative to its largest entry.
 """
 
 import argparse
@@ -24,7 +25,7 @@ BACKENDS = {"loop": "reference", "compiled": "compiled", "fused": "fused", "trit
 
 
 def layer(n: int, backend: str, dtype: torch.dtype) -> nn.Module:
-    """Return a layer with modReLU and a matrix that keeps the norm, the same for every backend."""
+    """Return a layer with modReLU and a norm-preserving matrix, equal for every backend."""
     torch.manual_seed(0)
     manifold = mr.Unitary() if dtype.is_complex else mr.Orthogonal()
     made = mr.nn.RNN(1, n, nonlinearity="modrelu", constraint=manifold, backend=backend, dtype=dtype)
@@ -44,7 +45,7 @@ def train(module: nn.Module, x: Tensor) -> Job:
 
 
 def jobs(T: int, B: int, n: int, dtype: torch.dtype, skip: list[str]) -> tuple[dict[str, Job], float]:
-    """Return what is compared, without what fails, and the error of ours."""
+    """Return the jobs to compare, without those that fail, and the error of our scan."""
     x, found, gradients = torch.rand(T, B, 1, device=DEVICE), {}, {}
     modules = {name: layer(n, backend, dtype) for name, backend in BACKENDS.items() if name not in skip}
     modules["cudnn"] = nn.RNN(1, n, nonlinearity="relu").to(DEVICE)
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T x B x n")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--skip", nargs="*", default=[], choices=list(BACKENDS), help="what to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], choices=list(BACKENDS), help="Backends to leave out.")
     parser.add_argument("--precision", default="highest", choices=["highest", "high", "medium"])
     args = parser.parse_args()
     device = require_cuda()

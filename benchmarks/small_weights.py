@@ -1,8 +1,8 @@
-"""Time steps of small orthogonal weights against geoopt's and against torch's step of plain weights.
+"""Time steps of small orthogonal weights against geoopt's, and against torch's steps of unconstrained weights.
 
-One thread, float32, time of the process, interleaved. One weight of 8, 32 and 64 rows takes a step of RiemannianSGD;
-64 weights of 32 x 32 take one of RiemannianAdam. geoopt retracts by the QR factorisation on its Stiefel manifold with
-the Euclidean metric. Short steps are timed in turns of many, of which the best counts.
+Process times are measured interleaved in float32 on one thread. One weight with 8, 32 and 64 rows takes a step of
+RiemannianSGD. 64 weights of 32 x 32 take a step of RiemannianAdam. geoopt retracts by the QR factorization on its
+Stiefel manifold with the Euclidean metric. Short steps are timed in turns of many steps, and the best turn counts.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SIZES = (8, 32, 64)
 
 
 def ours(kind: type[torch.optim.Optimizer], retraction: str, count: int, n: int) -> torch.optim.Optimizer:
-    """Return an optimizer of weights on our group with gradients in place."""
+    """Return our optimizer of weights on the orthogonal group, with gradients in place."""
     manifold = mr.Orthogonal(retraction)
     return with_gradients(kind, [geoopt.ManifoldParameter(start(n), manifold=manifold) for _ in range(count)])
 
@@ -37,7 +37,7 @@ def plain(kind: type[torch.optim.Optimizer], count: int, n: int) -> torch.optim.
 
 
 def start(n: int) -> torch.Tensor:
-    """Return a random point that lies in memory by rows."""
+    """Return a random point in row-major memory layout."""
     return mr.Orthogonal().random(n, n).contiguous()
 
 
@@ -51,7 +51,7 @@ def with_gradients(kind: type[torch.optim.Optimizer], params: list[torch.nn.Para
 
 
 def best_times(jobs: dict[str, Callable[[], object]], rounds: int, turn: int) -> dict[str, float]:
-    """Return microseconds of the process a call, the best of rounds in each of which every job has a turn."""
+    """Return the process microseconds per call, the best over rounds that run every job in turn."""
     best = dict.fromkeys(jobs, float("inf"))
     for _ in range(rounds + 1):
         for name, job in jobs.items():
@@ -64,7 +64,7 @@ def best_times(jobs: dict[str, Callable[[], object]], rounds: int, turn: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=int, default=64, help="of 32 x 32, stepped by Adam")
+    parser.add_argument("--weights", type=int, default=64, help="Number of 32 x 32 weights for the step of Adam.")
     parser.add_argument("--rounds", type=int, default=30)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Time one step of RiemannianAdam on spheres against torch's fused Adam on the same matrices.
 
-One thread, float32, interleaved medians. The matrices are those of a small transformer: 24 of 128 x 512 and 4 of
-1024 x 1024. The rows are the rule with one second moment a vector, in place and as the stacked rule of all manifolds,
-and AdamH (scale="angle"). Load of the machine changes ratios too, so the time of the process itself is written beside.
+Times are interleaved medians in float32 on one thread. The matrices are those of a small transformer: 24 of 128 x 512
+and 4 of 1024 x 1024. The rows are Adam with one second moment per vector, in place and in the stacked form of all
+manifolds, and AdamH (scale="angle"). The load of the machine affects the ratios, so the process time is given too.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROWS = {
 
 
 def parameters(manifold: mr.manifolds.Manifold | None, shapes: list[tuple[int, int]]) -> list[torch.nn.Parameter]:
-    """Return points with gradients in place; plain ones without a manifold."""
+    """Return points with gradients in place. Without a manifold, they are plain parameters."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(mr.Oblique().random(shape, generator=generator)) for shape in shapes]
     for p in params:
@@ -40,7 +40,7 @@ def parameters(manifold: mr.manifolds.Manifold | None, shapes: list[tuple[int, i
 
 
 def stacked(step: Callable[[], object]) -> Callable[[], None]:
-    """Return a step by the rule of all manifolds, which stacks equal shapes and can take a step back."""
+    """Return a step in the general form of all manifolds, which stacks equal shapes and can undo a step."""
 
     def run() -> None:
         few, spheres._FEW = spheres._FEW, 1 << 60
@@ -53,7 +53,7 @@ def stacked(step: Callable[[], object]) -> Callable[[], None]:
 
 
 def process_medians(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return seconds of the process a call, the median over rounds in each of which every job has a turn."""
+    """Return the process seconds per call, the median over rounds that run every job in turn."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
@@ -65,8 +65,8 @@ def process_medians(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", type=int, default=24, help="matrices of 128 x 512")
-    parser.add_argument("--large", type=int, default=4, help="matrices of 1024 x 1024")
+    parser.add_argument("--small", type=int, default=24, help="Number of 128 x 512 matrices.")
+    parser.add_argument("--large", type=int, default=4, help="Number of 1024 x 1024 matrices.")
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(1)

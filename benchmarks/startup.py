@@ -1,6 +1,6 @@
-"""Time how long ``manifold-rnn inspect`` takes to its first answer, beside the imports that it waits for.
+"""Time ``manifold-rnn inspect`` until its first output, and the imports that it needs.
 
-The answer is that there is no such checkpoint. Times are of whole processes, the median of interleaved runs.
+The output is the error about a missing checkpoint. Times are those of whole processes, as medians of interleaved runs.
 """
 
 import argparse

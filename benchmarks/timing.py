@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved medians on one thread, a result file, and its picture."""
+"""Functions of all benchmarks: interleaved medians on one thread, a result file, and its figure."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 def interleaved_medians(
     jobs: dict[str, Callable[[], object]], rounds: int, turn: int = 1, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Return seconds a call, the median over rounds in each of which every job has a turn of so many calls."""
+    """Return the seconds per call, as the median over rounds that run every job for ``turn`` calls."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
@@ -23,11 +23,11 @@ def interleaved_medians(
                 start = clock()
                 job()
                 times[name].append(clock() - start)
-    return {name: median(values[turn:]) for name, values in times.items()}  # the first round warms up
+    return {name: median(values[turn:]) for name, values in times.items()}  # the first round is a warm-up
 
 
 def write(name: str, table: object, **settings: object) -> None:
-    """Write the numbers as JSON beside the benchmarks, and as bars beside that."""
+    """Write the numbers as a JSON file, and as a bar chart next to it."""
     RESULTS.mkdir(exist_ok=True)
     about = {"machine": machine(), "torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
     (RESULTS / f"{name}.json").write_text(json.dumps({"settings": {**about, **settings}, name: table}, indent=2) + "\n")
@@ -36,7 +36,7 @@ def write(name: str, table: object, **settings: object) -> None:
 
 
 def machine() -> str:
-    """Return what the processor calls itself."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -45,7 +45,7 @@ def machine() -> str:
 
 
 def draw(name: str, table: dict[str, float | dict[str, float]]) -> None:
-    """Draw the bars, a panel for each row of the table, if matplotlib is there."""
+    """Draw the bars, with a panel for each row of the table, if matplotlib is installed."""
     try:
         from matplotlib import pyplot as plt
     except ImportError:

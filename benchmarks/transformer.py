@@ -1,7 +1,8 @@
 """Time a training step of a transformer whose query, key, value and output weights are orthogonal.
 
-Six blocks, 8 sequences of 64 tokens, float32, forward and backward pass and the optimizer's step, medians of
-interleaved runs, as multiples of the same step without a constraint and with torch's fused Adam.
+The model has six blocks and reads 8 sequences of 64 tokens in float32. A training step is a forward pass, a backward
+pass and a step of the optimizer. Times are medians of interleaved runs, as multiples of the same step without a
+constraint and with torch's fused Adam.
 """
 
 import argparse
@@ -25,7 +26,7 @@ PATTERN = "*.[qkvo].weight"
 
 
 class Block(nn.Module):
-    """Attention with four separate weights, and two layers."""
+    """Attention with four separate weights, followed by two layers."""
 
     def __init__(self, size: int, heads: int = 4) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ def weights(model: nn.Module) -> list[tuple[nn.Module, Tensor]]:
 
 
 def ours(model: nn.Module, retraction: str, view: str) -> torch.optim.Optimizer:
-    """Constrain the model by this package and return its optimizer."""
+    """Constrain the model with this package and return its optimizer."""
     mr.constrain_matching(model, {PATTERN: mr.Orthogonal(retraction)}, view=view)
     if view == "trivialized":
         return torch.optim.Adam(model.parameters(), fused=True)
@@ -56,7 +57,7 @@ def ours(model: nn.Module, retraction: str, view: str) -> torch.optim.Optimizer:
 
 
 def of_geoopt(model: nn.Module) -> torch.optim.Optimizer:
-    """Put the weights on geoopt's manifold."""
+    """Put the weights on a manifold of geoopt and return the optimizer."""
     for layer, weight in weights(model):
         manifold = geoopt.EuclideanStiefel()
         layer.weight = geoopt.ManifoldParameter(manifold.projx(weight.detach()), manifold=manifold)
@@ -64,14 +65,14 @@ def of_geoopt(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def of_torch(model: nn.Module, orthogonal_map: str) -> torch.optim.Optimizer:
-    """Put torch's parametrization on the weights."""
+    """Add torch's parametrization to the weights and return the optimizer."""
     for layer, _ in weights(model):
         nn.utils.parametrizations.orthogonal(layer, orthogonal_map=orthogonal_map)
     return torch.optim.Adam(model.parameters(), fused=True)
 
 
 def of_geotorch(model: nn.Module) -> torch.optim.Optimizer:
-    """Put geotorch's parametrization on the weights."""
+    """Add geotorch's parametrization to the weights and return the optimizer."""
     for layer, _ in weights(model):
         geotorch.orthogonal(layer, "weight")
     return torch.optim.Adam(model.parameters(), fused=True)

@@ -1,11 +1,14 @@
-"""A search for the tree of a cell on the characters of a text, a cell with the tree that it found, and a GRU beside it.
+"""Search for the tree of a cell on the characters of a text, and compare the resulting cell with a GRU.
 
-Shakespeare in pieces of 20 characters that each start from a zero state, 32 units, trees of 5 nodes with 3 slots, the
-activations without relu, which would tie with the identity. The loss of the search is the cross-entropy and a weight
-times the margin loss. The weight grows from 0 over the first half of the steps, so that no tree is chosen too early.
-After it, the most frequent tree of the validation pieces becomes a cell of its own, which trains further. The GRUs,
-with the reset gate after the product as in torch and before it as a tree, train as long as the search and the tree
-together. Losses are those of the validation pieces, in nats per character. One row for each seed.
+The text is Shakespeare in pieces of 20 characters. Each piece starts from a zero state. The cell has 32 units and trees
+of 5 nodes with 3 slots. The activations do not include relu, which would tie with the identity. The loss of the search
+is the cross-entropy plus a weight times the margin loss. The weight rises from 0 over the first half of the steps, so
+that no tree is chosen too early.
+
+Then the most frequent tree of the validation pieces becomes a fixed cell, which is trained further. There are two GRUs:
+with the reset gate after the product, as in torch, and before it, as a tree. They are trained for as many steps as the
+search and the tree together. Losses are those of the validation pieces, in nats per character. There is one row for
+each seed.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import manifold_rnn as mr
 SIZE, LENGTH, BATCH, STEPS, FURTHER, RATE = 32, 20, 8, 1000, 200, 1e-2
 MARGIN, WEIGHT, TEMPERATURE = 3.0, 0.1, 0.2
 ACTIVATIONS = ("sigmoid", "tanh", "one_minus", "identity")
-SCORED = 256  # pieces of the validation part
+SCORED = 256  # number of pieces of the validation part
 
 
 def batches(pieces: tuple[Tensor, Tensor], steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -36,7 +39,7 @@ def batches(pieces: tuple[Tensor, Tensor], steps: int, seed: int) -> Iterator[tu
 
 
 def train(network: mr.zoo.Network, task: mr.tasks.Characters, pieces, steps: int, seed: int, weight: float) -> float:
-    """Train, and return the seconds of a step."""
+    """Train, and return the seconds per step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, RATE / 10)
     start, mean, margins = time.process_time(), 0.0, 0.0
@@ -71,7 +74,7 @@ def scored(network: mr.zoo.Network, task: mr.tasks.Characters, pieces) -> float:
 
 
 def cut(text: mr.tasks.base.TensorDataset, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return symbols and the symbols after them, without one-hot vectors."""
+    """Return symbols and the next symbols, without one-hot vectors."""
     x, y = text.tensors if hasattr(text, "tensors") else text[:]
     x = x.argmax(-1) if x.is_floating_point() else x
     return x[:most], y[:most].long()
@@ -86,7 +89,7 @@ def main() -> None:
     parser.add_argument("--choice", default="soft", choices=("soft", "straight-through"))
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--dry", action="store_true", help="write no file")
+    parser.add_argument("--dry", action="store_true", help="Do not write a file.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     task = mr.tasks.Characters(args.text, length=LENGTH)
@@ -149,15 +152,15 @@ def measured(args: argparse.Namespace, seed: int, task: mr.tasks.Characters, tra
 
 
 def fixed(layer: mr.nn.Layer, found: mr.diagnostics.Structures) -> mr.nn.Layer:
-    """Return the cell of the most frequent tree that is a cell: one that uses the input, the state and a matrix."""
+    """Return a layer with the most frequent valid tree, which uses the input, the state and a matrix."""
     for structure in found.examples:
         with contextlib.suppress(mr.errors.OptionError):
             return mr.nn.trees.fix_structure(layer, structure)
-    raise SystemExit("no tree that was found is a cell")
+    raise SystemExit("No tree that was found is a valid cell.")
 
 
 def _with_choice(network: mr.zoo.Network, choice: str, task: mr.tasks.Characters, pieces) -> float:
-    """Return the loss where the nodes choose in another way."""
+    """Return the loss with another value of ``choice``."""
     cell = network.layer.cell
     network.layer.cell = replace(cell, choice=choice)
     loss = scored(network, task, pieces)

@@ -2,9 +2,9 @@ r"""
 Fine-tuning with orthogonal adapters
 ====================================
 
-An adapter multiplies a frozen weight by an orthogonal matrix. The layer starts with the same outputs, bit by bit,
-and keeps the angles between its neurons. Here a classifier of digits learns the same digits upside down, with all
-weights or with adapters alone.
+An adapter multiplies a frozen weight by an orthogonal matrix. The initial outputs of the layer are the same, bit for
+bit, and the angles between its neurons never change. Here a classifier of digits is fine-tuned on the same digits
+upside down, with all weights or only with adapters.
 """
 
 import copy
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 
 # %%
-# The first task: digits of 8 x 8 pixels.
+# The first task is to classify digits of 8 x 8 pixels.
 
 sets = mr.tasks.Digits(by="rows").splits()
 (x, y), (test_x, test_y) = sets.train.tensors, sets.test.tensors
@@ -27,13 +27,13 @@ base = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128,
 
 
 def accuracy(model: nn.Module, images: torch.Tensor) -> float:
-    """Return the share of test images that are classified correctly."""
+    """Return the fraction of test images that are classified correctly."""
     with torch.no_grad():
         return float((model(images).argmax(-1) == test_y).float().mean())
 
 
 def train(model: nn.Module, images: torch.Tensor, lr: float, epochs: int) -> list[float]:
-    """Train by Adam, and return the accuracy after each epoch on test images that are turned like ``images``."""
+    """Train by Adam, and return the accuracy after each epoch. Test images are rotated like ``images``."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
     turned = test_x if images is x else test_x.flip(1, 2)
     scores = [accuracy(model, turned)]
@@ -49,7 +49,8 @@ def train(model: nn.Module, images: torch.Tensor, lr: float, epochs: int) -> lis
 print(f"first task: {train(base, x, 3e-3, 15)[-1]:.3f}")
 
 # %%
-# The second task: the same digits turned by 180 degrees. `constrain_matching` freezes everything but the adapters.
+# The second task has the same digits, rotated by 180 degrees. `constrain_matching` freezes everything except the
+# adapters.
 
 upside_down = x.flip(1, 2)
 full = copy.deepcopy(base)
@@ -65,8 +66,7 @@ for name, model, lr in (("all weights", full, 1e-3), ("orthogonal adapters", ada
     curves[f"{name}: {count:,} parameters"] = train(model, upside_down, lr, 15)
 
 # %%
-# The adapters start where the frozen model is. The angles between the rows of its weights do not change: their Gram
-# matrix stays.
+# Training does not change the angles between the rows of the adapted weights, so their Gram matrix is unchanged.
 
 W, before = adapted[3].weight.detach(), base[3].weight.detach()
 print(f"largest change of the Gram matrix of the rows: {float((W @ W.mT - before @ before.mT).abs().max()):.1e}")

@@ -2,8 +2,8 @@ r"""
 Attention heads and convolutions
 ================================
 
-`constrain` reads any weight as matrices. Here every head of an attention layer gets orthonormal rows, and a
-convolution becomes an orthogonal map from image to image. The singular values show what was constrained.
+`constrain` treats any weight as matrices. Here every head of an attention layer gets orthonormal rows, and a
+convolution becomes an orthogonal map from image to image. The figure shows the singular values.
 """
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,8 @@ heads = nn.MultiheadAttention(embed_dim=32, num_heads=4)
 mr.constrain(heads, "in_proj_weight", mr.Stiefel(), blocks=3 * 4)
 
 # %%
-# A kernel with orthonormal rows is not an orthogonal convolution: its patches overlap. `OrthogonalConv` is one.
+# A kernel with orthonormal rows is not an orthogonal convolution, because its patches overlap. `OrthogonalConv`
+# gives one.
 
 plain = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular", bias=False)
 flattened = mr.constrain(nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular", bias=False), "weight", mr.Stiefel())
@@ -35,7 +36,7 @@ for name, layer in {"free": plain, "orthonormal rows": flattened, "orthogonal": 
     print(f"{name:18} |conv(x)| / |x| = {(layer(x).norm() / x.norm()).item():.4f}")
 
 # %%
-# The constraints hold during training, here with one step of a large learning rate.
+# The constraints hold during training. Here one step has a large learning rate.
 
 optimizer = mr.optim.RiemannianAdam([*heads.parameters(), *flattened.parameters(), *orthogonal.parameters()], lr=0.1)
 tokens = torch.randn(10, 2, 32)

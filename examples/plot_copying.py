@@ -2,8 +2,8 @@ r"""
 The copying task
 ================
 
-A network reads ten symbols, waits, and repeats them. The gradient has to come back over the whole delay, so this
-task tests long memory. Three networks with 64 units are trained here with a delay of 50 time steps, by the same
+A network reads ten symbols, and repeats them after a delay. The gradient must flow back over the whole delay, so this
+task tests long memory. Three networks with 64 units are trained here with a delay of 50 time steps, each on the same
 number of batches.
 """
 
@@ -17,7 +17,7 @@ task = mr.tasks.Copying(delay=50)
 STEPS, BATCH = 400, 32
 
 # %%
-# One sequence, and what the network has to answer at every step.
+# The figure shows one sequence, and the targets of the network at every time step.
 
 figure, axis = plt.subplots(figsize=(8, 2.5))
 task.plot(axis)
@@ -56,8 +56,9 @@ def train(build) -> list[float]:
 curves = {name: train(build) for name, build in LAYERS.items()}
 
 # %%
-# The baseline predicts a blank while it waits, and guesses the symbols. The network with the orthogonal matrix falls
-# below it after about a hundred steps. The others have not.
+# The baseline predicts blanks during the delay, and every symbol with equal probability after it. The loss of the
+# network with the orthogonal matrix falls below the baseline after about a hundred steps. The losses of the others do
+# not.
 
 figure, axis = plt.subplots(figsize=(7, 4))
 for name, losses in curves.items():

@@ -2,10 +2,10 @@ r"""
 Test coverage of a recurrent network
 ====================================
 
-Accuracy on a test set does not say how much of a network the test set exercises. Coverage does: it counts the time
-steps and the patterns over time at which the states do something large, and which test cases make them do it. Here an
-LSTM learns handwritten digits row by row. Then random mutants of test images are run, and a search looks for what they
-miss.
+Accuracy on a test set does not measure how much of the behaviour of a network is tested. Coverage counts the time steps
+with large states or large changes, and the patterns over time, that test cases reach. Here an LSTM learns handwritten
+digits row by row. Then random mutants of test images are run, and a search looks for inputs that reach the uncovered
+features.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 
 # %%
-# An image of 8 x 8 is a sequence of 8 rows. Any recurrent layer can be measured, also one of torch.
+# An image of 8 x 8 pixels is a sequence of 8 rows. Any recurrent layer can be measured, including those of torch.
 
 bunch = load_digits()
 x, y = torch.tensor(bunch.images, dtype=torch.float32) / 16, torch.tensor(bunch.target)
@@ -36,22 +36,23 @@ accuracy = float((network(x[test]).argmax(-1) == y[test]).float().mean())
 print(f"test accuracy {accuracy:.1%}")
 
 # %%
-# Coverage needs a scale: the range of the sums of the states on the training set. Against that, the test set has not
-# reached all features. Some may be beyond every input: after one row the state of a network cannot be large.
+# Coverage is measured on a scale: the range of the sums of the states on the training set. The test set does not
+# reach all features. No input may reach some of them. For example, the state cannot be large after one row.
 
 covered = mr.diagnostics.coverage(network, calibrate=x[train], cases=x[test], pieces=4)
 print(covered.table())
 
 # %%
-# A campaign mutates 100 test images. After each round of mutants it searches for the features that are still uncovered.
-# It also counts the mutants to which the network gives another answer than to the image they come from.
+# A campaign mutates 100 test images. After each round of mutants it searches for the features that are still
+# uncovered. It also counts the mutants that the network classifies differently from the original image.
 
 start = mr.diagnostics.coverage(network, calibrate=x[train], pieces=4)
 record = mr.diagnostics.campaign(network, start, x[test][:100], cases=2000)
 print(record.table())
 
 # %%
-# The coverage grows with the cases; the searches add most of it. Below, a broken image beside the one it comes from.
+# The coverage grows with the number of cases, mostly by the searches. The figure also shows an adversarial mutant
+# and its original image.
 
 figure, axes = plt.subplot_mosaic([["coverage", "seed", "broken"]], width_ratios=[3, 1, 1], figsize=(11, 3.6))
 record.plot(axes["coverage"])
@@ -64,7 +65,7 @@ if record.broken:
 figure.tight_layout()
 
 # %%
-# A search by itself returns the input that it found, here for one step of boundary coverage.
+# A single search returns the input that it found. Here it searches for one time step of boundary coverage.
 
 step = next(feature for feature in reversed(covered.unreached) if feature.metric == "boundary")
 found = mr.diagnostics.search(network, covered, x[test][:100], feature=step, offspring=200)

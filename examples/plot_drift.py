@@ -3,9 +3,9 @@ Drift over steps
 ================
 
 A retraction keeps a weight on its manifold in exact arithmetic. In single precision each step adds a rounding error.
-Cayley and the exponential multiply the weight by an orthogonal matrix, and nothing removes the error: the distance
-:math:`\lVert x^T x - I \rVert_F` grows with the number of steps. One Newton-Schulz step now and then, which the
-optimizers make by themselves, keeps it at the rounding unit. QR and the polar factor orthonormalize at each step.
+Cayley and the exponential multiply the weight by an orthogonal matrix, which does not remove the error. So the distance
+:math:`\lVert x^T x - I \rVert_F` grows with the number of steps. The optimizers correct it by one Newton-Schulz step at
+regular intervals, which keeps it at the rounding unit. QR and the polar factor orthonormalize the weight in each step.
 """
 
 import matplotlib.pyplot as plt
@@ -17,8 +17,8 @@ torch.set_num_threads(1)
 n, steps = 32, 4000
 
 # %%
-# Every step goes in a fresh random direction, as gradients from small batches do. The distance is measured in double
-# precision, where the measurement itself has no say in the result.
+# Every step has a new random direction, like gradients from small batches. The distance is measured in double
+# precision, so that the rounding errors of the measurement are negligible.
 
 
 def drift(name: str, *, polished: bool) -> list[float]:
@@ -38,7 +38,7 @@ def drift(name: str, *, polished: bool) -> list[float]:
 
 
 # %%
-# Dashed: left alone. Solid: corrected at the manifold's own cadence.
+# Dashed lines are without correction. Solid lines are corrected at the interval of the manifold.
 
 counts = range(100, steps + 1, 100)
 figure, axis = plt.subplots(figsize=(7, 4))

@@ -2,9 +2,9 @@ r"""
 Geodesics and retractions
 =========================
 
-A geodesic is the straightest curve on a manifold. A retraction replaces it by a curve that is cheaper to compute,
-with the same start and the same direction there. The picture shows both on the sphere, and how far they end from
-each other.
+A geodesic is the straightest curve on a manifold. A retraction replaces it by a curve that is cheaper to compute. Both
+have the same starting point and the same initial direction. The figure shows both on the sphere, and the distance
+between their ends.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import manifold_rnn as mr
 NAMES = {"exp": "exponential", "cayley": "Cayley", "polar": "polar"}  # QR is polar on a sphere
 
 # %%
-# A point at the pole of the sphere, and a tangent vector of length 2.2, which is an angle of 126 degrees.
+# The point is the pole of the sphere. The tangent vector has length 2.2, which is an angle of 126 degrees.
 
 x = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 u = torch.tensor([2.2, 0.0, 0.0], dtype=torch.float64)
@@ -26,8 +26,8 @@ for name, manifold in manifolds.items():
     print(f"{NAMES[name]:12} ends at an angle of {angle:5.1f} degrees, length {y.norm():.6f}")
 
 # %%
-# All of them stay on the great circle in the direction of u. They differ in how far they go: the polar retraction
-# projects x + u, and never reaches 90 degrees.
+# All retractions stay on the great circle in the direction of u, but they move by different angles. The polar
+# retraction projects x + u, and never reaches 90 degrees.
 
 figure, axis = plt.subplots(figsize=(5, 4))
 circle = torch.linspace(-0.4, 3.6, 200)
@@ -41,8 +41,8 @@ axis.legend(loc="lower left", fontsize=8)
 figure.tight_layout()
 
 # %%
-# On the orthogonal group the curves leave the geodesic. The distance grows with the third power of the step for
-# retractions of order 2, and with the second power for QR, which has order 1.
+# On the orthogonal group the curves leave the geodesic. The distance grows with the third power of the step size for
+# retractions of order 2. For QR, which has order 1, it grows with the second power.
 
 generator = torch.Generator().manual_seed(0)
 W = mr.SpecialOrthogonal().random(8, 8, dtype=torch.float64, generator=generator)

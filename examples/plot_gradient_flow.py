@@ -2,9 +2,9 @@ r"""
 Gradients, memory and hidden chains
 ===================================
 
-Two networks classify handwritten digits pixel by pixel, in 64 steps: one has free recurrent weights, the other an
-orthogonal recurrent matrix. :func:`manifold_rnn.diagnostics.gradient_flow` shows how the gradient of the loss flows
-back through time, and :func:`manifold_rnn.diagnostics.memory` shows what the state keeps of past inputs.
+Two networks classify handwritten digits pixel by pixel, in 64 time steps. One has an unconstrained recurrent matrix,
+the other an orthogonal one. :func:`manifold_rnn.diagnostics.gradient_flow` shows how the gradient of the loss flows
+back through time. :func:`manifold_rnn.diagnostics.memory` shows how well the state recalls past inputs.
 """
 
 import matplotlib.pyplot as plt
@@ -40,22 +40,23 @@ networks = {"free": train(None), "orthogonal": train(mr.Orthogonal())}
 
 # %%
 # One batch of validation data is enough for the gradient. The largest Lyapunov exponent is the mean logarithm of the
-# growth of a small change of the state in one step: below 0 changes vanish, and so does the gradient.
+# growth of a small change of the state in one step. If it is below 0, changes vanish, and so does the gradient.
 
 flows = {name: mr.diagnostics.gradient_flow(network, splits.validation) for name, network in networks.items()}
 for name, flow in flows.items():
     print(name, flow.table(), sep=": ")
 
 # %%
-# The memory is measured with independent random inputs. A linear map of the state predicts the input some steps ago.
+# The memory is measured with independent random inputs. A linear map of the state predicts earlier inputs.
 
 memories = {name: mr.diagnostics.memory(network, delays=20) for name, network in networks.items()}
 for name, memory in memories.items():
     print(name, memory.table(), sep=": ")
 
 # %%
-# The last diagnostic looks for a chain of units. Here a chain with a little noise is hidden by a random order of its
-# units. A pulse finds it: sorted by the time at which they respond most, each unit drives the next.
+# The last diagnostic detects a chain of units. Here a chain with a little noise has a random order of its units. The
+# response to a pulse reveals the chain. If units are sorted by the time of their largest response, each unit drives the
+# next.
 
 generator = torch.Generator().manual_seed(0)
 order = torch.randperm(40, generator=generator)

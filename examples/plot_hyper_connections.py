@@ -7,8 +7,9 @@ weighted sum of the streams, mixes them by an n x n matrix, and writes its outpu
 
 .. math:: x \leftarrow H x + b\, F(a^\top x), \qquad x \in \mathbb R^{n \times C}.
 
-A free matrix H lets the streams grow or vanish over many blocks. A doubly stochastic one does not: products of such
-matrices are doubly stochastic, and their norm is 1. ``mr.Birkhoff`` builds them in three ways.
+With an unconstrained matrix H, the streams can grow or vanish over many blocks. With a doubly stochastic H they cannot,
+because products of such matrices are doubly stochastic, and their norm is 1. ``mr.Birkhoff`` constructs them in three
+ways.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ STREAMS, WIDTH, DEPTH, STEPS, TOKENS, LENGTH, DELAY = 4, 32, 4, 80, 8, 16, 5
 
 
 class HyperConnection(nn.Module):
-    """A block between streams, of shape (batch, time, streams, width)."""
+    """A block with hyper-connections, for streams of shape (batch, time, streams, width)."""
 
     def __init__(self, block: nn.Module, constraint: mr.constraints.Constraint) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class HyperConnection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention, normalized before."""
+    """Causal self-attention with a norm before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks of attention and of a small network in turn, with hyper-connections between them."""
+    """Alternating blocks of attention and of a small network, with hyper-connections."""
 
     def __init__(self, constraint: mr.constraints.Constraint) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Transformer(nn.Module):
 
 
 # %%
-# The task is to name the token of five steps ago. Chance level is a loss of log 8, which is 2.08.
+# The task is to predict the token from five steps ago. Chance level is a loss of log 8, which is 2.08.
 
 
 def fit(constraint: mr.constraints.Constraint) -> tuple[list[float], Transformer]:
@@ -103,13 +104,13 @@ for kind, (losses, network) in runs.items():
     print(f"{kind:<16} loss {losses[0]:.2f} to {losses[-1]:.2f}, largest residual of a sum {max(defects):.1e}")
 
 # %%
-# The start matters in deep networks. Mixing by the second largest singular value :math:`\sigma_2` multiplies the
-# differences between streams by :math:`\sigma_2^{48}` over 48 blocks. Logits of 1 on the diagonal average all streams.
-# Logits of 8 keep them apart.
+# The initialization matters in deep networks. If :math:`\sigma_2` is the second largest singular value of H, the
+# differences between streams are multiplied by up to :math:`\sigma_2^{48}` over 48 blocks. With logits of 1 on the
+# diagonal, all streams are averaged. With logits of 8 they stay different.
 
 
 def mixed(scale: float) -> Tensor:
-    """Return the singular values of the product after each block."""
+    """Return the second singular value of the product after each block."""
     module = mr.Birkhoff("sinkhorn").trivialize(torch.ones(STREAMS, STREAMS, dtype=torch.float64))
     with torch.no_grad():
         module.logits.copy_(scale * torch.eye(STREAMS))
@@ -118,13 +119,15 @@ def mixed(scale: float) -> Tensor:
 
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
-for (kind, (losses, _)), width in zip(runs.items(), (7, 4, 1.5), strict=True):  # the curves lie on each other
+for (kind, (losses, _)), width in zip(runs.items(), (7, 4, 1.5), strict=True):  # the curves coincide
     left.plot(losses, label=kind, linewidth=width)
 left.axhline(torch.tensor(float(TOKENS)).log(), color="0.6", linestyle="--", label="chance level")
 left.set(xlabel="steps", ylabel="loss", title="Training")
 left.legend()
 for scale in (1.0, 3.0, 8.0):
     right.semilogy(range(1, 49), mixed(scale), label=f"logits {scale:.0f} I")
-right.set(xlabel="blocks", ylabel="what is left of differences", title="Streams of a deep network at the start")
+right.set(
+    xlabel="blocks", ylabel="remaining fraction of differences", title="Streams of a deep network at initialization"
+)
 right.legend()
 figure.tight_layout()

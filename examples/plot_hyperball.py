@@ -2,11 +2,11 @@ r"""
 Matrices of fixed norm: AdamH
 =============================
 
-AdamH ("hyperball") keeps the Frobenius norm R of each hidden matrix, and steps by the direction U of Adam:
+AdamH ("hyperball") keeps the Frobenius norm R of each hidden matrix, and steps in the direction U of Adam:
 
 .. math:: W \leftarrow R\, \frac{W - \eta R\, U / |U|}{|W - \eta R\, U / |U||}.
 
-The part of U along W only changes the length, which is then scaled back, so the angle of the step is not the learning
+The part of U along W only changes the norm, which is then scaled back. So the angle of the step is not the learning
 rate. `RiemannianAdam` with ``scale="angle"`` projects first, and rotates W by exactly the learning rate:
 
 .. math:: W \leftarrow W \cos\eta - R \sin\eta\, \frac{P_W U}{|P_W U|}.
@@ -22,7 +22,7 @@ import manifold_rnn as mr
 torch.set_num_threads(1)
 
 # %%
-# Handwritten digits would need a download; rings of points need none.
+# The data are points on three rings.
 
 
 def rings(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,15 +34,15 @@ def rings(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.T
 
 
 def network() -> nn.Sequential:
-    """Return an MLP with normalized hidden states, so that the norm of a hidden matrix changes nothing but its step."""
+    """Return an MLP with normalized hidden states. The norm of a hidden matrix does not change its outputs."""
     torch.manual_seed(0)
     hidden = [layer for _ in range(3) for layer in (nn.RMSNorm(32), nn.Linear(32, 32, bias=False), nn.ReLU())]
     return nn.Sequential(nn.Linear(2, 32), nn.ReLU(), *hidden, nn.RMSNorm(32), nn.Linear(32, 3))
 
 
 # %%
-# ``radius="init"`` takes the norm that each matrix has. Its number is nowhere else: the state dict is that of the plain
-# model, and a checkpoint brings its own norms along.
+# ``radius="init"`` keeps the current norm of each matrix. The norm is not stored separately. The state dict is that
+# of the plain model, and a loaded checkpoint defines the norms.
 
 
 def train(kind: str, steps: int = 200) -> tuple[list[float], list[float], list[float]]:
@@ -81,7 +81,8 @@ for kind, (losses, norms, angles) in results.items():
     print(f"{kind}: loss {losses[-1]:.3f}, norm {norms[0]:.4f} to {norms[-1]:.4f}, first angle {angles[0]:.4f}")
 
 # %%
-# The angle follows the schedule of the learning rate exactly; that of AdamW depends on the norm of the weight.
+# The angle of AdamH follows the schedule of the learning rate exactly. The angle of AdamW depends on the norm of the
+# weight.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 for kind, (losses, _, angles) in results.items():

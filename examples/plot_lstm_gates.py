@@ -2,11 +2,11 @@ r"""
 An LSTM with orthogonal gates
 =============================
 
-The recurrent matrices of an LSTM's four gates are stacked in one tensor. `constrain` reads it as four blocks, and
-keeps those that you choose orthogonal. The layer is torch's own and stays it.
+The recurrent matrices of the four gates of an LSTM are stacked in one tensor. `constrain` treats it as four blocks, and
+keeps the chosen blocks orthogonal. The layer remains a torch.nn.LSTM.
 
-The images are rows of MNIST if ``MANIFOLD_RNN_DATA`` names a folder with its files, and the smaller digits of
-scikit-learn if not.
+The images are those of MNIST if the folder in ``MANIFOLD_RNN_DATA`` contains its files. Otherwise they are the smaller
+digits of scikit-learn.
 """
 
 import os
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 STEPS = 200
 
 # %%
-# An image is a sequence of its rows.
+# An image is read as a sequence of rows.
 
 folder = Path(os.environ.get("MANIFOLD_RNN_DATA", "."))
 if list(folder.glob("**/train-images*")):
@@ -36,7 +36,7 @@ print(f"{len(x)} images of {x.shape[1]} rows with {x.shape[2]} pixels")
 
 
 class Classifier(nn.Module):
-    """An LSTM of torch and a readout of its last output."""
+    """Torch's LSTM with a readout of its last output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
 
 
 # %%
-# Gates are in the order i, f, g, o. ``which=(2,)`` constrains the matrix of g, and leaves the others free.
+# Gates have the order i, f, g, o. ``which=(2,)`` constrains only the matrix of g.
 
 CONSTRAINED = {"free": (), "g orthogonal": (2,), "all orthogonal": (0, 1, 2, 3)}
 
@@ -78,7 +78,7 @@ for name, (_, _, accuracy) in results.items():
     print(f"{name:16} test accuracy {accuracy:.3f}")
 
 # %%
-# The singular values of the constrained matrices are 1. Those of the free ones spread out.
+# The singular values of the constrained matrices are 1. Those of the unconstrained ones spread.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4))
 for name, (network, losses, _) in results.items():

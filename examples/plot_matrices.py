@@ -2,9 +2,9 @@ r"""
 What eigenvalues do not show
 ============================
 
-Two recurrent matrices can have the same eigenvalues and treat their inputs in different ways. A chain passes the state
-of every unit on to the next unit. All its eigenvalues are 0, and yet it has the longest memory here. This example
-compares it with an orthogonal matrix, and with the matrix of a trained network.
+Two recurrent matrices can have the same eigenvalues, but treat their inputs differently. A chain passes the state of
+every unit to the next unit. All its eigenvalues are 0, but it has the longest memory here. This example compares it
+with an orthogonal matrix, and with the matrix of a trained network.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ torch.manual_seed(0)
 n = 32
 
 # %%
-# A network with free weights is trained on the digits of scikit-learn, pixel by pixel in rows of eight.
+# An unconstrained network is trained on the digits of scikit-learn, row by row.
 
 from sklearn.datasets import load_digits
 
@@ -40,8 +40,8 @@ for _ in range(150):
 print(mr.diagnostics.spectrum(network).table())
 
 # %%
-# The pseudospectrum shows where a small perturbation can move the eigenvalues. For the orthogonal matrix that is no
-# further than the size of the perturbation. Eigenvalues of the chain move from 0 almost to the unit circle.
+# The pseudospectrum shows how far a small perturbation can move the eigenvalues. For the orthogonal matrix, the
+# distance is at most the size of the perturbation. Eigenvalues of the chain move from 0 almost to the unit circle.
 
 weight = mr.diagnostics.recurrent_matrix(network).weight
 matrices = {
@@ -57,9 +57,9 @@ for axis, (name, W) in zip(axes, matrices.items(), strict=True):
     if axis is not axes[-1]:
         axis.get_legend().remove()
 
-# %%
-# The powers of the matrix carry an input forward in time. They decay at once for the chain without gain, and never grow
-# for the orthogonal matrix. The trained matrix, scaled to a spectral radius of 0.95, amplifies before it decays.
+# %% The powers of the matrix carry an input forward in time. For the chain, their norm is 1 up to the power 31, and
+# then 0. For the orthogonal matrix they never grow. The trained matrix, scaled to a spectral radius of 0.95, amplifies
+# its inputs before they decay.
 
 figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")
 for name, W in matrices.items():
@@ -73,8 +73,8 @@ axis.set(title="norms of the powers", xlabel="power", ylabel="norm")
 axis.legend()
 
 # %%
-# Fisher memory counts how much of an input is left in the state under noise. A normal matrix has a total of 1 for every
-# input. A chain that is fed at its first unit has the sum of 1 / k.
+# Fisher memory measures the information about an input in the state with noise. A normal matrix has a total of 1 for
+# every input. A chain with its input at the first unit has the sum of 1 / k.
 
 figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")
 for name, W in matrices.items():
@@ -84,7 +84,7 @@ axis.set(title="Fisher memory of the first unit", xlabel="steps since the input"
 axis.legend()
 
 # %%
-# A convolution is a matrix as well. One whose flattened kernel has orthonormal rows is not orthogonal.
+# A convolution is a matrix too. If its flattened kernel has orthonormal rows, it is still not orthogonal.
 
 kernel = mr.Stiefel().random(36, 4).mT.reshape(4, 4, 3, 3)
 figure, axis = plt.subplots(figsize=(5, 3.7), layout="constrained")

@@ -2,9 +2,8 @@ r"""
 Muon: the learning rate is an angle
 ===================================
 
-`RiemannianMuon` takes the step of steepest descent under the spectral norm. On a group every eigenangle of such a
-step is the learning rate itself, at any scale of the gradient. Adam's step depends on the history of each
-coordinate.
+`RiemannianMuon` takes the step of steepest descent in the spectral norm. On a group, every eigenangle of such a step
+equals the learning rate, for any scale of the gradient. The step of Adam depends on the history of each coordinate.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +19,7 @@ X = torch.randn(256, n, dtype=torch.float64, generator=generator)
 Y = X @ mr.SpecialOrthogonal().random(n, n, dtype=torch.float64, generator=generator).mT
 
 # %%
-# The eigenangles of one step are those of the matrix that takes the old weight to the new one.
+# The eigenangles of a step are those of the matrix that maps the old weight to the new one.
 
 
 def fit(kind: type[torch.optim.Optimizer], steps: int, **options: float) -> tuple[list[float], list[torch.Tensor]]:
@@ -48,7 +47,7 @@ print(f"Muon: angles of the first step from {muon_angles[0].min():.4f} to {muon_
 print(f"Adam: angles of the first step from {adam_angles[0].min():.4f} to {adam_angles[0].max():.4f}")
 
 # %%
-# All sixteen angles of Muon lie on the learning rate. Those of Adam are larger at first, and spread.
+# All sixteen angles of Muon equal the learning rate. Those of Adam are larger at first, and spread.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4))
 for name, angles, color in (("Muon", muon_angles, "tab:blue"), ("Adam", adam_angles, "tab:orange")):

@@ -2,12 +2,11 @@ r"""
 Robustness of recurrent networks
 ================================
 
-A network can be accurate and fragile at once. :func:`~manifold_rnn.diagnostics.robustness` measures how much accuracy
-is left under noise, under steps along the gradient of the loss, and with a perturbed recurrent matrix. Here five Elman
-networks read the rows of handwritten digits. They differ in their recurrent matrix only: free, divided by its spectral
+An accurate network can be fragile. :func:`~manifold_rnn.diagnostics.robustness` measures the accuracy under noise,
+under steps along the gradient of the loss, and with a perturbed recurrent matrix. Here five Elman networks read the
+rows of handwritten digits. They differ only in their recurrent matrix. It is unconstrained, divided by its spectral
 radius or its norm after each step (:class:`~manifold_rnn.manifolds.SpectralScaled`), orthogonal, or block triangular as
-in ENRNN. The question is that of Sengupta and Friston (2018): does a spectrum inside the unit disc make a network
-robust?
+in ENRNN. Sengupta and Friston (2018) asked this question: does a spectrum inside the unit disc make a network robust?
 """
 
 import json
@@ -48,8 +47,8 @@ results = {name: mr.diagnostics.robustness(network, test, norms=("inf",)) for na
 print(results["orthogonal"].table())
 
 # %%
-# Both matrices have spectral radius 1. The scaled one is not normal: its norm is above 1, and its eigenvalues can move
-# by more than the norm of a perturbation. The dashed line is the accuracy without perturbation.
+# Both matrices have spectral radius 1. The scaled one is not normal. Its norm is above 1, and a perturbation can
+# move its eigenvalues by more than its own norm. The dashed line is the accuracy without perturbation.
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 8.4), layout="constrained")
 for axis, (name, result) in zip(axes, results.items(), strict=True):
@@ -57,8 +56,8 @@ for axis, (name, result) in zip(axes, results.items(), strict=True):
     axis.set_title(f"{name}: accuracy under perturbation")
 
 # %%
-# How far do states move when inputs move? The curves are the largest ratios over the test set. The certified bound
-# holds for all inputs. It needs operator norms only, and lies far above.
+# This figure shows how much states change when inputs change. The curves are the largest ratios over the test set.
+# The certified bound holds for all inputs. It uses only operator norms, so it is far above the curves.
 
 growth_figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
 for color, (name, result) in enumerate(results.items()):
@@ -70,8 +69,8 @@ axis.set(xlabel="time step", ylabel=r"$\|\delta h_t\| / \|d\|$", yscale="log", t
 growth_figure.legend(loc="outside lower center", fontsize="small", ncols=2)
 
 # %%
-# The table is that of ``benchmarks/robustness.py``: 60 epochs, means of ten seeds, test accuracy. The last columns
-# are the spectral radius and the norm.
+# The next table comes from ``benchmarks/robustness.py``. It has the test accuracy after 60 epochs, as means of ten
+# seeds. The last columns are the spectral radius and the norm.
 
 root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "benchmarks" / "results").is_dir())
 rows = json.loads((root / "benchmarks" / "results" / "robustness.json").read_text())["robustness"]
@@ -81,18 +80,18 @@ for row in rows:
     print(f"{row['weights']:<14}", *(f"{row[column]['mean']:>13.3f}" for column in columns))
 
 # %%
-# How to read it:
+# The results:
 #
-# - Accuracy says little about robustness. One step of 0.05 for each pixel, a twentieth of its range, breaks a third of
+# - Accuracy does not imply robustness. One step of 0.05 for each pixel, a twentieth of its range, changes a third of
 #   the answers or more in every network.
-# - Dividing by the radius costs robustness. The network is as stable as the orthogonal one by its eigenvalues, and far
-#   easier to break. Dividing by the norm costs accuracy as well, since it shrinks every direction.
-# - The fault is of the scaling, not of the disc. The orthogonal matrix has all eigenvalues on the circle and is the
+# - Dividing by the radius reduces robustness. By its eigenvalues, the network is as stable as the orthogonal one, but
+#   it is far less robust. Dividing by the norm also reduces accuracy, because it shrinks every direction.
+# - The cause is the scaling, not the unit disc. The orthogonal matrix has all eigenvalues on the circle, and is the
 #   most robust of the five under ten steps of 0.05.
-# - One step is a weak attack. The free network looks as robust as the orthogonal one after one step of 0.05, and loses
-#   more under ten.
-# - Gradient training leaves matrices that are not normal: the free norm is well above its radius.
+# - One step is a weak attack. The unconstrained network is as robust as the orthogonal one under one step of 0.05, but
+#   loses more accuracy under ten steps.
+# - Training produces matrices that are not normal. The norm of the unconstrained matrix is well above its radius.
 #
-# Limits: these are ten seeds of one small task, with a test set of 360 images, where one image is 0.28 points. Under
-# one step of 0.1, single seeds of the free network differ by up to twelve points. Do not rank networks whose accuracies
-# differ by less than five points.
+# Limits: the results are from ten seeds of one small task. The test set has 360 images, so one image is 0.28 percentage
+# points. Under one step of 0.1, single seeds of the unconstrained network differ by up to twelve points. Do not rank
+# networks whose accuracies differ by less than five points.

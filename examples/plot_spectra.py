@@ -2,9 +2,10 @@ r"""
 Spectra under training
 ======================
 
-The gradient through :math:`T` time steps holds a product of :math:`T` recurrent matrices. Where their eigenvalues are
-inside the unit circle it dies, where they are outside it grows. Here the same recurrent network learns to recall the
-first of many inputs, once with free weights and once with an orthogonal recurrent matrix; only one argument differs.
+The gradient through :math:`T` time steps contains a product of :math:`T` recurrent matrices. It vanishes if their
+eigenvalues are inside the unit circle, and grows if they are outside. Here the same recurrent network learns to recall
+the first of many inputs, once without a constraint and once with an orthogonal recurrent matrix. Only one argument
+differs.
 """
 
 import sys
@@ -19,7 +20,8 @@ torch.set_num_threads(1)
 hidden, length, steps = 48, 100, 150
 
 # %%
-# The task: a sequence of faint noise whose first entry is one of eight symbols, which must be named at the end.
+# In the task, a sequence begins with one of eight symbols, followed by weak noise. The symbol must be predicted at
+# the end.
 
 
 def batch(generator: torch.Generator, size: int = 32) -> tuple[Tensor, Tensor]:
@@ -31,11 +33,12 @@ def batch(generator: torch.Generator, size: int = 32) -> tuple[Tensor, Tensor]:
 
 
 # %%
-# The layer is the same in both runs, and so is the optimizer, which treats free weights as torch's Adam does.
+# The layer and the optimizer are the same in both runs. The optimizer treats unconstrained weights as torch's Adam
+# does.
 
 
 def train(constraint: mr.Orthogonal | None) -> tuple[list[float], list[Tensor]]:
-    """Return the loss of every step, and the eigenvalues of the recurrent matrix at the start, middle and end."""
+    """Return the loss of every step, and the eigenvalues of the recurrent matrix at start, middle and end."""
     torch.manual_seed(0)
     layer = mr.nn.RNN(8, hidden, nonlinearity="modrelu", batch_first=True, constraint=constraint)
     readout = nn.Linear(hidden, 8)
@@ -57,8 +60,9 @@ def train(constraint: mr.Orthogonal | None) -> tuple[list[float], list[Tensor]]:
 runs = {"free": train(None), "orthogonal": train(mr.Orthogonal("cayley"))}
 
 # %%
-# The free matrix begins well inside the circle, where hardly any gradient from the end reaches the first input.
-# Orthogonal eigenvalues can only move along the circle, and the network learns to recall. Pure chance has loss log 8.
+# The initial eigenvalues of the unconstrained matrix are well inside the circle, so hardly any gradient from the end
+# reaches the first input. The eigenvalues of the orthogonal matrix can only move along the circle, and the network
+# learns the task. Chance level is a loss of log 8.
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
 angles = torch.linspace(0, 2 * torch.pi, 200)
@@ -73,4 +77,4 @@ axes[2].set(title=f"loss: recall the first of {length} inputs", xlabel="steps", 
 axes[2].legend()
 figure.tight_layout()
 if len(sys.argv) > 1:
-    figure.savefig(sys.argv[1], dpi=100)  # run as a script with the name of a file
+    figure.savefig(sys.argv[1], dpi=100)  # if the script is run with a file name

@@ -2,9 +2,9 @@ r"""
 Swap the retraction
 ===================
 
-How a weight moves is a value of its own: change it by name, at any time, and neither the weight nor the optimizer
-notices. The problem here is to turn one cloud of points onto another, the orthogonal Procrustes problem
-:math:`\min_W \lVert X W^T - Y \rVert^2`, whose solution is known in closed form.
+The retraction is independent of the weight and the optimizer, and you can change it by name at any time. The problem
+here is to rotate one set of points onto another. This is the orthogonal Procrustes problem :math:`\min_W \lVert X W^T -
+Y \rVert^2`, whose solution is known in closed form.
 """
 
 import matplotlib.pyplot as plt
@@ -21,11 +21,11 @@ target = mr.SpecialOrthogonal().random(n, n, dtype=torch.float64, generator=gene
 Y = X @ target.mT
 
 # %%
-# One function, four retractions, and one run that changes its mind at every thirty steps.
+# Each of the four retractions has one run. Another run changes its retraction every thirty steps.
 
 
 def fit(names: list[str]) -> list[float]:
-    """Return the loss of every step, using each of the retractions in turn for an equal share of the steps."""
+    """Return the loss of every step. Each of the retractions is used in turn for an equal number of steps."""
     layer = nn.Linear(n, n, bias=False, dtype=torch.float64)
     nn.init.eye_(layer.weight)
     mr.constrain(layer, "weight", mr.SpecialOrthogonal(names[0]))
@@ -46,7 +46,7 @@ curves = {name: fit([name]) for name in names}
 curves["each in turn"] = fit([*names, "cayley"])
 
 # %%
-# All of them arrive. Near the solution steps are small, and there every retraction is nearly the geodesic.
+# All runs reach the solution. Near it the steps are small, and every retraction is close to the geodesic.
 
 figure, axis = plt.subplots(figsize=(7, 4))
 for name, losses in curves.items():
@@ -58,7 +58,7 @@ axis.legend()
 figure.tight_layout()
 
 # %%
-# Further off they differ: the larger the step, the more a retraction bends away from the geodesic.
+# For larger steps they differ. The larger the step, the farther a retraction is from the geodesic.
 
 A = mr.linalg.skew(torch.randn(n, n, dtype=torch.float64, generator=generator))
 A = A / torch.linalg.matrix_norm(A, 2)

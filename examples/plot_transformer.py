@@ -2,10 +2,11 @@
 Constrain the attention of a transformer
 ========================================
 
-One table of name patterns makes the projections of attention orthogonal. Their singular values stay at 1, so these
-weights cannot make the logits of attention grow. Without the constraint, singular values spread as the model learns.
+A table of name patterns makes the projections of attention orthogonal. Their singular values stay at 1, so these
+weights cannot increase the attention logits. Without the constraint, the singular values spread during training.
 
-The problem: the second half of a sequence repeats the first, which is random. The model has to look back.
+In the task, the first half of a sequence is random and the second half repeats it. The model must attend to earlier
+tokens.
 """
 
 import matplotlib.pyplot as plt
@@ -20,12 +21,12 @@ tokens, half, size, heads, steps = 8, 8, 32, 4, 250
 
 
 def sequences(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Return random tokens, twice."""
+    """Return sequences of random tokens that are repeated once."""
     return torch.randint(tokens, (count, half), generator=generator).repeat(1, 2)
 
 
 # %%
-# The model is torch's own encoder, with a causal mask. It adds learned positions to embeddings.
+# The model is torch's encoder with a causal mask. It adds learned positions to the embeddings.
 
 
 class Model(nn.Module):
@@ -45,7 +46,8 @@ class Model(nn.Module):
 
 
 # %%
-# The constraints are a table. ``in_proj_weight`` stacks the matrices of queries, keys and values: three blocks.
+# The constraints are a table. ``in_proj_weight`` stacks the matrices of queries, keys and values, so it has three
+# blocks.
 
 tables = {
     "unconstrained": {},
@@ -77,7 +79,7 @@ def train(table: dict[str, mr.manifolds.Manifold]) -> tuple[Model, list[float]]:
 trained = {name: train(table) for name, table in tables.items()}
 
 # %%
-# Both learn. The degrees of freedom differ, and so do the singular values.
+# Both models learn the task. Their degrees of freedom and singular values differ.
 
 for name, (model, losses) in trained.items():
     q, k, _ = model.encoder.layers[0].self_attn.in_proj_weight.detach().chunk(3)

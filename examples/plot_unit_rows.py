@@ -2,10 +2,11 @@ r"""
 Weights of unit length: nGPT
 ============================
 
-nGPT keeps every matrix of a transformer on the sphere: each vector of length d, the width of the model, has norm 1.
-Take care of the axis. A `torch.nn.Linear` that reads the residual stream has rows of length d; one that writes to the
-stream has columns of length d. `Oblique(-1)` and `Oblique(-2)` say which, and the pattern table below says it once for
-the whole model. The published recipe normalizes after a plain step of Adam; here the optimizer moves on the spheres.
+In nGPT, every vector of length d in the matrices of a transformer has norm 1, where d is the width of the model. The
+axis of these vectors depends on the layer. A `torch.nn.Linear` that reads the residual stream has rows of length d. One
+that writes to the stream has columns of length d. `Oblique(-1)` constrains rows, and `Oblique(-2)` columns. The pattern
+table below defines this for the whole model. The published recipe normalizes after a plain step of Adam. Here the
+optimizer moves on the spheres.
 """
 
 import matplotlib.pyplot as plt
@@ -20,11 +21,11 @@ torch.manual_seed(0)
 WIDTH, HEADS, SYMBOLS, LENGTH = 32, 4, 12, 24
 
 # %%
-# A block moves the state a little towards what attention and the MLP propose, and puts it back onto the sphere.
+# A block moves the state a little towards the outputs of attention and the MLP, and normalizes it again.
 
 
 class Block(nn.Module):
-    """Attention and an MLP that propose states of norm 1."""
+    """Attention and an MLP with normalized outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Embeddings, two blocks, and the cosines with the output embeddings."""
+    """Embeddings, two blocks, and logits from cosines with the output embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class Model(nn.Module):
 
 
 # %%
-# Everything that reads the stream has unit rows; everything that writes to it has unit columns.
+# Every weight that reads the stream has unit rows. Every weight that writes to it has unit columns.
 
 reads, writes = mr.Oblique(-1), mr.Oblique(-2)
 RECIPE = {
@@ -83,7 +84,7 @@ def batch(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def train(*, spheres: bool, steps: int = 150) -> tuple[Model, list[float]]:
-    """Return a trained model and its losses on the half that can be predicted."""
+    """Return a trained model and its losses on the second half of the sequences."""
     torch.manual_seed(1)
     generator, model = torch.Generator().manual_seed(2), Model()
     if spheres:
@@ -109,7 +110,7 @@ _, unconstrained = train(spheres=False)
 print(f"loss after {len(on_spheres)} steps: {on_spheres[-1]:.3f} on spheres, {unconstrained[-1]:.3f} unconstrained")
 
 # %%
-# The lengths are those of the recipe. Taken along the other axis they are not: this is how a wrong axis shows.
+# The norms along the chosen axis are 1. Along the other axis they are not, so a wrong axis is easy to detect.
 
 block = model.blocks[0]
 for name in ("mlp_in", "mlp_out"):

@@ -1,4 +1,4 @@
-"""The command ``manifold-rnn`` (extra ``train``). Its subcommands import what they need when they run.
+"""The command ``manifold-rnn`` (extra ``train``). Each subcommand imports its dependencies only when it runs.
 
 >>> import contextlib, io
 >>> with contextlib.redirect_stderr(io.StringIO()) as errors:

@@ -1,4 +1,4 @@
-"""``manifold-rnn coverage``: test a checkpoint with mutants of its test set; needs matplotlib for a report alone."""
+"""``manifold-rnn coverage``: test a checkpoint with mutants of its test set. Only a report needs matplotlib."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,22 +24,34 @@ from ..training.values import Value, Values, dump_yaml, presentable, say
 from .parsing import CommandParser
 from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
 
-Show: TypeAlias = Callable[[str, float, str], None]  # called with a phase, the fraction of it that is done, and a text
+Show: TypeAlias = Callable[[str, float, str], None]  # called with the phase, the completed fraction of it, and a text
 _BATCH = 256
-_FLAGS: dict[str, tuple[Value, Value, str]] = {  # type, default, and what it is
-    "cases": (int, 1000, "Random mutants of seeds; searches run further cases."),
-    "seeds": (int, 100, "Sequences of the test set that the mutants come from; all of them if there are fewer."),
-    "rounds": (int, 10, "Rounds of mutants, each followed by searches for what they leave uncovered."),
-    "generations": (int, 10, "Generations of a search; 0 for none."),
-    "offspring": (int, 50, "Mutants of each survivor in a generation."),
-    "radius": (float, 0.2, "Largest root mean square difference from the seed at which a new answer is adversarial."),
-    "window": (list[int] | None, None, "First and last time step that count, such as [4, 24]. Default: all."),
+_FLAGS: dict[str, tuple[Value, Value, str]] = {  # type, default and help
+    "cases": (int, 1000, "Number of random mutants of the seeds. Searches run further cases."),
+    "seeds": (int, 100, "Number of test sequences to mutate. All are used if the test set has fewer."),
+    "rounds": (int, 10, "Number of rounds of mutants. A search for uncovered features follows each round."),
+    "generations": (int, 10, "Number of generations of a search. 0 turns searches off."),
+    "offspring": (int, 50, "Number of mutants of each survivor in a generation."),
+    "radius": (float, 0.2, "Largest root mean square difference between an adversarial input and its seed."),
+    "window": (
+        list[int] | None,
+        None,
+        "First and last time step that are counted, such as [4, 24]. Default: all steps.",
+    ),
     "boundary": (float, 0.8, "Threshold of boundary coverage."),
     "change": (float, 0.6, "Threshold of stepwise coverage."),
-    "symbols": (int, 3, "Letters of the alphabet of temporal coverage."),
-    "pieces": (int | None, None, "Letters of a word of temporal coverage. Default: 5, or fewer for short sequences."),
-    "signal": (str, "output", "What is measured: output for the states, forget for the forget gates of an LSTM."),
-    "seed": (int, 0, "Seed of the choice of sequences and of the mutants."),
+    "symbols": (int, 3, "Number of letters in the alphabet of temporal coverage."),
+    "pieces": (
+        int | None,
+        None,
+        "Number of letters in a word of temporal coverage. Default: 5, or fewer for short sequences.",
+    ),
+    "signal": (
+        str,
+        "output",
+        "Signal to measure: output for the hidden states, forget for the forget gates of an LSTM.",
+    ),
+    "seed": (int, 0, "Random seed for choosing the sequences and the mutants."),
 }
 RECORD, EXAMPLES = "coverage.json", "examples.pt"
 
@@ -47,11 +59,13 @@ RECORD, EXAMPLES = "coverage.json", "examples.pt"
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
     parser = CommandParser(description)
-    parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/best.ckpt.")
+    parser.parser.add_argument("checkpoint", type=str, help="Checkpoint file, such as runs/a/best.ckpt.")
     for name, (hint, default, about) in _FLAGS.items():
         parser.add_flag(name, hint, about if default is None else f"{about} Default: {default}.")
-    parser.add_flag("output", str | None, f"Folder for {RECORD} and the adversarial inputs, {EXAMPLES}.")
-    parser.add_flag("report", str | None, "HTML file for a page with the table and a picture.")
+    parser.add_flag(
+        "output", str | None, f"Folder for {RECORD} and for {EXAMPLES}, which contains the adversarial inputs."
+    )
+    parser.add_flag("report", str | None, "HTML file to write, with the table and a figure.")
     return parser
 
 
@@ -68,7 +82,7 @@ def execute(command: str, values: Values) -> int:
     seeds, classifies = _inputs(trained, splits.test, numbers), _classifies(task, splits.test)
     with _progress() as show:
         start = coverage(trained.network, _known(trained, splits.train, show), **_scale(options, task.length))
-        for place in [Path(output)] * bool(output) + [Path(report).parent] * bool(report):  # once all is accepted
+        for place in [Path(output)] * bool(output) + [Path(report).parent] * bool(report):  # after all checks
             open_folder(place)
         result = campaign(
             trained.network,
@@ -80,9 +94,9 @@ def execute(command: str, values: Values) -> int:
         )
     print(result.table(), flush=True)
     if not classifies:
-        say("The task is no classification of sequences: coverage is measured, and answers are not compared.")
+        say("The task does not classify sequences. Coverage was measured, but answers were not compared.")
     if task.carried:
-        say("The pieces of the stream were run one by one, each from the initial state.")
+        say("The task is one long stream. Each piece of it was run separately, from the initial state.")
     scale = result.coverage.calibration
     used = {**options, "window": list(scale.window), "pieces": scale.pieces}
     about = {"checkpoint": checkpoint, "task": task.name, **used}
@@ -102,7 +116,7 @@ def _check(options: Values, output: str | None, report: str | None) -> None:
         require(options[key] >= smallest, key, f"an integer of at least {smallest}", options[key])
     require(options["seed"] < 2**63, "seed", "an integer below 2^63", options["seed"])
     require(0 < options["radius"] < float("inf"), "radius", "a positive number", options["radius"])
-    require(len(options["window"] or (0, 0)) == 2, "window", "a first and a last step", options["window"])
+    require(len(options["window"] or (0, 0)) == 2, "window", "a first and a last time step", options["window"])
     require_choice("signal", options["signal"], ("output", "forget"))
     if output is not None:
         require_folder("output", output)
@@ -121,7 +135,7 @@ def _inputs(trained: Trained, part: TensorDataset, numbers: Sequence[int]) -> Te
 
 
 def _scale(options: Values, length: int) -> Values:
-    """What the features of coverage are, for sequences of this length."""
+    """The options of `coverage` for sequences of this length."""
     window = (0, length - 1) if options["window"] is None else tuple(options["window"])
     pieces = options["pieces"] if options["pieces"] is not None else max(1, min(5, window[1] - window[0] + 1))
     same = {key: options[key] for key in ("boundary", "change", "symbols", "signal")}
@@ -129,7 +143,7 @@ def _scale(options: Values, length: int) -> Values:
 
 
 def _known(trained: Trained, train: TensorDataset, show: Show) -> Iterator[Tensor]:
-    """The training set in batches."""
+    """The training set in batches, with a call of ``show`` after each."""
     for start in range(0, len(train), _BATCH):
         numbers = range(start, min(start + _BATCH, len(train)))
         yield _inputs(trained, train, [*numbers])
@@ -138,7 +152,7 @@ def _known(trained: Trained, train: TensorDataset, show: Show) -> Iterator[Tenso
 
 @contextmanager
 def _progress() -> Iterator[Show]:
-    """Show what is done: as a bar on a terminal, by a line for each phase elsewhere."""
+    """Show the progress: a bar on a terminal, one line for each phase elsewhere."""
     if not (sys.stdout and sys.stdout.isatty()):
         yield lambda phase, fraction, text: say(f"{phase}: {text}") if fraction == 1 else None
         return
@@ -151,7 +165,7 @@ def _progress() -> Iterator[Show]:
 
 
 def _write_record(folder: Path, result: Campaign, about: Values, numbers: Sequence[int]) -> None:
-    """Write the adversarial inputs, then the record that counts them."""
+    """Write the adversarial inputs, then the record with their number."""
     broken = [numbers[k] for k in result.broken]
     content = {"test_sequences": broken, "inputs": result.examples.contiguous()}
     with replacing(folder / EXAMPLES) as temporary:
@@ -161,7 +175,7 @@ def _write_record(folder: Path, result: Campaign, about: Values, numbers: Sequen
 
 
 def _write_report(path: Path, result: Campaign, about: Values) -> None:
-    """Write the page."""
+    """Write the report as an HTML page."""
     from .._pages import Section, page, picture
 
     scale = result.coverage
@@ -174,16 +188,16 @@ def _write_report(path: Path, result: Campaign, about: Values) -> None:
     lead = "Coverage counts which features of the states the test cases have reached. " + (
         "Answers were not compared, because the task does not classify sequences."
         if result.adversarial is None
-        else f"A case is adversarial if the answer differs from that for its seed, within distance {result.radius:g}."
+        else f"A case is adversarial if its answer differs from that of its seed, within distance {result.radius:g}."
     )
-    caption = "Thick: sums over all units, by time step and word. Dashed: single units."
+    caption = "Thick lines are sums over all units, by time step and word. Dashed lines are single units."
     searches = "\n".join(
         f"{found.feature!s:<16}  {'reached' if found.reached else 'not reached':<12}  "
         f"fitness {found.fitness[0]:8.4f} to {found.fitness[-1]:8.4f}  {found.cases:>6,} cases"
         for found in result.searches
     )
     note = (
-        "Fitness is the distance to the feature: of the seeds, and of the best case. A failed search shows no defect."
+        "Fitness is the distance to the feature, of the seeds, then of the best case. A failed search is not a defect."
     )
     sections = [
         Section("Coverage by cases", picture=picture(scale.plot), caption=caption),

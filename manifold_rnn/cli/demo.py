@@ -1,4 +1,4 @@
-"""``manifold-rnn demo``: a shipped comparison of an LSTM and published networks, on handwritten digits."""
+"""``manifold-rnn demo``: a built-in comparison of an LSTM and published networks on handwritten digits."""
 
 import os
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from ..training.settings import NetworkSettings
 from ..training.values import Value, Values, flat, load_yaml, overridden
 from .parsing import CommandParser
 
-_RUN_FLAGS = {  # the key of a run that each flag overrides, its type, and what it is
-    "epochs": ("epochs", int, "Passes over the training set, for every network."),
-    "batch_size": ("batch_size", int, "Sequences in a batch."),
+_RUN_FLAGS = {  # the key of a run that each flag overrides, its type and its help
+    "epochs": ("epochs", int, "Number of epochs for every network."),
+    "batch_size": ("batch_size", int, "Number of sequences in a batch."),
     "lr": ("optimizer.lr", float, "Peak learning rate of the unconstrained weights."),
-    "hidden_size": ("network.hidden_size", int, "Units of the first published network; the others get equal budgets."),
-    "seed": ("task.seed", int, "Seed of the split, the initial weights and the order of the batches."),
+    "hidden_size": ("network.hidden_size", int, "Units of the first published network. The others get equal budgets."),
+    "seed": ("task.seed", int, "Random seed for the split, the initial weights and the order of the batches."),
 }
 
 
@@ -30,10 +30,10 @@ def build_parser(command: str, description: str) -> CommandParser:
     parser, defaults = CommandParser(description), flat(_shipped()["base"])
     for name, (key, hint, about) in _RUN_FLAGS.items():
         parser.add_flag(name, hint, f"{about} Default: {defaults[key]}.")
-    parser.add_flag("networks", str, "Published networks, with commas between, or all.")
+    parser.add_flag("networks", str, 'Names of published networks, separated by commas, or "all".')
     parser.add_flag("retraction", str, "Retraction of every published network that has one. Default: its own.")
-    parser.add_flag("output", str, "Folder for the report; made if missing. Default: demo-results.")
-    parser.add_flag("workers", int, "Processes. Default: one for each processor.")
+    parser.add_flag("output", str, "Folder for the report. It is created if it does not exist. Default: demo-results.")
+    parser.add_flag("workers", int, "Number of processes. Default: one for each processor.")
     return parser
 
 
@@ -47,12 +47,12 @@ def execute(command: str, values: Values) -> int:
 
 
 def demo_grid(values: Mapping[str, Value]) -> Grid:
-    """Return the shipped comparison with the values of these flags."""
+    """Return the built-in comparison, with the values of these flags."""
     shipped = _shipped()
     networks: list[Values] = shipped["grid"]["network"]
     if "networks" in values:
         names = [name.strip() for name in values["networks"].split(",") if name.strip()]
-        require(bool(names), "networks", 'names of networks, with commas between, or "all"', values["networks"])
+        require(bool(names), "networks", 'names of networks, separated by commas, or "all"', values["networks"])
         networks = [entry for entry in networks if "zoo" not in entry]
         for name in zoo.available() if names == ["all"] else names:
             require_choice("networks", name, zoo.available())

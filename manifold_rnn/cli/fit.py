@@ -1,4 +1,4 @@
-"""``manifold-rnn fit``, ``validate`` and ``test``: train a network, or score a checkpoint of one."""
+"""``manifold-rnn fit``, ``validate`` and ``test``: train a network, or evaluate a checkpoint."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,21 @@ from .parsing import CommandParser
 
 
 def build_parser(command: str, description: str) -> CommandParser:
-    """Return the parser of ``fit``, or of one of the two that score a checkpoint."""
+    """Return the parser of ``fit``, ``validate`` or ``test``."""
     names = {"network.zoo": zoo.available(), "network.cell": choices.cells()}
     names |= {"network.constraint": choices.constraints_by_name(), "optimizer.name": choices.optimizers()}
     epilog = "; ".join(f"{key}: {', '.join(known)}" for key, known in names.items())
     parser = CommandParser(description, RunSettings)
     parser.parser.epilog = f"Names: {epilog}."
     if command == "fit":
-        parser.add_flag("resume", bool, "Resume from the last checkpoint in the output folder, if there is one.")
-        parser.add_flag("restart", bool, "Start again in the output folder; the files of its run are kept inside.")
+        parser.add_flag(
+            "resume", bool, "Resume the run from the last checkpoint in the output folder, if there is one."
+        )
+        parser.add_flag(
+            "restart", bool, "Start again in the output folder. The files of the previous run are kept in a subfolder."
+        )
     else:
-        parser.add_flag("checkpoint", str | None, f"The checkpoint. Default: {BEST} in the output folder.")
+        parser.add_flag("checkpoint", str | None, f"Checkpoint to evaluate. Default: {BEST} in the output folder.")
     return parser
 
 
@@ -42,7 +46,7 @@ def execute(command: str, values: Values) -> int:
             try:
                 print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)), flush=True)
             except StopRequested:
-                say("stopped before the end")
+                say("The run was stopped before its end.")
                 return 130
             return 0
         record = run(settings, folder=settings.output, resume=resume, restart=restart, stop=stop, quiet=False)

@@ -1,4 +1,4 @@
-"""``manifold-rnn inspect``: describe a checkpoint; imports no Lightning, and matplotlib for a report alone."""
+"""``manifold-rnn inspect``: describe a checkpoint. It needs no Lightning, and matplotlib only for a report."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from ..training.values import Value, Values, dump_yaml, presentable, say
 from .parsing import CommandParser
 from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
 
-_TILES = (  # a number of a diagnostic, and what it is called
+_TILES = (  # a diagnostic, one of its numbers, and the label
     ("spectrum", "radius", "spectral radius"),
     ("spectrum", "norm", "largest singular value"),
     ("defects", "largest", "largest defect"),
@@ -28,7 +28,7 @@ _TILES = (  # a number of a diagnostic, and what it is called
 
 
 class Result(NamedTuple):
-    """What a diagnostic found, or why it does not apply."""
+    """The result of a diagnostic, or the reason why it does not apply."""
 
     name: str
     found: Value | None
@@ -39,14 +39,12 @@ class Result(NamedTuple):
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
     parser = CommandParser(description)
-    parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/last.ckpt.")
+    parser.parser.add_argument("checkpoint", type=str, help="Checkpoint file, such as runs/a/last.ckpt.")
     known = ", ".join(choices.diagnostics())
-    default = f"{', '.join(_quick())}; all of them in a report"
-    parser.add_flag(
-        "diagnostics", list[str] | None, f"Functions of manifold_rnn.diagnostics: {known}. Default: {default}."
-    )
-    parser.add_flag("sequences", int, "Sequences of the test set for the diagnostics that need data. Default: 100.")
-    parser.add_flag("report", str | None, "HTML file for a page with all tables and pictures.")
+    default = f"{', '.join(_quick())}, or all of them with --report"
+    parser.add_flag("diagnostics", list[str] | None, f"Diagnostics to run: {known}. Default: {default}.")
+    parser.add_flag("sequences", int, "Number of test sequences for the diagnostics that need data. Default: 100.")
+    parser.add_flag("report", str | None, "HTML file to write, with all tables and figures.")
     return parser
 
 
@@ -60,7 +58,7 @@ def execute(command: str, values: Values) -> int:
     require_report(report)
     trained = trained_network(values["checkpoint"])
     if report is not None:
-        open_folder(Path(report).parent)  # before hours of work, and once all is accepted
+        open_folder(Path(report).parent)  # after all checks, but before hours of work
     print(_progress(trained.content, trained.settings))
     print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
     for method in trained.settings.methods():
@@ -73,7 +71,7 @@ def execute(command: str, values: Values) -> int:
             print(result.text, flush=True)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
+    print(f"Resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
     if report is not None:
         _write_report(Path(report), trained, results, f"checkpoint: {values['checkpoint']}\n{text}", sequences)
         say(f"Written to {report}")
@@ -81,13 +79,13 @@ def execute(command: str, values: Values) -> int:
 
 
 def _quick() -> list[str]:
-    """Return the diagnostics that need no data, and do not take so long that they offer a progress bar."""
+    """Return the fast diagnostics: those that need no data and have no ``progress`` parameter."""
     known = choices.diagnostics().items()
     return [name for name, f in known if not choices.needs_data(f) and not choices.takes(f, "progress")]
 
 
 def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
-    """Run diagnostics one by one, on the test set where they need data."""
+    """Run the chosen diagnostics one by one, with the test set where they need data."""
     known = choices.diagnostics()
     data = _data(trained, checkpoint, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
     for name in chosen:
@@ -115,7 +113,7 @@ def _data(trained: Trained, checkpoint: str, sequences: int) -> TensorDataset:
 
 
 def _write_report(path: Path, trained: Trained, results: Sequence[Result], settings: str, sequences: int) -> None:
-    """Write the page: a section for each diagnostic."""
+    """Write the report: a page with a section for each diagnostic."""
     from .._pages import Section, page, picture
 
     task, history = trained.settings.task, trained.content[RUN]["history"]
@@ -141,7 +139,7 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
     lead = f"{progress[0].upper()}{progress[1:]}. Diagnostics with data used at most {sequences} test sequences"
     lead += ", each from the initial state." if task.carried else "."
     write_page(
-        path, page("What the network does", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
+        path, page("Report of a checkpoint", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
     )
 
 

@@ -1,4 +1,4 @@
-"""``manifold-rnn``: finds the subcommand, parses its arguments, runs it, and answers every mistake with one line."""
+"""``manifold-rnn``: parses the arguments and runs the subcommand. Every error is printed as one line."""
 
 import gc
 import signal
@@ -17,12 +17,12 @@ from ..errors import ManifoldError
 _NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "optuna", "rich", "sklearn", "tensorboard")
 _COMMANDS = {  # the module of each, and its help
     "fit": ("fit", "train a network and test it"),
-    "validate": ("fit", "score a checkpoint on the validation set"),
-    "test": ("fit", "score a checkpoint on the test set"),
-    "compare": ("compare", "compare combinations of settings as one study, and write a report"),
-    "inspect": ("inspect", "describe a checkpoint and say how to resume it"),
-    "coverage": ("coverage", "test a checkpoint with mutants of its test set, and measure what they cover"),
-    "prune": ("prune", "write the smaller dense network of a checkpoint that was trained with pruning"),
+    "validate": ("fit", "evaluate a checkpoint on the validation set"),
+    "test": ("fit", "evaluate a checkpoint on the test set"),
+    "compare": ("compare", "compare combinations of settings in one study, and write a report"),
+    "inspect": ("inspect", "describe a checkpoint and show how to resume its run"),
+    "coverage": ("coverage", "test a checkpoint with mutants of its test set, and measure their coverage"),
+    "prune": ("prune", "remove the closed units of a network that was trained with pruning"),
     "demo": ("demo", "compare an LSTM and published networks on handwritten digits"),
 }
 
@@ -30,17 +30,17 @@ _COMMANDS = {  # the module of each, and its help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``manifold-rnn`` and return its exit status.
 
-    Bad values, folders that cannot be written and missing packages are answered with one line on the error stream.
+    It prints one line on the error stream for a wrong value, a folder that cannot be written, or a missing package.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        What follows the command's name. Default: the command line.
+        The arguments after ``manifold-rnn``. Default: those of the command line.
 
     Returns
     -------
     int
-        0 if all went well, 1 if a network failed, 2 for a mistake in the arguments, 130 after Ctrl-C or SIGTERM.
+        0 after success, 1 if a network failed, 2 for a wrong argument, 130 after Ctrl-C or SIGTERM.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(), _interrupted_by_sigterm():
             warnings.showwarning = _print_warning
             return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as head does
         return 0
     except (ManifoldError, OSError, MemoryError) as error:
         return _refuse(str(error) or type(error).__name__)
@@ -77,11 +77,11 @@ def _run(arguments: Sequence[str]) -> int:
     require_choice("manifold-rnn", command, _COMMANDS)
     module, about = _COMMANDS[command]
     handler = import_module(f".{module}", __package__)
-    gc.enable()  # `_command` has turned it off for the imports
+    gc.enable()  # `_command` turned it off, for faster imports
     parser = handler.build_parser(command, f"{about[0].upper()}{about[1:]}.")
     try:
         values = parser.parse(arguments[1:])
-    except (ArgumentError, ValueError) as error:  # the second if a file is not UTF-8
+    except (ArgumentError, ValueError) as error:  # ValueError: a file is not UTF-8
         parser.explain(error, arguments[1:])
     return int(handler.execute(command, values))
 
@@ -91,13 +91,13 @@ def _help() -> str:
     rows = "\n".join(f"  {name:<{width}}  {about}" for name, (_, about) in _COMMANDS.items())
     return (
         "usage: manifold-rnn COMMAND [options]\n\nRecurrent networks with weights on manifolds.\n\n"
-        f"commands:\n{rows}\n\nmanifold-rnn COMMAND --help lists the options of a command."
+        f"commands:\n{rows}\n\nRun manifold-rnn COMMAND --help to list the options of a command."
     )
 
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, until a command handles both."""
+    """Handle SIGTERM as Ctrl-C, until a command installs its own handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

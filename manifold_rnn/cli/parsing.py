@@ -1,4 +1,4 @@
-"""Command lines and YAML files of settings, parsed by jsonargparse; mistakes are answered with the nearest key."""
+"""Command lines and YAML files of settings, parsed by jsonargparse. Errors name the nearest known key."""
 
 import re
 from argparse import Action
@@ -23,14 +23,14 @@ from ..training.mapping import check_keys, hints_by_key
 from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
 
 _MODE = "manifold_rnn"
-_MARKUP = (  # of docstrings, which the help is made of
+_MARKUP = (  # of docstrings, which become help texts
     (re.compile(r":math:`([^`]*)`"), lambda found: found[1].replace("\\", " ").strip()),
     (re.compile(r"(?::[a-z:]+:)?`+~?([^`]*)`+"), lambda found: found[1]),
 )
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Help without the markup of docstrings."""
+    """Formats help texts without the markup of docstrings."""
 
     def _expand_help(self, action: Action) -> str:
         return _plain(super()._expand_help(action))
@@ -48,15 +48,15 @@ def _plain(text: str) -> str:
 class CommandParser:
     """The parser of one subcommand.
 
-    The fields of the dataclass ``settings``, if there is one, and those of the dataclasses in it, are flags; if one is
-    a task, they are also keys of the files that ``--config`` reads. Fields in ``skip`` are left out.
+    Every field of the dataclass ``settings``, and of the dataclasses in it, is a flag. If one of the fields is a task,
+    the fields are also keys of the files that ``--config`` reads. Fields in ``skip`` are left out.
     """
 
     def __init__(self, description: str, settings: type | None = None, skip: Sequence[str] = ()) -> None:
         options: Values = {"description": description, "exit_on_error": False, "allow_abbrev": False}
         self.parser = ArgumentParser(parser_mode=_MODE, print_config=None, formatter_class=_HelpFormatter, **options)
-        self.config: Values = {}  # what the files of --config hold, merged
-        self._outputs: Values = {}  # what each of them says of `output`
+        self.config: Values = {}  # merged content of the files of --config
+        self._outputs: Values = {}  # the value of `output` in each of these files
         self.settings, self.known = settings, {k: h for k, h in hints_by_key(settings).items() if k not in skip}
         self.has_files = "task" in self.known
         if settings is None:
@@ -64,20 +64,24 @@ class CommandParser:
         hints = get_type_hints(settings)
         parts = {key: hint for key, hint in hints.items() if is_dataclass(hint)}
         if self.has_files:
-            self.parser.add_argument("--config", action="config", help="YAML file with settings; may be repeated.")
-            self.parser.add_argument("--task", type=Task, help="What the network learns; --task.KEY sets its options.")
+            self.parser.add_argument(
+                "--config", action="config", help="YAML file with settings. Repeat the flag to merge several files."
+            )
+            self.parser.add_argument(
+                "--task", type=Task, help="Task that the network learns. --task.KEY sets its options."
+            )
         for key, hint in parts.items():
             self.parser.add_class_arguments(hint, key)
         self.parser.add_class_arguments(settings, skip={*skip, "task", *parts})
 
     def add_flag(self, name: str, hint: Hint, help_text: str) -> None:
-        """Add a flag that is no field of the settings; without a value if it is a bool."""
+        """Add a flag that is not a field of the settings. A flag of type bool takes no value."""
         kind: Values = {"action": "store_true"} if hint is bool else {"type": hint}
         self.parser.add_argument(f"--{name}", help=help_text, **kind)
         self.known[name] = hint
 
     def parse(self, arguments: Sequence[str]) -> Values:
-        """Return the flags and files as one nested mapping, with a task as files write it."""
+        """Return the flags and files as one nested mapping, in the form of a settings file."""
         namespace = self.parser.parse_args(self._with_files(arguments), defaults=False)
         values: Values = {key: value for key, value in namespace.as_dict().items() if key not in ("config", "help")}
         if task := values.get("task"):
@@ -89,19 +93,19 @@ class CommandParser:
         return values
 
     def _require_own_folder(self, output: Value) -> None:
-        """Raise `OptionError` if settings of a run lie beside its checkpoints but name another folder as output."""
+        """Raise `OptionError` if a settings file lies beside checkpoints but its ``output`` is another folder."""
         for path, named in self._outputs.items():
             folder = Path(path).parent
             has_run = Path(path).name == CONFIG and any((folder / name).exists() for name in (LAST, BEST))
             if has_run and isinstance(named, str) and named == output and Path(named).resolve() != folder.resolve():
                 raise OptionError(
-                    f"'{path}' names another folder as `output`, as after a run was moved.\n"
-                    f"Expected '{folder}'. Got '{named}'.\nAdd --output {quote(str(folder))} to use the run beside the "
-                    f"settings, or --output {quote(named)}."
+                    f"`output` in '{path}' is not the folder of this file. The run may have been moved.\n"
+                    f"Expected '{folder}'. Got '{named}'.\nAdd --output {quote(str(folder))} to use the run in the "
+                    f"folder of this file, or --output {quote(named)}."
                 )
 
     def _with_files(self, arguments: Sequence[str]) -> list[str]:
-        """Put the content of every file in the place of its path: a file is read once, because it may be a pipe."""
+        """Replace the path of every file by its content. Each file is read only once, because it may be a pipe."""
         replaced, rest = [], list(arguments)
         while rest:
             argument = rest.pop(0)
@@ -118,7 +122,7 @@ class CommandParser:
         return replaced
 
     def explain(self, error: Exception, arguments: Sequence[str]) -> NoReturn:
-        """Raise `OptionError` that names the key or the flag which the parser could not accept."""
+        """Raise an `OptionError` that names the key or flag that the parser refused."""
         flags = _pairs(arguments)
         if self.config:
             check_keys(self.settings, self.config)
@@ -133,7 +137,9 @@ class CommandParser:
             if key in ("config", "help", "task") or any(get_origin(known.get(part)) is not None for part in above):
                 continue
             if key not in known:
-                raise OptionError(f"Unknown flag `{flag}`.{did_you_mean(key, known, '--')} See --help.")
+                raise OptionError(
+                    f"Unknown flag `{flag}`.{did_you_mean(key, known, '--')} Run the command with --help to list all."
+                )
             if known[key] is not bool:
                 with suppress(YAMLError):
                     value = load_yaml(value)
@@ -142,7 +148,7 @@ class CommandParser:
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Every flag and its value, which follows it or an equals sign; a flag without a value has none."""
+    """Every flag with its value, which follows the flag or an equals sign. The value of a bare flag is ""."""
     pairs = []
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument.startswith("--"):
@@ -152,7 +158,7 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _load_settings(text: str) -> Value:
-    """Load YAML, and write a task as jsonargparse expects an object of a subclass."""
+    """Load YAML, and rewrite the task in the form that jsonargparse needs for a subclass."""
     content = load_yaml(text)
     if isinstance(content, dict) and KEY in content:
         content = SETTINGS.checked(content, "A file of settings")

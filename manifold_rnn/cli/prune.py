@@ -1,4 +1,4 @@
-"""``manifold-rnn prune``: write the smaller dense network of a checkpoint that was trained with ``pruning``."""
+"""``manifold-rnn prune``: remove the closed units of a network that was trained with ``pruning``."""
 
 import time
 from collections.abc import Callable
@@ -34,13 +34,13 @@ _BATCH, _ROUNDS = 32, 21
 def build_parser(command: str, description: str) -> CommandParser:
     """Return the parser of the command."""
     parser = CommandParser(description)
-    parser.parser.add_argument("checkpoint", type=str, help="The file, such as runs/a/best.ckpt.")
-    parser.add_flag("output", str | None, f"New folder for the smaller network, as {CONFIG} and {BEST}.")
+    parser.parser.add_argument("checkpoint", type=str, help="Checkpoint file, such as runs/a/best.ckpt.")
+    parser.add_flag("output", str | None, f"New folder for {CONFIG} and {BEST} of the smaller network.")
     return parser
 
 
 def execute(command: str, values: Values) -> int:
-    """Prune the network, write it, and print how much smaller and faster it is."""
+    """Prune the network, write it, and print how much smaller and faster it became."""
     output = values.get("output")
     require(output is not None, "output", "a new folder for the smaller network", "none")
     require_folder("output", output)
@@ -68,7 +68,7 @@ def execute(command: str, values: Values) -> int:
 
 
 def _settings(settings: RunSettings, smaller: Network, output: str) -> RunSettings:
-    """The settings of a run whose network has these sizes, with no constraint and no gates."""
+    """The settings of the smaller network, which has no constraint and no gates."""
     layer = smaller.layer
     options = {name: getattr(layer.cell, name) for name in layer.cell.options()}
     defaults = {f.name: f.default for f in fields(layer.cell) if f.default is not MISSING}
@@ -89,7 +89,7 @@ def _settings(settings: RunSettings, smaller: Network, output: str) -> RunSettin
 
 
 def _rebuilt(settings: RunSettings, smaller: Network) -> Network:
-    """The network as every command will build it, with the weights."""
+    """A network built from the settings, as other commands build it, with the weights of ``smaller``."""
     with torch.random.fork_rng(devices=[]):
         network = build_for_run(settings)
     network.load_state_dict(smaller.state_dict())
@@ -97,7 +97,7 @@ def _rebuilt(settings: RunSettings, smaller: Network) -> Network:
 
 
 def _write(folder: Path, trained: Trained, settings: RunSettings, network: Network) -> None:
-    """Write the settings and the checkpoint."""
+    """Write the settings and the checkpoint of the smaller network."""
     open_folder(folder)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(dump_yaml({KEY: SETTINGS.current, **as_mapping(settings)}), encoding="utf-8")
@@ -109,7 +109,7 @@ def _write(folder: Path, trained: Trained, settings: RunSettings, network: Netwo
 
 @torch.no_grad()
 def _report(gated: Network, dense: Network, inputs: Tensor) -> str:
-    """How much smaller and faster the network is, and how far its outputs are from those with gates."""
+    """The text about the sizes, the times and the largest difference of the outputs."""
     gates, large = gated.layer.unit_gates, folded(gated).eval()
     assert gates is not None
     n, levels = gated.layer.hidden_size, [str(len(gates.units(suffix).open())) for suffix in gated.layer.suffixes]
@@ -129,7 +129,7 @@ def _report(gated: Network, dense: Network, inputs: Tensor) -> str:
 
 
 def _closed_inputs(gates: LayerGates) -> str:
-    """The line about features of the input, if they have gates."""
+    """The line about input features, if they have gates."""
     if "inputs" not in gates:
         return ""
     held = gates.units("inputs")
@@ -140,13 +140,13 @@ def _closed_inputs(gates: LayerGates) -> str:
 
 
 def _weights(network: Network) -> int:
-    """The number of entries of the weights, constrained ones dense, without gates."""
+    """The number of entries of all weights, without gates. A constrained weight counts as a dense matrix."""
     layer = [weight for suffix in network.layer.suffixes for weight in network.layer.weights(suffix).values()]
     return sum(weight.numel() for weight in [*layer, *network.readout.parameters()])
 
 
 def _milliseconds(*jobs: Callable[[], object]) -> list[float]:
-    """Interleaved medians, after one round that warms up."""
+    """Median times of the jobs, measured alternately after one warm-up round."""
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(_ROUNDS + 1):
         for job, seconds in zip(jobs, times, strict=True):

@@ -1,4 +1,4 @@
-"""The network in a checkpoint, for the commands that look at one; imports neither Lightning nor matplotlib."""
+"""Loads the network of a checkpoint for several commands. It imports neither Lightning nor matplotlib."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
 
 
 def trained_network(checkpoint: Value) -> Trained:
-    """Read a checkpoint and build its network, or raise `OptionError`."""
+    """Read a checkpoint and build its network. Raises `OptionError` if the file cannot be used."""
     choices.require_path("checkpoint", checkpoint)
     path = Path(checkpoint)
     content = read_checkpoint(path)
@@ -36,19 +36,19 @@ def trained_network(checkpoint: Value) -> Trained:
 
 
 def in_its_precision(network: Network, x: torch.Tensor) -> torch.Tensor:
-    """Return inputs or targets in the precision of a network; symbols and classes stay integers."""
+    """Return inputs or targets in the precision of a network. Symbols and classes stay integers."""
     return x.to(network.readout.weight.dtype) if x.is_floating_point() else x
 
 
 def require_report(path: Value) -> None:
-    """Raise `OptionError` unless a report can be written to a path, or there is none."""
+    """Raise `OptionError` if a report is wanted but cannot be written to this path."""
     if path is not None:
         choices.require_path("report", path)
         choices.require(not Path(path).is_dir(), "report", "the path of a file", f"the folder '{path}'")
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page in one step."""
+    """Write a page atomically."""
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
 

@@ -1,25 +1,25 @@
-"""Diagnostics: numbers that describe a network, with a table and a picture of each. They need no extra but for plots.
+"""Diagnostics: numbers that describe a network, each with a table and a plot. Only plots need an extra.
 
-The eigenvalues of the recurrent matrix and what they hide, and how far each constrained weight is off its set:
+Measure the spectrum of the recurrent matrix, and the distance of each constrained weight from its set:
 
 >>> network = mr.zoo.scornn(1, 8, 10)
 >>> spectrum = mr.diagnostics.spectrum(network)
 >>> assert abs(spectrum.radius - 1) < 1e-5
 >>> assert mr.diagnostics.defects(network).largest < 1e-5
 
-How the gradient of a loss flows back through the states, and what they keep of past inputs:
+Measure the gradient over time, and how well the states recall past inputs:
 
 >>> x, y = torch.rand(50, 20, 1), torch.randint(10, (50,))
 >>> flow = mr.diagnostics.gradient_flow(network, (x, y))
 >>> assert len(flow.gradient_mean) == 20 and mr.diagnostics.memory(network).total > 0
 
-What test cases make the states do, and inputs that make them do more:
+Measure the coverage of test cases, and search for inputs that increase it:
 
 >>> covered = mr.diagnostics.coverage(network, calibrate=x, cases=x[:10])
 >>> found = mr.diagnostics.search(network, covered, x[:5], feature=("change", 0), offspring=50)
 >>> assert found.fitness[-1] <= found.fitness[0]
 
-How much of its accuracy survives noise, attacks and perturbed weights:
+Measure the accuracy under noise, attacks and perturbed weights:
 
 >>> report = mr.diagnostics.robustness(network, (x, y), radii=(0.1,))
 >>> assert 0 <= report.clean <= 1

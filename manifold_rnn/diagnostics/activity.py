@@ -1,4 +1,4 @@
-"""The activity of a recurrent layer on test cases: what coverage measures, as real numbers of shape (B, T, n)."""
+"""The activity of a recurrent layer on test cases: the signal that coverage measures, of shape (B, T, n)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -18,19 +18,19 @@ BATCH = 256
 
 
 def batch_axis(source: States) -> int:
-    """Return the axis of the inputs that counts cases: the first, but for a layer without ``batch_first``."""
+    """Return the batch axis of the inputs: the first axis, except for a layer without ``batch_first``."""
     return int(isinstance(source, (Layer, nn.RNNBase)) and not source.batch_first)
 
 
 def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
-    """Yield the inputs in batches that are not empty: pieces of a tensor, or the items of an iterable."""
+    """Yield the inputs in non-empty batches: slices of a tensor, or the items of an iterable."""
     if isinstance(cases, Dataset):
         cases = DataLoader(cases, batch_size=BATCH)
     pair = list(cases) if isinstance(cases, (tuple, list)) and len(cases) == 2 else [None, None]
     y = pair[1]
     if isinstance(y, Tensor) and y.dim() == 1 and not (y.is_floating_point() or y.is_complex()):
         raise OptionError(
-            f"{who} needs inputs alone.\nGot a pair of inputs and targets of shape {tuple(y.shape)}.\nPass the inputs."
+            f"{who} needs inputs without targets.\nGot a pair with targets of shape {tuple(y.shape)}.\nPass the inputs."
         )
     for item in cases.split(BATCH, axis) if isinstance(cases, Tensor) and cases.dim() > axis else loaded(cases):
         x = item[0] if isinstance(item, (tuple, list)) and item else item
@@ -42,14 +42,14 @@ def batches(cases: Cases, axis: int, who: str) -> Iterator[Tensor]:
 
 
 def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
-    """Return the states or another signal of a layer for a batch, shape (B, T, n), in double precision.
+    """Return the states or another signal of a layer for a batch. Shape (B, T, n), double precision.
 
     Complex numbers are replaced by their moduli.
 
     Raises
     ------
     ShapeError
-        If the inputs do not fit a layer of torch, or the signal does not have three axes or has no step.
+        If the inputs do not fit a layer of torch, or if the signal does not have three axes or has no time step.
     DtypeError
         If the inputs have another dtype than the weights of a layer of torch.
     NonFiniteError
@@ -87,9 +87,7 @@ def activity(source: States, x: Tensor, signal: Signal) -> Tensor:
         )
     values = (values.abs() if values.is_complex() else values).double()
     if not values.isfinite().all():
-        raise NonFiniteError(
-            "Coverage needs finite states. Got NaN or infinity. Use a network whose states stay finite."
-        )
+        raise NonFiniteError("Coverage needs finite states. Got NaN or infinity. Check the weights of the network.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Perturbed inputs, and how well a network answers them: random noise and steps along the gradient of the loss."""
+"""Scores of a network for perturbed inputs: random noise, and steps along the gradient of the loss."""
 
 import contextlib
 import math
@@ -14,12 +14,12 @@ from .batches import Loss, default_loss, outputs_for
 
 Norm = Literal["inf", "2"]
 
-_SHARE = 0.25  # of the radius, in a step after the first
+_SHARE = 0.25  # size of a step after the first, as a fraction of the radius
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A network with data, and how its answers are scored: by accuracy where targets are classes, else by the loss."""
+    """Scores a network on data: by accuracy if the targets are classes, else by the loss."""
 
     network: nn.Module
     x: Tensor
@@ -41,7 +41,7 @@ class Judge:
         bounds: tuple[float, float] | None,
         who: str,
     ) -> "Judge":
-        """Return the judge of a network, whose answer to one sequence must fit the targets."""
+        """Return the judge of a network. Its output for one sequence must fit the targets."""
         with torch.no_grad():
             answer = outputs_for(network, x[:1], y)
         if not isinstance(answer, Tensor):
@@ -58,13 +58,15 @@ class Judge:
                 "Check the targets and the readout."
             )
         if loss is not None and not callable(loss):
-            raise OptionError(f"`loss` needs a function of outputs and targets.\nGot {loss!r:.40}.\nPass None or one.")
+            raise OptionError(
+                f"`loss` needs a function of outputs and targets.\nGot {loss!r:.40}.\nPass a function or None."
+            )
         loss = loss or default_loss
         value = loss(answer, y[:1])
         if not isinstance(value, Tensor) or value.dim():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
-                f"{who} needs a loss that is a scalar, the mean over a batch.\nGot {got}.\nTake the mean of it."
+                f"{who} needs a loss that is a scalar, the mean over a batch.\nGot {got}.\nReturn this mean."
             )
         return cls(network, x, y, loss, by_accuracy, batch_size, bounds, who)
 
@@ -79,7 +81,7 @@ class Judge:
         return x if self.bounds is None else x.clamp(*self.bounds)
 
     def clean(self) -> float:
-        """The score without perturbation, or `NonFiniteError` if an output is not finite."""
+        """The score without perturbation. Raises `NonFiniteError` if an output is not finite."""
         for x, y in self.batches(self.x, self.y):
             with torch.no_grad():
                 outputs = outputs_for(self.network, x, y)
@@ -93,11 +95,11 @@ class Judge:
 
     @torch.no_grad()
     def score(self, x: Tensor, network: nn.Module | None = None) -> float:
-        """Accuracy, or loss, for inputs in the place of the given ones."""
+        """Accuracy or loss for inputs that replace the given ones."""
         return self._mean(self._answers(part, y, network) for part, y in self.batches(x, self.y))
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Gradient of the loss by the inputs of a batch."""
+        """Gradient of the loss with respect to the inputs of a batch."""
         # cuDNN has no backward pass for recurrent layers in evaluation mode
         off = torch.backends.cudnn.flags(enabled=False) if x.is_cuda else contextlib.nullcontext()
         with torch.enable_grad(), off:
@@ -107,10 +109,10 @@ class Judge:
         return torch.zeros_like(x) if g is None else g
 
     def attacked(self, norm: Norm, radius: float, steps: int) -> tuple[float, float]:
-        """Scores after one step of length ``radius``, and under the worst of ``steps`` steps, of which it is the first.
+        """Scores after one step of length ``radius``, and after the worst of ``steps`` steps.
 
-        Further steps are a quarter as long and projected onto the ball. A sequence counts as right if it is right
-        throughout; a loss is the largest of a batch.
+        The one step is the first of the ``steps``. Further steps are a quarter as long and projected onto the ball. A
+        sequence is correct if it is correct after every step. A loss is the largest one over the steps.
         """
         first, worst = [], []
         for x, y in self.batches(self.x, self.y):
@@ -128,9 +130,9 @@ class Judge:
         return self._mean(first), self._mean(worst)
 
     def _answers(self, x: Tensor, y: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Whether each answer of a batch is right, or how large the loss is, once for each sequence.
+        """Whether each output of a batch is correct, or the loss, repeated for each sequence.
 
-        An answer that is not finite is wrong, and its loss is infinite.
+        An output that is not finite is wrong, and its loss is infinite.
         """
         outputs = outputs_for(network or self.network, x, y)
         if self.by_accuracy:
@@ -143,13 +145,13 @@ class Judge:
 
 
 def _along(g: Tensor, norm: Norm, radius: float) -> Tensor:
-    """The step of a length along which the loss grows fastest; none where the gradient is zero."""
+    """The step of this length along which the loss grows fastest. It is zero where the gradient is zero."""
     real = torch.view_as_real(g) if g.is_complex() else g
     if norm == "inf":
         step = radius * real.sign()
     else:
         largest = real.abs().flatten(1).amax(1).reshape(-1, *(1,) * (real.dim() - 1))
-        unit = real / torch.where(largest > 0, largest, 1)  # whose squares do not vanish
+        unit = real / torch.where(largest > 0, largest, 1)  # scaled, so that squares do not underflow
         size = _lengths(unit)
         step = unit * (radius * _root(unit) / torch.where(size > 0, size, 1))
     return torch.view_as_complex(step) if g.is_complex() else step
@@ -165,10 +167,10 @@ def _projected(d: Tensor, norm: Norm, radius: float) -> Tensor:
 
 
 def _lengths(x: Tensor) -> Tensor:
-    """Euclidean length of each sequence, with the axes of ``x``."""
+    """Euclidean length of each sequence, broadcastable to ``x``."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *(1,) * (x.dim() - 1))
 
 
 def _root(x: Tensor) -> float:
-    """Root of the number of entries of a sequence, the length of one whose entries are 1."""
+    """Square root of the number of entries of a sequence."""
     return float(x[0].numel()) ** 0.5

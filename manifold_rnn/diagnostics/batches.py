@@ -1,4 +1,4 @@
-"""The data, the outputs and the loss of a diagnostic that needs data."""
+"""Data, outputs and loss for the diagnostics that need data."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeGuard
@@ -24,7 +24,7 @@ def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Te
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         got = ", ".join(type(part).__name__ for part in pair) or "nothing"
         raise OptionError(
-            "The data of this diagnostic are a batch of inputs and targets.\n"
+            "This diagnostic needs a batch of inputs and targets.\n"
             f"Expected two tensors, or a Dataset or DataLoader of pairs. Got {got:.80}.\n"
             "Pass (inputs, targets)."
         )
@@ -33,14 +33,16 @@ def first_batch(data: Data, size: int, device: torch.device) -> tuple[Tensor, Te
 
 
 def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
-    """Return the inputs and the targets of all sequences, checked: data is such a pair, a dataset or a loader."""
+    """Return the inputs and the targets of all sequences, after checking them."""
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=4096)
     if isinstance(data, DataLoader):
         with reading(data):
             batches = [batch for batch in loaded(data) if _is_pair(batch)]
         if not batches:
-            raise OptionError(f"{who} needs data with pairs of tensors, inputs and targets.\nGot no such pair.")
+            raise OptionError(
+                f"{who} needs pairs of tensors, inputs and targets.\nGot other items.\nPass (inputs, targets)."
+            )
         if len({(x.shape[1:], y.shape[1:]) for x, y in batches}) > 1:
             raise ShapeError(
                 f"{who} needs sequences of equal length in all batches.\nGot batches of inputs with shapes "
@@ -49,8 +51,8 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
         data = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     if not _is_pair(data):
         raise OptionError(
-            f"{who} needs data that are a pair of tensors, inputs and targets, or a dataset of such pairs.\n"
-            f"Got {type(data).__name__}.\nPass e.g. task.splits().test."
+            f"{who} needs a pair of tensors, inputs and targets, or a dataset of such pairs.\n"
+            f"Got {type(data).__name__}.\nPass for example task.splits().test."
         )
     x, y = data
     if x.dim() < 2 or not x.numel() or len(x) != len(y):
@@ -60,8 +62,8 @@ def tensors_of(data: Data, who: str) -> tuple[Tensor, Tensor]:
         )
     if not (x.is_floating_point() or x.is_complex()):
         raise DtypeError(
-            f"{who} perturbs inputs, which must be real or complex numbers.\nGot {x.dtype}.\n"
-            "Pass one-hot vectors or embeddings in the place of symbols."
+            f"{who} needs real or complex inputs, because it perturbs them.\nGot {x.dtype}.\n"
+            "Pass one-hot vectors or embeddings instead of symbols."
         )
     if not x.isfinite().all():
         count = int((~x.isfinite()).sum())
@@ -74,19 +76,19 @@ def _is_pair(data: object) -> TypeGuard[tuple[Tensor, Tensor]]:
 
 
 def _own(x: Tensor) -> Tensor:
-    """The tensor without its graph, and a copy of one that was made in inference mode."""
+    """The tensor without its graph. A tensor from inference mode is copied."""
     return x.detach().clone() if x.is_inference() else x.detach()
 
 
 def outputs_for(network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    """Return the outputs of a network, at every step if there are targets for every step."""
+    """Return the outputs of a network, at every time step if the targets have one for each step."""
     at_steps = targets.dim() == (3 if targets.is_floating_point() or targets.is_complex() else 2)
     out = network(x, every_step=True) if at_steps and isinstance(network, Network) else network(x)
     return out[0] if isinstance(out, tuple) else out
 
 
 def default_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy if the targets are integers, of the last axis of the outputs; else the mean square."""
+    """Return the cross-entropy over the last axis for integer targets, else the mean squared error."""
     is_classes = not targets.is_floating_point() and not targets.is_complex()
     expected = tuple(outputs.shape[:-1] if is_classes else outputs.shape)
     if tuple(targets.shape) != expected:

@@ -1,4 +1,4 @@
-"""A test campaign: random mutants of seeds, search for what they leave uncovered, and the answers that change."""
+"""A test campaign: random mutants of seeds, searches for uncovered features, and changed predictions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,35 +21,39 @@ from .searching import Genetic, Search, measured_distance, require_coverage, req
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_RECORDED = 1000  # unreached features in a record
+_RECORDED = 1000  # largest number of unreached features in a record
 Classify = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Campaign:
-    """The record of a test campaign.
+    """The result of a test campaign.
 
     Parameters
     ----------
     cases : int
-        Cases that were run: the seeds, the random mutants, and those of all searches.
+        Number of cases that were run: the seeds, the random mutants, and the cases of all searches.
     seeds : int
+        Number of seeds.
     adversarial : int or None
-        Cases whose answer is not that of their seed, at a distance of at most ``radius``. None without answers.
+        Number of cases whose prediction differs from that of their seed, at a distance of at most ``radius``. None if
+        no predictions were compared.
     broken : tuple of int
-        The numbers of the seeds with at least one adversarial case.
+        Indices of the seeds with at least one adversarial case.
     perturbation : float or None
-        Mean distance of adversarial cases to their seeds; None if there are none.
+        Mean distance of adversarial cases to their seeds. None if there are no adversarial cases.
     radius : float
+        Largest distance of an adversarial case to its seed.
     coverage : Coverage
-        By all cases, together with those that were counted before.
+        Coverage by all cases, including those that were counted before.
     searches : tuple of Search
+        Results of all searches.
     examples : Tensor, shape of a batch with one case for each broken seed
         The adversarial case nearest to each of these seeds.
 
     See Also
     --------
-    campaign : runs it.
+    campaign : runs a campaign.
 
     Examples
     --------
@@ -70,7 +74,7 @@ class Campaign:
     examples: Tensor
 
     def record(self) -> dict[str, Any]:
-        """Return the record as plain values, for JSON; of more than 1000 unreached features, their number."""
+        """Return the result as plain values for JSON. More than 1000 unreached features are given as a number."""
         totals, reached = self.coverage.calibration.totals, self.coverage.reached
         missing = sum(totals[metric] - len(reached[metric]) for metric in SEARCHED)
         few = missing <= _RECORDED
@@ -89,7 +93,7 @@ class Campaign:
         }
 
     def table(self) -> str:
-        """Return the record as lines, then the coverage and the features that were not reached."""
+        """Return the result as text, followed by the coverage and the features that were not reached."""
         reached = sum(found.reached for found in self.searches)
         rows = [f"test campaign of {self.cases:,} cases from {self.seeds:,} seeds"]
         if self.adversarial is None:
@@ -117,12 +121,12 @@ class Campaign:
 
 
 def largest_output(outputs: object) -> Tensor:
-    """Return the number of the largest output of each case, for outputs of shape (B, classes)."""
+    """Return the index of the largest output of each case, for outputs of shape (B, classes)."""
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or outputs.shape[1] < 2:
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ShapeError(
             f"A campaign needs outputs of shape (B, classes) to compare answers. Got {got}. "
-            "Pass `classify`, or classify=None to compare none."
+            "Pass `classify`, or classify=None to compare no answers."
         )
     return outputs.argmax(-1)
 
@@ -143,40 +147,41 @@ def campaign(
     seed: int = 0,
     progress: Callable[[float, int], object] | None = None,
 ) -> Campaign:
-    """Test a network with mutants of seeds, and search for the features that they do not cover.
+    """Test a network with mutants of seeds, and search for inputs that reach the uncovered features.
 
-    Each round runs its share of random mutants, one of every seed in turn, and then searches for one uncovered feature
-    each of boundary, stepwise and temporal coverage, as `search` does. The features that the seeds are closest to come
-    first, and each is searched for once. Every case counts for coverage. A case is adversarial if the network's answer
-    differs from that for its seed, and its distance to the seed is at most ``radius``.
+    Each round runs an equal part of the random mutants, one for every seed in turn. Then it searches for one uncovered
+    feature each of boundary, stepwise and temporal coverage, as `search` does. The features closest to the seeds come
+    first, and each is searched for once. Every case counts for coverage. A case is adversarial if its prediction
+    differs from that of its seed, and its distance to the seed is at most ``radius``.
 
     Parameters
     ----------
     network : nn.Module
-        With a recurrent layer; returns outputs for ``classify``.
+        Network with a recurrent layer. ``classify`` is called with its outputs.
     coverage : Coverage
-        What is covered so far, with its scale. `coverage` with known cases alone returns one where nothing is.
+        The coverage so far, with its scale. `coverage` without test cases returns one in which nothing is covered.
     seeds : Tensor
-        A batch of inputs, such as some of the test set.
+        Batch of inputs, such as a part of the test set.
     cases : int
-        Random mutants, over all rounds.
+        Number of random mutants over all rounds.
     rounds : int
+        Number of rounds of mutants and searches.
     mutate : callable, optional
         As for `search`.
     generations, survivors, offspring : int
-        Of each search; no search if ``generations`` is 0.
+        Options of each search, see `search`. If ``generations`` is 0, there are no searches.
     radius : float
-        In the unit of the distance.
+        Largest distance of an adversarial case to its seed.
     distance : callable, optional
-        As for `search`. Default: the root mean square of the difference, which does not depend on the number of its
+        As for `search`. Default: the root mean square of the difference, which does not depend on the number of
         entries.
     classify : callable, optional
-        Called with the outputs of a batch; returns the answers, shape (B, ...). Default: the place of the largest
-        output. None compares no answers, for networks that do not classify.
+        Function that returns the predictions, shape (B, ...), for the outputs of a batch. Default: the index of the
+        largest output. Pass None for networks that do not classify. Then no predictions are compared.
     seed : int
-        Of the random numbers.
+        Random seed.
     progress : callable, optional
-        Called with the fraction that is done and the number of cases so far.
+        Function that is called with the completed fraction and the number of cases so far.
 
     Returns
     -------
@@ -185,11 +190,12 @@ def campaign(
     Raises
     ------
     OptionError, ShapeError, NonFiniteError
-        As for `search`; also if the outputs are not those of a classifier.
+        As for `search`, and if the outputs are not those of a classifier.
 
     Notes
     -----
-    The answers are the network's own, not the true labels: a seed that the network gets wrong counts like another.
+    Predictions are compared with the predictions for the seeds, not with true labels. So a seed that is classified
+    wrongly counts like any other seed.
 
     Examples
     --------
@@ -235,7 +241,7 @@ def campaign(
 
 
 class _Run:
-    """Runs cases, counts what they cover, and compares the answers with those for the seeds."""
+    """Runs cases, counts their coverage, and compares their predictions with those for the seeds."""
 
     def __init__(
         self,
@@ -249,12 +255,12 @@ class _Run:
         self.network, self.count, self.distance = network, count, distance
         self._seeds, self._radius, self._classify = seeds, radius, classify
         self._axis = batch_axis(network)
-        self._answers: list[Tensor] = []  # of the seeds, which are run first and in order
+        self._answers: list[Tensor] = []  # predictions for the seeds, which are run first and in order
         self._adversarial, self._total = 0, 0.0
         self._nearest: dict[int, tuple[float, Tensor]] = {}
 
     def __call__(self, x: Tensor, seeds: Tensor) -> Tensor:
-        """Return the signal of cases, whose seeds have these numbers."""
+        """Return the signal of cases whose seeds have these indices."""
         with _outputs(self.network) as outputs:
             values = activity(self.network, x.transpose(0, self._axis), self.count.calibration.signal)
         self.count.add(values)
@@ -283,7 +289,7 @@ class _Run:
         return values
 
     def finished(self, before: Coverage, searches: list[Search], axis: int) -> Campaign:
-        """Return the record."""
+        """Return the result of the campaign."""
         broken = sorted(self._nearest)
         examples = [self._nearest[number][1] for number in broken]
         return Campaign(
@@ -301,7 +307,7 @@ class _Run:
 
 @contextmanager
 def _outputs(network: nn.Module) -> Iterator[list[Any]]:
-    """Collect what a network returns in the block."""
+    """Collect the outputs of a network in the block."""
     outputs: list[Any] = []
     handle = network.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:

@@ -37,15 +37,17 @@ def require_positives(name: str, values: object) -> tuple[float, ...]:
 
 
 def require_range(name: str, value: object) -> tuple[float, float]:
-    """Return a smaller and a larger number, or raise `OptionError`."""
+    """Return a pair of a smaller and a larger number, or raise `OptionError`."""
     items = _items(value)
     if items is None or len(items) != 2 or not all(map(_is_number, items)) or not items[0] < items[1]:
-        raise OptionError(f"`{name}` needs a smaller and a larger number.\nGot {value!r:.80}.\nUse e.g. (0.0, 1.0).")
+        raise OptionError(
+            f"`{name}` needs a smaller and a larger number.\nGot {value!r:.80}.\nPass for example (0.0, 1.0)."
+        )
     return float(items[0]), float(items[1])
 
 
 def require_seed(seed: object) -> None:
-    """Raise `OptionError` unless a seed is one that torch accepts."""
+    """Raise `OptionError` unless torch accepts the seed."""
     if not is_integer(seed, 0) or int(seed) >= 2**63:  # type: ignore[call-overload]
         raise OptionError(f"`seed` needs an integer from 0 to 2^63 - 1. Got {seed!r:.40}.")
 
@@ -59,16 +61,16 @@ def _is_number(value: object) -> bool:
 
 
 def require_module(module: object, who: str) -> None:
-    """Raise `OptionError` unless this is a module of torch."""
+    """Raise `OptionError` unless this is a torch module."""
     if not isinstance(module, nn.Module):
-        raise OptionError(f"{who} needs a module of torch.\nGot {type(module).__name__}.\nPass the network first.")
+        raise OptionError(f"{who} needs a torch module.\nGot {type(module).__name__}.\nPass the network first.")
 
 
 def require_dense(x: Tensor, who: str) -> None:
-    """Raise `UnsupportedError` unless all numbers of a tensor are stored."""
+    """Raise `UnsupportedError` unless a tensor is dense and has data."""
     if x.is_meta:
         raise UnsupportedError(
-            f"{who} needs the numbers of a tensor.\nGot a tensor on the meta device.\nMake it on a device with memory."
+            f"{who} needs a tensor with data.\nGot a tensor on the meta device.\nCreate it on another device."
         )
     if x.layout != torch.strided:
         raise UnsupportedError(f"{who} needs a dense tensor.\nGot {x.layout}.\nConvert it with .to_dense().")

@@ -26,7 +26,8 @@ class ConvSingularValues:
     Parameters
     ----------
     values : Tensor, shape (count,)
-        All singular values, in descending order: the number of frequencies times the smaller number of channels.
+        All singular values, in descending order. Their number is the number of frequencies times the smaller number of
+        channels.
     size : tuple of int
         Size of the image.
 
@@ -46,7 +47,7 @@ class ConvSingularValues:
 
     @property
     def smallest(self) -> float:
-        """Smallest singular value; 1, with ``norm``, for an orthogonal convolution."""
+        """Smallest singular value. It is 1, as is ``norm``, for an orthogonal convolution."""
         return float(self.values[-1])
 
     def table(self) -> str:
@@ -77,45 +78,45 @@ def conv_singular_values(
 ) -> ConvSingularValues:
     r"""Compute all singular values of a convolution with circular padding.
 
-    The discrete Fourier transform makes the convolution block diagonal. For each frequency there is one matrix of shape
-    (out, in), the transform of the kernel, and its singular values are singular values of the convolution. With a
-    stride of s, s frequencies of the input along an axis become one of the output. Their matrices then stand side by
-    side, divided by the root of their number.
+    The discrete Fourier transform makes the convolution block diagonal. Each frequency has one matrix of shape (out,
+    in), the transform of the kernel. The singular values of these matrices are those of the convolution. A stride s
+    maps s input frequencies along an axis to one output frequency. Their matrices are then placed side by side and
+    divided by the square root of their number.
 
     Parameters
     ----------
     kernel : Tensor, shape (out, in, k), (out, in, kh, kw) or (out, in, kd, kh, kw)
-        Real or complex, as the weight of ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` with one group.
+        Real or complex kernel, such as the weight of ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` with one group.
     size : int or sequence of int
-        Size of the image along each axis, at least that of the kernel; one number for all axes.
+        Size of the image along each axis, at least the size of the kernel. One number applies to all axes.
     stride : int or sequence of int
-        As the layer has it. The size is a multiple of it.
+        Stride of the layer. The size must be a multiple of it.
     groups : int
-        As the layer has it. A kernel of g groups has shape (out, in / g, ...).
+        Number of groups of the layer. A kernel with g groups has shape (out, in / g, ...).
 
     Returns
     -------
     ConvSingularValues
-        In double precision, on the device of the kernel.
+        Result in double precision, on the device of the kernel.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
-        If the kernel has no shape as above or no entry, is of integers, or has entries that are not finite.
+        If the shape of the kernel is not one of those above, or if it is empty, has integers, or is not finite.
     OptionError
-        If the kernel is no tensor, if ``size`` has another number of axes, is smaller than the kernel or no multiple of
-        the stride, or if ``groups`` do not divide the output channels.
+        If the kernel is not a tensor. If ``size`` has another number of axes, is smaller than the kernel, or is not a
+        multiple of the stride. If ``groups`` does not divide the number of output channels.
 
     Notes
     -----
-    A kernel whose flattening (out, in * kh * kw) has orthonormal rows is not an orthogonal convolution, since shifted
-    copies of the kernel overlap. Random kernels of this kind, of shape (4, 4, 3, 3) and on 8 x 8, have norms above 1.5
-    and smallest singular values below 0.15. Their norm is at most 3, the root of the number of taps.
-    `manifold_rnn.constrain` flattens kernels in this way for a manifold. Use `manifold_rnn.OrthogonalConv` for
-    orthogonal convolutions.
+    A kernel whose flattening (out, in * kh * kw) has orthonormal rows is not an orthogonal convolution, because shifted
+    copies of the kernel overlap. For example, random kernels of this kind with shape (4, 4, 3, 3) have norms above 1.5
+    on 8 x 8 images. Their smallest singular values are below 0.15. The norm is at most 3, the square root of the number
+    of taps. `manifold_rnn.constrain` flattens kernels in this way. Use `manifold_rnn.OrthogonalConv` for orthogonal
+    convolutions.
 
-    Zero padding gives a matrix that is no circulant. Its norm is at most that for circular padding on an image that is
-    larger by the kernel. Source: Sedghi, Gupta and Long (2019).
+    With zero padding, the matrix is not circulant. Its norm is at most the norm for circular padding on an image that
+    is larger by the kernel size. Source: Sedghi, Gupta and Long (2019).
 
     Examples
     --------
@@ -139,13 +140,13 @@ def conv_singular_values(
         )
     if not (kernel.is_floating_point() or kernel.is_complex()):
         raise DtypeError(
-            "conv_singular_values needs a kernel of floating point.\n"
+            "conv_singular_values needs a floating-point kernel.\n"
             f"Expected a real or complex dtype; got {kernel.dtype}.\nConvert it with .double()."
         )
     if not kernel.isfinite().all():
         raise NonFiniteError(
             "conv_singular_values needs a kernel of finite numbers.\n"
-            f"Got {int((~kernel.isfinite()).sum())} entries that are not."
+            f"Got {int((~kernel.isfinite()).sum())} entries that are not finite.\nCheck the weight."
         )
     sizes = tuple(size) if isinstance(size, Sequence) else (size,) * axes
     taps = tuple(kernel.shape[2:])
@@ -165,13 +166,13 @@ def conv_singular_values(
         or any(n % s for n, s in zip(sizes, strides, strict=True))
     ):
         raise OptionError(
-            "conv_singular_values folds frequencies, so the size is a multiple of the stride.\n"
+            "conv_singular_values needs a size that is a multiple of the stride.\n"
             f"Expected stride of {axes} integers from 1 that divide {sizes}; got {strides!r:.80}.\n"
             "Pass another size, or the stride of the layer."
         )
     if not is_integer(groups, 1) or kernel.shape[0] % groups:
         raise OptionError(
-            "conv_singular_values cuts the output channels into groups.\n"
+            "conv_singular_values needs groups that divide the output channels.\n"
             f"Expected groups that divide {kernel.shape[0]}; got {groups!r:.80}.\nPass the groups of the layer."
         )
     x = double(kernel.detach()).unflatten(0, (groups, kernel.shape[0] // groups))

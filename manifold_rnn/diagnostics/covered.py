@@ -1,4 +1,4 @@
-"""Coverage of a recurrent layer by test cases, after TestRNN: how much of what its states can do they make it do."""
+"""Coverage of a recurrent layer by test cases, after TestRNN: which features of its states they reach."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -31,27 +31,28 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Coverage:
-    """What test cases have covered, as fractions from 0 to 1.
+    """The coverage of test cases, as fractions from 0 to 1.
 
     Parameters
     ----------
     boundary, change, temporal : float
         Boundary, stepwise and temporal coverage.
     neuron : mapping from str to float
-        The metrics of single units: ``NC``, ``KMNC``, ``NBC`` and ``SNAC``.
+        Metrics of single units: ``NC``, ``KMNC``, ``NBC`` and ``SNAC``.
     words : tuple of str
-        The words of temporal coverage that were observed, in order; "a" is the lowest letter.
+        Words of temporal coverage that were observed, in order. "a" is the lowest letter.
     history : mapping from str to tuple
-        The number of ``cases`` after each batch, and every metric then.
+        The number of ``cases`` after each batch, and the value of every metric.
     cases : int
+        Number of test cases.
     reached : mapping from str to tuple of int
-        The places of the features that were reached, by metric.
+        Indices of the features that were reached, by metric.
     calibration : Calibration
-        The scale.
+        Scale of the features.
 
     See Also
     --------
-    coverage : measures it.
+    coverage : measures the coverage.
 
     Examples
     --------
@@ -72,14 +73,14 @@ class Coverage:
 
     @property
     def by_metric(self) -> dict[str, float]:
-        """All seven coverages, by the name of the metric."""
+        """All seven coverage values, by the name of the metric."""
         return {metric: len(self.reached[metric]) / total for metric, total in self.calibration.totals.items()}
 
     @property
     def unreached(self) -> tuple[Feature, ...]:
         """The features of boundary, stepwise and temporal coverage that no case has reached yet.
 
-        This does not say that an input exists that reaches them, nor that the network has a defect.
+        There may be no input that reaches them. They are not defects of the network.
         """
         return tuple(feature for metric in SEARCHED for feature in self._missing(metric))
 
@@ -99,7 +100,7 @@ class Coverage:
             at = [str(feature.at) for feature in itertools.islice(self._missing(metric), _LISTED)]
             more = f" and {missing - _LISTED:,} more" if missing > _LISTED else ""
             rows.append(f"unreached {kind}: {', '.join(at)}{more}" if at else f"unreached {kind}: none")
-        return "\n".join([*rows, "Unreached features may be beyond every input: they are no defects."])
+        return "\n".join([*rows, "Unreached features are not defects. There may be no input that reaches them."])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw all metrics against the number of cases."""
@@ -109,17 +110,17 @@ class Coverage:
         for metric in METRICS:
             style, width = ("o-", 2.2) if metric in SEARCHED else (".--", 1)
             x, y = self.history["cases"], self.history[metric]
-            if len(x) == 1:  # one batch: a line from no cases
+            if len(x) == 1:  # for one batch, begin the line at 0 cases
                 x, y = (0.0, *x), (0.0, *y)
             axes.plot(x, y, style, linewidth=width, markersize=3, label=metric)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))  # the numbers are long
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))  # few ticks, because the numbers are long
         axes.set(title="Coverage by test cases", xlabel="cases", ylabel="covered", ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return axes
 
 
 class CoverageCount:
-    """Counts the features that batches of a signal reach, from those that were reached before."""
+    """Counts the features that batches of a signal reach, in addition to those reached before."""
 
     def __init__(self, calibration: Calibration, before: Coverage | None = None) -> None:
         self.calibration, self.cases = calibration, 0 if before is None else before.cases
@@ -136,7 +137,7 @@ class CoverageCount:
             self._seen[metric] |= reached.cpu()
 
     def mark(self) -> None:
-        """Write the coverage so far into the history."""
+        """Append the coverage so far to the history."""
         row = {
             "cases": float(self.cases),
             **{metric: float(seen.double().mean()) for metric, seen in self._seen.items()},
@@ -149,7 +150,7 @@ class CoverageCount:
         return bool(self._seen[feature.metric][self.calibration.index(feature)])
 
     def coverage(self) -> Coverage:
-        """Return what is covered."""
+        """Return the coverage so far."""
         reached = {metric: tuple(seen.nonzero().flatten().tolist()) for metric, seen in self._seen.items()}
         totals = self.calibration.totals
         by_metric = {metric: len(places) / totals[metric] for metric, places in reached.items()}
@@ -175,40 +176,43 @@ def coverage(
     pieces: int = 5,
     signal: Signal = "output",
 ) -> Coverage:
-    r"""Measure which features of a recurrent layer's states test cases reach.
+    r"""Measure which features of the states of a recurrent layer are reached by test cases.
 
-    With the states :math:`h_t` and the sum :math:`S_t = \sum_i h_{t, i}`:
+    The definitions use the states :math:`h_t` and the sum :math:`S_t = \sum_i h_{t, i}`:
 
-    - Boundary coverage has a feature for every time step. It is reached if :math:`|S_t|`, scaled so that its range
-      over the known cases is [0, 1], is at least ``boundary``.
-    - Stepwise coverage has a feature for every time step. It is reached if :math:`|S_t - S_{t-1}|`, scaled likewise, is
-      at least ``change``. The sum before the first step is 0.
-    - Temporal coverage has a feature for every word. The word of a case: subtract from :math:`|S_t|` the mean over the
-      known cases, divide by their standard deviation, average over ``pieces`` equal pieces of the window, and replace
-      each average by one of ``symbols`` letters, which are equally probable under the normal distribution.
-    - The metrics of single units look at :math:`h_{t, i}` at all steps of the window: above 0 (NC), in each tenth of
-      [-1, 1] (KMNC), above 0.7 or below -0.7 (NBC), above 0.7 (SNAC). They are made for states in [-1, 1].
+    - Boundary coverage has a feature for every time step. It is reached if the scaled :math:`|S_t|` is at least
+      ``boundary``. The scale maps the range over the known cases to [0, 1].
+    - Stepwise coverage has a feature for every time step. It is reached if :math:`|S_t - S_{t-1}|`, scaled in the same
+      way, is at least ``change``. The sum before the first step is 0.
+    - Temporal coverage has a feature for every word. To find the word of a case, :math:`|S_t|` is normalized by the
+      mean and the standard deviation over the known cases. Then it is averaged over ``pieces`` equal pieces of the
+      window. Each average is replaced by one of ``symbols`` letters, which are equally probable under the normal
+      distribution.
+    - The metrics of single units use :math:`h_{t, i}` at all steps of the window. A feature of NC is a value above 0,
+      and one of KMNC a value in a tenth of [-1, 1]. For NBC it is a value above 0.7 or below -0.7, and for SNAC above
+      0.7. These metrics are meant for states in [-1, 1].
 
-    Of complex states the moduli :math:`|h_{t, i}|` count.
+    Complex states are replaced by their moduli :math:`|h_{t, i}|`.
 
     Parameters
     ----------
     layer : nn.Module, or function of a batch
-        A recurrent layer, a network with one, or anything that returns states of shape (B, T, n).
+        A recurrent layer, a network with one, or a function that returns states of shape (B, T, n).
     calibrate : Tensor, Dataset, or iterable of Tensor
-        The known cases, such as the training set: inputs as ``layer`` takes them. An iterable has batches of them, or
-        tuples that begin with them, as a `torch.utils.data.DataLoader` has. A dataset has cases or such tuples.
+        Known cases, such as the training set, in the form of inputs of ``layer``. An iterable contains batches of
+        inputs, or tuples that begin with them, as a `torch.utils.data.DataLoader` does. A dataset contains cases or
+        such tuples.
     cases : Tensor, Dataset, or iterable of Tensor
-        The test cases. Coverage is recorded after each batch, and after every 256 cases of a tensor.
+        Test cases. The coverage is recorded after each batch, and after every 256 cases of a tensor.
     window : tuple of int, optional
-        The first and the last time step that count, from 0. Default: all steps.
+        First and last time step that are counted, from 0. Default: all steps.
     boundary, change : float
-        Thresholds.
+        Thresholds of boundary and stepwise coverage.
     symbols, pieces : int
-        Letters of the alphabet, and letters of a word. There are :math:`symbols^{pieces}` words.
+        Number of letters in the alphabet and in a word. There are :math:`symbols^{pieces}` words.
     signal : "output", "forget" or callable
-        What is measured in the place of the states: the forget gates of an LSTM, or a function of the states that
-        returns a tensor of shape (B, T, n).
+        Signal to measure: the states, or the forget gates of an LSTM. A function of the states can return another
+        signal of shape (B, T, n).
 
     Returns
     -------
@@ -217,9 +221,9 @@ def coverage(
     Raises
     ------
     OptionError
-        If there are no known cases, an option makes no sense, or the layer has no forget gates.
+        If there are no known cases, an option is out of range, or the layer has no forget gates.
     ShapeError
-        If the states do not have three axes, or cases differ in the number of units or lack steps of the window.
+        If the states do not have three axes, or if cases have another number of units or too few time steps.
     DtypeError
         If the inputs have another dtype than the weights.
     NonFiniteError
@@ -227,9 +231,9 @@ def coverage(
 
     Notes
     -----
-    Boundary and stepwise coverage of a case count time steps, so a window of few steps has coarse values. They may stay
-    below 1 even on the known cases, because their largest sums may occur at a few steps only. Source: Huang, Sun, Zhao,
-    Sharp, Ruan, Meng, Huang, *Coverage-guided testing for recurrent neural networks* (2021); its first version measures
+    Boundary and stepwise coverage count time steps, so their values are coarse for a window of few steps. They may stay
+    below 1 even on the known cases, because the largest sums may occur at a few steps only. Source: Huang, Sun, Zhao,
+    Sharp, Ruan, Meng, Huang, *Coverage-guided testing for recurrent neural networks* (2021). Its first version measures
     forget gates, its later versions states.
 
     Examples

@@ -1,4 +1,4 @@
-"""How far the constrained weights of a network are off their sets."""
+"""The distances of constrained weights from their sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Defects:
-    """How far the constrained weights of a network are off their sets.
+    """The distances of the constrained weights of a network from their sets.
 
     Parameters
     ----------
     by_weight : mapping from str to float
-        The largest defect of each constrained weight that has a defect, by the name of the weight.
+        Largest defect of each constrained weight that has one, by the name of the weight.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class Defects:
 
     @property
     def largest(self) -> float | None:
-        """The largest defect; None if there is none."""
+        """The largest defect, or None if there is none."""
         return max(self.by_weight.values(), default=None)
 
     def table(self) -> str:
@@ -41,7 +41,7 @@ class Defects:
         return "\n".join(f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items())
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
-        """Draw a bar for each weight, on a logarithmic scale, into the axes or into those of a new figure."""
+        """Draw a bar for each weight on a logarithmic scale, into the axes or a new figure."""
         axes = axes_or_new(axes)
         axes.barh(list(self.by_weight), list(self.by_weight.values()))
         axes.set(xscale="log", xlabel="defect", title="distance of the weights from their sets")
@@ -49,7 +49,7 @@ class Defects:
 
 
 def defects(network: nn.Module) -> Defects:
-    """Measure how far each constrained weight is off its set, in double precision.
+    """Measure the distance of each constrained weight from its set, in double precision.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def defects(network: nn.Module) -> Defects:
     Returns
     -------
     Defects
-        Without the weights whose constraint holds by construction.
+        Weights whose constraint holds by construction are left out.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def defects(network: nn.Module) -> Defects:
 
 
 def constrained_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that lie on a manifold, or from which a constrained weight is computed.
+    """Return the parameters that lie on a manifold, or that a constrained weight is computed from.
 
     Parameters
     ----------

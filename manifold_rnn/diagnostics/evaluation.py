@@ -1,4 +1,4 @@
-"""Contexts in which a diagnostic leaves a module, the data and the random numbers as they were."""
+"""Context managers that restore the module, the data and the random state after a diagnostic."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -15,13 +15,13 @@ _DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 @contextlib.contextmanager
 def evaluating(module: object) -> Iterator[None]:
-    """Context in which a module is in evaluation mode and random numbers are drawn from a copy of the generators."""
+    """Context manager: the module is in evaluation mode, and random numbers come from copies of the generators."""
     parts = list(module.modules()) if isinstance(module, nn.Module) else []
     modes = [part.training for part in parts]
     devices = {p.device.index for part in parts for p in part.parameters(recurse=False) if p.is_cuda}
     if torch.cuda.is_initialized():
         devices.add(torch.cuda.current_device())
-    # the kernels of cuDNN have no backward pass in evaluation mode
+    # cuDNN kernels have no backward pass in evaluation mode
     cudnn = torch.backends.cudnn.flags(enabled=False) if torch.is_grad_enabled() else contextlib.nullcontext()
     with torch.random.fork_rng(devices=sorted(devices)), cudnn:
         try:
@@ -35,7 +35,7 @@ def evaluating(module: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(data: object) -> Iterator[None]:
-    """Context in which data may be read: the generators of torch and of a `DataLoader` have their state again after."""
+    """Context manager that restores the generators of torch and of a `DataLoader` after reading data."""
     own = [data.generator] if isinstance(data, DataLoader) else []
     if isinstance(data, DataLoader) and isinstance(data.sampler, _DRAWING):
         own.append(data.sampler.generator)
@@ -50,7 +50,7 @@ def reading(data: object) -> Iterator[None]:
 
 
 def loaded(data: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of data, or raise `ShapeError` if a `DataLoader` cannot stack its items."""
+    """Yield the batches of data. Raises `ShapeError` if a `DataLoader` cannot stack its items."""
     try:
         yield from data
     except RuntimeError as error:
@@ -58,6 +58,6 @@ def loaded(data: Iterable[Any]) -> Iterator[Any]:
         if not found:
             raise
         raise ShapeError(
-            "The items of the data cannot be stacked to a batch.\nExpected sequences of equal length in each batch. "
-            f"Got {sizes:.80}.\nPad the sequences, or pass a DataLoader with a `collate_fn` that does."
+            "The items of the data cannot be stacked into a batch.\nExpected sequences of equal length in each batch. "
+            f"Got {sizes:.80}.\nPad the sequences, or pass a DataLoader whose `collate_fn` pads them."
         ) from error

@@ -1,4 +1,4 @@
-"""The features that coverage counts, and the scale that they are measured on, which is that of known cases."""
+"""The features of coverage, and their scale, which is measured on known cases."""
 
 import itertools
 import math
@@ -17,19 +17,20 @@ from .activity import Signal
 METRICS = ("boundary", "change", "temporal", "NC", "KMNC", "NBC", "SNAC")
 SEARCHED = METRICS[:3]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_BINS, _CORNER = 10, 0.7  # of KMNC; of NBC and SNAC
+_BINS, _CORNER = 10, 0.7  # bins of KMNC; threshold of NBC and SNAC
 _MOST_WORDS = 10**6
 Reached: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class Feature(NamedTuple):
-    """A feature that cases may reach: a time step of boundary or stepwise coverage, or a word of temporal coverage.
+    """A feature of coverage: a time step for boundary and stepwise coverage, or a word for temporal coverage.
 
     Parameters
     ----------
     metric : "boundary", "change" or "temporal"
+        Metric of the feature.
     at : int or str
-        The time step, counted from 0; or the word, such as "aacb".
+        The time step, counted from 0, or the word, such as "aacb".
 
     Examples
     --------
@@ -45,26 +46,27 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    r"""The scale of coverage: what is measured on cases that are known, and the thresholds on it.
+    r"""The scale of coverage: statistics of known cases, and thresholds.
 
-    With the sum :math:`S_t` of the signal over the units, boundary coverage looks at :math:`|S_t|` and stepwise
-    coverage at :math:`|S_t - S_{t-1}|`, each mapped linearly so that the range on the known cases becomes [0, 1].
+    :math:`S_t` is the sum of the signal over the units. Boundary coverage uses :math:`|S_t|`, and stepwise coverage
+    :math:`|S_t - S_{t-1}|`. Each is mapped linearly, so that the range over the known cases becomes [0, 1].
 
     Parameters
     ----------
     window : tuple of int
-        The first and the last time step that count.
+        First and last time step that are counted.
     units : int
+        Number of units of the signal.
     boundary_range, change_range : tuple of float
-        Smallest and largest value on the known cases.
+        Smallest and largest value over the known cases.
     mean, deviation : float
-        Of :math:`|S_t|`, over the known cases and the steps of the window.
+        Mean and standard deviation of :math:`|S_t|` over the known cases and the steps of the window.
     boundary, change : float
         Thresholds on the mapped values.
     symbols, pieces : int
-        Letters of the alphabet, and letters of a word.
+        Number of letters in the alphabet and in a word.
     signal : "output", "forget" or callable
-        What is measured.
+        Signal that is measured.
 
     Examples
     --------
@@ -86,7 +88,7 @@ class Calibration:
 
     @property
     def steps(self) -> int:
-        """Time steps of the window."""
+        """Number of time steps of the window."""
         return self.window[1] - self.window[0] + 1
 
     @property
@@ -101,12 +103,12 @@ class Calibration:
         return {**per_step, "temporal": self.words, "NC": n, "KMNC": _BINS * n, "NBC": 2 * n, "SNAC": n}
 
     def word(self, number: int) -> str:
-        """Return a word by its place in alphabetical order, from 0."""
+        """Return a word by its index in alphabetical order."""
         digits = [number // self.symbols**k % self.symbols for k in reversed(range(self.pieces))]
         return "".join(LETTERS[digit] for digit in digits)
 
     def index(self, feature: Feature) -> int:
-        """Return the place of a feature among those of its metric, from 0, or raise `OptionError`."""
+        """Return the index of a feature among those of its metric, or raise `OptionError`."""
         metric, at = feature
         first, last = self.window
         if metric == "temporal" and isinstance(at, str) and len(at) == self.pieces:
@@ -116,12 +118,12 @@ class Calibration:
         if metric in SEARCHED[:2] and isinstance(at, int) and first <= at <= last:
             return at - first
         raise OptionError(
-            f"A feature is boundary or change with a step from {first} to {last}, or temporal with a word of "
+            f"A feature needs boundary or change with a step from {first} to {last}, or temporal with a word of "
             f"{self.pieces} letters from a to {LETTERS[self.symbols - 1]}. Got {metric!r:.20} with {at!r:.40}."
         )
 
     def feature(self, metric: str, index: int) -> Feature:
-        """Return the feature of a metric at this place."""
+        """Return the feature of a metric at this index."""
         return Feature(metric, self.word(index) if metric == "temporal" else self.window[0] + index)
 
     def activations(self, values: Tensor) -> dict[str, Tensor]:
@@ -136,16 +138,16 @@ class Calibration:
         return ((sums - self.mean) / self.deviation) @ _averages(self.steps, self.pieces).to(sums)
 
     def spelled(self, levels: Tensor) -> Tensor:
-        """Return the letters of levels as numbers from 0."""
+        """Return the indices of the letters of levels."""
         return torch.bucketize(levels, torch.tensor(self.cuts, dtype=levels.dtype, device=levels.device), right=True)
 
     @property
     def cuts(self) -> list[float]:
-        """The quantiles of the normal distribution between the letters, which are equally probable under it."""
+        """The quantiles of the normal distribution that separate the letters, which are equally probable."""
         return [NormalDist().inv_cdf(k / self.symbols) for k in range(1, self.symbols)]
 
     def reached(self, values: Tensor) -> dict[str, Tensor]:
-        """Return for every metric whether each feature is reached by any case of a signal (B, T, n)."""
+        """Return, for every metric, whether any case of a signal (B, T, n) reaches each feature."""
         limits = {"boundary": self.boundary, "change": self.change}
         found = {m: (a.clamp(0, 1) >= limits[m]).any(0) for m, a in self.activations(values).items()}
         places = self.symbols ** torch.arange(self.pieces - 1, -1, -1, device=values.device)
@@ -160,10 +162,10 @@ class Calibration:
         return {metric: found[metric] for metric in METRICS}
 
     def fitness(self, feature: Feature, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how far each case is from a feature, and whether it reaches it, both of shape (B,).
+        """Return the distance of each case to a feature, and whether the case reaches it, both of shape (B,).
 
-        The distance is the threshold minus the mapped value; of a word, the sum of the distances of its levels to the
-        intervals of its letters.
+        The distance is the threshold minus the mapped value. For a word, it is the sum of the distances of its levels
+        to the intervals of its letters.
         """
         index = self.index(feature)
         if feature.metric != "temporal":
@@ -193,7 +195,7 @@ def calibrated(
         raise OptionError("`calibrate` needs at least one case. Got none. Pass the training set.")
     window = _checked(first.shape[1], window, boundary, change, symbols, pieces)
     ranges = dict.fromkeys(SEARCHED[:2], (math.inf, -math.inf))
-    count, mean, squares, unit = 0, 0.0, 0.0, 0.0  # squares in the unit of the largest sum, so that none overflows
+    count, mean, squares, unit = 0, 0.0, 0.0, 0.0  # squares are relative to the largest sum, so that none overflows
     for values in itertools.chain([first], signals):
         require_signal(values, window, first.shape[-1])
         sums, changes = aggregates(values, window)
@@ -212,7 +214,7 @@ def calibrated(
 
 
 def require_signal(values: Tensor, window: tuple[int, int], units: int) -> None:
-    """Raise `ShapeError` unless a signal has these units and all steps of the window."""
+    """Raise `ShapeError` unless a signal has this number of units and all steps of the window."""
     if values.shape[1] <= window[1] or values.shape[2] != units:
         raise ShapeError(
             f"Coverage needs all cases with {units} units and at least {window[1] + 1} steps. "
@@ -221,7 +223,7 @@ def require_signal(values: Tensor, window: tuple[int, int], units: int) -> None:
 
 
 def aggregates(values: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the moduli of the sums over the units, and of their changes from step to step, each (B, steps)."""
+    """Return the moduli of the sums over the units, and of their changes between steps, each (B, steps)."""
     sums = values.sum(-1)
     changes = torch.diff(sums, dim=1, prepend=torch.zeros_like(sums[:, :1])).abs()
     inside = slice(window[0], window[1] + 1)
@@ -231,11 +233,11 @@ def aggregates(values: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]
 def _mapped(value: Tensor, low: float, high: float) -> Tensor:
     if high > low:
         return (value - low) / (high - low)
-    return (value >= high).to(value)  # all known cases have the same value
+    return (value >= high).to(value)  # when all known cases have the same value
 
 
 def _averages(steps: int, pieces: int) -> Tensor:
-    """The matrix (steps, pieces) that averages over equal pieces; a step at a border counts in parts for both."""
+    """The matrix (steps, pieces) that averages over equal pieces. A step at a border is split between both."""
     edges = torch.arange(steps, dtype=torch.float64)[:, None] * pieces  # in units of 1 / pieces
     starts = torch.arange(pieces, dtype=torch.float64) * steps
     overlap = torch.minimum(edges + pieces, starts + steps) - torch.maximum(edges, starts)

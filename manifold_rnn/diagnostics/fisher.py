@@ -1,4 +1,4 @@
-"""Fisher memory: how much of past inputs the noisy state of a linear recurrent network still holds."""
+"""Fisher memory: the information about past inputs in the noisy state of a linear recurrent network."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,16 +28,16 @@ class FisherMemory:
     matrix : str
         Name of the matrix.
     curve : tuple of float
-        :math:`J(k)`, the Fisher information that the state has about the input k steps ago, for k = 0, 1, and so on;
+        :math:`J(k)`, the Fisher information of the state about the input k steps ago, for k = 0, 1, and so on. It is
         the mean over the directions.
     totals : tuple of float
         :math:`\sum_{k \ge 0} J(k)` of each direction.
     bound : int
-        The total of no direction exceeds n.
+        Upper bound n of the total of every direction.
     best_total : float
         Largest total of any direction.
     best_direction : tuple of float or complex
-        A unit vector that attains it.
+        A unit vector with this total.
     noise : float
         Mean variance of the entries of the state.
     radius : float
@@ -94,13 +94,13 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
     Parameters
     ----------
     source : Tensor, shape (n, n), or nn.Module
-        As for `spectrum`. Of a layer it is the linear part: the nonlinearity and the biases are left out.
+        As for `spectrum`. The nonlinearity and the biases of a layer are left out.
     v : Tensor, shape (n,) or (n, m), optional
-        Input directions, the columns; their lengths do not matter. Default: the columns of the layer's input matrix
-        that are not zero. For a matrix: the n units.
+        Input directions, as columns. Their lengths have no effect. The default is the nonzero columns of the input
+        matrix of the layer, or the n units for a matrix.
     steps : int, optional
-        Length of the curve. Default: until less than 1e-6 of the totals is left, at most 10,000. The totals are always
-        those of the infinite curve.
+        Length of the curve. By default the curve ends when less than 1e-6 of the totals remains, after at most 10,000
+        steps. The totals always belong to the infinite curve.
 
     Returns
     -------
@@ -109,20 +109,21 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
-        If the matrix is not square, ``v`` does not fit it, is complex for a real matrix, or is zero in some column, an
-        entry is not finite, or powers of the matrix overflow.
+        If the matrix is not square, an entry is not finite, or powers of the matrix overflow. If ``v`` does not fit the
+        matrix, is complex for a real matrix, or has a column of zeros.
     OptionError
-        If the spectral radius is not below 1, so that the sum C diverges, the module has no recurrent matrix, ``v`` is
-        no tensor, or ``steps`` is below 1.
+        If the spectral radius is not below 1, because the sum C diverges. If the module has no recurrent matrix, ``v``
+        is not a tensor, or ``steps`` is below 1.
 
     Notes
     -----
-    The total is 1 for every unit vector if ``W`` is normal. Its sum over the n units is n for every ``W``: a matrix
-    that is not normal remembers some inputs longer at the cost of others.
+    If ``W`` is normal, the total is 1 for every unit vector. The sum of the totals over the n units is n for every
+    ``W``. So a non-normal matrix remembers some inputs longer at the cost of others.
 
-    C is never formed, since it is too ill-conditioned to invert in double precision. With :math:`C = R^H R`, R comes
-    from QR factorizations of :math:`[R; R P^H]` with :math:`P = W^{2^k}`, and :math:`J(k) = \|R^{-H} W^k v\|^2`. The
-    same doubling sums the powers of the contraction :math:`R^{-H} W R^H`, which gives the totals of all directions.
+    C is never computed, because it is too ill-conditioned to invert in double precision. Instead, R with :math:`C = R^H
+    R` is computed by QR factorizations of :math:`[R; R P^H]` with :math:`P = W^{2^k}`. Then :math:`J(k) = \|R^{-H} W^k
+    v\|^2`. The same doubling sums the powers of the contraction :math:`R^{-H} W R^H`, which gives the totals of all
+    directions.
 
     Sources: Ganguli, Huh and Sompolinsky (2008) for the curve and its bound; Orhan and Pitkow (2020) for chains.
 
@@ -134,14 +135,14 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
     """
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise OptionError(
-            f"fisher_memory needs a length.\nExpected steps of at least 1; got {steps!r}.\nPass steps=100."
+            f"fisher_memory needs steps of at least 1, the length of the curve.\nGot {steps!r}.\nPass steps=100."
         )
     name, W = matrix_of(source, "fisher_memory")
     n, directions = len(W), _directions(source, v, W)
     radius = stationary_radius(W, "fisher_memory")
     eye = torch.eye(n, dtype=W.dtype, device=W.device)
     R = root_of_sum(W.mH, eye, "fisher_memory")
-    M = root_of_sum(_whitened(R, W @ R.mH), eye, "fisher_memory")  # of a contraction
+    M = root_of_sum(_whitened(R, W @ R.mH), eye, "fisher_memory")  # sum over the powers of a contraction
     totals = torch.linalg.vector_norm(M @ _whitened(R, directions), dim=0).square()
     F = M @ _whitened(R, eye)
     _, sizes, rows = torch.linalg.svd(F)
@@ -158,7 +159,7 @@ def fisher_memory(source: Tensor | nn.Module, v: Tensor | None = None, *, steps:
 
 
 def _whitened(R: Tensor, x: Tensor) -> Tensor:
-    r"""Return :math:`R^{-H} x`. Substitution is accurate for every column; an explicit inverse is not."""
+    r"""Return :math:`R^{-H} x`. Substitution is accurate for every column, unlike an explicit inverse."""
     return torch.linalg.solve_triangular(R.mH, x, upper=False)
 
 
@@ -173,7 +174,7 @@ def _curve(W: Tensor, R: Tensor, x: Tensor, whole: float, steps: int | None) -> 
 
 
 def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tensor:
-    """Unit columns of the shape and dtype that fit the matrix."""
+    """Directions as unit columns, with the dtype of the matrix."""
     if v is None and isinstance(source, nn.Module):
         v = input_matrix(source).to(W.dtype)
         v = v[:, v.abs().amax(0) > 0]
@@ -199,7 +200,7 @@ def _directions(source: Tensor | nn.Module, v: Tensor | None, W: Tensor) -> Tens
     largest = x.abs().amax(0)
     if not x.isfinite().all() or not bool((largest > 0).all()):
         raise NonFiniteError(
-            "fisher_memory needs directions of finite length that are not zero.\n"
+            "fisher_memory needs finite and nonzero directions.\n"
             f"Got {int((~x.isfinite()).sum())} entries that are not finite, {int((largest == 0).sum())} columns of 0.\n"
             "Leave these columns out."
         )

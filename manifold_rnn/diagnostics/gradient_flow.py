@@ -1,4 +1,4 @@
-"""How the gradient flows back through time, and which units pass nothing on."""
+"""The gradient over time, and the units that do not propagate it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_ALWAYS = 0.95  # share of the steps from which on a unit counts as saturated
+_ALWAYS = 0.95  # fraction of the steps at which a saturated unit is saturated, at least
 _QUANTILES = {"largest": 1.0, "upper quartile": 0.75, "median": 0.5, "lower quartile": 0.25, "smallest": 0.0}
 
 
 @dataclass(frozen=True)
 class GradientFlow:
-    r"""The gradient over time, products of Jacobians, Lyapunov exponents, and units that pass nothing on.
+    r"""The gradient over time, products of Jacobians, Lyapunov exponents, and dead and saturated units.
 
     Parameters
     ----------
@@ -39,24 +39,25 @@ class GradientFlow:
     times : tuple of int
         The steps t of the products, from 0.
     log10_singular_values : mapping from str to tuple of float
-        Decimal logarithms of singular values of :math:`\partial s_T / \partial s_t`, medians over the sequences:
-        "largest", "upper quartile", "median", "lower quartile" and "smallest". Minus infinity where one is 0.
+        Decimal logarithms of singular values of :math:`\partial s_T / \partial s_t`, as medians over the sequences. The
+        keys are "largest", "upper quartile", "median", "lower quartile" and "smallest". The logarithm of 0 is minus
+        infinity.
     lyapunov : Lyapunov
-        The largest exponents.
+        The largest Lyapunov exponents.
     dead : tuple of tuples of int
         For each level, the units whose output never changes.
     saturated : tuple of tuples of int
-        For each level, the units that are saturated in at least 95% of the steps, without the dead ones.
+        For each level, the units that are saturated at 95% of the steps or more, without the dead ones.
     dead_fraction, saturated_fraction : float
-        Share of all units that are listed.
+        Fraction of all units in these lists.
     saturation : float
-        Share of all units, steps and sequences at which a unit is saturated.
+        Fraction of all units, steps and sequences at which a unit is saturated.
     states, sequences : int
         Number of entries of the state, and of sequences in the batch.
 
     Notes
     -----
-    The definitions are those of `gradient_flow`.
+    `gradient_flow` has the definitions.
 
     Examples
     --------
@@ -91,10 +92,14 @@ class GradientFlow:
             ("loss", f"{self.loss:.4g}", f"mean of {self.sequences} sequences"),
             ("gradient, first step", f"{first:.3g}", "mean norm of dL/ds at t = 1"),
             ("gradient, last step", f"{last:.3g}", "mean norm of dL/ds at t = T"),
-            ("gradient, first / last", f"{first / last if last else torch.nan:.3g}", "1: nothing vanishes or explodes"),
+            (
+                "gradient, first / last",
+                f"{first / last if last else torch.nan:.3g}",
+                "near 1: no vanishing or exploding gradient",
+            ),
             ("largest singular value", f"{products['largest']:.3g}", span),
             ("median singular value", f"{products['median']:.3g}", f"of {self.states}"),
-            ("smallest singular value", f"{products['smallest']:.3g}", "0: some change of the state is lost"),
+            ("smallest singular value", f"{products['smallest']:.3g}", "0: some changes of the state are lost"),
             ("largest exponent", f"{self.lyapunov.largest:.4g}", "Lyapunov, mean log growth in one step"),
             ("dead units", f"{self.dead_fraction:.1%}", "their output never changes"),
             ("saturated units", f"{self.saturated_fraction:.1%}", f"saturated in {_ALWAYS:.0%} of the steps"),
@@ -121,7 +126,9 @@ class GradientFlow:
             axes.set(yscale="log", xlabel="time step t", ylabel="norm of dL/ds at step t")
             axes.set(title="gradient over time")
         else:
-            for k, (name, values) in enumerate(self.log10_singular_values.items()):  # equal ones stay visible
+            for k, (name, values) in enumerate(
+                self.log10_singular_values.items()
+            ):  # different widths, so that equal lines stay visible
                 marker = "." if len(self.times) == 1 else None
                 axes.plot(self.times, values, label=name, linewidth=3.5 - 0.6 * k, marker=marker)
             axes.set(xlabel="time step t", ylabel="log10 of singular values")
@@ -143,27 +150,27 @@ def gradient_flow(
 ) -> GradientFlow:
     r"""Measure how the gradient of a loss flows back through the states of a recurrent network.
 
-    The state :math:`s_t` after step t is one real vector: all parts of all levels, such as ``h`` and ``c`` of an LSTM,
-    and of a complex part [Re, Im]. The first recurrent layer counts.
+    The state :math:`s_t` after step t is one real vector with all parts of all levels, such as ``h`` and ``c`` of an
+    LSTM. A complex part is written as [Re, Im]. The first recurrent layer of the network is measured.
 
     Parameters
     ----------
     network : nn.Module
-        A network, or a recurrent layer of this package or of torch, whose outputs are then those of all steps.
+        A network, or a recurrent layer of this package or of torch. A layer returns the outputs of all steps.
     data : (inputs, targets), Dataset or DataLoader
-        A batch, or a source of which the first batch counts. Tensors are moved to the device of the network.
+        A batch, or a source whose first batch is used. Tensors are moved to the device of the network.
     loss : function of outputs and targets, optional
-        Its result is a scalar. Default: cross-entropy if the targets are integers, else the mean squared error.
+        Loss, which must be a scalar. Default: cross-entropy if the targets are integers, else the mean squared error.
     sequences : int
-        Number of sequences, the first of the batch, for which Jacobians are computed.
+        Number of sequences at the beginning of the batch for which Jacobians are computed.
     times : int
-        Largest number of steps t from which products of Jacobians to the end are given, evenly spaced.
+        Largest number of evenly spaced steps t for which the product of Jacobians from t to the end is returned.
     exponents : int
         Largest number of Lyapunov exponents.
     threshold : float
-        Below this gain a unit is saturated, relative to the reference; see the notes.
+        Gain below which a unit is saturated, relative to the reference. See the notes.
     batch : int
-        Number of sequences taken from a dataset that has no batches.
+        Number of sequences that are read from a dataset without batches.
 
     Returns
     -------
@@ -172,10 +179,10 @@ def gradient_flow(
     Raises
     ------
     OptionError
-        If there is no recurrent layer, the data are no batch, the loss does not depend on the states, or a number is
-        out of range.
+        If there is no recurrent layer, or the data is not a batch. If the loss does not depend on the states, or a
+        number is out of range.
     ShapeError
-        If the loss is no scalar, outputs and targets do not fit, or there is no sequence or no time step.
+        If the loss is not a scalar, outputs and targets do not fit, or there is no sequence or no time step.
     UnsupportedError
         If the layer is bidirectional or its input is packed.
     NonFiniteError
@@ -183,18 +190,19 @@ def gradient_flow(
 
     Notes
     -----
-    The network runs in evaluation mode, one step after the other; its parameters, gradients, modes and random state are
-    afterwards as before. The gradient is that of the loss as it is: where the loss is a mean over the batch, each
-    sequence has a share of 1 / B. The derivative by :math:`s_t` treats all its parts as independent: ``c`` of an LSTM
-    does not include its effect on ``h`` of the same step.
+    The network runs in evaluation mode, one step at a time. Its parameters, gradients, modes and random state are
+    restored. The gradient is that of the loss as it is. If the loss is a mean over the batch, each sequence contributes
+    the factor 1 / B. The derivative with respect to :math:`s_t` treats all its parts as independent. For example, the
+    derivative with respect to ``c`` of an LSTM does not include the effect on ``h`` of the same step.
 
-    The *gain* of a unit at a step is the norm of the derivative of its new value by the projected inputs, which are
-    added before the nonlinearities; for an Elman cell it is the derivative of the nonlinearity. Its *reference* is the
-    largest gain in these data, or at zero state and zero projected inputs if that is larger. A unit is *saturated* at
-    a step if its gain is below ``threshold`` times the reference of its level. A unit is *dead* if its value is the
-    same at all steps of all sequences, up to rounding error.
+    Projected inputs are added before the nonlinearities. The *gain* of a unit at a step is the norm of the derivative
+    of its new value with respect to them. For an Elman cell it is the derivative of the nonlinearity. The *reference*
+    is the largest gain in the data, or the gain at zero state and zero projected inputs if that is larger. A unit is
+    *saturated* at a step if its gain is below ``threshold`` times the reference of its level. A unit is *dead* if its
+    value is the same at all steps of all sequences, up to rounding error.
 
-    Exponents omit the first quarter of the steps. Computed in the dtype of the network, products in double precision.
+    The exponents omit the first quarter of the steps. Products are computed in double precision, everything else in the
+    dtype of the network.
 
     Examples
     --------
@@ -242,7 +250,7 @@ def gradient_flow(
 
 
 def _gradient_norms(loss: Tensor, trajectory: Trajectory) -> Tensor:
-    """Return the norms of the gradient by the states after the steps, (T, B)."""
+    """Return the norms of the gradient with respect to the states after the steps, (T, B)."""
     states = trajectory.states[1:]
     grads = torch.autograd.grad(loss, states, allow_unused=True) if loss.requires_grad else [None] * len(states)
     if all(g is None for g in grads):
@@ -251,11 +259,13 @@ def _gradient_norms(loss: Tensor, trajectory: Trajectory) -> Tensor:
             "Check that nothing between the layer and the loss detaches them."
         )
     used = [torch.zeros_like(s) if g is None else g for s, g in zip(states, grads, strict=True)]
-    return torch.stack([g.double().norm(dim=-1) for g in used])  # squares of small numbers vanish in single precision
+    return torch.stack(
+        [g.double().norm(dim=-1) for g in used]
+    )  # squares of small numbers underflow in single precision
 
 
 class _Jacobians:
-    """What the Jacobians of all steps say, each computed once on the way there and once on the way back."""
+    """Statistics of the Jacobians of all steps. Each Jacobian is computed once forwards and once backwards."""
 
     def __init__(self, trajectory: Trajectory, sequences: int, times: int, exponents: int) -> None:
         steps, T = trajectory.steps, len(trajectory.x)
@@ -281,7 +291,7 @@ class _Jacobians:
                 self.logs[t] = median(product.log_singular_values())
 
     def saturation(self, threshold: float) -> list[Tensor]:
-        """Return the share of the steps at which each unit of each level is saturated."""
+        """Return the fraction of the steps at which each unit of each level is saturated."""
         pairs = zip(self.gains, self.references, strict=True)
         return [(gains < threshold * reference).double().mean((0, 1)) for gains, reference in pairs]
 
@@ -293,7 +303,7 @@ class _Jacobians:
 
 
 def _fixed(values: Tensor) -> Tensor:
-    """Return which units never change, (n,), from values (T, B, n, 1 or 2). A single value is no evidence."""
+    """Return which units never change, (n,), from values (T, B, n, 1 or 2). One value is not sufficient."""
     flat = values.flatten(0, 1)
     span = flat.amax(0) - flat.amin(0)
     rounding = 8 * torch.finfo(values.dtype).eps * flat.abs().amax(0)

@@ -1,4 +1,4 @@
-"""How much the powers of a matrix grow: the numerical radius, the Kreiss constant, and the powers themselves."""
+"""The growth of the powers of a matrix: numerical radius, Kreiss constant, and norms of powers."""
 
 import math
 
@@ -8,19 +8,20 @@ from torch import Tensor
 from ..linalg.norms import normalized
 from .schur import SchurForm
 
-EVERY_POWER = 32  # then 16 in each octave
+EVERY_POWER = 32  # every power up to this one, then 16 in each octave
 _LARGEST_POWER = 2**16
 _ANGLES = 24
-_LEAST_DISTANCE = 1e-8  # closer to the circle a resolvent has too few digits
+_LEAST_DISTANCE = 1e-8  # closer to the circle, a resolvent is too inaccurate
 
 
 def numerical_radius(W: Tensor, norm: float, radius: float) -> float:
     r"""Largest modulus :math:`|x^H W x|` of a unit vector, between the spectral radius and the norm.
 
-    It is the maximum over angles of the largest eigenvalue of the Hermitian part of :math:`e^{i\theta} W`, whose
-    derivative comes from an eigenvector. A zero of it is found between angles of a grid around the largest values.
+    It is the maximum over angles of the largest eigenvalue of the Hermitian part of :math:`e^{i\theta} W`. The
+    derivative of this eigenvalue comes from an eigenvector. A zero of the derivative is found between grid angles
+    around the largest values.
     """
-    if radius >= norm * (1 - 1e-14):  # as for every normal matrix
+    if radius >= norm * (1 - 1e-14):  # true for every normal matrix
         return norm
     scaled, unit = normalized(W)
     scaled, gap = scaled.to(torch.complex128), 2 * math.pi / _ANGLES
@@ -33,7 +34,7 @@ def numerical_radius(W: Tensor, norm: float, radius: float) -> float:
 
 
 def _peak(W: Tensor, angle: float, gap: float, start: tuple[float, float]) -> float:
-    """The largest value near an angle, by secant steps for a zero of the derivative between it and a neighbour."""
+    """The largest value near an angle. Secant steps find a zero of the derivative next to it."""
     best, slope = start
     low, high = (angle, angle + gap) if slope > 0 else (angle - gap, angle)
     before, slope_before = angle, slope
@@ -51,7 +52,7 @@ def _peak(W: Tensor, angle: float, gap: float, start: tuple[float, float]) -> fl
 
 
 def _support(W: Tensor, angle: float) -> tuple[float, float]:
-    """The largest eigenvalue of the Hermitian part after a rotation, and its derivative by the angle."""
+    """The largest eigenvalue of the Hermitian part after a rotation, and its derivative with respect to the angle."""
     turned = W * complex(math.cos(angle), math.sin(angle))
     values, vectors = torch.linalg.eigh((turned + turned.mH) / 2)
     x = vectors[:, -1]
@@ -59,10 +60,10 @@ def _support(W: Tensor, angle: float) -> tuple[float, float]:
 
 
 def kreiss_constant(form: SchurForm, slack: float) -> float:
-    r"""Lower bound of :math:`\sup_{|z|>1} (|z| - 1) / s_{\min}(zI - W)`: angles by distances, then a closer search."""
+    r"""Lower bound of :math:`\sup_{|z|>1} (|z| - 1) / s_{\min}(zI - W)`, by a grid and a refinement."""
     if form.radius > 1 + slack:
         return math.inf
-    if form.norm <= 1 + _norm_slack(form.radius, slack):  # no power is larger than the identity
+    if form.norm <= 1 + _norm_slack(form.radius, slack):  # no power has a larger norm than the identity
         return 1.0
     least = max(slack, _LEAST_DISTANCE, min(1e-4, 1 - form.radius))
     logs = torch.linspace(math.log(least), math.log(10 * max(1.0, form.norm)), 24, dtype=torch.float64)
@@ -85,7 +86,7 @@ def _kreiss(form: SchurForm, logs: Tensor, angles: Tensor, tol: float) -> tuple[
 
 
 def transient_growth(W: Tensor, radius: float, slack: float) -> tuple[float, int | None]:
-    """Largest norm of a power and the power that attains it; infinite and None if the powers diverge or overflow."""
+    """Largest norm of a power, and the exponent. Returns infinity and None if the powers diverge or overflow."""
     diverges = math.inf, None
     if radius > 1 + slack:
         return diverges
@@ -116,12 +117,12 @@ def transient_growth(W: Tensor, radius: float, slack: float) -> tuple[float, int
 
 
 def _norm_slack(radius: float, slack: float) -> float:
-    """Return by how much a norm may exceed 1 by rounding: of nearly orthogonal matrices like the radius."""
+    """Return how much a norm may exceed 1 by rounding. Nearly orthogonal matrices have the slack of the radius."""
     return slack if radius > 1 - slack else 1e-12
 
 
 def _refined(best: tuple[float, int, Tensor, Tensor], powers: list[Tensor]) -> tuple[float, int | None]:
-    """Search one by one around the best power of a search with larger steps; ``best`` holds the power before it."""
+    """Search every power around the best one of a coarse search. ``best`` contains the power before it."""
     _, k, power, before = best
     size = _norm(power)
     step = 1 if k <= EVERY_POWER else 2 ** ((k - 1).bit_length() - 1) // EVERY_POWER * 2
@@ -148,7 +149,7 @@ def _bound(W: Tensor) -> float:
 
 
 def _estimate(W: Tensor, vector: Tensor) -> tuple[float, Tensor]:
-    """A lower bound of the norm, by power iteration from the vector for the power before."""
+    """A lower bound of the norm, by power iteration from the vector of the previous power."""
     scaled, unit = normalized(W)
     for _ in range(20):
         vector = scaled.mH @ (scaled @ vector)

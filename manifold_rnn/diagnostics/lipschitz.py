@@ -1,4 +1,4 @@
-"""A bound of how much the states of a layer can differ, per change of its inputs, that holds for all inputs."""
+"""A Lipschitz bound of the states of a layer with respect to its inputs, valid for all inputs."""
 
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ class LipschitzBound(NamedTuple):
     Attributes
     ----------
     value : float or None
-        None if no bound is known.
+        The bound, or None if no bound is known.
     reason : str
-        Where the bound comes from, or why there is none.
+        How the bound was computed, or why there is none.
 
     Examples
     --------
@@ -36,25 +36,26 @@ class LipschitzBound(NamedTuple):
 def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
     r"""Bound the change of the last state of a recurrent layer by the change of its inputs, for all inputs.
 
-    For an Elman cell :math:`h_t = f(W h_{t-1} + V x_t + b)` whose ``f`` has slopes of at most 1,
+    For an Elman cell :math:`h_t = f(W h_{t-1} + V x_t + b)`, where ``f`` has slopes of at most 1, the bound is
 
     .. math:: \|h_T(x + d) - h_T(x)\| \le \|V\|_2 \Bigl(\sum_{k<T} \|W\|_2^{2k}\Bigr)^{1/2} \|d\|, \qquad
         \|d\|^2 = \sum_t \|d_t\|^2.
 
-    A level below others contributes the factor :math:`\|V\|_2 \sum_{k<T} \|W\|_2^k`, the bound for all of its states
+    Each lower level contributes the factor :math:`\|V\|_2 \sum_{k<T} \|W\|_2^k`, which bounds all of its states
     together.
 
     Parameters
     ----------
     source : nn.Module
-        A recurrent layer of this package or of torch, or a network of which the first one is meant.
+        A recurrent layer of this package or of torch, or a network, whose first recurrent layer is used.
     length : int
         Number of time steps ``T``, at least 1.
 
     Returns
     -------
     LipschitzBound
-        Without a value for gated cells, modReLU with a positive bias, nonlinearities of the user, two directions.
+        The bound. Its value is None for gated cells, modReLU with a positive bias, user-defined nonlinearities, and
+        bidirectional layers.
 
     Raises
     ------
@@ -65,8 +66,8 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
 
     Notes
     -----
-    It holds up to rounding error, and at every step up to ``T``. It is sharp for linear cells of one unit, and
-    pessimistic otherwise: it grows like :math:`\|W\|_2^T`. Norms are computed in double precision.
+    The bound holds up to rounding error, at every step up to ``T``. It is sharp for linear cells with one unit. In
+    general it is pessimistic, because it grows like :math:`\|W\|_2^T`. Norms are computed in double precision.
 
     Examples
     --------
@@ -81,7 +82,9 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
         )
     layer = recurrent_layer(source)
     if not all(weight.isfinite().all() for weight in layer.parameters()):
-        raise NonFiniteError("lipschitz_bound needs finite weights. Got NaN or infinity. Check the training.")
+        raise NonFiniteError(
+            "lipschitz_bound needs finite weights. Got NaN or infinity. Check the training of the network."
+        )
     if layer.bidirectional:
         return LipschitzBound(None, "the layer runs in two directions")
     levels = _levels(layer)
@@ -97,7 +100,7 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
 
 
 def _levels(layer: RecurrentLayer) -> list[tuple[Tensor, Tensor]] | str:
-    """The input and the recurrent matrix of each level, or why the recurrence has no bound."""
+    """The input and the recurrent matrix of each level, or the reason why there is no bound."""
     if not isinstance(layer, Layer):
         if not layer.mode.startswith("RNN"):
             return f"the gates of {layer.mode} multiply the state"

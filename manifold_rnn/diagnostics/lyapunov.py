@@ -26,11 +26,11 @@ class Lyapunov:
     exponents : tuple of float
         Means over the sequences, in descending order, as natural logarithms per time step.
     deviations : tuple of float
-        Standard deviation of each over the sequences. NaN if an exponent is minus infinity for some of them only.
+        Standard deviation of each exponent over the sequences. NaN if it is minus infinity for only some of them.
     states : int
-        Number of real entries of the state, and thus of exponents in all.
+        Number of real entries of the state, which is the number of all exponents.
     steps, transient : int
-        Time steps averaged over, and time steps before them that were left out.
+        Number of time steps in the average, and number of earlier time steps that were left out.
     sequences : int
         Number of sequences.
 
@@ -49,7 +49,7 @@ class Lyapunov:
 
     @property
     def largest(self) -> float:
-        """The largest exponent. Above 0 small changes grow, below 0 they vanish."""
+        """The largest exponent. Small changes grow if it is above 0, and vanish if it is below 0."""
         return self.exponents[0]
 
     def table(self) -> str:
@@ -85,24 +85,24 @@ def lyapunov_exponents(
 
     .. math:: J_t Q_{t-1} = Q_t R_t, \qquad \lambda_i = \frac{1}{T} \sum_t \log |(R_t)_{ii}|,
 
-    with the Jacobians :math:`J_t = \partial s_t / \partial s_{t-1}` of the state ``s``, which is one real vector: all
-    parts of all levels, and of a complex part [Re, Im].
+    :math:`J_t = \partial s_t / \partial s_{t-1}` are the Jacobians of the state ``s``, which is one real vector with
+    all parts of all levels. A complex part is written as [Re, Im].
 
     Parameters
     ----------
     layer : nn.Module
-        A recurrent layer of this package or of torch, or a network, of which the first recurrent layer counts.
+        A recurrent layer of this package or of torch, or a network, whose first recurrent layer is used.
     x : Tensor
-        As ``layer`` takes it.
+        Inputs of ``layer``.
     count : int, optional
-        Number of exponents, the largest ones. Default: all.
+        Number of exponents, beginning with the largest. Default: all.
     transient : int, optional
-        Time steps in which ``Q`` adapts and that do not count. Default: a quarter of all.
+        Number of time steps at the beginning that are left out, while ``Q`` converges. Default: a quarter of all steps.
     sequences : int
-        Number of sequences of the batch, the first ones.
+        Number of sequences at the beginning of the batch that are used.
     seed : int
-        Seed of the first ``Q``, which is drawn if ``count`` is below the number of entries of the state. Otherwise it
-        is the identity.
+        Random seed of the first ``Q``. It is random if ``count`` is below the number of entries of the state, and the
+        identity otherwise.
 
     Returns
     -------
@@ -121,10 +121,10 @@ def lyapunov_exponents(
 
     Notes
     -----
-    Of a linear layer these are the logarithms of the moduli of the eigenvalues of ``W``, in the limit of many steps. A
-    complex state has each of them twice. An exponent is minus infinity where a Jacobian is singular, for instance where
-    a unit is dead. An entry of ``R`` counts as 0 if it is within rounding error of the Jacobian.
-    Source: Benettin, Galgani, Giorgilli and Strelcyn (1980).
+    For a linear layer and many steps, the exponents are the logarithms of the moduli of the eigenvalues of ``W``. With
+    complex states, each exponent occurs twice. An exponent is minus infinity if a Jacobian is singular, for instance
+    because a unit is dead. An entry of ``R`` counts as 0 if it is within the rounding error of the Jacobian. Source:
+    Benettin, Galgani, Giorgilli and Strelcyn (1980).
 
     Examples
     --------
@@ -142,7 +142,7 @@ def lyapunov_exponents(
 
 
 class Exponents:
-    """The QR method, one Jacobian after the other. The options are those of `lyapunov_exponents`."""
+    """The QR method, applied to one Jacobian at a time. The options are those of `lyapunov_exponents`."""
 
     def __init__(self, size: int, steps: int, count: int | None, transient: int | None, seed: int) -> None:
         count = size if count is None else count
@@ -158,7 +158,7 @@ class Exponents:
         self.total = torch.zeros(())
 
     def add(self, J: Tensor) -> None:
-        """Count the Jacobian of one step, of shape (B, N, N)."""
+        """Add the Jacobian of one step, of shape (B, N, N)."""
         J = J.double()
         self.Q, R = torch.linalg.qr(J @ self.Q.to(J.device))
         self.steps += 1

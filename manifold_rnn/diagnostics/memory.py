@@ -1,4 +1,4 @@
-"""Memory: how well past inputs can be read out of the present state by a linear map."""
+"""Memory: how well a linear map of the current state recovers past inputs."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,22 +18,22 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_PENALTIES = torch.logspace(-20, 2, 12, dtype=torch.float64)  # as shares of the largest squared singular value
-_TARGETS = 2**22  # most numbers of past inputs in memory at a time
-_SHOWN = 6  # most features drawn one by one
+_PENALTIES = torch.logspace(-20, 2, 12, dtype=torch.float64)  # relative to the largest squared singular value
+_TARGETS = 2**22  # largest number of past inputs in memory at a time
+_SHOWN = 6  # largest number of features that are drawn separately
 
 
 @dataclass(frozen=True)
 class Memory:
-    r"""How much of each past input a linear readout of the state recovers.
+    r"""The recall of past inputs by a linear readout of the state.
 
     Parameters
     ----------
     recall : tuple of tuples of float
-        For each input feature: :math:`R^2` of :math:`u_{t-k}` read out of :math:`h_t`, at the delays k = 0, ..., K, on
-        sequences that neither the readout nor its penalty has seen.
+        For each input feature, :math:`R^2` of the readout of :math:`u_{t-k}` from :math:`h_t`, at the delays k = 0,
+        ..., K. It is measured on test sequences that were not used for the readout or its penalty.
     states : int
-        Number of real features of the state that is read.
+        Number of real features of the state.
     rows : tuple of int
         Number of rows, one for each time step and sequence, for training, validation and test.
 
@@ -49,7 +49,7 @@ class Memory:
 
     @property
     def capacity(self) -> tuple[float, ...]:
-        """Sum of the recall of each input feature over the delays; negative ones count 0."""
+        """Sum of the recall of each input feature over the delays. Negative values count as 0."""
         return tuple(sum(max(value, 0.0) for value in values) for values in self.recall)
 
     @property
@@ -64,7 +64,7 @@ class Memory:
 
     @property
     def delay(self) -> int:
-        """Largest delay up to which the mean recall is at least one half; -1 if there is none."""
+        """Largest delay up to which the mean recall is at least one half, or -1 if there is none."""
         below = [k for k, value in enumerate(self.mean) if value < 0.5]
         return (below[0] if below else len(self.mean)) - 1
 
@@ -83,7 +83,7 @@ class Memory:
         return aligned("memory, by linear readout", rows)
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
-        """Draw the recall over the delays, of each feature if there are few, else their mean and range."""
+        """Draw the recall over the delays: of each feature if there are few, else the mean and the range."""
         axes = axes_or_new(axes)
         k = range(len(self.mean))
         marker = "." if len(self.mean) < 40 else None
@@ -114,25 +114,25 @@ def memory(
     .. math:: \hat u_{t-k} = A_k h_t + a_k, \qquad R^2_k = 1 - \frac{\sum_t (u_{t-k} - \hat u_{t-k})^2}{
         \sum_t (u_{t-k} - \bar u)^2},
 
-    where the :math:`A_k` are found by ridge regression in closed form. Each target has its own penalty, the one with
-    the smallest error on validation rows, and :math:`R^2` is measured on test rows.
+    The :math:`A_k` are computed by ridge regression in closed form. Each target has its own penalty, the one with the
+    smallest error on validation rows. :math:`R^2` is measured on test rows.
 
     Parameters
     ----------
     source : nn.Module or function
-        A recurrent layer of this package or of torch; or a network, of which the first recurrent layer counts; or, with
-        ``data``, any function that returns states of shape (B, T, n).
+        A recurrent layer of this package or of torch, or a network, whose first recurrent layer is used. With ``data``,
+        it can also be any function that returns states of shape (B, T, n).
     data : Tensor, shape (B, T, ...), optional
-        Inputs as ``source`` takes them; of a network the inputs of its layer are recalled. Default: independent
-        inputs for the layer, uniform in plus and minus ``scale``.
+        Inputs of ``source``. For a network, the recall of the inputs of its layer is measured. The default is
+        independent inputs for the layer, uniform between minus and plus ``scale``.
     delays : int, optional
         Largest delay K. Default: the number of features of the state, at most half of the steps.
     steps, sequences : int
-        Number of time steps T and sequences B that are drawn.
+        Number of time steps T and sequences B of random inputs.
     scale : float
-        Largest modulus of the inputs that are drawn. Small inputs measure the linear response.
+        Largest modulus of random inputs. Small inputs measure the linear response.
     seed : int
-        Seed of the inputs that are drawn.
+        Random seed of the inputs.
 
     Returns
     -------
@@ -149,10 +149,10 @@ def memory(
 
     Notes
     -----
-    The first K steps of each sequence are left out. Three or more sequences are split into training, validation and
-    test, half and twice a quarter; fewer are split along time. A feature that is constant has nothing to recall and
-    counts 0. A complex state or input is read as [Re, Im]. The module runs in evaluation mode and its dtype, and the
-    regression in double precision. For independent inputs the total is at most the number of features of the state.
+    The first K steps of each sequence are left out. Three or more sequences are split into a half for training and a
+    quarter each for validation and test. Fewer sequences are split along time. A constant feature has the recall 0. A
+    complex state or input is converted to [Re, Im]. The module runs in evaluation mode with its own dtype, and the
+    regression in double precision. For independent inputs, the total is at most the number of features of the state.
     Source: Jaeger (2001), Short Term Memory in Echo State Networks.
 
     Examples
@@ -172,8 +172,8 @@ def memory(
         if not bool(z.isfinite().all()):
             raise NonFiniteError(f"`memory` needs finite {what}.\nGot NaN or infinity.\nCheck the weights and data.")
     if not len(h):
-        raise ShapeError("`memory` needs sequences.\nExpected at least one.\nGot an empty batch. Pass a larger batch.")
-    u, h = (z / power_of_two_below(z.abs().amax()) if z.numel() else z for z in (u, h))  # so that no square vanishes
+        raise ShapeError("`memory` needs at least one sequence.\nGot an empty batch.\nPass a larger batch.")
+    u, h = (z / power_of_two_below(z.abs().amax()) if z.numel() else z for z in (u, h))  # so that no square underflows
     T, n = h.shape[1:]
     delays = min(n, T // 2) if delays is None else delays
     require_at_least("delays", delays, 0, T - 1)
@@ -202,9 +202,11 @@ def _drawn(source: States, steps: int, sequences: int, scale: float, seed: int) 
 
 
 def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the inputs of the layer, or of a function that gives states, and the states, (B, T, m) and (B, T, n)."""
+    """Return the inputs of the layer or function, and the states, (B, T, m) and (B, T, n)."""
     if not isinstance(data, Tensor):
-        raise OptionError(f"`data` are the inputs, one tensor.\nGot {type(data).__name__}.\nPass the inputs alone.")
+        raise OptionError(
+            f"`data` needs to be one tensor, the inputs.\nGot {type(data).__name__}.\nPass only the inputs."
+        )
     layer = find_layer(source)
     call, h = layer_states(source, data)
     u = call.input
@@ -221,11 +223,11 @@ def _given(source: States, data: Tensor) -> tuple[Tensor, Tensor]:
 def _split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the rows of (B, T, features) for training, validation and test."""
     if len(z) < 3:
-        z = z.transpose(0, 1)  # pieces of time
+        z = z.transpose(0, 1)  # split along time
     count = len(z)
     if count < 3:
         raise ShapeError(
-            "Too few rows are left to train, validate and test a readout.\n"
+            "`memory` needs enough rows to train, validate and test a readout.\n"
             f"Expected at least 3 sequences, or 3 time steps after the delays. Got {count}.\n"
             "Pass more sequences or steps, or fewer delays."
         )
@@ -258,5 +260,5 @@ class _Readout:
         best = errors_of(self._valid, valid).argmin(0, keepdim=True)
         error = errors_of(self._test, test).gather(0, best)[0]
         variance = (test - test.mean(0)).square().sum(0)
-        scale = torch.finfo(S.dtype).eps * test.square().sum(0)  # a constant feature varies by rounding error
+        scale = torch.finfo(S.dtype).eps * test.square().sum(0)  # a constant feature varies only by rounding error
         return torch.where(variance > scale, 1 - error / torch.where(variance > scale, variance, 1), 0)

@@ -1,4 +1,4 @@
-"""Mutants of test cases, and how far they are from the cases that they come from."""
+"""Mutants of test cases, and their distances from the original cases."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -11,8 +11,8 @@ from .checks import require_seed
 
 Mutate: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-_VARIANCES = (0.005, 0.02)  # of noise on inputs in [0, 1]
-_RATE = 0.05  # of steps whose symbol is replaced, and of entries that are 0 or 1
+_VARIANCES = (0.005, 0.02)  # variances of the noise for inputs in [0, 1]
+_RATE = 0.05  # fraction of replaced symbols, and of replaced binary entries
 
 
 def root_mean_square(x: Tensor, y: Tensor) -> Tensor:
@@ -22,11 +22,11 @@ def root_mean_square(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Mutation:
-    """Makes mutants of seeds, whose cases are on the first axis.
+    """Creates mutants of seeds, whose first axis is the batch.
 
-    ``mutate`` is what the user passed: it takes and returns inputs whose cases are on ``axis``. Without it, symbols are
-    replaced, and other numbers get Gaussian noise and stay in the range of the seeds. Channels, on the last of three
-    axes, that are 0 or 1 in all seeds are left alone; if all are, entries are drawn anew from 0 and 1.
+    ``mutate`` is a function of the user for inputs whose batch axis is ``axis``. Without it, symbols are replaced, and
+    other numbers get Gaussian noise within the range of the seeds. Channels (the last of three axes) that are 0 or 1 in
+    all seeds stay unchanged. If all channels are, entries are drawn again from 0 and 1.
     """
 
     def __init__(self, seeds: Tensor, mutate: Mutate | None, axis: int, seed: int) -> None:
@@ -47,7 +47,7 @@ class Mutation:
         self._scale = float((seeds - seeds.mean()).abs().max()) or 1.0 if seeds.is_complex() else 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return one mutant of each case, or raise if the user's function returns something else."""
+        """Return one mutant of each case. Raises an error if the user's function returns something else."""
         if self._mutate is None:
             return self._symbols_replaced(x) if self._is_symbolic else self._noisy(x)
         mutants = self._mutate(x.transpose(0, self._axis), self._generator)
@@ -59,7 +59,7 @@ class Mutation:
         return mutants.transpose(0, self._axis).to(x)
 
     def choose(self, count: int, of: int) -> Tensor:
-        """Return so many different numbers below ``of``, in random order."""
+        """Return ``count`` different integers below ``of``, in random order."""
         return torch.randperm(of, generator=self._generator, device=self._generator.device)[:count]
 
     def _noisy(self, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Mutation:
         shape = (len(x), *[1] * (x.dim() - 1))
         variance = low + (high - low) * torch.rand(shape, generator=self._generator, device=x.device)
         noise = torch.randn(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
-        if not self._markers.all():  # else the seeds are constant
+        if not self._markers.all():  # otherwise the seeds are constant
             noise = noise.where(~self._markers, 0)
         if x.is_complex():
             return x + (self._scale * variance.sqrt()).to(x.real) * noise
@@ -79,7 +79,7 @@ class Mutation:
         flat = old.flatten(1)
         chosen = torch.rand(flat.shape, generator=self._generator, device=x.device) < _RATE
         first = torch.randint(flat.shape[1], (len(flat), 1), generator=self._generator, device=x.device)
-        chosen.scatter_(1, first, True)  # at least one step of every case
+        chosen.scatter_(1, first, True)  # mutate at least one step of every case
         drawn = torch.randint(len(self._symbols), flat.shape, generator=self._generator, device=x.device)
         new = torch.where(chosen, self._symbols[drawn], flat).view_as(old)
         return torch.nn.functional.one_hot(new, x.shape[-1]).to(x) if self._is_one_hot else new

@@ -1,4 +1,4 @@
-"""What `robustness` perturbs beside the inputs: the recurrent matrix and the states, on a copy of the network."""
+"""Perturbations for `robustness` other than of inputs: of the recurrent matrix and the states."""
 
 import copy
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from .worst_case import worst_perturbation
 
 
 def plain_copy(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose constrained weights are plain parameters, to write into."""
+    """A copy in evaluation mode. Its constrained weights are plain parameters that can be overwritten."""
     plain = copy.deepcopy(network)
     for name in [name for name, _ in parametrizations(plain)]:
         path, _, leaf = name.rpartition(".")
@@ -24,7 +24,7 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
 
 def drawn(x: Tensor, seed: int, *, uniform: bool = False) -> Tensor:
-    """Noise of the shape of ``x``, the same on every device: of variance 1, or uniform between -1 and 1."""
+    """Noise with the shape of ``x``, equal on every device: normal with variance 1, or uniform in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     shape = torch.view_as_real(x).shape if x.is_complex() else x.shape
     draw = torch.rand(shape, generator=generator) * 2 - 1 if uniform else torch.randn(shape, generator=generator)
@@ -33,7 +33,7 @@ def drawn(x: Tensor, seed: int, *, uniform: bool = False) -> Tensor:
 
 
 class PerturbedWeights(NamedTuple):
-    """Scores with a perturbed recurrent matrix, why there are none, and the spectral numbers of the matrix."""
+    """Scores with a perturbed recurrent matrix, the reason if there are none, and spectral numbers of the matrix."""
 
     scores: dict[str, float]
     reason: str
@@ -41,7 +41,7 @@ class PerturbedWeights(NamedTuple):
 
 
 def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> PerturbedWeights:
-    """Score the copy of a network with a perturbed recurrent matrix. The copy has its weight again at the end."""
+    """Score the copy of a network with a perturbed recurrent matrix, and restore the matrix at the end."""
     if not has_recurrent_matrix(judge.network):
         return PerturbedWeights({}, "the input determines the matrix of each step", {})
     shape = tuple(recurrent_matrix(judge.network).weight.shape)
@@ -65,7 +65,7 @@ def perturbed_weights(judge: Judge, size: float, draws: int, seed: int) -> Pertu
 
 @torch.no_grad()
 def _is_writable(network: nn.Module, W: Tensor) -> bool:
-    """Whether the recurrent matrix of a network can be replaced: that of a parametrization is computed anew."""
+    """Whether the recurrent matrix can be overwritten. The result of a parametrization cannot."""
     stored = recurrent_matrix(network).weight
     stored.copy_(2 * W + 1)
     replaced = torch.equal(recurrent_matrix(network).weight, (2 * W + 1).to(stored.dtype))
@@ -85,9 +85,9 @@ def _score_at(judge: Judge, W: Tensor, E: Tensor) -> float:
 
 
 def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int) -> dict[str, tuple[float, ...]]:
-    """The largest change of the state per change of the input, at each step, for two kinds of changes.
+    """The largest ratio of state change to input change at each step, for two kinds of changes.
 
-    Empty if a network does not call the layer once with all steps.
+    It is empty if the network does not call the layer exactly once with all steps.
     """
     with torch.no_grad():
         if judge.network is not layer and len(layer_calls(judge.network, layer, judge.x[:1])) != 1:
@@ -109,9 +109,9 @@ def growth_curves(judge: Judge, layer: RecurrentLayer, radius: float, seed: int)
 
 
 def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> LipschitzBound:
-    """The certified bound for the inputs of a network, where its layer receives them as they are.
+    """The certified bound for the inputs of a network, if its layer receives them unchanged.
 
-    Two probes with noise show that the network does not transform inputs, as clamping to a range does for some.
+    Two tests with noise check that the network does not transform its inputs, for example by clamping.
     """
     for probe in (x[:1], x[:1] + drawn(x[:1], 0), x[:1] + 10 * drawn(x[:1], 1)) if network is not layer else ():
         reason = _changed_inputs(network, layer, probe)
@@ -121,7 +121,7 @@ def bound_for_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> Li
 
 
 def _changed_inputs(network: nn.Module, layer: RecurrentLayer, x: Tensor) -> str:
-    """Why the layer does not receive these inputs of a network as they are; empty if it does."""
+    """The reason why the layer does not receive the inputs of the network unchanged, or "" if it does."""
     calls = layer_calls(network, layer, x)
     if len(calls) != 1:
         return (

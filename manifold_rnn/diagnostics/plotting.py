@@ -1,4 +1,4 @@
-"""Where the pictures of diagnostics are drawn. matplotlib is imported only here, when something is drawn."""
+"""Axes for the plots of diagnostics. matplotlib is imported only when a plot is drawn."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def axes_or_new(axes: "matplotlib.axes.Axes | None") -> "matplotlib.axes.Axes":
-    """Return the axes, or those of a new figure of their own."""
+    """Return the axes, or the axes of a new figure."""
     if axes is not None:
         return axes
     from matplotlib.figure import Figure

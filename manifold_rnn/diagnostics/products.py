@@ -1,17 +1,17 @@
-"""Long products of matrices and their singular values, over more orders of magnitude than a number has."""
+"""Singular values of long matrix products, beyond the range of floating-point numbers."""
 
 import torch
 from torch import Tensor
 
-_RESOLVED = 1e-9  # a singular value above this share of the largest is computed to six digits by an ordinary SVD
+_RESOLVED = 1e-9  # an ordinary SVD has six digits for singular values above this fraction of the largest
 _ROTATIONS = 12
 
 
 class Product:
     r"""A product of square matrices up to an orthogonal factor on the left, :math:`P = Q\, e^{\ell} U`.
 
-    The rows of U have largest entry 1, and the logarithms of their sizes are kept apart, so that
-    neither a factor nor an entry leaves the range of numbers.
+    The largest entry of each row of U is 1. The logarithms :math:`\ell` of the row sizes are stored separately, so
+    nothing overflows or underflows.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Product:
     size : int
         Number of rows.
     device : torch.device
-        Where the factors are.
+        Device of the factors.
     """
 
     def __init__(self, batch: int, size: int, device: torch.device) -> None:
@@ -30,7 +30,7 @@ class Product:
 
     def multiply(self, factor: Tensor) -> None:
         """Replace P by ``factor P``, where ``factor`` is of shape (B, N, N)."""
-        order = self.logs.argsort(-1, descending=True)  # so that no small row is added to a large one
+        order = self.logs.argsort(-1, descending=True)  # so that small rows are not added to large ones
         logs, U = self._in_order(order)
         self.Q, R = torch.linalg.qr(factor.double() @ self.Q.gather(-1, order[:, None].expand_as(self.Q)))
         self.logs, scaled = _scaled(R, logs)
@@ -39,7 +39,7 @@ class Product:
     def log_singular_values(self) -> Tensor:
         """Return the natural logarithms of the singular values in descending order, (B, N).
 
-        Those far below the largest come from repeated orthogonal decompositions, and are accurate to about 1%.
+        Values far below the largest are computed by repeated orthogonal decompositions, and are accurate to about 1%.
         """
         top = self.logs.amax(-1, keepdim=True)
         top = torch.where(top.isfinite(), top, 0)
@@ -51,7 +51,7 @@ class Product:
         return torch.where(resolved, logs, self._by_rotations())
 
     def _by_rotations(self) -> Tensor:
-        """Return the logarithms by repeated QR of the transpose, which turns the factors into a diagonal matrix."""
+        """Return the logarithms by repeated QR of the transpose, which converges to a diagonal matrix."""
         product = Product(len(self.logs), self.logs.shape[-1], self.logs.device)
         product.logs, product.U = self.logs, self.U
         for _ in range(_ROTATIONS):
@@ -65,7 +65,7 @@ class Product:
 
 
 def median(logs: Tensor) -> Tensor:
-    """Return the median along the first axis: of an even number the mean of the middle two, also of minus infinity."""
+    """Return the median along the first axis. For an even number it is the mean of the middle two."""
     ordered, count = logs.sort(0)[0], len(logs)
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
@@ -79,6 +79,6 @@ def _scaled(R: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalized(logs: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide the rows by their largest entry; a row of zeros has size 0."""
+    """Divide the rows by their largest entry. A row of zeros has size 0."""
     size = U.abs().amax(-1)
     return torch.where(size > 0, logs + size.log(), -torch.inf), U / torch.where(size > 0, size, 1)[..., None]

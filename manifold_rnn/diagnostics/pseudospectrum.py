@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _EPS = (1e-3, 1e-2, 1e-1)
 _TOL = 1e-3
-_FAR = 1e12  # times the norm: so far away the smallest singular value is the modulus
+_FAR = 1e12  # times the norm: beyond it, the smallest singular value is the modulus
 _BLOCK = 2**19  # complex numbers between two updates of the progress bar
 
 
@@ -36,14 +36,15 @@ class Pseudospectrum:
     matrix : str
         Name of the matrix.
     eps : tuple of float
-        Norms of perturbations, in ascending order.
+        Norms of the perturbations, in ascending order.
     radius : mapping from float to float
-        The pseudospectral radius of each, which does not depend on the grid.
+        Pseudospectral radius for each norm. It does not depend on the grid.
     real, imaginary : tuple of float
         Coordinates of the grid.
     log10_smallest : Tensor, shape (imaginary, real)
         Decimal logarithms of the smallest singular values.
     eigenvalues : tuple of complex
+        Eigenvalues of the matrix.
 
     Examples
     --------
@@ -118,12 +119,12 @@ def pseudospectrum(
     source : Tensor, shape (n, n), or nn.Module
         As for `spectrum`.
     eps : sequence of float
-        Norms of perturbations.
+        Norms of the perturbations.
     points : int
         Number of points of the grid along each axis, at least 2.
     extent : tuple of four floats, optional
-        Least and largest real part, least and largest imaginary part. Default: a square around 0 with the unit circle
-        and all pseudospectra inside, or with the pseudospectra alone if they are far smaller or larger.
+        Smallest and largest real part, smallest and largest imaginary part. The default is a square around 0 that
+        contains the unit circle and all pseudospectra, or only the pseudospectra if their scale is very different.
     progress : bool
         Whether to show a progress bar on the error stream.
 
@@ -141,13 +142,13 @@ def pseudospectrum(
 
     Notes
     -----
-    One complex Schur form, then the inverse Lanczos iteration for the norm of the resolvent at all points of a part of
-    the grid at once. A sweep solves two triangular systems, and needs memory for a few blocks of 8 MiB. Where the
+    The method computes one complex Schur form. Then an inverse Lanczos iteration computes the norm of the resolvent at
+    many grid points at once. A sweep solves two triangular systems, and needs memory for a few blocks of 8 MiB. If the
     iteration does not converge to a relative error of 1e-3, the singular values are computed directly. A real matrix
-    needs half of the grid. The cost grows with the square of n for each point.
+    needs only half of the grid. The cost of each point grows with the square of n.
 
-    The grid decides what the picture shows. The radii are refined on circles of their own, see `spectrum`, to about
-    eight digits. Source: Trefethen and Embree (2005), chapter 39.
+    The grid only affects the plot. The radii are refined on circles to about eight digits, see `spectrum`. Source:
+    Trefethen and Embree (2005), chapter 39.
 
     Examples
     --------
@@ -185,7 +186,7 @@ def pseudospectrum(
 
 
 def _smallest(scaled: SchurForm, unit: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Smallest singular values at x + iy for a matrix of ``unit`` times ordinary size, whose squares can vanish."""
+    """Smallest singular values at x + iy. The matrix is scaled by ``unit``, because squares could underflow."""
     x, y = x / unit, y / unit
     modulus = torch.hypot(x, y)
     is_far = modulus > _FAR * max(1.0, scaled.norm)
@@ -194,7 +195,7 @@ def _smallest(scaled: SchurForm, unit: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _rows(points: int, n: int) -> int:
-    """Rows of the grid for about one block of the iteration, so that a progress bar moves."""
+    """Number of grid rows in about one block of the iteration, so that the progress bar advances often."""
     return max(1, _BLOCK // n // points)
 
 
@@ -207,20 +208,20 @@ def _require_extent(extent: Sequence[float]) -> tuple[float, float, float, float
     values = tuple(float(value) for value in extent)
     if len(values) != 4 or not all(map(math.isfinite, values)) or values[0] >= values[1] or values[2] >= values[3]:
         raise OptionError(
-            "pseudospectrum needs a rectangle.\n"
+            "pseudospectrum needs a rectangle as extent.\n"
             f"Expected extent=(left, right, bottom, top) in ascending pairs; got {values}.\nLeave it out for a default."
         )
     return values[0], values[1], values[2], values[3]
 
 
 class _Bar:
-    """A progress bar on the error stream; none of length 0."""
+    """A progress bar on the error stream. Length 0 shows none."""
 
     def __init__(self, length: int) -> None:
         self._length, self._done, self._start = length, 0, time.perf_counter()
 
     def advance(self, count: int) -> None:
-        """Show so many more rows of the grid as done."""
+        """Advance the bar by ``count`` rows of the grid."""
         if not self._length:
             return
         self._done += count

@@ -1,15 +1,15 @@
-"""The smallest real perturbation of a real matrix that has a complex pair of eigenvalues, after Qiu et al. (1995)."""
+"""Smallest real perturbations that give a real matrix a complex pair of eigenvalues, after Qiu et al. (1995)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-_NUMBERS = 2**22  # in a chunk of shifted matrices
-_TIE = 1e-7  # relative to the matrix: by how much equal singular values are told apart
-_GRID, _SECTIONS = 13, 24  # of the search for the scale: points of the grid, and steps between two of them
+_NUMBERS = 2**22  # number of entries in a chunk of shifted matrices
+_TIE = 1e-7  # relative to the matrix: perturbation that separates equal singular values
+_GRID, _SECTIONS = 13, 24  # search for the scale: points of the grid, and golden sections between them
 _GOLDEN = 0.5 * (5**0.5 - 1)
-_CLUSTERS = (1e-10, 1e-6, 1e-3)  # relative: which singular values count as equal
+_CLUSTERS = (1e-10, 1e-6, 1e-3)  # relative differences below which singular values count as equal
 
 
 def last_vectors(W: Tensor, z: Tensor) -> Tensor:
@@ -27,16 +27,17 @@ def smallest_values(W: Tensor, z: Tensor) -> Tensor:
 
 
 def sizes_of(E: Tensor) -> Tensor:
-    """Norms of perturbations, infinite where there is none."""
+    """Norms of perturbations, infinite if there is none."""
     return torch.where(E.isfinite().all(-1).all(-1), torch.linalg.matrix_norm(E.nan_to_num(), 2), math.inf)
 
 
 def real_pairs(W: Tensor, z: Tensor) -> Tensor:
-    """Real perturbations of rank 2 for some points ``z`` that are not real, (k, n, n); NaN where none is found.
+    """Real perturbations of rank 2 for points ``z`` that are not real, (k, n, n). NaN if none is found.
 
-    Any vector gives one. The shortest is taken, of the last singular vectors and of those of the optimal scale. Where
-    singular values tie, as for a multiple of the identity, the last vector may be real, which no real perturbation
-    turns into an eigenvector for ``z``. A skew part that separates the values leads to another.
+    Every vector gives a perturbation. The function returns the smallest one, from the last singular vectors and the
+    vectors of the optimal scale. If singular values are equal, as for a multiple of the identity, the last vector may
+    be real. No real perturbation makes a real vector an eigenvector for ``z``. Then a skew part is added to separate
+    the values.
     """
     n = len(W)
     draw = torch.randn(n, n, dtype=W.dtype, generator=torch.Generator().manual_seed(0)).to(W.device)
@@ -50,7 +51,7 @@ def real_pairs(W: Tensor, z: Tensor) -> Tensor:
 
 
 def _by_pairs(W: Tensor, z: Tensor, v: Tensor) -> Tensor:
-    """Real ``E`` with ``(W + E) v = z v``; NaN where the parts of ``v`` are dependent."""
+    """Real ``E`` with ``(W + E) v = z v``. NaN if the parts of ``v`` are linearly dependent."""
     residual = z[:, None] * v - (W.to(z.dtype) @ v.mT).mT
     pair, image = torch.stack([v.real, v.imag], -1), torch.stack([residual.real, residual.imag], -1)
     length = torch.linalg.vector_norm(pair, dim=1, keepdim=True)
@@ -71,9 +72,9 @@ def _scaled_forms(W: Tensor, z: Tensor, scale: Tensor) -> Tensor:
 
 
 def _optimal_vectors(W: Tensor, z: Tensor) -> list[Tensor]:
-    """Vectors at the scale in (0, 1] that maximizes the second smallest singular value, which is the smallest size.
+    """Vectors at the optimal scale in (0, 1], which maximizes the second smallest singular value.
 
-    At the maximum its slope vanishes for some vector of the singular values that tie there.
+    This maximum is the smallest size. Its slope is zero for some vector of the singular values that are equal there.
     """
     scale = _optimal_scales(W, z)
     n, found = len(W), []
@@ -99,14 +100,14 @@ def _optimal_vectors(W: Tensor, z: Tensor) -> list[Tensor]:
 
 
 def _optimal_scales(W: Tensor, z: Tensor) -> Tensor:
-    """The scale that maximizes the second smallest singular value, for each point: a grid, then golden sections."""
+    """The scale that maximizes the second smallest singular value for each point, by a grid and golden sections."""
 
     def value(logs: Tensor) -> Tensor:
         size = max(1, _NUMBERS // (4 * W.numel()))
         parts = zip(z.split(size), logs.split(size), strict=True)
         return torch.cat([torch.linalg.svdvals(_scaled_forms(W, p, t.exp()))[:, -2] for p, t in parts])
 
-    # below the lower end, the value is less than the smallest singular value of zI - W, and the maximum is not
+    # below the lower end, the value is less than the smallest singular value of zI - W, so it is not the maximum
     span = z.abs() + torch.linalg.matrix_norm(W, 2)
     smallest = torch.maximum(smallest_values(W, z), 1e-16 * span)
     least = (smallest / span).log() + (z.imag.abs() / span).clamp(min=1e-290).log() - 1

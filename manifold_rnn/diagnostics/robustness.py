@@ -1,4 +1,4 @@
-"""How much of its accuracy a network keeps when its inputs or its recurrent matrix are perturbed."""
+"""The accuracy of a network with perturbed inputs or a perturbed recurrent matrix."""
 
 from __future__ import annotations
 
@@ -29,36 +29,38 @@ if TYPE_CHECKING:
 class Robustness:
     r"""Scores of a network whose inputs or recurrent matrix are perturbed.
 
-    A score is the accuracy, or the loss where the targets are no classes.
+    A score is the accuracy if the targets are classes, and the loss otherwise.
 
     Parameters
     ----------
     measure : "accuracy" or "loss"
+        Kind of the scores.
     sequences : int
-        How many sequences were scored.
+        Number of sequences.
     clean : float
         Score without perturbation.
     noise : mapping from (str, float) to float
-        Scores under noise, by kind and size: "gaussian" of this standard deviation, "uniform" within plus and minus
-        this size.
+        Scores under noise, by kind and size. For "gaussian", the size is the standard deviation. For "uniform", it is
+        the largest modulus.
     attacks : mapping from (str, float, int) to float
         Scores under attack, by norm, radius and number of steps.
     weights : mapping from str to float
-        Scores with a perturbed recurrent matrix: "random", the mean over the draws, and "worst case". Empty if there is
-        none.
+        Scores with a perturbed recurrent matrix: "random", the mean over the draws, and "worst case". Empty if there
+        are none.
     weights_reason : str
-        Why `weights` is empty; empty itself if it is not.
+        Reason why `weights` is empty, or "".
     weight_radius : float
         Norm of the perturbations of the recurrent matrix.
     growth : mapping from str to tuple of float
-        For input perturbations "random" and "gradient", the largest :math:`\|h_t(x + d) - h_t(x)\| / \|d\|` at each
-        step.
+        For the input perturbations "random" and "gradient": the largest :math:`\|h_t(x + d) - h_t(x)\| / \|d\|` at each
+        time step.
     lipschitz : float or None
-        A bound of those ratios that holds for all inputs: see `lipschitz_bound`.
+        A bound of these ratios that holds for all inputs. See `lipschitz_bound`.
     lipschitz_reason : str
-        Where the bound comes from, or why there is none.
+        How the bound was computed, or why there is none.
     spectral : mapping from str to float
-        Of the recurrent matrix: "radius", "norm", and "perturbed radius", the spectral radius of the worst case.
+        Numbers of the recurrent matrix: "radius", "norm", and "perturbed radius", the spectral radius in the worst
+        case.
 
     Examples
     --------
@@ -85,11 +87,11 @@ class Robustness:
 
     @property
     def largest_growth(self) -> float | None:
-        """The largest ratio in `growth`; None if there is none."""
+        """The largest ratio in `growth`, or None if there is none."""
         return max((value for curve in self.growth.values() for value in curve), default=None)
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Return all scores by group and by what was perturbed, as the table and the picture show them."""
+        """Return all scores by group and perturbation, as the table and the plot show them."""
         steps = {1: "1 step", **{n: f"{n} steps" for _, _, n in self.attacks if n > 1}}
         names = {"inf": "L-inf", "2": "L2"}
         return {
@@ -124,7 +126,7 @@ class Robustness:
         Parameters
         ----------
         axes : matplotlib.axes.Axes, optional
-            Default: those of a new figure.
+            Axes to draw into. Default: the axes of a new figure.
 
         Returns
         -------
@@ -165,43 +167,46 @@ def robustness(
 ) -> Robustness:
     r"""Measure the accuracy of a network under noise, under attack, and with a perturbed recurrent matrix.
 
-    Of each sequence ``x``, the following are answered in its place:
+    Each sequence ``x`` is perturbed in these ways:
 
     - *Noise*: ``x`` plus Gaussian noise, and plus uniform noise.
-    - *Attack*: :math:`x + d` with one step along the gradient of the loss, :math:`d = r \operatorname{sign} g` in the
-      norm "inf", and :math:`d = r \sqrt N\, g / \|g\|` in the norm "2" with ``N`` numbers in a sequence. Then
-      ``steps - 1`` further steps of a quarter of that, each projected onto the ball of the radius.
-    - *Weights*: ``x`` itself, with :math:`W + E` for the recurrent matrix and :math:`\|E\|_2` the weight radius: random
-      ``E``, and the one of `worst_perturbation` that makes the spectral radius largest.
+    - *Attack*: :math:`x + d` after one step along the gradient g of the loss. In the norm "inf", :math:`d = r
+      \operatorname{sign} g`. In the norm "2", :math:`d = r \sqrt N\, g / \|g\|` with ``N`` numbers in a sequence. The
+      longer attack has ``steps - 1`` further steps of a quarter of this length, each projected onto the ball of the
+      radius.
+    - *Weights*: ``x`` is unchanged, and :math:`W + E` replaces the recurrent matrix. :math:`\|E\|_2` is the weight
+      radius. ``E`` is random, or the result of `worst_perturbation` that makes the spectral radius largest.
 
-    The factor :math:`\sqrt N` makes the two balls comparable: a radius is the root mean square of ``d`` for the norm
-    "2", and its largest entry for "inf".
+    The factor :math:`\sqrt N` makes the two balls comparable. A radius is the root mean square of ``d`` for the norm
+    "2", and the largest entry of ``d`` for "inf".
 
     Parameters
     ----------
     network : nn.Module
-        Its output is a tensor. It is not changed: everything runs on a copy in evaluation mode.
+        Network whose output is a tensor. It is not changed, because everything runs on a copy in evaluation mode.
     data : pair of Tensor, Dataset or DataLoader
-        Inputs of shape (B, T, ...) and targets: of an integer dtype for classes, else of the shape of the outputs.
+        Inputs of shape (B, T, ...) and targets. Class targets have an integer dtype. Other targets have the shape of
+        the outputs.
     loss : function of outputs and targets, optional
-        Mean over a batch. Default: cross-entropy for classes, else the mean squared error.
+        Loss as the mean over a batch. Default: cross-entropy for classes, else the mean squared error.
     radii : sequence of float
         Radii of attacks, in the units of the inputs.
     norms : sequence of "inf" and "2"
+        Norms of the attacks.
     noise : sequence of float
         Standard deviations of Gaussian and bounds of uniform noise.
     steps : int
-        Number of steps of the longer attack, with the first one; with 0 or 1 there is none.
+        Number of steps of the longer attack, including the first one. With 0 or 1 there is no longer attack.
     weight_radius : float
         Norm of perturbations of the recurrent matrix, at least 0.
     draws : int
-        How many random ``E`` are averaged over.
+        Number of random ``E`` in the average.
     bounds : pair of float, optional
         Range of the inputs. Perturbed inputs are clamped to it. Default: no clamping.
     batch_size : int
-        Sequences in a pass.
+        Number of sequences in a forward pass.
     seed : int
-        Of all noise. Torch's own generator is not used.
+        Random seed of all noise. Torch's global generator is not used.
 
     Returns
     -------
@@ -214,12 +219,12 @@ def robustness(
 
     Notes
     -----
-    Attacks stop where the gradient vanishes, as in saturated networks: a high score under attack proves nothing, a
-    low one does. The longer attack begins with the one step, so its score is never the better one. The same noise,
-    scaled, is used for all sizes. In a gated cell ``W`` is the matrix of `recurrent_matrix`. A network without a
-    recurrent layer of this package or of torch has no scores for its weights and no growth. There are no scores for
-    the weights either if the matrix is not square, or if another tool computes it by a parametrization. Sources:
-    Goodfellow, Shlens and Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
+    Attacks stop where the gradient vanishes, as in saturated networks. So a high score under attack proves nothing, but
+    a low score does. The longer attack begins with the single step, so its score is never better. The same noise is
+    scaled to all sizes. In a gated cell, ``W`` is the matrix of `recurrent_matrix`. A network without a recurrent layer
+    of this package or of torch has no scores for its weights and no growth. There are also no scores for the weights if
+    the matrix is not square, or if another tool computes it by a parametrization. Sources: Goodfellow, Shlens and
+    Szegedy (2015) for one step, Madry et al. (2018) for projected steps.
 
     Examples
     --------
@@ -275,7 +280,9 @@ def _measured(
     layer = find_layer(plain)
     clean = judge.clean()
     if not math.isfinite(clean):
-        raise NonFiniteError("robustness needs a network with finite outputs. Its loss for the data is not finite.")
+        raise NonFiniteError(
+            "robustness needs a network with finite outputs.\nGot a loss that is not finite.\nCheck weights and data."
+        )
     kinds = {"gaussian": drawn(x, seed), "uniform": drawn(x, seed, uniform=True)}
     attacks: dict[tuple[str, float, int], float] = {}
     for norm in norms:

@@ -1,4 +1,4 @@
-"""What the Schur form of a matrix says about perturbed eigenvalues: their conditions, and the resolvent on circles."""
+"""The sensitivity of eigenvalues from the Schur form: condition numbers, and the resolvent on circles."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from torch import Tensor
 from ..linalg.norms import normalized
 from ..linalg.resolvent import inverse_pivots, smallest_singular_values, solve_shifted
 
-_ANGLES = 64  # on the whole circle, beside those of eigenvalues
-_NEAREST = 32  # eigenvalues whose angles are added
-_STARTS = 3  # minima on a circle that are refined
+_ANGLES = 64  # equally spaced angles on the circle, in addition to those of eigenvalues
+_NEAREST = 32  # number of eigenvalues whose angles are added
+_STARTS = 3  # number of minima on a circle that are refined
 _TOL = 1e-9
 
 
@@ -29,7 +29,7 @@ class SchurForm:
     radius : float
         Spectral radius of the matrix. It is more accurate than the eigenvalues on the diagonal.
     real : bool
-        Whether the matrix is real, so that everything is symmetric about the real axis.
+        Whether the matrix is real. Then its spectrum is symmetric about the real axis.
     """
 
     T: Tensor
@@ -38,7 +38,7 @@ class SchurForm:
 
     @classmethod
     def of(cls, W: Tensor, radius: float) -> "SchurForm":
-        """Compute the complex Schur form in LAPACK, on the CPU."""
+        """Compute the complex Schur form with LAPACK, on the CPU."""
         scaled, unit = normalized(W)
         T, _ = scipy.linalg.schur(scaled.cpu().numpy(), output="complex")
         return cls(torch.from_numpy(T).to(W.device).triu() * unit, radius, not W.is_complex())
@@ -53,13 +53,13 @@ class SchurForm:
     def conditions(self) -> Tensor:
         r"""Condition numbers of the eigenvalues, :math:`\|x\| \|y\| / |y^H x|`, infinite above ``1 / (n eps)``.
 
-        Of each eigenvector of ``T`` the entry at the eigenvalue is 1. Right eigenvectors have zeros below it and left
-        ones above it, so :math:`y^H x` is 1.
+        The entry of each eigenvector of ``T`` at its eigenvalue is 1. Right eigenvectors have zeros below this entry,
+        and left ones above it. So :math:`y^H x` is 1.
         """
         T, _ = normalized(self.T)
         n, eps = len(T), torch.finfo(T.dtype).eps
         floor = eps * torch.linalg.matrix_norm(T)
-        above = torch.where(T.triu(1).abs() > math.sqrt(n) * floor, T.triu(1), 0)  # else it is a rounding error
+        above = torch.where(T.triu(1).abs() > math.sqrt(n) * floor, T.triu(1), 0)  # smaller entries are rounding errors
         upper = above + T.diagonal().diag()
         values = T.diagonal()
         right = solve_shifted(upper, inverse_pivots(upper, values, floor), above.clone())
@@ -75,7 +75,7 @@ class SchurForm:
         return smallest_singular_values(self.T, z, tol=tol, direct=direct)
 
     def angles(self, radius: float) -> Tensor:
-        """Angles among which a minimum on a circle is sought: equal ones, and those of the eigenvalues close to it."""
+        """Angles for the search on a circle: equally spaced ones, and those of eigenvalues near it."""
         end = math.pi if self.real else 2 * math.pi * (1 - 1 / _ANGLES)
         count = _ANGLES // 2 + 1 if self.real else _ANGLES
         equal = torch.linspace(0, end, count, dtype=torch.float64, device=self.T.device)
@@ -85,7 +85,7 @@ class SchurForm:
         return torch.cat([equal, nearest.abs() if self.real else nearest])
 
     def circle_minimum(self, radius: float) -> float:
-        """Return the least smallest singular value of ``zI - W`` on a circle around 0; 0 if only rounding is left."""
+        """Return the minimum of the smallest singular value of ``zI - W`` on a circle around 0."""
         angles = self.angles(radius)
         values = self.resolvent(torch.polar(torch.full_like(angles, radius), angles), 1e-4)
         centres = angles[values.argsort()[:_STARTS]]
@@ -108,8 +108,8 @@ class SchurForm:
     def pseudospectral_radii(self, eps: Sequence[float]) -> tuple[float, ...]:
         r"""Largest modulus in each pseudospectrum, :math:`\rho_\epsilon = \max\{|z| : s_{\min}(zI - W) \le \epsilon\}`.
 
-        Every circle between the spectral radius and this one meets the pseudospectrum, and no larger circle does. So a
-        circle is bisected, and its closest angle is refined along with the radius.
+        Every circle between the spectral radius and this radius meets the pseudospectrum, and no larger circle does. So
+        the radius is found by bisection, and its angle is refined together with it.
         """
         level = torch.tensor(list(eps), dtype=torch.float64, device=self.T.device)
         low, high = self.radius + level, self.norm + level
@@ -126,7 +126,7 @@ class SchurForm:
         return tuple(torch.maximum(radius, low).minimum(high).tolist())
 
     def _bracket(self, level: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the angle and the radius of a point of each pseudospectrum that is nearly the outermost."""
+        """Return the angle and the radius of an almost outermost point of each pseudospectrum."""
         low, high = low.clone(), high.clone()
         angle = self.T.diagonal()[self.T.diagonal().abs().argmax()].angle().expand(len(level)).clone()
         for _ in range(10):
@@ -143,7 +143,7 @@ class SchurForm:
         return angle, low
 
     def _refine(self, level: Tensor, radius: Tensor, angle: Tensor, high: Tensor) -> Tensor:
-        """Secant steps for the radius in logarithms, while the window of angles around the closest one shrinks."""
+        """Refine the radius by secant steps in logarithms, while the window of angles shrinks."""
         window, before, size_before = 2 * math.pi / _ANGLES, radius, torch.full_like(radius, torch.nan)
         for _ in range(40):
             z, values = self._around(radius, angle, window)
@@ -153,11 +153,11 @@ class SchurForm:
             slope = (size - size_before) / (radius / before).log()
             slope = torch.where(slope.isfinite() & (slope > 0), slope, radius / least)
             before, size_before = radius, size
-            # the singular value has a slope of at most 1: a step inwards of its excess is always safe
+            # the slope of the singular value is at most 1, so stepping inwards by its excess is safe
             factor = (-size / slope).clamp(-0.1, 0.1).exp()
             radius = torch.minimum(radius * factor, high)
             window /= 2
-            near = values.sort(1).values  # as close as the angles beside the best one are, so is the minimum
+            near = values.sort(1).values  # the minimum lies between the neighbours of the best angle
             flat = near[:, 2] - near[:, 0] <= _TOL * near[:, 0]
             exact = ((radius / before - 1).abs() <= 1e-11) & ((size.abs() <= _TOL) | (radius == before))
             if bool((flat & exact).all()):

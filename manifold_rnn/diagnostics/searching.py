@@ -1,4 +1,4 @@
-"""Search for an input that reaches a feature of coverage, among mutants of the best cases of each generation."""
+"""Genetic search for an input that reaches a feature of coverage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 
-_RANKED = 500  # features that are compared
+_RANKED = 500  # largest number of features that are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +31,24 @@ class Search:
     Parameters
     ----------
     feature : Feature
+        Feature that was searched for.
     reached : bool
-        Whether an input was found. If not, there may still be one.
+        Whether an input was found. If not, an input may still exist.
     fitness : tuple of float
-        The fitness of the best case: of the seeds, and after each generation. It is the threshold minus the value of
-        the feature; for a word, the distance to its letters.
+        Fitness of the best case, first of the seeds, then after each generation. It is the threshold minus the value of
+        the feature. For a word, it is the distance to its letters.
     best : Tensor, shape of a batch with one case
         The input with the best fitness.
     seed : int
-        The number of the seed that it comes from.
+        Index of its seed.
     distance : float
-        Its distance to that seed.
+        Distance of the input to this seed.
     cases : int
-        Cases that were run, with the seeds.
+        Number of cases that were run, including the seeds.
 
     See Also
     --------
-    search : makes it.
+    search : runs a search.
 
     Examples
     --------
@@ -65,8 +66,8 @@ class Search:
     cases: int
 
     def table(self) -> str:
-        """Return what was found, and the fitness by generation."""
-        end = "reached" if self.reached else "not reached; an input that reaches it may exist or not"
+        """Return the result, and the fitness by generation."""
+        end = "reached" if self.reached else "not reached; an input that reaches it may still exist"
         return (
             f"{self.feature}: {end}\n"
             f"  generations          {len(self.fitness) - 1}\n"
@@ -91,7 +92,7 @@ class Search:
 
 
 class Population(NamedTuple):
-    """Cases with the numbers of their seeds, how far they are from a feature, and whether they reach it."""
+    """Cases with the indices of their seeds, their distances to a feature, and whether they reach it."""
 
     x: Tensor
     seeds: Tensor
@@ -99,16 +100,16 @@ class Population(NamedTuple):
     reached: Tensor
 
     def best(self, count: int) -> "Population":
-        """Return the best cases, those first that reach the feature."""
+        """Return the best cases. Cases that reach the feature come first."""
         order = torch.where(self.reached, self.fitness - 1e9, self.fitness).argsort(stable=True)[:count]
         return Population(*(part[order] for part in self))
 
 
 class Genetic:
-    """The genetic loop: the best cases survive, and each has so many mutants.
+    """The genetic loop: the best cases survive, and each gets a fixed number of mutants.
 
-    ``run(x, seeds)`` runs cases, with their seeds' numbers, and returns their signal; ``distance`` limits mutants to a
-    ``radius`` around the seeds they come from.
+    ``run(x, seeds)`` runs cases with the indices of their seeds, and returns their signal. ``distance`` limits mutants
+    to a ``radius`` around their seeds.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Genetic:
         ]
 
     def nearest(self, features: list[Feature]) -> list[Feature]:
-        """Return features in the order of how close the seeds come to them; of many, some at equal intervals."""
+        """Return features, or a sample of many, ordered by their distance to the seeds."""
         features = features[:: -(-len(features) // _RANKED) or 1]
         fitness = {f: min(float(self._scale.fitness(f, h)[0].min()) for *_, h in self._start) for f in features}
         return sorted(features, key=fitness.__getitem__)
@@ -174,36 +175,37 @@ def search(
 ) -> Search:
     r"""Search for an input that reaches a feature of coverage, by mutation of seeds.
 
-    In each generation every survivor has ``offspring`` mutants, and the best of all become the survivors. The fitness
-    to make small is the threshold minus the value of the feature, as `coverage` scales it; for a word, the sum of the
-    distances of the averages to the intervals of its letters. The search ends when a case reaches the feature.
+    In each generation every survivor gets ``offspring`` mutants, and the best of all cases become the survivors. The
+    search minimizes the fitness, which is the threshold minus the value of the feature, scaled as in `coverage`. For a
+    word, it is the sum of the distances of the averages to the intervals of its letters. The search ends when a case
+    reaches the feature.
 
     Parameters
     ----------
     layer : nn.Module, or function of a batch
         As for `coverage`.
     coverage : Coverage
-        What is covered so far, with its scale.
+        The coverage so far, with its scale.
     seeds : Tensor
-        A batch of inputs to begin with.
+        Batch of inputs from which the search starts.
     mutate : callable, optional
-        Called with a batch of inputs and a `torch.Generator`; returns a mutant of each. Default: Gaussian noise with a
-        variance between 0.005 and 0.02 times the square of the range of the seeds, cut to that range; of integers and
-        of one-hot vectors, about one step in 20 gets another symbol of the seeds. Channels that are 0 or 1 in all
-        seeds, such as the marks of `tasks.Adding`, are left alone; if all channels are, about one entry in 20 is drawn
-        anew from 0 and 1.
+        Function that returns a mutant of each input, called with a batch of inputs and a `torch.Generator`. By default,
+        Gaussian noise is added and the result is clamped to the range of the seeds. The variance is between 0.005 and
+        0.02 times the square of this range. In integers and one-hot vectors, about one step in 20 gets another symbol
+        of the seeds. Channels that are 0 or 1 in all seeds, such as the marks of `tasks.Adding`, stay unchanged. If all
+        channels are, about one entry in 20 is drawn again from 0 and 1.
     feature : Feature or tuple, optional
-        Such as ``("boundary", 3)`` or ``("temporal", "aabc")``. Default: the unreached feature that the seeds come
-        closest to.
+        Feature to reach, such as ``("boundary", 3)`` or ``("temporal", "aabc")``. Default: the unreached feature that
+        is closest to the seeds.
     generations, survivors, offspring : int
-        Generations at most, cases that survive each, and mutants of each survivor.
+        Largest number of generations, number of cases that survive each, and number of mutants of each survivor.
     radius : float, optional
         Largest distance of a mutant to its seed. Default: none.
     distance : callable, optional
-        Called with two batches of inputs; returns the distance of each pair, shape (B,). Default: the root mean square
-        of the difference.
+        Function of two batches of inputs that returns the distance of each pair, shape (B,). Default: the root mean
+        square of the difference.
     seed : int
-        Of the random numbers.
+        Random seed.
 
     Returns
     -------
@@ -212,9 +214,9 @@ def search(
     Raises
     ------
     OptionError
-        If an option makes no sense, there is no such feature, or none that is unreached.
+        If an option is out of range, the feature does not exist, or no feature is unreached.
     ShapeError, NonFiniteError
-        As for `coverage`; also if there is no seed or ``mutate`` returns something else than mutants.
+        As for `coverage`, and if there is no seed or ``mutate`` does not return mutants.
 
     Examples
     --------
@@ -251,7 +253,7 @@ def search(
 
 
 def measured_distance(distance: Distance | None, axis: int) -> Distance:
-    """Return a function for cases on the first axis: the user's distance, checked, or the root mean square."""
+    """Return a distance for inputs whose first axis is the batch: the user's, with checks, or the root mean square."""
     if distance is None:
         return root_mean_square
 
@@ -269,13 +271,13 @@ def require_coverage(coverage: object) -> None:
     """Raise `OptionError` unless this is a `Coverage`."""
     if not isinstance(coverage, Coverage):
         raise OptionError(
-            "`coverage` needs what `mr.diagnostics.coverage` returned for known cases. "
+            "`coverage` needs a result of `mr.diagnostics.coverage`. "
             f"Got {type(coverage).__name__}. Pass it before the seeds."
         )
 
 
 def require_seeds(seeds: Tensor, axis: int) -> Tensor:
-    """Return the seeds with the cases on the first axis, or raise `ShapeError`."""
+    """Return the seeds with the batch as first axis, or raise `ShapeError`."""
     if not isinstance(seeds, Tensor) or seeds.dim() < 2 or not seeds.numel():
         got = f"shape {tuple(seeds.shape)}" if isinstance(seeds, Tensor) else type(seeds).__name__
         raise ShapeError(f"`seeds` needs a batch of at least one input, such as shape (B, T, m). Got {got}.")
@@ -285,7 +287,7 @@ def require_seeds(seeds: Tensor, axis: int) -> Tensor:
 
 
 def require_options(generations: int, survivors: int, offspring: int, radius: float | None) -> None:
-    """Raise `OptionError` unless the options of a search make sense."""
+    """Raise `OptionError` unless the options of a search are in range."""
     for key, value, least in (
         ("generations", generations, 0),
         ("survivors", survivors, 1),

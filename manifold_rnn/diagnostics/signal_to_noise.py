@@ -22,19 +22,19 @@ _NEAR_ONE = 1 - 1e-4  # above it, 1 - recall has lost four digits
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    r"""What a linear readout recovers of the past inputs of a noisy linear recurrence.
+    r"""The recall of past inputs by a linear readout of a noisy linear recurrence.
 
     Parameters
     ----------
     ratio : tuple of float
-        Signal-to-noise ratio of :math:`s_{t-k}` at the delays k = 0, 1, ...: the variance of the input over that of the
-        error of the best linear readout, less 1.
+        Signal-to-noise ratio of :math:`s_{t-k}` at the delays k = 0, 1, ... It is the variance of the input, divided by
+        the variance of the error of the best linear readout, minus 1.
     recall : tuple of float
         :math:`R^2` of that readout at each delay.
     power : float
-        Variance of the state that is due to the inputs, over that due to noise.
+        Variance of the state due to the inputs, divided by the variance due to noise.
     noise : float
-        Variance of the noise of each unit, or of both parts of a complex one.
+        Variance of the noise of each unit. In a complex unit, both parts have this variance.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class SignalToNoise:
         K = len(self.ratio) - 1
         rows = [
             ("total ratio", f"{self.total:.4g}", f"sum over the delays 0 to {K}"),
-            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, less 1"),
+            ("ratio at delay 0", f"{self.ratio[0]:.4g}", "input over error of its readout, minus 1"),
             (f"ratio at delay {K}", f"{self.ratio[-1]:.4g}", "if it is not near 0, use more delays"),
             ("capacity", f"{self.capacity:.4g}", "sum of R^2 over the delays"),
             ("power", f"{self.power:.4g}", "variance of the state by inputs, over that by noise"),
@@ -92,11 +92,11 @@ def signal_to_noise(
     Parameters
     ----------
     source : Tensor, shape (n, n), or nn.Module
-        ``W``; of a module its recurrent matrix, taken as a linear recurrence.
+        ``W``, or a module whose recurrent matrix is used as a linear recurrence.
     v : Tensor, shape (n,)
-        The direction in which inputs enter. The head of a chain is the first unit.
+        Input direction. The head of a chain is the first unit.
     noise : float
-        :math:`\epsilon`, the variance of the noise of each unit, positive. A complex unit has it in both parts.
+        Positive variance :math:`\epsilon` of the noise of each unit. In a complex unit, both parts have it.
     delays : int, optional
         Largest delay. Default: twice the number of real entries of a state.
 
@@ -107,17 +107,17 @@ def signal_to_noise(
     Raises
     ------
     ShapeError, NonFiniteError, DtypeError
-        If ``W`` is not square, or ``v`` does not fit, or an entry is not finite.
+        If ``W`` is not square, ``v`` does not fit, or an entry is not finite.
     OptionError
         If the spectral radius is not below 1, so that noise accumulates without bound, or a number is out of range.
 
     Notes
     -----
-    The inputs are real; a complex recurrence is taken in its real form, with the states [Re, Im].
+    The inputs are real. A complex recurrence is converted to its real form with the states [Re, Im].
 
-    Past and future inputs disturb the readout of one as noise does; where noise dominates, the ratio times
-    :math:`\epsilon` is the Fisher memory. ``C`` is ill conditioned, so its triangular root is computed instead,
-    by doubling the number of steps with QR decompositions. For a chain with gain :math:`\alpha` and inputs at its head,
+    All other inputs disturb the readout of one input as noise does. If the noise dominates, the ratio times
+    :math:`\epsilon` is the Fisher memory. ``C`` is ill-conditioned, so its triangular root is computed instead, by
+    doubling the number of steps with QR decompositions. For a chain with gain :math:`\alpha` and inputs at its head,
     :math:`\mathrm{SNR}_k = \alpha^{2k} / (\epsilon \sum_{j \le k} \alpha^{2j})` for k < n. For a scaled orthogonal
     ``W`` the ``power`` is :math:`\lVert v \rVert^2 / (n \epsilon)`, and the total of the ratios is at most
     :math:`\lVert v \rVert^2 / \epsilon`. Source: Ganguli, Huh and Sompolinsky (2008) for the problem.
@@ -157,7 +157,9 @@ def _ratio(W: Tensor, H: Tensor, by_noise: Tensor, by_input: Tensor, k: int) -> 
     r"""Return :math:`h_k^\top (C - h_k h_k^\top)^{-1} h_k`, from a root of the covariance without this impulse."""
     later = by_input @ torch.linalg.matrix_power(W, k + 1).mT
     rows = torch.cat([later, H[:, :k].mT, by_noise])
-    rows = rows[torch.linalg.vector_norm(rows, dim=1).argsort(descending=True)]  # QR keeps small rows below large ones
+    rows = rows[
+        torch.linalg.vector_norm(rows, dim=1).argsort(descending=True)
+    ]  # QR is accurate if small rows come after large ones
     root = torch.linalg.qr(rows)[1]
     return torch.linalg.solve_triangular(root.mT, H[:, k : k + 1], upper=False).square().sum()
 
@@ -165,12 +167,12 @@ def _ratio(W: Tensor, H: Tensor, by_noise: Tensor, by_input: Tensor, k: int) -> 
 def _direction(v: Tensor, W: Tensor) -> Tensor:
     """Return ``v`` in the dtype of ``W``, or raise."""
     if not isinstance(v, Tensor):
-        raise OptionError(f"`v` is a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
+        raise OptionError(f"`v` needs to be a vector.\nExpected a tensor of shape ({len(W)},). Got {type(v).__name__}.")
     require_dense(v, "signal_to_noise")
     if v.shape != W.shape[:1]:
         raise ShapeError(f"`v` must have one entry for each unit.\nExpected ({len(W)},). Got {tuple(v.shape)}.")
     if not bool(v.isfinite().all()):
-        raise NonFiniteError("`v` has an entry that is not finite.\nExpected finite numbers.")
+        raise NonFiniteError("`v` has an entry that is not finite.\nExpected finite numbers.\nCheck `v`.")
     if v.is_complex() and not W.is_complex():
         raise DtypeError("`v` is complex and `W` is real.\nExpected a real `v`.\nPass `W` as a complex matrix.")
     return v.detach().to(W.device, W.dtype)

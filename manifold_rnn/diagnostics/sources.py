@@ -1,4 +1,4 @@
-"""What a diagnostic looks at: a matrix, a recurrent layer, or a network that has one."""
+"""The sources of diagnostics: a matrix, a recurrent layer, or a network that has one."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from .evaluation import evaluating
 
 RecurrentLayer: TypeAlias = Layer | nn.RNNBase
 States: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
-_CANDIDATES = ("g", "n", "c")  # what gated cells call the gate that proposes a new state
+_CANDIDATES = ("g", "n", "c")  # names of the candidate gate in gated cells
 _TORCH_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
 
 
 class LayerCall(NamedTuple):
-    """A call of a recurrent layer: the arguments, and the outputs at all steps even where `every_step` was False."""
+    """A call of a recurrent layer: the arguments, and the outputs at all steps, even if `every_step` was False."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -37,7 +37,7 @@ class RecurrentMatrix(NamedTuple):
     Attributes
     ----------
     name : str
-        Such as ``W_hh``, or ``W_hh of g`` for the matrix of one gate.
+        Name such as ``W_hh``, or ``W_hh of g`` for the matrix of one gate.
     weight : Tensor, shape (n, n)
 
     Examples
@@ -74,25 +74,25 @@ def recurrent_layer(network: nn.Module) -> RecurrentLayer:
 
 
 def has_recurrent_matrix(network: nn.Module) -> bool:
-    """Return whether the first recurrent layer of a network has a matrix; the input may determine that of each step."""
+    """Return whether the first recurrent layer of a network has a matrix. In some cells it depends on the input."""
     return bool(_gates(recurrent_layer(network)))
 
 
 def recurrent_matrix(network: nn.Module) -> RecurrentMatrix:
     """Return the recurrent matrix of the first level of a network.
 
-    Where the cell has several gates, it is the matrix of the gate that proposes the new state. Gates over the units
-    scale its columns as they do in evaluation, also while the network is in training mode.
+    If the cell has several gates, it is the matrix of the candidate gate, which proposes the new state. Unit gates
+    scale its columns as in evaluation, also while the network is in training mode.
 
     Parameters
     ----------
     network : nn.Module
-        With a recurrent layer of this package or of torch; the first one counts.
+        Network with a recurrent layer of this package or of torch. The first one is used.
 
     Returns
     -------
     RecurrentMatrix
-        Detached from the graph.
+        The matrix, detached from the graph.
 
     Raises
     ------
@@ -127,11 +127,11 @@ def input_matrix(network: nn.Module) -> Tensor:
 
 
 def _weight(layer: RecurrentLayer, name: str) -> Tensor:
-    """One weight of the first level, times the gates of its units in evaluation, where they are not drawn."""
+    """One weight of the first level, multiplied by its deterministic unit gates of evaluation mode."""
     if isinstance(layer, Layer):
         if not layer.cell.gates:
             raise OptionError(
-                f"{type(layer.cell).__name__} has no recurrent matrix: its input determines that of each step.\n"
+                f"{type(layer.cell).__name__} has no recurrent matrix, because the input determines it.\n"
                 "Expected a layer of a cell with gates.\nPass another network, or a matrix as a Tensor."
             )
         with evaluating(layer):
@@ -144,7 +144,7 @@ def _gates(layer: RecurrentLayer) -> tuple[str, ...]:
 
 
 def _candidate(gates: tuple[str, ...]) -> str:
-    """The gate that proposes the new state."""
+    """The candidate gate, which proposes the new state."""
     return next((name for name in _CANDIDATES if name in gates), gates[0])
 
 
@@ -154,8 +154,7 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
     Raises
     ------
     ShapeError, NonFiniteError, OptionError, UnsupportedError
-        If it is not one square matrix, has an entry that is not finite, the module has no recurrent matrix, or the
-        matrix is sparse or on the meta device.
+        If the matrix is not square, not finite, sparse, or on the meta device. If the module has no recurrent matrix.
     """
     name, weight = RecurrentMatrix("W", source.detach()) if isinstance(source, Tensor) else recurrent_matrix(source)
     require_dense(weight, who)
@@ -168,10 +167,10 @@ def matrix_of(source: Tensor | nn.Module, who: str) -> RecurrentMatrix:
 
 
 def require_levels(eps: Sequence[float], who: str) -> tuple[float, ...]:
-    """Return sizes of perturbations, or raise `OptionError` unless there is one and all are positive and finite."""
+    """Return the sizes of perturbations. Raises `OptionError` unless all are positive and finite."""
     try:
         levels = tuple(math.nan if isinstance(level, bool) else float(level) for level in eps)
-    except (TypeError, ValueError, RuntimeError):  # no sequence, or not of numbers
+    except (TypeError, ValueError, RuntimeError):  # not a sequence of numbers
         levels = ()
     if not levels or not all(0 < level < math.inf for level in levels):
         raise OptionError(
@@ -187,15 +186,15 @@ def hidden_states(source: States, x: Tensor) -> Tensor:
     Parameters
     ----------
     source : nn.Module, or function of ``x``
-        A recurrent layer; a network, of which the first recurrent layer counts and sees what the network gives it;
-        or anything else that returns states of shape (B, T, n), alone or as the first of a tuple.
+        A recurrent layer, or a network, whose first recurrent layer is used with the inputs that it gets. It can also
+        be a function that returns states of shape (B, T, n), alone or first in a tuple.
     x : Tensor
-        As ``source`` takes it.
+        Inputs of ``source``.
 
     Raises
     ------
     ShapeError
-        If what is returned does not have three axes.
+        If the states do not have three axes.
     OptionError
         If a network does not call its layer, or calls it more than once.
     """
@@ -213,7 +212,7 @@ def layer_states(source: States, x: Tensor) -> tuple[LayerCall, Tensor]:
     h = call.outputs
     if not isinstance(h, Tensor) or h.dim() != 3:
         got = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
-        raise ShapeError(f"Diagnostics need states of shape (B, T, n). {type(source).__name__} gave {got}.")
+        raise ShapeError(f"Diagnostics need states of shape (B, T, n). {type(source).__name__} returned {got}.")
     return call, h if layer is None or layer.batch_first else h.transpose(0, 1)
 
 
@@ -229,7 +228,9 @@ def layer_calls(network: States, layer: RecurrentLayer, *inputs: Any) -> list[La
     def after(_: nn.Module, __: object, output: Any) -> Any:
         args, kwargs = arguments.pop()
         y, *rest = output if isinstance(output, tuple) else (output,)
-        calls.append(LayerCall(args, kwargs, y.clone() if isinstance(y, Tensor) else y))  # a network may change it
+        calls.append(
+            LayerCall(args, kwargs, y.clone() if isinstance(y, Tensor) else y)
+        )  # cloned, because the network may change it in place
         return output if kwargs.get("every_step", True) else (None, *rest)
 
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
@@ -242,7 +243,7 @@ def layer_calls(network: States, layer: RecurrentLayer, *inputs: Any) -> list[La
 
 
 def layer_call(network: States, layer: RecurrentLayer, *inputs: Any) -> LayerCall:
-    """Run a network and return its call of a layer, or raise `OptionError` unless there is one."""
+    """Run a network and return its call of a layer. Raises `OptionError` unless there is exactly one."""
     found = layer_calls(network, layer, *inputs)
     if not found:
         raise OptionError(f"{type(network).__name__} did not call its layer {type(layer).__name__} for these inputs.")

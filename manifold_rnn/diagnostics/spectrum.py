@@ -1,4 +1,4 @@
-"""The spectrum of a matrix, and the numbers that say how much more than its eigenvalues a matrix can do."""
+"""The spectrum of a matrix, its departure from normality, and its transient growth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,47 +27,48 @@ _MOST_CONDITIONED = 1e-6
 
 @dataclass(frozen=True)
 class Spectrum:
-    r"""The eigenvalues of a matrix, and how it differs from a normal matrix with these eigenvalues.
+    r"""The eigenvalues of a matrix, and its difference from a normal matrix with these eigenvalues.
 
     Parameters
     ----------
     matrix : str
         Name of the matrix.
     eigenvalues : tuple of complex
+        Eigenvalues of the matrix.
     singular_values : tuple of float
-        In descending order.
+        Singular values in descending order.
     radius : float
-        Spectral radius, by `manifold_rnn.linalg.spectral_radius`. It can be far below the largest modulus of
-        ``eigenvalues``, which rounding errors move where ``conditions`` are large.
+        Spectral radius, computed by `manifold_rnn.linalg.spectral_radius`. It can be far below the largest modulus of
+        ``eigenvalues``, because rounding errors move eigenvalues with large ``conditions``.
     norm : float
         Largest singular value.
     numerical_radius : float
         :math:`w = \max_\theta \lambda_{\max}(\tfrac12(e^{i\theta} W + e^{-i\theta} W^H))`.
         If it is at most 1, no power has a norm above 2.
     henrici : float
-        :math:`(\|W\|_F^2 - \sum_i |\lambda_i|^2)^{1/2}`, 0 for normal matrices, from the computed eigenvalues. For
-        chains it is sensitive to rounding: noise of 1e-14 in the entries of a chain changes it by a third. Read
-        ``commutator`` beside it, which such noise does not change.
+        :math:`(\|W\|_F^2 - \sum_i |\lambda_i|^2)^{1/2}` with the computed eigenvalues, 0 for normal matrices. For
+        chains it is sensitive to rounding. Noise of 1e-14 in the entries of a chain changes it by a third. Compare it
+        with ``commutator``, which such noise does not change.
     commutator : float
         :math:`\|W W^H - W^H W\|_F / \|W\|_F^2`, 0 for normal matrices.
     kreiss : float
-        Lower bound of the Kreiss constant :math:`\sup_{|z|>1} (|z| - 1) \|(zI - W)^{-1}\|_2`, which is itself a lower
-        bound of ``transient``. Infinite if the spectral radius is above 1.
+        Lower bound of the Kreiss constant :math:`\sup_{|z|>1} (|z| - 1) \|(zI - W)^{-1}\|_2`. The Kreiss constant is a
+        lower bound of ``transient``. It is infinite if the spectral radius is above 1.
     distance_to_instability : float
-        :math:`\min_{|z|=1} s_{\min}(zI - W)`, the norm of the smallest complex perturbation that gives spectral radius
-        1. It is 0 if the radius is 1 or more.
+        :math:`\min_{|z|=1} s_{\min}(zI - W)`, the norm of the smallest complex perturbation that makes the spectral
+        radius 1. It is 0 if the radius is 1 or more.
     conditions : tuple of float
-        Condition numbers of the eigenvalues, in their order. A perturbation of norm :math:`\epsilon` moves an
-        eigenvalue by at most its condition number times :math:`\epsilon`, to first order. Infinite for defective
-        eigenvalues, and where no digit of the eigenvalue is left in double precision.
+        Condition numbers of the eigenvalues, in the same order. To first order, a perturbation of norm :math:`\epsilon`
+        moves an eigenvalue by at most its condition number times :math:`\epsilon`. It is infinite for defective
+        eigenvalues, and if double precision leaves no digit of the eigenvalue.
     transient : float
-        :math:`\max_k \|W^k\|_2`, a lower bound where it is attained beyond k = 32, since only some of these powers are
-        computed. Infinite if the powers diverge or overflow.
+        :math:`\max_k \|W^k\|_2`. If the maximum occurs beyond k = 32, it is a lower bound, because only some of these
+        powers are computed. It is infinite if the powers diverge or overflow.
     transient_step : int or None
-        The power that attains it; 0 if no power is larger than the identity, None if the powers diverge.
+        The power with this norm. 0 if no power is larger than the identity, None if the powers diverge.
     pseudo : mapping from float to float
-        The pseudospectral radius for each size of a perturbation: the largest modulus of an eigenvalue of
-        :math:`W + E`, :math:`\|E\|_2 \le \epsilon`.
+        Pseudospectral radius for each size :math:`\epsilon` of a perturbation: the largest modulus of an eigenvalue of
+        :math:`W + E` with :math:`\|E\|_2 \le \epsilon`.
 
     Examples
     --------
@@ -137,7 +138,8 @@ class Spectrum:
 def eigenvalues(source: Tensor | nn.Module) -> tuple[complex, ...]:
     """Return the eigenvalues of a matrix or of the recurrent matrix of a module, in double precision.
 
-    They cost a fraction of `spectrum`. A run computes them in every epoch, so a matrix that is not finite is no error.
+    This is much faster than `spectrum`. A run computes them in every epoch, so a matrix that is not finite does not
+    raise an error.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def eigenvalues(source: Tensor | nn.Module) -> tuple[complex, ...]:
     Returns
     -------
     tuple of complex
-        Empty if an entry of the matrix is not finite.
+        The eigenvalues. The tuple is empty if an entry of the matrix is not finite.
 
     Raises
     ------
@@ -174,10 +176,10 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     Parameters
     ----------
     source : Tensor, shape (n, n), or nn.Module
-        A real or complex matrix, or a module with a recurrent layer, see `recurrent_matrix`. The linear network is
+        A real or complex matrix, or a module with a recurrent layer (see `recurrent_matrix`). The linear network is
         :math:`h_t = W h_{t-1}` with column states.
     eps : sequence of float
-        Norms of perturbations, for ``pseudo``.
+        Norms of the perturbations for ``pseudo``.
 
     Returns
     -------
@@ -195,25 +197,25 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     Notes
     -----
     One complex Schur form :math:`W = Q T Q^H` gives the eigenvalues, their condition numbers and all norms of
-    resolvents, see `pseudospectrum`. The real form of a complex matrix has the same numbers, each eigenvalue twice,
-    ``henrici`` multiplied and ``commutator`` divided by the root of 2.
+    resolvents (see `pseudospectrum`). The real form of a complex matrix has the same numbers, with three exceptions.
+    Each eigenvalue occurs twice, ``henrici`` is multiplied by :math:`\sqrt 2`, and ``commutator`` is divided by it.
 
-    A spectral radius counts as 1 if it exceeds 1 by at most ``n`` units of rounding of the matrix's dtype, and by at
-    most 1e-4. Rounding moves an eigenvalue with a large condition number further: this number multiplies the units, up
-    to 1e-6.
+    A spectral radius slightly above 1 counts as 1. It may exceed 1 by ``n`` rounding units of the dtype of the matrix,
+    and by at most 1e-4. Rounding moves an eigenvalue with a large condition number further. So this number multiplies
+    the units, up to 1e-6.
 
-    Powers are searched up to k = 32 one by one, then 16 in each octave up to :math:`2^{16}`, and around the largest of
-    them one by one. The search ends at the first power with a norm below 1, beyond which no power exceeds those before.
-    Norms that oscillate can be up to 10% larger at a power in between, so ``transient`` is a lower bound beyond k = 32.
-    The powers count as divergent if the norm still grows at the end and the radius is 1 up to the rounding above.
+    All powers up to k = 32 are computed, then 16 in each octave up to :math:`2^{16}`, and finally all powers around the
+    largest of them. The search ends at the first power with a norm below 1, because no later power exceeds the earlier
+    ones. If norms oscillate, a power in between can be up to 10% larger, so ``transient`` is a lower bound beyond k =
+    32. The powers count as divergent if the norm still grows at the end and the radius is 1 up to rounding.
 
-    Pseudospectral radii and the distance to instability are accurate to about eight digits, but not below
-    ``eps`` times the Frobenius norm of the matrix: rounding the matrix is a perturbation of this size. Sources: Henrici
-    (1962); Trefethen and Embree (2005), chapters 16 and 39; Kreiss (1962).
+    Pseudospectral radii and the distance to instability are accurate to about eight digits. They are not accurate below
+    ``eps`` times the Frobenius norm of the matrix, because rounding the matrix is a perturbation of this size. Sources:
+    Henrici (1962); Trefethen and Embree (2005), chapters 16 and 39; Kreiss (1962).
 
     Examples
     --------
-    >>> chain = torch.ones(19).diag(-1)  # nilpotent, and yet a perturbation of 1e-8 gives a radius of 0.4
+    >>> chain = torch.ones(19).diag(-1)  # nilpotent, but a perturbation of 1e-8 gives a radius of 0.4
     >>> spectrum = mr.diagnostics.spectrum(chain, eps=(1e-8,))
     >>> assert spectrum.radius == 0 and abs(spectrum.pseudo[1e-8] - 0.40) < 0.01
     >>> assert spectrum.commutator > 0.07 and set(spectrum.conditions) == {torch.inf}
@@ -249,7 +251,7 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
 
 
 def _slack(W: Tensor, radius: float, dtype: torch.dtype) -> float:
-    """Return by how much rounding of the entries in ``dtype`` can move a spectral radius of 1."""
+    """Return how much rounding of the entries in ``dtype`` can change a spectral radius of 1."""
     unit = torch.finfo(dtype if dtype.is_floating_point or dtype.is_complex else W.dtype).eps
     rounding = min(_MOST_ROUNDING, len(W) * unit)
     if rounding >= _MOST_CONDITIONED or abs(radius - 1) > _MOST_CONDITIONED:

@@ -1,4 +1,4 @@
-"""The stationary covariance of a linear recurrence with noise, of which a triangular root is computed."""
+"""A triangular root of the stationary covariance of a linear recurrence with noise."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ _DOUBLINGS = 60
 
 
 def stationary_radius(W: Tensor, who: str) -> float:
-    """Return the spectral radius of a matrix, or raise `OptionError` unless it is below 1."""
+    """Return the spectral radius of a matrix. Raises `OptionError` unless it is below 1."""
     radius = float(spectral_radius(W))
     if radius >= 1:
         raise OptionError(
-            f"`{who}` needs a recurrence in which noise does not accumulate without bound.\n"
+            f"`{who}` needs a stable recurrence, in which noise stays bounded.\n"
             f"Expected a spectral radius below 1. Got {radius:.6g}.\n"
             f"Scale the matrix, for instance by {0.99 / radius:.4g}."
         )

@@ -1,4 +1,4 @@
-"""A recurrent layer taken one time step after the other, so that every state is a node of the graph."""
+"""Runs a recurrent layer one time step at a time, so that every state is a node of the graph."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from ..nn.cells.base import State
 from .evaluation import evaluating as evaluating
 from .sources import RecurrentLayer, recurrent_layer
 
-_BUDGET = 2**26  # bytes of the Jacobians that are held at once
+_BUDGET = 2**26  # bytes of the Jacobians in memory at once
 _TORCH_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True, eq=False)
 class _ProjectedLSTM(cells.LSTM):
-    """The LSTM of torch with ``proj_size``, whose ``h`` is a linear map of the usual one."""
+    """Torch's LSTM with ``proj_size``, whose ``h`` is a linear map of the usual ``h``."""
 
     def initial_state(self, batch: int) -> State:
         projection = self.weights["weight_hr"]
@@ -37,7 +37,7 @@ class _ProjectedLSTM(cells.LSTM):
 
 
 def bound_cells(layer: RecurrentLayer) -> list[Cell]:
-    """Return the cell of each level with its weights, also for the layers of torch.
+    """Return the cell of each level with its weights, also for layers of torch.
 
     Raises
     ------
@@ -61,14 +61,14 @@ def bound_cells(layer: RecurrentLayer) -> list[Cell]:
 
 
 class Steps:
-    """The map from one state of a layer to the next. A state is one real vector: all parts of all levels.
+    """The map from one state of a layer to the next. A state is one real vector with all parts of all levels.
 
-    Parts are in the order of the levels, and of the parts of each cell's state; a complex part is [Re, Im].
+    Parts are ordered by level, then as in the state of the cell. A complex part is written as [Re, Im].
 
     Parameters
     ----------
     layer : RecurrentLayer
-        In one direction.
+        Layer in one direction.
     """
 
     def __init__(self, layer: RecurrentLayer) -> None:
@@ -108,7 +108,7 @@ class Steps:
         x, s : Tensor
             The inputs and states.
         shifts : tuple of Tensor
-            What is added to the projected inputs of each level.
+            Tensors that are added to the projected inputs of each level.
         at_rest : bool
             Whether the projected inputs are zero, apart from the shifts.
 
@@ -116,7 +116,7 @@ class Steps:
         -------
         s : Tensor, shape (B, N)
         y : Tensor, shape (B, n), or None
-            The outputs of the last level; None if they are the first part of its state.
+            Outputs of the last level. None if they are the first part of its state.
         """
         states, y, own = [], x, None
         for level, (cell, state) in enumerate(zip(self.cells, self.split(s), strict=True)):
@@ -138,7 +138,7 @@ class Steps:
         return tuple(drives)
 
     def derivatives(self, x: Tensor, s: Tensor, *, at_rest: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Differentiate one step of rows that do not depend on each other.
+        """Differentiate one step, for rows that do not depend on each other.
 
         Parameters
         ----------
@@ -150,9 +150,10 @@ class Steps:
         Returns
         -------
         jacobian : Tensor, shape (B, N, N)
-            Of the next state by the state.
+            Derivative of the next state with respect to the state.
         gains : list of Tensor, shape (B, n)
-            For each unit of each level: the norm of the derivative of its next value by the projected inputs.
+            For each unit of each level, the norm of the derivative of its next value with respect to the projected
+            inputs.
         """
         with torch.no_grad():
             pull = torch.func.vjp(lambda s, *u: self.step(x, s, u, at_rest=at_rest)[0], s, *self.drives(x, s))[1]
@@ -174,8 +175,9 @@ class Trajectory:
     steps : Steps
         The map from one state to the next.
     x : Tensor, shape (T, B, m)
+        Inputs of the layer.
     states : list of Tensor, shape (B, N)
-        T + 1 of them, the first before the first step. Each is a node of the graph.
+        T + 1 states, beginning with the state before the first step. Each is a node of the graph.
     """
 
     steps: Steps
@@ -183,9 +185,9 @@ class Trajectory:
     states: list[Tensor]
 
     def derivatives(self, sequences: int, *, reverse: bool = False) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
-        """Yield the index of each step, and what `Steps.derivatives` gives there for the first sequences of the batch.
+        """Yield the index of each step, with the results of `Steps.derivatives` for the first sequences.
 
-        The Jacobians of many steps are computed at once, as far as the memory allows. ``reverse`` starts at the end.
+        The Jacobians of as many steps as fit into memory are computed at once. ``reverse`` starts at the end.
         """
         N, item = self.steps.size, self.states[0].element_size()
         wide = sum(u[0].numel() for u in self.steps.drives(self.x[0, :1], self.states[0][:1].detach()))
@@ -203,18 +205,18 @@ class Trajectory:
 
 
 class Recorder:
-    """The passes of a layer inside of `stepwise`."""
+    """Records the passes of a layer inside of `stepwise`."""
 
     def __init__(self) -> None:
         self.passes: list[Trajectory] = []
 
     def trajectory(self, network: nn.Module) -> Trajectory:
-        """Return the trajectory of all passes, each of which starts where the one before ended.
+        """Return the trajectory of all passes. Each pass must start at the last state of the previous one.
 
         Raises
         ------
         OptionError
-            If the network did not call the layer, or started anew.
+            If the network did not call the layer, or a pass started from another state.
         NonFiniteError
             If a state is not finite.
         """
@@ -241,9 +243,9 @@ class Recorder:
 
 @contextlib.contextmanager
 def stepwise(layer: RecurrentLayer) -> Iterator[Recorder]:
-    """Replace each pass of a layer by one step after the other, with the same outputs up to rounding error."""
+    """Run each pass of a layer one step at a time, with the same outputs up to rounding error."""
     recorder = Recorder()
-    bound_cells(layer)  # refuses a bidirectional layer before the network runs
+    bound_cells(layer)  # raises for a bidirectional layer, before the network runs
 
     def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, Any]) -> Any:
         trajectory, result = _advance(layer, output, *args, **kwargs)
@@ -274,7 +276,9 @@ def _require_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def record(network: nn.Module, x: Tensor) -> Trajectory:
     """Return the trajectory of the first recurrent layer of a network, or of a layer, without a graph."""
     if not isinstance(x, (Tensor, PackedSequence)):
-        raise OptionError(f"The inputs of a layer are one tensor.\nGot {type(x).__name__}.\nPass the inputs alone.")
+        raise OptionError(
+            f"The inputs of a layer need to be one tensor.\nGot {type(x).__name__}.\nPass only the inputs."
+        )
     with evaluating(network), stepwise(recurrent_layer(network)) as recorder, torch.no_grad():
         network(x)
     return recorder.trajectory(network)
@@ -283,10 +287,10 @@ def record(network: nn.Module, x: Tensor) -> Trajectory:
 def _advance(
     layer: RecurrentLayer, output: tuple[Any, Any], input: Any, hx: Any = None, *, every_step: bool = True
 ) -> tuple[Trajectory, tuple[Any, Any]]:
-    """Run all steps, and return the trajectory and what the layer returns."""
+    """Run all steps, and return the trajectory and the results of the layer."""
     if isinstance(input, PackedSequence):
         raise UnsupportedError(
-            "A packed batch has no states at all steps of all sequences.\n"
+            "A packed batch does not have states at all steps of all sequences.\n"
             "Expected a padded tensor, got PackedSequence.\nPass sequences of equal length as one tensor."
         )
     steps, is_batched = Steps(layer), input.dim() == 3
@@ -317,7 +321,7 @@ def _start(layer: RecurrentLayer, bound: list[Cell], hx: Any, batch: int | None)
 
 
 def _node(s: Tensor) -> Tensor:
-    """Return a tensor by which a gradient can be taken, also if no weight is trained."""
+    """Return a tensor that a gradient can be computed for, even if no weight is trained."""
     return s if s.requires_grad or not torch.is_grad_enabled() else s.requires_grad_()
 
 

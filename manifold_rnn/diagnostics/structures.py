@@ -1,4 +1,4 @@
-"""Which trees a `TreeSearch` chooses: how often, at which step, and by how much."""
+"""The trees that a `TreeSearch` chooses: how often, at which steps, and with which margins."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ from .tables import aligned
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_SHOWN = 5  # trees in a table
+_SHOWN = 5  # number of trees in a table
 _SYMBOLS = {"add": "+", "mul": r"$\times$"}
 _SHORT = {"sigmoid": r"$\sigma$", "one_minus": "1 -", "identity": ""}
 
@@ -37,16 +37,16 @@ class Structures:
     Parameters
     ----------
     expressions : tuple of str
-        The trees as text, as `manifold_rnn.nn.trees.canonical` writes them.
+        Trees as text, in the form of `manifold_rnn.nn.trees.canonical`.
     examples : tuple of structures
-        Each tree as nodes, in its most frequent order of children.
+        Each tree as nodes, with its most frequent order of children.
     counts : tuple of int
-        How often each was chosen, over all samples and steps.
+        Number of times each tree was chosen, over all samples and steps.
     by_step : tuple of tuple (int, float)
-        For each step, the tree that most samples chose, by its position in ``expressions``, and their share.
+        For each step, the index in ``expressions`` of the most frequent tree, and its fraction of the samples.
     margins : tuple of float
-        For each node, the mean margin between the scores of the best candidate and the second. Choices with one
-        candidate are left out; where there are no others, it is infinity.
+        For each node, the mean difference between the scores of the best and the second candidate. Choices with one
+        candidate are left out. If there are no other choices, the margin is infinity.
 
     Examples
     --------
@@ -63,17 +63,17 @@ class Structures:
 
     @property
     def most_frequent(self) -> Structure:
-        """The most frequent tree, as `manifold_rnn.nn.cells.Tree` takes it."""
+        """The most frequent tree, as an argument for `manifold_rnn.nn.cells.Tree`."""
         return self.examples[0]
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The counts as shares of all choices."""
+        """The counts as fractions of all choices."""
         return tuple(count / sum(self.counts) for count in self.counts)
 
     @property
     def margin(self) -> float:
-        """The mean margin of the nodes that have one; infinity if none has."""
+        """The mean margin of the nodes with a finite margin, or infinity if there are none."""
         finite = [margin for margin in self.margins if margin < math.inf]
         return sum(finite) / len(finite) if finite else math.inf
 
@@ -90,13 +90,13 @@ class Structures:
         return aligned("structures of the cell", rows)
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
-        """Draw the most frequent tree, its root above, into the axes or into those of a new figure."""
+        """Draw the most frequent tree with its root at the top, into the axes or a new figure."""
         axes = axes_or_new(axes)
         nodes = self.most_frequent
         places: list[tuple[float, float]] = []
 
         def draw(child: str | int) -> tuple[float, float]:
-            """Draw a subtree to the right of what is there, and return the place of its root."""
+            """Draw a subtree to the right of the drawn ones, and return the position of its root."""
             if isinstance(child, str):
                 place = (sum(y == 0 for _, y in places) * 1.0, 0.0)
                 text, edge = "0" if child == "zero" else child, "0.55"
@@ -127,11 +127,11 @@ def structures(network: nn.Module, data: Tensor | Data, *, suffix: str = "_l0") 
     Parameters
     ----------
     network : nn.Module
-        A network or a layer; its first layer counts.
+        A layer, or a network, whose first layer is used.
     data : Tensor, or pair, Dataset or DataLoader
-        Inputs as the network takes them, alone or with targets.
+        Inputs of the network, alone or with targets.
     suffix : str
-        The level and direction whose trees are counted, one of the ``suffixes`` of the layer.
+        Suffix of the level and direction whose trees are counted, one of ``suffixes`` of the layer.
 
     Returns
     -------
@@ -161,8 +161,8 @@ def structures(network: nn.Module, data: Tensor | Data, *, suffix: str = "_l0") 
         )
     if suffix not in layer.suffixes:
         raise OptionError(
-            f"The layer has no such level and direction.\nExpected one of {', '.join(map(repr, layer.suffixes))}, "
-            f"got suffix={suffix!r:.40}.\nChoose one of these."
+            "The layer does not have this level and direction.\n"
+            f"Expected one of {', '.join(map(repr, layer.suffixes))}, got suffix={suffix!r:.40}.\nChoose one of these."
         )
     axis = batch_axis(layer if layer is network else network)
     x = tensors_of((data, data) if isinstance(data, Tensor) else data, "structures")[0]
@@ -181,12 +181,12 @@ def structures(network: nn.Module, data: Tensor | Data, *, suffix: str = "_l0") 
             plain = [a + b for a, b in zip(plain, found, strict=True)] if plain else found
             margins.append(torch.stack([step.margins.double() for step in own]).transpose(1, 2).flatten(0, 1))
     table = torch.cat(margins)
-    table = table.where(table < torch.inf, torch.nan).nanmean(0)  # without choices of one candidate
+    table = table.where(table < torch.inf, torch.nan).nanmean(0)  # leave out choices with one candidate
     return _counted(plain, table.nan_to_num(nan=torch.inf).tolist())
 
 
 def _counted(plain: list[list[Structure]], margins: list[float]) -> Structures:
-    """Count structures by step and sample, with the order of children left out."""
+    """Count structures by step and sample, ignoring the order of children."""
     ordered = Counter(structure for row in plain for structure in row)
     texts = {structure: trees.canonical(structure) for structure in ordered}
     examples: dict[str, Structure] = {}

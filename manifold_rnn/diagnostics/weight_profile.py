@@ -1,4 +1,4 @@
-"""The weight profile: a chain of units that is hidden in a recurrent matrix by the order of its units."""
+"""The weight profile, which detects a chain of units in a recurrent matrix with permuted units."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightProfile:
-    r"""The mean recurrent weight by the distance of the units in the order in which a pulse reaches them.
+    r"""The mean recurrent weight as a function of the distance of units, sorted by when a pulse reaches them.
 
     Parameters
     ----------
     profile : mapping from int to float
-        For each distance i - j, the mean of :math:`W_{ij}` over the pairs of sorted units: the weight from unit j to
-        unit i. A positive distance leads onwards.
+        For each distance i - j, the mean over pairs of sorted units of :math:`W_{ij}`, the weight from unit j to unit
+        i. A positive distance leads forwards.
     order : tuple of int
-        The units, sorted by their peak.
+        Units, sorted by their peak.
     peaks : tuple of int
-        For each unit, in its own numbering, the step at which its response to the pulse is largest, from 0.
+        For each unit in the original order, the step (from 0) at which its response to the pulse is largest.
     schur : tuple of float
-        Mean modulus on each superdiagonal of the triangular Schur form of ``W``, from the diagonal.
+        Mean modulus on the diagonal and on each superdiagonal of the Schur form of ``W``.
     matrix : str
         Name of the matrix.
 
@@ -58,7 +58,7 @@ class WeightProfile:
 
     @property
     def asymmetry(self) -> float:
-        """Share of the weight that leads onwards, less that back. It is 1 for a chain, 0 for a symmetric matrix."""
+        """Fraction of the weight that leads forwards minus that back: 1 for a chain, 0 if symmetric."""
         onwards = sum(abs(value) for distance, value in self.profile.items() if distance > 0)
         back = sum(abs(value) for distance, value in self.profile.items() if distance < 0)
         return (onwards - back) / (onwards + back) if onwards + back else 0.0
@@ -68,7 +68,7 @@ class WeightProfile:
         rows = [
             ("distance of the peak", f"{self.peak}", "1: each unit drives the next"),
             ("mean weight there", f"{self.profile[self.peak]:.4g}", "over all pairs at this distance"),
-            ("asymmetry", f"{self.asymmetry:.4g}", "1: all weight leads onwards, 0: as much back"),
+            ("asymmetry", f"{self.asymmetry:.4g}", "1: all weight leads forwards, 0: half leads back"),
             ("units reached", f"{len(set(self.peaks))}", f"different times of the peak, of {len(self.peaks)} units"),
             ("Schur, diagonal", f"{self.schur[0]:.4g}", "mean modulus of the eigenvalues"),
             ("Schur, above", f"{max(self.schur[1:], default=0.0):.4g}", "largest mean of a superdiagonal; 0: normal"),
@@ -95,26 +95,27 @@ def weight_profile(
     abs: bool = True,
     seed: int = 0,
 ) -> WeightProfile:
-    r"""Find the chain of units that is hidden in a recurrent matrix.
+    r"""Detect a chain of units in a recurrent matrix, for any order of the units.
 
-    A pulse enters at the first of some steps, at zero state. The units are sorted by the step at which they respond
-    most, and the weights :math:`W_{ij}` of the sorted units are averaged over the pairs with the same i - j.
+    A pulse is the input of the first step, with zero state. The units are sorted by the step at which their response is
+    largest. The weights :math:`W_{ij}` of the sorted units are averaged over the pairs with the same i - j.
 
     Parameters
     ----------
     source : Tensor, shape (n, n), or nn.Module
-        A matrix, whose response is linear; or a network or recurrent layer, whose first level responds with its
+        A matrix with a linear response, or a recurrent layer or network. The first level of a layer responds with its
         nonlinearity and biases.
     pulse : Tensor, shape (n,) of a matrix, (m,) of a layer, optional
-        The state after the first step of a matrix, or the input of a layer at the first step. Default of a matrix: 1 at
-        the unit that causes the largest response, summed over units and steps, with the matrix divided by its norm; of
-        a layer: ones.
+        The state after the first step for a matrix, or the input at the first step for a layer. The default for a layer
+        is ones. The default for a matrix is 1 at one unit. It is the unit with the largest response of the matrix
+        divided by its norm, summed over units and steps.
     steps : int, optional
-        Number of steps. Default: n, but at least 100.
+        Number of time steps. Default: n, but at least 100.
     abs : bool
-        Whether the modulus of the response has its peak, or the response. A complex response always has its modulus.
+        Whether the peak is that of the modulus of the response, or of the response itself. Complex responses always use
+        the modulus.
     seed : int
-        Seed of the order of units that have their peak at the same step.
+        Random seed of the order of units with a peak at the same step.
 
     Returns
     -------
@@ -133,14 +134,14 @@ def weight_profile(
 
     Notes
     -----
-    A scrambled chain has its gain at distance 1 and nothing elsewhere. After training, a bump at positive distances is
-    a sign of a hidden chain. A gated cell has several matrices; the one of its candidate is taken, see
-    `recurrent_matrix`. Of a complex matrix the moduli are averaged.
+    The profile of a permuted chain is its gain at distance 1, and 0 elsewhere. After training, a peak at positive
+    distances is a sign of a hidden chain. For a gated cell, the matrix of the candidate gate is used (see
+    `recurrent_matrix`). For a complex matrix, the moduli are averaged.
 
-    A Schur form :math:`W = Q T Q^{\mathsf H}` shows a chain in any orthonormal basis: above the diagonal, ``T`` has
-    what makes ``W`` not normal. It depends on the order of the eigenvalues, which is that of LAPACK, and of a
-    scrambled chain its diagonal consists of rounding errors, see `manifold_rnn.linalg.spectral_condition`. Source:
-    Orhan and Pitkow (2020), who do not say whether the modulus has the peak.
+    A Schur form :math:`W = Q T Q^{\mathsf H}` detects a chain in any orthonormal basis, because the part of ``T`` above
+    the diagonal is the non-normal part of ``W``. It depends on the order of the eigenvalues, which LAPACK decides. The
+    diagonal of a permuted chain consists of rounding errors (see `manifold_rnn.linalg.spectral_condition`). Source:
+    Orhan and Pitkow (2020), who do not specify whether the peak is that of the modulus.
 
     Examples
     --------
@@ -162,7 +163,7 @@ def weight_profile(
             f"Expected finite states for {steps} steps.\nPass fewer `steps`, or a smaller matrix."
         )
     height = response.abs() if abs or response.is_complex() else response
-    peaks = height.argmax(0).cpu()  # the first of equal ones
+    peaks = height.argmax(0).cpu()  # the first of equal values
     jitter = torch.rand(len(W), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     order = (peaks + 0.5 * jitter).argsort()
     entries = (W.abs() if W.is_complex() else W).cpu()[order][:, order]
@@ -177,7 +178,7 @@ def _matrix_response(W: Tensor, pulse: Tensor | None, steps: int) -> Tensor:
     """Return the linear response of all steps, (steps, n)."""
     if pulse is None:
         term = energy = torch.eye(len(W), dtype=W.dtype, device=W.device)
-        scaled = W / _norm_or_one(W)  # late responses of a small matrix are below rounding error
+        scaled = W / _norm_or_one(W)  # or late responses of a small matrix would underflow
         for _ in range(steps - 1):
             term = scaled.mH @ term @ scaled
             energy = energy + term
@@ -210,11 +211,13 @@ def _layer_response(network: nn.Module, pulse: Tensor | None, steps: int) -> Ten
 def _fitting(pulse: Tensor, size: int, like: Tensor) -> Tensor:
     """Return a pulse in the dtype of a weight, or raise."""
     if not isinstance(pulse, Tensor):
-        raise OptionError(f"`pulse` is a vector.\nExpected a tensor of shape ({size},). Got {type(pulse).__name__}.")
+        raise OptionError(
+            f"`pulse` needs to be a vector.\nExpected a tensor of shape ({size},). Got {type(pulse).__name__}."
+        )
     if pulse.shape != (size,):
         raise ShapeError(f"`pulse` does not fit.\nExpected shape ({size},). Got {tuple(pulse.shape)}.")
     if not bool(pulse.isfinite().all()):
-        raise NonFiniteError("`pulse` has an entry that is not finite.\nExpected finite numbers.")
+        raise NonFiniteError("`pulse` has an entry that is not finite.\nExpected finite numbers.\nCheck `pulse`.")
     if pulse.is_complex() and not like.is_complex():
         raise OptionError("`pulse` is complex and the weights are real.\nExpected a real pulse.\nPass its real part.")
     return pulse.detach().to(like.device, like.dtype)

@@ -1,4 +1,4 @@
-"""Small perturbations of a matrix that move an eigenvalue far, from singular vectors of the shifted matrix."""
+"""Small perturbations of a matrix that move an eigenvalue far. They come from singular vectors."""
 
 import cmath
 import math
@@ -12,23 +12,23 @@ from ..linalg.spectrum import dominant
 from .real_pairs import last_vectors, real_pairs, sizes_of, smallest_values
 from .sources import matrix_of
 
-_ANGLES, _OUTERMOST = 16, 16  # of the search on the circle: angles, and eigenvalues whose angles are tried too
-_STARTS, _STEPS, _CONVERGED = 6, 30, 1e-9  # of the search for the largest spectral radius
-_GOLDEN, _SECTIONS = 0.5 * (5**0.5 - 1), 20  # of the search between two angles
-_LARGE = 1e100  # entries above it are scaled, so that squares do not overflow
+_ANGLES, _OUTERMOST = 16, 16  # search on the circle: number of angles, and of eigenvalues whose angles are added
+_STARTS, _STEPS, _CONVERGED = 6, 30, 1e-9  # search for the largest spectral radius
+_GOLDEN, _SECTIONS = 0.5 * (5**0.5 - 1), 20  # golden section between two angles
+_LARGE = 1e100  # larger entries are scaled, so that squares do not overflow
 
 
 class WorstPerturbation(NamedTuple):
-    """A perturbation of a matrix, and what it does.
+    """A perturbation of a matrix, and its effect on an eigenvalue.
 
     Attributes
     ----------
     E : Tensor, shape (n, n)
         The perturbation.
     z : complex
-        The point to which it moves an eigenvalue.
+        Point to which the perturbation moves an eigenvalue.
     size : float
-        Its norm.
+        Norm of the perturbation.
 
     Examples
     --------
@@ -50,8 +50,8 @@ def worst_perturbation(
 
     .. math:: E = s\, u v^H \quad\Rightarrow\quad (W + E) v = z v, \qquad \|E\|_2 = s,
 
-    and no smaller complex perturbation has the eigenvalue ``z``. For a real ``W`` the perturbation is real as well. It
-    has rank 2 where ``z`` is not real, because the conjugate eigenvalue moves along. The size of the smallest real one
+    No smaller complex perturbation gives the eigenvalue ``z``. For a real ``W`` the perturbation is real too. If ``z``
+    is not real, it has rank 2, because the conjugate eigenvalue moves too. The size of the smallest real perturbation
     is the maximum over :math:`\gamma \in (0, 1]` of the second smallest singular value of
 
     .. math:: \begin{bmatrix} \operatorname{Re} M & -\gamma \operatorname{Im} M \\
@@ -60,36 +60,36 @@ def worst_perturbation(
     Parameters
     ----------
     source : Tensor, shape (n, n), or nn.Module
-        A matrix, or a module of which `recurrent_matrix` is one. Convert a real matrix to complex for a complex ``E``.
+        A matrix, or a module with a recurrent matrix (see `recurrent_matrix`). For a complex ``E``, convert a real
+        matrix to complex.
     z : complex, optional
-        Where to move an eigenvalue. Default: the point of the unit circle that needs the smallest ``E``.
+        Point to which an eigenvalue is moved. Default: the point of the unit circle that needs the smallest ``E``.
     eps : float, optional
-        Norm of ``E``, positive. Without ``z``, the ``E`` of this norm that makes the spectral radius largest is
-        returned, with the outermost eigenvalue as ``z``. With ``z``, the ``E`` above is scaled to this norm, and the
-        eigenvalue arrives elsewhere unless the norm was ``eps`` already. If ``z`` is an eigenvalue already, ``E`` is 0
-        and is not scaled.
+        Positive norm of ``E``. Without ``z``, the result is the ``E`` of this norm that makes the spectral radius
+        largest, and ``z`` is the outermost eigenvalue. With ``z``, the ``E`` above is scaled to this norm. Then the
+        eigenvalue is not moved exactly to ``z``. If ``z`` is already an eigenvalue, ``E`` is 0 and is not scaled.
 
     Returns
     -------
     WorstPerturbation
-        ``E``, shape (n, n), in double precision on the device of the matrix; ``z``; and the norm of ``E``.
+        ``E`` of shape (n, n) in double precision on the device of the matrix, ``z``, and the norm of ``E``.
 
     Raises
     ------
     ShapeError, NonFiniteError, OptionError
-        If the source has no square, finite matrix, ``z`` is not finite, ``eps`` is not positive, a real matrix of size
-        1 should get an eigenvalue that is not real, or no real perturbation is found for ``z``.
+        If the source has no square, finite matrix, ``z`` is not finite, or ``eps`` is not positive. If ``z`` is not
+        real and the matrix is real of size 1, or if no real perturbation is found.
 
     Notes
     -----
-    The eigenvalue arrives at ``z`` up to rounding error, times its condition number. The size for a real matrix is
-    that of the smallest real perturbation up to the tolerance of a search over :math:`\gamma`, and otherwise above
-    it. Which ``z`` is the worst is the result of a local search from 16 angles and those of the 16 outermost
-    eigenvalues: there may be a worse one in between. With ``eps``, the search repeats the steepest perturbation,
-    the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: less than a second
-    for n = 32, and about five seconds for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
-    singular vectors, Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations, Guglielmi
-    and Overton (2011) for the search.
+    The eigenvalue moves to ``z`` up to rounding error times its condition number. For a real matrix, the size is that
+    of the smallest real perturbation, up to the tolerance of a search over :math:`\gamma`. If this search fails, the
+    size is larger. The worst ``z`` is the result of a local search from 16 angles and those of the 16 outermost
+    eigenvalues. There may be a worse one in between. With ``eps``, the search repeats the steepest perturbation, which
+    is the polar factor of the slope of the spectral radius. It takes some hundred decompositions of W: less than a
+    second for n = 32, and about five seconds for n = 128. Sources: Trefethen and Embree (2005), chapter 2, for the
+    singular vectors. Qiu, Bernhardsson, Rantzer, Davison, Young and Doyle (1995) for real perturbations. Guglielmi and
+    Overton (2011) for the search.
 
     Examples
     --------
@@ -101,12 +101,14 @@ def worst_perturbation(
     """
     W = matrix_of(source, "worst_perturbation").weight
     if z is not None and not (isinstance(z, (int, float, complex)) and cmath.isfinite(z)):
-        raise OptionError(f"worst_perturbation moves an eigenvalue to a number z.\nGot {z!r}.\nPass a finite number.")
+        raise OptionError(f"worst_perturbation needs a finite number z.\nGot {z!r}.\nPass a finite number.")
     if eps is not None and not (isinstance(eps, (int, float)) and 0 < eps < math.inf):
-        raise OptionError(f"The norm eps of a perturbation is a positive number.\nGot {eps!r}.\nUse e.g. eps=0.3.")
+        raise OptionError(
+            f"The norm eps of a perturbation needs to be positive.\nGot {eps!r}.\nPass for example eps=0.3."
+        )
     if z is not None and complex(z).imag and W.shape[0] == 1 and not W.is_complex():
         raise OptionError(
-            "A real matrix of size 1 has a real eigenvalue only.\n"
+            "A real matrix of size 1 can only have a real eigenvalue.\n"
             f"Expected a real z, got {z}.\nConvert the matrix to complex128 for a complex perturbation."
         )
     largest = max(float(W.abs().max()), 0.0 if z is None else abs(z))
@@ -129,7 +131,7 @@ def worst_perturbation(
 
 
 def _moving(W: Tensor, z: Tensor) -> Tensor:
-    """Return the perturbation of ``W`` for each of some points ``z``, (k, n, n); NaN where a real one is not found."""
+    """Return the perturbation of ``W`` for each point ``z``, (k, n, n). NaN if no real one is found."""
     z = z.to(W.device, torch.complex128)
     if W.is_complex():
         return _by_vectors(W, z, last_vectors(W, z))
@@ -149,7 +151,7 @@ def _by_vectors(W: Tensor, z: Tensor, v: Tensor) -> Tensor:
 
 
 def _angles(W: Tensor) -> Tensor:
-    """Angles to try: some of the circle, and those of the outermost eigenvalues; upper half only for a real ``W``."""
+    """Angles to try: equally spaced ones, and those of the outermost eigenvalues. A real ``W`` needs half."""
     values = torch.linalg.eigvals(W).cpu()
     values = values[values.abs().argsort(descending=True)][:_OUTERMOST]
     if W.is_complex():
@@ -163,17 +165,16 @@ def _angles(W: Tensor) -> Tensor:
 
 
 def _at(radius: float, angle: float) -> complex:
-    """The point of a circle, exactly real where the angle says so."""
+    """The point of a circle. It is exactly real for the angles 0 and pi."""
     if angle in (0.0, math.pi):
         return complex(radius if angle == 0 else -radius)
     return cmath.rect(radius, angle)
 
 
 class _Circle:
-    """Sizes of the perturbations that reach the points of a circle around 0, each computed when a comparison needs it.
+    """Sizes of the perturbations for the points of a circle around 0, computed only when needed.
 
-    No perturbation is smaller than the smallest singular value of the shifted matrix, whose cost is far less than that
-    of a real perturbation.
+    The smallest singular value of the shifted matrix is a lower bound of the size, and much faster to compute.
     """
 
     def __init__(self, W: Tensor, radius: float) -> None:
@@ -193,21 +194,21 @@ class _Circle:
         return self._sizes[angle]
 
     def is_smaller(self, a: float, b: float) -> bool:
-        """Whether the size at ``a`` is smaller than that at ``b``."""
+        """Whether the size at ``a`` is smaller than the size at ``b``."""
         first, second = sorted((a, b), key=lambda angle: (angle not in self._sizes, self._bounds[angle]))
         if second not in self._sizes and self._bounds[second] >= self.size(first):
             return first == a
         return self.size(a) < self.size(b)
 
     def may_be_smaller(self, than: float, distance: float, *angles: float) -> bool:
-        """Whether a size within some distance of one of these angles may be below another, by the lower bounds.
+        """Whether a size within a distance of one of these angles may be below ``than``, by the lower bounds.
 
-        A smallest singular value changes by at most as much as the point moves.
+        The smallest singular value changes by at most the distance that the point moves.
         """
         return min(self._bounds[angle] for angle in angles) - self.radius * distance < than
 
     def smallest(self) -> float:
-        """The angle of the smallest size; those that were not computed are larger."""
+        """The angle of the smallest size. Sizes that were not computed are larger."""
         found = min(self._bounds, key=self._bounds.__getitem__)
         for angle in sorted(self._bounds, key=self._bounds.__getitem__):
             if self._bounds[angle] >= self.size(found):
@@ -217,7 +218,7 @@ class _Circle:
 
 
 def _worst_on_circle(W: Tensor, radius: float) -> complex:
-    """The point of the circle around 0 that the smallest perturbation reaches."""
+    """The point of a circle around 0 with the smallest perturbation."""
     circle, angles = _Circle(W, radius), _angles(W)
     circle.bound(*angles.tolist())
     best = circle.smallest()
@@ -227,10 +228,10 @@ def _worst_on_circle(W: Tensor, radius: float) -> complex:
 
 
 def _outermost(W: Tensor, eps: float) -> tuple[Tensor, complex]:
-    """The perturbation of norm ``eps`` that makes the spectral radius largest, and the eigenvalue that it makes.
+    """The perturbation of norm ``eps`` with the largest spectral radius, and the eigenvalue.
 
-    The steepest perturbation, again and again at the matrix that the last one gave; from the directions in which the
-    points just outside of the eigenvalues are nearest.
+    It repeats the steepest perturbation at the matrix that the last one produced. It starts from the directions in
+    which points just outside of the eigenvalues are nearest.
     """
     best, farthest, eye = torch.zeros_like(W), -1.0, torch.eye(len(W), dtype=W.dtype, device=W.device)
     radius = float(torch.linalg.eigvals(W).abs().max()) + eps
@@ -256,14 +257,14 @@ def _phase(value: Tensor) -> Tensor:
 
 
 def _steepest(slope: Tensor) -> Tensor:
-    """The matrix of norm 1 along which a function with this slope grows fastest: the polar factor, of its rank."""
+    """The matrix of norm 1 along which a function with this slope grows fastest: the polar factor of the slope."""
     U, s, Vh = torch.linalg.svd(slope)
     rank = int((s > 1e-8 * s[0]).sum())
     return U[:, :rank] @ Vh[:rank]
 
 
 def _refine(circle: _Circle, best: float, angles: Tensor) -> None:
-    """Compare sizes at angles between the neighbors of the best one, by golden section."""
+    """Search between the neighbours of the best angle by golden section."""
     k = int((angles - best).abs().argmin())
     below, above = float(angles[max(k - 1, 0)]), float(angles[min(k + 1, len(angles) - 1)])
     left, right = above - _GOLDEN * (above - below), below + _GOLDEN * (above - below)

@@ -6,7 +6,7 @@ A network is a layer, a constraint and an initialization. The layers have the si
 >>> output, h_n = rnn(torch.randn(20, 2, 3))
 >>> assert output.shape == (20, 2, 8) and mr.linalg.defect(rnn.weight_hh_l0) < 1e-5
 
-Gates have constraints of their own. In the trivialized view any optimizer trains them:
+Each gate can have its own constraint. In the trivialized view any optimizer trains them:
 
 >>> constraint = {"g": mr.Orthogonal(), "f": mr.Contraction()}
 >>> lstm = mr.nn.LSTM(3, 8, batch_first=True, constraint=constraint, view="trivialized")

@@ -13,7 +13,7 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
 
     .. math:: \operatorname{modReLU}(x) = \operatorname{sign}(x) \max(|x| + b, 0)
 
-    exactly for real ``x``; for complex ``z`` the modulus is smoothed,
+    This formula is exact for real ``x``. For complex ``z`` the modulus is smoothed:
 
     .. math:: \operatorname{modReLU}(z) = \frac{z}{r} \max(r + b, 0), \qquad r = \sqrt{|z|^2 + \epsilon^2}.
 
@@ -22,10 +22,11 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
     z : Tensor, shape (..., n)
         Real or complex.
     bias : Tensor, shape (n,), real
-        Bias of the modulus. With zero the map is the identity.
+        Bias of the modulus. If it is zero, the map is the identity.
     eps : float
-        Smoothing of a complex modulus; 0 gives the ideal function. It has no effect on real numbers. Where the bias is
-        at most 0, smoothing changes the result by at most eps. A positive bias fades out where ``|z|`` is near eps.
+        Smoothing of a complex modulus. 0 gives the exact function. It has no effect on real numbers. If the bias is at
+        most 0, smoothing changes the result by at most eps. The effect of a positive bias vanishes as ``|z|`` falls
+        below eps.
 
     Returns
     -------
@@ -34,11 +35,11 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
 
     Notes
     -----
-    Where :math:`|z| + b > 0` the real 2 x 2 Jacobian of the ideal map has the singular values 1 (radial) and :math:`|1
-    + b/|z||` (tangential). With a positive bias the second is unbounded at the origin; smoothing bounds it by about
-    :math:`1 + b/\epsilon`. At zero the value is zero and the gradient is finite. Without smoothing the gradient at zero
-    is zero, also that of the bias. Source: Arjovsky, Shah and Bengio (2016). The smoothing of Maduranga, Helfrich and
-    Ye (2019) divides by ``r + eps**2`` instead.
+    Where :math:`|z| + b > 0`, the real 2 x 2 Jacobian of the exact map has the singular values 1 (radial) and :math:`|1
+    + b/|z||` (tangential). With a positive bias, the second one is unbounded at the origin. Smoothing bounds it by
+    about :math:`1 + b/\epsilon`. At zero the value is zero and the gradient is finite. Without smoothing, all gradients
+    at zero are zero, including that of the bias. Source: Arjovsky, Shah and Bengio (2016). The smoothing of Maduranga,
+    Helfrich and Ye (2019) divides by ``r + eps**2`` instead.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
         return z.sgn() * torch.relu(z.abs() + bias)
     if eps == 0:
         nonzero = z != 0
-        # by powers of two, so that no modulus is subnormal or infinite
+        # scale by powers of two, so that no modulus is subnormal or infinite
         scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
         scaled = torch.where(nonzero, z * scale, 1)
         r = torch.hypot(scaled.real, scaled.imag)
@@ -59,9 +60,9 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
 
 
 def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    r"""Return ``z / 4`` and :math:`\sqrt{|z|^2 + \epsilon^2} / 4`, which no ``z`` lets overflow.
+    r"""Return ``z / 4`` and :math:`\sqrt{|z|^2 + \epsilon^2} / 4`. No ``z`` makes them overflow.
 
-    No square is taken that could be 0 or infinite, and with a positive ``eps`` no gradient divides 0 by 0.
+    No square underflows or overflows. With a positive ``eps``, no gradient divides 0 by 0.
     """
     quarter = 0.25 * z
     smallest = quarter.real.new_full((), 0.25 * eps)
@@ -78,15 +79,16 @@ class ModReLU(nn.Module):
     features : int
         Number of units ``n``, the last axis of the input.
     eps : float
-        Smoothing of a complex modulus; see `mod_relu`.
+        Smoothing of a complex modulus. See `mod_relu`.
     device : torch.device, optional
+        Device of the bias. Default: torch's default device.
     dtype : torch.dtype, optional
-        Dtype of the input. The bias is real, also if this is complex.
+        Dtype of the input. The bias is always real.
 
     Notes
     -----
-    It maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only one of the
-    cell: ``RNN(..., nonlinearity="modrelu")`` gives every level and direction its own, and no additive bias.
+    It maps shape (..., n) to (..., n), real or complex. In the published networks this bias is the only bias of the
+    cell. ``RNN(..., nonlinearity="modrelu")`` has one such bias for every level and direction, and no additive bias.
 
     Examples
     --------
@@ -108,7 +110,7 @@ class ModReLU(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the bias anew."""
+        """Draw the bias again."""
         nn.init.uniform_(self.bias, -0.01, 0.01)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -140,7 +142,8 @@ def mod_tanh(z: Tensor) -> Tensor:
     Notes
     -----
     The singular values of its real 2 x 2 Jacobian are :math:`1 - \tanh^2 |z|` (radial) and :math:`\tanh |z| / |z|`
-    (tangential), both at most 1. Value and gradient are right for every ``z``, from subnormal to the largest numbers.
+    (tangential), both at most 1. Value and gradient are accurate for every ``z``, from subnormal to the largest
+    numbers.
 
     Examples
     --------
@@ -150,8 +153,8 @@ def mod_tanh(z: Tensor) -> Tensor:
     if not z.is_complex():
         return torch.tanh(z)
     finfo = torch.finfo(z.dtype)
-    quarter = 0.25 * z  # whose modulus is finite
-    # moved away from subnormal numbers, at which the derivative of a modulus is NaN; below sqrt(eps) tanh(r) is r
+    quarter = 0.25 * z  # scaled, so that the modulus is finite
+    # away from subnormal numbers, where the derivative of a modulus is NaN; below sqrt(eps), tanh(r) is r
     r = (quarter + finfo.tiny**0.5).abs().clamp(min=0.25 * finfo.eps**0.5)
     return quarter * (torch.tanh(4 * r) / r)
 
@@ -164,7 +167,7 @@ def split_relu(z: Tensor) -> Tensor:
     Parameters
     ----------
     z : Tensor
-        Real, for which this is relu, or complex.
+        Real or complex. For real numbers this is relu.
 
     Returns
     -------
@@ -183,7 +186,7 @@ def split_relu(z: Tensor) -> Tensor:
 
 
 def gate(z: Tensor) -> Tensor:
-    r"""Return the logistic sigmoid of the real part, the opening of a gate.
+    r"""Return the logistic sigmoid of the real part, used as a gate.
 
     .. math:: g = \sigma(\operatorname{Re} z) \in (0, 1).
 
@@ -212,6 +215,7 @@ def real_features(z: Tensor) -> Tensor:
     Parameters
     ----------
     z : Tensor, shape (..., n)
+        Real or complex features.
 
     Returns
     -------

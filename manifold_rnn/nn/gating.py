@@ -24,28 +24,28 @@ def gate_units(
     inputs: bool = False,
     start: float = 1.0,
 ) -> _L:
-    r"""Put a trained gate on every unit of a layer, in place.
+    r"""Add a trained gate to every unit of a layer, in place.
 
-    The gates :math:`s` of a level scale the columns of all weights that read its units,
+    The gates :math:`s` of a level scale the columns of all weights that read its units:
 
     .. math:: W \operatorname{diag}(s), \qquad V' \operatorname{diag}(s), \qquad R \operatorname{diag}(s),
 
-    the recurrent matrix of the level itself, the input weights of the level above, and the readout. A unit whose gate
-    is 0 has no effect on anything, and `prune` removes it. Train the loss plus a multiple of `l0_penalty`.
+    These are the recurrent matrix of the level, the input weights of the next level, and the readout. A unit with gate
+    0 has no effect, and `prune` removes it. Train the loss plus a multiple of `l0_penalty`.
 
     Parameters
     ----------
     layer : Layer
-        Of an Elman, LSTM or GRU cell, with any constraint in either view.
+        Layer of an Elman, LSTM or GRU cell, with any constraint in either view.
     readout : nn.Module or list of nn.Module, optional
-        Each module that is called with the layer's outputs, or with their `real_features`, and has a ``weight`` with
-        one column for each of them, such as ``nn.Linear``. Its weight may be constrained.
+        All modules that are called with the layer's outputs, or with their `real_features`. Each needs a ``weight``
+        with one column for each feature, such as ``nn.Linear``. The weight may be constrained.
     minimum : int
-        Units of each level and direction that stay open.
+        Number of units of each level and direction that stay open.
     inputs : bool
-        Whether features of the input have gates too.
+        Whether input features have gates too.
     start : float
-        See `UnitGates`. Use 3 for a layer that is already trained.
+        Mean of the initial :math:`\log\alpha`, see `UnitGates`. Use 3 for a layer that is already trained.
 
     Returns
     -------
@@ -55,20 +55,21 @@ def gate_units(
     Raises
     ------
     UnsupportedError
-        If the layer is one of torch, units of its cell cannot be removed, or torch computes the weight of ``readout``.
+        If the layer belongs to torch, units of its cell cannot be removed, or a torch parametrization computes the
+        weight of ``readout``.
     OptionError
         If the layer has gates already, ``readout`` has no matrix, or an option is out of range.
     ShapeError
         If ``readout`` has another number of columns.
     DtypeError
-        If ``readout`` has another dtype than the real one of the layer. After any error nothing has changed.
+        If the dtype of ``readout`` is not the real dtype of the layer. After any error nothing has changed.
 
     Notes
     -----
-    In training each forward pass of the layer draws one sample of the gates, for all sequences and time steps of the
-    batch; the readout uses the same. The layer's outputs are not scaled. If you read them by a module that you do not
-    pass here, closed units still have an effect there. A constrained :math:`W` keeps its constraint, but the product
-    :math:`W \operatorname{diag}(s)` leaves the set: for an orthogonal :math:`W` it is a contraction.
+    In training, each forward pass of the layer draws one sample of the gates for all sequences and time steps of the
+    batch. The readout uses the same sample. The outputs of the layer are not scaled. If a module reads them and is not
+    passed here, closed units still have an effect there. A constrained :math:`W` keeps its constraint. The product
+    :math:`W \operatorname{diag}(s)` does not satisfy it. For example, it is a contraction if :math:`W` is orthogonal.
 
     Source: Wen, Zhang, Bai and Xu (2020), who scale the rows of the weights as well.
 
@@ -83,12 +84,11 @@ def gate_units(
     _require_separate_units(layer)
     if layer.unit_gates is not None:
         raise OptionError(
-            "The layer has gates already.\nExpected a layer without unit_gates.\n"
-            "Use the gates that it has, or build the layer anew."
+            "The layer already has gates.\nExpected a layer without unit_gates.\nUse these gates, or build a new layer."
         )
     if not isinstance(inputs, bool):
         raise OptionError(
-            f"The option inputs says whether features have gates.\nExpected True or False, got {inputs!r:.80}.\n"
+            f"The option inputs needs to be a truth value.\nExpected True or False, got {inputs!r:.80}.\n"
             "Pass one of them."
         )
     require_gate_options(layer.hidden_size, minimum, start)
@@ -111,20 +111,21 @@ def gate_units(
 def l0_penalty(module: nn.Module) -> Tensor:
     r"""Return the expected number of weights of the gated layers that pruning would keep, with its gradient.
 
-    With the probabilities :math:`\pi` that a gate is open, of a level's units and of what it receives, and k matrices
-    in the rows of its weights (4 for LSTM, 3 for GRU, 1 for Elman), the sum over all levels and directions of
+    Let :math:`\pi` be the probabilities that the gates of a level's units are open, and :math:`\pi'` those of its
+    inputs. The weights have k matrices in their rows (4 for LSTM, 3 for GRU, 1 for Elman). The result is the sum over
+    all levels and directions of
 
     .. math:: k \sum_{ij} \pi_i \pi'_j + k \Bigl(\bigl(\sum_i \pi_i\bigr)^2 - \sum_i \pi_i^2 + \sum_i \pi_i\Bigr).
 
     Parameters
     ----------
     module : nn.Module
-        A gated layer, or any module that contains some.
+        A gated layer, or any module that contains gated layers.
 
     Returns
     -------
     Tensor, scalar
-        At least in float32.
+        The expected number, at least in float32.
 
     Raises
     ------
@@ -133,9 +134,9 @@ def l0_penalty(module: nn.Module) -> Tensor:
 
     Notes
     -----
-    A unit's own weight :math:`W_{ii}` needs one gate and not two, hence the last two terms. Biases and readouts are not
-    counted; complex weights count once. Without gates the number is :math:`k n (m + n)` for one level. Source: Wen,
-    Zhang, Bai and Xu (2020).
+    The weight :math:`W_{ii}` of a unit to itself depends on one gate, not on two. This explains the last two terms.
+    Biases and readouts are not counted. A complex weight counts once. Without gates the number is :math:`k n (m + n)`
+    for one level. Source: Wen, Zhang, Bai and Xu (2020).
 
     Examples
     --------
@@ -149,7 +150,7 @@ def l0_penalty(module: nn.Module) -> Tensor:
 
 
 class GatedInput:
-    """A forward pre-hook that multiplies the features which a readout receives by the gates of their units."""
+    """A forward pre-hook that multiplies the inputs of a readout by the gates of their units."""
 
     def __init__(self, gates: LayerGates) -> None:
         self.gates = gates
@@ -162,12 +163,12 @@ class GatedInput:
 
 
 def gated_layers(module: nn.Module) -> Iterator[tuple[Layer, LayerGates]]:
-    """The layers inside a module that have gates, and those; raises if there is none."""
+    """The gated layers inside a module, with their gates. Raises `OptionError` if there are none."""
     layers = [part for part in module.modules() if isinstance(part, Layer) and part.unit_gates is not None]
     if not layers:
         raise OptionError(
-            f"Pruning needs gates over the units of a layer.\nGot {type(module).__name__} without any.\n"
-            "Call gate_units on its layer, and train."
+            f"Pruning needs a layer with unit gates.\nGot {type(module).__name__} without any.\n"
+            "Call gate_units on its layer, and train it."
         )
     for layer in layers:
         assert layer.unit_gates is not None
@@ -184,7 +185,7 @@ def _expected_weights(layer: Layer, gates: LayerGates, suffix: str) -> Tensor:
 
 
 def _summable(gates: UnitGates) -> Tensor:
-    """The probabilities that gates are open, at least in float32: sums of float16 would overflow."""
+    """The probabilities that gates are open, at least in float32, because sums of float16 would overflow."""
     pi = gates.open_probability()
     return pi.to(torch.promote_types(pi.dtype, torch.float32))
 
@@ -194,20 +195,20 @@ def _require_separate_units(layer: nn.Module) -> None:
     if isinstance(layer, nn.RNNBase):
         ours = type(layer).__name__
         raise UnsupportedError(
-            f"Units of torch.nn.{ours} cannot have gates, because its weights go to a kernel unscaled.\n"
+            f"Units of torch.nn.{ours} cannot have gates, because its kernel uses the unscaled weights.\n"
             f"Expected a layer of manifold_rnn.nn, got torch.nn.{ours}.\n"
             f"Build mr.nn.{ours} with the same sizes, and load the state dict of this layer into it."
         )
     if not isinstance(layer, Layer):
         raise UnsupportedError(
-            "gate_units puts gates on the units of a recurrent layer.\n"
+            "gate_units needs a recurrent layer.\n"
             f"Expected a layer of manifold_rnn.nn, got {type(layer).__name__}.\n"
             "Pass the layer of a network, and its readout as readout=."
         )
     cell = layer.cell
     if not (cell.separates_units() and cell.steps_match("separates_units")):
         raise UnsupportedError(
-            "Units of this cell cannot be removed one by one.\n"
+            "Units of this cell cannot be removed separately.\n"
             f"Expected an LSTM, a GRU, or an Elman cell with a named nonlinearity, got {cell!r:.120}.\n"
             "Use one of these cells, or choose a smaller hidden_size."
         )
@@ -224,7 +225,7 @@ def _require_readout(readout: object, width: int, dtype: torch.dtype) -> None:
     """Raise unless a readout has a matrix of its own with one column for each feature."""
     if not isinstance(readout, nn.Module) or isinstance(readout, nn.Embedding):
         raise OptionError(
-            "A readout is a module that is called with the layer's outputs.\n"
+            "A readout needs to be a module that is called with the layer's outputs.\n"
             f"Expected one such as torch.nn.Linear, or a list of them, got {readout!r:.80}.\n"
             "Pass the modules that read this layer."
         )
@@ -267,6 +268,6 @@ def _require_readout(readout: object, width: int, dtype: torch.dtype) -> None:
         )
     if any(isinstance(hook, GatedInput) for hook in readout._forward_pre_hooks.values()):
         raise OptionError(
-            "The readout reads another layer through gates already.\nExpected a readout without gates.\n"
+            "The readout already reads another layer through gates.\nExpected a readout without gates.\n"
             "Pass the module that reads this layer."
         )

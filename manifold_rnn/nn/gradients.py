@@ -1,4 +1,4 @@
-"""Gradients of a function with a backward pass of its own, where that one does not do: by automatic differentiation."""
+"""Gradients by automatic differentiation, where the hand-written backward pass cannot be used."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,27 +12,27 @@ def gradients_by_autograd(
     needed: Sequence[bool],
     output_gradients: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Return the gradients of the inputs that are needed, as functions that can be differentiated or mapped over.
+    """Return the needed gradients of the inputs. They can be differentiated again, or mapped over.
 
     Parameters
     ----------
     function : callable
-        Maps the inputs to the outputs by operations that torch can differentiate.
+        Function that maps the inputs to the outputs by differentiable torch operations.
     inputs : sequence of Tensor or None
-        Inputs, of which some may be absent.
+        Inputs, some of which may be None.
     needed : sequence of bool
         For each input, whether its gradient is needed.
     output_gradients : sequence of Tensor or None
-        A gradient for each output, or None where it is zero.
+        Gradient of each output, or None if it is zero.
 
     Returns
     -------
     list of Tensor or None
-        A gradient for each input, or None where it is not needed or the outputs do not depend on the input.
+        Gradient of each input. None if it is not needed, or if the outputs do not depend on the input.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # an input may depend on another: as views of their own, each receives its own part of the gradient
+        # inputs may depend on each other, so views separate their gradients
         aliases = [None if p is None else p.view_as(p) for p in inputs]
         outputs = [(out, g) for out, g in zip(function(*aliases), output_gradients, strict=True) if g is not None]
         wanted = [p for p, need in zip(aliases, needed, strict=True) if need and p is not None]

@@ -13,18 +13,18 @@ from .options import LayerOptions
 class GRU(Layer):
     r"""``torch.nn.GRU`` with constrained recurrent matrices, real or complex.
 
-    The recurrence is that of `cells.GRU`: a gate decides how far each unit moves from its past value to a new one.
+    The recurrence is that of `cells.GRU`. A gate decides how far each unit moves from its old value to a new one.
 
     Parameters
     ----------
     input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, device, dtype
-        As in ``torch.nn.GRU``; see `Layer`. A complex ``dtype`` makes a complex network.
+        As in ``torch.nn.GRU``. See `Layer`. A complex ``dtype`` gives a complex network.
     bias : bool
         Whether to add biases.
     **options
-        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
-        `Layer`. The constraint is for the n x n block of every gate; a mapping names some of the gates "r", "z" and
-        "n". Without a constraint this is ``torch.nn.GRU``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``. See `Layer`.
+        A constraint applies to the (n, n) block of every gate. A mapping has constraints for some of the gates "r", "z"
+        and "n". Without a constraint this is ``torch.nn.GRU``.
 
     Raises
     ------
@@ -33,9 +33,9 @@ class GRU(Layer):
 
     Notes
     -----
-    ``layer(input, hx=None) -> (output, h_n)``; see `Layer.forward`. Parameters have torch's names, layout and
-    initialization, so ``load_state_dict`` accepts those of a ``torch.nn.GRU``, and torch's layer accepts these unless a
-    weight is trivialized. A complex level passes [Re, Im] to the next one.
+    Call it as ``layer(input, hx=None) -> (output, h_n)``. See `Layer.forward`. Parameters have torch's names, layout
+    and initialization. So ``load_state_dict`` accepts the parameters of a ``torch.nn.GRU``, and torch's layer accepts
+    those of this one unless a weight is trivialized. A complex level passes [Re, Im] to the next level.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from ..linalg.precision import autocast_device
 
 
 def require_input(x: Tensor, input_size: int, dim: int, weight: Tensor) -> None:
-    """Raise unless ``x`` has ``dim`` axes, the last of ``input_size``, and fits the dtype and device of a weight."""
+    """Raise unless ``x`` has ``dim`` axes, the last of size ``input_size``, and the dtype and device of a weight."""
     if x.dim() != dim or x.shape[-1] != input_size:
         raise ShapeError(
             "The input of the layer has the wrong shape.\n"
@@ -29,7 +29,7 @@ def require_input(x: Tensor, input_size: int, dim: int, weight: Tensor) -> None:
 
 
 def require_steps(x: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise unless time-major inputs have a time step; ``shape`` is that of the layer's input."""
+    """Raise unless time-major inputs have a time step. ``shape`` is the shape of the layer's input."""
     if not len(x):
         raise ShapeError(
             f"The input of the layer has no time step.\nExpected at least one time step, got shape {shape}.\n"

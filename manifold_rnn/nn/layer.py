@@ -32,17 +32,16 @@ _Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class Layer(nn.Module):
-    r"""A layer of any cell, with the interface of ``torch.nn.RNN``. `RNN`, `LSTM` and `GRU` are layers of their cells.
+    r"""A layer of any cell, with the interface of ``torch.nn.RNN``. `RNN`, `LSTM` and `GRU` are subclasses.
 
     Parameters
     ----------
     cell : Cell
-        The recurrence, not bound to weights. If an option of the cell is a module, the layer registers it, and all
-        levels share it.
+        The unbound cell. If an option of the cell is a module, the layer registers it, and all levels share it.
     input_size, hidden_size : int
         Number of features of the input, and of the state.
     num_layers : int
-        Number of levels. Each receives the outputs of the level below, as [Re, Im] if they are complex.
+        Number of levels. Each level receives the outputs of the level below, as [Re, Im] if they are complex.
     batch_first : bool
         Whether padded inputs and outputs are (B, T, ...) instead of (T, B, ...). This does not apply to states.
     dropout : float
@@ -50,31 +49,32 @@ class Layer(nn.Module):
     bidirectional : bool
         Whether each level also runs from the last step to the first. The outputs of both directions are concatenated.
     device : torch.device, optional
+        Device of the weights.
     dtype : torch.dtype, optional
-        Dtype of the weights. With a complex one the states and outputs are complex.
+        Dtype of the weights. If it is complex, states and outputs are complex.
     constraint : geoopt.Manifold or Constraint, or mapping from str to them, optional
-        Constraint of every recurrent matrix of every level and direction. A mapping gives one by the name of the gate,
-        such as ``{"g": Orthogonal()}``, and leaves the other gates free.
+        Constraint of every recurrent matrix of every level and direction. A mapping has constraints by the name of the
+        gate, such as ``{"g": Orthogonal()}``. The other gates are then unconstrained.
     view : "update" or "trivialized", optional
-        Whether a Riemannian optimizer moves ``weight_hh_l*`` itself, or any optimizer its coordinates. See
-        `manifold_rnn.constrain`, also for the default.
+        With "update" a Riemannian optimizer moves ``weight_hh_l*`` itself, with "trivialized" any optimizer moves its
+        coordinates. See `manifold_rnn.constrain`, also for the default.
     rebase_every : int, optional
-        In the trivialized view, optimizer steps between two moves of the base point to the weight.
+        In the trivialized view, number of optimizer steps after which the weight becomes the new base point.
     train_initial_state : bool
-        Whether the state before the first step is trained, as the parameters ``initial_state_l0`` and so on, which
-        start at zero. The second part of a cell's state is ``initial_state2_l0``. An ``hx`` replaces them.
+        Whether to train the state before the first step. It is stored in the parameters ``initial_state_l0`` and so on,
+        which are initially zero. The second part of a cell's state is ``initial_state2_l0``. An ``hx`` replaces them.
     backend : str
-        The scan that runs the cell over time. See `manifold_rnn.nn.scan.run`.
+        Scan that runs the cell over time. See `manifold_rnn.nn.scan.run`.
     recompute : bool
-        Whether to keep only about :math:`\sqrt T` states for the backward pass, which computes the others again. It has
-        no effect in a forward pass that returns all outputs.
+        Whether to keep only about :math:`\sqrt T` states for the backward pass, which computes the other states again.
+        It has no effect if the forward pass returns all outputs.
 
     Attributes
     ----------
     suffixes : tuple of str
-        Suffixes of the parameters' names, one for each level and direction: "_l0", "_l0_reverse", "_l1" and so on.
+        Suffixes of the parameter names, one for each level and direction: "_l0", "_l0_reverse", "_l1" and so on.
     unit_gates : LayerGates or None
-        The gates of the units, once `gate_units` has added them.
+        Gates of the units, if `gate_units` has added them.
 
     Raises
     ------
@@ -83,8 +83,8 @@ class Layer(nn.Module):
 
     Notes
     -----
-    A parameter has the cell's name for the weight with torch's suffix, such as ``weight_hh_l0`` or
-    ``weight_ih_l1_reverse``. Each weight is read once per forward pass, however long the sequence is.
+    The name of a parameter is the cell's name of the weight with torch's suffix, such as ``weight_hh_l0`` or
+    ``weight_ih_l1_reverse``. Each weight is read once per forward pass, for any sequence length.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class Layer(nn.Module):
                 constrain(self, "weight_hh" + suffix, by_block, blocks=len(cell.gates), **moving)
 
     def _register_weights(self, suffix: str, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Allocate the weights of one level and direction, and its initial state if that is trained."""
+        """Allocate the weights of one level and direction, and the initial state if it is trained."""
         output_features = self.hidden_size * len(self.directions) * (2 if dtype is not None and dtype.is_complex else 1)
         size = self.input_size if suffix.startswith("_l0") else output_features
         weights = self.cell.allocate(size, self.hidden_size, device=device, dtype=dtype)
@@ -147,18 +147,18 @@ class Layer(nn.Module):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Suffixes of the directions, which are "" and, if bidirectional, "_reverse"."""
+        """Suffixes of the directions: "", and "_reverse" if bidirectional."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Suffixes of the parameters' names, one for each level and direction."""
+        """Suffixes of the parameter names, one for each level and direction."""
         return tuple(f"_l{level}{direction}" for level in range(self.num_layers) for direction in self.directions)
 
     def weights(self, suffix: str) -> dict[str, Tensor]:
-        """Return the weights of one level and direction by the cell's names; a constrained one is computed.
+        """Return the weights of one level and direction by the cell's names. Constrained weights are computed.
 
-        Columns that read units with gates are multiplied by them.
+        Columns that read gated units are multiplied by the gates.
 
         Parameters
         ----------
@@ -174,10 +174,10 @@ class Layer(nn.Module):
         return [list(self.weights(suffix).values()) for suffix in self.suffixes]
 
     def flatten_parameters(self) -> None:
-        """Do nothing. Code for torch's layers calls this; here the layout of the weights in memory does not matter."""
+        """Do nothing. Code for torch's layers calls this, but here the memory layout has no effect."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew. A constrained weight keeps its value, since a draw would leave its set."""
+        """Initialize the weights again. A constrained weight keeps its value."""
         constrained = self._constrained
         for suffix in self.suffixes:
             weights = {name: getattr(self, name + suffix) for name in self._weight_names}.items()
@@ -195,14 +195,15 @@ class Layer(nn.Module):
     def forward(
         self, input: Tensor | PackedSequence, hx: _Hidden | None = None, *, every_step: bool = True
     ) -> tuple[Any, _Hidden]:
-        """Run over time.
+        """Run the layer over a batch of sequences.
 
         Parameters
         ----------
         input : Tensor, shape (T, B, m), or (B, T, m) with ``batch_first``, or (T, m); or PackedSequence
-            In the dtype of the layer; a complex layer also accepts its real form.
+            Inputs in the dtype of the layer. A complex layer also accepts real inputs.
         hx : Tensor, shape (levels * directions, B, n), or (levels * directions, n) for one sequence, optional
-            Initial state; a tuple of tensors for a cell whose state has several parts. Default: the cell's own.
+            Initial state. Pass a tuple of tensors for a cell whose state has several parts. Default: the initial state
+            of the cell.
         every_step : bool
             Whether to return the outputs of all steps. Those of the last step are in ``h_n``.
 
@@ -217,7 +218,7 @@ class Layer(nn.Module):
         ShapeError, DtypeError, DeviceError
             If ``input`` or ``hx`` does not fit the layer, or has no time steps.
         NonFiniteError
-            If states overflow, of a cell with a ``largest_input``.
+            If states of a cell with a ``largest_input`` overflow.
         """
         if self.unit_gates is not None and self.training:
             self.unit_gates.sample()
@@ -292,20 +293,20 @@ class Layer(nn.Module):
                     outputs.append(output)
             y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0] if outputs else None
         if y is not None and y.requires_grad and not self.bidirectional and not sees_every_step():
-            y = writable(y)  # a scan in one function keeps its outputs for the backward pass
+            y = writable(y)  # a scan in one autograd function needs its outputs for the backward pass
         return y, tuple(torch.stack(parts) for parts in zip(*last_states, strict=True))
 
     def initial_states(self, cells: list[Cell], hx: _Hidden | None, batch: int | None) -> list[State]:
-        """Return the initial state of each level and direction, its parts of shape (B, n).
+        """Return the initial state of each level and direction, with parts of shape (B, n).
 
         Parameters
         ----------
         cells : list of Cell
-            One for each of the `suffixes`, bound to its weights.
+            Bound cells, one for each of the `suffixes`.
         hx : Tensor or tuple of Tensor, optional
             As for `forward`.
         batch : int, optional
-            Number of sequences B; None if the input has no batch axis.
+            Number B of sequences, or None if the input has no batch axis.
         """
         states = [cell.initial_state(1 if batch is None else batch) for cell in cells]
         if hx is not None:
@@ -337,7 +338,7 @@ def _state_name(part: int, suffix: str) -> str:
 
 
 def _modules_of(cell: Cell) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules among the options of a cell and of a cell inside it."""
+    """Yield the modules among the options of a cell and of its host cell."""
     for name, value in vars(cell).items():
         if isinstance(value, nn.Module):
             yield name, value

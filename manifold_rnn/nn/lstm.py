@@ -14,20 +14,20 @@ from .options import LayerOptions
 class LSTM(Layer):
     r"""``torch.nn.LSTM`` with constrained recurrent matrices, real or complex.
 
-    The recurrence is that of `cells.LSTM`: gates decide what a memory ``c`` forgets, receives and outputs.
+    The recurrence is that of `cells.LSTM`. Gates decide what a memory ``c`` forgets, receives and outputs.
 
     Parameters
     ----------
     input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, device, dtype
-        As in ``torch.nn.LSTM``; see `Layer`. A complex ``dtype`` makes a complex network.
+        As in ``torch.nn.LSTM``. See `Layer`. A complex ``dtype`` gives a complex network.
     bias : bool
         Whether to add biases.
     proj_size : int
-        Must be 0. It is a parameter for code that passes torch's arguments by position.
+        Must be 0. It exists for code that passes torch's arguments by position.
     **options
-        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
-        `Layer`. The constraint is for the n x n block of every gate; a mapping names some of the gates "i", "f", "g"
-        and "o". Without a constraint this is ``torch.nn.LSTM``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``. See `Layer`.
+        A constraint applies to the (n, n) block of every gate. A mapping has constraints for some of the gates "i",
+        "f", "g" and "o". Without a constraint this is ``torch.nn.LSTM``.
 
     Raises
     ------
@@ -38,9 +38,9 @@ class LSTM(Layer):
 
     Notes
     -----
-    ``layer(input, hx=None) -> (output, (h_n, c_n))``; see `Layer.forward`. Parameters have torch's names, layout and
-    initialization, so ``load_state_dict`` accepts those of a ``torch.nn.LSTM``, and torch's layer accepts these unless
-    a weight is trivialized. A complex level passes [Re, Im] to the next one.
+    Call it as ``layer(input, hx=None) -> (output, (h_n, c_n))``. See `Layer.forward`. Parameters have torch's names,
+    layout and initialization. So ``load_state_dict`` accepts the parameters of a ``torch.nn.LSTM``, and torch's layer
+    accepts those of this one unless a weight is trivialized. A complex level passes [Re, Im] to the next level.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class LSTM(Layer):
     ) -> None:
         if proj_size:
             raise UnsupportedError(
-                "LSTM has no projection, since constraints need square recurrent matrices.\n"
+                "LSTM has no projection, because constraints need square recurrent matrices.\n"
                 f"Expected proj_size 0, got {proj_size}.\nUse torch.nn.LSTM, or a smaller hidden_size."
             )
         cell, sizes = cells.LSTM(bias), (input_size, hidden_size, num_layers)

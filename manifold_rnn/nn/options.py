@@ -33,14 +33,15 @@ DEFAULTS: LayerOptions = {
 
 
 def complete_options(layer: type, options: LayerOptions) -> LayerOptions:
-    """Return the options with the defaults of those that are missing; raises `OptionError` if one is unknown."""
+    """Return the options, with defaults for missing ones. Raises `OptionError` if one is unknown."""
     require_known(layer, LayerOptions, options)
     completed: LayerOptions = {**DEFAULTS, **options}
     require_backend(completed["backend"])
     if completed["constraint"] is None and completed["rebase_every"] is not None:
         raise OptionError(
-            "rebase_every moves the base of a constrained weight.\n"
-            f"Expected None without a constraint, got {completed['rebase_every']}.\nPass a constraint, or leave it out."
+            "rebase_every needs a constraint, because it moves the base point of a constrained weight.\n"
+            f"Expected None without a constraint, got {completed['rebase_every']}.\n"
+            "Pass a constraint, or leave this out."
         )
     return completed
 
@@ -72,12 +73,12 @@ def require_recurrent_matrix(cell: Cell) -> None:
 
 
 def constraint_by_block(constraint: Any, gates: tuple[str, ...]) -> Any:
-    """Return a mapping from the names of gates as one from the numbers of their blocks; one constraint as it is."""
+    """Convert a mapping with names of gates to one with block numbers. A single constraint is unchanged."""
     if not isinstance(constraint, Mapping):
         return constraint
     if unknown := [name for name in constraint if name not in gates]:
         raise OptionError(
-            "The mapping of constraint has a key that is no gate of the cell.\n"
+            "The mapping of constraint has a key that is not a gate of the cell.\n"
             f"Expected some of {', '.join(map(repr, gates))}, got {unknown[0]!r}.\n"
             "Correct the name, or pass one constraint for all gates."
         )

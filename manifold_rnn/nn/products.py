@@ -1,13 +1,13 @@
-"""Matrix products of a scan: of one step with the recurrent matrix, and of many steps with each other."""
+"""Matrix products of a scan: with the recurrent matrix in one step, and over many steps."""
 
 import torch
 from torch import Tensor
 
 from .._torch import has_onednn, onednn_linear
 
-_PRODUCT_FROM = 3 << 19  # multiplications from which oneDNN is faster for a product of one step
-_COPIED_FROM = 3 << 20  # and from which it is, if its operands have to be copied first
-_OUTER_PRODUCT_FROM = 6 << 20  # multiplications from which oneDNN is faster for a product over many steps
+_PRODUCT_FROM = 3 << 19  # multiplications above which oneDNN is faster for the product of one step
+_COPIED_FROM = 3 << 20  # the same, if operands must be copied first
+_OUTER_PRODUCT_FROM = 6 << 20  # multiplications above which oneDNN is faster for a product over many steps
 
 
 class Products:
@@ -21,7 +21,7 @@ class Products:
         return torch.addmm(z, h, self.transposed, out=z)
 
     def add_to(self, z: Tensor, h: Tensor) -> None:
-        """Add ``h W^T`` to ``z``, of which the rows may be apart."""
+        """Add ``h W^T`` to ``z``, whose rows may be strided."""
         torch.addmm(z, h, self.transposed, out=z)
 
     def backward(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class Products:
 
 
 class OneDnnProducts(Products):
-    """The same products by oneDNN, in single precision on a CPU, through the call that torch's compiler makes."""
+    """The same products by oneDNN in single precision on a CPU, through the operator that torch's compiler uses."""
 
     def __init__(self, W: Tensor) -> None:
         super().__init__(W)
@@ -47,7 +47,7 @@ class OneDnnProducts(Products):
             z.copy_(self.forward(z.contiguous(), h))
 
     def backward(self, g: Tensor | None, d: Tensor, out: Tensor) -> Tensor:
-        d = d.contiguous()  # rows that are apart cost oneDNN more than a copy
+        d = d.contiguous()  # strided rows are slower in oneDNN than a copy
         if g is not None:
             y: Tensor = onednn_linear().binary(d, g.contiguous(), self.backward_weight, None, "add")
         else:
@@ -63,7 +63,7 @@ def products_with(W: Tensor, batch: int) -> Products:
 def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a^T conj(b)`` of matrices with many rows to ``total``."""
     if _uses_onednn(a, len(a) * total.numel() >= _OUTER_PRODUCT_FROM):
-        a, b = a.contiguous(), b.contiguous()  # rows that are apart cost oneDNN more than a copy
+        a, b = a.contiguous(), b.contiguous()  # strided rows are slower in oneDNN than a copy
         total.add_(onednn_linear()(a.mT, b.mT, None, "none", [], None))
     else:
         torch.addmm(total, a.mT, b.conj(), out=total)

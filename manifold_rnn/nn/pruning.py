@@ -1,4 +1,4 @@
-"""The smaller layer without closed units."""
+"""Pruning: the smaller layer without closed units."""
 
 import copy
 from collections.abc import Callable
@@ -19,18 +19,19 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def open_units(layer: Layer) -> dict[str, Tensor]:
-    """Return the numbers of the units that `prune` keeps, by the suffix of their level and direction.
+    """Return the indices of the units that `prune` keeps, by the suffix of their level and direction.
 
     Parameters
     ----------
     layer : Layer
-        With gates.
+        Layer with gates.
 
     Returns
     -------
     dict from str to Tensor
-        In ascending order. All levels and directions of a layer have one hidden size, that of the level with most open
-        units. The others keep some closed units too, those with the largest gates, and the first ones of equal gates.
+        Indices in ascending order. All levels and directions of a layer have the same hidden size, that of the level
+        with the most open units. The other levels also keep the closed units with the largest gates. Of equal gates,
+        the first ones are kept.
 
     Raises
     ------
@@ -54,33 +55,34 @@ def open_units(layer: Layer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def prune(module: _M) -> _M:
-    """Return a copy without the closed units, as smaller layers of the same classes with plain dense weights.
+    """Return a copy without the closed units. Its layers are smaller and have plain dense weights.
 
-    The gates that are still open are multiplied into the weights. A constrained weight becomes a plain parameter with
-    the value that it has.
+    The open gates are multiplied into the weights. A constrained weight becomes a plain parameter with its current
+    value.
 
     Parameters
     ----------
     module : nn.Module
-        A gated layer, or any module that contains some, such as a `manifold_rnn.zoo.Network`. It is left as it is.
+        A gated layer, or any module that contains gated layers, such as a `manifold_rnn.zoo.Network`. It is not
+        changed.
 
     Returns
     -------
     nn.Module
-        For the same inputs, a layer has the outputs and states of the gated one in evaluation, at the `open_units`. A
-        module that reads a layer through a readout with gates has the same outputs.
+        The pruned copy. For the same inputs, a pruned layer has the outputs and states of the gated layer in
+        evaluation, at the `open_units`. A module that reads the layer through a gated readout has the same outputs.
 
     Raises
     ------
     OptionError
-        If no layer inside has gates, or no module of a container reads the layer through them.
+        If no layer inside has gates, or no module of a container reads the gated layer through them.
     NonFiniteError
         If a gate is NaN.
 
     Notes
     -----
-    Closed features of the input keep their columns, which are 0, so the input size stays. A readout keeps the columns
-    of the open units. Build a new optimizer for the copy.
+    Closed input features keep their columns, which are 0, so the input size does not change. A readout keeps the
+    columns of the open units. Build a new optimizer for the copy.
 
     Examples
     --------
@@ -95,7 +97,7 @@ def prune(module: _M) -> _M:
 
 @torch.no_grad()
 def folded(module: _M) -> _M:
-    """Return a copy with the gates multiplied into plain dense weights, from which no unit is removed."""
+    """Return a copy with the gates multiplied into plain dense weights. No unit is removed."""
     return _without_gates(module, _all_units)
 
 
@@ -105,7 +107,7 @@ def _all_units(layer: Layer) -> dict[str, Tensor]:
 
 
 def _without_gates(module: _M, units: Callable[[Layer], dict[str, Tensor]]) -> _M:
-    """A copy with the gates multiplied into the weights of the units that are kept."""
+    """A copy with the gates multiplied into the weights of the kept units."""
     for _, gates in gated_layers(module):
         gates.require_numbers()
     _require_readers(module)
@@ -119,18 +121,18 @@ def _without_gates(module: _M, units: Callable[[Layer], dict[str, Tensor]]) -> _
 
 
 def _readers(module: nn.Module, gates: LayerGates) -> list[tuple[nn.Module, GatedInput]]:
-    """The modules inside that read a layer through its gates."""
+    """The modules inside a module that read a layer through its gates."""
     hooks = [(part, hook) for part in module.modules() for hook in part._forward_pre_hooks.values()]
     return [(part, hook) for part, hook in hooks if isinstance(hook, GatedInput) and hook.gates is gates]
 
 
 def _require_readers(module: nn.Module) -> None:
-    """Raise if a module has weights beside a gated layer, and none of them reads the layer through its gates."""
+    """Raise if a module has other weights than its gated layer, and none of them reads it through the gates."""
     for layer, gates in gated_layers(module):
         own = {id(p) for p in layer.parameters()}
         if not _readers(module, gates) and any(id(p) not in own for p in module.parameters()):
             raise OptionError(
-                f"{type(module).__name__} has a layer with gates, and no module in it reads the layer through them.\n"
+                f"{type(module).__name__} has a gated layer, but no module in it reads the layer through the gates.\n"
                 "Expected gates that were added with readout=, or the layer alone.\n"
                 "Call gate_units(layer, readout=...) with every module that reads the layer."
             )
@@ -161,13 +163,13 @@ def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:
     for name, value in smaller.items():
         trains = layer.get_parameter(name).requires_grad
         layer.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=trains))
-    del layer.unit_gates  # or the child would stay, without a module
+    del layer.unit_gates  # or an empty child would stay registered
     layer.hidden_size, layer.unit_gates = size, None
     layer.train(was_training)
 
 
 def _shrink_readout(readout: nn.Module, hook: GatedInput, kept: list[Tensor]) -> None:
-    """Fold the gates into the columns of a readout, and keep those of open units, in place."""
+    """Multiply the gates into the columns of a readout, and keep the columns of open units, in place."""
     if "weight" in entries(readout):
         release(readout, "weight")
     weight = readout.get_parameter("weight")

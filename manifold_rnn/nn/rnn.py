@@ -20,14 +20,14 @@ class RNN(Layer):
     Parameters
     ----------
     input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, device, dtype
-        As in ``torch.nn.RNN``; see `Layer`. A complex ``dtype`` makes a complex network.
+        As in ``torch.nn.RNN``. See `Layer`. A complex ``dtype`` gives a complex network.
     nonlinearity : "tanh", "relu", "modrelu" or callable
-        ``f``. modReLU has a bias of its own. If it is a module, all levels and directions share it.
+        ``f``. modReLU has its own bias. A module is shared by all levels and directions.
     bias : bool
         Whether to add the bias ``b``.
     **options
-        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``; see
-        `Layer`. Without a constraint this is ``torch.nn.RNN``.
+        ``constraint``, ``view``, ``rebase_every``, ``train_initial_state``, ``backend`` and ``recompute``. See `Layer`.
+        Without a constraint this is ``torch.nn.RNN``.
 
     Raises
     ------
@@ -36,9 +36,9 @@ class RNN(Layer):
 
     Notes
     -----
-    ``layer(input, hx=None) -> (output, h_n)``; see `Layer.forward`. Parameters have torch's names and initialization,
-    so ``load_state_dict`` accepts those of a ``torch.nn.RNN``. The bias of modReLU is ``bias_l0``. A complex level
-    passes [Re, Im] to the next one; use `real_features` to do the same before a readout.
+    Call it as ``layer(input, hx=None) -> (output, h_n)``. See `Layer.forward`. Parameters have torch's names and
+    initialization, so ``load_state_dict`` accepts the parameters of a ``torch.nn.RNN``. The bias of modReLU is
+    ``bias_l0``. A complex level passes [Re, Im] to the next level. Use `real_features` to do the same before a readout.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Hard-concrete gates over the units of a layer, which the columns of every weight that reads the units share."""
+"""Hard-concrete gates of the units of a layer. They scale the columns of every weight that reads the units."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,52 +14,54 @@ from ..errors import DtypeError, NonFiniteError, OptionError
 
 
 class UnitGates(nn.Module):
-    r"""One hard-concrete gate for each of n units: random between 0 and 1 in training, often exactly 0 or 1.
+    r"""One hard-concrete gate for each of n units. In training it is random in [0, 1], often exactly 0 or 1.
 
-    With the parameter :math:`\log\alpha` and one uniform :math:`u` for each unit,
+    Each unit has a parameter :math:`\log\alpha` and a uniform random number :math:`u`:
 
     .. math::
         s = \operatorname{clip}(1.2\, \sigma(z) - 0.1,\; 0,\; 1), \qquad
         z = \tfrac32 (\log u - \log(1 - u) + \log\alpha).
 
-    In evaluation a gate is :math:`\operatorname{clip}(1.2\, \sigma(\log\alpha) - 0.1, 0, 1)`, which is exactly 0 below
-    :math:`\log\alpha = -\log 11 \approx -2.4`. Then the unit is closed, and exactly 1 above 2.4.
+    In evaluation a gate is :math:`\operatorname{clip}(1.2\, \sigma(\log\alpha) - 0.1, 0, 1)`. It is exactly 0 for
+    :math:`\log\alpha` below :math:`-\log 11 \approx -2.4`, and then the unit is closed. It is exactly 1 above 2.4.
 
     Parameters
     ----------
     size : int
         Number of units n.
     minimum : int
-        Units that stay open: the largest that many :math:`\log\alpha` count as at least 0.
+        Number of units that stay open. The ``minimum`` largest :math:`\log\alpha` count as at least 0.
     start : float
-        Mean of the initial :math:`\log\alpha`; the standard deviation is 0.1. At 1 a gate is 0.78 in evaluation and is
-        open in training with probability 0.93. Start a trained network at 3, where gates are 1 in evaluation.
+        Mean of the initial :math:`\log\alpha`. The standard deviation is 0.1. At 1, a gate is 0.78 in evaluation, and
+        open in training with probability 0.93. Use 3 for a trained network, because gates are then 1 in evaluation.
     device : torch.device, optional
+        Device of the gates. Default: torch's default device.
     dtype : torch.dtype, optional
         Real.
 
     Attributes
     ----------
     log_alpha : Parameter, shape (n,)
-        Clamped to [log 0.01, log 100] when a sample is drawn while gradients are recorded. Weight decay would open or
-        close gates: keep it out.
+        The parameter. It is clamped to [log 0.01, log 100] when a sample is drawn while gradients are recorded. Do not
+        use weight decay for it, because it would open or close gates.
     noise : Tensor, shape (n,)
-        The logistic noise of the last sample, a buffer that no state dict holds.
+        Logistic noise of the last sample, a buffer that is not part of the state dict.
     rate : float
-        Learning rate, as a multiple of that of the weights, in `manifold_rnn.zoo.Network.parameter_groups`.
+        Learning rate in `manifold_rnn.zoo.Network.parameter_groups`, as a multiple of that of the weights.
 
     Raises
     ------
     OptionError
-        If ``size`` or ``minimum`` is no integer or out of range, or ``start`` is no number from log 0.01 to log 100.
+        If ``size`` or ``minimum`` is not an integer or out of range. If ``start`` is not a number from log 0.01 to log
+        100.
     DtypeError
         If ``dtype`` is not real.
 
     Notes
     -----
-    `sample` draws; the call returns the gates of the last sample, so all readers of the units use the same ones. Source
-    of the distribution: Louizos, Welling and Kingma (2018); of gates that the weights of a recurrent layer share: Wen
-    et al. (2020).
+    `sample` draws the gates. A call returns the gates of the last sample, so all readers of the units use the same
+    gates. Sources: Louizos, Welling and Kingma (2018) for the distribution, and Wen et al. (2020) for gates that are
+    shared by the weights of a recurrent layer.
 
     Examples
     --------
@@ -99,7 +101,7 @@ class UnitGates(nn.Module):
         return (logits.sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
 
     def sample(self) -> None:
-        """Draw one new gate for each unit, after clamping ``log_alpha`` into its range if it is trained."""
+        """Draw one new gate for each unit. If ``log_alpha`` is trained, it is clamped to its range first."""
         if self.log_alpha.requires_grad and torch.is_grad_enabled() and not is_transformed():
             with torch.no_grad():
                 self.log_alpha.copy_(self.bounded())
@@ -107,14 +109,14 @@ class UnitGates(nn.Module):
         self.noise = u.logit()
 
     def bounded(self) -> Tensor:
-        """Return ``log_alpha`` within its range, the largest ``minimum`` at least 0, with the gradient of itself."""
+        """Return ``log_alpha`` clamped to its range, and the largest ``minimum`` to at least 0, with gradient 1."""
         value = self.log_alpha.detach().clamp(self.least, self.most)
         largest = self.largest(self.minimum)
         value = value.index_put((largest,), value[largest].clamp(min=0))
         return value + (self.log_alpha - self.log_alpha.detach()).nan_to_num()  # zeros with a gradient, also at inf
 
     def largest(self, count: int) -> Tensor:
-        """Return the numbers of the units with the largest gates, in descending order; of equal gates the first."""
+        """Return the indices of the units with the largest gates, in descending order. Of equal gates, the first."""
         return self.log_alpha.detach().argsort(descending=True, stable=True)[:count]
 
     def require_numbers(self, name: str = "the gates") -> None:
@@ -131,12 +133,12 @@ class UnitGates(nn.Module):
 
     @torch.no_grad()
     def open(self) -> Tensor:
-        """Return the numbers of the units whose gate is not 0 in evaluation; raise `NonFiniteError` if one is NaN."""
+        """Return the indices of the units whose gate is not 0 in evaluation. Raises `NonFiniteError` for NaN."""
         self.require_numbers()
         return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert the gates with the module that holds them; to the real dtype if that becomes complex."""
+        """Convert the gates together with their module. If it becomes complex, they get the real dtype."""
 
         def real(t: Tensor) -> Tensor:
             converted = fn(t)
@@ -153,35 +155,35 @@ def require_gate_options(size: object, minimum: object, start: object, dtype: ob
     """Raise unless the options of `UnitGates` are in range."""
     if not is_integer(size, 1):
         raise OptionError(
-            f"The size is the number of units.\nExpected an integer of at least 1, got {size!r:.80}.\n"
+            f"The size of UnitGates is out of range.\nExpected an integer of at least 1, got {size!r:.80}.\n"
             "Pass the hidden size of the layer."
         )
     if not is_integer(minimum, 1) or minimum > size:  # type: ignore[operator]
         raise OptionError(
-            f"The minimum is the number of units that stay open.\n"
+            f"The minimum needs to be a number of units that stay open.\n"
             f"Expected an integer from 1 to {size}, got {minimum!r:.80}.\nChoose a number in this range."
         )
     is_number = isinstance(start, Real) and not isinstance(start, bool)
     if not (is_number and UnitGates.least <= start <= UnitGates.most):  # type: ignore[operator]
         raise OptionError(
-            f"The start is the mean of the initial log alpha.\n"
+            f"The start, the mean of the initial log alpha, is out of range.\n"
             f"Expected a number from {UnitGates.least:.3g} to {UnitGates.most:.3g}, got {start!r:.80}.\n"
             "Use 1, or 3 for a trained network."
         )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise DtypeError(
-            f"Gates are real numbers.\nExpected a dtype such as torch.float32, got {dtype!r:.80}.\n"
+            f"Gates need a real dtype.\nExpected a dtype such as torch.float32, got {dtype!r:.80}.\n"
             "Use dtype.to_real() for complex weights."
         )
 
 
 class LayerGates(nn.ModuleDict):
-    """The gates of a layer: `UnitGates` for each level and direction by suffix, and for its inputs if they have some.
+    """The gates of a layer: `UnitGates` for each level and direction by suffix, and optionally for its inputs.
 
     Parameters
     ----------
     gates : mapping from str to UnitGates
-        By the suffixes of the layer in their order; also "inputs", if features have gates.
+        Gates by the suffixes of the layer in order, and "inputs" if input features have gates.
     """
 
     def __init__(self, gates: Mapping[str, UnitGates]) -> None:
@@ -194,7 +196,7 @@ class LayerGates(nn.ModuleDict):
         return gates
 
     def below(self, suffix: str) -> list[UnitGates]:
-        """Return the gates of what a level receives: those of the level below in each direction, or of the inputs."""
+        """Return the gates of the inputs of a level: those of the level below in each direction, or of the features."""
         level = int(suffix.split("_")[1][1:])
         prefix = f"l{level - 1}"
         keys = [key for key in self if key in (prefix, f"{prefix}_reverse")] if level else ["inputs"]
@@ -211,7 +213,7 @@ class LayerGates(nn.ModuleDict):
             self.units(key).sample()
 
     def scaled(self, suffix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of one level and direction with their columns multiplied by the gates that they read."""
+        """Return the weights of one level and direction, with their columns multiplied by the gates."""
         scaled, below = dict(weights), self.below(suffix)
         scaled["weight_hh"] = weights["weight_hh"] * self.units(suffix)()
         if below:
@@ -226,6 +228,6 @@ class LayerGates(nn.ModuleDict):
 
 
 def features(parts: list[Tensor], width: int) -> Tensor:
-    """Concatenate what belongs to the units of each direction, twice where a reader has real and imaginary columns."""
+    """Concatenate the parts of each direction, twice if a reader has real and imaginary columns."""
     joined = torch.cat(parts)
     return joined if len(joined) == width else torch.cat([joined, joined])

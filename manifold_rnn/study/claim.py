@@ -1,13 +1,12 @@
-"""A study that any number of workers share: each claims a case, and every case ends exactly once.
+"""A study shared by any number of workers. Each worker claims a case, and every case ends exactly once.
 
-Every change of the state of a case happens under one lock, and the state is read from the trials each time: there is no
-queue that could disagree with them. A worker that dies at any moment leaves a running trial, which another one marks as
-lost before it starts the next attempt. Finished trials cannot be changed, so a worker that was only thought dead finds
-its attempt closed.
+Every change of the state of a case happens under one lock. The state is read from the trials each time, so no queue can
+disagree with them. A worker that dies leaves a running trial. Another worker marks this trial as lost before it starts
+the next attempt. Finished trials cannot be changed. So a worker that was wrongly counted as dead gets `Superseded`.
 
-Every trial is one attempt at a case. A case ends with the first attempt that ends by itself: complete, pruned, or
-failed for a reason of its own. Attempts whose worker died or was stopped do not count; the next one resumes from their
-checkpoint. A case that failed is run again only on request, see `Study.retry`.
+Every trial is one attempt at a case. A case ends with the first attempt that is complete, pruned, or failed for a
+reason of its own. Attempts whose worker died or was stopped do not count. The next attempt resumes from their
+checkpoint. A failed case is run again only on request, see `Study.retry`.
 """
 
 import json
@@ -32,15 +31,15 @@ from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyBusy, StudyLost, reaching
 
 T = TypeVar("T")
-STOPPED, LOST, OWN = "stopped", "lost", "own"  # how an attempt has ended
+STOPPED, LOST, OWN = "stopped", "lost", "own"  # the reasons for which an attempt ends
 _MAX_DEATHS = 3
-_PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between the tries to write how a trial has ended
+_PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between attempts to store the end of a trial
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A case that this worker has claimed, and its trial's number in the storage."""
+    """A case that this worker has claimed, with the number of its trial in the storage."""
 
     trial: int
     case: Case
@@ -49,11 +48,11 @@ class Attempt:
 
 
 class Study:
-    """A study in an open storage.
+    """A study in an open storage, as one worker uses it.
 
-    ``grid`` is what it runs, and may have more cases than the stored one if ``extend`` is set; else `OptionError` is
-    raised. ``about`` is what reports say of the task, ``higher_is_better`` at least. A worker on another machine counts
-    as dead after ``patience`` seconds without a heartbeat.
+    ``grid`` defines the cases. With ``extend``, it may have more cases than the stored grid; otherwise `OptionError` is
+    raised. ``about`` describes the task for reports, and must contain ``higher_is_better``. A worker on another machine
+    counts as dead after ``patience`` seconds without a heartbeat.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Study:
     ) -> None:
         self.name, self.grid, self.cases, self.about = name, grid, grid.cases(), dict(about)
         self._store, self._storage, self._patience = store, store.storage, patience
-        self._since: dict[tuple[int, object], float] = {}  # when this process has first read a trial's heartbeat
+        self._since: dict[tuple[int, object], float] = {}  # when this process first read this heartbeat of a trial
         self.heartbeat_interval = patience / 6
         with reaching(store), store.lock():
             self._study = _opened(store, name, grid, bool(about["higher_is_better"]))
@@ -83,7 +82,7 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each case in their order, by the case's key."""
+        """Return the attempts at each case in order, by the key of the case."""
         attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
         with reaching(self._store):
             for trial in sorted(self._trials(), key=lambda trial: trial.number):
@@ -92,27 +91,28 @@ class Study:
         return attempts
 
     def _key(self, attributes: Mapping[str, Value]) -> str:
-        """The key of a trial's case: of a grid by the run that it gives, because the file may be written otherwise."""
+        """The key of a trial's case. In a grid it depends on the run only, not on how the file is written."""
         if self.grid.search:
             return str(attributes["case"])
         return case_key(self.grid.point(attributes["choices"]), attributes["seed"])
 
     def ends(self) -> dict[str, FrozenTrial]:
-        """Return the trial that each case has ended with, by the case's key."""
+        """Return the final trial of each case that has ended, by the key of the case."""
         attempts, retried = self.attempts(), self._retried()
         final = {case.key: _final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
         return {key: trial for key, trial in final.items() if trial is not None}
 
     def retry(self, keys: Collection[str]) -> None:
-        """Let the failures of these cases count no longer, so that the cases are claimed again."""
+        """Discard the failures of these cases, so that workers claim them again."""
         with reaching(self._store), self._store.lock():
             failed = {trial.number for key, trial in self.ends().items() if key in keys and is_failed(trial)}
             self._study.set_user_attr("retried", sorted(failed | self._retried()))
 
     def claim(self, skip: Collection[str] = ()) -> Attempt | None:
-        """Start an attempt at the first case that has not ended and that nobody runs; None if there is none.
+        """Start an attempt at the first case that has not ended and is not running. Returns None if there is none.
 
-        Cases whose key is in ``skip`` are left out. Raises `StudyBusy` if another process keeps the storage locked.
+        Cases whose key is in ``skip`` are left out. Raises `StudyBusy` while another process holds the lock of the
+        storage.
         """
         with reaching(self._store), self._store.lock():
             self._close_lost()
@@ -130,13 +130,13 @@ class Study:
         return None
 
     def beat(self, attempt: Attempt, count: int) -> None:
-        """Store the heartbeat of an attempt's worker; `Superseded` if the attempt was closed by another worker."""
+        """Store a heartbeat of an attempt. Raises `Superseded` if another worker has closed the attempt."""
         self._if_reachable(lambda: self._storage.set_trial_user_attr(attempt.trial, "beat", count))
 
     def report(self, attempt: Attempt, epoch: int, value: float) -> bool:
-        """Store the metric of an epoch, and return whether it is worse than the median of the attempts before.
+        """Store the metric of an epoch. Returns whether it is worse than the median of earlier attempts.
 
-        Raises `Superseded` if the attempt was closed by another worker.
+        Raises `Superseded` if another worker has closed the attempt.
         """
         self._if_reachable(lambda: self._storage.set_trial_intermediate_value(attempt.trial, epoch, value))
         if not self.grid.pruning:
@@ -145,7 +145,7 @@ class Study:
         return bool(self._if_reachable(lambda: prune(self._study, self._storage.get_trial(attempt.trial))))
 
     def finish(self, attempt: Attempt, record: RunRecord) -> bool:
-        """Store how an attempt ended, for some time if need be; false if the case is no longer this worker's."""
+        """Store how an attempt ended, with several tries. Returns false if another worker has taken the case."""
         record = replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
         attributes = {"record": record.as_digested_dict(), "failure": record.failure, "end": OWN}
         end = (attempt.trial, attributes, _STATES[record.state], record.validation)
@@ -153,7 +153,7 @@ class Study:
         while True:
             try:
                 return self._close(*end)
-            except StudyBusy:  # however long: the process that holds the lock ends or goes on
+            except StudyBusy:  # wait without limit: the process with the lock ends or resumes
                 continue
             except StudyLost:
                 pause = next(pauses, None)
@@ -162,15 +162,15 @@ class Study:
                 time.sleep(pause)
 
     def release(self, attempt: Attempt) -> None:
-        """Leave a case to whoever claims it next."""
+        """Close an attempt without a result, so that any worker can claim its case."""
         self._close(attempt.trial, {"end": STOPPED}, TrialState.FAIL, None)
 
     def close(self) -> None:
-        """Close the storage's connections."""
+        """Close the connections of the storage."""
         self._store.close()
 
     def _if_reachable(self, call: Callable[[], T]) -> T | None:
-        """Call the storage; None if it is out of reach for a while: only the end of a trial insists."""
+        """Call the storage. Returns None if it cannot be reached; only `finish` tries again."""
         try:
             with reaching(self._store):
                 return call()
@@ -182,7 +182,7 @@ class Study:
     def _close(self, trial: int, attributes: Mapping[str, Value], state: TrialState, value: float | None) -> bool:
         with reaching(self._store), self._store.lock():
             stored = self._storage.get_trial(trial)
-            if stored.state.is_finished():  # by another, or by the try before, whose answer did not arrive
+            if stored.state.is_finished():  # by another worker, or by an earlier try whose answer was lost
                 return stored.user_attrs.get("end") not in (STOPPED, LOST)
             self._set(trial, attributes)
             closed = self._storage.set_trial_state_values(trial, state, None if value is None else [value])
@@ -190,13 +190,13 @@ class Study:
             return closed
 
     def _close_lost(self) -> None:
-        now = time.monotonic()  # this process's own clock: those of other machines may be wrong
+        now = time.monotonic()  # the clock of this process, because other machines' may be wrong
         for trial in self._trials():
             if trial.state is not TrialState.RUNNING:
                 continue
             heartbeat = (trial.number, trial.user_attrs.get("beat"))
             silent = now - self._since.setdefault(heartbeat, now) > self._patience
-            unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it had the lock
+            unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it held the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
                 number = self._number(trial)
                 self._set(number, {"end": LOST})
@@ -228,7 +228,7 @@ class Study:
         number = self._number(trial)
         attributes = _claimed(case, choices, 0)
         name = attributes.pop("case")
-        self._set(number, {**attributes, "case": name})  # the name last: it says that the rest is there
+        self._set(number, {**attributes, "case": name})  # last, because a name marks a complete trial
         return Attempt(number, case, choices)
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
@@ -246,7 +246,7 @@ class Study:
             self._storage.set_trial_user_attr(trial, key, content)
 
     def _retried(self) -> set[int]:
-        """The numbers of the failed trials that do not count any more."""
+        """The numbers of the failed trials that were discarded."""
         with reaching(self._store):
             return set(self._study.user_attrs.get("retried", ()))
 
@@ -255,20 +255,20 @@ class Study:
 
 
 def stored_record(case: Case, end: FrozenTrial) -> RunRecord:
-    """Return the record of a case that has ended; raise `OptionError` if it, or the case that it is of, has changed."""
+    """Return the record of a case that has ended. Raises `OptionError` if the record does not fit the case."""
     stored, attributes = end.user_attrs["record"], end.user_attrs
     try:
         record = RunRecord.from_dict(stored)
         if "sha256" in stored and any(stored[key] != attributes[key] for key in ("choices", "seed")):
-            raise OptionError("A result is damaged: it is of another run.")
+            raise OptionError("A result is damaged: it belongs to another run.")
     except OptionError as error:
-        hint = "If it is damaged, move the study away, such as study.journal, and repeat the command."
+        hint = "If it is damaged, move the study (such as study.journal) away, and repeat the command."
         raise OptionError(f"The study cannot be read at trial {end.number}. {error} {hint}") from error
     return replace(record, choices=case.choices or record.choices)
 
 
 def is_failed(trial: FrozenTrial) -> bool:
-    """Return whether a trial, as one of `Study.ends`, has failed."""
+    """Return whether a final trial, as in `Study.ends`, has failed."""
     return trial.state is TrialState.FAIL
 
 
@@ -278,7 +278,7 @@ def _final_attempt(attempts: Sequence[FrozenTrial], retried: Collection[int]) ->
 
 
 def _kills_its_workers(attempts: Sequence[FrozenTrial]) -> bool:
-    """Whether the last workers all died before they had finished one more epoch."""
+    """Whether each of the last workers died before it finished an epoch."""
     last = attempts[-_MAX_DEATHS:]
     lost = [t.user_attrs.get("end") == LOST and (t.last_step or 0) <= t.user_attrs["from_epoch"] for t in last]
     return len(lost) == _MAX_DEATHS and all(lost)
@@ -295,17 +295,19 @@ def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study
 
 
 def _require_same(name: str, stored: Mapping[str, Value], grid: Grid, extend: bool) -> None:
-    """Raise `OptionError`, with what differs, unless the grids are equal or the new one extends the stored one."""
+    """Raise `OptionError` with the differences, unless the grids are equal or the new one extends the stored one."""
     changed = "; ".join(differences(stored, grid.plain()))
     if not changed:
         return
     old = Grid(**stored)
-    if grid.extends(old) and (extend or old.extends(grid)):  # the second: the same cases in other words
+    if grid.extends(old) and (extend or old.extends(grid)):  # the second: the same cases, written differently
         return
     changed = changed if len(changed) <= 180 else f"{changed[:177]}..."
     hint = "Choose another `study` or `output`, or add --extend if the old cases are all in the new grid."
     if extend:
-        hint = "--extend only adds values to a grid, seeds, or trials to a search. Choose another `study` or `output`."
+        hint = (
+            "--extend can only add values to a grid, seeds, or trials to a search. Choose another `study` or `output`."
+        )
     raise OptionError(f"The study '{name}' has another grid: {changed}. {hint}")
 
 
@@ -315,7 +317,7 @@ def _claimed(case: Case, choices: Values, from_epoch: int) -> Values:
 
 
 def _distribution(space: Values) -> BaseDistribution:
-    """The distribution of a range, of integers if both of its ends are, or of choices as JSON."""
+    """The distribution of a range or of choices. It has integers if both ends are integers; choices are JSON."""
     if "choices" in space:
         return CategoricalDistribution([json.dumps(value, sort_keys=True) for value in space["choices"]])
     low, high, log = space["low"], space["high"], space.get("log", False)

@@ -1,4 +1,4 @@
-"""``compare``: opens the study of a comparison, works on it, and writes the report."""
+"""``compare``: opens the study of a comparison, runs its cases, and writes the report."""
 
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -35,31 +35,33 @@ def compare(
 ) -> int:
     r"""Work on a study until every case has ended, print the table, and write the report.
 
-    The same command on any number of machines works on the same study, if they share its storage. After an interruption
-    it resumes the study. The output folder gets ``report.html``, the table as ``table.md`` and ``table.csv``, every run
-    with its history in ``results.json``, the pictures as SVG, and a folder for each run.
+    Machines that share a storage can run the same command to work on the same study. After an interruption, the same
+    command resumes the study. The output folder contains ``report.html``, the figures as SVG, and a folder for each
+    run. The table is in ``table.md`` and ``table.csv``, and ``results.json`` contains every run with its history.
 
     Parameters
     ----------
     settings : CompareSettings
+        Settings of the comparison.
     grid : Grid, optional
-        Replaces that of the file in the settings.
+        Comparison to run. Default: that of the file ``settings.grid``.
     objective : callable
-        What trains, by default `manifold_rnn.training.run`: called with the settings as a mapping, and by name with the
-        ``folder`` of the run, ``on_epoch`` and ``stop``; returns a `manifold_rnn.training.RunRecord`.
+        Function that trains one network. Default: `manifold_rnn.training.run`. It is called with the settings as a
+        mapping, and with the keywords ``folder``, ``on_epoch`` and ``stop``. It returns a
+        `manifold_rnn.training.RunRecord`.
     about : mapping, optional
-        What the report says of another objective: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
+        Description of another objective for the report: ``task``, ``metric``, ``higher_is_better``, ``baseline``.
 
     Returns
     -------
     int
-        Exit status: 0; 1 if a run failed, or some have not ended; 130 if interrupted.
+        Exit status: 0 after success, 1 if a run failed or has not ended, 130 after an interruption.
 
     Raises
     ------
     OptionError
         If the file is wrong, the folder cannot be written, the storage cannot be reached, or the study has another
-        grid. Nothing has been changed then.
+        grid. In these cases nothing has been changed.
 
     Examples
     --------
@@ -78,10 +80,10 @@ def compare(
     with closing(comparison.open()) as study, StopSignal() as stop:
         if settings.retry_failed or settings.retry is not None:
             study.retry(_failed_cases(study, settings.retry or "*"))
-        gather(study)  # a damaged result is refused before hours of work
+        gather(study)  # raises on a damaged result, before hours of work
         before = f"{len(study.cases)} runs, of which {len(study.ends())} have ended before"
         left_out = grid.combinations() - len({case.point for case in study.cases})
-        equal = f"; {left_out} combinations give the same run as another and are not run twice" * bool(left_out)
+        equal = f"; {left_out} combinations are equal to others and are run only once" * bool(left_out)
         console.print(f"{presentable(settings.name)}: {before}{equal}")
         with suppress(StopRequested):
             if settings.workers > 1:
@@ -99,7 +101,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a process needs to join the work."""
+    """Everything that a process needs to work on a study."""
 
     settings: CompareSettings
     grid: Grid
@@ -107,17 +109,17 @@ class Comparison:
     objective: Objective
 
     def open(self, stop: StopSignal | None = None) -> Study:
-        """Open the folder, the storage and the study; wait, with a line, while another process keeps them locked."""
+        """Open the folder, the storage and the study. Waits, with a message, while another process holds the lock."""
         while True:
             try:
                 return self._open()
             except StudyBusy as error:
-                say(f"manifold-rnn: {error} Waiting: end or resume that process.", to_errors=True)
+                say(f"manifold-rnn: {error} Waiting. End or resume the other process.", to_errors=True)
                 if stop is not None and stop.requested:
                     raise StopRequested from error
 
     def _open(self) -> Study:
-        """Open what is needed; each part is refused before the next is touched."""
+        """Open each part in turn. An error leaves the later parts unchanged."""
         settings, folder = self.settings, self.settings.folder
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         store = open_store(settings.storage, folder, settings.name) if settings.storage else None
@@ -143,25 +145,25 @@ class Comparison:
 
 
 class _LastingConsole(Console):
-    """Prints as far as anybody takes it: what it cannot print does not end a comparison."""
+    """A console whose write errors do not end a comparison."""
 
     def print(self, *objects: Value, **options: Value) -> None:
-        """Print as a console does."""
+        """Print, and ignore errors of the output stream."""
         with suppress(OSError):
             super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
-        """Keep quiet, where Rich ends the program."""
+        """Print nothing more, where Rich ends the program."""
         self.quiet = True
 
 
 def case_name(results: Results, choices: Values, seed: int) -> str:
-    """Return what lines call a case."""
+    """Return the name of a case in printed lines."""
     return f"{results.label(choices)}, seed {seed}"
 
 
 def _failed_cases(study: Study, pattern: str) -> list[str]:
-    """The keys of the failed cases whose printed name or folder fits a pattern; `OptionError` if none does."""
+    """The keys of the failed cases whose printed name or folder matches. Raises `OptionError` if none does."""
     results, names = Results("", study.about, study.grid, 0, []), {}
     for case in study.cases:
         if (end := study.ends().get(case.key)) and is_failed(end):
@@ -181,15 +183,15 @@ def _print_summary(results: Results, folder: Path, console: Console) -> None:
         console.print(f"Best by validation: {row.label}, test {results.about['metric']} {test}", style="bold")
     failed = sum(run.state == FAILED for run in results.runs)
     left = results.cases - len(results.runs)
-    again = [f"{failed} failed: add --retry_failed to run them again"]
-    notes = again * bool(failed) + [f"{left} have not ended: repeat the command to resume"] * bool(left)
-    console.print(f"Report: {folder / REPORT}" + (f" ({', '.join(notes)})" if notes else ""))
+    again = [f"{failed} failed. Add --retry_failed to run them again."]
+    notes = again * bool(failed) + [f"{left} have not ended. Repeat the command to resume."] * bool(left)
+    console.print(f"Report: {folder / REPORT}" + (f" ({' '.join(notes)})" if notes else ""))
 
 
 def describe(grid: Grid) -> Values:
-    """Return what reports say of the task, after reading the settings of every combination.
+    """Return the description of the task for reports. Reads the settings of every combination.
 
-    Raises `OptionError` if a combination is no run, the data is not there, or they are measured in different ways.
+    Raises `OptionError` if a combination is not a valid run, data is missing, or the metrics differ.
     """
     tasks: dict[str, Task] = {}
     sizes: list[tuple[Task, int]] = []
@@ -199,7 +201,7 @@ def describe(grid: Grid) -> Values:
             require_task_in_memory(settings.task)
             task, size = next((pair for pair in sizes if pair[0] == settings.task), (settings.task, None))
             if size is None:
-                size = len(task.splits().train)  # else the first run would say what is missing, and then all others
+                size = len(task.splits().train)  # or every run would fail on missing data
                 sizes.append((task, size))
                 tasks.setdefault(task.metric_name, task)
             require_run_in_memory(settings, size)
@@ -207,7 +209,7 @@ def describe(grid: Grid) -> Values:
             raise OptionError(f"{label(choices)}: {error}"[:400]) from error
     if len(tasks) > 1:
         raise OptionError(
-            f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write a file for each."
+            f"A comparison needs one metric. Got tasks with {' and '.join(tasks)}. Write one file for each metric."
         )
     (task,) = tasks.values()
     about: Values = {"task": task.name, "metric": task.metric_name, "higher_is_better": task.higher_is_better}
@@ -217,7 +219,7 @@ def describe(grid: Grid) -> Values:
 
 
 def _samples(grid: Grid) -> list[Values]:
-    """All combinations of a grid; of a search, every choice and every end of a range with the first of the others."""
+    """All combinations of a grid. For a search: every choice and both ends of every range, one key at a time."""
     if grid.grid:
         return [case.choices or {} for case in grid.cases() if case.seed == grid.seeds[0]]
     ends = {key: space.get("choices") or [space["low"], space["high"]] for key, space in grid.search.items()}

@@ -1,4 +1,4 @@
-"""What a comparison runs, read from a file: a base, what varies, seeds; the cases that follow; and where it runs."""
+"""A comparison as its file defines it: base settings, the grid or search, seeds, and the cases that result."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ _MOST_CASES = 100_000
 
 @dataclass(frozen=True)
 class Case:
-    """One run of a comparison: a combination, named ``point``, and a seed.
+    """One run of a comparison: a combination, identified by ``point``, and a seed.
 
-    ``choices`` are the values of what varies, by dotted key; None until a search has drawn them.
+    ``choices`` maps each dotted key that varies to its value. It is None until a search has drawn the values.
     """
 
     key: str
@@ -35,27 +35,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Grid:
-    """A comparison as its file states it.
+    """A comparison as its file defines it.
 
     Parameters
     ----------
     base : dict
-        Settings of a run, as a nested mapping; what varies overrides them.
+        Settings common to all runs, as a nested mapping. Values of ``grid`` and ``search`` override them.
     grid : dict
-        Lists of values by dotted key; every combination is run. A value may be a mapping of several settings.
+        Lists of values by dotted key. Every combination is run. A value may be a mapping of several settings.
     search : dict
-        Instead of a grid: ranges, as ``{low, high, log}``, or ``{choices}``, by dotted key.
+        Used instead of ``grid``: ranges ``{low, high, log}`` or lists ``{choices}``, by dotted key.
     trials : int, optional
         Number of combinations that a search draws.
     seeds : list of int
-        Every combination is run once with each.
+        Every combination is run once with each seed.
     pruning : bool
         Whether a run ends early if it is worse than the median of those before it.
 
     Raises
     ------
     OptionError
-        If a value is none of these.
+        If a value does not have the form above.
 
     Examples
     --------
@@ -78,7 +78,9 @@ class Grid:
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "every seed once", self.seeds)
         if bool(self.grid) == bool(self.search):
             got = "both" if self.grid else "neither"
-            raise OptionError(f"A comparison needs either `grid` or `search`, which say what varies. Got {got}.")
+            raise OptionError(
+                f"A comparison needs either `grid` or `search`. Got {got}. Write the keys to vary under one of them."
+            )
         for place, keys in {"base": self.base, "what varies": [*self.grid, *self.search]}.items():
             for key in keys:
                 allowed = isinstance(key, str) and key.partition(".")[0] not in ("seed", "output")
@@ -88,12 +90,12 @@ class Grid:
             parts = [other for other in varied if other.startswith(f"{key}.")]
             _require(not parts, key, "to vary as a whole or in parts, not both", f"also {', '.join(parts)}")
         if self.grid:
-            _require(self.trials is None, "trials", "a search; a grid runs all combinations", self.trials)
+            _require(self.trials is None, "trials", "a search, because a grid runs all combinations", self.trials)
         else:
             _require((self.trials or 0) >= 1, "trials", "an integer of at least 1 for a search", self.trials)
         for key, values in self.grid.items():
             _require(isinstance(values, list) and bool(values), f"grid.{key}", "a list of values", values)
-            _require(_is_plain(values), f"grid.{key}", "plain values, with texts as keys", values)
+            _require(_is_plain(values), f"grid.{key}", "plain values, with strings as keys", values)
             distinct = len({canonical(value) for value in values}) == len(values)
             _require(distinct, f"grid.{key}", "every value once", values)
         for key, space in self.search.items():
@@ -102,7 +104,7 @@ class Grid:
         _require(count <= _MOST_CASES, "grid", f"at most {_MOST_CASES:,} runs", count)
 
     def cases(self) -> list[Case]:
-        """Return all cases, each combination's first seed before any second one; of equal runs only the first."""
+        """Return all cases, ordered by seed first. Equal runs occur once."""
         points: dict[str, Values | None] = {f"draw {k + 1}": None for k in range(self.trials or 0)}
         for values in product(*self.grid.values()) if self.grid else ():
             choices = dict(zip(self.grid, values, strict=True))
@@ -114,11 +116,11 @@ class Grid:
         return math.prod(map(len, self.grid.values())) * (self.trials or 1)
 
     def point(self, choices: Mapping[str, Value]) -> str:
-        """Return a text that is equal for combinations that give the same run, in whatever words."""
+        """Return a text that is equal for combinations that give the same run, however they are written."""
         key = canonical(choices)
         if key not in self._points:
             run: Values = _normal(self.run_mapping(choices, 0))
-            with suppress(ManifoldError):  # settings of another objective, or wrong ones, which `describe` refuses
+            with suppress(ManifoldError):  # another objective's settings, or wrong ones, for which `describe` raises
                 run = _normal(resolved(read_run(run)))
             self._points[key] = hashlib.sha256(canonical(run).encode()).hexdigest()
         return self._points[key]
@@ -132,11 +134,11 @@ class Grid:
         return overridden(self.base, choices) | {"seed": seed}
 
     def plain(self) -> Values:
-        """Return plain values that `Grid` makes this grid of."""
+        """Return the parameters of this grid as plain values."""
         return asdict(self)
 
     def extends(self, old: "Grid") -> bool:
-        """Return whether this grid has every case of another one, and differs in nothing else."""
+        """Return whether this grid contains every case of another grid, and differs in nothing else."""
         parts = ("base", "search", "pruning") if self.search else ("search", "pruning")  # the base is in the cases
         same = all(getattr(old, part) == getattr(self, part) for part in parts)
         return same and {case.key for case in old.cases()} <= {case.key for case in self.cases()}
@@ -151,21 +153,20 @@ class CompareSettings:
     grid : str
         YAML file of the comparison, see `Grid`.
     output : str, optional
-        Folder for the study, the runs and the report. Default: a folder in runs with the name of the file.
+        Folder for the study, the runs and the report. Default: a folder in ``runs`` with the name of the file.
     storage : str, optional
-        Storage of the study: sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE, for many machines.
+        Storage of the study: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE for many machines.
         Default: a journal in the output folder.
     study : str, optional
-        Name of the study in its storage. Default: that of the file.
+        Name of the study in its storage. Default: the name of the file.
     workers : int
-        Processes on this machine; 0 only writes the report.
+        Number of processes on this machine. 0 only writes the report.
     extend : bool
         Whether to add to an existing study: values to a grid, seeds, or trials to a search.
     retry_failed : bool
         Whether to run all failed cases again.
     retry : str, optional
-        Runs the failed cases of this name again, as they are printed or as their folders are called; ``*`` stands for
-        any text.
+        Name of the failed cases to run again, as printed, or as their folders are named. ``*`` matches any text.
     patience : float
         Seconds without a heartbeat after which a worker on another machine counts as dead.
 
@@ -182,7 +183,7 @@ class CompareSettings:
 
     grid: str
     output: str | None = None
-    storage: str | None = field(default=None, repr=False)  # which may have a password
+    storage: str | None = field(default=None, repr=False)  # not in repr: it may contain a password
     study: str | None = None
     workers: int = 1
     extend: bool = False
@@ -201,7 +202,7 @@ class CompareSettings:
     @property
     def name(self) -> str:
         """Name of the study."""
-        is_pipe = str(Path(self.grid).parent) in ("/dev/fd", "/proc/self/fd")  # by a number that differs each time
+        is_pipe = str(Path(self.grid).parent) in ("/dev/fd", "/proc/self/fd")  # its number differs each time
         return self.study or ("stdin" if is_pipe else Path(self.grid).stem)
 
     @property
@@ -216,7 +217,7 @@ def read_grid(path: str | Path) -> Grid:
     Parameters
     ----------
     path : str or Path
-        Its keys are the parameters of `Grid`.
+        File of the comparison. Its keys are the parameters of `Grid`.
 
     Returns
     -------
@@ -244,7 +245,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def differences(stored: Mapping[str, Value], current: Mapping[str, Value]) -> list[str]:
-    """Return what differs between two grids of plain values, one text for each dotted key."""
+    """Return the differences between two grids of plain values, as one text for each dotted key."""
     old, new = flat(stored), flat(current)
     pairs = {key: (old.get(key, "not there"), new.get(key, "not there")) for key in sorted({**old, **new})}
     return [f"{key} was {shown_value(was)}, now {shown_value(now)}" for key, (was, now) in pairs.items() if was != now]
@@ -260,7 +261,7 @@ def _require_space(key: str, space: Value) -> None:
     _require(isinstance(space, Mapping) and _is_plain(space), key, expected, space)
     if "choices" in space:
         choices = isinstance(space["choices"], list) and bool(space["choices"])
-        _require(choices and len(space) == 1, key, "{choices: [...]} and nothing else", space)
+        _require(choices and len(space) == 1, key, "{choices: [...]} and no other key", space)
         return
     numbers = all(type(space.get(end)) in (int, float) for end in ("low", "high"))
     _require(numbers and set(space) <= {"low", "high", "log"}, key, expected, space)
@@ -270,12 +271,12 @@ def _require_space(key: str, space: Value) -> None:
 
 
 def case_key(point: str, seed: int) -> str:
-    """Return what identifies a case."""
+    """Return the key of a case."""
     return f"{point}, seed {seed}"
 
 
 def _normal(value: Value) -> Value:
-    """A plain value with integers in the place of floats that are equal to them."""
+    """A plain value, in which integers replace floats of the same value."""
     if isinstance(value, Mapping):
         return {key: _normal(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -296,7 +297,7 @@ def _require(holds: bool, key: str, expected: str, got: object) -> None:
 
 
 def shown_value(value: Value) -> str:
-    """Return a value as a reader would write it; of a mapping, its texts, and its other values with their keys."""
+    """Return a value as text. A mapping gives its strings alone, and its other values with their keys."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -309,24 +310,24 @@ def shown_value(value: Value) -> str:
 
 
 def headings(keys: Iterable[str]) -> dict[str, str]:
-    """Return a heading for every dotted key: its last part, or all of it where two would be the same."""
+    """Return a heading for every dotted key: its last part, or the whole key if two headings would be equal."""
     last = {key: key.rpartition(".")[2] for key in keys}
     titles = {key: short if [*last.values()].count(short) == 1 else key for key, short in last.items()}
     return {key: presentable(title.replace("_", " ")) for key, title in titles.items()}
 
 
 def label(choices: Mapping[str, Value]) -> str:
-    """Return what tells a combination from others, in one line; numbers with their heading, names without."""
+    """Return the name of a combination in one line: numbers with their heading, names without."""
     titles = headings(choices)
     return " · ".join(shown_entry(titles[key], value) for key, value in choices.items())
 
 
 def shown_entry(title: str, value: Value) -> str:
-    """Return a value that needs no title, such as a name, alone, and any other with its title."""
+    """Return a name or another string alone, and any other value with its title."""
     return shown_value(value) if isinstance(value, (str, Mapping)) else f"{title} {shown_value(value)}"
 
 
 def folder_name(choices: Mapping[str, Value], seed: int, run: str) -> str:
-    """Return a name for a case's folder: what it is for a reader, and a hash of its whole run."""
+    """Return the name of a case's folder: a readable part, and a hash of its settings."""
     words = re.sub(r"[^a-z0-9.]+", "-", f"{label(choices)} seed {seed}".lower()).strip("-")
     return f"{words[:80]}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"

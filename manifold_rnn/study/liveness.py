@@ -1,4 +1,4 @@
-"""Whether the worker of a trial is alive: by the lock it holds on the same machine, by its heartbeat from any other."""
+"""Tests whether a worker is alive: by its lock on the same machine, by its heartbeat on another one."""
 
 import os
 import tempfile
@@ -13,11 +13,11 @@ from filelock import FileLock
 
 
 class Superseded(Exception):
-    """Another worker has taken over this case."""
+    """Raised when another worker has taken over this case."""
 
 
 def identity() -> str:
-    """Return the path of a file that this process keeps locked; the system releases the lock when the process ends."""
+    """Return the path of a file that this process keeps locked. The system releases the lock when the process ends."""
     return _own_lock(os.getpid()).lock_file
 
 
@@ -29,9 +29,9 @@ def remove_identity() -> None:
 
 
 def is_known_dead(worker: str) -> bool:
-    """Return whether a worker ran on this machine, and its process has ended."""
+    """Return whether a worker ran on this machine and its process has ended."""
     if Path(worker).exists():
-        with suppress(OSError), FileLock(worker, blocking=False):  # else it is held, or another user's
+        with suppress(OSError), FileLock(worker, blocking=False):  # an error: the lock is held, or is another user's
             return True
     return False
 

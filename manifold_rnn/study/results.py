@@ -13,7 +13,7 @@ from .grid import Grid, canonical, headings, label
 
 @dataclass(frozen=True)
 class Row:
-    """A combination with all its runs; numbers are over those that are complete, and None where there are too few."""
+    """A combination with all its runs. Its numbers use the complete runs only, and are None if there are too few."""
 
     label: str
     choices: Values
@@ -30,12 +30,12 @@ class Row:
     parameters: int | None
     hidden_size: int | None
     defect: float | None
-    remark: str  # how the runs that are not complete ended
+    remark: str  # how the incomplete runs ended
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that reports show: the runs that have ended, of so many ``cases``, and the rows, the best first."""
+    """The data of a report: the runs that have ended, out of ``cases``, and the rows, the best first."""
 
     study: str
     about: Mapping[str, Value]
@@ -58,22 +58,22 @@ class Results:
 
     @property
     def keys(self) -> list[str]:
-        """What varies: the dotted keys with more than one value."""
+        """The dotted keys that vary: those with more than one value."""
         return [key for key in (*self.grid.grid, *self.grid.search) if len(self.values(key)) != 1]
 
     @property
     def listed(self) -> list[str]:
-        """Those of them whose values are a list, and no range."""
+        """The keys that vary over a list of values, not a range."""
         return [key for key in self.keys if len(self.values(key)) > 1]
 
     @property
     def titles(self) -> dict[str, str]:
-        """A heading for each of them."""
+        """A heading for each key that varies."""
         return headings(self.keys)
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger metric is a better one."""
+        """Whether a larger metric is better."""
         return bool(self.about["higher_is_better"])
 
     def values(self, key: str) -> list[Value]:
@@ -82,11 +82,11 @@ class Results:
         return list(space.get("choices", ())) if space else list(self.grid.grid.get(key, ()))
 
     def label(self, choices: Values) -> str:
-        """Return a name that tells a combination from the others."""
+        """Return the name of a combination."""
         return label({key: value for key, value in choices.items() if len(self.values(key)) != 1} or choices)
 
     def shown(self, value: float | None) -> str:
-        """Return the metric as text: an accuracy as a percentage, an error as it is."""
+        """Return the metric as text: an accuracy as a percentage, an error as a number."""
         if value is None:
             return "-"
         return f"{100 * value:.1f}%" if self.higher_is_better else f"{value:.3g}"
@@ -120,14 +120,14 @@ class Results:
         )
 
     def _spread(self, numbers: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
-        """Mean, standard deviation of a sample, and best of the numbers that are not None."""
+        """Mean, sample standard deviation, and best of the numbers that are not None."""
         known = [number for number in numbers if number is not None]
         best = (max if self.higher_is_better else min)(known, default=None)
         return mean(known) if known else None, stdev(known) if len(known) > 1 else None, best
 
 
 def gather(study: Study) -> Results:
-    """Read the results of a study so far, or raise `OptionError` if one of them is damaged."""
+    """Read the results of a study so far. Raises `OptionError` if one of them is damaged."""
     ends = study.ends()
     runs = [stored_record(case, ends[case.key]) for case in study.cases if case.key in ends]
     return Results(study.name, study.about, study.grid, len(study.cases), runs)

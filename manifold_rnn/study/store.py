@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal or SQLite beside the results, or PostgreSQL; and the locks of its workers."""
+"""The storage of a study: a journal file, SQLite or PostgreSQL, with the locks of its workers."""
 
 import os
 import re
@@ -24,17 +24,17 @@ Lock = Callable[[], AbstractContextManager[object]]
 JOURNAL = "study.journal"
 _FIRST_BYTES = b'{"op_code"'
 _EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-_POLL = 0.01  # seconds between two tries to get a lock
-_WAIT = 30.0  # seconds until a lock counts as busy, so that whoever waits can be stopped
-_TABLE = "studies"  # which every database of Optuna has
-_BUSY_STATES = ("40001", "40P01", "55P03", "57014")  # of PostgreSQL: conflicts and timeouts, which pass
+_POLL = 0.01  # seconds between two attempts to get a lock
+_WAIT = 30.0  # seconds until `StudyBusy` is raised, so that a waiting process can be stopped
+_TABLE = "studies"  # a table of every Optuna database
+_BUSY_STATES = ("40001", "40P01", "55P03", "57014")  # temporary conflicts and timeouts of PostgreSQL
 
 
 @dataclass(frozen=True)
 class Store:
-    """An open storage, the lock of a study in it, its name without a password, and what hides secrets in a text.
+    """An open storage: its lock, its name without a password, and a function that hides secrets in a text.
 
-    The system releases a lock when its holder dies, so no worker ever breaks one.
+    The system releases a lock when its process dies, so no worker has to break one.
     """
 
     storage: BaseStorage
@@ -44,26 +44,26 @@ class Store:
     engines: tuple[Engine, ...] = ()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of the storage."""
         self.storage.remove_session()
         for engine in self.engines:
             engine.dispose()
 
 
 class StudyLost(ConnectionError):
-    """The storage cannot be reached any more."""
+    """Raised when the storage cannot be reached any more."""
 
 
 class StudyBusy(StudyLost):
-    """Another process holds a lock of the storage, and may be suspended: its end, or its going on, releases it."""
+    """Raised when another process, perhaps a suspended one, keeps the storage locked for too long."""
 
 
 @contextmanager
 def database_lock(engine: Engine, name: str) -> Iterator[None]:
-    """Hold an advisory lock of PostgreSQL, among all who are connected to the database.
+    """Hold an advisory lock of PostgreSQL, which excludes all other connections to the database.
 
-    It belongs to a transaction, and so ends with the connection. The server is asked to look after a silent connection
-    soon, because that of a machine that has lost power says nothing for hours otherwise.
+    The lock belongs to a transaction, so it ends with the connection. The server is set to test silent connections
+    soon. Otherwise a machine that has lost power would keep the lock for hours.
     """
     with engine.begin() as connection:
         settings = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
@@ -75,14 +75,14 @@ def database_lock(engine: Engine, name: str) -> Iterator[None]:
 
 
 class JournalLock(JournalFileOpenLock):
-    """The journal's own lock, by the kernel instead of a file that a dead worker leaves behind.
+    """A kernel lock for the journal. Optuna's own lock file would stay behind when a worker dies.
 
-    Whoever gets it cuts off half a line at the end of the journal, which a worker leaves that dies while it writes.
+    After it gets the lock, a worker cuts off an incomplete last line, left by a worker that died while writing.
     """
 
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
-        # not the name of Optuna's own lock, which its tools break when it looks old
+        # not the name of Optuna's own lock, because its tools delete old lock files
         self._journal, self._lock = journal, FileLock(f"{journal}.append", poll_interval=_POLL)
 
     def acquire(self) -> bool:
@@ -97,27 +97,27 @@ class JournalLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Release it."""
+        """Release the lock."""
         self._lock.release()
 
 
 def open_store(url: str | None, folder: Path, study: str) -> Store:
     """Open a storage, ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or a journal in the folder.
 
-    It is made if it is not there yet. Raises `OptionError` if the URL is none of these, or it cannot be opened.
+    A storage that does not exist is created. Raises `OptionError` for another URL, or if it cannot be opened.
     """
     if url is None:
         return _journal(folder / JOURNAL)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from None  # which may have the password
+        raise OptionError(f"`storage` needs {_EXPECTED}. Got another text.") from None  # maybe with a password
     if parsed.get_backend_name() not in ("sqlite", "postgresql", "postgres"):
         raise OptionError(f"`storage` needs {_EXPECTED}. Got {parsed.drivername}://...")
     is_file, hide = parsed.get_backend_name() == "sqlite", partial(_without_secrets_of, parsed)
     if "@" in (parsed.host or "") or (not is_file and "@" in (parsed.database or "")):
         raise OptionError(f"`storage` needs {_EXPECTED}. Write @ and / in the password as %40 and %2F.")
-    # only what has no secret, however the URL is divided: a colon of the password may be in the user's name
+    # only parts without secrets: if the password has a colon, part of it may be parsed as the user's name
     place = f"/{parsed.database or ''}" if is_file else f"{parsed.host or ''}{f':{parsed.port}' if parsed.port else ''}"
     name = f"{parsed.drivername}://{place}"
     with _refusing(f"`storage` {name} cannot be opened", hide):
@@ -125,7 +125,7 @@ def open_store(url: str | None, folder: Path, study: str) -> Store:
 
 
 def _without_secrets_of(url: URL, message: str) -> str:
-    """A message without the password of a URL, the values of its query, and what else may be part of a password."""
+    """A message without the password of a URL, the values of its query, and other possible parts of a password."""
     misplaced = [(url.username or "").partition(":")[2], (url.database or "").partition("#")[2]]
     queried = [part for value in url.query.values() for part in ([value] if isinstance(value, str) else value)]
     for secret in [url.password, *misplaced, *queried]:
@@ -135,14 +135,14 @@ def _without_secrets_of(url: URL, message: str) -> str:
 
 @contextmanager
 def reaching(store: Store) -> Iterator[None]:
-    """Turn what goes wrong with a storage while it is used into `StudyLost` or `StudyBusy`, in one line."""
+    """Convert every error of a storage in use to `StudyLost` or `StudyBusy`, with a message of one line."""
     try:
         yield
     except (Timeout, StorageInternalError, SQLAlchemyError) as error:
         if _is_busy(error):
-            raise StudyBusy(f"The study at {store.name} waits for a lock that another process holds.") from None
+            raise StudyBusy(f"The study at {store.name} is locked by another process.") from None
         reason = store.hide(_reason(error))
-        raise StudyLost(f"The study at {store.name} cannot be reached: {reason}.") from None  # it may have a password
+        raise StudyLost(f"The study at {store.name} cannot be reached: {reason}.") from None  # maybe with a password
 
 
 def _first_cause(error: BaseException) -> BaseException:
@@ -159,7 +159,7 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error's first cause."""
+    """The first line of the first cause of an error."""
     cause = _first_cause(error)
     return next(iter(str(cause).splitlines()), type(cause).__name__)[:200].rstrip(".")
 
@@ -170,8 +170,8 @@ def _journal(path: Path) -> Store:
         if path.exists():
             with open(path, "rb") as file:
                 first = file.readline()
-        if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # half a line, if its writer died
-            raise ValueError("it begins like no journal")
+        if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # the second: an incomplete line
+            raise ValueError("it does not begin like a journal")
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
     return Store(storage, _file_lock(path.with_name("study.lock")), str(path))
 
@@ -183,13 +183,13 @@ def _file_lock(path: str | Path) -> Lock:
 def _sqlite(url: URL, name: str, hide: Callable[[str], str]) -> Store:
     if not url.database or url.database == ":memory:":
         raise OptionError(f"`storage` needs sqlite:///FILE. Got {name}, which names no file.")
-    if not Path(url.database).absolute().parent.is_dir():  # a lock would make the folder
+    if not Path(url.database).absolute().parent.is_dir():  # the lock would create the folder
         raise FileNotFoundError("its folder does not exist")
     if Path(url.database).exists():
         with closing(sqlite3.connect(url.database, timeout=_WAIT)) as file:
             tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and _TABLE not in tables:
-            raise ValueError(f"it has tables of something else, such as {min(tables)}")
+            raise ValueError(f"it contains tables of another program, such as {min(tables)}")
     lock = _file_lock(f"{url.database}.lock")
     storage = _database(url, lock, {"timeout": round(_WAIT)})
     return Store(storage, lock, name, hide, (storage.engine,))
@@ -206,14 +206,15 @@ def _postgresql(url: URL, name: str, hide: Callable[[str], str], study: str) -> 
 
 
 def _database(url: URL, lock: Lock, connect: dict[str, int]) -> RDBStorage:
-    address = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # optuna fills a template
-    with lock():  # two workers must not both make the tables
+    # optuna formats the URL as a template
+    address = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    with lock():  # only one worker may create the tables
         return RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
 
 
 @contextmanager
 def _refusing(what: str, hide: Callable[[str], str]) -> Iterator[None]:
-    """Turn whatever goes wrong in opening a storage into `OptionError`; drivers raise errors of many kinds."""
+    """Convert every error while a storage is opened to `OptionError`. Drivers raise many kinds of errors."""
     try:
         yield
     except OptionError:
@@ -222,4 +223,4 @@ def _refusing(what: str, hide: Callable[[str], str]) -> Iterator[None]:
         if _is_busy(error):
             raise StudyBusy(f"{what} before another process releases its lock.") from None
         hint = " Install it: pip install 'manifold-rnn[postgresql]'." if isinstance(error, ImportError) else ""
-        raise OptionError(f"{what}: {hide(_reason(error))}.{hint}") from None  # it may have a password
+        raise OptionError(f"{what}: {hide(_reason(error))}.{hint}") from None  # it may contain a password

@@ -1,4 +1,4 @@
-"""Workers of a study, in this process or in several: each claims a case, runs it, and stores how it ended."""
+"""Workers of a study, in one or several processes. Each claims a case, runs it, and stores how it ended."""
 
 import errno
 import itertools
@@ -26,33 +26,33 @@ from .grid import canonical, folder_name
 from .liveness import Superseded, heartbeat
 from .store import StudyBusy, StudyLost
 
-RUNS = "runs"  # where the folders of runs are
-_PAUSE = 2.0  # seconds between two looks for a case
-# Errors of the system that every case would meet; any other, such as a file of data that is missing, fails its case.
+RUNS = "runs"  # folder with a folder for each run
+_PAUSE = 2.0  # seconds between two searches for a free case
+# System errors that would occur in every case. Any other error, such as a missing data file, fails its case only.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _OF_THE_MACHINE |= {errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT}
 
-# What trains: called with the settings of a run and ``folder``, where it keeps the run and resumes from; ``on_epoch``,
-# to be called with every finished epoch; and ``stop``, which holds a request to stop.
+# A function that trains. It is called with the settings of a run and three keywords. ``folder`` stores the run, and the
+# run is resumed from it. ``on_epoch`` must be called with every finished epoch. ``stop`` holds a request to stop.
 Objective = Callable[..., RunRecord]
 
 
 def train(mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal) -> RunRecord:
-    """Run, or resume what a worker before has left in the folder."""
+    """Train one network, or resume the run that an earlier worker left in the folder."""
     from ..training.runs import run  # here, because Lightning takes seconds to import
 
     return run(read_run(mapping), folder=folder, resume=True, on_epoch=on_epoch, stop=stop)
 
 
 class Pruned(Exception):
-    """A run is worse than the median of those before it."""
+    """Raised when a run is worse than the median of earlier runs."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Works on a study until every case has ended; each run gets a folder in ``folder``.
+    """Runs cases of a study until every case has ended. Each run gets a folder in ``folder``.
 
-    ``after_case`` is called with every attempt that ended, its record, and its seconds.
+    ``after_case`` is called with every attempt that ended, its record, and its duration in seconds.
     """
 
     study: Study
@@ -62,11 +62,11 @@ class Worker:
     after_case: Callable[[Attempt, RunRecord, float], None] = lambda attempt, record, seconds: None
 
     def work(self) -> None:
-        """Run case after case; wait for those of others, which this worker takes over if they die.
+        """Run case after case, and wait for the cases of other workers. Takes over the cases of workers that die.
 
-        Raises `StopRequested` if it was stopped within a run; the case is left to whoever comes next.
+        Raises `StopRequested` if it is stopped within a run. Another worker can then claim the case.
         """
-        blocked: dict[str, float] = {}  # until when a case is left alone, because its folder is locked
+        blocked: dict[str, float] = {}  # time until which a case is skipped, because its folder is locked
         while not self.stop.requested:
             attempt = None
             try:
@@ -75,9 +75,9 @@ class Worker:
                     self._run(attempt)
                 elif len(self.study.ends()) == len(self.study.cases):
                     return
-            except StudyBusy:  # raised after a while: a suspended worker may hold the lock for any time
+            except StudyBusy:  # a suspended worker may hold the lock for any time
                 continue
-            except BlockingIOError:  # a worker that was thought dead is only suspended, and has the folder
+            except BlockingIOError:  # a worker that counted as dead is only suspended, and still has the folder
                 assert attempt is not None
                 blocked[attempt.case.key] = time.monotonic() + 6 * self.study.heartbeat_interval
             if attempt is None:
@@ -92,7 +92,7 @@ class Worker:
                 record = self._record(attempt)
         except Superseded:
             return
-        except (StopRequested, OSError):  # not the case's fault, see `_record`
+        except (StopRequested, OSError):  # not caused by the case, see `_record`
             with suppress(OSError):
                 self.study.release(attempt)
             raise
@@ -118,7 +118,7 @@ class Worker:
         except (Superseded, StopRequested, StudyLost, BlockingIOError):
             raise
         except Exception as error:
-            for cause in (error, error.__cause__):  # which an `OptionError` has of a folder or a file
+            for cause in (error, error.__cause__):  # an `OptionError` about a folder or a file has such a cause
                 if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
                     raise cause from None
             with suppress(OSError):
@@ -138,7 +138,7 @@ class Worker:
 
 
 def _make_room(folder: Path) -> None:
-    """Move what a failed attempt has left aside, unless the retry can resume from its checkpoint."""
+    """Move the files of a failed attempt aside, unless the retry can resume from its checkpoint."""
     try:
         read_checkpoint(folder / LAST)
     except ManifoldError:
@@ -148,20 +148,20 @@ def _make_room(folder: Path) -> None:
 
 
 def _whole(history: list[Epoch], folder: Path) -> list[Epoch]:
-    """The epochs of this attempt, after those before it resumed from a checkpoint."""
+    """The whole history: the epochs before the checkpoint that was resumed from, and those of this attempt."""
     first = history[0]["epoch"] if history else math.inf
     if first > 1 and (folder / LAST).exists():
-        with suppress(ManifoldError):  # a damaged checkpoint is why the run failed
+        with suppress(ManifoldError):  # the run failed because its checkpoint is damaged
             return [*(e for e in read_checkpoint(folder / LAST)[RUN]["history"] if e["epoch"] < first), *history]
     return history
 
 
 def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: StopSignal) -> None:
-    """Call ``work`` in so many processes and wait for them; when a stop is requested, pass the request on once."""
+    """Call ``work`` in ``count`` processes and wait for them. A request to stop is passed on once."""
     context = get_context("spawn")  # a fork would share open connections
     receiver, sender = context.Pipe(duplex=False)
     processes = [context.Process(target=_work, args=(count, work, receiver)) for _ in range(count)]
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they have their own handlers
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the workers, until they install their own handlers
     try:
         for process in processes:
             process.start()
@@ -179,11 +179,11 @@ def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: Stop
 def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> None:
     import torch
 
-    os.setpgrp()  # or the terminal's Ctrl-C would come here too, beside the parent's
+    os.setpgrp()  # otherwise Ctrl-C on the terminal would arrive here too, beside the parent's request
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     print_any_text()
-    with StopSignal(also=pipe.poll) as stop:  # the parent closes its end, also when it dies
+    with StopSignal(also=pipe.poll) as stop:  # the parent closes its end of the pipe, also when it dies
         try:
             work(stop)
         except StopRequested:

@@ -1,4 +1,4 @@
-"""Tasks for recurrent networks: sequences, a loss, a metric, and the score of a constant prediction.
+"""Tasks for recurrent networks: sequences, a loss, a metric, and a baseline.
 
 A task has three sets of sequences:
 
@@ -11,7 +11,7 @@ It computes the loss and the metric of a batch of outputs:
 >>> outputs = mr.zoo.exprnn(task.input_size, 16, task.output_size)(x[None])
 >>> loss, accuracy = task.loss(outputs, target[None]), task.metric(outputs, target[None])
 
-Compare every result with the baseline, the best prediction without looking at the input:
+Compare every result with the baseline, the best prediction that does not use the input:
 
 >>> assert mr.tasks.Digits().baseline().metric < 0.15
 """

@@ -1,4 +1,4 @@
-"""The adding problem: find two marked numbers in a long sequence."""
+"""The adding problem: add two marked numbers in a long sequence."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -19,28 +19,28 @@ _NEAR = 0.04
 
 @dataclass(frozen=True)
 class Adding(Synthetic):
-    r"""Add the two numbers of a sequence that are marked.
+    r"""Add the two marked numbers of a sequence.
 
-    A step has a number, uniform in [0, 1), and a mark, which is 1 at one step of each half and else 0.
+    Each time step has a number, uniform in [0, 1), and a mark. The mark is 1 at one step of each half and 0 elsewhere.
 
-    **Loss**: mean squared error of the sum, given after the last step.
-    **Metric**: the fraction of sums that are off by less than 0.04.
-    **Baseline**: the guess 1 has the variance of the sum as loss, :math:`2/12 \approx 0.167`, and is near enough with
-    probability :math:`2 \cdot 0.04 - 0.04^2`.
+    **Loss**: mean squared error of the sum, which is predicted after the last step.
+    **Metric**: the fraction of sums with an error below 0.04.
+    **Baseline**: the prediction 1 has the variance of the sum as loss, :math:`2/12 \approx 0.167`. Its error is below
+    0.04 with probability :math:`2 \cdot 0.04 - 0.04^2`.
 
     Parameters
     ----------
     steps : int
-        T.
+        Number T of time steps.
     layout : "half" or "early"
-        Where the first half ends: before T/2, as for uRNN, or before (T - 1)/2, as for scoRNN, scuRNN and ENRNN; both
-        rounded down.
+        Where the first half ends. "half" means before T/2, as for uRNN. "early" means before (T - 1)/2, as for scoRNN,
+        scuRNN and ENRNN. Both are rounded down.
     sizes : tuple of int
-        Sequences for training, validation and test.
+        Number of sequences for training, validation and test.
     seed : int
-        Of all of them, from 0 to :math:`2^{32} - 1`.
+        Random seed of all sequences, from 0 to :math:`2^{32} - 1`.
     fresh : bool
-        Whether to draw another training set for every epoch.
+        Whether to draw a new training set for every epoch.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Adding(Synthetic):
 
     @property
     def length(self) -> int:
-        """Steps of a sequence."""
+        """Number of time steps of a sequence."""
         return self.steps
 
     @property
@@ -101,7 +101,7 @@ class Adding(Synthetic):
         return ((outputs - targets).abs() < _NEAR).float().mean()
 
     def baseline(self) -> Score:
-        """Return 1/6, and the share of sums near 1.
+        """Return the loss 1/6, and the fraction of sums within 0.04 of 1.
 
         Examples
         --------
@@ -112,7 +112,7 @@ class Adding(Synthetic):
         return Score(loss=1 / 6, metric=2 * _NEAR - _NEAR**2)
 
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
-        """Draw the numbers of a sequence, those that are marked in colour."""
+        """Draw the numbers of a sequence, with the marked ones in colour."""
         inputs, targets = self.sample(1, generator=torch.Generator().manual_seed(self.seed))
         steps, numbers = range(self.steps), inputs[0, :, 0].tolist()
         marked = [step for step in steps if inputs[0, step, 1]]
@@ -120,4 +120,4 @@ class Adding(Synthetic):
         axes.vlines(steps, 0, numbers, color="0.75", linewidth=1)
         axes.vlines(marked, 0, terms, color="#d55e00", linewidth=2)
         axes.plot(marked, terms, "o", color="#d55e00")
-        axes.set(title=f"{self.name}: the sum is {targets.item():.2f}", xlabel="step", ylim=(0, 1.05))
+        axes.set(title=f"{self.name}: the sum is {targets.item():.2f}", xlabel="time step", ylim=(0, 1.05))

@@ -1,4 +1,4 @@
-"""Sound files: RIFF, and NIST SPHERE with plain 16-bit samples."""
+"""Reads sound files: RIFF, and NIST SPHERE with uncompressed 16-bit samples."""
 
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ _SPHERE = b"NIST_1A\n"
 
 
 def read_sound(path: Path) -> Tensor:
-    """Return the first channel at 8 kHz, from -1 to 1; sounds at 16 kHz are filtered and halved.
+    """Return the first channel at 8 kHz, from -1 to 1. Sounds at 16 kHz are filtered and downsampled.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def read_sound(path: Path) -> Tensor:
 
         wave = resample_poly(wave, 1, 2)
     elif rate != RATE:
-        refuse(path, "Sounds have 16,000 or 8,000 samples a second.", f"{rate:,}", "Resample the file.")
+        refuse(path, "A sound file needs 16,000 or 8,000 samples per second.", f"{rate:,}", "Resample the file.")
     return torch.as_tensor(wave, dtype=torch.float32)
 
 
@@ -41,13 +41,18 @@ def _riff(path: Path) -> tuple[int, NDArray[np.int16]]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scipy only warns of a file that ends too early
+            warnings.simplefilter("error")  # scipy only warns about a truncated file
             rate, samples = wavfile.read(path)
-    except Exception as error:  # scipy raises what it meets: ValueError, struct.error, UnboundLocalError
+    except Exception as error:  # scipy raises many kinds: ValueError, struct.error, UnboundLocalError
         got = (str(error) or type(error).__name__)[:80]
-        refuse(path, "A sound is a whole RIFF or NIST SPHERE file.", got, "Copy or convert the file again.")
+        refuse(
+            path,
+            "A sound needs to be a whole RIFF or NIST SPHERE file.",
+            got,
+            "Copy or convert the file again.",
+        )
     if samples.dtype != np.int16:
-        refuse(path, "Sounds have samples of 16 bits.", f"{samples.dtype}", "Convert the file.")
+        refuse(path, "A sound file needs samples of 16 bits.", f"{samples.dtype}", "Convert the file.")
     return rate, samples.reshape(len(samples), -1)[:, 0]
 
 
@@ -59,13 +64,15 @@ def _sphere(path: Path, content: bytes) -> tuple[int, NDArray[np.int16]]:
         rate, count = int(fields["sample_rate"]), int(fields["sample_count"])
         channels, width = int(fields.get("channel_count", 1)), int(fields["sample_n_bytes"])
     except (KeyError, ValueError) as error:
-        refuse(path, "A NIST SPHERE header has sizes and rates.", f"{error}"[:80], "Copy the file again.")
+        refuse(path, "A NIST SPHERE header needs sizes and rates.", f"{error}"[:80], "Copy the file again.")
     coding, order = fields.get("sample_coding", "pcm"), fields.get("sample_byte_format", "01")
     if coding != "pcm" or width != 2 or order not in ("01", "10"):
-        rule = "Sounds have plain samples of 16 bits."
-        refuse(path, rule, f"{width} bytes, {coding}, in the order {order}", "Convert the file, as with sph2pipe.")
+        rule = "A sound file needs uncompressed samples of 16 bits."
+        refuse(
+            path, rule, f"{width} bytes, {coding}, in the order {order}", "Convert the file, for example with sph2pipe."
+        )
     samples = np.frombuffer(content, "<i2" if order == "01" else ">i2", (len(content) - size) // 2, size)
     if len(samples) < count * channels:
-        rule = f"A NIST SPHERE file has as many samples as its header says.\nExpected {count * channels:,}."
-        refuse(path, rule, f"{len(samples):,}", "The file is truncated: copy it again.")
+        rule = f"The header of a NIST SPHERE file needs the right number of samples.\nExpected {count * channels:,}."
+        refuse(path, rule, f"{len(samples):,}", "The file is truncated. Copy it again.")
     return rate, samples[: count * channels : channels].astype(np.int16)

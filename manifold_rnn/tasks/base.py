@@ -1,4 +1,4 @@
-"""What every task brings: three sets of sequences, a loss, a metric, and what a guesser scores."""
+"""The interface of a task: three sets of sequences, a loss, a metric, and a baseline."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -50,28 +50,28 @@ class Score(NamedTuple):
 
 
 class Task(ABC):
-    """A problem for a network that reads sequences; what training and reports need to know about it.
+    """A problem for a network that reads sequences.
 
-    A task is a frozen dataclass of plain values, so that flags and files of settings can be made of it. Nothing is read
-    or drawn before `splits` is called, apart from what the sizes depend on.
+    A task is a frozen dataclass of plain values, so its fields can become flags and keys of settings files. Data is
+    read or drawn only when `splits` is called, or when a size depends on it.
 
     Attributes
     ----------
     metric_name : str
-        What ``metric`` measures.
+        Name of the metric.
     higher_is_better : bool
-        Whether a larger metric is a better one.
+        Whether a larger metric is better.
     every_step : bool
-        Whether the network has to answer at every step, or after the last one.
+        Whether the network predicts at every time step, or only after the last one.
     carried : bool
-        Whether the sequences of a set are consecutive pieces of one stream. A batch then goes on where the batch before
-        ended, row by row, and the state of the network is carried from one to the next.
+        Whether the sequences of a set are consecutive pieces of one stream. Then each row of a batch continues the same
+        row of the previous batch, and the network keeps its state between them.
     fresh : bool
-        Whether `train_epoch` is another set for every epoch.
+        Whether `train_epoch` returns a new set for every epoch.
 
     See Also
     --------
-    Digits : a task that is complete in one file.
+    Digits : a complete task in one file.
 
     Examples
     --------
@@ -88,39 +88,39 @@ class Task(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What to call it in tables and plots."""
+        """Name of the task in tables and plots."""
 
     @property
     def problem(self) -> str:
-        """How the descriptions of published results begin, or nothing where there are none."""
+        """Beginning of the descriptions of published results, or "" if there are none."""
         return ""
 
     @property
     @abstractmethod
     def input_size(self) -> int:
-        """Features of a step."""
+        """Number of features of a time step."""
 
     @property
     @abstractmethod
     def output_size(self) -> int:
-        """Outputs of the network."""
+        """Number of outputs of the network."""
 
     @property
     @abstractmethod
     def length(self) -> int:
-        """Steps of a sequence."""
+        """Number of time steps of a sequence."""
 
     @abstractmethod
     def splits(self) -> Splits:
-        """Return training, validation and test sets; equal at every call."""
+        """Return the training, validation and test sets. They are equal at every call."""
 
     def train_epoch(self, epoch: int) -> TensorDataset:
-        """Return the training set of an epoch, from 0: a function of the task and the epoch alone."""
+        """Return the training set of an epoch, counted from 0. It depends on the task and the epoch only."""
         return self.splits().train
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch, a scalar that can be differentiated."""
+        """Return the mean loss of a batch, a differentiable scalar."""
 
     @abstractmethod
     def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -128,18 +128,20 @@ class Task(ABC):
 
     @abstractmethod
     def baseline(self) -> Score:
-        """Return what is reached without looking at the input."""
+        """Return the score of the best prediction that does not use the input."""
 
     @abstractmethod
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
-        """Draw an example, with titles, into axes of matplotlib."""
+        """Draw an example, with titles, into matplotlib axes."""
 
     def published(self) -> list[Published]:
-        """Return the published results on this problem that were read in a place that is named."""
+        """Return the published results on this problem, each with its source."""
         return published(self.problem) if self.problem else []
 
 
 def require_seed(seed: int) -> None:
-    """Raise `OptionError` unless the seed is one that numpy and torch take."""
+    """Raise `OptionError` unless numpy and torch accept the seed."""
     if not is_integer(seed, 0) or seed >= 2**32:
-        raise OptionError(f"The seed of a task is an integer from 0 to 2^32 - 1.\nGot {seed}.\nChoose another.")
+        raise OptionError(
+            f"The seed of a task needs to be an integer from 0 to 2^32 - 1.\nGot {seed}.\nChoose another seed."
+        )

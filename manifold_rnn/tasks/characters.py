@@ -1,4 +1,4 @@
-"""Language modelling by characters on any text, with the protocol of Penn Treebank."""
+"""Character language modelling on any text, with the protocol of Penn Treebank."""
 
 import math
 from collections.abc import Sequence
@@ -26,51 +26,52 @@ _PARTS = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class Characters(Task):
-    r"""Predict the next symbol of a text from all before it.
+    r"""Predict the next symbol of a text from all symbols before it.
 
-    A text is cut into consecutive pieces of ``length`` steps. At every step the network reads a symbol, as a one-hot
-    vector, and gives logits for the next; it reads all symbols but the last ones that fill no piece. The pieces of a
-    set are one stream: the state is carried from piece to piece, and only the gradient is cut at their ends
-    (``carried``), which is backpropagation truncated to ``length`` steps.
+    A text is cut into consecutive pieces of ``length`` time steps. The last symbols are left out if they do not fill a
+    piece. At every step the network reads a symbol, as a one-hot vector, and returns logits for the next symbol. The
+    pieces of a set are one stream (``carried``): the network keeps its state from piece to piece. Only the gradient is
+    truncated at the ends of pieces, which is backpropagation truncated to ``length`` steps.
 
-    Training, validation and test are consecutive fractions of one file, in this order, or three files. The alphabet is
-    that of the training part, in order. A symbol that the others have beyond it is refused, or, with ``unknown="map"``,
-    all such symbols become one further class that training never shows.
+    Training, validation and test sets are three files, or consecutive fractions of one file in this order. The alphabet
+    contains the sorted symbols of the training part. By default, any other symbol in the other parts raises an error.
+    With ``unknown="map"``, all such symbols become one further class, which does not occur in training.
 
     **Loss**: mean cross-entropy of the logits, natural logarithm.
-    **Metric**: bits per character, the loss divided by :math:`\log 2`; lower is better.
-    **Baseline**: guessing by the training part's frequencies :math:`p_i` has, on that part, the loss
-    :math:`-\sum_i p_i \log p_i`, the entropy of single symbols. Guessing without them takes, in bits, :math:`\log_2` of
-    the number of symbols.
+    **Metric**: bits per character, the loss divided by :math:`\log 2`. Lower is better.
+    **Baseline**: predicting the frequencies :math:`p_i` of the training part has the loss :math:`-\sum_i p_i \log p_i`
+    on that part, the entropy of single symbols. A uniform prediction has :math:`\log_2` of the number of symbols in
+    bits.
 
     Parameters
     ----------
     path : str or Path
-        The text in UTF-8, or its training part; if there is no such file, the same below ``data_dir``, or in a folder
-        ``text`` there.
+        File with the text in UTF-8, or with its training part. If there is no such file, it is searched in
+        ``data_dir``, and in the folder ``text`` there.
     length : int
-        Steps of a piece, those of backpropagation. Published results on Penn Treebank have 150 or 300.
+        Number of time steps of a piece, and of truncated backpropagation. Published results on Penn Treebank have 150
+        or 300.
     validation_path, test_path : str or Path, optional
-        The other parts, both or neither.
+        Files with the other parts. Pass both or neither.
     fractions : tuple of float
-        Shares of validation and test in one file.
+        Fractions of one file for validation and test.
     separated : bool
-        Whether the symbols of a line stand between blanks, as in the character files of Penn Treebank, where ``_`` is
-        the blank of the text. The end of a line is a symbol too.
+        Whether the symbols of a line are separated by blanks, as in the character files of Penn Treebank. There, ``_``
+        is the blank of the text. The end of a line is a symbol too.
     unknown : "refuse" or "map"
-        What becomes of symbols that the training part does not have.
+        Treatment of symbols that do not occur in the training part: raise an error, or map them to one class.
     data_dir : str or Path, optional
-        Default: the environment variable ``MANIFOLD_RNN_DATA``.
+        Folder in which files are searched. Default: the environment variable ``MANIFOLD_RNN_DATA``.
 
     Raises
     ------
     OptionError
-        If an option makes no sense; by everything that reads the text, if a file is missing, is no text, is too short,
-        or has fewer than two different symbols.
+        If an option is out of range. Methods that read the text raise it if a file is missing, is not a text, or is too
+        short. They also raise it for fewer than two different symbols.
 
     Notes
     -----
-    The published rows are those of Penn Treebank, and say nothing of other texts.
+    The published rows are results on Penn Treebank. Do not compare them with other texts.
 
     Examples
     --------
@@ -104,9 +105,9 @@ class Characters(Task):
             "length": (self.length >= 1, "at least 1 step"),
             "fractions": (
                 len(self.fractions) == 2 and min(self.fractions) > 0 and sum(self.fractions) < 1,
-                "two shares above 0 that leave something to train on",
+                "two fractions above 0 that leave a part for training",
             ),
-            "test_path": ((self.validation_path is None) == (self.test_path is None), "validation_path beside it"),
+            "test_path": ((self.validation_path is None) == (self.test_path is None), "both paths or neither"),
         }
         for name, (holds, expected) in rules.items():
             if not holds:
@@ -120,21 +121,21 @@ class Characters(Task):
 
     @property
     def alphabet(self) -> tuple[str, ...]:
-        """The different symbols of the training part, in order."""
+        """The different symbols of the training part, sorted."""
         return self._read[0]
 
     @property
     def input_size(self) -> int:
-        """Different symbols, with one more if unknown ones are mapped."""
+        """Number of different symbols, plus one if unknown symbols are mapped."""
         return len(self.alphabet) + (self.unknown == "map")
 
     @property
     def output_size(self) -> int:
-        """The same as the input size."""
+        """Number of outputs, the same as the input size."""
         return self.input_size
 
     def splits(self) -> Splits:
-        """Return the three sets of consecutive pieces; an item is symbols and the symbols after each of them."""
+        """Return the three sets of consecutive pieces. The target of a symbol is the next symbol."""
         return Splits(*(self._pieces(stream) for stream in self._read[1]))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class Characters(Task):
         return self.loss(outputs, targets) / math.log(2)
 
     def baseline(self) -> Score:
-        r"""Return :math:`-\sum_i p_i \log p_i` of the training part's frequencies, and the same in bits."""
+        r"""Return :math:`-\sum_i p_i \log p_i` of the frequencies in the training part, and the same in bits."""
         counts = self._read[1][0].to(torch.int64).bincount()
         loss = float(torch.special.entr(counts / counts.sum()).sum())
         return Score(loss=loss, metric=loss / math.log(2))
@@ -158,7 +159,7 @@ class Characters(Task):
         axes.imshow(rows, aspect="auto", cmap="gray_r", interpolation="none")
         signs = [self.alphabet[symbol].replace("\n", "\\n") for symbol in symbols]
         axes.set_xticks(range(len(signs)), ["␣" if sign == " " else sign for sign in signs])
-        axes.set(title=self.name, ylabel="number in the alphabet")
+        axes.set(title=self.name, ylabel="index in the alphabet")
 
     def _pieces(self, stream: Tensor) -> OneHot:
         steps = (len(stream) - 1) // self.length * self.length
@@ -171,18 +172,18 @@ class Characters(Task):
         alphabet = tuple(sorted(set(texts[0])))
         if len(alphabet) < 2:
             got = f"only {''.join(alphabet)[:8]!r}"
-            refuse(paths[0], "A text to learn has two different symbols.", got, "Use another text.")
+            refuse(paths[0], "A text needs at least two different symbols.", got, "Use another text.")
         numbers = {symbol: i for i, symbol in enumerate(alphabet)}
         small = np.uint8 if len(alphabet) < _SMALL else np.int32
         streams = []
         for path, part, text in zip(paths, _PARTS, texts, strict=True):
             if len(text) <= self.length:
-                rule = f"The {part} part has more symbols than a piece.\nExpected at least {self.length + 1:,}."
+                rule = f"The {part} part needs more symbols than a piece.\nExpected at least {self.length + 1:,}."
                 refuse(path, rule, f"{len(text):,}", "Use a longer text, other fractions, or shorter pieces.")
             foreign = set(text) - numbers.keys()
             if foreign and self.unknown == "refuse":
-                rule = f"The {part} part has no symbol that training does not show."
-                refuse(path, rule, f"{sorted(foreign)[:5]}", "Use unknown='map', or other parts.")
+                rule = f"Every symbol of the {part} part needs to occur in the training part."
+                refuse(path, rule, f"{sorted(foreign)[:5]}", "Pass unknown='map', or use other parts.")
             indices = (numbers.get(symbol, len(alphabet)) for symbol in text)
             streams.append(torch.as_tensor(np.fromiter(indices, small, len(text))))
         return alphabet, streams
@@ -202,7 +203,7 @@ class Characters(Task):
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             byte = f"byte 0x{error.object[error.start]:02x} at {error.start:,}"
-            refuse(path, "A text is in UTF-8.", byte, "Convert the file.")
+            refuse(path, "A text needs to be in UTF-8.", byte, "Convert the file.")
         if not self.separated:
             return text
         return [symbol for line in text.removesuffix("\n").split("\n") for symbol in (*line.split(), "\n")]

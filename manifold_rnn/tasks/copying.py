@@ -1,4 +1,4 @@
-"""The copying problem: remember ten symbols over a long time."""
+"""The copying problem: reproduce ten symbols after a long delay."""
 
 import math
 from dataclasses import dataclass
@@ -20,34 +20,37 @@ _SYMBOLS, _BLANK, _MARKER, _KINDS = 10, 0, 9, 8
 
 @dataclass(frozen=True)
 class Copying(Synthetic):
-    r"""Read ten symbols, wait, and write them down again after a marker.
+    r"""Read ten symbols, and reproduce them after a delay and a marker.
 
-    The symbols are drawn uniformly from eight kinds. With ``delay`` T and 0 for a blank, the inputs are, as one-hot
-    vectors of ten,
+    The symbols are drawn uniformly from eight kinds, and 0 is the blank. With ``delay`` T, the inputs are these
+    sequences of one-hot vectors of size 10:
 
     =============  ========================================================
     ``"marker"``   10 symbols, T - 1 blanks, the marker 9, 10 blanks
     ``"early"``    10 symbols, T blanks, the marker 9, 9 blanks
     =============  ========================================================
 
-    and the targets T + 10 blanks and the 10 symbols: with the second layout the first is due at the marker itself.
+    The targets are T + 10 blanks, followed by the 10 symbols. With the layout "early", the first symbol must be
+    predicted at the marker itself.
 
     **Loss**: mean cross-entropy of the nine logits over all T + 20 steps, natural logarithm.
-    **Metric**: accuracy on the last ten steps; on all steps blanks alone would have (T + 10) / (T + 20).
-    **Baseline**: blanks, then a uniform guess, has the loss :math:`10 \log 8 / (T + 20)` and accuracy 1/8.
+    **Metric**: accuracy on the last ten steps. On all steps, predicting only blanks would have the accuracy (T + 10) /
+    (T + 20).
+    **Baseline**: blanks, followed by a uniform prediction, have the loss :math:`10 \log 8 / (T + 20)` and the accuracy
+    1/8.
 
     Parameters
     ----------
     delay : int
-        T.
+        Number T of time steps between symbols and answer.
     layout : "marker" or "early"
-        See above: that of uRNN, scoRNN, scuRNN and ENRNN, or that of expRNN and dtriv.
+        Layout of the inputs, see above. uRNN, scoRNN, scuRNN and ENRNN use "marker"; expRNN and dtriv use "early".
     sizes : tuple of int
-        Sequences for training, validation and test.
+        Number of sequences for training, validation and test.
     seed : int
-        Of all of them, from 0 to :math:`2^{32} - 1`.
+        Random seed of all sequences, from 0 to :math:`2^{32} - 1`.
     fresh : bool
-        Whether to draw another training set for every epoch.
+        Whether to draw a new training set for every epoch.
 
     Raises
     ------
@@ -84,12 +87,12 @@ class Copying(Synthetic):
 
     @property
     def length(self) -> int:
-        """Steps of a sequence, T + 20."""
+        """Number of time steps of a sequence, T + 20."""
         return self.delay + 2 * _SYMBOLS
 
     @property
     def sequence_bytes(self) -> int:
-        return 2 * self.length + 8 * _SYMBOLS  # both in bytes, and the symbols as they are drawn
+        return 2 * self.length + 8 * _SYMBOLS  # inputs and targets as bytes, and the drawn symbols
 
     def draw(self, count: int, generator: torch.Generator | None) -> OneHot:
         """Return sequences of symbols, and their targets of shape (count, T + 20)."""
@@ -109,7 +112,7 @@ class Copying(Synthetic):
         return (outputs[:, -_SYMBOLS:].argmax(-1) == targets[:, -_SYMBOLS:]).float().mean()
 
     def baseline(self) -> Score:
-        r"""Return :math:`10 \log 8 / (T + 20)` and 1/8.
+        r"""Return the loss :math:`10 \log 8 / (T + 20)` and the accuracy 1/8.
 
         Examples
         --------
@@ -118,10 +121,10 @@ class Copying(Synthetic):
         return Score(loss=_SYMBOLS * math.log(_KINDS) / self.length, metric=1 / _KINDS)
 
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
-        """Draw what is read and what is due, a colour for each symbol; blanks are white."""
+        """Draw the inputs and targets, with a colour for each symbol. Blanks are white."""
         read, due = self.draw(1, torch.Generator().manual_seed(self.seed)).tensors
         both = torch.cat([read, due]).to(torch.float32)
         shown = both.masked_fill(both == _BLANK, torch.nan).numpy()
         axes.imshow(shown, aspect="auto", interpolation="none", cmap="tab10", vmin=0, vmax=_MARKER)
-        axes.set(title=f"{self.name}: blanks are white", xlabel="step")
+        axes.set(title=f"{self.name}: blanks are white", xlabel="time step")
         axes.set_yticks([0, 1], ["read", "due"])

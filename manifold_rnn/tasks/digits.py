@@ -1,4 +1,4 @@
-"""The UCI handwritten digits, read by pixels or by rows: real data that ships inside scikit-learn."""
+"""The UCI handwritten digits, read by pixels or by rows. The data is part of scikit-learn."""
 
 import math
 from dataclasses import dataclass
@@ -22,35 +22,35 @@ _SIDE = 8
 class Digits(Task):
     r"""Classify an 8 x 8 handwritten digit after reading its 64 pixels one by one, or its 8 rows.
 
-    Each of the 1797 images is a sequence of 64 steps of one feature, row by row from the top left, the grey values
-    0 to 16 divided by 16; or, ``by="rows"``, of 8 steps of the 8 pixels of a row. The target is its digit. They are the
-    test part of the UCI set *Optical Recognition of Handwritten Digits*, as scikit-learn carries it: nothing is
-    downloaded.
+    Each of the 1797 images is a sequence of 64 time steps with one feature, row by row from the top left. With
+    ``by="rows"``, it has 8 steps with the 8 pixels of a row. The grey values 0 to 16 are divided by 16. The target is
+    the digit. The images are the test part of the UCI set *Optical Recognition of Handwritten Digits*, which
+    scikit-learn contains. Nothing is downloaded.
 
     The split is stratified by digit: 360 images for the test, 180 for validation, 1257 for training.
 
     **Loss**: mean cross-entropy of the ten logits, natural logarithm.
-    **Metric**: accuracy, the fraction of images whose largest logit is at their digit.
-    **Baseline**: a guesser that gives every digit the same probability has accuracy :math:`1/10` and loss
-    :math:`\log 10 \approx 2.303`.
+    **Metric**: accuracy, the fraction of images whose largest logit belongs to their digit.
+    **Baseline**: predicting the same probability for every digit has the accuracy :math:`1/10` and the loss :math:`\log
+    10 \approx 2.303`.
 
     Parameters
     ----------
     seed : int
         Seed of the split, from 0 to :math:`2^{32} - 1`.
     by : "pixels" or "rows"
-        What the network reads in a time step.
+        Input of a time step: one pixel or one row.
 
     Raises
     ------
     OptionError
-        If the seed is outside that range, or ``by`` is neither of the two.
+        If the seed is out of range, or ``by`` is unknown.
 
     Notes
     -----
-    One image in 360 is 0.28 points of test accuracy, and near 95% the standard error of one test run is 1.1 points:
-    do not rank networks by less. Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*,
-    UCI Machine Learning Repository (1998).
+    One of the 360 test images is 0.28 percentage points of accuracy. Near 95%, the standard error of one test run is
+    1.1 points. Do not rank networks by smaller differences. Source: E. Alpaydin and C. Kaynak, *Optical Recognition of
+    Handwritten Digits*, UCI Machine Learning Repository (1998).
 
     Examples
     --------
@@ -70,7 +70,7 @@ class Digits(Task):
         require_seed(self.seed)
         if self.by not in ("pixels", "rows"):
             raise OptionError(
-                f"Digits are read by pixels or by rows.\nExpected by='pixels' or 'rows', got {self.by!r}.\n"
+                f"The option by of Digits is unknown.\nExpected by='pixels' or 'rows', got {self.by!r}.\n"
                 "Check the spelling."
             )
 
@@ -83,7 +83,7 @@ class Digits(Task):
         return _SIDE**2 // self.input_size
 
     def splits(self) -> Splits:
-        """Return the three sets; images are float32 of shape (64, 1) or (8, 8), digits int64 scalars.
+        """Return the three sets. Images are float32 of shape (64, 1) or (8, 8), digits are int64 scalars.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Where the files of a task are, and how a file that does not fit is refused."""
+"""Finds the files of a task, and raises errors about files that cannot be used."""
 
 import os
 import stat
@@ -13,34 +13,35 @@ _SHOWN = 100
 
 
 def data_folder(task: str, data_dir: str | Path | None, *subfolders: str) -> Path:
-    """Return the folder of a task: that of the argument or of the environment, or a subfolder of these names in it.
+    """Return the folder of a task, from the argument or the environment variable, or a subfolder in it.
 
     Raises
     ------
     OptionError
-        If none is named, or it does not exist.
+        If no folder is given, or it does not exist.
     """
     chosen = data_dir or os.environ.get(VARIABLE)
     if not chosen:
         raise OptionError(
-            f"{task} reads files, and downloads nothing.\n"
-            f"Expected a folder as data_dir, or in the environment variable {VARIABLE}; got neither.\nName the folder."
+            f"{task} needs a folder of files. Nothing is downloaded.\n"
+            f"Expected a folder as data_dir, or in the environment variable {VARIABLE}; got neither.\nPass the folder."
         )
     folder = Path(chosen).expanduser()
     if not folder.is_dir():
         raise OptionError(
-            f"{task} reads files from a folder.\nGot {shown(folder)}, which is none.\nCheck data_dir, or {VARIABLE}."
+            f"{task} needs a folder of files.\nGot {shown(folder)}, which is not a folder.\n"
+            f"Check data_dir, or {VARIABLE}."
         )
     return next((folder / name for name in subfolders if (folder / name).is_dir()), folder)
 
 
 def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolder: str) -> Path:
-    """Return a path as it is, or below the folder of the task, whichever is a file.
+    """Return a path, or the same path below the folder of the task, whichever is a file.
 
     Raises
     ------
     OptionError
-        If neither is, or it is larger than any text to learn.
+        If neither is a file, or the file is too large.
     """
     path = Path(path).expanduser()
     base = data_dir or os.environ.get(VARIABLE)
@@ -51,26 +52,26 @@ def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolde
             return place
     where = "" if base is None else f" nor below {shown(Path(base))}"
     raise OptionError(
-        f"{task} reads a file.\nFound none at {shown(path)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
+        f"{task} needs a file.\nFound none at {shown(path)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
     )
 
 
 def require_file(path: Path) -> None:
-    """Raise `OptionError` unless a path is a regular file of a size that can be read at once."""
+    """Raise `OptionError` unless a path is a regular file that is small enough to read."""
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
-        refuse(path, "Data is read from regular files.", "a pipe or a device", "Copy its content into a file.")
+        refuse(path, "Data needs to be in a regular file.", "a pipe or a device", "Copy its content into a file.")
     if state.st_size > LARGEST_FILE:
-        rule = f"A file of data has at most {LARGEST_FILE:,} bytes."
-        refuse(path, rule, f"{state.st_size:,}", "Use a part of it.")
+        rule = f"A data file needs to have at most {LARGEST_FILE:,} bytes."
+        refuse(path, rule, f"{state.st_size:,}", "Use a part of the file.")
 
 
 def refuse(path: Path, rule: str, got: str, change: str) -> NoReturn:
-    """Raise `OptionError` about a file."""
+    """Raise `OptionError` about a file: the rule, what was found, and what to change."""
     raise OptionError(f"{rule}\nGot {got}, in {shown(path)}.\n{change}")
 
 
 def shown(path: Path) -> str:
-    """Return a path, the beginning cut off if it is long."""
+    """Return a path as text. If it is long, the beginning is cut off."""
     text = str(path)
     return f"'{text}'" if len(text) <= _SHOWN else f"'...{text[-_SHOWN:]}'"

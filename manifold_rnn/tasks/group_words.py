@@ -1,4 +1,4 @@
-"""Words of a finite group: follow the product of everything read so far."""
+"""Words of a finite group: predict the product of all elements read so far."""
 
 import math
 from dataclasses import dataclass
@@ -24,9 +24,10 @@ _DEGREES = {"parity": 2, "S3": 3, "S4": 4, "A5": 5, "S5": 5}
 
 @dataclass(frozen=True)
 class GroupWords(Synthetic):
-    r"""Read elements of a group of permutations, and name their product after each of them.
+    r"""Read elements of a permutation group, and predict their product after each of them.
 
-    The elements :math:`g_1, g_2, \dots` are drawn uniformly and shown as one-hot vectors. The label of step ``t`` is
+    The elements :math:`g_1, g_2, \dots` are drawn uniformly and read as one-hot vectors. The label of time step ``t``
+    is
 
     .. math:: p_t = g_t \circ p_{t-1} = g_t \circ \dots \circ g_1.
 
@@ -40,23 +41,23 @@ class GroupWords(Synthetic):
 
     **Loss**: mean cross-entropy of the logits over all steps, natural logarithm.
     **Metric**: accuracy over all steps.
-    **Baseline**: all elements are equally likely at every step, so chance has the loss :math:`\log |G|` and the
+    **Baseline**: all elements are equally likely at every step. So chance level has the loss :math:`\log |G|` and the
     accuracy :math:`1 / |G|`.
 
     Parameters
     ----------
     group : "parity", "S3", "S4", "A5" or "S5"
-        See above.
+        Name of the group, see above.
     length : int
-        Steps of a sequence for training and validation.
+        Number of time steps of a sequence for training and validation.
     test_length : int, optional
-        Steps of a sequence of the test set. Default: ``length``.
+        Number of time steps of a test sequence. Default: ``length``.
     sizes : tuple of int
-        Sequences for training, validation and test.
+        Number of sequences for training, validation and test.
     seed : int
-        Of all of them, from 0 to :math:`2^{32} - 1`.
+        Random seed of all sequences, from 0 to :math:`2^{32} - 1`.
     fresh : bool
-        Whether to draw another training set for every epoch.
+        Whether to draw a new training set for every epoch.
 
     Raises
     ------
@@ -65,8 +66,8 @@ class GroupWords(Synthetic):
 
     Notes
     -----
-    Short and long words have the same labels, so a network that follows the group is right at any length. Source: Siems
-    et al. (2025).
+    Short and long words have the same labels. So a network that has learned the group law is correct at any length.
+    Source: Siems et al. (2025).
 
     Examples
     --------
@@ -97,12 +98,12 @@ class GroupWords(Synthetic):
 
     @property
     def name(self) -> str:
-        """What to call it in tables and plots."""
+        """Name of the task in tables and plots."""
         return f"words of {self.group}" if self.group != "parity" else "parity"
 
     @property
     def elements(self) -> tuple[tuple[int, ...], ...]:
-        """The permutations in the order of their labels; the identity is the first.
+        """The permutations in the order of their labels. The identity is the first one.
 
         Examples
         --------
@@ -119,12 +120,12 @@ class GroupWords(Synthetic):
 
     @property
     def input_size(self) -> int:
-        """Elements of the group."""
+        """Number of elements of the group."""
         return math.factorial(_DEGREES[self.group]) // (2 if self.group == "A5" else 1)
 
     @property
     def output_size(self) -> int:
-        """Elements of the group."""
+        """Number of elements of the group."""
         return self.input_size
 
     @property
@@ -136,7 +137,7 @@ class GroupWords(Synthetic):
         return self._words(count, self.length, generator)
 
     def splits(self) -> Splits:
-        """Return the three sets, always the same ones; `OptionError` if they do not fit into memory."""
+        """Return the three sets, which are equal at every call. Raises `OptionError` if they do not fit into memory."""
         lengths = (self.length, self.length, self.test_length or self.length)
         needed = sum(2 * size * length for size, length in zip(self.sizes, lengths, strict=True))
         require_memory("task.sizes", needed, "a set of sequences", f"{self.sizes} of {max(lengths):,} steps")
@@ -152,7 +153,7 @@ class GroupWords(Synthetic):
         return (outputs.argmax(-1) == targets).float().mean()
 
     def baseline(self) -> Score:
-        r"""Return :math:`\log |G|` and :math:`1 / |G|`.
+        r"""Return the loss :math:`\log |G|` and the accuracy :math:`1 / |G|`.
 
         Examples
         --------
@@ -161,11 +162,11 @@ class GroupWords(Synthetic):
         return Score(loss=math.log(self.output_size), metric=1 / self.output_size)
 
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
-        """Draw what is read and what is due, a colour for each element."""
+        """Draw the inputs and targets, with a colour for each element."""
         read, due = self._words(1, min(self.length, 60), torch.Generator().manual_seed(self.seed)).tensors
         both = torch.cat([read, due]).to(torch.float32).numpy()
         axes.imshow(both, aspect="auto", interpolation="none", cmap="tab20", vmin=0, vmax=self.output_size - 1)
-        axes.set(title=f"{self.name}: a colour for each element", xlabel="step")
+        axes.set(title=f"{self.name}: a colour for each element", xlabel="time step")
         axes.set_yticks([0, 1], ["read", "due"])
 
     def _words(self, count: int, length: int, generator: torch.Generator | None) -> OneHot:

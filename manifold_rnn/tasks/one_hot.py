@@ -1,4 +1,4 @@
-"""Sequences of symbols, one-hot only where they are read."""
+"""Sequences of symbols that become one-hot vectors only when they are read."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,16 @@ from torch.utils.data import TensorDataset
 
 
 class OneHot(TensorDataset):
-    """Sequences of symbols that are kept as small integers, and become one-hot vectors where they are read.
+    """Sequences of symbols that are stored as small integers, and become one-hot vectors when they are read.
 
     Parameters
     ----------
     symbols : Tensor of any integer dtype, shape (N, T)
+        Input symbols, from 0 to ``kinds - 1``.
     targets : Tensor of any integer dtype, shape (N, ...)
+        Target of each sequence or time step.
     kinds : int
-        Size of the vectors.
+        Size of the one-hot vectors.
 
     Examples
     --------

@@ -24,7 +24,7 @@ _Split = Literal["stratified", "wisdom", "scornn", "exprnn"]
 
 
 class _Pixels(TensorDataset):
-    """Images that are kept as bytes, and become numbers where they are read."""
+    """Images that are stored as bytes, and become floats when they are read."""
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
         images, digits = (tensor[index] for tensor in self.tensors)
@@ -35,8 +35,8 @@ class _Pixels(TensorDataset):
 class PixelMNIST(Task):
     r"""Classify a handwritten digit of MNIST after reading its 784 pixels one by one.
 
-    The pixels, as numbers from 0 to 1, come row by row from the top left; or, ``permuted``, in the order of
-    ``numpy.random.RandomState(92916).permutation(784)``, which most papers share.
+    The pixels are numbers from 0 to 1 and are read row by row from the top left. With ``permuted``, they are read in
+    the order of ``numpy.random.RandomState(92916).permutation(784)``, which most papers use.
 
     ================  ==========  ================  =======================================================
     split             training    validation        what it is
@@ -47,32 +47,35 @@ class PixelMNIST(Task):
     ``"exprnn"``      60,000      10,000, the test  all images; the test set is looked at in every epoch
     ================  ==========  ================  =======================================================
 
-    The test set has 10,000 images in all. With the last two, choosing the best epoch is choosing by the test set: such
-    accuracies are slightly too high, and are there to be compared with those papers only.
+    The test set always has 10,000 images. The last two splits choose the best epoch by the test set. Such accuracies
+    are slightly too high. Compare them only with those papers.
 
     **Loss**: mean cross-entropy of the ten logits, natural logarithm.
-    **Metric**: accuracy, the fraction of images whose largest logit is at their digit.
-    **Baseline**: a guesser that gives every digit the same probability has accuracy :math:`1/10` and loss
-    :math:`\log 10 \approx 2.303`.
+    **Metric**: accuracy, the fraction of images whose largest logit belongs to their digit.
+    **Baseline**: predicting the same probability for every digit has the accuracy :math:`1/10` and the loss :math:`\log
+    10 \approx 2.303`.
 
     Parameters
     ----------
     permuted : bool
+        Whether to read the pixels in the permuted order.
     split : "stratified", "wisdom", "scornn" or "exprnn"
+        Split of the images, see the table.
     data_dir : str or Path, optional
-        Folder of the four IDX files, with gzip or without, or the one above a folder ``mnist`` of them. Default: the
+        Folder that contains the four IDX files, with or without gzip, or a folder ``mnist`` with them. Default: the
         environment variable ``MANIFOLD_RNN_DATA``.
     seed : int
-        Of the stratified split, from 0 to :math:`2^{32} - 1`.
+        Random seed of the stratified split, from 0 to :math:`2^{32} - 1`.
 
     Raises
     ------
     OptionError
-        If the split is unknown or the seed out of range; by ``splits`` and ``plot``, if a file is missing or damaged.
+        If the split is unknown or the seed is out of range. ``splits`` and ``plot`` raise it if a file is missing or
+        damaged.
 
     Notes
     -----
-    Other files of the same format, such as Fashion-MNIST, are read as well. Sources: LeCun, Cortes and Burges (1998),
+    Other files of the same format, such as Fashion-MNIST, can be used too. Sources: LeCun, Cortes and Burges (1998),
     pixel by pixel since Le, Jaitly and Hinton (2015).
 
     Examples
@@ -96,8 +99,8 @@ class PixelMNIST(Task):
         require_seed(self.seed)
         if self.split not in get_args(_Split):
             raise OptionError(
-                f"PixelMNIST has four splits.\nExpected one of {', '.join(get_args(_Split))}, got {self.split!r}.\n"
-                "Check the spelling."
+                f"The split of PixelMNIST is unknown.\nExpected one of {', '.join(get_args(_Split))}, "
+                f"got {self.split!r}.\nCheck the spelling."
             )
 
     @property
@@ -110,13 +113,13 @@ class PixelMNIST(Task):
 
     @property
     def order(self) -> Tensor:
-        """The pixels' numbers in the order in which they are read."""
+        """The indices of the pixels in the order in which they are read."""
         if not self.permuted:
             return torch.arange(self.length)
         return torch.as_tensor(np.random.RandomState(_PERMUTATION_SEED).permutation(self.length))
 
     def splits(self) -> Splits:
-        """Return the three sets; images are float32 of shape (784, 1), digits int64 scalars."""
+        """Return the three sets. Images are float32 of shape (784, 1), digits are int64 scalars."""
         (images, digits), test = (self._read(part) for part in ("train", "t10k"))
         held = torch.zeros(len(digits), dtype=torch.bool)
         if self.split == "stratified":
@@ -141,7 +144,7 @@ class PixelMNIST(Task):
         return Score(loss=math.log(self.output_size), metric=1 / self.output_size)
 
     def plot(self, axes: "matplotlib.axes.Axes") -> None:
-        """Draw the first test image, its pixels in the order in which they are read."""
+        """Draw the first test image, with its pixels in the order in which they are read."""
         images, digits = self._read("t10k")
         axes.imshow(images[0].reshape(_SIDE, _SIDE).numpy(), cmap="gray_r")
         axes.set(title=f"{self.name}: {digits[0]}", xticks=(), yticks=())
@@ -151,12 +154,12 @@ class PixelMNIST(Task):
         paths = find_idx(folder, f"{part}-images-idx3-ubyte"), find_idx(folder, f"{part}-labels-idx1-ubyte")
         images, digits = read_idx(paths[0], 3), read_idx(paths[1], 1)
         if images.shape[1:] != (_SIDE, _SIDE):
-            refuse(paths[0], "Images have 28 x 28 pixels.", f"{images.shape[1:]}", "Use files in the format of MNIST.")
+            refuse(paths[0], "Images need 28 x 28 pixels.", f"{images.shape[1:]}", "Use files in the format of MNIST.")
         if len(images) != len(digits) or len(images) <= self._least(part):
-            rule = f"There is one digit for each of more than {self._least(part):,} images."
-            refuse(paths[1], rule, f"{len(digits):,} for {len(images):,} images", "Fetch both files again.")
+            rule = f"Each of more than {self._least(part):,} images needs one digit."
+            refuse(paths[1], rule, f"{len(digits):,} for {len(images):,} images", "Download both files again.")
         if digits.max() >= self.output_size:
-            refuse(paths[1], "Digits are from 0 to 9.", f"{digits.max()}", "Fetch the file again.")
+            refuse(paths[1], "Digits need to be from 0 to 9.", f"{digits.max()}", "Download the file again.")
         pixels = torch.as_tensor(images.reshape(len(images), -1))
         return pixels[:, self.order], torch.as_tensor(digits)
 

@@ -1,4 +1,4 @@
-"""Published results, each with the place where it was read."""
+"""Published results, each with its source."""
 
 import re
 import tomllib
@@ -10,18 +10,18 @@ _FILE = Path(__file__).with_name("published.toml")
 
 
 class Published(NamedTuple):
-    """A result of a network of the zoo, as published.
+    """A published result of a network of the zoo.
 
     Attributes
     ----------
     network : str
-        Its name in `manifold_rnn.zoo`.
+        Name of the network in `manifold_rnn.zoo`.
     setting : str
-        Task, metric, and options that matter.
+        Task, metric, and relevant options.
     units, parameters, result : str
-        As they stand in the source; units and parameters may be missing.
+        The numbers as the source writes them. Units and parameters may be missing.
     source : str
-        Where it was read.
+        Source of the result.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def _rows() -> tuple[Published, ...]:
 
 
 def published(problem: str) -> list[Published]:
-    """Return the rows whose setting begins so."""
+    """Return the rows whose setting begins with this text."""
     return [row for row in _rows() if row.setting.startswith(problem)]
 
 

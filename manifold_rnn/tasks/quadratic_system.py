@@ -1,4 +1,4 @@
-"""The outputs of a random quadratic network, which a network has to reproduce."""
+"""Reproduce the outputs of a random quadratic network."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +18,8 @@ from .synthetic import Synthetic, require_drawn, require_length
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_LONGEST = 4  # beyond which unlucky sequences overflow
-_MEASURED = 100_000  # sequences for the variance of the outputs
+_LONGEST = 4  # largest number of time steps, because longer sequences may overflow
+_MEASURED = 100_000  # number of sequences for estimating the variance of the outputs
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,28 @@ class QuadraticSystem(Synthetic):
 
     .. math:: h_t = (A x_t + U h_{t-1})^2, \qquad y = C^\top h_T + \epsilon, \qquad x_t \sim N(0, I).
 
-    The rows of A have norm 1. The entries of U are normal with the standard deviation ``coupling``, those of C with 1,
-    and those of the noise with ``noise``.
+    The rows of A have norm 1. The entries of U, C and the noise are normal. Their standard deviations are ``coupling``,
+    1 and ``noise``.
 
-    **Loss**: mean squared error of y, given after the last step.
+    **Loss**: mean squared error of y, which is predicted after the last step.
     **Metric**: R², 1 minus the loss divided by the variance of y.
-    **Baseline**: the mean of y has the variance of y as loss, which is measured on 100,000 sequences, and an R² of 0.
+    **Baseline**: the mean of y has the variance of y as loss, and an R² of 0. The variance is measured on 100,000
+    sequences.
 
     Parameters
     ----------
     features, units, outputs : int
         Sizes of x, h and y.
     steps : int
-        T, from 2 to 4. Longer sequences overflow too often.
+        Number T of time steps, from 2 to 4. Longer sequences overflow too often.
     coupling, noise : float
-        Standard deviations, at least 0.
+        Standard deviations of the entries of U and of the noise, at least 0.
     sizes : tuple of int
-        Sequences for training, validation and test.
+        Number of sequences for training, validation and test.
     seed : int
-        Of the network and of all sequences, from 0 to :math:`2^{32} - 1`.
+        Random seed of the network and of all sequences, from 0 to :math:`2^{32} - 1`.
     fresh : bool
-        Whether to draw another training set for every epoch.
+        Whether to draw a new training set for every epoch.
 
     Raises
     ------
@@ -57,7 +58,7 @@ class QuadraticSystem(Synthetic):
 
     Notes
     -----
-    The problem that `manifold_rnn.moments` solves. Source: Sedghi and Anandkumar (2016).
+    `manifold_rnn.moments` solves this problem. Source: Sedghi and Anandkumar (2016).
 
     Examples
     --------
@@ -88,30 +89,30 @@ class QuadraticSystem(Synthetic):
             value, most = getattr(self, name), _LONGEST if name == "steps" else 2**31 - 1
             if not is_integer(value, 1) or value > most:
                 raise OptionError(
-                    f"QuadraticSystem has {name} from {2 if name == 'steps' else 1} to {most}.\nGot {value!r:.40}.\n"
+                    f"QuadraticSystem needs {name} from {2 if name == 'steps' else 1} to {most}.\nGot {value!r:.40}.\n"
                     f"Change {name}."
                 )
         for name in ("coupling", "noise"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise OptionError(
-                    f"The {name} of QuadraticSystem is a standard deviation.\n"
+                    f"The {name} of QuadraticSystem needs to be a standard deviation.\n"
                     f"Expected a finite number of at least 0, got {value!r:.40}.\nUse a number such as 0.1."
                 )
 
     @property
     def input_size(self) -> int:
-        """Features of a step."""
+        """Number of features of a time step."""
         return self.features
 
     @property
     def output_size(self) -> int:
-        """Outputs of the system."""
+        """Number of outputs of the system."""
         return self.outputs
 
     @property
     def length(self) -> int:
-        """Steps of a sequence."""
+        """Number of time steps of a sequence."""
         return self.steps
 
     @property
@@ -126,7 +127,7 @@ class QuadraticSystem(Synthetic):
         >>> A, U, C = mr.tasks.QuadraticSystem(seed=3).weights()
         >>> assert torch.allclose(A.norm(dim=1), torch.ones(3))
         """
-        (mixed,) = np.random.SeedSequence((self.seed, 0)).generate_state(1, np.uint64)  # other numbers than sequences
+        (mixed,) = np.random.SeedSequence((self.seed, 0)).generate_state(1, np.uint64)  # not the seeds of sequences
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         shapes = ((self.units, self.features), (self.units, self.units), (self.units, self.outputs))
         A, U, C = (torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") for shape in shapes)
@@ -152,7 +153,7 @@ class QuadraticSystem(Synthetic):
         return 1 - functional.mse_loss(outputs, targets) / self.baseline().loss
 
     def baseline(self) -> Score:
-        """Return the variance of the outputs, and 0.
+        """Return the variance of the outputs as loss, and an R² of 0.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Predicting the next frame of a spectrogram: the frames, their padding, and the error that leaves it out."""
+"""Predicting the next frame of a spectrogram: frames, padding, and an error without the padding."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 RATE, WINDOW, HOP = 8_000, 256, 128
 BINS = WINDOW // 2 + 1
 _FLOOR = 1e-5
-_SILENCE = -50.0  # 10 log10 of the floor
+_SILENCE = -50.0  # 10 log10 of the smallest power
 
 
 def log_spectrum(wave: Tensor) -> Tensor:
     r"""Return :math:`10 \log_{10}(10^{-5} + |X|^2)` of the short-time Fourier transform X.
 
-    A window of silence stands before and after the sound, whose end is filled up to a multiple of the hop.
+    A window of silence is added before and after the sound. The end is padded to a multiple of the hop.
 
     Parameters
     ----------
@@ -41,18 +41,19 @@ def log_spectrum(wave: Tensor) -> Tensor:
 
 
 class NextFrame(TensorDataset):
-    """Spectrograms of different lengths, filled up with silence.
+    """Spectrograms of different lengths, padded with silence.
 
     Parameters
     ----------
     frames : Tensor, shape (N, T + 1, 129)
+        Frames of all spectrograms, with padding.
     counts : Tensor of int64, shape (N,)
-        How many frames of each are its own.
+        Number of frames of each spectrogram without padding.
 
     Notes
     -----
-    An item is the frames but the last, and the frames but the first with a further feature: 1 where the frame is one of
-    the sound's own, 0 in the padding.
+    The input of an item is all frames but the last. The target is all frames but the first, with a further feature. It
+    is 1 for a frame of the sound, and 0 for padding.
     """
 
     def __init__(self, frames: Tensor, counts: Tensor) -> None:
@@ -75,7 +76,7 @@ def padded(spectra: Sequence[Tensor], steps: int) -> NextFrame:
 
 
 class Frames(Task):
-    """A task of predicting the next frame, with the mean squared error over all frames that are no padding."""
+    """Predict the next frame, with the mean squared error over all frames except padding."""
 
     metric_name: ClassVar[str] = "mean squared error"
     higher_is_better: ClassVar[bool] = False
@@ -84,16 +85,16 @@ class Frames(Task):
     output_size: ClassVar[int] = BINS
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error of frames (B, T, 129) over those that the last feature of the targets marks."""
+        """Return the mean squared error of frames (B, T, 129), over those marked in the targets."""
         frames, own = targets[..., :-1], targets[..., -1:]
         return ((outputs - frames).square() * own).sum() / (own.sum() * BINS)
 
     def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the same number as the loss."""
+        """Return the same value as the loss."""
         return self.loss(outputs, targets)
 
     def baseline(self) -> Score:
-        """Return the mean variance of the bins over the frames that are to be predicted in the training set."""
+        """Return the mean variance of the bins over all target frames of the training set."""
         _, targets = self.splits().train[:]
         frames = targets[targets[..., -1] == 1][:, :-1]
         loss = float(frames.var(0, correction=0).mean())

@@ -29,47 +29,49 @@ _PART_OF |= dict.fromkeys(_CORE_TEST_SPEAKERS.split(), "core test")
 
 @dataclass(frozen=True)
 class Speech(Frames):
-    r"""Predict the next frame of speech from all before it, with the protocol of full-capacity uRNN on TIMIT.
+    r"""Predict the next frame of speech from all frames before it, with the protocol of full-capacity uRNN on TIMIT.
 
-    TIMIT is under a licence and not part of this package: a copy is read. Sounds of 16 kHz are halved to 8 kHz; a frame
-    is :math:`10 \log_{10}(10^{-5} + |X|^2)` of the Fourier transform X of 256 samples under Hann's window, 129 numbers;
-    the next frame is 128 samples on. Nothing is normalised. A window of silence stands before and after each sound.
+    TIMIT has a license and is not part of this package, so you need a copy. Sounds of 16 kHz are downsampled to 8 kHz.
+    A frame has the 129 numbers :math:`10 \log_{10}(10^{-5} + |X|^2)` of the Fourier transform X of 256 samples under a
+    Hann window. The next frame starts 128 samples later. Nothing is normalized. A window of silence is added before and
+    after each sound.
 
-    A complete copy gives 3,640 utterances for training, the 400 of the 50 development speakers for validation, and the
-    192 of the core test's 24 speakers for the test. The utterances SA1 and SA2, which all speakers share, are left out,
-    by the rule of the released code: so is everything with "sa" in its name, and with it seven training speakers, such
-    as FSAH0.
+    A complete copy has 3,640 utterances for training. Validation uses the 400 utterances of the 50 development
+    speakers, and the test uses the 192 utterances of the 24 speakers of the core test. The utterances SA1 and SA2,
+    which all speakers share, are left out by the rule of the released code. This rule excludes every name that contains
+    "sa", and so also seven training speakers, such as FSAH0.
 
     Targets have 130 features: the 129 of the frame, and 1 for a frame of the sound or 0 for padding.
 
-    **Loss** and **metric**: mean squared error over the frames of a batch that are no padding; lower is better.
-    **Baseline**: the best constant guess is the mean frame; its loss is the mean variance of the 129 bins over all
-    frames that are to be predicted in the training set.
+    **Loss** and **metric**: mean squared error over the frames of a batch, without padding. Lower is better.
+    **Baseline**: the best constant prediction is the mean frame. Its loss is the mean variance of the 129 bins over all
+    target frames of the training set.
 
     Parameters
     ----------
     data_dir : str or Path, optional
-        Folder with ``TRAIN`` and ``TEST`` at any depth, speakers as folders, RIFF or NIST SPHERE files of 16 bits, in
-        names of either case. Default: the environment variable ``MANIFOLD_RNN_DATA``, or a folder ``timit`` in it.
+        Folder with ``TRAIN`` and ``TEST`` at any depth, and a folder for each speaker. The files are RIFF or NIST
+        SPHERE with 16 bits. The case of names does not matter. Default: the environment variable ``MANIFOLD_RNN_DATA``,
+        or a folder ``timit`` in it.
     length : int
-        Steps that all utterances are padded to. A longer utterance is refused.
+        Number of time steps to which all utterances are padded. A longer utterance raises an error.
 
     Raises
     ------
     OptionError
-        If ``length`` is below 1; by everything that reads the sounds, if a set is empty, or a file is damaged,
-        compressed, of another rate, or longer than ``length``.
+        If ``length`` is below 1. Methods that read the sounds raise it if a set is empty. They also raise it if a file
+        is damaged, compressed, of another rate, or longer than ``length``.
 
     Warns
     -----
     UserWarning
-        If the sets are not as large as those of a complete copy.
+        If the sets are smaller than those of a complete copy.
 
     Notes
     -----
-    Read before comparing: the released code of full-capacity uRNN divides the error by *all* frames, padding included,
-    which makes it smaller; this mean, like that of expRNN, does not. And the code of expRNN has validation and test the
-    other way round. Source: Wisdom et al. (2016).
+    Before you compare results: the released code of full-capacity uRNN divides the error by *all* frames, including
+    padding, which makes it smaller. The mean here excludes padding, as in expRNN. The code of expRNN swaps validation
+    and test. Source: Wisdom et al. (2016).
 
     Examples
     --------
@@ -85,21 +87,23 @@ class Speech(Frames):
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise OptionError(f"Speech needs sequences of at least 1 step.\nGot length {self.length}.\nUse more.")
+            raise OptionError(
+                f"Speech needs sequences of at least 1 time step.\nGot length {self.length}.\nUse a larger length."
+            )
 
     def splits(self) -> Splits:
-        """Return the three sets, read once."""
+        """Return the three sets. The files are read only once."""
         splits = _load(data_folder("Speech", self.data_dir, "timit", "TIMIT"), self.length)
         sizes = tuple(len(part) for part in splits)
         if sizes != _COMPLETE:
             warnings.warn(
-                f"A complete TIMIT gives {_COMPLETE} utterances, these files {sizes}: do not compare with others.",
+                f"A complete TIMIT has {_COMPLETE} utterances, but got {sizes}. Do not compare with published results.",
                 stacklevel=2,
             )
         return splits
 
 
-@lru_cache(maxsize=1)  # a gigabyte
+@lru_cache(maxsize=1)  # one entry, because it takes a gigabyte
 def _load(folder: Path, length: int) -> Splits:
     paths_by_part: dict[str, dict[tuple[str, str], Path]] = {"training": {}, "development": {}, "core test": {}}
     for path in sorted(folder.rglob("*")):
@@ -107,7 +111,7 @@ def _load(folder: Path, length: int) -> Splits:
             speaker, utterance = path.parent.name.lower(), path.name.lower().split(".")[0]
             part = _part(speaker, {above.name.lower() for above in path.relative_to(folder).parents})
             if part and "sa" not in speaker and "sa" not in utterance:
-                paths_by_part[part].setdefault((speaker, utterance), path)  # some copies have both formats
+                paths_by_part[part].setdefault((speaker, utterance), path)  # some copies contain both formats
     for part, paths in paths_by_part.items():
         if not paths:
             raise OptionError(
@@ -130,5 +134,7 @@ def _read(paths: Iterable[Path], length: int) -> NextFrame:
         spectra.append(log_spectrum(read_sound(path)))
         if len(spectra[-1]) > length + 1:
             got = f"{len(spectra[-1]) - 1:,}"
-            refuse(path, f"Speech has at most length = {length:,} steps.", got, "Use a larger length.")
+            refuse(
+                path, f"An utterance needs to have at most length = {length:,} time steps.", got, "Use a larger length."
+            )
     return padded(spectra, length)

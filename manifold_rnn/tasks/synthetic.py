@@ -1,4 +1,4 @@
-"""Tasks whose sequences are drawn at random: a fixed training set, or another one for every epoch."""
+"""Tasks whose sequences are random. The training set is fixed, or drawn again for every epoch."""
 
 from abc import abstractmethod
 
@@ -14,10 +14,10 @@ from .memory import require_memory
 
 
 class Synthetic(Task):
-    """A task that draws its sequences.
+    """Base class of tasks with random sequences.
 
-    Epoch 0 of a fresh training set is the fixed one; every later epoch has random numbers of its own, made from the
-    seed and its number. Validation and test sets are fixed.
+    With ``fresh``, epoch 0 uses the fixed training set. Every later epoch draws another set from the seed and the
+    number of the epoch. Validation and test sets are fixed.
     """
 
     sizes: tuple[int, int, int]
@@ -25,20 +25,22 @@ class Synthetic(Task):
 
     @property
     def sequence_bytes(self) -> int:
-        """A lower bound of the memory that a sequence takes while it is drawn."""
+        """A lower bound of the bytes that a sequence needs while it is drawn."""
         return self.length
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator | None) -> TensorDataset:
-        """Return so many new sequences."""
+        """Return ``count`` new sequences."""
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw sequences.
+        """Draw new sequences.
 
         Parameters
         ----------
         count : int
+            Number of sequences.
         generator : torch.Generator, optional
+            Source of random numbers. Default: torch's global generator.
 
         Returns
         -------
@@ -49,7 +51,7 @@ class Synthetic(Task):
         return inputs, targets
 
     def splits(self) -> Splits:
-        """Return the three sets, always the same ones; `OptionError` if they do not fit into memory."""
+        """Return the three sets. They are equal at every call, and raise `OptionError` if too large."""
         needed = sum(self.sizes) * self.sequence_bytes
         require_memory("task.sizes", needed, "a set of sequences", f"{self.sizes} of {self.length:,} steps")
         generator = torch.Generator().manual_seed(self.seed)
@@ -63,12 +65,12 @@ class Synthetic(Task):
 
 
 def require_drawn(task: Synthetic) -> None:
-    """Raise `OptionError` unless the seed is in range, and there are three sizes from 1 up."""
+    """Raise `OptionError` unless the seed is in range, and there are three sizes of at least 1."""
     require_seed(task.seed)
     if len(task.sizes) != 3 or not all(is_integer(size, 1) for size in task.sizes):
         raise OptionError(
-            f"{type(task).__name__} has sequences to train, validate and test on.\n"
-            f"Got sizes={task.sizes}.\nUse three sizes from 1 up."
+            f"{type(task).__name__} needs sequences for training, validation and test.\n"
+            f"Got sizes={task.sizes}.\nUse three sizes of at least 1."
         )
 
 
@@ -76,15 +78,15 @@ def require_layout(task: Synthetic, layout: str, layouts: tuple[str, str]) -> No
     """Raise `OptionError` unless the layout is known."""
     if layout not in layouts:
         raise OptionError(
-            f"{type(task).__name__} has two layouts.\nExpected {layouts[0]!r} or {layouts[1]!r}, got {layout!r}.\n"
-            "Check the spelling."
+            f"The layout of {type(task).__name__} is unknown.\n"
+            f"Expected {layouts[0]!r} or {layouts[1]!r}, got {layout!r}.\nCheck the spelling."
         )
 
 
 def require_length(task: Synthetic, name: str, length: int, least: int) -> None:
-    """Raise `OptionError` if there is no room for what is to be remembered."""
+    """Raise `OptionError` if a length is below ``least``."""
     if not is_integer(length, least):
         raise OptionError(
-            f"{type(task).__name__} needs room for what is to be remembered.\n"
-            f"Expected {name} as an integer of at least {least}, got {length!r}.\nUse a larger one."
+            f"The sequences of {type(task).__name__} are too short.\n"
+            f"Expected {name} as an integer of at least {least}, got {length!r}.\nUse a larger value."
         )

@@ -1,4 +1,4 @@
-"""A stand-in for recorded speech that needs no files."""
+"""A replacement for recorded speech that needs no files."""
 
 import math
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from .spectra import BINS, HOP, RATE, WINDOW, Frames, NextFrame, log_spectrum
 from .synthetic import Synthetic, require_drawn
 
 _HARMONICS = 24
-_SILENT = 2 * WINDOW // HOP - 1  # frames beyond those of the sound itself
+_SILENT = 2 * WINDOW // HOP - 1  # number of frames around the sound itself
 
 
 @dataclass(frozen=True)
 class SyntheticSpeech(Frames, Synthetic):
-    r"""Predict the next frame of a sound that is like a voice: a gliding tone, coloured by resonances, in syllables.
+    r"""Predict the next frame of a synthetic sound that resembles a voice.
 
-    The frames are those of `Speech`. A sound has a pitch that glides between two of 90 to 250 Hz, and 24 harmonics,
-    strong where two gliding resonances are; its loudness rises and falls four to ten times a second; there is some
-    noise. It lasts for half of ``length`` to all of it, with silence as padding.
+    The frames are defined as in `Speech`. The pitch of a sound changes between two values from 90 to 250 Hz. The sound
+    has 24 harmonics, which are strong near two moving resonances. Its loudness rises and falls four to ten times a
+    second, and noise is added. It lasts from half of ``length`` to all of it, with silence as padding.
 
     Targets have 130 features: the 129 of the frame, and 1 for a frame of the sound or 0 for padding.
 
-    **Loss** and **metric**: mean squared error over the frames of a batch that are no padding; lower is better.
-    **Baseline**: the best constant guess is the mean frame; its loss is the mean variance of the 129 bins over all
-    frames that are to be predicted in the training set.
+    **Loss** and **metric**: mean squared error over the frames of a batch, without padding. Lower is better.
+    **Baseline**: the best constant prediction is the mean frame. Its loss is the mean variance of the 129 bins over all
+    target frames of the training set.
 
     Parameters
     ----------
     length : int
-        Steps of the longest sound, one less than its frames.
+        Number of time steps of the longest sound, one less than its number of frames.
     sizes : tuple of int
-        Sounds for training, validation and test.
+        Number of sounds for training, validation and test.
     seed : int
-        Of all of them, from 0 to :math:`2^{32} - 1`.
+        Random seed of all sounds, from 0 to :math:`2^{32} - 1`.
     fresh : bool
-        Whether to draw another training set for every epoch.
+        Whether to draw a new training set for every epoch.
 
     Raises
     ------
@@ -47,7 +47,7 @@ class SyntheticSpeech(Frames, Synthetic):
 
     Notes
     -----
-    It is for tests and first trials: no published number has to do with it.
+    Use it for tests and first experiments. There are no published results for it.
 
     Examples
     --------
@@ -67,14 +67,16 @@ class SyntheticSpeech(Frames, Synthetic):
     def __post_init__(self) -> None:
         require_drawn(self)
         if self.length < 8:
-            raise OptionError(f"SyntheticSpeech needs sounds of at least 8 steps.\nGot {self.length}.\nUse more.")
+            raise OptionError(
+                f"SyntheticSpeech needs sounds of at least 8 time steps.\nGot {self.length}.\nUse a larger length."
+            )
 
     @property
     def sequence_bytes(self) -> int:
         return 4 * BINS * self.length
 
     def draw(self, count: int, generator: torch.Generator | None) -> NextFrame:
-        """Return so many new sounds."""
+        """Return ``count`` new sounds."""
         most = self.length + 1 - _SILENT
         own = torch.randint(math.ceil(most / 2), most + 1, (count,), generator=generator)
         time = torch.arange(most * HOP) / RATE

@@ -1,15 +1,15 @@
 """Training with Lightning, from settings (extra ``train``).
 
-A run from a mapping, as a YAML file holds it:
+Read a run from a mapping, which has the form of a YAML file:
 
 >>> mapping = {"task": {"name": "Digits"}, "network": {"zoo": "scornn", "hidden_size": 16}, "epochs": 3}
 >>> settings = mr.training.read_run(mapping)  # then mr.training.run(settings, folder="runs/digits")
 
-The network alone:
+Build the network alone:
 
 >>> network = mr.training.build_network(settings.network, input_size=1, output_size=10)
 
-The modules for a trainer of your own:
+Build the modules for your own trainer:
 
 >>> module = mr.training.SequenceModule(network, settings.task, settings.optimizer)
 >>> data = mr.training.SequenceData(settings.task, batch_size=64)
@@ -53,6 +53,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     modules = {"SequenceData": "data", "SequenceModule": "module", "evaluate": "runs", "run": "runs"}
-    if name in modules:  # which need seconds to import Lightning
+    if name in modules:  # imported late, because Lightning takes seconds to import
         return getattr(import_module(f".{modules[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

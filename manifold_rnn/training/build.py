@@ -1,4 +1,4 @@
-"""Networks and constraints from settings."""
+"""Builds networks and constraints from settings."""
 
 import math
 import re
@@ -24,7 +24,7 @@ from .choices import Builder, cells, members, named_constraint, require, require
 from .settings import NetworkSettings, RunSettings
 from .values import Value, Values
 
-_LARGE, _SMALL = 4096, (32, 64, 128)  # hidden sizes: from where memory is estimated, and from which
+_LARGE, _SMALL = 4096, (32, 64, 128)  # hidden sizes: memory is estimated above _LARGE, from these small sizes
 _CONSTRAINED_RATE = 0.1  # the ratio of learning rates that the literature recommends
 
 
@@ -36,10 +36,11 @@ def build_network(
     Parameters
     ----------
     settings : NetworkSettings
+        Settings of the network.
     input_size, output_size : int
-        Features of a time step, and outputs of the readout.
+        Number of features of a time step, and of outputs of the readout.
     dtype : torch.dtype
-        Real; complex weights have the complex dtype of the same precision.
+        Real dtype. Complex weights get the complex dtype of the same precision.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def build_network(
     Raises
     ------
     ManifoldError
-        If the settings do not fit each other or the sizes.
+        If the settings do not fit each other or the sizes. The message names the key.
 
     Examples
     --------
@@ -64,18 +65,18 @@ def build_network(
             with torch.random.fork_rng(devices=[]):
                 size = closest_hidden_size(of_size, settings.budget)
         network = of_size(size)
-    except ManifoldError:  # some are RuntimeErrors too
+    except ManifoldError:  # kept, because some are RuntimeErrors too
         raise
     except (RuntimeError, MemoryError, OverflowError) as error:
         if type(error) is RuntimeError and not re.search("alloc|overflow", str(error), re.IGNORECASE):
-            raise  # torch has no class for a lack of memory
+            raise  # only a lack of memory is converted; torch has no class for it
         raise OptionError(f"`network.hidden_size` needs a network that fits into memory. Got {size}.") from error
     network.layer.backend, network.layer.recompute = settings.backend, settings.recompute
     return network
 
 
 def build_for_run(settings: RunSettings) -> Network:
-    """Build the network of a run, with what its methods add to it."""
+    """Build the network of a run, with the additions of its methods."""
     task = settings.task
     dtype = torch.float64 if settings.precision == "float64" else torch.float32
     network = build_network(settings.network, task.input_size, task.output_size, dtype=dtype)
@@ -93,7 +94,7 @@ def _of_size(settings: NetworkSettings, input_size: int, output_size: int, dtype
 
 
 def require_run_in_memory(settings: RunSettings, sequences: int) -> None:
-    """Raise `OptionError` if weights take too much, or inputs and states of a batch from so many sequences."""
+    """Raise `OptionError` if the weights, or the inputs and states of a batch, need too much memory."""
     network, task = settings.network, settings.task
     if network.budget is None and network.hidden_size >= _LARGE:
         sized = partial(_of_size, network, task.input_size, task.output_size, torch.float32)
@@ -106,19 +107,19 @@ def require_run_in_memory(settings: RunSettings, sequences: int) -> None:
 
 
 def _require_weights_in_memory(build: Callable[[int], torch.nn.Module], size: int) -> None:
-    """Raise `OptionError` if weights and gradients take too much, by how they grow over small sizes."""
+    """Raise `OptionError` if weights and gradients need too much memory, extrapolated from small sizes."""
     needed = 0.0
-    with torch.random.fork_rng(devices=[]), suppress(ManifoldError):  # options may not fit to the small sizes
+    with torch.random.fork_rng(devices=[]), suppress(ManifoldError):  # options may not fit the small sizes
         sizes = [sum(tensor.nbytes for tensor in build(small).state_dict().values()) for small in _SMALL]
         needed = 2 * float(np.polyval(np.polyfit(_SMALL, sizes, 2), size))
     require_memory("network.hidden_size", math.ceil(needed), "a network", size)
 
 
 def build_constraint(value: str | Values, retraction: str | None = None) -> AnyConstraint:
-    """Return a manifold or a structured constraint from its name, or from a mapping with the name and options.
+    """Return a manifold or a structured constraint from its name, or from a mapping with its name and options.
 
-    A constraint inside, such as ``top`` of ``block_triangular``, is written in the same way. The retraction is for the
-    constraint, or for those inside it that have one.
+    A nested constraint, such as ``top`` of ``block_triangular``, is written in the same way. The retraction is passed
+    to the constraint, or to those nested constraints that have one.
     """
     build, options = named_constraint("network.constraint", value)
     inside = [key for key in members(build) if key in options]
@@ -132,26 +133,26 @@ def build_constraint(value: str | Values, retraction: str | None = None) -> AnyC
 
 
 def _is_complex(value: str | Values) -> bool:
-    """Whether a constraint, or one inside it, is for complex matrices only."""
+    """Whether a constraint, or one nested in it, is for complex matrices only."""
     build, options = named_constraint("network.constraint", value)
     inside = [options[key] for key in members(build) if key in options]
     return getattr(build, "is_complex", None) is True or any(map(_is_complex, inside))
 
 
 def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int) -> int:
-    """Return the hidden size at which a network comes closest to a number of trained degrees of freedom.
+    """Return the hidden size for which the number of trained degrees of freedom is closest to a budget.
 
-    ``build`` returns the network of a hidden size, whose degrees of freedom must grow with it. Of two equally close
-    sizes, the smaller is returned.
+    ``build`` returns the network for a hidden size. Its degrees of freedom must grow with the size. If two sizes are
+    equally close, the smaller one is returned.
     """
     require(budget >= 1, "budget", "an integer of at least 1", budget)
 
     def next_possible(size: int) -> tuple[int, int]:
-        """The next size for which the network can be built, such as a power of 2, and its degrees of freedom there."""
+        """The next size for which the network can be built, such as a power of 2, and its degrees of freedom."""
         for candidate in range(size, 2 * size):
             with suppress(ManifoldError):
                 return candidate, degrees_of_freedom(build(candidate))
-        return size, degrees_of_freedom(build(size))  # raises and says what is wrong
+        return size, degrees_of_freedom(build(size))  # raises the error of the builder
 
     high = 4
     while next_possible(high)[1] < budget:
@@ -191,10 +192,10 @@ def _from_cell(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: to
 
 
 def _options(build: Builder, settings: NetworkSettings, owner: str, *keys: str) -> Values:
-    """The options for a builder: cells and initializations in the place of their names, and these further settings."""
+    """The options for a builder, with names replaced by cells and initializations, and these further settings."""
     options, hints = dict(settings.options), typing.get_type_hints(build)
     fills = {name.rstrip("_"): getattr(init, name) for name in init.__all__}
-    starts = {name: fill for name, fill in fills.items() if len(required(fill)) == 1}  # of a matrix alone, without data
+    starts = {name: fill for name, fill in fills.items() if len(required(fill)) == 1}  # they need no data
     for key, value in settings.options.items():
         hint = hints.get(key)
         if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, Cell):
@@ -210,11 +211,11 @@ def _options(build: Builder, settings: NetworkSettings, owner: str, *keys: str) 
 
 
 def _require_taken(key: str, build: Builder, option: str, owner: str) -> None:
-    require(takes(build, option), key, f"a network that has it, which `{owner}` has not", "a value; leave it out")
+    require(takes(build, option), key, f"a network with this option, and `{owner}` has none", "a value. Leave it out")
 
 
 def _called(build: Builder, *arguments: object, **options: object) -> Value:
-    """Call a builder, and turn its complaint about an option into `OptionError`."""
+    """Call a builder, and convert its error about an option to `OptionError`."""
     try:
         return build(*arguments, **options)
     except (TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What a run adds to Lightning's own callbacks: safe checkpoint files, the history, requests to stop, lines."""
+"""The callbacks of a run: safe checkpoint files, the history, requests to stop, and printed lines."""
 
 import math
 import time
@@ -29,10 +29,10 @@ _LARGEST_SPECTRUM = 512
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's plugin for checkpoint files, in two generations that are never half written and always checked.
+    """Lightning plugin that writes checkpoint files atomically, keeps the previous one, and checks each on reading.
 
-    ``content`` is a checkpoint that was read and checked before; the trainer loads it, and reads no file again. Files
-    in ``unusable`` are replaced without becoming the generation before.
+    ``content`` is a checkpoint that was read and checked before. The trainer loads it instead of reading a file again.
+    Files in ``unusable`` are replaced without being kept as the previous checkpoint.
     """
 
     def __init__(self, content: Values | None = None, unusable: Sequence[Path] = ()) -> None:
@@ -48,12 +48,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class RunHistory(Callback):
-    """Keeps the history of a run and all sources of random numbers in its checkpoints, and ends it after max_steps.
+    """Stores the history and the random states of a run in its checkpoints, and ends the run after max_steps.
 
-    ``epochs`` are those that are over. ``seconds`` is the time of the training batches of the next one, of which
-    ``batch`` of ``batches`` are over. ``spectrum_start`` has the eigenvalues before the first step. ``environment`` is
-    that of this process, and ``earlier`` has those of the parts of the run before it. Raises `NonFiniteError` after an
-    epoch with a score that is not finite, before its checkpoint is written.
+    ``epochs`` contains the finished epochs. ``batch`` of ``batches`` batches of the next epoch are finished, and took
+    ``seconds``. ``spectrum_start`` has the eigenvalues before the first step. ``environment`` describes this process.
+    ``earlier`` has the environments of earlier parts of the run. Raises `NonFiniteError` after an epoch with a score
+    that is not finite, before its checkpoint is written.
     """
 
     def __init__(self, settings: RunSettings, environment: Values, earlier: Sequence[Values] = ()) -> None:
@@ -71,7 +71,7 @@ class RunHistory(Callback):
 
     @property
     def progress(self) -> Values:
-        """The finished epochs, and the batches of the next one."""
+        """The finished epochs, and the finished batches of the next one."""
         return {"history": list(self.epochs), "batch": self.batch, "batches": self.batches}
 
     @property
@@ -80,7 +80,7 @@ class RunHistory(Callback):
         return joined(self.earlier, self.environment)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: Values) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:  # and not when the best network is tested
+        if trainer.state.fn == TrainerFn.FITTING:  # not when the best network is tested
             state = checkpoint[RUN]
             self.epochs, self.seconds, self.batch = list(state["history"]), state["seconds"], state["batch"]
             self.spectrum_start, self._random_state = state["spectrum_start"], state["random"]
@@ -92,7 +92,7 @@ class RunHistory(Callback):
         self._started_at = time.perf_counter() - self.seconds
         early = trainer.early_stopping_callback
         if isinstance(early, EarlyStopping) and self.settings.patience is not None:
-            early.patience = self.settings.patience  # which may have changed since the checkpoint
+            early.patience = self.settings.patience  # it may differ from the checkpoint's
             trainer.should_stop = early.wait_count >= early.patience
         trainer.should_stop |= self._has_all_steps(trainer)
         if self._random_state is not None:
@@ -118,7 +118,7 @@ class RunHistory(Callback):
             if trainer.is_global_zero:
                 warn_of_changes(self.earlier, measured)
         self.seconds, self.batch = time.perf_counter() - self._started_at, batch_idx + 1
-        trainer.should_stop |= self._has_all_steps(trainer)  # the epoch is then validated and ends
+        trainer.should_stop |= self._has_all_steps(trainer)  # Lightning then validates and ends the epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         assert isinstance(pl_module, SequenceModule)
@@ -138,7 +138,7 @@ class RunHistory(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint with the lowest validation loss, in a folder that may be moved between two processes."""
+    """Keeps the checkpoint with the lowest validation loss. The folder may be moved before a run is resumed."""
 
     def __init__(self, folder: Path) -> None:
         options: Values = {"monitor": "val_loss", "save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -156,16 +156,16 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class StopInEvaluation(Callback):
-    """Raises `StopRequested` in a test, or in a validation outside of training, soon after a request to stop."""
+    """Raises `StopRequested` after a request to stop, in a test or in a validation outside of training."""
 
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
 
     def on_test_start(self, trainer: Trainer, *_: Value, **__: Value) -> None:
-        """Stop if requested; of all hooks below."""
+        """Stop if requested. All hooks below do the same."""
         if trainer.state.fn == TrainerFn.FITTING:
             return
-        self._stop.install()  # again, because Lightning's handler of SIGTERM would end the program with status 0
+        self._stop.install()  # again, because Lightning's own SIGTERM handler ends the program with status 0
         if trainer.strategy.reduce_boolean_decision(self._stop.requested, all=False):
             raise StopRequested
 
@@ -174,12 +174,12 @@ class StopInEvaluation(Callback):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, and stops the run on request, in training once a checkpoint is written.
+    """Keeps the newest checkpoint, and stops the run on request after it wrote one.
 
-    A checkpoint is written at each epoch's end, after ``checkpoint_every`` seconds within an epoch, and before a stop,
-    but never between the last batch of an epoch and the end of its validation, because Lightning does not return to the
-    validation of an epoch. A stop in validation therefore takes effect at the end of it. ``after_epoch`` is called with
-    every epoch once its checkpoint is written; what it raises ends the run.
+    A checkpoint is written at the end of each epoch, every ``checkpoint_every`` seconds within an epoch, and before a
+    stop. None is written between the last batch of an epoch and the end of its validation, because Lightning cannot
+    resume there. So a stop during validation takes effect at its end. ``after_epoch`` is called with every epoch after
+    its checkpoint is written. An exception in it ends the run.
     """
 
     def __init__(
@@ -195,18 +195,18 @@ class LastCheckpoint(ModelCheckpoint):
         return {}
 
     def load_state_dict(self, state_dict: Values) -> None:
-        pass  # the file is replaced whatever it was
+        pass  # nothing to restore: the file is replaced
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         super().on_train_start(trainer, pl_module)
-        self._stop.install()  # again, because Lightning's handler of SIGTERM would end the program with status 0
+        self._stop.install()  # again, because Lightning's own SIGTERM handler ends the program with status 0
         self._decide_to_stop(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         self._stop_if_decided()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: object, batch_idx: int) -> None:
-        self._stop_if_decided()  # here, where the log of the last batch is complete
+        self._stop_if_decided()  # here, because the log of the last batch is complete
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: Value, batch: object, batch_idx: int
@@ -248,7 +248,7 @@ class EpochLines(Callback):
 
 
 def eigenvalues(module: Value) -> list[list[float]]:
-    """Return the eigenvalues of the recurrent matrix as pairs; none without a matrix, or of one that takes long."""
+    """Return the eigenvalues of the recurrent matrix as pairs, or [] if it is missing or too large."""
     if not has_recurrent_matrix(module.network) or module.network.layer.hidden_size > _LARGEST_SPECTRUM:
         return []
     return [[round(z.real, 6), round(z.imag, 6)] for z in diagnostics.eigenvalues(module.network)]

@@ -1,4 +1,4 @@
-"""Checkpoint files, read without executing anything in them; and the states of random numbers, which they hold."""
+"""Checkpoint files and random states. Reading a file never executes code in it."""
 
 import hashlib
 import io
@@ -18,21 +18,21 @@ from ..constraints import load_checked
 from ..errors import OptionError
 from ..tasks.memory import require_memory
 from .folder import BEST, previous, replacing
-from .folder import LAST as LAST  # which studies import from here
+from .folder import LAST as LAST  # studies import it from here
 from .formats import CHECKPOINT, KEY
 from .mapping import as_mapping, read_run
 from .settings import RunSettings
 from .values import Value, Values, flat
 
-RUN = "manifold_rnn"  # the key of what the package adds to Lightning's checkpoint
-_DIGEST = b"manifold_rnn sha256 "  # stands after the archive of torch, before the digest of all bytes up to here
+RUN = "manifold_rnn"  # the key of the package's entry in Lightning's checkpoint
+_DIGEST = b"manifold_rnn sha256 "  # follows torch's archive; the digest of all bytes so far follows it
 _MAY_CHANGE = ("output", "epochs", "max_steps", "patience", "checkpoint_every", "log_every", "accelerator")
 _MAPPINGS = ("optimizer.groups", "optimizer.options", "network.options", "network.constraint")
 
 
 def write_checkpoint(path: Path, content: Values, *, keep: bool = False) -> None:
-    """Replace a checkpoint by a new one, once the new one is on the disk; ``keep`` the old one as the `previous`."""
-    buffer = io.BytesIO()  # a full disk makes torch raise a RuntimeError about its archive, and Python an OSError
+    """Write a checkpoint to the disk, then replace the old one. With ``keep``, the old one stays as `previous`."""
+    buffer = io.BytesIO()  # on a full disk, Python raises an OSError, but torch an unclear RuntimeError
     torch.save(content, buffer)
     buffer.write(_DIGEST)
     buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
@@ -41,24 +41,24 @@ def write_checkpoint(path: Path, content: Values, *, keep: bool = False) -> None
 
 
 def read_checkpoint(path: Path) -> Values:
-    """Read a checkpoint, as `read_generation` does, and warn if it is not the newest."""
+    """Read a checkpoint as `read_generation` does, and warn if the newest cannot be used."""
     source, content, reason = read_generation(path)
     if reason:
-        text = f"'{path}' {reason}: read '{source.name}' in its place, the checkpoint before it."
+        text = f"'{path}' {reason}. Read the checkpoint before it instead: '{source.name}'."
         warnings.warn(text, stacklevel=2)
     return content
 
 
 def read_generation(path: Path) -> tuple[Path, Values, str]:
-    """Read a checkpoint of Lightning, whose entry "manifold_rnn" holds the settings and the history of the run.
+    """Read a Lightning checkpoint, whose entry "manifold_rnn" contains the settings and the history of the run.
 
-    Returns the file that was read, which is the `previous` one if the newest is damaged or missing; the content; and
-    what is wrong with the newest, or nothing.
+    Returns the file that was read, its content, and the problem with the newest file, or "". The `previous` file is
+    read if the newest is damaged or missing.
 
     Raises
     ------
     OptionError
-        If there is no such file, no digest holds, or this version of the package does not read it.
+        If there is no such file, both files are damaged, or this version of the package cannot read the format.
     """
     try:
         return path, _read(path), ""
@@ -70,14 +70,14 @@ def read_generation(path: Path) -> tuple[Path, Values, str]:
 
 
 def best_checkpoint(folder: Path, history: Sequence[Mapping[str, Value]]) -> tuple[Path, Values]:
-    """Read the checkpoint with the lowest validation loss of this history, the newest or the `previous` one.
+    """Read the checkpoint with the lowest validation loss of this history: the newest or the `previous` one.
 
-    A run that was killed between two files may have left a best checkpoint that the last one does not count yet.
+    If a run is killed between two writes, its best checkpoint may be newer than its last one.
 
     Raises
     ------
     OptionError
-        If neither is of this history, which is that of a run that may be another one with equal settings.
+        If neither belongs to this history. It may belong to another run with equal settings.
     """
     lowest, reasons = min(epoch["val_loss"] for epoch in history), []
     for path in (folder / BEST, previous(folder / BEST)):
@@ -90,7 +90,7 @@ def best_checkpoint(folder: Path, history: Sequence[Mapping[str, Value]]) -> tup
         is_of_run = bool(own) and _scores(own) == _scores(history[: len(own)])
         if is_of_run and own[-1]["val_loss"] == lowest and not content[RUN]["batch"]:
             return path, content
-        reasons.append(f"{path.name} is another's")
+        reasons.append(f"{path.name} belongs to another run")
     raise OptionError(
         f"'{folder}' needs the checkpoint with its lowest validation loss, {lowest:.4g}.\n"
         f"Got none: {', '.join(reasons)}.\nPut {BEST} of this run back, or start again with --restart."
@@ -98,7 +98,7 @@ def best_checkpoint(folder: Path, history: Sequence[Mapping[str, Value]]) -> tup
 
 
 class _Unusable(OptionError):
-    """There is no such file, or it is damaged: the generation before it may be read."""
+    """Raised if a file is missing or damaged, so that the previous one may be read instead."""
 
     def __init__(self, path: Path, reason: str, message: str) -> None:
         super().__init__(message)
@@ -115,33 +115,33 @@ def _read(path: Path) -> Values:
         raise OptionError(f"The checkpoint '{path}' cannot be read: {error.strerror or error}.") from error
     body, digest = data[:-32], data[-32:]
     if not body.endswith(_DIGEST) or hashlib.sha256(body).digest() != digest:
-        raise _damaged(path, "the digest of the file does not hold")
+        raise _damaged(path, "its digest does not match its content")
     try:
         content = torch.load(io.BytesIO(body[: -len(_DIGEST)]), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's reader raises for an archive that it cannot read
+    except Exception as error:  # torch raises many kinds of errors for a damaged archive
         if is_out_of_memory(error):
             raise
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(content, dict) or KEY not in content.get(RUN, {}):
-        raise _damaged(path, "it has another content")
+        raise _damaged(path, "it does not contain the expected entries")
     CHECKPOINT.require(content[RUN][KEY], f"'{path}'")
     return content
 
 
 def _require_end(path: Path) -> None:
-    """Refuse what is no checkpoint by its kind and its last bytes, before much is read of it."""
+    """Raise unless the kind and the last bytes of a file are those of a checkpoint, before reading all of it."""
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
-        raise _damaged(path, "it is no regular file")
+        raise _damaged(path, "it is not a regular file")
     with open(path, "rb") as file:
         file.seek(max(0, state.st_size - len(_DIGEST) - 32))
         if not file.read(len(_DIGEST)).startswith(_DIGEST):
-            raise _damaged(path, "the digest of the file does not hold")
-    require_memory("checkpoint", 2 * state.st_size, "a file", f"'{path}'")  # its bytes, and the tensors in them
+            raise _damaged(path, "its digest does not match its content")
+    require_memory("checkpoint", 2 * state.st_size, "a file", f"'{path}'")  # for the bytes, and for the tensors
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a lack of memory, for which torch has no class on a CPU."""
+    """Whether an error is a lack of memory. Torch has no error class for it on a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -151,42 +151,44 @@ def run_entry(settings: RunSettings, state: Values) -> Values:
 
 
 def require_same_run(path: Path, content: Values, settings: RunSettings) -> None:
-    """Raise `OptionError`, with the first difference, unless a checkpoint is from a run with these settings."""
+    """Raise `OptionError` with the first difference, unless a checkpoint belongs to a run with these settings."""
     saved, current = (flat(as_mapping(s), _MAPPINGS) for s in (read_run(content[RUN]["settings"]), settings))
     for key in [key for key in {**saved, **current} if key not in _MAY_CHANGE]:
         if saved.get(key) != current.get(key):
             raise OptionError(
                 f"'{path}' is a checkpoint of another run.\n"
                 f"Expected {key}={current.get(key)}, got {key}={saved.get(key)}.\n"
-                "Resume with its own settings, in run.yaml beside it, or choose another `output`."
+                "Resume it with its own settings, which are in run.yaml beside it, or choose another `output`."
             )
 
 
 def require_same_data(path: Path, content: Values, current: Values) -> None:
-    """Raise `OptionError` if a checkpoint was trained on data with another digest than that of this environment."""
+    """Raise `OptionError` if the digest of a checkpoint's training data differs from that of this environment."""
     for known in content[RUN].get("environments", [])[-1:]:
         if known["data"] != current["data"]:
             raise OptionError(
                 f"'{path}' is a checkpoint of a run on other data.\n"
                 f"Expected the digest {known['data'][:12]}, got {current['data'][:12]}.\n"
-                "Put back the files of the task, or train in another `output`."
+                "Restore the files of the task, or train in another `output`."
             )
 
 
 def load_weights(path: Path, content: Values, module: nn.Module) -> None:
-    """Load the weights of a checkpoint, or raise `OptionError` and leave the module as it is."""
+    """Load the weights of a checkpoint. If they do not fit, raises `OptionError` and leaves the module unchanged."""
     try:
         load_checked(module, content["state_dict"])
     except (RuntimeError, KeyError) as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise OptionError(f"'{path}' does not fit the network.\nGot {reason}.\nIt is from another version.") from error
+        raise OptionError(
+            f"'{path}' does not fit the network.\nGot {reason}.\nIt was written by another version."
+        ) from error
 
 
 def random_state() -> Values:
     """Return the states of all sources of random numbers, as plain values and tensors."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the state that everybody shares
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - numpy's global state
     version, words, gauss = random.getstate()
     return {
         "python": [version, list(words), gauss],
@@ -228,6 +230,6 @@ def _damaged(path: Path, reason: str) -> _Unusable:
     return _Unusable(
         path,
         "is damaged",
-        f"'{path}' is damaged or no checkpoint of this package: {reason}.\nNothing was changed.\n"
-        "Use another checkpoint of the run, or start again in another folder.",
+        f"'{path}' is damaged or not a checkpoint of this package: {reason}.\nNothing was changed.\n"
+        "Use another checkpoint of the run, or start a new run in another folder.",
     )

@@ -1,4 +1,4 @@
-"""The names that settings accept: whatever the packages export, by the name that it is exported by."""
+"""The names that settings accept: everything that the packages export, by its exported name."""
 
 import difflib
 import inspect
@@ -18,8 +18,8 @@ from ..errors import OptionError
 from .values import Value, Values
 
 Builder = Callable[..., Value]
-_LONGEST_LIST = 250  # characters of names in a message
-_SET_ELSEWHERE = {  # by settings of their own, by the task, or by the layer
+_LONGEST_LIST = 250  # largest number of characters for the names in a message
+_SET_ELSEWHERE = {  # options with settings of their own, or set by the task or the layer
     *("input_size", "hidden_size", "output_size", "nonlinearity", "retraction", "view", "rebase_every"),
     *("weights", "offset", "generator", "device", "dtype"),
     *("params", "lr", "weight_decay"),
@@ -32,11 +32,11 @@ def cells() -> dict[str, type[nn_package.cells.Cell]]:
 
 
 def constraints_by_name() -> dict[str, Builder]:
-    """Return what builds a constraint of a square matrix from plain values and other constraints, by name."""
+    """Return the builders of constraints of a square matrix by name. They take plain values and other constraints."""
     builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
     structured = _exported(constraints, constraints.Constraint)
     functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
-    structured = {name: kind for name, kind in structured.items() if not kind.reads_whole_weight}  # kernels
+    structured = {name: kind for name, kind in structured.items() if not kind.reads_whole_weight}  # not for kernels
     known = {name: f for name, f in {**structured, **functions}.items() if set(required(f)) <= set(members(f))}
     known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not required(kind)}
     return dict(sorted(known.items()))
@@ -48,13 +48,13 @@ def members(build: Builder) -> list[str]:
 
 
 def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
-    """Return the optimizers, by the name in `torch.optim` where there is one."""
+    """Return the optimizers by name. A name in `torch.optim` is used if there is one."""
     kinds = _exported(optim, optim.RiemannianOptimizer).values()
     return {(kind.plain or kind).__name__: kind for kind in kinds}
 
 
 def diagnostics() -> dict[str, Builder]:
-    """Return the diagnostics of a network alone or of one with data, each a function whose result has a ``table()``."""
+    """Return the diagnostics by name. Each takes a network, or a network and data, and its result has a ``table()``."""
     functions = {name: getattr(diagnostic_package, name) for name in diagnostic_package.__all__}
     return {
         name: f
@@ -64,12 +64,12 @@ def diagnostics() -> dict[str, Builder]:
 
 
 def needs_data(diagnostic: Builder) -> bool:
-    """Return whether a diagnostic has no result without data."""
+    """Return whether a diagnostic needs data."""
     return "data" in required(diagnostic)
 
 
 def task_class(name: object) -> type[tasks.Task]:
-    """Return a task by the name in `manifold_rnn.tasks`, or by its full name in any other module."""
+    """Return a task by its name in `manifold_rnn.tasks`, or by its full name in any other module."""
     known = _exported(tasks, tasks.Task)
     if isinstance(name, str) and name not in known and "." in name:
         try:
@@ -90,13 +90,13 @@ def task_name(kind: type[tasks.Task]) -> str:
 
 
 def require_task_name(kind: type[tasks.Task]) -> None:
-    """Raise `OptionError` unless `task_class` finds a task by its name, which files hold."""
+    """Raise `OptionError` unless `task_class` finds a task by its name, because files store the name."""
     name = task_name(kind)
     try:
         found = task_class(name) is kind
     except OptionError:
         found = False
-    require(found, "task", "a class that its module has by its name, for files to name it", name)
+    require(found, "task", "a class that can be imported by its name, because files store this name", name)
 
 
 def option_names(build: Builder) -> list[str]:
@@ -110,7 +110,7 @@ def takes(build: Builder, option: str) -> bool:
 
 
 def require_options(key: str, build: Builder, options: Mapping[str, object]) -> None:
-    """Raise `OptionError`, with the nearest name, unless ``build`` takes all of the options."""
+    """Raise `OptionError` with the nearest name, unless ``build`` takes all of these options."""
     known = option_names(build)
     for name in [name for name in options if name not in known]:
         hint = did_you_mean(str(name), known, f"{key}.")
@@ -119,7 +119,7 @@ def require_options(key: str, build: Builder, options: Mapping[str, object]) -> 
 
 
 def named_constraint(key: str, value: object) -> tuple[Builder, Values]:
-    """Return the builder and the options of a constraint, which is a name or a mapping of its name and its options."""
+    """Return the builder and the options of a constraint, given as a name or as a mapping of name and options."""
     (name, options), known = named(key, value), constraints_by_name()
     require_choice(key, name, known)
     require_options(key, known[str(name)], options)
@@ -130,25 +130,25 @@ def named(key: str, value: Value) -> tuple[object, Values]:
     """Split a value of the form ``name`` or ``{name: ..., option: ...}`` into the name and the options."""
     mapping = {"name": value} if isinstance(value, str) else value
     require(
-        isinstance(mapping, Mapping) and "name" in mapping, key, "a name, or a mapping with the key name", repr(value)
+        isinstance(mapping, Mapping) and "name" in mapping, key, "a name, or a mapping with the key `name`", repr(value)
     )
     return mapping["name"], {option: content for option, content in mapping.items() if option != "name"}
 
 
 def require(holds: bool, key: str, expected: str, got: object) -> None:
-    """Raise `OptionError` unless ``holds``."""
+    """Raise `OptionError` with the expected and the received value, unless ``holds``."""
     if not holds:
         raise OptionError(f"`{key}` needs {expected}. Got {got}.")
 
 
 def require_path(key: str, path: object, kind: str = "file") -> None:
-    """Raise `OptionError` unless a value can be the path of a file, or of another kind."""
+    """Raise `OptionError` unless a value can be a path. ``kind`` is the word for it in the message."""
     usable = isinstance(path, str | Path) and bool(str(path).strip()) and "\0" not in str(path)
     require(usable, key, f"the path of a {kind}", f"{path!r:.80}")
 
 
 def require_folder(key: str, path: object) -> None:
-    """Raise `OptionError` unless a value can be the path of a folder that every library can write into."""
+    """Raise `OptionError` unless a value can be the path of a folder for every library."""
     require_path(key, path, "folder")
     try:
         str(path).encode()
@@ -157,7 +157,7 @@ def require_folder(key: str, path: object) -> None:
 
 
 def require_choice(key: str, name: object, known: Collection[str]) -> None:
-    """Raise `OptionError`, with the known names and the nearest one, unless ``name`` is known."""
+    """Raise `OptionError` with the known names and the nearest one, unless ``name`` is known."""
     if not isinstance(name, str) or name not in known:
         hint, names = did_you_mean(str(name), known), ", ".join(known)
         if len(names) > _LONGEST_LIST:
@@ -166,7 +166,7 @@ def require_choice(key: str, name: object, known: Collection[str]) -> None:
 
 
 def unknown_key(key: str, known: Collection[str]) -> OptionError:
-    """Return the error for a key that is not known, with the nearest key and those of its section."""
+    """Return the error for an unknown key, with the nearest key and all keys of its section."""
     section = key.rpartition(".")[0]
     beside = [name for name in known if name.rpartition(".")[0] == section]
     names = ", ".join(name.rpartition(".")[2] for name in beside)
@@ -175,7 +175,7 @@ def unknown_key(key: str, known: Collection[str]) -> OptionError:
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
-    """Return a question for the nearest known name, or for one that ends with it, or nothing if none is near."""
+    """Return a question with the nearest known name, or one that ends with ``name``, or ""."""
     lower = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     near = near or [other for other in lower if len(name) > 2 and other.endswith(name.lower())]

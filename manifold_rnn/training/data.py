@@ -1,4 +1,4 @@
-"""Batches of a task for Lightning, in an order that is a function of seed and epoch, and resumable at any batch."""
+"""Batches of a task for Lightning. Their order depends on seed and epoch only, and can be resumed at any batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -15,9 +15,9 @@ _LARGEST_EVALUATION = 512
 
 
 class TrainingLoader:
-    """The training batches of an epoch, whose position is part of a checkpoint.
+    """The training batches of an epoch. The position in the epoch is part of a checkpoint.
 
-    ``dataset`` and ``batches`` are functions of the epoch, which Lightning sets on the ``sampler``.
+    ``dataset`` and ``batches`` are functions of the epoch. Lightning sets the epoch on the ``sampler``.
     """
 
     def __init__(self, dataset: Callable[[int], TensorDataset], batches: Callable[[int], Sequence[list[int]]]) -> None:
@@ -26,22 +26,22 @@ class TrainingLoader:
         self._epoch, self._batch = 0, 0  # the epoch of the last iteration, and its batches so far
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; Lightning calls this before each epoch."""
+        """Choose the epoch of the next iteration. Lightning calls this before each epoch."""
         self._next_epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches that are over."""
+        """Return the epoch and the number of its finished batches."""
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Skip the batches that are over when this epoch is iterated next; another epoch starts at its first batch."""
+        """Skip the finished batches of this epoch in the next iteration. Other epochs start at their first batch."""
         self._epoch, self._batch = state_dict["epoch"], state_dict["batch"]
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        epoch = self._next_epoch  # read at the first batch, so after the trainer has set it
+        epoch = self._next_epoch  # read here, after the trainer has set it
         first = self._batch if self._epoch == epoch else 0
         self._epoch, self._batch = epoch, first
         dataset = self._dataset(epoch)
@@ -53,19 +53,22 @@ class TrainingLoader:
 
 
 class SequenceData(LightningDataModule):
-    """The three sets of a task in batches, for any `lightning.pytorch.Trainer`.
+    """The training, validation and test sets of a task in batches, for any `lightning.pytorch.Trainer`.
 
-    The training set is shuffled in every epoch, by the seed. Under several processes each takes an equal part of every
-    batch. The pieces of a stream, of a task that is ``carried``, are not shuffled: a set is cut into as many rows as a
-    batch has, and batch k holds piece k of every row; pieces that fill no row are left out.
+    The training set is shuffled in every epoch, by the seed. With several processes, each takes an equal part of every
+    batch.
+
+    A task that is ``carried`` is one long stream, whose pieces are not shuffled. Each set is cut into as many rows as a
+    batch has. Batch k contains piece k of every row. Pieces that do not fill a row are left out.
 
     Parameters
     ----------
     task : Task
+        Task with the sets.
     batch_size : int
-        Sequences in a training batch of each process; the last batch of an epoch may be smaller.
+        Number of sequences in a training batch of each process. The last batch of an epoch may be smaller.
     seed : int
-        Seed of the order of the training set: equal seeds give equal orders, epoch by epoch.
+        Seed of the order of the training set. Equal seeds give the same order in every epoch.
 
     Raises
     ------
@@ -89,7 +92,7 @@ class SequenceData(LightningDataModule):
         self._loader: TrainingLoader | None = None
 
     def require_sequences(self, world: int) -> None:
-        """Raise `OptionError` unless each of so many processes has a sequence of each set."""
+        """Raise `OptionError` unless each of ``world`` processes gets a sequence of each set."""
         sizes = [len(part) for part in self.splits]
         if min(sizes) < world:
             raise OptionError(
@@ -123,7 +126,7 @@ class SequenceData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of the training loader for a checkpoint."""
-        # a trainer saves it too, but does not load it if the module asks for the number of steps before
+        # a trainer saves the loader's state too, but does not load it if the module needs the number of steps first
         return {} if self._loader is None else self._loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -135,7 +138,8 @@ class SequenceData(LightningDataModule):
         count, carried = len(dataset), self.task.carried
         size = (self.batch_size if carried else _LARGEST_EVALUATION) * world
         batches = _rows(count, size) if carried else torch.arange(count).split(size)
-        # a batch for every list of indices, and no DataLoader, so that a trainer leaves alone how processes share it
+        # a batch for every list of indices. It is no DataLoader, so that a trainer does not change the processes'
+        # shares
         return Subset(dataset, _shares(batches, rank, world))  # type: ignore[arg-type]
 
     def _rank_and_world(self) -> tuple[int, int]:
@@ -145,13 +149,13 @@ class SequenceData(LightningDataModule):
 
 
 def _rows(count: int, rows: int) -> Sequence[Tensor]:
-    """Batch k has piece k of every row."""
+    """The indices of each batch: batch k contains piece k of every row."""
     rows = min(rows, count)
     return torch.arange(count // rows * rows).view(rows, -1).unbind(1)
 
 
 def _shares(batches: Sequence[Tensor], rank: int, world: int) -> list[list[int]]:
-    """The equal part of each batch that belongs to one process; what does not divide evenly is left out."""
+    """The part of each batch for one process. All parts are equal, and a remainder is left out."""
     sizes = [len(batch) // world for batch in batches]
     shares = [batch[rank * size : (rank + 1) * size].tolist() for batch, size in zip(batches, sizes, strict=True)]
     return [share for share in shares if share]

@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on besides its settings: data, versions, threads, device, and the scan that ran."""
+"""The environment of a run: the data, versions, threads, device and scan that its numbers depend on."""
 
 import hashlib
 import logging
@@ -12,12 +12,12 @@ from .. import __version__
 from ..tasks.base import Splits
 from .values import Values
 
-_ROWS = 4096  # a set may be an expanded tensor, which is copied for its digest
+_ROWS = 4096  # a set may be an expanded tensor, so it is copied in parts for its digest
 _SCANS = logging.getLogger("manifold_rnn.nn.scan.run")
 
 
 def environment(splits: Splits) -> Values:
-    """Return the environment of this process, and a digest of every byte of the data."""
+    """Return the environment of this process, with a digest of all data."""
     digest = hashlib.sha256()
     for tensor in (tensor for part in splits for tensor in part.tensors):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -28,7 +28,7 @@ def environment(splits: Splits) -> Values:
 
 
 def hardware(device: torch.device) -> str:
-    """Return the name of a device; for a CPU, the vector instructions that torch uses there."""
+    """Return the name of a device. For a CPU, return the vector instructions that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
@@ -36,12 +36,12 @@ def hardware(device: torch.device) -> str:
 
 @contextmanager
 def scans_used() -> Iterator[set[str]]:
-    """Collect the names of the scans that run in the block, which `nn.scan.run` writes to the debug log."""
+    """Collect the names of the scans that run in the block, from the debug log of `nn.scan.run`."""
     names: set[str] = set()
 
     def collect(record: logging.LogRecord) -> bool:
         names.add(str(record.args[0]) if isinstance(record.args, tuple) else record.getMessage())
-        return level <= logging.DEBUG  # whoever reads the debug log anyway still does
+        return level <= logging.DEBUG  # pass it on only to users who log at debug level
 
     level = _SCANS.getEffectiveLevel()
     own = _SCANS.level
@@ -55,16 +55,16 @@ def scans_used() -> Iterator[set[str]]:
 
 
 def joined(earlier: Sequence[Values], current: Values) -> list[Values]:
-    """Return the environments of a run in their order, with the current one added if it differs from the last."""
+    """Return the environments of a run in order. The current one is added if it differs from the last."""
     if earlier and earlier[-1] == {**earlier[-1], **current}:
         return [*earlier]
     return [*earlier, current]
 
 
 def warn_of_changes(earlier: Sequence[Values], current: Values) -> None:
-    """Warn in one line of what has changed since the last part of a run."""
+    """Warn in one line about changes since the last part of a run."""
     before = earlier[-1] if earlier else {}
     changes = [f"{key} {current[key]} (was {old})" for key, old in before.items() if current.get(key, old) != old]
     if changes:
-        text = f"The run resumes with {', '.join(changes)}. Numbers may differ from those of a run without a break."
+        text = f"The run resumes with {', '.join(changes)}. Its numbers may differ from those of an uninterrupted run."
         warnings.warn(text, stacklevel=2)

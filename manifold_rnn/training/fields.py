@@ -1,4 +1,4 @@
-"""The fields of settings, checked against their type hints: with the same message from Python, a flag or a file."""
+"""Checks the fields of settings against their type hints. Python, flags and files get the same messages."""
 
 import os
 import types
@@ -19,34 +19,34 @@ from .values import Value, Values
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-Hint: TypeAlias = object  # a type, or what `typing` has instead of one
+Hint: TypeAlias = object  # a type, or an object of `typing`
 _KINDS: dict[Hint, str] = {int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
 def check_fields(settings: object, path: str = "") -> None:
-    """Raise `OptionError` unless the fields of a frozen dataclass have the types of their hints; convert near ones.
+    """Raise `OptionError` unless the fields of a frozen dataclass have the types of their hints.
 
-    A path becomes text, a number of numpy one of Python, and an integer a float where one is expected.
+    Some values are converted: a path to a string, a numpy number to a Python number, and an integer to a float.
     """
     kind: Hint = type(settings)
     for name, hint in hints(kind).items():
         value = getattr(settings, name)
         if isinstance(hint, type) and (is_dataclass(hint) or isinstance(hint, ABCMeta)):
             require(isinstance(value, hint), f"{path}{name}", f"a {hint.__name__}", f"{value!r:.80}")
-            if isinstance(hint, ABCMeta):  # a task, which does not check the types of its own fields
+            if isinstance(hint, ABCMeta):  # a task does not check the types of its own fields
                 check_fields(value, f"{path}{name}.")
             continue
         object.__setattr__(settings, name, checked(hint, value, f"{path}{name}"))
 
 
 def checked(hint: Hint, value: Value, key: str) -> Value:
-    """Return a value as its type hint asks for it, such as a float for an integer, or raise `OptionError`."""
+    """Return a value, converted to the type of its hint where needed. Raises `OptionError` if it does not fit."""
     value = _native(value)
     if _fits(hint, value):
         return value
     require(get_origin(hint) is not dict or isinstance(value, Mapping), key, "a mapping", repr(value))
     is_set = value is not None or get_origin(hint) in (Union, types.UnionType) or hint is Any
-    require(is_set, key, expected(hint), "none")  # which the parser takes for every type
+    require(is_set, key, expected(hint), "none")  # the parser would accept null for every type
     try:
         return _value_parser(hint).parse_object({"value": value})["value"]
     except ArgumentError as error:
@@ -54,7 +54,7 @@ def checked(hint: Hint, value: Value, key: str) -> Value:
 
 
 def _native(value: Value) -> Value:
-    """A nested value with texts for paths, and Python's numbers and lists for those of numpy."""
+    """A nested value, with paths converted to strings, and numpy's numbers and arrays to Python's."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, dict):
@@ -65,7 +65,7 @@ def _native(value: Value) -> Value:
 
 
 def _fits(hint: Hint, value: Value) -> bool:
-    """Whether a value has a plain type exactly; the parser, which takes a millisecond, decides everything else."""
+    """Whether a value has exactly a plain type. The slower parser checks all other values."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_fits(part, value) for part in get_args(hint))
     if get_origin(hint) is Literal:
@@ -78,7 +78,7 @@ def _fits(hint: Hint, value: Value) -> bool:
 
 
 def expected(hint: Hint) -> str:
-    """Return what a type hint accepts, in words, such as "an integer, or null"."""
+    """Return the values that a type hint accepts, in words, such as "an integer, or null"."""
     if get_origin(hint) in (Union, types.UnionType):
         parts = [part for part in get_args(hint) if part is not type(None)]
         words = " or ".join(dict.fromkeys(expected(part) for part in parts))
@@ -93,7 +93,7 @@ def expected(hint: Hint) -> str:
 
 @cache
 def hints(kind: Hint) -> dict[str, Hint]:
-    """Return the type hints of the fields of a dataclass; none for any other type."""
+    """Return the type hints of the fields of a dataclass, or {} for any other type."""
     known = typing.get_type_hints(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
     return {f.name: known[f.name] for f in fields(kind)} if known else {}  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The folder of a run: tried before work begins, locked while a process works in it, its files replaced at once."""
+"""The folder of a run. It is checked first and locked during the run, and its files are replaced atomically."""
 
 import os
 import re
@@ -16,42 +16,42 @@ CONFIG, LAST, BEST, RESULT, LOGS = "run.yaml", "last.ckpt", "best.ckpt", "result
 
 
 def previous(path: Path) -> Path:
-    """Return where the generation of a file before the newest is kept, such as last.previous.ckpt."""
+    """Return the path of the previous version of a file, such as last.previous.ckpt."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 _FILES = [CONFIG, LOGS, *(name for file in (LAST, BEST, RESULT) for name in (file, previous(Path(file)).name))]
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, [*_FILES, 'probe']))})\.\d+\.tmp")
 _ATTEMPT = re.compile(r"attempt-\d+")
-_PRINTED = re.compile(r".+\.(out|err|log|[oe]\d+)")  # what a batch system or a shell may keep of a run's lines
+_PRINTED = re.compile(r".+\.(out|err|log|[oe]\d+)")  # files with a run's output, from a shell or a batch system
 
 
 def require_own(folder: Path) -> None:
-    """Raise `OptionError` if a folder holds files, but not those of a run; changes nothing.
+    """Raise `OptionError` if a folder contains files, but not those of a run. Changes nothing.
 
-    What is printed may be kept in the folder of a run, also before it starts.
+    Log files with the printed output are allowed, also before the run starts.
     """
     try:
         names = {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):
-        return  # `open_folder` makes it, or says what is wrong
+        return  # `open_folder` creates it, or raises
     patterns = (_TEMPORARY, _ATTEMPT, _PRINTED)
     own = {".lock", "error.txt"} | {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
     if names - own == {LOGS}:
         foreign = {LOGS}
     elif CONFIG in names and (names & {LAST, previous(Path(LAST)).name, RESULT} or _is_written(folder / CONFIG)):
-        return  # a run, in which the user may keep notes
+        return  # a run, where users may keep other files too
     else:
         foreign = names - own - {*_FILES}
     if foreign:
         raise OptionError(
             f"`output` needs a new folder, an empty one, or that of a run.\n"
-            f"Got '{folder}', which holds other files, such as '{min(foreign)}'.\nChoose another `output`."
+            f"Got '{folder}', which contains other files, such as '{min(foreign)}'.\nChoose another `output`."
         )
 
 
 def _is_written(config: Path) -> bool:
-    """Whether a run has written these settings, which then begin with the number of their format."""
+    """Whether a run wrote these settings. They then begin with the number of their format."""
     if not config.is_file():
         return False
     with open(config, "rb") as file:
@@ -59,7 +59,7 @@ def _is_written(config: Path) -> bool:
 
 
 def open_folder(folder: Path) -> None:
-    """Make the output folder if it is missing; raise `OptionError` if it cannot be written."""
+    """Create the output folder if it is missing. Raises `OptionError` if it cannot be written."""
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def open_folder(folder: Path) -> None:
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Keep other processes from training in a folder until the returned lock is released, or this process ends."""
+    """Prevent other processes from training in a folder, until the returned lock is released or this process ends."""
     lock = FileLock(folder / ".lock", blocking=False)
     try:
         lock.acquire()
@@ -88,14 +88,14 @@ def lock_folder(folder: Path) -> FileLock:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed have left half written; the folder is locked."""
+    """Remove incomplete files of killed processes. The folder must be locked."""
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path) -> None:
-    """Move the files of a run into the first free folder attempt-1, attempt-2, ... inside; the folder is locked."""
+    """Move the files of a run into the first free subfolder attempt-1, attempt-2, ... The folder must be locked."""
     present = [folder / name for name in (*_FILES, "error.txt") if (folder / name).exists()]
     if present:
         number = 1 + max((int(path.name[8:]) for path in folder.iterdir() if _ATTEMPT.fullmatch(path.name)), default=0)
@@ -106,16 +106,16 @@ def move_aside(folder: Path) -> None:
 
 
 def resume_command(folder: str | Path, flag: str = "--resume") -> str:
-    """Return the command that resumes a run, or starts it again, wherever its folder was moved to."""
+    """Return the command that resumes a run or starts it again. It also works after the folder was moved."""
     return f"manifold-rnn fit --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))} {flag}"
 
 
 @contextmanager
 def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, and move it to ``path`` if the block raises nothing.
+    """Yield a temporary path in the same folder. The file is moved to ``path`` if the block raises no exception.
 
-    The new file is on the disk, and not only in the system's memory, before it replaces the old one, which ``keep``
-    keeps as `previous`. At an `OSError` the old file is still there.
+    The new file is flushed to the disk before it replaces the old one. With ``keep``, the old file stays as `previous`.
+    After an `OSError` the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -124,12 +124,12 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
         if keep and path.exists():
             _keep(path)
         os.replace(temporary, path)
-        if os.name != "nt":  # where a folder cannot be opened
+        if os.name != "nt":  # Windows cannot open a folder
             _sync(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
-        reason = f"{error.strerror}: '{path}' cannot be written, and its content of before is kept"
+        reason = f"{error.strerror}: '{path}' cannot be written. The old file is kept"
         raise OSError(error.errno, reason) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def _keep(path: Path) -> None:
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
-    except OSError:  # not every file system has links; readers look at the previous file if the newest is missing
+    except OSError:  # no links here: then readers use the previous file if the newest is missing
         link = path
     os.replace(link, previous(path))
 

@@ -1,4 +1,4 @@
-"""The number of each file format: what is written, and what is read. The documentation states the policy."""
+"""The format number of each kind of file: the one that is written, and those that can be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ KEY = "format"
 
 @dataclass(frozen=True)
 class Format:
-    """What a file contains, the number that is written into it, and the oldest number that can be read."""
+    """A file format: its content, the number that is written, and the oldest number that can be read."""
 
     content: str
     current: int
     oldest: int = 1
 
     def require(self, number: Value, place: object) -> None:
-        """Raise `OptionError` unless this version of the package reads this number."""
+        """Raise `OptionError` unless this version of the package can read this format number."""
         if type(number) is int and self.oldest <= number <= self.current:
             return
         problem, hint = "has an unknown format", "Use a file that this package has written."
@@ -34,7 +34,7 @@ class Format:
         )
 
     def checked(self, values: Mapping[str, Value], place: object) -> Values:
-        """Return a mapping without its number, which is 1 if it has none, or raise `OptionError`."""
+        """Check the format number of a mapping, 1 if it has none. Returns the rest of the mapping."""
         self.require(values.get(KEY, 1), place)
         return {key: value for key, value in values.items() if key != KEY}
 

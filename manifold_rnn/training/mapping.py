@@ -1,4 +1,4 @@
-"""Settings from nested mappings of plain values, as YAML files give them, and back; mistakes are answered by key."""
+"""Converts nested mappings of plain values, as in YAML files, to settings and back. Errors name the key."""
 
 import inspect
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
     Parameters
     ----------
     source : str, Path or mapping
-        ``task``, ``network``, ``optimizer`` and ``schedule`` are mappings too. The first has the ``name`` of a task and
-        its fields.
+        File, or mapping of the fields of `RunSettings`. ``task``, ``network``, ``optimizer`` and ``schedule`` are
+        mappings too. ``task`` contains the ``name`` of a task and its fields.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
     Raises
     ------
     OptionError
-        If the file cannot be read, or a key or a value is wrong; the message has the nearest right one.
+        If the file cannot be read, or a key or a value is wrong. The message suggests the nearest valid one.
 
     Examples
     --------
@@ -56,16 +56,17 @@ def read_run(source: str | Path | Mapping[str, Value]) -> RunSettings:
 
 
 def read_settings(path: str | Path) -> Values:
-    """Read a YAML file of settings, or raise `OptionError`, also if it is from a newer version of the package."""
+    """Read a YAML file of settings. Raises `OptionError`, also for a file of a newer version of the package."""
     return SETTINGS.checked(read_yaml(path), f"'{path}'")
 
 
 def as_mapping(settings: RunSettings) -> Values:
-    """Return the nested mapping of plain values from which `read_run` makes these settings.
+    """Return the nested mapping of plain values that `read_run` converts to these settings.
 
     Parameters
     ----------
     settings : RunSettings
+        Settings of a run.
 
     Returns
     -------
@@ -82,7 +83,7 @@ def as_mapping(settings: RunSettings) -> Values:
 
 
 def resolved(settings: RunSettings) -> Values:
-    """Return a mapping that is equal for equal runs: as `as_mapping`, with the defaults of what options leave out."""
+    """Return `as_mapping` with the defaults of omitted options. Equal runs have equal mappings."""
     mapping = as_mapping(settings)
     network, optimizer = mapping["network"], mapping["optimizer"]
     build = getattr(zoo, network["zoo"]) if network["zoo"] else cells()[network["cell"]]
@@ -107,9 +108,9 @@ def _defaults(build: Builder) -> Values:
 
 
 def check_keys(kind: Hint, mapping: Mapping[str, Value], path: str = "") -> Values:
-    """Return the fields of a dataclass that a mapping sets, with every key and value checked.
+    """Return the fields of a dataclass that a mapping sets. Every key and value is checked.
 
-    Values that are dataclasses themselves stay mappings, and a task becomes one.
+    A value that is a dataclass stays a mapping. A task is converted to an object.
 
     Raises
     ------

@@ -28,37 +28,39 @@ class SequenceModule(LightningModule):
     Parameters
     ----------
     network : nn.Module
-        Maps a batch of sequences to what the task's loss takes. For a task that is ``carried`` it has a ``carry_on`` as
-        `manifold_rnn.zoo.Network` has; if it has ``parameter_groups(lr)``, those are trained.
+        Network that maps a batch of sequences to the inputs of the task's loss. If it has ``parameter_groups(lr)``, the
+        optimizer uses them. For a task that is ``carried`` it needs a method ``carry_on`` as in
+        `manifold_rnn.zoo.Network`.
     task : Task
-        Gives loss and metric.
+        Task that defines loss and metric.
     optimizer : OptimizerSettings, optional
+        Settings of the optimizer.
     schedule : ScheduleSettings, optional
-        Spans the steps that the trainer is going to take.
+        Schedule of the learning rates, over all steps of the trainer.
     max_steps : int, optional
-        The schedule spans at most so many steps.
+        Largest number of steps in the schedule.
     methods : sequence of Method
         Sections of a run's settings that change how the network learns.
 
     Attributes
     ----------
     state : Tensor or tuple of Tensor or None
-        Of a ``carried`` task: the state of the network after the last batch, detached.
+        State of the network after the last batch of a ``carried`` task, detached.
     totals : Tensor
-        Sum of the losses and number of the sequences of this epoch in this process; the training loss is their
-        quotient. They are part of a checkpoint, as the state is.
+        Sum of the losses and number of the sequences of this epoch in this process. The training loss is their
+        quotient. Checkpoints contain both, and the state.
 
     Raises
     ------
     OptionError
-        If no weight has the name of one of the optimizer's groups.
+        If a group of the optimizer matches no weight.
     NonFiniteError
         While training, if the loss is NaN or infinite.
 
     Notes
     -----
-    Logs ``loss`` and ``grad_2.0_norm...`` for batches, ``train_loss``, ``val_loss``, ``val_metric`` and ``weights/...``
-    for epochs, and ``test_loss`` and ``test_metric``.
+    Batches log ``loss`` and ``grad_2.0_norm...``. Epochs log ``train_loss``, ``val_loss``, ``val_metric`` and
+    ``weights/...``. The test logs ``test_loss`` and ``test_metric``.
 
     Examples
     --------
@@ -85,7 +87,7 @@ class SequenceModule(LightningModule):
         self.totals = torch.zeros(2, dtype=torch.float64)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs for sequences, or for the next pieces of a stream."""
+        """Return the outputs of the network for sequences, or for the next pieces of a stream."""
         every_step = {"every_step": True} if self.task.every_step else {}
         if not self.task.carried:
             return self.network(inputs, **every_step)
@@ -123,16 +125,16 @@ class SequenceModule(LightningModule):
         return float(loss / count)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the losses and the stream; a resumed trainer does not call this within an epoch."""
+        """Reset the losses and the stream. A trainer that resumes within an epoch does not call this."""
         self.totals.zero_()
         self.state = None
 
     def on_train_start(self) -> None:
-        """Move a stream that was loaded to the device of the network."""
+        """Move the loaded state of a stream to the device of the network."""
         self.state = move_data_to_device(self.state, self.device)
 
     def on_train_epoch_end(self) -> None:
-        """Log the training loss, numbers of the methods, and the largest defect, or the spectral radius without one."""
+        """Log the training loss, the numbers of the methods, and the largest defect or else the spectral radius."""
         self.log("train_loss", self.train_loss(), rank_zero_only=True)
         if not self.loggers:
             return
@@ -145,26 +147,26 @@ class SequenceModule(LightningModule):
             self.log("weights/spectral_radius", radius, rank_zero_only=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Let the methods change the gradients; log the norm of each weight's and of all, before it is clipped."""
+        """Let the methods change the gradients, then log the norm of each gradient and of all, before clipping."""
         for method in self.methods:
             method.before_step(self.network, self._progress())
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning does not declare
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.loggers and (self.global_step + 1) % every == 0:
             self.log_dict(grad_norm(self.network, 2), rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Start a stream at its beginning, before and after the validation and before the test."""
+        """Reset the stream, before and after the validation and before the test."""
         self.state = None
 
     on_validation_epoch_end = on_test_epoch_start = on_validation_epoch_start
 
     def configure_optimizers(self) -> Value:
-        """Return the optimizer and its schedule, stepped once a batch."""
+        """Return the optimizer and its schedule, which is stepped once per batch."""
         optimizer = build_optimizer(self.network, self.optimizer_settings)
         steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
         if steps == math.inf:
             raise OptionError(
-                "The schedule needs a number of steps.\nGot a trainer without max_epochs and max_steps.\nSet one."
+                "The schedule needs a number of steps.\nGot neither max_epochs nor max_steps.\nSet one in the trainer."
             )
         schedule = build_schedule(optimizer, self.schedule_settings, int(steps), int(self.trainer.num_training_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -175,7 +177,7 @@ class SequenceModule(LightningModule):
             method.after_step(self.network, self._progress())
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch: of the method that has one, or the task's; and what methods add to it."""
+        """The loss of a batch: the method's if it defines one, else the task's, plus the terms that methods add."""
         progress = self._progress()
         with self._contexts(progress):
             losses = (method.loss(self.network, self.task, inputs, targets) for method in self.methods)
@@ -195,21 +197,21 @@ class SequenceModule(LightningModule):
         return contexts
 
     def _progress(self) -> float:
-        """The part of all steps that is over."""
+        """The fraction of all steps that are finished."""
         steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
         return min(1.0, self.global_step / max(1, steps))
 
     def on_save_checkpoint(self, checkpoint: Values) -> None:
-        """Add the losses of this epoch and the stream, of all processes."""
+        """Add the losses of this epoch and the states of the stream, from all processes."""
         state: Value = self.state
         if self.trainer.world_size > 1 and state is not None:
             state = self.all_gather(state)
         checkpoint["sequence_module"] = {"totals": self._totals_of_all(), "state": state}
 
     def on_load_checkpoint(self, checkpoint: Values) -> None:
-        """Restore the losses of this epoch and the stream."""
+        """Restore the losses of this epoch and the state of the stream."""
         saved, rank = checkpoint["sequence_module"], self.trainer.global_rank
-        if rank == 0:  # the saved losses are those of all processes
+        if rank == 0:  # the saved losses are the sum over all processes
             self.totals = saved["totals"].clone()
         state = saved["state"]
         if state is not None and self.trainer.world_size > 1:
@@ -234,13 +236,13 @@ class SequenceModule(LightningModule):
             self.log(f"{stage}_{score}", value, batch_size=len(targets), sync_dist=self.trainer.world_size > 1)
 
     def _converted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The batch in the precision of the readout; symbols stay integers."""
+        """The batch in the precision of the readout. Symbols stay integers."""
         dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in batch)
         return inputs, targets
 
 
 def _with_rates(settings: OptimizerSettings, methods: Sequence[Method]) -> OptimizerSettings:
-    """The settings of the optimizer with a group for the weights of each method that sets their rate."""
+    """The settings of the optimizer, with a group for each method that sets a learning rate."""
     groups: dict[str, Values] = {part: {"lr": rate} for method in methods for part, rate in method.rates().items()}
     return replace(settings, groups={**groups, **settings.groups})

@@ -1,4 +1,4 @@
-"""Optimizers and schedules from settings: Riemannian where a weight lies on a manifold, torch's elsewhere."""
+"""Builds optimizers and schedules from settings: Riemannian for weights on a manifold, torch's for others."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,18 +18,20 @@ from .values import Value, Values
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Build the optimizer of a network: Riemannian if a weight is itself a point on a manifold, else torch's.
+    """Build the optimizer of a network. It is Riemannian if a parameter is a point on a manifold, else torch's.
 
-    In the trivialized view every trained tensor is free, and any torch optimizer trains it. In the update view the
-    optimizer has to move the weight along its manifold.
+    In the trivialized view every parameter is unconstrained, and any torch optimizer can train it. In the update view
+    the optimizer must move the weight along its manifold.
 
     Parameters
     ----------
     network : nn.Module
-        Its ``parameter_groups(lr)`` are used if it has them, else all its parameters at one learning rate. The groups
-        to which it gives another rate count as constrained, except those of `manifold_rnn.nn.UnitGates`; if there is
-        none, all but the last that hold a constrained weight.
+        Network to train. Its ``parameter_groups(lr)`` are used if it has them, else all its parameters with one
+        learning rate. Groups with another rate than ``lr`` count as constrained, except those of
+        `manifold_rnn.nn.UnitGates`. If there are none, all groups but the last that contain a constrained weight count
+        as constrained.
     settings : OptimizerSettings
+        Settings of the optimizer.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimize
     Raises
     ------
     OptionError
-        If no weight has the name of one of the settings' groups, or an option is out of range.
+        If a group of the settings matches no weight, or an option is out of range.
 
     Examples
     --------
@@ -85,7 +87,7 @@ def _constrained_groups(network: nn.Module, groups: list[Values], lr: float) -> 
 
 
 def _split_by_name(network: nn.Module, group: Values, keys: Iterable[str]) -> list[tuple[str, Values]]:
-    """A group, split by the first of the keys that is in a parameter's name."""
+    """A group, split by the first key that is part of the parameter's name."""
     split: dict[str, list[nn.Parameter]] = {}
     names = {id(p): name for name, p in network.named_parameters()}
     for p in group["params"]:
@@ -107,7 +109,7 @@ def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Opti
 
 
 class CombinedOptimizer(Optimizer):
-    """Several optimizers as one, for a trainer and a schedule that take one; each has parameters of its own."""
+    """Several optimizers with separate parameters, combined for a trainer or schedule that takes only one."""
 
     moves_on_manifolds = True
 
@@ -115,7 +117,7 @@ class CombinedOptimizer(Optimizer):
         self.parts = parts
         super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
 
-    @property  # a part replaces its groups when it loads a state, so they are looked up each time
+    @property  # looked up each time, because a part replaces its groups when it loads a state
     def param_groups(self) -> list[Values]:
         """The groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
@@ -133,7 +135,7 @@ class CombinedOptimizer(Optimizer):
             part.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Value] | None = None) -> Value:
-        """Let each part take a step; a closure is evaluated once, before all of them."""
+        """Take a step with each part. A closure is evaluated once, before the first part."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -142,7 +144,7 @@ class CombinedOptimizer(Optimizer):
             part.step()
         return loss
 
-    step.hooked = True  # type: ignore[attr-defined]  # else hooks on all optimizers would see each step twice
+    step.hooked = True  # type: ignore[attr-defined]  # or hooks on all optimizers would run twice for each step
 
     def state_dict(self) -> Values:
         """Return the states of the parts, in a list under "parts"."""
@@ -155,11 +157,12 @@ class CombinedOptimizer(Optimizer):
 
 
 def build_schedule(optimizer: Optimizer, settings: ScheduleSettings, steps: int, steps_per_epoch: int) -> LambdaLR:
-    r"""Return a schedule, to be stepped once a batch, that multiplies every learning rate by the same factor.
+    r"""Return a schedule that multiplies every learning rate by the same factor. Step it once per batch.
 
-    In the first :math:`w` of all :math:`S` steps, the factor is :math:`(s + 1) / w` at step :math:`s`, counted from 0.
-    After that it is 1 for "constant", :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))` for "cosine", and a power of
-    ``factor`` that grows every ``every`` epochs for "step".
+    There are :math:`S` steps, counted from 0, of which the first :math:`w` are the warm-up. In the warm-up the factor
+    is :math:`(s + 1) / w` at step :math:`s`. After it, the factor depends on the schedule. For "constant" it is 1. For
+    "cosine" it is :math:`\tfrac12 (1 + \cos(\pi (s - w) / (S - w)))`. For "step" it is multiplied by ``factor`` every
+    ``every`` epochs.
     """
     warm = math.ceil(settings.warmup * steps)
 

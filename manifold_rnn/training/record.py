@@ -1,4 +1,4 @@
-"""The record of a run: what training, comparisons and reports know of it."""
+"""The record of a run, which training writes and which comparisons and reports read."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _DIGEST = "sha256"
 
 
 class Epoch(TypedDict):
-    """Scores of one epoch, counted from 1; ``seconds`` is the time of its training batches, without validation."""
+    """Scores of one epoch, counted from 1. ``seconds`` is the time of its training batches, without validation."""
 
     epoch: int
     train_loss: float
@@ -36,32 +36,33 @@ class RunRecord:
     Attributes
     ----------
     history : list of dict
-        For each finished epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_metric``, ``seconds`` of training.
+        A mapping for each finished epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_metric``, ``seconds`` of
+        training.
     test_loss, test_metric : float or None
         Scores of the network with the lowest validation loss.
     hidden_size, parameters : int or None
-        Units of a layer, and trained degrees of freedom.
+        Number of units of a layer, and of trained degrees of freedom.
     seconds_per_step : float or None
-        Mean over all training steps.
+        Mean time of a training step.
     defect : float or None
-        Largest defect of a constrained weight after the last step; None if there is none.
+        Largest defect of a constrained weight after the last step. None if no weight is constrained.
     matrix : str
-        Name of the matrix that has the eigenvalues.
+        Name of the matrix whose eigenvalues are recorded.
     spectrum_start, spectrum_end : list of pairs of float
-        Real and imaginary parts of its eigenvalues before the first and after the last step.
+        Real and imaginary parts of the eigenvalues of this matrix, before the first and after the last step.
     failure : str or None
-        Why training ended early, if it did.
+        Reason why training ended early. None if it did not.
     stopped : bool
-        Whether the user, or a batch system, stopped the run.
+        Whether the user or a batch system stopped the run.
     pruned : bool
-        Whether a comparison ended the run because it was worse than the median of those before it.
+        Whether a comparison ended the run because it was worse than the median of earlier runs.
     choices : dict
-        In a comparison: the values of what varies, by dotted key.
+        In a comparison, the values that vary, by dotted key.
     seed : int
         Seed of the run.
     environments : list of dict
-        The environment of each part of the run: versions, threads, ``data`` with a digest of the sets, and ``scan`` and
-        ``accelerator`` if a batch was trained. A part that resumes in an equal environment adds none.
+        The environment of each part of the run: versions, threads, and ``data`` with a digest of the sets. ``scan`` and
+        ``accelerator`` are added if a batch was trained. A part that resumes in an equal environment adds no entry.
 
     Examples
     --------
@@ -88,16 +89,16 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """How the run ended, "complete", "pruned" or "failed"; the last also if a number is not finite."""
+        """How the run ended: "complete", "pruned" or "failed". A number that is not finite counts as a failure."""
         if self.failure is not None or self.not_finite:
             return FAILED
         return PRUNED if self.pruned else COMPLETE
 
     @property
     def not_finite(self) -> str:
-        """The name and the value of the first number that is not finite; empty if there is none."""
+        """The name and the value of the first number that is not finite, or "" if there is none."""
         numbers = asdict(self)
-        for epoch in numbers["history"]:  # where JSON has null for such a number, as in the two spectra
+        for epoch in numbers["history"]:  # JSON stores null for such a number, also in the two spectra
             epoch |= {key: math.nan for key in ("train_loss", "val_loss", "val_metric") if epoch.get(key, 0.0) is None}
         for spectrum in ("spectrum_start", "spectrum_end"):
             numbers[spectrum] = [[math.nan if part is None else part for part in pair] for pair in numbers[spectrum]]
@@ -115,7 +116,7 @@ class RunRecord:
 
     @property
     def validation(self) -> float | None:
-        """Validation metric at the lowest validation loss, or of the last epoch of a pruned run; None if it failed."""
+        """Validation metric at the lowest validation loss. For a pruned run: of its last epoch. None if it failed."""
         if self.failure is not None or not self.history:
             return None
         if self.pruned:
@@ -124,41 +125,41 @@ class RunRecord:
         return min(finite, key=lambda epoch: epoch["val_loss"])["val_metric"] if finite else None
 
     def as_dict(self) -> Values:
-        """Return plain values for JSON, in which a number that is not finite is null."""
+        """Return plain values for JSON. A number that is not finite becomes null."""
         return {KEY: RECORD.current, **plain(asdict(self))}
 
     def as_digested_dict(self) -> Values:
-        """Return the plain values of `as_dict` with a digest of them, which `from_dict` checks."""
+        """Return the plain values of `as_dict` with their digest, which `from_dict` checks."""
         values = self.as_dict()
         return {**values, _DIGEST: _digest(values)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Value]) -> Self:
-        """Return the record that `as_dict` made these values of.
+        """Return the record from the values of `as_dict`.
 
-        Raises `OptionError` if a newer version of it did, or if the values have a digest and it does not hold.
+        Raises `OptionError` if a newer version wrote them, or if their digest does not match.
         """
         RECORD.require(values.get(KEY, 1), "A result")
         content = {key: value for key, value in values.items() if key != _DIGEST}
         if values.get(_DIGEST, digest := _digest(content)) != digest:
-            raise OptionError("A result is damaged: its digest does not hold.")
+            raise OptionError("A result is damaged: its digest does not match its content.")
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
 def shown_metric(task: Task, value: float) -> str:
-    """Return the metric's name and a value: an accuracy as a percentage, an error as it is."""
+    """Return the name and the value of a metric: an accuracy as a percentage, an error as a number."""
     return f"{task.metric_name} {value:.1%}" if task.higher_is_better else f"{task.metric_name} {value:.4g}"
 
 
 def shown_progress(state: Mapping[str, Value], epochs: int) -> str:
-    """Return the progress that a checkpoint holds, such as "1 of 3 epochs and 4 of 10 batches of the next"."""
-    batches = f" of {state['batches']}" if "batches" in state else ""  # which older checkpoints do not hold
+    """Return the progress in a checkpoint, such as "1 of 3 epochs and 4 of 10 batches of the next"."""
+    batches = f" of {state['batches']}" if "batches" in state else ""  # older checkpoints do not have it
     rest = f" and {state['batch']}{batches} batches of the next" if state["batch"] else ""
     return f"{len(state['history'])} of {epochs} epochs{rest}"
 
 
 def write_record(path: Path, record: RunRecord, stop: StopSignal) -> None:
-    """Write a record as JSON with a digest of its content; raise `StopRequested` while the file is not there yet."""
+    """Write a record as JSON with a digest. Raises `StopRequested` only before the file exists."""
     values = record.as_digested_dict()
     with replacing(path) as temporary:
         temporary.write_text(_json(values), encoding="utf-8")
@@ -167,21 +168,21 @@ def write_record(path: Path, record: RunRecord, stop: StopSignal) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read a record that `write_record` wrote, or raise `OptionError` if the file is missing or damaged."""
+    """Read a record that `write_record` wrote. Raises `OptionError` if the file is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         digest = values.pop(_DIGEST)
     except OSError as error:
         raise OptionError(f"The result '{path}' cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:  # no UTF-8, no JSON, no digest, no mapping
-        raise OptionError(f"The result '{path}' is damaged: it is no record with a digest. Train again.") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:  # not UTF-8, JSON or a mapping, or no digest
+        raise OptionError(f"The result '{path}' is damaged: it is not a record with a digest. Train again.") from error
     if digest != _digest(values):
-        raise OptionError(f"The result '{path}' is damaged: its digest does not hold. Train again.")
+        raise OptionError(f"The result '{path}' is damaged: its digest does not match its content. Train again.")
     return RunRecord.from_dict(values)
 
 
 def write_json(path: Path, document: Values) -> None:
-    """Write a document as JSON, atomically; a number that is not finite becomes null."""
+    """Write a document as JSON, atomically. A number that is not finite becomes null."""
     with replacing(path) as temporary:
         temporary.write_text(_json(document), encoding="utf-8")
 

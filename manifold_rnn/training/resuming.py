@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, or the newest usable checkpoints of its folder, which is locked."""
+"""Where a run starts: at its first step, or at the newest usable checkpoint of its locked folder."""
 
 import os
 import warnings
@@ -27,7 +27,7 @@ from .values import Values, dump_yaml, read_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run resumes from, the file it was read from, and files that are of no use.
+    """The checkpoint that a run resumes from, its file, and the files that cannot be used.
 
     The content is None if the run starts at its first step.
     """
@@ -38,18 +38,19 @@ class Start:
 
     @property
     def environments(self) -> list[Values]:
-        """Those of the parts of the run before; older checkpoints hold none."""
+        """The environments of earlier parts of the run. Older checkpoints have none."""
         return [] if self.content is None else self.content[RUN].get("environments", [])
 
 
 def starting_point(settings: RunSettings, folder: Path, resume: bool, data: SequenceData, current: Values) -> Start:
-    """Return what a run starts from, or raise `OptionError` if that is not in the folder; changes nothing."""
+    """Return where a run starts. Raises `OptionError` if the folder does not allow it. Changes nothing."""
     last, best = folder / LAST, folder / BEST
     present = [path for path in (last, previous(last), best, folder / RESULT, folder / CONFIG) if path.exists()]
     if present and not resume:
         raise OptionError(
-            f"'{folder}' has a run already.\nExpected a folder without {present[0].name}.\nResume it with --resume,"
-            " start again with --restart, which keeps the old files in a folder inside, or choose another `output`."
+            f"'{folder}' already contains a run.\nExpected a folder without {present[0].name}.\nResume it "
+            "with --resume, start again with --restart, which keeps the old files in a subfolder, or choose another "
+            "`output`."
         )
     if not (last.exists() or previous(last).exists()):
         _require_nothing_trained(settings, folder)
@@ -62,7 +63,7 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
     ended_within = steps < len(state["history"]) * per_epoch + state["batch"]
     if ended_within and (settings.max_steps is None or settings.max_steps > steps):
         raise OptionError(
-            f"'{source}' ended within an epoch, whose rest cannot be trained.\n"
+            f"'{source}' ended within an epoch, so the rest of it cannot be trained.\n"
             f"Expected max_steps={steps}, got {settings.max_steps}.\n"
             "Start again with --restart, or in another `output`."
         )
@@ -70,12 +71,12 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
     if not state["history"] or best_checkpoint(folder, state["history"])[0] != best:
         unusable.append(best)
     if reason:
-        warnings.warn(f"'{last}' {reason}: the run resumes from {source.name}, the checkpoint before it.", stacklevel=2)
+        warnings.warn(f"'{last}' {reason}. The run resumes from the checkpoint before it, {source.name}.", stacklevel=2)
     return Start(content, source, tuple(unusable))
 
 
 def prepare(settings: RunSettings, folder: Path) -> None:
-    """Write the settings of a run that starts or resumes; its result, if it has one, is no longer the newest."""
+    """Write the settings of a run that starts or resumes. An old result becomes the previous one."""
     remove_temporary(folder)
     if (folder / RESULT).exists():
         os.replace(folder / RESULT, previous(folder / RESULT))
@@ -85,9 +86,10 @@ def prepare(settings: RunSettings, folder: Path) -> None:
 
 
 def require_settings(folder: Path) -> None:
-    """Raise `OptionError` if the settings in a folder are not those of a run, and so its files are not either.
+    """Raise `OptionError` if the settings file in a folder is not that of a run.
 
-    Settings that are damaged beside a checkpoint, which holds them too, are only warned of: they will be replaced.
+    If a checkpoint exists, a damaged settings file only gives a warning, because the checkpoint contains the settings
+    too.
     """
     path = folder / CONFIG
     try:
@@ -95,14 +97,14 @@ def require_settings(folder: Path) -> None:
             read_run(path)
     except OptionError as error:
         if not _is_newer(path) and any(_is_checkpoint(folder / name) for name in (LAST, BEST)):
-            warnings.warn(f"'{path}' is damaged: it will be written again, as a run begins.", stacklevel=2)
+            warnings.warn(f"'{path}' is damaged. It will be written again when the run starts.", stacklevel=2)
             return
         reason = f"{str(error)[:200].rstrip('.')}.\nMove it away, or choose another `output`."
         raise OptionError(f"'{path}' needs to hold the settings of a run. Got: {reason}") from error
 
 
 def _is_newer(path: Path) -> bool:
-    """Whether a file of settings has another format, which says that it is not damaged."""
+    """Whether a settings file has another format number. Then it is not damaged."""
     with suppress(OptionError):
         return bool(read_yaml(path).get(KEY, SETTINGS.current) != SETTINGS.current)
     return False
@@ -115,15 +117,15 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _require_nothing_trained(settings: RunSettings, folder: Path) -> None:
-    """Raise `OptionError` if a folder without a last checkpoint has more than what an early end leaves."""
+    """Raise `OptionError` if a folder has no last checkpoint, but files of a run that had one."""
     reason = ""
     if (folder / RESULT).exists() and read_record(folder / RESULT).failure is None:
         reason = f"beside {RESULT}"
     elif (folder / BEST).exists() and len(read_checkpoint(folder / BEST)[RUN]["history"]) > 1:
-        reason = f"beside {BEST}"  # which is the first file of the first epoch
+        reason = f"beside {BEST}"  # written first, at the end of the first epoch
     if reason:
         raise OptionError(
-            f"'{folder}' has no {LAST}.\nExpected it {reason}.\nPut it back, or start again with --restart."
+            f"'{folder}' has no {LAST}.\nExpected it {reason}.\nRestore it, or start again with --restart."
         )
     if (folder / CONFIG).exists():
         content = {RUN: run_entry(read_run(folder / CONFIG), {})}

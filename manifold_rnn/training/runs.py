@@ -1,4 +1,4 @@
-"""One training run from its settings: trained by Lightning, kept in checkpoints, tested at its best."""
+"""Runs one training from its settings: trains with Lightning, writes checkpoints, and tests the best one."""
 
 import math
 import sys
@@ -59,27 +59,30 @@ def run(
 ) -> RunRecord:
     """Train a network and test it.
 
-    The folder gets ``run.yaml`` with the settings, ``last.ckpt`` and ``best.ckpt`` with the generation before each,
-    ``logs`` for TensorBoard, and ``result.json`` at the end.
+    The run writes the settings to ``run.yaml`` in the folder, and logs for TensorBoard to ``logs``. It writes the
+    checkpoints ``last.ckpt`` and ``best.ckpt``, and keeps the previous version of each. At the end it writes
+    ``result.json``.
 
     Parameters
     ----------
     settings : RunSettings
-        A run that starts is refused if they have an optimizer or a learning rate for constrained weights, and the
-        network has none.
+        Settings of the run. A new run raises `OptionError` if they set an optimizer or a learning rate for constrained
+        weights, but the network has no constrained weights.
     folder : str or Path
-        Replaces ``settings.output``; made if missing.
+        Folder of the run, which replaces ``settings.output``. It is created if it does not exist.
     resume : bool
-        Resume from ``last.ckpt``, as if there had been no break; start if there is none. If the file is damaged, resume
-        from the checkpoint before it, with a warning.
+        Whether to resume from ``last.ckpt``. The result is that of an uninterrupted run. If there is no checkpoint, the
+        run starts. If the file is damaged, the run resumes from the checkpoint before it, with a warning.
     restart : bool
-        Start again. The files of the run before are moved into a folder ``attempt-1``, ``attempt-2`` and so on inside.
+        Whether to start again. The files of the previous run are moved into a subfolder ``attempt-1``, ``attempt-2``
+        and so on.
     on_epoch : callable, optional
-        Called with each finished epoch, once its checkpoint is written; what it raises ends the run and is passed on.
+        Function that is called with each finished epoch after its checkpoint is written. An exception in it ends the
+        run and is passed on.
     stop : StopSignal, optional
-        A request to stop that the caller handles. Default: Ctrl-C and SIGTERM.
+        Request to stop. Default: Ctrl-C and SIGTERM.
     quiet : bool
-        Whether to print nothing, or a progress bar on a terminal and one line for each epoch elsewhere.
+        Whether to print nothing. Otherwise a terminal shows a progress bar, and other outputs get one line per epoch.
 
     Returns
     -------
@@ -88,12 +91,13 @@ def run(
     Raises
     ------
     OptionError
-        If the settings do not fit together, the folder cannot be written, holds other files, or has a run already, or
-        the checkpoints are damaged, from another run, or trained on other data. No file of a run is changed then.
+        If the settings do not fit together. If the folder cannot be written, contains other files, or already contains
+        a run. If the checkpoints are damaged, belong to another run, or were trained on other data. No file of a run is
+        changed in these cases.
     BlockingIOError
         If another process trains in the folder.
     MemoryError
-        If memory does not suffice. Checkpoints are kept as they are.
+        If there is not enough memory. Checkpoints stay unchanged.
 
     Warns
     -----
@@ -111,7 +115,7 @@ def run(
     """
     require_folder("output", folder)
     require_task_name(type(settings.task))
-    require(not (resume and restart), "restart", "a run that does not resume", "resume as well")
+    require(not (resume and restart), "restart", "a run that is not resumed", "`resume` as well")
     place = Path(folder)
     rank = process_rank(settings)
     with ExitStack() as stack:
@@ -120,7 +124,7 @@ def run(
         stop = stop or stack.enter_context(StopSignal())
         stack.enter_context(quiet_lightning())
         require_hardware(settings)
-        if rank == 0:  # the others would find the folder as the first one is writing to it
+        if rank == 0:  # only one process checks the folder, because that process then writes to it
             require_own(place)
             require_settings(place)
         data = SequenceData(settings.task, settings.batch_size, settings.seed)
@@ -131,7 +135,7 @@ def run(
             value = getattr(settings.optimizer, key)
             usable = value is None or bool(constrained_parameters(module.network))
             require(usable, f"optimizer.{key}", "a network with constrained weights", value)
-        if rank == 0:  # which locks the folder before anything in it is read
+        if rank == 0:  # it locks the folder before reading anything in it
             open_folder(place)
             stack.callback(lock_folder(place).release)
             if restart:
@@ -141,14 +145,15 @@ def run(
             for method in settings.methods():
                 method.start(module.network, *data.splits.train.tensors)
         else:
-            load_weights(start.source, start.content, module)  # before anything is written; the trainer does it again
+            # only to raise before anything is written, because the trainer loads the weights too
+            load_weights(start.source, start.content, module)
         if rank == 0:
             open_folder(place / LOGS)
             prepare(settings, place)
             warn_of_changes(start.environments, current)
         if not quiet and resume:
             shown = None if start.content is None else shown_progress(start.content[RUN], settings.epochs)
-            line = f"There is no checkpoint in '{place}' yet: the run starts."
+            line = f"There is no checkpoint in '{place}'. The run starts from the beginning."
             say(line if shown is None else f"Resuming after {shown}.")
         stack.enter_context(own_process_group())
         history = RunHistory(settings, current, start.environments)
@@ -158,27 +163,28 @@ def run(
 def evaluate(
     settings: RunSettings, *, stage: str, checkpoint: str | Path, stop: StopSignal | None = None
 ) -> dict[str, float]:
-    """Return loss and metric of a checkpoint.
+    """Return the loss and the metric of a checkpoint.
 
     Parameters
     ----------
     settings : RunSettings
-        Of the run that wrote it.
+        Settings of the run that wrote the checkpoint.
     stage : "validate" or "test"
+        Set to evaluate on: the validation set or the test set.
     checkpoint : str or Path
-        If it is damaged, the checkpoint before it is read, with a warning.
+        File of the checkpoint. If it is damaged, the checkpoint before it is read, with a warning.
     stop : StopSignal, optional
-        A request to stop that the caller handles, which raises `StopRequested`. Default: Ctrl-C and SIGTERM.
+        Request to stop, which raises `StopRequested`. Default: Ctrl-C and SIGTERM.
 
     Returns
     -------
     dict
-        Such as ``{"test_loss": 0.3, "test_metric": 0.9}``.
+        The scores, such as ``{"test_loss": 0.3, "test_metric": 0.9}``.
 
     Raises
     ------
     OptionError
-        If the stage is unknown, or the checkpoint is damaged, from another run, or trained on other data.
+        If the stage is unknown, or the checkpoint is damaged, belongs to another run, or was trained on other data.
     NonFiniteError
         If a score is not finite.
 
@@ -205,7 +211,7 @@ def evaluate(
         score = trainer.validate if stage == "validate" else trainer.test
         try:
             scores = dict(score(module, datamodule=data, verbose=False)[0])
-        except SIGTERMException:  # Lightning's own, if the signal came before our handler was back
+        except SIGTERMException:  # from Lightning's handler, if the signal came before ours was installed again
             raise StopRequested from None
     for name, value in scores.items():
         if not math.isfinite(value):
@@ -226,7 +232,7 @@ def _train_and_test(
 ) -> RunRecord:
     last = LastCheckpoint(folder, history, stop, on_epoch or (lambda epoch: None))
     callbacks = [history, LearningRateMonitor("step"), BestCheckpoint(folder), last, StopInEvaluation(stop)]
-    if settings.patience is not None:  # it counts before the checkpoint of the epoch is written
+    if settings.patience is not None:  # first, so that the checkpoint of the epoch contains its count
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=False))
     if not quiet:
         callbacks.append(RichProgressBar() if sys.stdout and sys.stdout.isatty() else EpochLines(history))
@@ -234,7 +240,7 @@ def _train_and_test(
     logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
     files = SafeCheckpointIO(start.content, start.unusable)
     trainer = build_trainer(settings, callbacks, files, logger=logger, log_every_n_steps=settings.log_every)
-    network: Network = module.network  # type: ignore[assignment]  # as `_build_module` made it
+    network: Network = module.network  # type: ignore[assignment]  # `_build_module` sets it
     size, parameters = network.layer.hidden_size, degrees_of_freedom(network)
     record = RunRecord(hidden_size=size, parameters=parameters, seed=settings.seed)
     try:
@@ -248,16 +254,16 @@ def _train_and_test(
             load_weights(*best_checkpoint(folder, history.epochs), module)
             scores = trainer.test(module, datamodule=data, verbose=False)[0]
             record.test_loss, record.test_metric = scores["test_loss"], scores["test_metric"]
-    except (StopRequested, SIGTERMException):  # the second is Lightning's, before our handler is back
+    except (StopRequested, SIGTERMException):  # the second: from Lightning's handler
         record.stopped = True
     except ManifoldError as error:
         if trainer.world_size > 1 or isinstance(error, OptionError):
-            raise  # or the other processes would wait for this one
+            raise  # or the other processes would wait for this one forever
         record.failure = " ".join(str(error).split())
     record.history, record.spectrum_start = history.epochs, history.spectrum_start
     record.environments = history.environments
     if record.failure is None and record.not_finite:
-        record.failure = f"A run needs finite numbers. Got one that is not: {record.not_finite}."
+        record.failure = f"A run needs finite numbers. Got {record.not_finite}."
     if trainer.is_global_zero and not record.stopped:
         try:
             write_record(folder / RESULT, record, stop)

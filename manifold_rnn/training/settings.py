@@ -1,4 +1,4 @@
-"""Settings of a training run; each part checks its values when it is made. Imports nothing heavy."""
+"""Settings of a training run. Each part checks its values when it is created. Imports are fast."""
 
 import dataclasses
 import math
@@ -15,47 +15,49 @@ from .fields import check_fields, checked
 from .methods import LearningSettings, Method, PruningSettings, SearchSettings, StartSettings
 from .values import Values
 
-_LARGEST_EXPONENT = 700  # of e, in a float
+_LARGEST_EXPONENT = 700  # the largest power of e in a float, rounded down
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Which network is trained: a published one, or any cell with any constraint.
+    """Settings of the network: a published one, or any cell with any constraint.
 
     Parameters
     ----------
     zoo : str, optional
-        Name of a published network in `manifold_rnn.zoo`, such as scornn. Set either this or cell.
+        Name of a published network in `manifold_rnn.zoo`, such as scornn. Set either zoo or cell.
     cell : str, optional
         Name of a cell in `manifold_rnn.nn.cells`, such as Elman or LSTM.
     hidden_size : int
-        Units of a layer.
+        Number of units of a layer.
     budget : int, optional
-        Trained degrees of freedom. Replaces hidden_size by the size whose network comes closest to this number.
+        Number of trained degrees of freedom. It replaces hidden_size by the size that comes closest to this number.
     num_layers : int
-        Layers of a cell's network.
+        Number of layers of a network with a cell.
     nonlinearity : str, optional
         Nonlinearity of an Elman cell: tanh, relu or modrelu.
     constraint : str or dict, optional
-        Constraint of the recurrent matrices of a cell: a name, such as Orthogonal, or a mapping with the name and
+        Constraint of the recurrent matrices of a cell. Pass a name, such as Orthogonal, or a mapping with the name and
         options, such as {name: UnitDisc, radius: 0.9}.
     gates : list of str, optional
-        The gates that are constrained. Default: all.
+        Gates whose recurrent matrices are constrained. Default: all.
     retraction : str, optional
-        Retraction of the constrained weights: cayley, exp, qr or polar. Default: that of the constraint or network.
+        Retraction of the constrained weights: cayley, exp, qr or polar. Default: the retraction of the constraint or
+        network.
     view : str, optional
-        update if the optimizer moves the weight, trivialized if it moves its coordinates. Default: update where the
-        constraint of a cell has it; for a published network, that of the paper.
+        With update the optimizer moves the weight itself, with trivialized its coordinates. The default for a cell is
+        update if the constraint supports it. The default for a published network is the view of the paper.
     rebase_every : int, optional
-        Optimizer steps between two moves of the base to the weight; 0 for none. Default: that of the network, or none.
+        Number of optimizer steps after which the weight becomes the new base point. 0 never changes the base point.
+        Default: the value of the network, or 0.
     numbers : str, optional
-        real or complex weights of a cell. Default: what the constraint and the cell need.
+        Weights of a cell: real or complex. Default: the kind that the constraint and the cell need.
     backend : str
-        Backend of the scan, see `manifold_rnn.nn.scan.run`.
+        Backend of the scan. See `manifold_rnn.nn.scan.run`.
     recompute : bool
-        Whether to compute states twice instead of storing them, where only the last outputs are needed.
+        Whether to compute states twice instead of storing them, if only the last outputs are needed.
     options : dict
-        Further options of the published network or of the cell, by name.
+        Further options of the published network or of the cell, as a mapping of names to values.
 
     Raises
     ------
@@ -86,7 +88,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         for key, known in {"zoo": zoo.available(), "cell": choices.cells()}.items():
-            if getattr(self, key) is not None:  # first, because the names say more than the type
+            if getattr(self, key) is not None:  # first, because this message lists the names
                 require_choice(f"network.{key}", getattr(self, key), known)
         check_fields(self, "network.")
         got = "neither" if self.zoo is None else "both"
@@ -102,13 +104,13 @@ class NetworkSettings:
         if self.zoo is not None:
             for key in ("constraint", "gates", "nonlinearity", "numbers", "num_layers"):
                 is_default = getattr(self, key) == getattr(NetworkSettings, key)
-                fixed = "a `network.cell`; a published network fixes it"
+                fixed = "a `network.cell`, because a published network fixes it"
                 require(is_default, f"network.{key}", fixed, f"network.zoo={self.zoo}")
             choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
             return
         cell = choices.cells()[str(self.cell)]
         choices.require_options("network.options", cell, self.options)
-        if isinstance(cell.gates, tuple) and cell.gates:  # or the network checks them, or has none
+        if isinstance(cell.gates, tuple) and cell.gates:  # otherwise the network checks the gates
             for gate in self.gates or ():
                 require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
@@ -120,27 +122,28 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Which optimizer trains, and its learning rates. Weights on a manifold get the Riemannian form of the optimizer.
+    """Settings of the optimizer. Weights on a manifold get its Riemannian form.
 
     Parameters
     ----------
     name : str
         Name of the optimizer, such as Adam, RMSprop or SGD.
     lr : float
-        Learning rate of the weights without constraint.
+        Learning rate of the unconstrained weights.
     constrained : str, optional
-        Name of the optimizer of the constrained weights. Default: the same. ``manifold-rnn fit`` refuses this and
-        constrained_lr if the network has no constrained weight; a comparison ignores them there.
+        Name of the optimizer of the constrained weights. Default: the same optimizer. If the network has no constrained
+        weight, ``manifold-rnn fit`` raises an error for constrained and constrained_lr, and a comparison ignores both.
     constrained_lr : float, optional
-        Learning rate of the constrained weights, in the package's coordinates. Default: the network's own multiple of
-        lr, which is a tenth for a cell with a constraint.
+        Learning rate of the constrained weights, in the package's coordinates. The default is a multiple of lr, which
+        each published network defines. It is a tenth of lr for a cell with a constraint.
     groups : dict
-        Optimizer and learning rate by a part of the weights' names, such as {phases: {name: Adagrad, lr: 1e-4}}; each
-        group sets one or both.
+        Optimizer and learning rate of certain weights, by a part of their names, such as {phases: {name: Adagrad, lr:
+        1e-4}}. Each group sets name, lr or both.
     weight_decay : float
-        Weight decay of the weights without constraint.
+        Weight decay of the unconstrained weights.
     options : dict
-        Further options of the optimizers, such as betas, momentum or alpha; each goes to the optimizers that have it.
+        Further options of the optimizers, such as betas, momentum or alpha. Each is passed to the optimizers that have
+        it.
 
     Raises
     ------
@@ -167,7 +170,7 @@ class OptimizerSettings:
         names = {"name": self.name, "constrained": self.constrained or self.name}
         rates: dict[str, float | None] = {"lr": self.lr, "constrained_lr": self.constrained_lr}
         for part, group in self.groups.items():
-            require(isinstance(part, str), "optimizer.groups", "parts of weights' names as keys", repr(part))
+            require(isinstance(part, str), "optimizer.groups", "parts of the names of weights as keys", repr(part))
             valid = isinstance(group, dict) and group and group.keys() <= {"name", "lr"}
             require(bool(valid), f"optimizer.groups.{part}", "a mapping with name, lr or both", group)
             names[f"groups.{part}.name"] = group.get("name", self.name)
@@ -197,18 +200,19 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How all learning rates change during training.
+    """Settings of the schedule, which changes all learning rates during training.
 
     Parameters
     ----------
     name : str
-        constant; cosine, half a cosine down to zero; or step, multiplied by factor every so many epochs.
+        constant keeps the learning rate. cosine decreases it to zero along half a cosine. step multiplies it by factor
+        at regular intervals.
     warmup : float
-        Fraction of all steps in which the learning rate first rises from near zero.
+        Fraction of all steps over which the learning rate first rises from near zero.
     every : int
-        Schedule step: epochs between two changes.
+        Number of epochs between two changes, for the schedule step.
     factor : float
-        Schedule step: what the learning rate is multiplied by.
+        Factor of the learning rate at each change, for the schedule step.
 
     Raises
     ------
@@ -239,44 +243,49 @@ class RunSettings:
     Parameters
     ----------
     task : Task
-        What the network learns.
+        Task that the network learns.
     network : NetworkSettings
+        Settings of the network.
     optimizer : OptimizerSettings
+        Settings of the optimizer.
     schedule : ScheduleSettings
+        Settings of the schedule.
     learning : LearningSettings
+        Settings of the learning rule.
     pruning : PruningSettings
+        Settings of the gates for pruning.
     search : SearchSettings
-        How the trees of a TreeSearch are searched.
+        Search for the trees of a TreeSearch.
     start : StartSettings
-        Initial weights from the training set.
+        Computation of initial weights from the training set.
     epochs : int
-        Passes over the training set.
+        Number of passes over the training set.
     max_steps : int, optional
-        Largest number of steps; training stops there if the epochs are not over before.
+        Largest number of training steps. Training stops after them, even within an epoch.
     batch_size : int
-        Sequences in a training batch of each process.
+        Number of sequences in a training batch of each process.
     clip : float, optional
-        Largest norm of the gradient of all weights; a longer gradient is scaled down to it.
+        Largest norm of the gradient of all weights. A longer gradient is scaled down to this norm.
     patience : int, optional
-        Epochs without a lower validation loss after which training stops.
+        Number of epochs without a lower validation loss after which training stops.
     precision : str
-        float32, float64, or bfloat16 for automatic mixed precision; constraints are computed in float32 there.
+        float32, float64, or bfloat16 for automatic mixed precision. With bfloat16, constraints are computed in float32.
     accelerator : str
-        cpu, gpu or auto.
+        Device type: cpu, gpu or auto.
     devices : int
-        Processes on this machine, each with a replica of the network; start several with torchrun.
+        Number of processes on this machine, each with a replica of the network. Start several with torchrun.
     nodes : int
-        Machines.
+        Number of machines.
     strategy : str
-        auto or ddp.
+        Lightning strategy: auto or ddp.
     seed : int
-        Seed of the initial weights and of the order of the batches.
+        Random seed of the initial weights and of the order of the batches.
     output : str
         Folder for checkpoints, logs and results.
     checkpoint_every : float, optional
-        Seconds between two checkpoints within an epoch; null for one at the end of each epoch only.
+        Seconds between two checkpoints within an epoch. null writes one only at the end of each epoch.
     log_every : int
-        Steps between two entries of the log.
+        Number of steps between two entries of the log.
 
     Raises
     ------

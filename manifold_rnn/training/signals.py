@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to stop, which work reads at its next safe point."""
+"""Handles Ctrl-C and SIGTERM as requests to stop, which a run reads at its next safe point."""
 
 import signal
 import sys
@@ -11,13 +11,13 @@ from .values import Value, say
 
 
 class StopRequested(Exception):
-    """Raised at a safe point after a request to stop. After a KeyboardInterrupt, Lightning ends the program itself."""
+    """Raised at a safe point after a request to stop. A KeyboardInterrupt would make Lightning end the program."""
 
 
 class StopSignal:
-    """Whether this process was asked to stop, by a signal or by ``also``, another source of the request.
+    """Records a request to stop this process, by a signal or by the function ``also``.
 
-    As a context it handles Ctrl-C and SIGTERM for the block. A second Ctrl-C ends the program with status 130.
+    As a context manager, it handles Ctrl-C and SIGTERM in the block. A second Ctrl-C ends the program with status 130.
     """
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
@@ -26,7 +26,7 @@ class StopSignal:
 
     @property
     def requested(self) -> bool:
-        """Whether to stop."""
+        """Whether a stop was requested."""
         return self._signalled or self._also()
 
     def __enter__(self) -> Self:
@@ -40,7 +40,7 @@ class StopSignal:
         self._before = []
 
     def install(self) -> None:
-        """Handle Ctrl-C and SIGTERM in the context; to be repeated after a library has put its own handlers there."""
+        """Install the handlers of Ctrl-C and SIGTERM. Call it again after a library has installed its own."""
         for number, _ in self._before if _is_main_thread() else ():
             signal.signal(number, self._on_signal)
 
@@ -53,4 +53,4 @@ class StopSignal:
 
 
 def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()  # handlers can be set only there
+    return threading.current_thread() is threading.main_thread()  # only the main thread can set handlers

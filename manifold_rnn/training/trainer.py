@@ -1,4 +1,4 @@
-"""The Lightning trainer of a run: its hardware, its processes, and its silence."""
+"""The Lightning trainer of a run: its hardware, its processes, and its messages."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def build_trainer(
     checkpoint_io: SafeCheckpointIO | None = None,
     **options: Value,
 ) -> Trainer:
-    """Return the trainer that settings describe; without a callback for checkpoints it writes nothing."""
+    """Return the trainer for these settings. Without a checkpoint callback it writes no files."""
     many = settings.devices * settings.nodes > 1
     return Trainer(
         max_epochs=settings.epochs,
@@ -34,7 +34,9 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy="ddp" if many else settings.strategy,
-        precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",  # the module converts by itself
+        precision="bf16-mixed"
+        if settings.precision == "bfloat16"
+        else "32-true",  # the module converts the batches itself
         plugins=[checkpoint_io or SafeCheckpointIO()],
         callbacks=list(callbacks),
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
@@ -46,7 +48,7 @@ def build_trainer(
 
 
 def require_hardware(settings: RunSettings) -> None:
-    """Raise `OptionError` if the accelerator is not there."""
+    """Raise `OptionError` if this machine does not have the accelerator."""
     try:
         build_trainer(settings)
     except (MisconfigurationException, ValueError) as error:
@@ -55,7 +57,7 @@ def require_hardware(settings: RunSettings) -> None:
 
 
 def process_rank(settings: RunSettings) -> int:
-    """Return the number of this process; `OptionError` unless torchrun has started as many as the settings ask for."""
+    """Return the rank of this process. Raises `OptionError` if torchrun started another number of processes."""
     expected, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
     if expected != started:
         raise OptionError(
@@ -67,7 +69,7 @@ def process_rank(settings: RunSettings) -> int:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notes and warnings, which repeat what settings say, and the traceback of a log's thread."""
+    """Silence Lightning's notes and warnings about settings, and tracebacks of TensorBoard's thread."""
     with ExitStack() as stack:
         for logger in (logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")):
             stack.callback(logger.setLevel, logger.level)
@@ -80,7 +82,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def _said_elsewhere(hook: Callable[[threading.ExceptHookArgs], object]) -> Callable[[threading.ExceptHookArgs], None]:
-    """Leave out a write that failed in TensorBoard's thread: the next call from this thread raises it."""
+    """Ignore a failed write in TensorBoard's thread, because the next call from this thread raises it."""
 
     def called(args: threading.ExceptHookArgs) -> None:
         if not issubclass(args.exc_type, OSError):
@@ -91,14 +93,14 @@ def _said_elsewhere(hook: Callable[[threading.ExceptHookArgs], object]) -> Calla
 
 @contextmanager
 def lack_of_memory_named() -> Iterator[None]:
-    """Turn the errors of a lack of memory, which torch raises as a RuntimeError on a CPU, into a `MemoryError`."""
+    """Convert a lack of memory to a `MemoryError`. On a CPU, torch raises a RuntimeError for it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise MemoryError(
-            "There is not enough memory for this run. Checkpoints are kept as they are.\n"
+            "There is not enough memory for this run. Checkpoints are unchanged.\n"
             f"Got {type(error).__name__}: {' '.join(str(error).split())[:150] or 'no message'}.\n"
             "Use a smaller `batch_size` or network."
         ) from error
@@ -106,9 +108,9 @@ def lack_of_memory_named() -> Iterator[None]:
 
 @contextmanager
 def own_process_group() -> Iterator[None]:
-    """Take down the process group that was made within, after the slowest process has come to the end.
+    """Destroy the process group that was created in the block, after the slowest process has finished.
 
-    One that is left to the end of the program may abort it: its threads still read from a process that has gone.
+    A group that still exists at the end of the program may abort it, because its threads read from a dead process.
     """
     if not distributed.is_available() or distributed.is_initialized():
         yield

@@ -1,4 +1,4 @@
-"""Plain values, as YAML and JSON have them: nested mappings and lists of texts, numbers, truth values and null."""
+"""Plain values of YAML and JSON: nested mappings and lists of strings, numbers, booleans and null."""
 
 import io
 import json
@@ -15,21 +15,21 @@ from ..errors import OptionError
 
 Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
-_LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # of settings: bytes, values, and levels
+_LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # limits of a settings file: bytes, values, and levels
 _USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))\S*@")
 _KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
 _SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 
 
 def merged(below: Mapping[str, Value], above: Mapping[str, Value]) -> Values:
-    """Return two nested mappings as one; where both have a value, that of ``above``."""
+    """Merge two nested mappings. If both have a value, ``above`` wins."""
     both = [key for key in below.keys() & above.keys() if isinstance(below[key], Mapping)]
     nested = {key: merged(below[key], above[key]) for key in both if isinstance(above[key], Mapping)}
     return {**below, **above, **nested}
 
 
 def overridden(mapping: Mapping[str, Value], choices: Mapping[str, Value]) -> Values:
-    """Return a nested mapping in which the values of these dotted keys override its own."""
+    """Return a nested mapping, with the values of these dotted keys replaced."""
     for key, value in choices.items():
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -38,7 +38,7 @@ def overridden(mapping: Mapping[str, Value], choices: Mapping[str, Value]) -> Va
 
 
 def flat(mapping: Mapping[str, Value], keep: Collection[str] = (), prefix: str = "") -> Values:
-    """Return a nested mapping with dotted keys; what is below a key in ``keep`` stays a mapping."""
+    """Return a nested mapping as a flat one with dotted keys. The values of keys in ``keep`` stay mappings."""
     leaves: Values = {}
     for key, value in mapping.items():
         path = f"{prefix}{key}"
@@ -48,41 +48,41 @@ def flat(mapping: Mapping[str, Value], keep: Collection[str] = (), prefix: str =
 
 
 def plain(value: Value) -> Value:
-    """Return a nested value as JSON has it: with lists, texts for paths, and null for a number that is not finite."""
+    """Return a nested value for JSON, with lists, strings for paths, and null for numbers that are not finite."""
     try:
         text = json.dumps(value, default=os.fspath)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"Settings need plain values: texts, numbers, lists and mappings. Got: {error}.") from error
+        raise OptionError(f"Settings need plain values: strings, numbers, lists and mappings. Got: {error}.") from error
     return json.loads(text, parse_constant=lambda name: None)
 
 
 def presentable(text: str) -> str:
-    """Return a text as outputs may show it: no passwords, and escapes for what is no printable character."""
+    """Return a text that is safe to show: without passwords, and with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in without_secrets(text))
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with stars for passwords in URLs, and for values of keys such as ``password`` and ``token``."""
+    """Return a text with stars for passwords in URLs and for values of keys such as ``token``."""
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def print_any_text() -> None:
-    """Let this process print escapes for characters that a terminal does not have, instead of ending with an error."""
+    """Make this process print escapes for characters that a terminal cannot show, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str, *, to_errors: bool = False) -> None:
-    """Print a line at once; a pipe that nobody reads, or a log on a full disk, does not end the work."""
+    """Print a line immediately, and ignore errors such as a closed pipe or a full disk."""
     stream = sys.stderr if to_errors else sys.stdout
-    if stream is not None:  # as it is if the program was started with it closed
-        with suppress(OSError, ValueError):  # the second of a stream that was closed later
+    if stream is not None:  # None if the program was started with it closed
+        with suppress(OSError, ValueError):  # ValueError: the stream was closed later
             print(text, file=stream, flush=True)
 
 
 def drop_unprinted() -> None:
-    """Drop what no stream took, which Python would report at the end of the program."""
+    """Discard output that could not be printed, or Python would report it at the end of the program."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -93,29 +93,29 @@ def drop_unprinted() -> None:
 
 
 def read_yaml(path: str | Path) -> Values:
-    """Read a YAML file that holds a mapping, or raise `OptionError`."""
+    """Read a YAML file that contains a mapping, or raise `OptionError`."""
     return parse_yaml(read_text(path), path)
 
 
 def read_text(path: str | Path) -> str:
-    """Read a file of settings, or a pipe, once; raise `OptionError` if it is large or not in UTF-8."""
+    """Read a settings file or a pipe once. Raises `OptionError` if it is too large or not UTF-8."""
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
-            raise OptionError(f"'{path}' needs to hold at most {_LARGEST_FILE:,} bytes of settings. Got more.")
+            raise OptionError(f"'{path}' needs to contain at most {_LARGEST_FILE:,} bytes of settings. Got more.")
         return content.decode("utf-8-sig")
     except OptionError:
         raise
     except UnicodeDecodeError as error:
         got = f"byte 0x{error.object[error.start]:02x} at {error.start:,}, which is not UTF-8"
         raise OptionError(f"'{path}' needs to be a YAML file. Got: {got}.") from error
-    except (OSError, ValueError) as error:  # the second for a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise OptionError(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def parse_yaml(text: str, path: str | Path) -> Values:
-    """Return the mapping that the text of a YAML file holds, or raise `OptionError`."""
+    """Return the mapping in the text of a YAML file, or raise `OptionError`."""
     from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
@@ -124,14 +124,14 @@ def parse_yaml(text: str, path: str | Path) -> Values:
         reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise OptionError(f"'{path}' needs to be a YAML file. Got: {reason[:250]}.") from error
     if not isinstance(content, Mapping):
-        raise OptionError(f"'{path}' needs to hold a mapping. Got {content!r:.80}.")
+        raise OptionError(f"'{path}' needs to contain a mapping. Got {content!r:.80}.")
     return dict(content)
 
 
 def load_yaml(text: str) -> Value:
-    """Read YAML as jsonargparse does, where 1e-3 is a number; raise `yaml.YAMLError` for anything else.
+    """Read YAML as jsonargparse does, with 1e-3 as a number. Raises `yaml.YAMLError` for invalid text.
 
-    A key that comes twice in a mapping, deep nesting, and aliases that expand to very much are refused too.
+    It also raises for duplicate keys, deep nesting, and aliases that expand to very many values.
     """
     from jsonargparse import get_loader
     from yaml import YAMLError
@@ -141,15 +141,15 @@ def load_yaml(text: str) -> Value:
         return get_loader("yaml")(text)
     except YAMLError:
         raise
-    except Exception as error:  # such as a number of more digits than Python reads
+    except Exception as error:  # such as a number with more digits than Python accepts
         raise YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def dump_yaml(values: Values) -> str:
-    """Return YAML that `load_yaml` reads as these values: with quotes for a text that it would read as a number."""
+    """Return YAML that `load_yaml` reads as these values. A string that looks like a number is quoted."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # it has no type hints
         pass
 
     def represented(dumper: Value, text: str) -> Value:
@@ -165,7 +165,7 @@ def dump_yaml(values: Values) -> str:
 
 @dataclass
 class _Open:
-    """A collection that has begun: its keys and its number of nodes so far, aliases expanded."""
+    """An open collection: its keys and its number of nodes so far, with aliases expanded."""
 
     anchor: str | None = None
     is_mapping: bool = False
@@ -177,7 +177,7 @@ class _Open:
 def _require_tame(text: str) -> None:
     import yaml
 
-    sizes: dict[str, int] = {}  # of what has an anchor
+    sizes: dict[str, int] = {}  # number of nodes below each anchor
     above = [_Open()]
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.NodeEvent):

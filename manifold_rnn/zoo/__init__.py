@@ -1,6 +1,6 @@
 """Published networks, one per file. Each is a cell, a constraint and an initialization.
 
-A builder takes the sizes, and returns a layer with a linear readout:
+A builder takes the sizes and returns a recurrent layer with a linear readout:
 
 >>> network = mr.zoo.exprnn(1, 32, 10)
 >>> assert network(torch.randn(8, 50, 1)).shape == (8, 10)

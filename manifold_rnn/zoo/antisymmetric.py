@@ -26,31 +26,32 @@ def antisymmetric(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""AntisymmetricRNN: an Euler step of a differential equation whose matrix is skew but for a little damping.
+    r"""AntisymmetricRNN: Euler steps of a differential equation with a damped skew-symmetric matrix.
 
     .. math:: h_t = h_{t-1} + \epsilon \tanh(W h_{t-1} + V x_t + b), \qquad W = K - g I, \quad K^{\mathsf T} = -K,
 
-    with a gate, if asked for, that shares ``W`` (`manifold_rnn.nn.cells.Euler`).
+    With ``gated``, a gate is added that also uses ``W`` (`manifold_rnn.nn.cells.Euler`).
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     step_size : float
-        :math:`\epsilon`.
+        Step size :math:`\epsilon`.
     damping : float
-        ``g``.
+        Damping ``g``.
     method : "euler", "exp" or "cayley"
-        The first is the network of the paper. With the others :math:`I + \epsilon W` is the exact solution of
-        :math:`\dot h = (K - gI)h` after :math:`\epsilon`, or its Cayley approximation; see
+        "euler" is the network of the paper. With "exp", :math:`I + \epsilon W` is the exact solution of :math:`\dot h =
+        (K - gI)h` after the time :math:`\epsilon`. "cayley" is the Cayley approximation of it. See
         `manifold_rnn.DampedSkew`.
     gated : bool
-        Whether there is the gate.
+        Whether to add the gate.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real, or complex for a skew-Hermitian K.
+        Dtype of the weights. If it is complex, K is skew-Hermitian.
 
     Returns
     -------
@@ -63,13 +64,13 @@ def antisymmetric(
 
     Notes
     -----
-    Parameters: n(n - 1)/2 + nm + n + nk + k, with a gate nm + n more. Start: entries of K normal, of variance 1/n; V
-    and b uniform in :math:`\pm 1/\sqrt n`. One learning rate.
+    Number of parameters: n(n - 1)/2 + nm + n + nk + k, and nm + n more with a gate. Initialization: the entries of K
+    are normal with variance 1/n; V and b are uniform in :math:`\pm 1/\sqrt n`. All weights have one learning rate.
 
-    Around the origin the published form is stable only while the largest frequency of ``K`` has
-    :math:`\omega^2 \le 2g/\epsilon - g^2`, which a start like this exceeds for all but small n:
-    ``network.layer.constraints["weight_hh_l0"].stable()`` says whether it does. The other two methods are stable
-    whatever ``K`` is. Source: Chang, Chen, Haber and Chi (2019).
+    Around the origin, the published form is stable only if the largest frequency of ``K`` has :math:`\omega^2 \le
+    2g/\epsilon - g^2`. This initialization violates the condition for all but small n.
+    ``network.layer.constraints["weight_hh_l0"].stable()`` tests it. The other two methods are stable for every ``K``.
+    Source: Chang, Chen, Haber and Chi (2019).
 
     Examples
     --------

@@ -20,7 +20,7 @@ def cornn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""CoRNN: damped oscillators, coupled by a tanh of all that drives them.
+    r"""CoRNN: damped oscillators that are coupled by a tanh.
 
     .. math::
         z_t &= z_{t-1} + \Delta \bigl( \tanh(W_y y_{t-1} + W_z z_{t-1} + V x_t + b)
@@ -30,14 +30,15 @@ def cornn(
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     time_step, stiffness, damping : float
-        :math:`\Delta`, :math:`\gamma` and :math:`\epsilon`; see below.
+        :math:`\Delta`, :math:`\gamma` and :math:`\epsilon`. Published values are below.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real, or complex.
+        Real or complex dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -50,8 +51,8 @@ def cornn(
 
     Notes
     -----
-    Parameters: 2n² + nm + n + nk + k; nothing is constrained. Start: each map as ``torch.nn.Linear``, the one inside
-    tanh as one of m + 2n inputs. One learning rate.
+    Number of parameters: 2n² + nm + n + nk + k. No weight is constrained. Initialization: each map is initialized as
+    ``torch.nn.Linear``. The map inside tanh counts as one map with m + 2n inputs. All weights have one learning rate.
 
     =====================  ===  ======  =========  =======  ========
     Task                   n    time    stiffness  damping  rate
@@ -64,8 +65,8 @@ def cornn(
     adding                 128  0.06    66         15       2e-2
     =====================  ===  ======  =========  =======  ========
 
-    With all of these the oscillators without tanh are stable (`manifold_rnn.nn.cells.CoRNN.stable`). The readout takes
-    positions, not velocities. Source: Rusch and Mishra (2021).
+    With all of these values, the oscillators without tanh are stable (`manifold_rnn.nn.cells.CoRNN.stable`). The
+    readout uses positions, not velocities. Source: Rusch and Mishra (2021).
 
     Examples
     --------

@@ -29,30 +29,32 @@ def dtriv(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""Dtriv: a rotation near a base point that moves along with it.
+    r"""Dtriv: a rotation matrix, parametrized around a base point that is updated in training.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad W = Q \exp(A),
 
-    ``A`` skew-symmetric and trained, :math:`h_0 = 0`; after every K steps of the optimizer Q becomes W, and A zero.
+    with a trained skew-symmetric ``A`` and :math:`h_0 = 0`. After every K optimizer steps, Q is set to W and A to zero.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     rebase_every : int, optional
-        K. None is the static trivialization, whose base stays where it starts; 1 is Riemannian optimization.
+        K. None is the static trivialization, whose base point never changes. 1 is Riemannian optimization.
     angles : callable
-        Fills the skew-symmetric matrix whose exponential Q starts as: an initialiser of `manifold_rnn.nn.init`.
+        Initializer from `manifold_rnn.nn.init` for a skew-symmetric matrix. The initial Q is its exponential.
     retraction : str or Retraction
-        Another map in the place of the exponential.
+        Retraction that replaces the exponential.
     view : "trivialized" or "update"
-        Train ``A``, as the paper does, or let a Riemannian optimizer move ``W`` itself, which is K = 1.
+        "trivialized" trains ``A``, as the paper does. With "update" a Riemannian optimizer moves ``W`` itself, which is
+        equivalent to K = 1.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -61,16 +63,17 @@ def dtriv(
     Raises
     ------
     OptionError
-        If ``retraction``, ``view`` or ``rebase_every`` makes no sense.
+        If ``retraction`` or ``view`` is unknown, or ``rebase_every`` is out of range.
 
     Notes
     -----
-    Parameters: n(n - 1)/2 + nm + n + nk + k. Start as in `exprnn`, but with ``A = 0``: also for K = None this is not
-    expRNN, whose base is the identity. Optimizers keep their moments when the base moves.
+    Number of parameters: n(n - 1)/2 + nm + n + nk + k. The initialization is that of `exprnn`, but with ``A = 0``. So K
+    = None differs from expRNN, whose base point is the identity. Optimizers keep their moments when the base point
+    changes.
 
-    The paper trains ``A`` with RMSprop at a tenth of the rate of the others, as `exprnn` does, with the same
-    conversion. The released code moves the base after the weight has been computed from the old one, and before its
-    gradient is used; here the base moves after the step. Source: Lezcano-Casado (2019).
+    The paper trains ``A`` with RMSprop at a tenth of the learning rate of the other weights. `exprnn` explains the
+    conversion of this rate. The released code changes the base point after it computed the weight from the old one, and
+    before it uses the gradient. Here the base point changes after the step. Source: Lezcano-Casado (2019).
 
     Examples
     --------

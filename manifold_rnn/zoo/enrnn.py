@@ -30,34 +30,37 @@ def enrnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""ENRNN: a long memory with an orthogonal matrix, fed by a short one with eigenvalues in the unit disc.
+    r"""ENRNN: an orthogonal long memory with input from a short memory, whose eigenvalues lie in the unit disc.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad
         W = \begin{pmatrix} W^L & W^C \\ 0 & M / \rho \end{pmatrix},
 
-    :math:`W^L` a scaled Cayley transform as in `scornn`, :math:`W^C` and :math:`M` free, and :math:`\rho` the spectral
-    radius of :math:`M` from the first time on that it exceeds 1, before that 1 (`manifold_rnn.StickyDisc`).
+    :math:`W^L` is a scaled Cayley transform as in `scornn`. :math:`W^C` and :math:`M` are unconstrained. :math:`\rho`
+    is 1 until the spectral radius of :math:`M` first exceeds 1, and this radius from then on
+    (`manifold_rnn.StickyDisc`).
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n counts the units of both memories.
+        Number ``m`` of input features, ``n`` of hidden units in both memories and ``k`` of outputs.
     short_size : int, optional
-        Units :math:`n_S` of the short memory, the last ones; :math:`n_L = n - n_S`. The paper has 20 of 192 for the
-        copying problem and 64 of 160 for the adding problem. Default: a quarter, at least 1.
+        Number :math:`n_S` of units in the short memory, which are the last ones. The long memory has :math:`n_L = n -
+        n_S`. The paper has 20 of 192 for the copying problem and 64 of 160 for the adding problem. Default: a quarter
+        of n, at least 1.
     negatives : int, optional
-        Entries -1 in the diagonal that scales :math:`W^L`. Default: 0.3 of n_L, rounded down.
+        Number of entries -1 in the diagonal that scales :math:`W^L`. Default: 0.3 of n_L, rounded down.
     retraction : str or Retraction
-        Another map in the place of the Cayley transform.
+        Retraction that replaces the Cayley transform.
     view : "trivialized" or "update"
-        As the paper does, or with a Riemannian optimizer that moves ``W`` itself; M is then pulled back into the disc,
-        which forgets that it has left it (`manifold_rnn.UnitDisc`).
+        "trivialized" is the method of the paper. With "update" a Riemannian optimizer moves ``W`` itself. Then M is
+        scaled back into the disc after each step, and :math:`\rho` has no memory (`manifold_rnn.UnitDisc`).
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -70,14 +73,14 @@ def enrnn(
 
     Notes
     -----
-    Parameters: :math:`n_L(n_L - 1)/2 + n_S^2 + n_L n_S + n(m + 1 + k) + k`. Start: :math:`W^L` as in `scornn`; M is a
-    Cayley transform with each pair of eigenvalues shrunk by a :math:`\gamma_j \sim U(-1, 1)`; :math:`W^C` and V by
-    Glorot's rule, U in ±0.01, b and c zero.
+    Number of parameters: :math:`n_L(n_L - 1)/2 + n_S^2 + n_L n_S + n(m + 1 + k) + k`. Initialization: :math:`W^L` as in
+    `scornn`. M is a Cayley transform whose pairs of eigenvalues are scaled by :math:`\gamma_j \sim U(-1, 1)`.
+    :math:`W^C` and V follow Glorot's rule, U is uniform in ±0.01, b and c are zero.
 
-    The paper trains ``A`` of :math:`W^L` with RMSprop at a hundredth of the rate of all others (copying) or at the same
-    (adding). ``parameter_groups(lr)`` lies between, at a tenth, times the :math:`2\sqrt 2` of `scornn`. With an odd n_S
-    the released code misaligns the shrinking and the pairs; here the one that is left over stands last. Source:
-    Helfrich and Ye (2020).
+    The paper trains ``A`` of :math:`W^L` with RMSprop. Its learning rate is a hundredth of that of the other weights
+    for copying, and the same for adding. ``parameter_groups(lr)`` uses a tenth, times the :math:`2\sqrt 2` of `scornn`.
+    If n_S is odd, the released code does not align the scaling with the pairs. Here the single eigenvalue is the last
+    one. Source: Helfrich and Ye (2020).
 
     Examples
     --------
@@ -87,9 +90,9 @@ def enrnn(
     short = max(1, hidden_size // 4) if short_size is None else short_size
     if not 0 < short < hidden_size:
         raise OptionError(
-            "enrnn divides its units into a long and a short memory.\n"
+            "enrnn splits its units into a long and a short memory, and neither may be empty.\n"
             f"Expected short_size from 1 to {hidden_size - 1}, got {short} of hidden_size {hidden_size}.\n"
-            "Choose both so that neither memory is empty."
+            "Change short_size or hidden_size."
         )
     long, name = hidden_size - short, "weight_hh_l0"
     negatives = int(0.3 * long) if negatives is None else negatives
@@ -118,7 +121,7 @@ def enrnn(
 
 
 def _inside_the_disc(M: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A matrix with the eigenvalues ``gamma_j exp(+-i t_j)`` of the published start."""
+    """A matrix with the eigenvalues ``gamma_j exp(+-i t_j)`` of the published initialization."""
     n = len(M)
     gamma = M.new_empty((n + 1) // 2).uniform_(-1, 1, generator=generator).repeat_interleave(2)[:n]
     with torch.no_grad():

@@ -24,29 +24,32 @@ def eurnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""EURNN: a unitary recurrent matrix as layers of rotations, each in planes of two coordinates.
+    r"""EURNN: a unitary recurrent matrix that is a product of layers of plane rotations.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \quad o_t = V \operatorname{Re} h_t + c, \quad
         W = D\, G_L \cdots G_1,
 
-    with angles and phases trained (`manifold_rnn.Rotations`) and :math:`h_0 = 0`.
+    with trained angles and phases (`manifold_rnn.Rotations`) and :math:`h_0 = 0`.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n complex units, or real ones.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs. The units are complex unless
+        ``real``.
     layout : "tunable" or "fft"
-        Rotations of neighbours, or of coordinates at distances 1, 2, 4 and so on; n is then a power of 2.
+        "tunable" rotates neighboring coordinates. "fft" rotates coordinates at distances 1, 2, 4 and so on, and needs
+        a power of 2 as n.
     layers : int, optional
-        ``L`` for "tunable", the capacity: 2 by default, n for every unitary matrix.
+        Number ``L`` of layers for "tunable". Default: 2. With n layers, every unitary matrix can be represented.
     real : bool
-        Whether all phases are 0, and the states real.
+        Whether to fix all phases to 0, so that the states are real.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real or complex; the weights have its complex form unless ``real``, the readout its real one.
+        Real or complex. The weights get the complex dtype of this precision unless ``real``, the readout the real one.
 
     Returns
     -------
@@ -55,17 +58,20 @@ def eurnn(
     Raises
     ------
     OptionError
-        If ``layout`` or ``layers`` is unknown or out of range, or n no power of 2 for "fft".
+        If ``layout`` is unknown, ``layers`` is out of range, or n is not a power of 2 for "fft".
 
     Notes
     -----
-    Real parameters for even L or odd n: L(n - 1) + n + 2nm + n + nk + k, for "fft" :math:`n \log_2 n` in the place of
-    L(n - 1); with real states half of that and neither the second term nor the 2. Start: angles and phases uniform on
-    the circle, both parts of U in ±0.01, V in :math:`\pm\sqrt{6/(m + k)}` whatever n is, c = 0.01, b zero.
+    Number of real parameters for even L or odd n: L(n - 1) + n + 2nm + n + nk + k. For "fft", :math:`n \log_2 n`
+    replaces L(n - 1). With ``real``, the number is L(n - 1)/2 + nm + n + nk + k.
 
-    All weights have one learning rate; the released code has RMSprop at 1e-3 with decay 0.9 for the copying problem.
-    ``parameter_groups(lr)`` keeps the angles from decay. That code adds 0.01 to the modulus in modReLU, also for real
-    states, where a zero bias then is no identity; here see `manifold_rnn.nn.mod_relu`. Source: Jing et al. (2017).
+    Initialization: angles and phases are uniform on the circle. Both parts of U are uniform in ±0.01, V in
+    :math:`\pm\sqrt{6/(m + k)}` for every n. c is 0.01 and b is zero.
+
+    All weights have one learning rate. The released code uses RMSprop at 1e-3 with decay 0.9 for the copying problem.
+    ``parameter_groups(lr)`` excludes the angles from weight decay. The released code adds 0.01 to the modulus in
+    modReLU, also for real states. So with a zero bias, its modReLU is not the identity. Here modReLU is
+    `manifold_rnn.nn.mod_relu`. Source: Jing et al. (2017).
 
     Examples
     --------

@@ -28,29 +28,30 @@ def exprnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""ExpRNN: a rotation as recurrent matrix, as the exponential of a skew-symmetric one.
+    r"""ExpRNN: the recurrent matrix is a rotation, the exponential of a skew-symmetric matrix.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad W = \exp(A),
 
-    ``A`` skew-symmetric and trained, :math:`h_0 = 0`, det W = 1 throughout.
+    with a trained skew-symmetric ``A`` and :math:`h_0 = 0`. The determinant of W is always 1.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     angles : callable
-        Fills ``A`` at the start: an initialiser of `manifold_rnn.nn.init`. Default `cayley_`, as for pixel-by-pixel
-        images; the copying problem and speech have `henaff_`.
+        Initializer of ``A`` from `manifold_rnn.nn.init`. The paper uses `cayley_` for pixel-by-pixel images, and
+        `henaff_` for the copying problem and speech.
     retraction : str or Retraction
-        Another map in the place of the exponential.
+        Retraction that replaces the exponential.
     view : "trivialized" or "update"
-        Train ``A``, as the paper does, or let a Riemannian optimizer move ``W`` itself.
+        "trivialized" trains ``A``, as the paper does. With "update" a Riemannian optimizer moves ``W`` itself.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -63,16 +64,17 @@ def exprnn(
 
     Notes
     -----
-    Parameters: n(n - 1)/2 + nm + n + nk + k. Start: U by Kaiming's normal rule for ReLU, b in ±0.01, V and c as in
-    ``torch.nn.Linear``.
+    Number of parameters: n(n - 1)/2 + nm + n + nk + k. Initialization: U by Kaiming's normal rule for ReLU, b uniform
+    in ±0.01, V and c as in ``torch.nn.Linear``.
 
-    The paper trains ``A`` with RMSprop at a tenth of the rate of the others. Coordinates here are the entries of ``A``
-    times :math:`\sqrt 2`, so ``parameter_groups(lr)`` gives them the rate :math:`0.1\sqrt 2` lr. That is for optimizers
-    whose step does not depend on the gradient's scale; for plain SGD the factor would be squared, 2.
+    The paper trains ``A`` with RMSprop at a tenth of the learning rate of the other weights. The coordinates here are
+    the entries of ``A`` times :math:`\sqrt 2`, so ``parameter_groups(lr)`` gives them the rate :math:`0.1\sqrt 2` lr.
+    This factor is right for optimizers whose step does not depend on the scale of the gradient. For plain SGD the
+    factor :math:`\sqrt 2` would be squared to 2.
 
-    The released code works with the transpose (row states) and keeps ``A`` in a square array, half of which has no
-    gradient; with `cayley_` it takes as exponent the numbers that were made for a Cayley transform, and so does this
-    builder. Source: Lezcano-Casado and Martinez-Rubio (2019).
+    The released code uses row states, so its matrix is the transpose. It stores ``A`` in a square array, half of which
+    has no gradient. With `cayley_`, it exponentiates numbers that were designed for a Cayley transform. This builder
+    does so too. Source: Lezcano-Casado and Martinez-Rubio (2019).
 
     Examples
     --------

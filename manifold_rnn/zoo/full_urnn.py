@@ -25,27 +25,29 @@ def full_urnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""Full-capacity uRNN: a recurrent matrix that moves on the whole unitary group.
+    r"""Full-capacity uRNN: a recurrent matrix that can be any unitary matrix.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad
         o_t = V [\operatorname{Re} h_t, \operatorname{Im} h_t] + c, \qquad W^H W = I,
 
-    ``W`` itself is the parameter, and a complex :math:`h_0` is trained.
+    ``W`` itself is the parameter. A complex :math:`h_0` is trained too.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n complex units.
+        Number ``m`` of input features, ``n`` of complex hidden units and ``k`` of outputs.
     retraction : str or Retraction
-        Another retraction in the place of the Cayley transform.
+        Retraction that replaces the Cayley transform.
     view : "update" or "trivialized"
-        Let a Riemannian optimizer move ``W`` itself, as the paper does, or train coordinates.
+        With "update" a Riemannian optimizer moves ``W`` itself, as in the paper. "trivialized" trains coordinates of
+        ``W``.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real or complex; the weights have its complex form, the readout its real one.
+        Real or complex. The weights get the complex dtype of this precision, the readout the real one.
 
     Returns
     -------
@@ -58,16 +60,17 @@ def full_urnn(
 
     Notes
     -----
-    Real parameters: :math:`n^2 + 2nm + n + 2nk + k + 2n`. Start: ``W`` is the product of phases, reflections, a
-    permutation and Fourier transforms that a restricted uRNN starts with; both parts of U in
-    :math:`\pm\sqrt{6/(m + 2n)}`, of :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`, V in :math:`\pm\sqrt{6/(2n + k)}`, b in
-    ±0.01, c zero.
+    Number of real parameters: :math:`n^2 + 2nm + n + 2nk + k + 2n`. Initialization: ``W`` is the initial matrix of a
+    restricted uRNN, a product of phases, reflections, a permutation and Fourier transforms. Both parts of U are uniform
+    in :math:`\pm\sqrt{6/(m + 2n)}`, those of :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`. V is uniform in
+    :math:`\pm\sqrt{6/(2n + k)}`, b in ±0.01, and c is zero.
 
-    The paper moves ``W`` by plain Cayley steps at the rate of the others, which RMSprop trains. Its step of rate lr is
-    `manifold_rnn.optim.RiemannianSGD`'s of rate 2 lr, since it takes the skew part without the half. Adaptive
-    optimizers take longer steps: for them ``parameter_groups(lr)`` gives ``W`` a tenth of lr, as for the other networks
-    here, which is not the paper's. The released code drops half of the gradient of ``W``; this is the whole.
-    Source: Wisdom, Powers, Hershey, Le Roux and Atlas (2016).
+    The paper moves ``W`` by plain Cayley steps. RMSprop trains the other weights at the same learning rate. The paper
+    defines the skew part without the factor 1/2. So its step with rate lr is a step of
+    `manifold_rnn.optim.RiemannianSGD` with rate 2 lr. Adaptive optimizers take longer steps. Therefore
+    ``parameter_groups(lr)`` gives ``W`` a tenth of lr, as in the other networks here, but not in the paper. The
+    released code drops half of the gradient of ``W``. Here the whole gradient is used. Source: Wisdom, Powers, Hershey,
+    Le Roux and Atlas (2016).
 
     Examples
     --------
@@ -95,7 +98,7 @@ def full_urnn(
 
 
 def _restricted_product(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``D_3 R_2 F^-1 D_2 P R_1 F D_1`` of a restricted uRNN's random start, applied to the identity."""
+    """The random initial matrix ``D_3 R_2 F^-1 D_2 P R_1 F D_1`` of a restricted uRNN."""
     n = len(like)
 
     def phases() -> Tensor:

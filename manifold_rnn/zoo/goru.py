@@ -22,28 +22,30 @@ def goru(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""GORU: a gated unit whose candidate turns the state by a product of rotations.
+    r"""GORU: a gated unit whose candidate rotates the state by a product of plane rotations.
 
     .. math::
         r_t &= \sigma(W_r h_{t-1} + U_r x_t + b_r), \qquad g_t = \sigma(W_g h_{t-1} + U_g x_t + b_g), \\
         h_t &= g_t \circ h_{t-1} + (1 - g_t) \circ \operatorname{modReLU}(r_t \circ (Q h_{t-1}) + U_c x_t;\; b_c),
         \qquad o_t = V h_t + c,
 
-    with Q the real matrix of `manifold_rnn.Rotations`, whose angles are trained, and :math:`h_0 = 0`.
+    Q is the real matrix of `manifold_rnn.Rotations`, whose angles are trained. :math:`h_0 = 0`.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     layout : "fft" or "tunable"
-        Of the rotations. With "fft" n is a power of 2.
+        Layout of the rotations. "fft" needs a power of 2 as n.
     layers : int, optional
-        Layers of rotations for "tunable", where the released code has 2. Default: n, for every rotation.
+        Number of layers of rotations for "tunable". The released code has 2. Default: n, which can represent every
+        rotation.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -56,13 +58,14 @@ def goru(
 
     Notes
     -----
-    Parameters: :math:`3nm + 2n^2 + 3n + \frac n2 \log_2 n + nk + k`; with L tunable layers, L(n - 1)/2 angles for
-    even L or odd n. Start: angles uniform on the circle; U, W_r and W_g in ±0.01; b_r = 2, which leaves the reset gate
-    open, b_g in :math:`\pm\sqrt{3/n}`, b_c = 0.01; V in :math:`\pm\sqrt{6/(m + k)}`, c = 0.01.
+    Number of parameters: :math:`3nm + 2n^2 + 3n + \frac n2 \log_2 n + nk + k`. With L tunable layers there are L(n -
+    1)/2 angles, for even L or odd n. Initialization: angles are uniform on the circle, and U, W_r and W_g in ±0.01. The
+    bias b_r is 2, which opens the reset gate. The bias b_g is uniform in :math:`\pm\sqrt{3/n}`, and V in
+    :math:`\pm\sqrt{6/(m + k)}`. Finally, b_c and c are 0.01.
 
-    All weights have one learning rate, 1e-3 with RMSprop in the released code; ``parameter_groups(lr)`` keeps the
-    angles from decay. That code adds 0.001 to the modulus in modReLU, and has an "fft" layout for every n. The reset
-    gate multiplies behind the rotation. Source: Jing et al. (2019).
+    All weights have one learning rate, 1e-3 with RMSprop in the released code. ``parameter_groups(lr)`` excludes the
+    angles from weight decay. The released code adds 0.001 to the modulus in modReLU, and has an "fft" layout for every
+    n. The reset gate multiplies the rotated state. Source: Jing et al. (2019).
 
     Examples
     --------

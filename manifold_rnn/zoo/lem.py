@@ -19,7 +19,7 @@ def lem(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""LEM: two states that relax at rates which they and the inputs choose.
+    r"""LEM: two states with time steps that depend on the states and inputs.
 
     .. math::
         a_t &= \Delta\, \sigma(W_a y_{t-1} + V_a x_t + b_a), \qquad
@@ -30,14 +30,15 @@ def lem(
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     time_step : float
-        :math:`\Delta`; see below.
+        :math:`\Delta`. Published values are below.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real, or complex.
+        Real or complex dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -50,13 +51,19 @@ def lem(
 
     Notes
     -----
-    Parameters: 4n² + 4nm + 8n + nk + k, as many as an LSTM; nothing is constrained. Start: all weights and biases of
-    the cell uniform in :math:`\pm 1/\sqrt n`, U by Kaiming's rule, c as in ``torch.nn.Linear``. One learning rate, Adam
-    with gradients clipped at a norm of 1.
+    Number of parameters: 4n² + 4nm + 8n + nk + k, as in an LSTM. No weight is constrained. Initialization: all weights
+    and biases of the cell are uniform in :math:`\pm 1/\sqrt n`. U follows Kaiming's rule, and c is initialized as in
+    ``torch.nn.Linear``. The paper uses one learning rate, Adam, and gradients clipped at a norm of 1.
 
-    Published time steps and rates: pixels in order (n = 128) 0.21 and 1.8e-3; permuted pixels 0.31 and 7.3e-3;
-    noise-padded images 0.44 and 3.22e-3; adding 0.0242 and 2.6e-3; sequences of about 18,000 steps (n = 32) 1.7e-4 and
-    6.09e-3. Source: Rusch, Mishra, Erichson and Mahoney (2022).
+    Published time steps and learning rates:
+
+    - pixels in order (n = 128): 0.21 and 1.8e-3
+    - permuted pixels: 0.31 and 7.3e-3
+    - noise-padded images: 0.44 and 3.22e-3
+    - adding: 0.0242 and 2.6e-3
+    - sequences of about 18,000 steps (n = 32): 1.7e-4 and 6.09e-3
+
+    Source: Rusch, Mishra, Erichson and Mahoney (2022).
 
     Examples
     --------

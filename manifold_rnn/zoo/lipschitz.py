@@ -25,7 +25,7 @@ def lipschitz(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""Lipschitz RNN: a linear and a nonlinear part, both matrices mixtures of a symmetric and a skew one.
+    r"""Lipschitz RNN: a linear and a nonlinear part, whose matrices mix a symmetric and a skew-symmetric matrix.
 
     .. math::
         h_t = h_{t-1} + \epsilon \bigl( A h_{t-1} + \tanh(W h_{t-1} + V x_t + b) \bigr), \qquad
@@ -33,25 +33,26 @@ def lipschitz(
 
     .. math:: M(B) = \beta (B - B^{\mathsf T}) + (1 - \beta)(B + B^{\mathsf T}) - g I,
 
-    with a gate, if asked for, that shares ``W`` (`manifold_rnn.nn.cells.Lipschitz`).
+    With ``gated``, a gate is added that also uses ``W`` (`manifold_rnn.nn.cells.Lipschitz`).
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     beta : float
-        Weight of the skew part, from 0 to 1, the same for both matrices.
+        Weight :math:`\beta` of the skew part, from 0 to 1, for both matrices.
     damping : float
-        ``g``, the same for both.
+        ``g``, for both matrices.
     step_size : float
         :math:`\epsilon`.
     gated : bool
-        Whether there is the gate.
+        Whether to add the gate.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real, or complex with adjoints in the place of transposes.
+        Dtype of the weights. If it is complex, adjoints replace transposes.
 
     Returns
     -------
@@ -60,16 +61,17 @@ def lipschitz(
     Raises
     ------
     OptionError
-        If ``beta`` is outside [0, 1] or another number out of range.
+        If ``beta`` is outside [0, 1], or another number is out of range.
 
     Notes
     -----
-    Parameters: 2n² + nm + n + nk + k, with a gate nm + n more. Start: B normal with standard deviation 0.1/n; V and b
-    as in ``torch.nn.Linear``. One learning rate: 3e-3 in the paper, with Adam.
+    Number of parameters: 2n² + nm + n + nk + k, and nm + n more with a gate. Initialization: both B are normal with
+    standard deviation 0.1/n. V and b are initialized as in ``torch.nn.Linear``. All weights have one learning rate,
+    3e-3 with Adam in the paper.
 
-    The matrices need not have eigenvalues with negative real parts, not even at the start, unless ``beta`` is 1: the
-    form favours slow growth or decay, it does not enforce any. Source: Erichson, Azencot, Queiruga, Hodgkinson and
-    Mahoney (2021).
+    If ``beta`` is below 1, the matrices may have eigenvalues with positive real parts, already at the initialization.
+    So the form favors slow growth or decay, but it does not enforce either. Source: Erichson, Azencot, Queiruga,
+    Hodgkinson and Mahoney (2021).
 
     Examples
     --------

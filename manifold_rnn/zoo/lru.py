@@ -29,33 +29,34 @@ def lru(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""LRU: a linear recurrence with a diagonal of complex numbers, inside the unit circle whatever is trained.
+    r"""LRU: a linear recurrence with a complex diagonal matrix, whose entries always lie inside the unit circle.
 
     .. math::
         h_t = \lambda \circ h_{t-1} + e^{g} \circ B x_t, \qquad o_t = \operatorname{Re}(C h_t) + D x_t + c, \qquad
         \lambda_j = e^{-e^{\nu_j} + i \theta_j},
 
-    with complex ``B`` and ``C``; all letters but ``h``, ``x`` and ``o`` are trained, or made of what is.
+    with complex ``B`` and ``C``. The parameters are :math:`\nu`, :math:`\theta`, g, B, C, D and c.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n complex units.
+        Number ``m`` of input features, ``n`` of complex hidden units and ``k`` of outputs.
     r_min, r_max : float
-        Between these moduli the eigenvalues start, uniformly by area.
+        Smallest and largest modulus of the initial eigenvalues, which are uniform by area.
     max_phase : float
-        Their phases start uniformly in [0, max_phase).
+        The initial phases of the eigenvalues are uniform in [0, max_phase).
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real or complex; the recurrent weights have its complex form, the readout its real one.
+        Real or complex. The recurrent weights get the complex dtype of this precision, the readout the real one.
 
     Returns
     -------
     Network
-        Its readout is one map of :math:`[\operatorname{Re} h, \operatorname{Im} h, x]`, so its weight is
-        :math:`[\operatorname{Re} C, -\operatorname{Im} C, D]`.
+        Network whose readout is one linear map of :math:`[\operatorname{Re} h, \operatorname{Im} h, x]`. The weight of
+        this map is :math:`[\operatorname{Re} C, -\operatorname{Im} C, D]`.
 
     Raises
     ------
@@ -64,13 +65,15 @@ def lru(
 
     Notes
     -----
-    Real parameters: 3n + 2nm + k(2n + m) + k. Start: :math:`g_j = \tfrac12 \log(1 - |\lambda_j|^2)`, computed without
-    cancellation; real and imaginary parts of B normal of variance 1/(2m), those of C of variance 1/n, D standard
-    normal, c zero. ``parameter_groups`` gives :math:`\nu`, :math:`\theta` and g half of the rate, and no decay.
+    Number of real parameters: 3n + 2nm + k(2n + m) + k. Initialization: :math:`g_j = \tfrac12 \log(1 - |\lambda_j|^2)`,
+    computed without cancellation. The real and imaginary parts of B are normal with variance 1/(2m), those of C with
+    variance 1/n. D is standard normal, c is zero. ``parameter_groups`` gives :math:`\nu`, :math:`\theta` and g half of
+    the learning rate and no weight decay.
 
-    A model of the paper is a stack of blocks, each with normalisation, this unit, a gated linear unit and a skip; this
-    is the unit. There inputs and outputs are of one size and D is diagonal, here it is a matrix; there the logarithm of
-    the phase is trained, here the phase. Source: Orvieto et al. (2023).
+    A model of the paper is a stack of blocks. Each block has a normalization, this unit, a gated linear unit and a skip
+    connection. This builder returns the unit alone. In the paper, inputs and outputs have one size and D is diagonal;
+    here D is a matrix. The paper trains the logarithm of the phase; here the phase is trained. Source: Orvieto et al.
+    (2023).
 
     Examples
     --------
@@ -98,7 +101,7 @@ def lru(
 
 
 class _WithInput(Network):
-    """A network whose readout also takes the input of the step."""
+    """A network whose readout also uses the input of the time step."""
 
     def __init__(self, layer: Layer, output_size: int, rates: dict[str, float]) -> None:
         super().__init__(layer, output_size, rates)

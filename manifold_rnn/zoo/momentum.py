@@ -34,32 +34,33 @@ def momentum(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""MomentumRNN: momentum on the inputs of an LSTM, or of a network with a rotation as recurrent matrix.
+    r"""MomentumRNN: momentum for the inputs of an LSTM, or of a network with a rotation matrix.
 
     .. math:: v_t = \mu v_{t-1} + s\,(V x_t + b), \qquad h_t = f(W h_{t-1} + b' + v_t),
 
-    and for the other kinds the formulas of `manifold_rnn.nn.cells.Momentum`. In the LSTM all four gates have momentum,
-    and :math:`b'` is ``bias_hh``; the other host is `dtriv`, with modReLU for f, its threshold, and no b.
+    `manifold_rnn.nn.cells.Momentum` has the formulas of the other kinds. In the LSTM all four gates have momentum, and
+    :math:`b'` is ``bias_hh``. In `dtriv`, f is modReLU, :math:`b'` is its threshold, and there is no b.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     host : "lstm" or "dtriv"
-        The cell inside.
+        Network that gets the momentum.
     kind : "momentum", "adam", "rmsprop" or "restart"
-        What is done with the inputs.
+        Kind of momentum for the inputs.
     momentum, scale, decay, period : float, float, float, int
-        :math:`\mu`, ``s``, :math:`\beta` and F; see below.
+        :math:`\mu`, ``s``, :math:`\beta` and F. Published values are below.
     forget_bias : float
-        LSTM: the start of both biases of the forget gate; the paper has -4 for speech.
+        Initial value of both forget gate biases of the LSTM. The paper has -4 for speech.
     rebase_every : int, optional
-        The other host: move the base of the rotation after so many steps of the optimizer.
+        For dtriv: number of optimizer steps between two changes of the base point.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -68,23 +69,32 @@ def momentum(
     Raises
     ------
     OptionError
-        If ``host`` or ``kind`` is unknown, or a number out of range.
+        If ``host`` or ``kind`` is unknown, or a number is out of range.
 
     Notes
     -----
-    Parameters: those of the host; 4n² + 4nm + 8n + nk + k, or n(n - 1)/2 + nm + n + nk + k. Momentum adds none.
+    Number of parameters: 4n² + 4nm + 8n + nk + k for the LSTM, and n(n - 1)/2 + nm + n + nk + k for dtriv. Momentum
+    adds no parameters.
 
-    Start, LSTM: input weights orthogonal, the recurrent block of the input gate the identity and those of the other
-    gates 0, biases 0 but for the forget gate. The bias on the side of the inputs gathers momentum, so with a constant
-    input the forget gate settles at ``forget_bias`` times :math:`1 + s/(1 - \mu)`. Start, dtriv: input weights by
-    Kaiming's rule, thresholds in ±0.01, the rotation as the exponential of `manifold_rnn.nn.init.cayley_`.
+    Initialization of the LSTM: the input weights are orthogonal. The recurrent block of the input gate is the identity,
+    the other blocks are 0. All biases except those of the forget gate are 0. The input bias accumulates momentum. So
+    with a constant input, the pre-activation of the forget gate converges to ``forget_bias`` times :math:`1 + s/(1 -
+    \mu)`. Initialization of dtriv: the input weights follow Kaiming's rule, and the thresholds are uniform in ±0.01.
+    The rotation is the exponential of `manifold_rnn.nn.init.cayley_`.
 
-    Published for MNIST and its permuted form: momentum 0.6 and scale 0.6, or 1.0 permuted; "adam" with decay 0.1, or
-    0.01 permuted; "rmsprop" 0.9, or 0.01; "restart" with period 2 and scale 1.0, or 40 and 0.9; speech: 0.3 and 0.1.
-    One learning rate for the LSTM, 1e-3. The other host had rates in ratios from 3.5 to 14; ``parameter_groups(lr)``
-    gives the rotation a tenth of lr, converted as in `exprnn`. The released "Nesterov" LSTM of the image tasks
-    extrapolates the whole pre-activation instead of restarting, and the released recipe for words sets
-    :math:`\mu = 0`. Source: Nguyen, Baraniuk, Bertozzi, Osher and Wang (2020).
+    Published values for MNIST, and for permuted MNIST if they differ:
+
+    - momentum 0.6, with scale 0.6 (permuted 1.0);
+    - "adam" with decay 0.1 (permuted 0.01);
+    - "rmsprop" with decay 0.9 (permuted 0.01);
+    - "restart" with period 2 and scale 1.0 (permuted 40 and 0.9).
+
+    For speech, the momentum is 0.3 and the scale 0.1. The LSTM has one learning rate, 1e-3. In dtriv, the paper uses
+    learning rates with ratios from 3.5 to 14. ``parameter_groups(lr)`` gives the rotation a tenth of lr, converted as
+    in `exprnn`.
+
+    The released "Nesterov" LSTM of the image tasks extrapolates the whole pre-activation instead of restarting. The
+    released settings for words have :math:`\mu = 0`. Source: Nguyen, Baraniuk, Bertozzi, Osher and Wang (2020).
 
     Examples
     --------
@@ -93,8 +103,8 @@ def momentum(
     """
     if host not in ("lstm", "dtriv"):
         raise OptionError(
-            f"host of momentum names the cell inside.\nExpected 'lstm' or 'dtriv', got {host!r}.\n"
-            "Wrap any other cell in manifold_rnn.nn.cells.Momentum."
+            f"host of momentum is unknown.\nExpected 'lstm' or 'dtriv', got {host!r}.\n"
+            "For any other cell, use manifold_rnn.nn.cells.Momentum."
         )
     inside = LSTM() if host == "lstm" else Elman("modrelu")
     cell = Momentum(inside, kind, momentum, scale, decay, period)

@@ -1,4 +1,4 @@
-"""What the networks of the zoo share: a layer, a readout, and a rate for each of the two kinds of weights."""
+"""The class of all networks in the zoo: a layer, a readout, and learning rates by kind of weight."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,23 +18,25 @@ class Network(nn.Module):
 
     .. math:: o_t = V h_t + c,
 
-    with the layer's outputs :math:`h_t`, the first part of its state, as :math:`[\operatorname{Re} h_t,
-    \operatorname{Im} h_t]` if they are complex.
+    The outputs :math:`h_t` of the layer are the first part of its state. If they are complex, the readout uses
+    :math:`[\operatorname{Re} h_t, \operatorname{Im} h_t]`.
 
     Parameters
     ----------
     layer : Layer
-        In one direction, with ``batch_first``.
+        Recurrent layer in one direction, with ``batch_first``.
     output_size : int
-        Outputs of the readout.
+        Number of outputs of the readout.
     rates : float or mapping from str to float
-        Learning rate of the recurrent weight, as a multiple of that of the others; or such a factor for every
-        parameter whose name has the key in it, the first that fits.
+        Learning rate of the recurrent weight, as a multiple of that of the other weights. A mapping has such a factor
+        for every parameter whose name contains the key. The first key that matches is used.
 
     Attributes
     ----------
     layer : Layer
+        The recurrent layer.
     readout : nn.Linear
+        The linear readout.
 
     Examples
     --------
@@ -52,13 +54,14 @@ class Network(nn.Module):
         self.readout = nn.Linear(width, output_size, device=weight.device, dtype=weight.real.dtype)
 
     def forward(self, x: Tensor | PackedSequence, *, every_step: bool = False) -> Tensor | PackedSequence:
-        """Run over sequences.
+        """Compute the outputs for a batch of sequences.
 
         Parameters
         ----------
         x : Tensor, shape (B, T, input_size); or PackedSequence
+            Batch of sequences.
         every_step : bool
-            Whether to read out every step, or only each sequence's last.
+            Whether to return the output of every time step, or only of the last step of each sequence.
 
         Returns
         -------
@@ -74,22 +77,23 @@ class Network(nn.Module):
     def carry_on(
         self, x: Tensor | PackedSequence, state: Any = None, *, every_step: bool = False
     ) -> tuple[Tensor | PackedSequence, Any]:
-        """Run over sequences that go on where others have ended.
+        """Continue sequences from the state after an earlier call.
 
         Parameters
         ----------
         x : Tensor, shape (B, T, input_size); or PackedSequence
+            Next part of each sequence.
         state : Tensor or tuple of Tensor, optional
-            What the call before returned. Default: the start of a sequence.
+            State that the earlier call returned. Default: the initial state.
         every_step : bool
-            As in `forward`.
+            Whether to return the output of every time step, as in `forward`.
 
         Returns
         -------
         outputs : Tensor or PackedSequence
-            As of `forward`.
+            Outputs, as those of `forward`.
         state : Tensor or tuple of Tensor
-            After the last step, with its graph: detach it to cut the gradient here.
+            State after the last step, with its graph. Detach it to truncate the gradient here.
 
         Raises
         ------
@@ -108,7 +112,7 @@ class Network(nn.Module):
         return self._read_out(x, y if every_step else last[-1]), h_n
 
     def _read_out(self, x: Tensor | PackedSequence, h: Tensor | PackedSequence) -> Tensor | PackedSequence:
-        """The outputs for all states, packed if they are, or for the last one of each sequence."""
+        """The outputs for all states, packed if the states are, or for the last state of each sequence."""
         if isinstance(h, PackedSequence):
             return PackedSequence(self.readout(real_features(h.data)), *h[1:])
         out: Tensor = self.readout(real_features(h))
@@ -120,13 +124,13 @@ class Network(nn.Module):
         Parameters
         ----------
         lr : float
-            Rate of the weights without constraint.
+            Learning rate of the unconstrained weights.
 
         Returns
         -------
         list of dict
-            One group for each of the `rates`, and one for gates of units at `UnitGates.rate`, never decayed; then all
-            others.
+            One group for each entry of ``rates``. If there are unit gates, one group for them at `UnitGates.rate`,
+            without weight decay. The last group has all other parameters.
 
         Examples
         --------
@@ -142,7 +146,7 @@ class Network(nn.Module):
 
 
 def signs(like: Tensor, negatives: int) -> Tensor:
-    """Return the diagonal of `FixedBase`'s sign matrix: ones, then that many times -1."""
+    """Return the diagonal of the sign matrix of `FixedBase`: ones, followed by ``negatives`` entries -1."""
     n = len(like)
     return torch.where(torch.arange(n, device=like.device) < n - negatives, 1, -1).to(like.dtype)
 

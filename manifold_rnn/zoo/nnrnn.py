@@ -28,30 +28,31 @@ def nnrnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""NnRNN: a recurrent matrix by its Schur form, with moduli that a penalty keeps near 1 and a non-normal part.
+    r"""NnRNN: a recurrent matrix in Schur form, with a non-normal part and a penalty on the moduli of eigenvalues.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad
         W = P (\Lambda + T) P^{\mathsf T}, \quad P = e^A,
 
-    with :math:`\Lambda` of blocks :math:`\gamma_j R(\theta_j)`, ``T`` strictly above them, a skew ``A``, all trained
-    (`manifold_rnn.SchurForm`), and :math:`h_0 = 0`.
+    :math:`\Lambda` has blocks :math:`\gamma_j R(\theta_j)`, ``T`` is strictly above the blocks, and ``A`` is
+    skew-symmetric. All of them are trained (`manifold_rnn.SchurForm`). :math:`h_0 = 0`.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     angles : callable
-        Initialiser of ``A`` from `manifold_rnn.nn.init`; the paper has `cayley_` and, for copying, `henaff_`.
+        Initializer of ``A`` from `manifold_rnn.nn.init`. The paper uses `cayley_`, and `henaff_` for copying.
     legacy_mask : bool
-        Whether ``T`` reaches into the blocks, as in the released code, and so moves the eigenvalues.
+        Whether ``T`` overlaps the blocks, as in the released code. Then ``T`` changes the eigenvalues.
     retraction : str or Retraction
-        Another map in the place of the exponential.
+        Retraction that replaces the exponential.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -64,16 +65,19 @@ def nnrnn(
 
     Notes
     -----
-    Parameters for even n: n(n - 1)/2 + n + n(n - 2)/2 + nm + n + nk + k, and n/2 more with ``legacy_mask``. Start:
-    :math:`\theta` uniform on the circle, :math:`\gamma = 1`, T and c zero, U and V by Glorot's normal rule, b in ±0.01;
-    ``A`` has the blocks of :math:`\Lambda`, so that :math:`W = \Lambda` at first.
+    Number of parameters for even n: n(n - 1)/2 + n + n(n - 2)/2 + nm + n + nk + k, and n/2 more with ``legacy_mask``.
+    Initialization: :math:`\theta` is uniform on the circle, :math:`\gamma` is 1, T and c are zero. U and V follow
+    Glorot's normal rule, b is uniform in ±0.01. ``A`` has the block structure of :math:`\Lambda`, so the initial W
+    equals :math:`\Lambda`.
 
-    The paper adds :math:`\delta \sum_j (\gamma_j - 1)^2` to the loss: :math:`\delta` times
-    ``network.layer.constraints["weight_hh_l0"].penalty()``, with :math:`\delta` from 1e-4 to 1 by task. It trains ``A``
-    at about a tenth of the rate of the others, and decays ``T`` alone, by 1e-6 to 1e-4. ``parameter_groups(lr)`` gives
-    the coordinates of ``A``, which are its entries times :math:`\sqrt 2`, the rate :math:`0.1\sqrt 2` lr in the first
-    group; the second is ``T``, whose ``"weight_decay"`` is left at 0 for you to set. The paper steps ``A`` before the
-    others, by an optimizer of its own. Source: Kerg et al. (2019).
+    The paper adds :math:`\delta \sum_j (\gamma_j - 1)^2` to the loss, which is :math:`\delta` times
+    ``network.layer.constraints["weight_hh_l0"].penalty()``. Depending on the task, :math:`\delta` is from 1e-4 to 1. It
+    trains ``A`` at about a tenth of the learning rate of the other weights. Only ``T`` has weight decay, from 1e-6 to
+    1e-4.
+
+    The coordinates of ``A`` are its entries times :math:`\sqrt 2`. ``parameter_groups(lr)`` puts them into the first
+    group, with the rate :math:`0.1\sqrt 2` lr. The second group is ``T``. Its ``"weight_decay"`` is 0, and you can set
+    it. The paper updates ``A`` before the other weights, with a separate optimizer. Source: Kerg et al. (2019).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Networks without constraint that start far from normal, and the normal ones they are compared with."""
+"""Unconstrained networks with a non-normal initial matrix, and the normal ones that they are compared with."""
 
 from typing import Any, Literal
 
@@ -29,27 +29,28 @@ def nonnormal(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""Non-normal RNN: a free recurrent matrix that starts as a chain of units.
+    r"""Non-normal RNN: an unconstrained recurrent matrix that is initialized as a chain of units.
 
     .. math:: h_t = f(W h_{t-1} + V x_t + b), \qquad o_t = U h_t + c, \qquad h_0 = 0.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     start : "chain", "feedback_chain", "identity" or "orthogonal"
-        ``W`` at first: `manifold_rnn.nn.init.chain_` and so on. The last two are normal matrices.
+        Initialization of ``W``, such as `manifold_rnn.nn.init.chain_`. The last two are normal matrices.
     gain : float, optional
-        Of this start. Default: 1.02 for the chain, 0.99 for the one with feedback, 1 for the others.
+        Factor of the initial matrix. Default: 1.02 for the chain, 0.99 for the chain with feedback, 1 for the others.
     feedback : float
-        Of the chain with feedback.
+        Feedback weight of the chain with feedback.
     nonlinearity : "elu" or "relu"
-        ``f``; in the paper "elu" for copying and for images, "relu" for adding.
+        ``f``. The paper uses "elu" for copying and images, and "relu" for adding.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -62,11 +63,12 @@ def nonnormal(
 
     Notes
     -----
-    Parameters: n² + nm + n + nk + k. Start: V by `manifold_rnn.nn.init.source_` for the chains, normal with deviation
-    :math:`0.9/\sqrt n` for the others; U by Glorot's rule, b and c zero. ``bias_hh_l0`` stays at zero.
+    Number of parameters: n² + nm + n + nk + k. Initialization: V by `manifold_rnn.nn.init.source_` for the chains, and
+    normal with standard deviation :math:`0.9/\sqrt n` for the others. U follows Glorot's rule, b and c are zero.
+    ``bias_hh_l0`` is zero and not trained.
 
-    Nothing is constrained: only the start differs. The paper trains all by RMSprop at one learning rate, from 3e-6 to
-    8e-4, with the norm of the gradient clipped at 10. Source: Orhan and Pitkow (2020).
+    No weight is constrained. Only the initialization differs. The paper trains all weights by RMSprop at one learning
+    rate, from 3e-6 to 8e-4. It clips the norm of the gradient at 10. Source: Orhan and Pitkow (2020).
 
     Examples
     --------
@@ -96,6 +98,6 @@ def nonnormal(
 def _require(option: str, value: object, known: dict[str, Any]) -> None:
     if value not in known:
         raise OptionError(
-            f"{option} of nonnormal has a few values.\nExpected one of {', '.join(map(repr, known))}, got {value!r}.\n"
+            f"{option} of nonnormal is unknown.\nExpected one of {', '.join(map(repr, known))}, got {value!r}.\n"
             "Check the spelling."
         )

@@ -19,30 +19,31 @@ def nru(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""NRU: a rectified state beside a memory that is added to and never squashed. No weight is constrained.
+    r"""NRU: a rectified state and an additive memory without saturation. No weight is constrained.
 
     .. math::
         h_t &= \operatorname{relu}(W h_{t-1} + U x_t + W_m c_{t-1} + b), \qquad o_t = V h_t + b_o, \\
         c_t &= c_{t-1} + \frac{1}{K} \sum_{i=1}^K \bigl(\alpha_i d_i - \beta_i e_i\bigr),
 
-    with strengths :math:`\alpha, \beta` and directions :math:`d_i, e_i` of 5-norm 1 that depend on h_t and
-    :math:`c_{t-1}` (`manifold_rnn.nn.cells.NRU`), and :math:`h_0 = c_0 = 0`.
+    The strengths :math:`\alpha, \beta` and the directions :math:`d_i, e_i`, which have 5-norm 1, depend on :math:`h_t`
+    and :math:`c_{t-1}` (`manifold_rnn.nn.cells.NRU`). :math:`h_0 = c_0 = 0`.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     memory_size : int
-        Entries ``M`` of the memory; the released configuration for permuted pixels has 256, with n = 212.
+        Number ``M`` of entries of the memory. The released configuration for permuted pixels has 256, with n = 212.
     heads : int
-        ``K``, such that K M is a square.
+        Number ``K`` of heads. K M must be a square number.
     rectify : bool
-        Whether strengths and directions are rectified, as in the paper, or not, as in that configuration.
+        Whether to rectify strengths and directions. The paper does, the released configuration does not.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -55,12 +56,13 @@ def nru(
 
     Notes
     -----
-    Parameters: :math:`n(m + n + M + 1) + (n + M + 1)(2K + 4\sqrt{KM}) + nk + k`. Start: of [x, h, c] and of [h, c] one
-    linear map each, uniform in one over the root of the number of inputs; V by Glorot's normal rule, :math:`b_o` zero.
+    Number of parameters: :math:`n(m + n + M + 1) + (n + M + 1)(2K + 4\sqrt{KM}) + nk + k`. Initialization: the weights
+    of [x, h, c] form one linear map, and those of [h, c] another. Each map with N inputs is uniform in :math:`\pm
+    1/\sqrt N`. V follows Glorot's normal rule, and :math:`b_o` is zero.
 
-    The released code trains all weights with Adam at 1e-3, and clips the norm of the gradient at 1, which a memory
-    without bounds needs. It averages over heads, as here, and has an option to normalise ``h`` that is not here. Of
-    images it reads the result after one more input, which is zero. Source: Chandar et al. (2019).
+    The released code trains all weights with Adam at 1e-3. It clips the norm of the gradient at 1, which the unbounded
+    memory needs. It averages over heads, as here. It can also normalize ``h``, which is not implemented here. For
+    images it reads the result after one more input of zero. Source: Chandar et al. (2019).
 
     Examples
     --------

@@ -23,25 +23,27 @@ def ornn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""ORNN: an orthogonal recurrent matrix as a product of Householder reflections.
+    r"""ORNN: an orthogonal recurrent matrix that is a product of Householder reflections.
 
     .. math::
         h_t = \operatorname{leakyReLU}(W h_{t-1} + V x_t + b), \qquad o_t = Y h_t + c, \qquad W = H_1 \cdots H_r,
 
-    with the vectors of the reflections trained (`manifold_rnn.Reflections`), a slope of 0.1 below zero, and
-    :math:`h_0` trained as well.
+    The vectors of the reflections (`manifold_rnn.Reflections`) and :math:`h_0` are trained. The slope of leakyReLU
+    below zero is 0.1.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     reflections : int, optional
-        ``r``, from 1 to n. Default: 32, as for the paper's pixel-by-pixel images, or n if that is less.
+        Number ``r`` of reflections, from 1 to n. Default: 32, the number in the paper for pixel-by-pixel images, or n
+        if n is less.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -54,13 +56,13 @@ def ornn(
 
     Notes
     -----
-    Parameters: nr - r(r - 1)/2 + nm + n + nk + k + n, of which r do not matter, as only the directions of the vectors
-    do. Start: directions uniform; V in :math:`\pm\sqrt{6/(m + n)}`, Y in :math:`\pm\sqrt{6/(n + k)}`, :math:`h_0` in
-    :math:`\pm\sqrt{3/(2n)}`, b and c zero. ``bias_hh_l0`` stays at zero.
+    Number of parameters: nr - r(r - 1)/2 + nm + n + nk + k + n. The lengths of the r vectors have no effect.
+    Initialization: the directions are uniform, V in :math:`\pm\sqrt{6/(m + n)}`, Y in :math:`\pm\sqrt{6/(n + k)}`, and
+    :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`. b and c are zero. ``bias_hh_l0`` is zero and not trained.
 
-    All weights have one learning rate; ``parameter_groups(lr)`` keeps the vectors from decay. The released code trains
-    by Adam or RMSprop, scales the vectors to length 1 after each step, and has a gradient that takes them to be so.
-    Source: Mhammedi, Hellicar, Rahman and Bailey (2017).
+    All weights have one learning rate. ``parameter_groups(lr)`` excludes the vectors from weight decay. The released
+    code trains by Adam or RMSprop. It scales the vectors to length 1 after each step, and its gradient assumes this
+    length. Source: Mhammedi, Hellicar, Rahman and Bailey (2017).
 
     Examples
     --------

@@ -22,23 +22,25 @@ def rflo(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""Leaky RNN that starts chaotic, the network that RFLO was published with.
+    r"""Leaky RNN with a chaotic initialization, published with RFLO.
 
     .. math:: h_t = (1 - a) h_{t-1} + a \tanh(W h_{t-1} + V x_t), \qquad o_t = U h_t + c.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     leak : float or tuple of float
-        ``a``, the reciprocal of the time constant in time steps.
+        ``a``, the reciprocal of the time constant, in time steps.
     gain : float
-        Positive. Without inputs, units with ``W`` of a gain above 1 are active by themselves, and irregularly so.
+        Gain g of the initial ``W``, a positive number. With a gain above 1, the units are irregularly active even
+        without inputs.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -53,12 +55,12 @@ def rflo(
 
     Notes
     -----
-    Parameters: n² + nm + nk + k. Start: W normal with deviation :math:`g/\sqrt n`, V uniform in [-0.1, 0], U uniform in
-    :math:`\pm 0.1/\sqrt n`, c zero; the paper has no c.
+    Number of parameters: n² + nm + nk + k. Initialization: W is normal with standard deviation :math:`g/\sqrt n`, V
+    uniform in [-0.1, 0], U uniform in :math:`\pm 0.1/\sqrt n`, and c zero. The paper has no c.
 
-    `manifold_rnn.online.RFLO` trains it by the rule of the paper, as ``learning: {rule: rflo}`` does in a run;
-    otherwise it is trained by backpropagation. The paper trains W and U by plain steps at rate 0.03 and leaves V alone,
-    in its experiment without inputs. Source: Murray (2019), and its released code.
+    `manifold_rnn.online.RFLO` trains the network by the rule of the paper, as does ``learning: {rule: rflo}`` in a run.
+    Otherwise it is trained by backpropagation. In its experiment without inputs, the paper trains W and U by plain
+    gradient steps at rate 0.03, and does not train V. Source: Murray (2019), and its released code.
 
     Examples
     --------
@@ -67,12 +69,12 @@ def rflo(
     """
     if isinstance(gain, bool) or not isinstance(gain, Real) or not 0 < gain < float("inf"):
         raise OptionError(
-            f"The gain of rflo is out of range.\nExpected a positive number, got {gain!r:.80}.\nThe paper has 1.5."
+            f"The gain of rflo is out of range.\nExpected a positive number, got {gain!r:.80}.\nThe paper uses 1.5."
         )
     if dtype is not None and not dtype.is_floating_point:
         raise DtypeError(
             f"The network rflo is real.\nExpected float32 or float64, got {dtype}.\n"
-            "Use a real dtype, since the rule has no derivative of a complex tanh."
+            "Use a real dtype, because the rule has no derivative of a complex tanh."
         )
     cell = LeakyElman(bias=False, leak=leak)
     layer = Layer(cell, input_size, hidden_size, batch_first=True, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The network that descends an energy at each step."""
+"""The network whose state descends an energy."""
 
 from typing import Any
 
@@ -25,29 +25,30 @@ def sbo(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""SBO-RNN: a state that follows the gradient of an energy which the input sets.
+    r"""SBO-RNN: a state that descends the gradient of an energy, which depends on the input.
 
     .. math::
         h_t = h_{t-1} + z_t, \quad z_t = \mu z_{t-1} - \eta \nabla F_t(h_{t-1}), \quad
         F_t(h) = \tfrac12 \lVert h - \operatorname{relu}(W h + V x_t + b) \rVert^2, \quad W = I + L R,
 
-    with ``L`` and ``R`` of a low rank, or with a trained multiple of the identity as ``W``.
+    ``L`` and ``R`` have low rank. Alternatively, ``W`` is a trained multiple of the identity.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     method : "heavy_ball", "nesterov" or "sgd"
-        How to descend; the formula above is the first, for the others see `manifold_rnn.nn.cells.SBO`.
+        Descent method. The formula above is "heavy_ball". `manifold_rnn.nn.cells.SBO` has the others.
     rank : int
-        ``r``, the number of columns of ``L``, at most n of which are used; 0 makes ``W`` a trained number times I.
+        Number ``r`` of columns of ``L``. At most n columns are used. With 0, ``W`` is a trained number times I.
     step_size : float
         :math:`\eta`.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real, or complex.
+        Real or complex dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -56,16 +57,16 @@ def sbo(
     Raises
     ------
     OptionError
-        If ``method`` is unknown, ``rank`` negative or ``step_size`` not positive.
+        If ``method`` is unknown, ``rank`` is negative, or ``step_size`` is not positive.
 
     Notes
     -----
-    Parameters: 2nr (1 for rank 0) + nm + n + nk + k, and 1 for :math:`\mu`, but for "sgd". Start: all weights, also L
-    and R, or the number, uniform in :math:`\pm 1/\sqrt n`, :math:`\mu = 0.5`. With ``W = I`` alone the state would
-    stay 0. One learning rate: 1e-2 in the paper, with Adam.
+    Number of parameters: 2nr (1 for rank 0) + nm + n + nk + k, and 1 for :math:`\mu` unless the method is "sgd".
+    Initialization: all weights, including L and R or the number, are uniform in :math:`\pm 1/\sqrt n`. :math:`\mu` is
+    0.5. With exactly ``W = I`` the state would stay 0. All weights have one learning rate, 1e-2 with Adam in the paper.
 
-    In the released code L and R are no parameters, so that ``W`` is never trained; here it is, and the count is that of
-    the paper's model. Source: Zhang, Yue, Wu, Li and Zhang (2021).
+    In the released code L and R are not parameters, so ``W`` is never trained. Here ``W`` is trained, and the number of
+    parameters is that of the model in the paper. Source: Zhang, Yue, Wu, Li and Zhang (2021).
 
     Examples
     --------

@@ -26,30 +26,32 @@ def scornn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""ScoRNN: an orthogonal recurrent matrix as a scaled Cayley transform.
+    r"""ScoRNN: an orthogonal recurrent matrix that is a scaled Cayley transform.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \qquad o_t = V h_t + c, \qquad
         W = (I + A)^{-1} (I - A)\, D,
 
-    ``A`` skew-symmetric and trained, ``D`` a fixed diagonal with entries -1 in its last places, :math:`h_0 = 0`.
+    with a trained skew-symmetric ``A`` and :math:`h_0 = 0`. ``D`` is a fixed diagonal matrix of ones, followed by
+    entries -1.
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``.
+        Number ``m`` of input features, ``n`` of hidden units and ``k`` of outputs.
     negatives : int, optional
-        Entries -1 in ``D``, a hyperparameter; det W = (-1)^negatives throughout. Default ``n // 2``, as for the copying
-        and adding problems; the paper's pixel-by-pixel images have ``n // 10``.
+        Number of entries -1 in ``D``, a hyperparameter. det W is always (-1)^negatives. The default is ``n // 2``, as
+        in the paper for the copying and adding problems. The paper uses ``n // 10`` for pixel-by-pixel images.
     retraction : str or Retraction
-        Another map in the place of the Cayley transform.
+        Retraction that replaces the Cayley transform.
     view : "trivialized" or "update"
-        Train ``A``, as the paper does, or let a Riemannian optimizer move ``W`` itself.
+        "trivialized" trains ``A``, as the paper does. With "update" a Riemannian optimizer moves ``W`` itself.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real.
+        Real dtype of the weights. Default: torch's default dtype.
 
     Returns
     -------
@@ -58,20 +60,21 @@ def scornn(
     Raises
     ------
     OptionError
-        If ``negatives`` is not between 0 and n, or ``retraction`` or ``view`` unknown.
+        If ``negatives`` is not between 0 and n, or ``retraction`` or ``view`` is unknown.
 
     Notes
     -----
-    Parameters: n(n - 1)/2 + nm + n + nk + k. Start: ``A`` by `manifold_rnn.nn.init.cayley_`, U in ±0.01, b and c zero,
-    V by Glorot's rule.
+    Number of parameters: n(n - 1)/2 + nm + n + nk + k. Initialization: ``A`` by `manifold_rnn.nn.init.cayley_`, U
+    uniform in ±0.01, V by Glorot's rule, b and c zero.
 
-    The paper trains ``A`` with RMSprop at a tenth of the rate of the others. Here
-    :math:`W = D\,\operatorname{cay}(-2DAD)`, and coordinates are scaled by :math:`\sqrt 2`, so the same step is
-    :math:`2\sqrt 2` times as long in them: ``parameter_groups(lr)`` gives them the rate :math:`0.2\sqrt 2` lr. That is
-    for optimizers whose step does not depend on the gradient's scale; for plain SGD the factor would be squared, 8.
+    The paper trains ``A`` with RMSprop at a tenth of the learning rate of the other weights. Here :math:`W =
+    D\,\operatorname{cay}(-2DAD)`, and the coordinates are scaled by :math:`\sqrt 2`. So the same step is :math:`2\sqrt
+    2` times as long in coordinates, and ``parameter_groups(lr)`` gives them the rate :math:`0.2\sqrt 2` lr. This factor
+    is right for optimizers whose step does not depend on the scale of the gradient. For plain SGD the factor
+    :math:`2\sqrt 2` would be squared to 8.
 
-    The released code works with the transpose (row states), solves by least squares, and uses an RMSprop whose mean
-    square starts at 1. Source: Helfrich, Willmott and Ye (2018).
+    The released code uses row states, so its matrix is the transpose. It solves by least squares, and the mean square
+    of its RMSprop starts at 1. Source: Helfrich, Willmott and Ye (2018).
 
     Examples
     --------

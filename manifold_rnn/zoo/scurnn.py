@@ -26,7 +26,7 @@ def scurnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""ScuRNN: a unitary recurrent matrix as a Cayley transform scaled by trained phases.
+    r"""ScuRNN: a unitary recurrent matrix that is a Cayley transform, scaled by trained phases.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \quad
@@ -38,16 +38,18 @@ def scurnn(
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n complex units.
+        Number ``m`` of input features, ``n`` of complex hidden units and ``k`` of outputs.
     retraction : str or Retraction
-        Another map in the place of the Cayley transform.
+        Retraction that replaces the Cayley transform.
     view : "trivialized" or "update"
-        Train ``A`` and the phases, as the paper does, or let a Riemannian optimizer move ``W`` itself.
+        "trivialized" trains ``A`` and the phases, as the paper does. With "update" a Riemannian optimizer moves ``W``
+        itself.
     generator : torch.Generator, optional
-        Source of the random numbers.
+        Source of random numbers. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real or complex; the weights have its complex form, the readout its real one.
+        Real or complex. The weights get the complex dtype of this precision, the readout the real one.
 
     Returns
     -------
@@ -60,15 +62,16 @@ def scurnn(
 
     Notes
     -----
-    Real parameters: :math:`n^2 + n + 2nm + n + 2nk + k + 2n`; n fewer in the update view, where there are no phases.
-    Start: ``A`` by `manifold_rnn.nn.init.cayley_` and real, phases uniform on the circle, b and both parts of h_0 in
-    ±0.01, U and V by Glorot's rule for the real and imaginary parts side by side, c zero.
+    Number of real parameters: :math:`n^2 + n + 2nm + n + 2nk + k + 2n`. The update view has n fewer, because it has no
+    phases. Initialization: ``A`` is real, by `manifold_rnn.nn.init.cayley_`, and the phases are uniform on the circle.
+    The bias b and both parts of :math:`h_0` are uniform in ±0.01. U and V follow Glorot's rule for the real and
+    imaginary parts side by side, and c is zero.
 
-    The paper trains ``A`` by RMSprop at a tenth of the rate of the others, which Adam trains, and the phases by Adagrad
-    at their rate. Here :math:`W = \operatorname{cay}(-2A) D` and coordinates are off-diagonal entries times
-    :math:`\sqrt 2`: ``parameter_groups(lr)`` gives them the rate :math:`0.2\sqrt 2` lr, and the phases lr. The
-    imaginary diagonal, whose coordinates are the entries themselves, moves :math:`\sqrt 2` times as far as the paper's.
-    That is for optimizers whose step does not depend on the gradient's scale.
+    The paper trains ``A`` by RMSprop at a tenth of the learning rate of the other weights, which Adam trains. It trains
+    the phases by Adagrad at the full rate. Here :math:`W = \operatorname{cay}(-2A) D`, and the coordinates are the
+    off-diagonal entries times :math:`\sqrt 2`. So ``parameter_groups(lr)`` gives them the rate :math:`0.2\sqrt 2` lr,
+    and the phases lr. The coordinates of the imaginary diagonal are its entries, so it moves :math:`\sqrt 2` times as
+    far as in the paper. These factors are right for optimizers whose step does not depend on the scale of the gradient.
 
     The modulus in modReLU is smoothed as in `manifold_rnn.nn.mod_relu`. Source: Maduranga, Helfrich and Ye (2019).
 

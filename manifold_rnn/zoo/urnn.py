@@ -1,4 +1,4 @@
-"""The unitary network whose recurrent matrix is a product of cheap ones."""
+"""The unitary network whose recurrent matrix is a product of fast transforms."""
 
 import math
 from typing import Any
@@ -20,25 +20,26 @@ def urnn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    r"""URNN: a unitary recurrent matrix as a product of phases, reflections, a permutation and Fourier transforms.
+    r"""URNN: a unitary recurrent matrix, the product of phases, reflections, a permutation and Fourier transforms.
 
     .. math::
         h_t = \operatorname{modReLU}(W h_{t-1} + U x_t;\; b), \quad
         o_t = V [\operatorname{Re} h_t, \operatorname{Im} h_t] + c, \quad
         W = D_3 R_2 F^{-1} D_2 P R_1 F D_1,
 
-    with phases in the diagonal :math:`D_j` and vectors of the reflections :math:`R_j` trained
-    (`manifold_rnn.UnitaryProduct`), and a complex :math:`h_0` as well.
+    The phases in the diagonal matrices :math:`D_j`, the vectors of the reflections :math:`R_j`, and a complex
+    :math:`h_0` are trained (`manifold_rnn.UnitaryProduct`).
 
     Parameters
     ----------
     input_size, hidden_size, output_size : int
-        ``m``, ``n`` and ``k``; n complex units.
+        Number ``m`` of input features, ``n`` of complex hidden units and ``k`` of outputs.
     generator : torch.Generator, optional
-        Source of the random numbers, the permutation among them.
+        Source of random numbers, also for the permutation. Default: torch's global generator.
     device : torch.device, optional
+        Device of the weights. Default: torch's default device.
     dtype : torch.dtype, optional
-        Real or complex; the weights have its complex form, the readout its real one.
+        Real or complex. The weights get the complex dtype of this precision, the readout the real one.
 
     Returns
     -------
@@ -46,14 +47,15 @@ def urnn(
 
     Notes
     -----
-    Real parameters: 7n + 2nm + n + 2nk + k + 2n. Start: phases uniform on the circle, both parts of the vectors in
-    :math:`\pm\sqrt{6/(2 + 2n)}`, of U in :math:`\pm\sqrt{6/(m + 2n)}`, of :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`, V in
-    :math:`\pm\sqrt{6/(2n + k)}`, b in ±0.01, c zero.
+    Number of real parameters: 7n + 2nm + n + 2nk + k + 2n. Initialization: the phases are uniform on the circle. Both
+    parts of the vectors are uniform in :math:`\pm\sqrt{6/(2 + 2n)}`, those of U in :math:`\pm\sqrt{6/(m + 2n)}`, and
+    those of :math:`h_0` in :math:`\pm\sqrt{3/(2n)}`. V is uniform in :math:`\pm\sqrt{6/(2n + k)}`, b in ±0.01, and c is
+    zero.
 
-    All weights have one learning rate, 1e-3 with RMSprop in the released code, whose mean square starts at 1e-3 and has
-    no epsilon; ``parameter_groups(lr)`` keeps the recurrent ones from decay. That code divides by the modulus plus
-    1e-5 in modReLU, and a state of exactly zero gives it NaN; here see `manifold_rnn.nn.mod_relu`. Source: Arjovsky,
-    Shah and Bengio (2016).
+    All weights have one learning rate, 1e-3 with RMSprop in the released code. The mean square of that RMSprop starts
+    at 1e-3, without an epsilon. ``parameter_groups(lr)`` excludes the recurrent weights from weight decay. In modReLU,
+    the released code divides by the modulus plus 1e-5, and a state of exactly zero gives NaN. Here modReLU is
+    `manifold_rnn.nn.mod_relu`. Source: Arjovsky, Shah and Bengio (2016).
 
     Examples
     --------

@@ -58,7 +58,7 @@ BAD = {
     "an option of nothing": (["fit", *ADDING, *LEM, "--network.options.x", "1"], "lem takes time_step."),
     "no retraction to choose": (
         ["fit", *ADDING, *LEM, "--network.retraction", "exp", "--output", "x"],
-        "which `network.zoo=lem` has not",
+        "and `network.zoo=lem` has none",
     ),
     "a constraint without its view": (
         ["fit", *ADDING, *CELL, "--network.constraint", "Rotations", "--network.view", "update"],
@@ -95,7 +95,7 @@ BAD = {
     ),
     "a group by number": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{1: {lr: 1e-4}}"],
-        "`optimizer.groups` needs parts of weights' names as keys. Got 1.",
+        "`optimizer.groups` needs parts of the names of weights as keys. Got 1.",
     ),
     "a group of nothing": (
         ["fit", *ADDING, *LEM, "--optimizer.groups", "{phases: {lr: 1e-3}}"],
@@ -121,7 +121,10 @@ BAD = {
     "no seeds": (["coverage", "x", "--seeds", "0"], "`seeds` needs an integer of at least 1. Got 0."),
     "a radius of 0": (["coverage", "x", "--radius", "0"], "`radius` needs a positive number. Got 0.0."),
     "a radius that is no number": (["coverage", "x", "--radius", "nan"], "`radius` needs a"),
-    "a window of one step": (["coverage", "x", "--window", "[3]"], "`window` needs a first and a last step. Got [3]."),
+    "a window of one step": (
+        ["coverage", "x", "--window", "[3]"],
+        "`window` needs a first and a last time step. Got [3].",
+    ),
     "an unknown signal": (["coverage", "x", "--signal", "forgot"], "Did you mean `forget`?"),
     "a report without a name": (["coverage", "x", "--report", " "], "`report` needs the path of a file"),
     "no best checkpoint": (["test", *ADDING, *LEM, "--output", "x"], "There is no checkpoint at 'x/best.ckpt'"),
@@ -165,7 +168,7 @@ def test_a_missing_package_is_answered_with_what_to_install(package, monkeypatch
 
 CONFIGS = {
     "no YAML": ("a: [", "'run.yaml' needs to be a YAML file."),
-    "no mapping": ("- a", "'run.yaml' needs to hold a mapping."),
+    "no mapping": ("- a", "'run.yaml' needs to contain a mapping."),
     "a key misspelt": (
         "task: {name: Adding}\nnetwork: {hiden_size: 3}",
         "Unknown key `network.hiden_size`. Did you mean `network.hidden_size`?",
@@ -182,7 +185,7 @@ CONFIGS = {
     ),
     "a group by number": (
         "task: {name: Adding}\nnetwork: {zoo: lem}\noptimizer: {groups: {1: {lr: 1e-4}}}",
-        "`optimizer.groups` needs parts of weights' names as keys. Got 1.",
+        "`optimizer.groups` needs parts of the names of weights as keys. Got 1.",
     ),
     "a task without a network": ("task: Adding", "Got neither"),
     "bytes": (b"\xff\xfe\x00", "'run.yaml' needs to be a YAML file."),

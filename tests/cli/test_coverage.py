@@ -24,8 +24,8 @@ def test_every_task_has_a_table_a_record_and_a_page(name, runs, tmp_path, capsys
     assert main(["coverage", runs(name), *QUICK, *files]) == 0
     out = capsys.readouterr().out
     compared = TASKS[name][1]
-    assert ("adversarial cases" in out) is compared and ("is no classification" in out) is not compared
-    assert ("pieces of the stream" in out) is (name == "text") and "testing: " in out
+    assert ("adversarial cases" in out) is compared and ("does not classify" in out) is not compared
+    assert ("one long stream" in out) is (name == "text") and "testing: " in out
     record = json.loads((tmp_path / "record" / "coverage.json").read_text())
     assert record["format"] == 1 and record["settings"]["cases"] == 30 and record["seeds"] == min(12, record["seeds"])
     assert (record["adversarial"] is not None) is compared and record["cases"] >= 30 + record["seeds"]

@@ -157,7 +157,7 @@ def test_ctrl_c_leaves_what_is_done_and_the_same_command_resumes(tmp_path):
     rest, errors = process.communicate(timeout=1200)
     document = json.loads((tmp_path / "results.json").read_text())
     assert process.returncode == 130 and "Traceback" not in errors
-    assert 1 <= len(document["runs"]) < 3 and "repeat the command to resume" in rest and "LSTM" in rest
+    assert 1 <= len(document["runs"]) < 3 and "Repeat the command to resume" in rest and "LSTM" in rest
     assert main(arguments) == 0
 
 

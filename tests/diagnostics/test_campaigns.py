@@ -151,7 +151,7 @@ BAD = {
     "no classes": (REGRESSION, {}, ShapeError, r"outputs of shape \(B, classes\).*Got shape \(3, 1\).*classify=None"),
     "a layer": (nn.RNN(1, 2, batch_first=True), {}, ShapeError, "Got tuple"),
     "one answer": (Known(), {"classify": lambda out: out.sum()}, ShapeError, "`classify` needs to return an answer"),
-    "a function": (lambda x: x, {}, OptionError, "campaign needs a module of torch.\\nGot function"),
+    "a function": (lambda x: x, {}, OptionError, "campaign needs a torch module.\\nGot function"),
     "no radius": (Known(), {"radius": -1.0}, OptionError, "`radius` needs a positive number"),
 }
 

@@ -266,7 +266,7 @@ def test_pairs_of_a_dataset_give_their_inputs_and_a_pair_of_tensors_is_refused()
     x, y = torch.rand(30, 4, 2), torch.zeros(30, dtype=torch.long)
     pairs = torch.utils.data.TensorDataset(x, y)
     assert coverage(same, pairs, pairs, pieces=2).reached == coverage(same, x, x, pieces=2).reached
-    with pytest.raises(OptionError, match="inputs alone"):
+    with pytest.raises(OptionError, match="inputs without targets"):
         coverage(same, (x, y))
 
 

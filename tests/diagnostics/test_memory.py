@@ -204,7 +204,7 @@ def test_bad_input_is_answered():
         memory(lambda x: x[:, 1:], torch.zeros(4, 9, 1))
     with pytest.raises(ShapeError, match="empty batch"):
         memory(layer, zeros(0, 12, 1))
-    with pytest.raises(ShapeError, match="Too few rows"):
+    with pytest.raises(ShapeError, match="needs enough rows"):
         memory(layer, zeros(2, 4, 1), delays=2)
     with pytest.raises(NonFiniteError, match="finite inputs"):
         memory(layer, zeros(4, 9, 1) + torch.nan)

@@ -73,7 +73,7 @@ BAD = {
     "layer of TreeSearch.*got one of LSTM": (OptionError, lambda n, x: structures(mr.nn.LSTM(2, 3), x)),
     "layer of TreeSearch.*Tree": (OptionError, lambda n, x: structures(Layer(cells.Tree(), 2, 3), x)),
     "layer of TreeSearch.*Linear": (OptionError, lambda n, x: structures(torch.nn.Linear(2, 3), x)),
-    "module of torch": (OptionError, lambda n, x: structures(3, x)),
+    "torch module": (OptionError, lambda n, x: structures(3, x)),
     "'_l0', got suffix='_l1'": (OptionError, lambda n, x: structures(n, x, suffix="_l1")),
     "pair of tensors": (OptionError, lambda n, x: structures(n, [x])),
     "at least one sequence": (ShapeError, lambda n, x: structures(n, x[:0])),

@@ -240,7 +240,7 @@ BAD = {
     "another cell": (lambda: gate_units(Layer(cells.CoRNN(), 2, 3)), UnsupportedError, "CoRNN"),
     "a callable": (lambda: gate_units(RNN(2, 3, nonlinearity=torch.tanh)), UnsupportedError, "named nonlinearity"),
     "other steps": (lambda: gate_units(Layer(Twisted(), 2, 3)), UnsupportedError, "Twisted"),
-    "gates twice": (lambda: gate_units(gate_units(LSTM(2, 3))), OptionError, "gates already"),
+    "gates twice": (lambda: gate_units(gate_units(LSTM(2, 3))), OptionError, "already has gates"),
     "a readout without matrix": (lambda: gate_units(LSTM(2, 3), nn.Tanh()), OptionError, "Tanh"),
     "a readout of another size": (lambda: gate_units(LSTM(2, 3), nn.Linear(4, 2)), ShapeError, "3 columns, got 4"),
     "a text as start": (lambda: gate_units(LSTM(2, 3), start="1"), OptionError, "'1'"),

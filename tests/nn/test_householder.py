@@ -292,7 +292,7 @@ REFUSED = {
     ),
     "blocks of another cell": (
         UnsupportedError,
-        "one step after the other",
+        "one step at a time",
         lambda: Layer(mr.nn.cells.Elman(), 2, 4, backend="chunked")(torch.zeros(3, 1, 2)),
     ),
     "blocks of a nonlinear cell": (

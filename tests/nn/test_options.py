@@ -35,7 +35,7 @@ def test_the_layer_documents_every_option_and_the_others_point_there():
         assert f"\n    {option} : " in Layer.__doc__
     for name in THEIRS:
         assert all(f"``{option}``" in LAYERS[name].__doc__ for option in keyword_only(Layer))
-        assert "see `Layer`" in LAYERS[name].__doc__
+        assert "See `Layer`" in LAYERS[name].__doc__
 
 
 @pytest.mark.parametrize("name", THEIRS)

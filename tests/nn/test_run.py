@@ -112,7 +112,7 @@ REFUSED = {
     "native": ({"dtype": torch.float16}, "single or double"),
     "triton": ({"dtype": torch.float64}, "Triton is not installed|TRITON_INTERPRET|no kernel for torch.float64"),
     "associative": ({}, "not linear"),
-    "chunked": ({}, "one step after the other"),
+    "chunked": ({}, "one step at a time"),
     "torch_kernel": ({}, "no kernel for this cell"),
     "gated": ({}, "no steps written by hand"),
     "compiled": ({"dtype": torch.complex64, "nonlinearity": "modrelu"}, "complex|compiler"),

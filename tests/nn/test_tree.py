@@ -109,10 +109,10 @@ def test_zero_is_a_leaf():
 
 BAD = {
     "unknown.*'lstm'": "lstm",
-    "no list of nodes.*got 0 nodes": [],
-    "no list of nodes.*got 3": 3,
-    "Node 0 .*no node": [["x", "h", 0, "add"]],
-    "Node 0 .*no node.*got 'xh0at'": ["xh0at"],
+    "not a list of nodes.*got 0 nodes": [],
+    "not a list of nodes.*got 3": 3,
+    "Node 0 .*not a node": [["x", "h", 0, "add"]],
+    "Node 0 .*not a node.*got 'xh0at'": ["xh0at"],
     "Node 0 .*unknown child.*got 0": [["x", 0, 0, "add", "tanh"]],
     "Node 0 .*unknown child.*got 'y'": [["x", "y", 0, "add", "tanh"]],
     "Node 0 .*unknown child.*got True": [["x", True, 0, "add", "tanh"]],

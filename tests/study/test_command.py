@@ -177,7 +177,7 @@ def test_a_combination_that_cannot_be_is_a_row_with_its_reason(grid, tmp_path):
     assert main(["compare", str(grid), "--output", str(tmp_path / "out")]) == 1
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["complete"] for row in rows] == [1, 1, 0, 0]
-    assert all("`network.retraction` needs a network that has it" in row["remark"] for row in rows[2:])
+    assert all("`network.retraction` needs a network with this option" in row["remark"] for row in rows[2:])
 
 
 def test_a_report_of_what_there_is_needs_no_worker(grid, tmp_path):

@@ -47,7 +47,7 @@ def test_failed_cases_are_run_again_on_request_and_complete_ones_are_not(tmp_pat
         return compare(settings, objective=objective, about=ABOUT)
 
     assert compared() == 1
-    assert "2 failed: add --retry_failed" in capsys.readouterr().out
+    assert "2 failed. Add --retry_failed" in capsys.readouterr().out
     assert compared() == 1 and not begun  # a failure is an end, unless it is asked for
     with pytest.raises(OptionError, match=r"`retry` needs the name of a failed case.*Unitary · cayley, seed 0"):
         compared(retry="Orthogonal · cayley, seed 0")
@@ -88,7 +88,7 @@ def test_combinations_that_give_the_same_run_are_run_once(tmp_path, capsys):
 
     settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
     assert compare(settings, objective=objective, about=ABOUT) == 0
-    assert "2 runs" in (out := capsys.readouterr().out) and "16 combinations give the same run" in out
+    assert "2 runs" in (out := capsys.readouterr().out) and "16 combinations are equal to others" in out
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(document["runs"]) == len(document["rows"]) == 2
 
@@ -256,7 +256,7 @@ def test_a_folder_with_files_of_something_else_is_left_as_it_is(name, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
     settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
-    with pytest.raises(OptionError, match="`output` needs a folder for 'grid' alone"):
+    with pytest.raises(OptionError, match="`output` needs a folder for the study 'grid' alone"):
         compare(settings, objective=train, about=ABOUT)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
     assert (tmp_path / "out" / name).read_text() == "mine"
@@ -267,7 +267,7 @@ def test_a_database_of_something_else_is_left_as_it_is(tmp_path):
         connection.execute("CREATE TABLE mine (a)")
     connection.close()
     before = (tmp_path / "a.db").read_bytes()
-    with pytest.raises(OptionError, match="it has tables of something else, such as mine"):
+    with pytest.raises(OptionError, match="it contains tables of another program, such as mine"):
         open_store(f"sqlite:///{tmp_path / 'a.db'}", tmp_path, "study")
     assert (tmp_path / "a.db").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a.db"]
 

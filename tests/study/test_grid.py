@@ -27,13 +27,13 @@ seeds: [3, 4]
 BAD = {
     "a typo": ("sedes: [0]\n", "'grid.yaml': Unknown key `sedes`. Did you mean `seeds`?"),
     "no YAML": ("grid: [1\n", "'grid.yaml' needs to be a YAML file."),
-    "a list": ("[1, 2]\n", "'grid.yaml' needs to hold a mapping. Got [1, 2]."),
-    "nothing": ("", "'grid.yaml' needs to hold a mapping. Got None."),
+    "a list": ("[1, 2]\n", "'grid.yaml' needs to contain a mapping. Got [1, 2]."),
+    "nothing": ("", "'grid.yaml' needs to contain a mapping. Got None."),
     "nothing that varies": (
         "base: {}\n",
-        "A comparison needs either `grid` or `search`, which say what varies. Got neither.",
+        "A comparison needs either `grid` or `search`. Got neither.",
     ),
-    "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "which say what varies. Got both."),
+    "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "either `grid` or `search`. Got both."),
     "a value for a list": ("grid: {network.cell: elman}\n", "`grid.network.cell` needs a list of values. Got elman."),
     "a value twice": ("grid: {epochs: [1, 1]}\n", "`grid.epochs` needs every value once."),
     "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "`seeds` needs a list of at least one integer. Got none."),
@@ -58,15 +58,18 @@ BAD = {
     ),
     "a number inside a value": (
         "grid: {network: [{1: a, zoo: lem}]}\n",
-        "`grid.network` needs plain values, with texts",
+        "`grid.network` needs plain values, with strings",
     ),
     "a set as a value": ("grid: {epochs: [!!set {a}]}\n", "`grid.epochs` needs plain values"),
-    "trials of a grid": ("grid: {epochs: [1]}\ntrials: 3\n", "`trials` needs a search; a grid runs all combinations."),
+    "trials of a grid": (
+        "grid: {epochs: [1]}\ntrials: 3\n",
+        "`trials` needs a search, because a grid runs all combinations.",
+    ),
     "a search without trials": ("search: {epochs: {low: 1, high: 2}}\n", "`trials` needs an integer of at least 1"),
     "an open range": ("search: {epochs: {low: 1}}\ntrials: 1\n", "`search.epochs` needs a range {low, high, log}"),
     "a range upside down": ("search: {a: {low: 2, high: 1}}\ntrials: 1\n", "`search.a` needs low below high"),
     "a logarithm of 0": ("search: {a: {low: 0, high: 1, log: true}}\ntrials: 1\n", "above 0 if log is true"),
-    "a mixture": ("search: {a: {low: 1, high: 2, choices: [1]}}\ntrials: 1\n", "{choices: [...]} and nothing else"),
+    "a mixture": ("search: {a: {low: 1, high: 2, choices: [1]}}\ntrials: 1\n", "{choices: [...]} and no other key"),
     "pruning by number": ("grid: {epochs: [1]}\npruning: 3\n", "`pruning` needs true or false. Got 3."),
 }
 

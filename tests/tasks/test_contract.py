@@ -57,7 +57,7 @@ MAKE = {
     "Speech": speech,
     "SyntheticSpeech": lambda _: tasks.SyntheticSpeech(9, sizes=SIZES),
 }
-pytestmark = pytest.mark.filterwarnings("ignore:A complete TIMIT gives")
+pytestmark = pytest.mark.filterwarnings("ignore:A complete TIMIT has")
 
 
 @pytest.fixture(params=MAKE)
@@ -127,7 +127,7 @@ def test_it_says_how_it_is_scored(task):
     assert task.name and task.metric_name and isinstance(task.higher_is_better, bool)
     loss, metric = task.baseline()
     assert loss > 0 and math.isfinite(metric)
-    assert ("lower is better" in text) is not task.higher_is_better
+    assert ("Lower is better" in text) is not task.higher_is_better
 
 
 def test_the_training_set_of_an_epoch_depends_on_seed_and_epoch_alone(task):

@@ -62,7 +62,7 @@ def test_what_is_no_file_of_ordinary_size_is_not_read(kind, reader, tmp_path):
     else:
         path.touch()
         os.truncate(path, LARGEST_FILE + 1)  # of holes
-    with pytest.raises(OptionError, match=r"regular files|at most") as refusal:
+    with pytest.raises(OptionError, match=r"regular file|at most") as refusal:
         reader(path)
     assert len(str(refusal.value)) <= 400
 

@@ -14,7 +14,7 @@ from manifold_rnn.tasks.audio import read_sound
 from manifold_rnn.tasks.spectra import log_spectrum
 from manifold_rnn.tasks.speech import _CORE_TEST_SPEAKERS, _DEVELOPMENT_SPEAKERS
 
-INCOMPLETE = pytest.mark.filterwarnings("ignore:A complete TIMIT gives")
+INCOMPLETE = pytest.mark.filterwarnings("ignore:A complete TIMIT has")
 
 
 def tone(seconds=0.25, hertz=440.0, rate=16_000, seed=0):

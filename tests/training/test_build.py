@@ -113,7 +113,7 @@ REFUSED = {
         {"cell": "Elman", "constraint": {"name": "FixedBase", "manifold": "Ortogonal"}},
         "Did you mean `Orthogonal`",
     ),
-    "a constraint without a name": ({"cell": "Elman", "constraint": {"radius": 1}}, "a mapping with the key name"),
+    "a constraint without a name": ({"cell": "Elman", "constraint": {"radius": 1}}, "a mapping with the key `name`"),
     "real numbers for a complex constraint": (
         {"cell": "Elman", "constraint": "Unitary", "numbers": "real"},
         "complex64 or complex128",
@@ -131,7 +131,7 @@ REFUSED = {
     "a retraction of nothing": ({"cell": "LSTM", "retraction": "cayley"}, "`network.retraction` needs a `network.con"),
     "a retraction of a constraint without": (
         {"cell": "LSTM", "constraint": "Contraction", "retraction": "qr"},
-        "`network.retraction` needs a network that has it",
+        "`network.retraction` needs a network with this option",
     ),
     "a view of nothing": ({"cell": "LSTM", "view": "trivialized"}, "`network.view` needs a `network.constraint`"),
     "a base of nothing": ({"cell": "LSTM", "rebase_every": 1}, "needs a `network.constraint`. Got 1."),

@@ -71,13 +71,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(kind, name
     assert main(["test", "--config", str(copied / "run.yaml"), "--checkpoint", str(copied / name)]) == 0
     err = capsys.readouterr().err
     reason = "is missing" if kind == "deleted" else "is damaged"
-    assert err.count(f"manifold-rnn: warning: '{copied / name}' {reason}: read '{name[:4]}.previous.ckpt'") == 2
+    warning = f"'{copied / name}' {reason}. Read the checkpoint before it instead: '{name[:4]}.previous.ckpt'"
+    assert err.count(f"manifold-rnn: warning: {warning}") == 2
     assert err.count("\n") == 2 and state_of(copied) == before
     if name == "best.ckpt":
         return
     assert main([str(a) for a in fit(copied, "--resume")]) == 0
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"{reason}: the run resumes from last.previous.ckpt" in err
+    resumes = "The run resumes from the checkpoint before it, last.previous.ckpt"
+    assert err.count("\n") == 1 and f"{reason}. {resumes}" in err
     require_same_end(whole, copied)
 
 
@@ -135,7 +137,7 @@ def test_a_file_of_another_run_with_equal_settings_is_noticed(name, copied, nois
         shutil.copy(noisy / file, copied / file)
     before = state_of(copied)
     err = answer(fit(copied, "--resume", "--epochs", 4), capsys)
-    assert "best.ckpt is another's" in err
+    assert "best.ckpt belongs to another run" in err
     assert state_of(copied) == before
 
 
@@ -143,7 +145,7 @@ def test_a_checkpoint_within_an_epoch_is_not_taken_for_the_best(tmp_path, capsys
     train(VALUES, tmp_path, stop_after=24)
     shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.ckpt")  # which has the same history
     shutil.copy(tmp_path / "last.ckpt", tmp_path / "best.previous.ckpt")
-    assert "best.ckpt is another's" in answer(fit(tmp_path, "--resume"), capsys)
+    assert "best.ckpt belongs to another run" in answer(fit(tmp_path, "--resume"), capsys)
 
 
 def test_a_kill_between_two_files_leaves_the_best_of_the_last_checkpoint(whole, copied):

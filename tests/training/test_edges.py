@@ -134,7 +134,7 @@ def test_a_task_that_no_file_can_name_is_refused_before_training(tmp_path):
     class Mine(Copying):
         pass
 
-    with pytest.raises(OptionError, match=r"`task` needs a class that its module has .*Mine"):
+    with pytest.raises(OptionError, match=r"`task` needs a class that can be imported .*Mine"):
         run(RunSettings(Mine(delay=3, sizes=(10, 10, 10)), NetworkSettings(zoo="scornn")), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -209,10 +209,10 @@ def test_a_disk_that_is_full_for_the_log_is_one_line(tmp_path, monkeypatch, capf
 def test_a_checkpoint_is_a_regular_file_of_a_size_that_memory_holds(whole, tmp_path, monkeypatch, capsys):
     os.mkfifo(tmp_path / "pipe.ckpt")
     for path in (tmp_path / "pipe.ckpt", Path("/dev/zero"), tmp_path):
-        assert "it is no regular file" in answer(["inspect", path], capsys)
+        assert "it is not a regular file" in answer(["inspect", path], capsys)
     with open(tmp_path / "sparse.ckpt", "wb") as file:
         file.truncate(2**35)
-    assert "the digest of the file does not hold" in answer(["inspect", tmp_path / "sparse.ckpt"], capsys)
+    assert "its digest does not match its content" in answer(["inspect", tmp_path / "sparse.ckpt"], capsys)
     monkeypatch.setattr(memory, "machine_memory", lambda: 1000)
     assert "needs a file that fits into memory" in answer(["inspect", whole / "last.ckpt"], capsys)
 

@@ -247,7 +247,7 @@ def test_a_signal_ends_a_score_without_a_number(where, stage, number, copied, mo
 
     monkeypatch.setattr(owner, name, signalled)
     assert main([stage, "--config", str(copied / "run.yaml"), "--output", str(copied)]) == 130
-    assert capsys.readouterr().out == "stopped before the end\n"
+    assert capsys.readouterr().out == "The run was stopped before its end.\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -67,15 +67,15 @@ def test_a_damaged_checkpoint_is_answered_with_one_line_and_left_alone(kind, cop
     before = state_of(copied)
     resume = ["fit", "--config", copied / "run.yaml", "--output", copied, "--resume"]
     for command in (resume, ["inspect", path], ["test", "--config", copied / "run.yaml", "--checkpoint", path]):
-        assert "is damaged or no checkpoint of this package" in answers(command, capsys)
+        assert "is damaged or not a checkpoint of this package" in answers(command, capsys)
     assert state_of(copied) == before
 
 
 def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path, capsys):
     torch.save([torch.ones(2)], tmp_path / "x.ckpt")
-    assert "the digest of the file does not hold" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
+    assert "its digest does not match its content" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
     write_checkpoint(tmp_path / "x.ckpt", {"x": torch.ones(2)})
-    assert "it has another content" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
+    assert "it does not contain the expected entries" in answers(["inspect", tmp_path / "x.ckpt"], capsys)
 
 
 CHANGES = {
@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit_are_refused(copied, capsys):
 def test_a_folder_with_a_run_is_refused_without_resume(copied, capsys):
     before = state_of(copied)
     err = answers(["fit", "--config", copied / "run.yaml", "--output", copied], capsys)
-    assert "has a run already" in err and "--resume" in err
+    assert "already contains a run" in err and "--resume" in err
     assert state_of(copied) == before
 
 

@@ -213,7 +213,7 @@ def test_the_schedule_spans_the_steps_of_the_trainer(trainer):
     own = trainer(max_epochs=2)
     own.fit(module, datamodule=SequenceData(Digits(), 256))
     assert own.optimizers[0].param_groups[-1]["lr"] == pytest.approx(0, abs=1e-12)
-    with pytest.raises(OptionError, match="a trainer without max_epochs"):
+    with pytest.raises(OptionError, match="neither max_epochs nor max_steps"):
         trainer(max_epochs=-1).fit(SequenceModule(mr.zoo.scornn(1, 4, 10), Digits()), datamodule=SequenceData(Digits()))
 
 

@@ -121,7 +121,7 @@ BAD = {
     "two rates": (
         {"penalty": 1e-3, "lr": 0.1},
         {"optimizer": {"groups": {"log_alpha": {"lr": 0.2}}}},
-        "`pruning.lr` needs no group",
+        "`pruning.lr` needs an optimizer without a group",
     ),
     "a readout of the real part": ({"penalty": 1e-3}, {"network": {"zoo": "eurnn", "hidden_size": 6}}, "real part"),
     **{

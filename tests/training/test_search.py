@@ -184,7 +184,7 @@ BAD = {
     "`search.alternate` needs 0 or an integer from 2.*Got 1": {"alternate": 1},
     "`search.least` needs `search.margin`.*Got 2": {"tree": 1, "target": "mgu", "least": 2.0},
     "`search.warmup` needs `search.margin`.*Got 0.5": {"weights": 1, "warmup": 0.5},
-    "`search.warmup` needs a part.*Got 2": {"margin": 1, "warmup": 2.0},
+    "`search.warmup` needs a fraction.*Got 2": {"margin": 1, "warmup": 2.0},
     "`search.target` needs `search.tree`.*Got mgu": {"margin": 1, "target": "mgu"},
     "`search.alternate` needs an integer.*1.5": {"alternate": 1.5},
     "`search.target` needs a tree.*'grue'": {"tree": 1, "target": "grue"},
@@ -209,7 +209,7 @@ def test_another_network_is_refused(network):
 
 def test_a_fixed_structure_is_not_searched():
     network = {**VALUES["network"], "options": {"nodes": 2, "slots": 3, "fixed": True}}
-    with pytest.raises(OptionError, match=r"`search` needs a structure that is not fixed\. Got network"):
+    with pytest.raises(OptionError, match=r"`search` needs a cell whose structure is not fixed\. Got network"):
         read_run({**VALUES, "network": network, "search": {"margin": 1}})
 
 

@@ -56,7 +56,7 @@ WRONG = {
     "a list of tasks": ({"task": {"name": ["Copying"]}}, "`task.name` needs one of Adding,"),
     "a task without a name": (
         {"task": {"delay": 3}},
-        "`task` needs a name, or a mapping with the key name. Got {'delay': 3}.",
+        "`task` needs a name, or a mapping with the key `name`. Got {'delay': 3}.",
     ),
     "an option of a task": (
         {"task": {"name": "Adding", "sizes": [1, 2]}},

@@ -1,7 +1,7 @@
-"""Cells: one step of a recurrence each, without levels, directions or constraints.
+"""Cells: each is one step of a recurrence, without levels, directions or constraints.
 
-`manifold_rnn.nn.Layer` runs a cell over time and constrains its recurrent matrix. Every cell that has one takes every
-constraint:
+`manifold_rnn.nn.Layer` runs a cell over time and constrains its recurrent matrix. Every cell with a recurrent matrix
+accepts every constraint:
 
 >>> layer = mr.nn.Layer(mr.nn.cells.LEM(), 3, 8, constraint=mr.Orthogonal())
 >>> assert mr.linalg.defect(layer.weight_hh_l0.unflatten(0, (4, 8))).max() < 1e-5
@@ -12,12 +12,12 @@ A cell may contain another cell. Its gates are constrained by their names:
 >>> layer = mr.nn.Layer(momentum_lstm, 3, 8, constraint={"g": mr.Orthogonal()})
 >>> assert momentum_lstm.gates == ("i", "f", "g", "o")
 
-The input may also determine the matrix of each step. Such a cell has no gates and takes no constraint:
+In some cells the input determines the matrix of each step. Such a cell has no gates and accepts no constraint:
 
 >>> layer = mr.nn.Layer(mr.nn.cells.HouseholderProduct(reflections=2), 3, 8)
 >>> assert layer.cell.gates == () and layer(torch.zeros(20, 2, 3))[0].shape == (20, 2, 8)
 
-Your own cell overrides what it changes:
+To write your own cell, override the methods that differ:
 
 >>> class Residual(mr.nn.cells.Elman):
 ...     def step(self, u, state, W):

@@ -1,4 +1,4 @@
-"""Sums over time with a factor that does not depend on the states, of which momentum is made."""
+"""Weighted sums over time, used for momentum. The weights do not depend on the states."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -12,7 +12,7 @@ from .weights import affine, allocate_empty, fill_uniform
 
 @dataclass(frozen=True, eq=False)
 class AffineCell(Cell):
-    """A cell with one block of ``weight_hh`` for each gate, blocks of ``weight_ih``, and biases of as many rows."""
+    """A cell whose ``weight_hh`` has one block for each gate. ``weight_ih`` consists of blocks too, with biases."""
 
     bias_names: ClassVar[tuple[str, ...]] = ("bias",)
 
@@ -20,7 +20,7 @@ class AffineCell(Cell):
 
     @property
     def input_blocks(self) -> int:
-        """Number of n x m blocks in the rows of ``weight_ih``."""
+        """Number of (n, m) blocks in the rows of ``weight_ih``."""
         return 1
 
     def allocate(
@@ -31,7 +31,7 @@ class AffineCell(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and the biases, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and the biases, uninitialized."""
         rows = self.input_blocks * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size)}
         shapes["weight_hh"] = (len(self.gates) * hidden_size, hidden_size)
@@ -39,7 +39,7 @@ class AffineCell(Cell):
         return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly."""
+        """Initialize the weights uniformly."""
         fill_uniform(self.weights, self.weights["weight_hh"].shape[-1] ** -0.5, generator)
 
     def project(self, x: Tensor) -> Tensor:

@@ -18,44 +18,46 @@ from .leaky_form import LeakyForm
 State: TypeAlias = tuple[Tensor, ...]
 AllSteps: TypeAlias = Callable[[Tensor, State], tuple[Tensor, State]]
 
-FILLED_BY_BIND = "filled by bind"  # metadata of a field that is no option of the constructor
+FILLED_BY_BIND = "filled by bind"  # metadata of a field that is not an option of the constructor
 
 
 @dataclass(frozen=True, eq=False)
 class Cell(ABC):
     r"""A recurrence :math:`(y_t, s_t) = \operatorname{step}(u_t, s_{t-1}; W)`, :math:`u = \operatorname{project}(x)`.
 
-    A cell is a value: it holds options and no tensors. A layer calls `allocate` once for each of its levels and
-    directions and owns the weights. In each forward pass it binds the cell to them, reads the recurrent matrix ``W``
-    once, and runs the bound cell over time. A cell does not depend on how ``W`` is constrained.
+    A cell is an immutable value with options, but without tensors. A layer calls `allocate` once for each of its levels
+    and directions, and owns the weights. In each forward pass the layer binds the cell to the weights, reads the
+    recurrent matrix ``W`` once, and runs the bound cell over time. A cell does not depend on the constraint of ``W``.
 
     Parameters
     ----------
     weights : mapping from str to Tensor
-        Empty until the cell is bound.
+        Weights of the bound cell. Empty until the cell is bound.
 
     Attributes
     ----------
     gates : tuple of str
-        Names of the matrices stacked in the rows of ``weight_hh``, in their order; none if the input determines them.
+        Names of the matrices stacked in the rows of ``weight_hh``, in order. Empty if the input determines the
+        matrices.
     complex_by_default : bool
         Whether the published network of this cell has complex weights.
     torch_kernel : str, optional
-        Name of the function of torch, such as "lstm", that runs this cell over time with these weights.
+        Name of the torch function, such as "lstm", that runs this cell over time with the same weights.
     largest_input : float
-        The norm of projected inputs up to which states stay bounded under a recurrent matrix of norm 1, for a cell
-        whose steps multiply states by each other. Beyond it they may overflow after a few steps, which a layer
-        refuses. Infinite for all other cells.
+        Largest norm of projected inputs for which states stay bounded, if the recurrent matrix has norm 1. It is finite
+        for cells whose steps multiply states with each other. Larger inputs may overflow after a few steps, and then a
+        layer raises an error.
     step_methods : frozenset of str
-        The methods that define the recurrence. See `steps_match`.
+        Names of the methods that define the recurrence. See `steps_match`.
 
     Notes
     -----
-    To add a cell, write a frozen dataclass with the abstract methods below in a file of its own, and export it from
-    `manifold_rnn.nn.cells`. ``weight_hh`` is the name of the recurrent matrix, or of several, stacked in its rows.
+    To add a cell, write a frozen dataclass with the abstract methods below in a separate file, and export it from
+    `manifold_rnn.nn.cells`. ``weight_hh`` is the name of the recurrent matrix. Several matrices are stacked in its
+    rows.
 
-    A state is a tuple of tensors with the batch on the first axis, so that rows can be dropped when sequences of a
-    packed batch end. Its first part is what a readout of the last step takes.
+    A state is a tuple of tensors with the batch on the first axis. So rows can be dropped when sequences of a packed
+    batch end. The first part of the state is the input of a readout of the last step.
 
     Examples
     --------
@@ -75,7 +77,7 @@ class Cell(ABC):
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Return the names of the options that the constructor takes."""
+        """Return the names of the options of the constructor."""
         return tuple(f.name for f in dataclasses.fields(cls) if FILLED_BY_BIND not in f.metadata)
 
     def bind(self, weights: Mapping[str, Tensor]) -> Self:
@@ -91,15 +93,15 @@ class Cell(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights by name, not yet filled."""
+        """Return the weights by name, uninitialized."""
 
     @abstractmethod
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the bound weights in place with their usual starting values."""
+        """Initialize the bound weights in place."""
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """Map inputs (..., m) of all time steps at once to what `step` takes, (..., any)."""
+        """Map inputs (..., m) of all time steps at once to the inputs of `step`, (..., any)."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> State:
@@ -118,18 +120,18 @@ class Cell(ABC):
         return None
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no steps written by hand."""
+        """Return the bound cell's `GatedForm` with the recurrent matrix, or None if it has no hand-written steps."""
         return None
 
     def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
-        """Return a scan of the `gated_form` from ``state``: form, inputs, initial state, last state of other parts."""
+        """Return the arguments of a scan: the form, inputs, initial state, and the last state of other parts."""
         V = self.weights["weight_ih"]
         return form, x if V.is_complex() else x.to(V.dtype), state, ()
 
     def all_steps(self) -> AllSteps | None:
-        """Return a function that runs all steps at once, or None if the bound cell only runs one after the other.
+        """Return a function that runs all steps at once, or None if the bound cell can only run them one by one.
 
-        It maps inputs (T, B, m), not projected, and a state to outputs (T, B, n) and the last state.
+        It maps unprojected inputs (T, B, m) and a state to outputs (T, B, n) and the last state.
         """
         return None
 
@@ -138,24 +140,24 @@ class Cell(ABC):
         return x.to(self.weights["weight_ih"].dtype), ()
 
     def require_states(self, y: Tensor) -> None:
-        """Raise `NonFiniteError` if outputs overflowed, of a cell with a `largest_input`; looks at no other."""
+        """Raise `NonFiniteError` if the outputs of a cell with a `largest_input` overflowed."""
         if self.largest_input < math.inf:
             require_finite(
                 y,
-                f"A layer of {type(self).__name__}, whose steps multiply states by each other,",
+                f"A layer of {type(self).__name__}, whose steps multiply states with each other,",
                 f"Scale the inputs so that W_ih x + b has norms of at most {self.largest_input:g} / |W_hh|, or use "
                 "fewer steps.",
             )
 
     def separates_units(self) -> bool:
-        """Return whether units can be removed: they meet only in columns of ``weight_hh``, and rows belong to units."""
+        """Return whether units can be removed, because they interact only through columns of ``weight_hh``."""
         return False
 
     def steps_match(self, fact: str) -> bool:
-        """Return whether the class that states ``fact`` also defines the steps.
+        """Return whether the class that defines the attribute ``fact`` also defines the steps.
 
-        A subclass that overrides one of the `step_methods` has another recurrence, so an ``elman_form`` or a
-        ``torch_kernel`` that it inherits no longer describes it.
+        A subclass that overrides one of the `step_methods` has another recurrence. Then an inherited ``elman_form`` or
+        ``torch_kernel`` no longer describes it.
         """
         ancestry = type(self).__mro__
         stated = next(i for i, kind in enumerate(ancestry) if fact in vars(kind))

@@ -1,4 +1,4 @@
-"""What a `TreeSearch` chooses: the candidates of each node, the trees that are being built, and the record of both."""
+"""The choices of a `TreeSearch`: the candidates of each node, the trees that are built, and their record."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .expressions import IDENTITY, LEAVES, Node, Structure
 
-FIRST_NODE = len(LEAVES)  # the number of node 0, after those of the leaves
+FIRST_NODE = len(LEAVES)  # the number of node 0; the leaves come first
 ZERO = LEAVES.index("zero")
 
 
@@ -21,18 +21,18 @@ class Candidates(NamedTuple):
     Sources are the leaves, then the open components. All sums come before all products.
     """
 
-    sums: int  # pairs that are added; the products leave out the leaf zero, with which all are equal
-    slots: tuple[int, int]  # the first, and the one after the last
+    sums: int  # number of sums; products leave out the leaf zero, because all would be equal
+    slots: tuple[int, int]  # the first slot, and the one after the last
     table: Tensor  # (4, P): left source, right source, components needed, change of their number
 
 
 def most_open(nodes: int, r: int) -> int:
-    """Return how many components can be open before node ``r`` of so many, so that one is left at the end."""
+    """Return how many components can be open before node ``r`` if one must be left at the end."""
     return min(r, nodes - r + 1)
 
 
 def candidates(nodes: int, slots: int, ops: Sequence[str], device: torch.device) -> tuple[Candidates, ...]:
-    """Return the candidates of each node; the first two nodes have one slot each, as in the source."""
+    """Return the candidates of each node. The first two nodes have one slot each, as in the source."""
     results = []
     for r in range(nodes):
         count = FIRST_NODE + most_open(nodes, r)
@@ -47,7 +47,7 @@ def candidates(nodes: int, slots: int, ops: Sequence[str], device: torch.device)
 
 
 def _change(i: int, j: int) -> int:
-    """Two leaves open a component, a leaf and a component leave their number, two components become one."""
+    """The change of the number of components. Two leaves open one, and two components become one."""
     return 1 - (i >= FIRST_NODE) - (j >= FIRST_NODE)
 
 
@@ -58,7 +58,7 @@ def pairwise(left: Tensor, right: Tensor, op: str) -> list[Tensor]:
 
 
 class Components(NamedTuple):
-    """The open components of each sample: roots of trees that no node uses yet, the first ``used`` of Q places."""
+    """The open components of each sample: trees that no node uses yet, in the first ``used`` of Q places."""
 
     left: Tensor  # (B, Q, K, n): products of the values with the matrices L
     right: Tensor  # (B, Q, K, n)
@@ -71,10 +71,10 @@ class Components(NamedTuple):
         return torch.cat([leaves, self.ids], 1)
 
     def with_node(self, i: Tensor, j: Tensor, left: Tensor, right: Tensor, number: int, places: int) -> "Components":
-        """Return the components after a node with the sources i and j, whose value has these products.
+        """Return the components after adding a node with the sources i and j and these products of its value.
 
-        The node takes the place of a component that it uses, or the next one. Where it uses two, the last component
-        moves to the place of the second.
+        The node replaces a component that it uses, or fills the next place. If it uses two components, the last
+        component moves to the place of the second one.
         """
         opens, merges = j < FIRST_NODE, i >= FIRST_NODE
         place = torch.where(opens, self.used, torch.where(merges, i, j) - FIRST_NODE).unsqueeze(1)
@@ -95,19 +95,19 @@ class Components(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """What a `TreeSearch` chose in one step.
+    """The choices of a `TreeSearch` in one step.
 
     Parameters
     ----------
     structure : Tensor, shape (B, N, 5), integer
-        For each node its left and right child, slot, op and activation. The children 0, 1 and 2 are x, h and zero, and
-        3 + r is node r. The last slot is the identity.
+        The left and right child, slot, op and activation of each node. The children 0, 1 and 2 are x, h and zero, and 3
+        + r is node r. The last slot is the identity.
     values : Tensor, shape (N, B, n)
-        The values of the nodes.
+        Values of the nodes.
     margins : Tensor, shape (N, B)
-        The score of the best candidate minus that of the second; infinity where there is one candidate only.
+        Score of the best candidate minus that of the second. Infinity if there is only one candidate.
     inputs, state, weight, bias : Tensor
-        What the step computed with: the input in the size of the state, the state before, matrices and biases.
+        The arguments of the step: the projected input, the previous state, matrices and biases.
 
     Examples
     --------
@@ -143,13 +143,13 @@ _RECORD: ContextVar[list[Choices] | None] = ContextVar("choices", default=None)
 
 @contextmanager
 def recording() -> Iterator[list[Choices]]:
-    """Context in which every step of a `TreeSearch` adds its `Choices` to a list.
+    """Context manager in which every step of a `TreeSearch` appends its `Choices` to a list.
 
     Yields
     ------
     list of Choices
-        One for each step of each level, in the order of computation. The choices have the graph of the forward pass,
-        which lives as long as the list.
+        The choices of each step of each level, in the order of computation. They keep the graph of the forward pass
+        alive.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""The steps of a complex LSTM by hand, in real numbers."""
+"""Hand-written steps of a complex LSTM, in real numbers."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from .gated_form import BackwardPart, GatedForm, GatedSteps, Sizes, sigmoid_fact
 
 
 class ComplexLSTMSteps(GatedSteps):
-    """Steps of real and imaginary parts, side by side, with the real inputs of i, f and o and both parts of g's.
+    """Steps with real and imaginary parts side by side. Only the gate g has inputs with both parts.
 
-    The imaginary parts of the arguments of gates have no effect, so they are not computed. The values of the gates and
-    the argument of ``g`` are kept.
+    The imaginary parts of the arguments of the other gates have no effect, so they are not computed. The backward pass
+    keeps the values of the gates and the argument of ``g``.
     """
 
     @staticmethod
@@ -106,7 +106,7 @@ class ComplexLSTMSteps(GatedSteps):
     def scale(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Return a quarter of parts (..., 2, n), and :math:`r = |z| / 4` and :math:`\tanh(4r)`, each (..., 1, n).
 
-        A modulus is at least so large that tanh of a smaller one is the number itself, as in `mod_tanh`.
+        A modulus has a lower bound, below which tanh is the identity, as in `mod_tanh`.
         """
         quarter = 0.25 * z
         re, im = quarter.split(1, -2)
@@ -115,13 +115,14 @@ class ComplexLSTMSteps(GatedSteps):
         return quarter, r, self.tanh(size, size)
 
     def jacobian(self, z: Tensor, opening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value of mod_tanh, and its Jacobian times the opening of a gate: the diagonal, and the rest.
+        """Return the value of mod_tanh, and its Jacobian times the value of a gate: the diagonal, and the rest.
 
         The Jacobian is symmetric. The values and the diagonal are (..., 2, n), the rest is (..., 1, n).
         """
         quarter, r, tanh_r = self.scale(z)
         unit, scale = quarter.div_(r), (tanh_r / r).mul_(0.25)
-        slope = (1 - tanh_r.square()).sub_(scale).mul_(opening)  # in this order, as a large number has a tiny scale
+        # in this order, because a large number has a tiny scale
+        slope = (1 - tanh_r.square()).sub_(scale).mul_(opening)
         across = (unit[..., :1, :] * unit[..., 1:, :]).mul_(slope)
         diagonal = torch.addcmul(scale * opening, unit.square(), slope)
         return unit.mul_(tanh_r), diagonal, across
@@ -147,7 +148,7 @@ def complex_lstm_form(V: Tensor, bias: Tensor | None, W: Tensor) -> GatedForm:
 
 
 def _real_inputs(x: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return [Re x, Im x], or real inputs as they are, and the columns of ``V`` that they need."""
+    """Return [Re x, Im x], or real inputs unchanged, and the columns of ``V`` for them."""
     assert V is not None
     if x.is_complex():
         return real_features(x).to(V.dtype), V

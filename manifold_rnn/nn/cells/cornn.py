@@ -37,15 +37,15 @@ class CoRNN(AffineCell):
     Raises
     ------
     OptionError
-        If ``time_step`` is not positive, or one of the other two is negative.
+        If ``time_step`` is not positive, or one of the others is negative.
 
     Notes
     -----
-    The state is the positions ``y``, which are the output, and the velocities ``z``. Without the tanh each oscillator
-    is a fixed 2 x 2 matrix of determinant :math:`1 - \Delta\epsilon`. `stable` says whether its eigenvalues are inside
-    the unit circle. The defaults are those for permuted pixels. With complex weights tanh is
-    `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt{m + 2n}`, as in one linear map of all
-    arguments of the tanh. Learning rate: 1e-2. Source: Rusch and Mishra (2021).
+    The state consists of the positions ``y``, which are the output, and the velocities ``z``. Without the tanh, each
+    oscillator is a fixed 2 x 2 matrix with determinant :math:`1 - \Delta\epsilon`. `stable` tests whether its
+    eigenvalues are inside the unit circle. The defaults are the published values for permuted pixels. With complex
+    weights, tanh is `manifold_rnn.nn.mod_tanh`. Weights are initialized uniformly in :math:`\pm 1/\sqrt{m + 2n}`, as
+    one linear map of all inputs of the tanh. Learning rate: 1e-2. Source: Rusch and Mishra (2021).
 
     Examples
     --------
@@ -70,7 +70,7 @@ class CoRNN(AffineCell):
         return 0 < damped < 2 and 0 < stiff < 4 - 2 * damped
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly."""
+        """Initialize the weights uniformly."""
         n, m = self.weights["weight_ih"].shape
         fill_uniform(self.weights, (m + 2 * n) ** -0.5, generator)
 

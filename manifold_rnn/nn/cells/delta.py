@@ -1,4 +1,4 @@
-"""The cell with a matrix as its state, to which each step applies several delta rules."""
+"""A cell with a matrix as its state. Each step applies several delta rules to it."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .weights import allocate_empty
 
 
 class Parts(NamedTuple):
-    """What a step needs of the input, for each head."""
+    """The projected input of a step, for each head."""
 
     q: Tensor  # (..., h, d)
     K: Tensor  # (..., h, k, d)
@@ -32,15 +32,16 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DeltaProduct(Reflecting):
-    r"""DeltaProduct: an associative memory for each head, written by several delta rules in each step.
+    r"""DeltaProduct: an associative memory for each head, updated by several delta rules in each step.
 
     .. math::
         H \leftarrow e^{g_t} H, \qquad
         H \leftarrow (I - \beta_{tj} k_{tj} k_{tj}^{\mathsf H})\, H + \beta_{tj} k_{tj} v_{tj}^\top
         \quad (j = 1, \dots, k), \qquad y_t = q_t^{\mathsf H} H_t,
 
-    with unit vectors :math:`k_{tj} = (K_j x_t + c_j) / \|\cdot\|` and :math:`q_t = Q x_t / \|\cdot\|`, and values
-    :math:`v_{tj} = V_j x_t + b_j`. A rule replaces a part :math:`\beta` of what ``H`` holds under the key by the value.
+    The keys :math:`k_{tj} = (K_j x_t + c_j) / \|\cdot\|` and the query :math:`q_t = Q x_t / \|\cdot\|` are unit
+    vectors. The values are :math:`v_{tj} = V_j x_t + b_j`. A rule replaces the fraction :math:`\beta` of the content of
+    ``H`` at the key by the value.
 
     Parameters
     ----------
@@ -51,36 +52,38 @@ class DeltaProduct(Reflecting):
     heads : int
         Number of memories, a divisor of the hidden size n.
     key_size : int, optional
-        Size ``d`` of the keys of a head. Default: n / heads, which is the size ``e`` of its values.
+        Size ``d`` of the keys of a head. Default: n / heads, which is also the size ``e`` of the values.
     decay : bool
         Whether the memories decay, with :math:`g_t = -e^a \operatorname{softplus}(w^\top x_t + d) \le 0` for each head.
     bias : bool, keyword only
         Whether to add the biases of keys and values.
     weights : mapping from str to Tensor
-        ``weight_ih`` (k n, m), the values of the first rule of all heads, then of the second; ``weight_key`` (k heads
-        d, m) in the same order; ``weight_query`` (heads d, m); ``bias_ih`` and ``bias_key``. Unless ``beta`` is
-        "reflection", ``weight_beta`` (k heads, m) and ``bias_beta``. With a decay, ``weight_decay`` (heads, m),
-        ``bias_decay`` (heads,) and ``log_rate`` (heads,), which is ``a``.
+        ``weight_ih`` (k n, m) has the values of the first rule of all heads, then of the second. ``weight_key`` (k
+        heads d, m) has the same order. The others are ``weight_query`` (heads d, m), ``bias_ih`` and ``bias_key``.
+        Unless ``beta`` is "reflection", there are ``weight_beta`` (k heads, m) and ``bias_beta``. With a decay, there
+        are ``weight_decay`` (heads, m), ``bias_decay`` (heads,) and ``log_rate`` (heads,), which is ``a``.
 
     Raises
     ------
     OptionError
         If a number is below 1, or ``beta`` is unknown.
     ShapeError
-        If a layer has a hidden size that is no multiple of ``heads``.
+        If the hidden size of a layer is not a multiple of ``heads``.
 
     Notes
     -----
-    The state is ``(y, H)`` with ``H`` of shape (B, heads, d, e). The output does not act on the next step. With
-    ``beta="reflection"`` each rule is orthogonal on ``H`` and never forgets. The eigenvalue of a rule along its key is
-    :math:`1 - \beta`. With "up to 1" no product of rules changes a sign, so the cell cannot follow a parity.
+    The state is ``(y, H)`` with ``H`` of shape (B, heads, d, e). The output has no effect on the next step. With
+    ``beta="reflection"``, each rule is an orthogonal map of ``H`` and never forgets. The eigenvalue of a rule along its
+    key is :math:`1 - \beta`. With "up to 1", no product of rules can change a sign, so the cell cannot represent a
+    parity.
 
-    The cell is linear in ``H``, and runs in blocks of time. It has no recurrent matrix, so it takes no constraint. The
-    published block has a convolution in front of it, and a norm, a gate and a projection behind. These are not part of
-    the cell.
+    The cell is linear in ``H``, and runs in blocks of time. It has no recurrent matrix, so it accepts no constraint.
+    The published block has a convolution before this cell, and a norm, a gate and a projection after it. They are not
+    part of the cell.
 
-    Weights start uniform in :math:`\pm 1/\sqrt m`, biases at 0. :math:`e^a` starts uniform in (0, 16), and the bias of
-    the decay such that softplus is log-uniform in (0.001, 0.1). Learning rate: 1e-2. Source: Siems et al. (2025).
+    Weights are initialized uniformly in :math:`\pm 1/\sqrt m`, and biases to 0. :math:`e^a` is initialized uniformly in
+    (0, 16). The bias of the decay is initialized such that softplus is log-uniform in (0.001, 0.1). Learning rate:
+    1e-2. Source: Siems et al. (2025).
 
     Examples
     --------
@@ -99,7 +102,7 @@ class DeltaProduct(Reflecting):
         require_count("DeltaProduct", "heads", self.heads, unit="heads")
         if self.key_size is not None and not is_integer(self.key_size, 1):
             raise OptionError(
-                "The key_size of DeltaProduct is not a size.\n"
+                "The key_size of DeltaProduct is out of range.\n"
                 f"Expected an integer of at least 1, or None, got {self.key_size!r:.40}.\nChoose a positive integer."
             )
 
@@ -111,11 +114,11 @@ class DeltaProduct(Reflecting):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights, not yet filled."""
+        """Return the weights, uninitialized."""
         h, k = self.heads, self.reflections
         if hidden_size % h:
             raise ShapeError(
-                "The heads of DeltaProduct do not share its outputs evenly.\n"
+                "The heads of DeltaProduct do not divide its outputs evenly.\n"
                 f"Expected a hidden size that is a multiple of {h}, got {hidden_size}.\nChoose another number of heads."
             )
         d = self.key_size or hidden_size // h
@@ -130,7 +133,7 @@ class DeltaProduct(Reflecting):
         return weights | ({"log_rate": weights["weight_ih"].real.new_empty(h)} if self.decay else {})
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights as the notes say."""
+        """Initialize the weights as described in the notes."""
         super().reset(generator)
         if not self.decay:
             return
@@ -141,7 +144,7 @@ class DeltaProduct(Reflecting):
             bias.copy_(start.expm1().log())  # the inverse of softplus
 
     def project(self, x: Tensor) -> Tensor:
-        """Return values, keys, queries, strengths and decays one after the other on the last axis."""
+        """Return values, keys, queries, strengths and decays, concatenated on the last axis."""
         keys, queries = (self.vectors(x, name, self._key_size).flatten(-2) for name in ("key", "query"))
         values = self.map_inputs(x, "ih")
         parts = self.with_strengths([values, keys, queries], x, self.reflections * self.heads)
@@ -161,7 +164,7 @@ class DeltaProduct(Reflecting):
             if log_decay is not None:
                 H = H * log_decay.exp()[..., None, None]
             for k, v, strength in zip(K.unbind(-2), V.unbind(-2), beta.unbind(-1), strict=True):
-                held = (k.conj().unsqueeze(-2) @ H).squeeze(-2)  # (B, h, e): what the key finds
+                held = (k.conj().unsqueeze(-2) @ H).squeeze(-2)  # (B, h, e): the stored value of the key
                 H = H + (strength.unsqueeze(-1) * k).unsqueeze(-1) * (v - held).unsqueeze(-2)
             y = (q.conj().unsqueeze(-2) @ H).flatten(1)
         return y, (y, H)

@@ -1,4 +1,4 @@
-"""Delta rules on matrices in blocks of time, with a backward pass of their own."""
+"""Delta rules on matrices in blocks of time, with a hand-written backward pass."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,27 +12,27 @@ from ...linalg.precision import batched, double, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
-GROUP_BYTES = 1 << 19  # of the keys of a group of blocks on a CPU, all tensors of which stay in the cache
-KEPT = 5  # tensors of a group that the backward pass needs, beside the first state of each block
-LARGEST_DECAY = 1e3  # whose exponential is 0, also in double precision
+GROUP_BYTES = 1 << 19  # of the keys of a group of blocks, whose tensors fit into the CPU cache
+KEPT = 5  # number of tensors of a group that the backward pass needs, except the first states
+LARGEST_DECAY = 1e3  # its exponential is 0, also in double precision
 
 
 class Rules(NamedTuple):
-    """What the steps of all blocks need of the input."""
+    """The projected inputs of the steps of all blocks."""
 
-    q: Tensor  # (N, B, steps, h, d), of any length; they are scaled to length 1
-    K: Tensor  # (N, B, steps, k, h, d), as well
+    q: Tensor  # (N, B, steps, h, d), of any length; scaled to length 1 later
+    K: Tensor  # (N, B, steps, k, h, d), scaled to length 1 later
     V: Tensor  # (N, B, steps, k, h, e)
     beta: Tensor  # (N, B, steps, k, h), real
     log_decay: Tensor | None  # (N, B, steps, h), real, at most 0
 
 
 def delta_in_blocks(rules: Rules, H: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the readings :math:`y_t = q_t^{\mathsf H} H_t` of a state with delta rules, and the last state.
+    r"""Return the outputs :math:`y_t = q_t^{\mathsf H} H_t` of a state with delta rules, and the last state.
 
-    Each step multiplies ``H`` by the exponential of ``log_decay`` and then applies its rules, the first one first:
-    :math:`H \leftarrow H + \beta k (v^\top - k^{\mathsf H} H)`. In a block that starts with ``H``, the errors ``p`` of
-    its rules, :math:`p_r^\top = v_r^\top - k_r^{\mathsf H} H_r`, solve one triangular system:
+    Each step multiplies ``H`` by the exponential of ``log_decay`` and then applies its rules in order: :math:`H
+    \leftarrow H + \beta k (v^\top - k^{\mathsf H} H)`. In a block that starts with ``H``, the errors :math:`p_r^\top =
+    v_r^\top - k_r^{\mathsf H} H_r` of its rules solve one triangular system:
 
     .. math:: (I + \operatorname{tril}(\bar K K^\top, -1) B)\, p = V - \bar K H, \qquad H \leftarrow H + K^\top B p.
 
@@ -41,6 +41,7 @@ def delta_in_blocks(rules: Rules, H: Tensor) -> tuple[Tensor, Tensor]:
     rules : Rules
         Queries, keys, values, strengths and decays in blocks. A step with strengths and decay 0 has no effect.
     H : Tensor, shape (B, h, d, e)
+        State before the first block.
 
     Returns
     -------
@@ -49,8 +50,8 @@ def delta_in_blocks(rules: Rules, H: Tensor) -> tuple[Tensor, Tensor]:
 
     Notes
     -----
-    The backward pass keeps the first states of the blocks, the errors and the triangular inverses. Derivatives of its
-    gradients, and whatever sees every operation, run the same products as operations of torch.
+    The backward pass keeps the first states of the blocks, the errors and the triangular inverses. Higher derivatives
+    and tracing run the same products as torch operations.
     """
     if sees_every_step():
         return _forward(rules, H)[0]
@@ -68,7 +69,7 @@ class _Delta(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, gH: Tensor) -> tuple[Tensor | None, ...]:
-        q, K, V, beta, log_decay, H, *kept = ctx.saved_tensors  # once: a checkpoint returns them a single time
+        q, K, V, beta, log_decay, H, *kept = ctx.saved_tensors  # read once, because a checkpoint returns them only once
         rules = Rules(q, K, V, beta, log_decay)
         with without_autocast(q):
             if torch.is_grad_enabled() or batched(gy, gH):
@@ -81,9 +82,9 @@ def _outputs(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Group:
-    """Some blocks that are worked on together, g of them: matrices for each block and head, n = g B h.
+    """A group of g blocks that are computed together, with n = g B h matrices, one for each block and head.
 
-    The queries of the steps and the keys of the R rules are the rows of one matrix, so that they share their products.
+    The queries of the steps and the keys of the R rules are the rows of one matrix, so that one product serves both.
     """
 
     def __init__(self, rules: Rules, part: slice, lengths: Sequence[Tensor] = ()) -> None:
@@ -124,16 +125,16 @@ class _Group:
         return z.view(g, B, h, steps, z.shape[-1]).transpose(2, 3)
 
     def each(self, z: Tensor) -> Sequence[Tensor]:
-        """Return the parts of (n, ...) that belong to each block."""
+        """Return the parts of (n, ...) for each block."""
         return z.chunk(self.shape[0]) if self.shape[0] > 1 else (z,)
 
 
 class _Decays:
-    """The decays between the steps of a block, for log decays (n, steps) and the steps of rows and of rules."""
+    """The decays between the steps of a block, from log decays (n, steps) and the steps of rows and rules."""
 
     def __init__(self, log_decay: Tensor, of_row: Tensor, of_rule: Tensor) -> None:
-        # sums in double precision, whose differences would lose digits in single; a larger decay leaves 0 as well, but
-        # the decays of the steps after it would be lost in its sum
+        # double precision, because differences of sums would lose digits in single precision. Decays are clamped,
+        # because a larger one would absorb the decays of later steps in the sum
         dtype = log_decay.dtype
         logs = double(log_decay).clamp(min=-LARGEST_DECAY).cumsum(1)
         between = (logs.unsqueeze(2) - logs.unsqueeze(1)).clamp(max=0).exp().to(dtype)  # (n, steps, steps)
@@ -145,9 +146,9 @@ class _Decays:
         self.all = since[:, -1:].unsqueeze(-1)  # (n, 1, 1)
 
     def gradient(self, rows: Tensor, between: Tensor, tail: Tensor, state: Tensor) -> Tensor:
-        """Return the gradient of the log decays (n, steps) from the products of all that decays with its gradient.
+        """Return the gradient of the log decays (n, steps) from the products of decaying terms with their gradients.
 
-        A log decay receives the products of every pair of an earlier and a later event, of which no two cancel.
+        A log decay receives the products of all pairs of an earlier and a later event. No two of them cancel.
         """
         since_start = self._of_steps(rows.sum(-1))  # (n, steps)
         of_pairs = self._of_steps(between.unflatten(2, (self.steps, -1)).sum(3))  # (n, steps, steps)
@@ -163,7 +164,7 @@ class _Decays:
 
 
 def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, ...]]]:
-    """Return the outputs, and for each group what the backward pass needs."""
+    """Return the outputs, and the tensors of each group that the backward pass needs."""
     kept: list[tuple[Tensor, ...]] = []
     shape, outputs, steps = H.shape, [], rules.K.shape[2]
     H = H.flatten(0, 1)
@@ -179,7 +180,7 @@ def _forward(rules: Rules, H: Tensor) -> tuple[tuple[Tensor, Tensor], list[tuple
         blocks = zip(*map(group.each, (rows, group.rows(rules.V[part]), inverse, group.beta, gram, tail)), strict=True)
         for c, (rows_c, V_c, inverse_c, beta_c, gram_c, tail_c) in enumerate(blocks):
             first.append(H)
-            held = rows_c @ H  # (B h, steps + R, e): what queries and keys find at the start
+            held = rows_c @ H  # (B h, steps + R, e): the stored values of queries and keys at the start
             p = inverse_c @ (V_c - held[:, steps:])
             s = beta_c * p
             errors.append(p)
@@ -213,11 +214,12 @@ def _backward(rules: Rules, H: Tensor, kept: Sequence[Tensor], gy: Tensor, gH: T
 def _group_backward(
     group: _Group, kept: Sequence[Tensor], first: Sequence[Tensor], gy: Tensor, d: Tensor
 ) -> tuple[Sequence[Tensor | None], Tensor]:
-    """Return the gradients of the rules of a group and of its first state, from those of readings and last state."""
+    """Return the gradients of the rules of a group and of its first state, from those of outputs and last state."""
     p, inverse, gram = kept
     A, K, beta, steps, D = group.A, group.K, group.beta, group.steps, group.decays
     rows, tail = (A.conj(), K) if D is None else (A.conj() * D.since, K * D.after)
-    of_held = p.new_empty(*A.shape[:2], p.shape[-1])  # of what queries and keys find, (n, steps + R, e)
+    # gradients of the stored values of queries and keys, (n, steps + R, e)
+    of_held = p.new_empty(*A.shape[:2], p.shape[-1])
     of_held.view(*gy.shape[:3], -1, p.shape[-1])[:, :, :, :steps] = gy
     s, of_s, of_rows, of_tail = beta * p, torch.empty_like(p), torch.empty_like(A), torch.empty_like(K)
     from_readings = gram[:, :steps].mH @ of_held[:, :steps]

@@ -24,19 +24,19 @@ class Elman(Cell):
 
     .. math:: h_t = f(W h_{t-1} + V x_t + b),
 
-    or with modReLU, whose bias is the only one and acts on the modulus,
+    With modReLU, the only bias is that of the modulus:
 
     .. math:: h_t = \operatorname{modReLU}(W h_{t-1} + V x_t;\; b).
 
     Parameters
     ----------
     nonlinearity : "tanh", "relu", "modrelu" or callable
-        ``f``; a callable maps a tensor to one of its shape and dtype.
+        ``f``. A callable maps a tensor to one of the same shape and dtype.
     bias : bool
         Whether to add the bias ``b``. Without it modReLU is the identity and the cell is linear.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n); and ``bias_ih`` and ``bias_hh`` (n,), which are added, as in
-        ``torch.nn.RNN``; or for modReLU the real ``bias`` (n,).
+        ``weight_ih`` (n, m) and ``weight_hh`` (n, n). With a bias, also ``bias_ih`` and ``bias_hh`` (n,), which are
+        added as in ``torch.nn.RNN``. modReLU has the real ``bias`` (n,) instead.
 
     Raises
     ------
@@ -45,12 +45,13 @@ class Elman(Cell):
 
     Notes
     -----
-    Complex weights give complex states and outputs; inputs may be real or complex. An analytic nonlinearity of complex
-    numbers has poles or is unbounded, so "tanh" is then `manifold_rnn.nn.mod_tanh`, which squashes the modulus, and
-    "relu" is `manifold_rnn.nn.split_relu`, which rectifies both parts. modReLU is the usual choice.
+    Complex weights give complex states and outputs. Inputs may be real or complex. An analytic nonlinearity of complex
+    numbers has poles or is unbounded. So with complex weights, "tanh" is `manifold_rnn.nn.mod_tanh`, which acts on the
+    modulus. "relu" is `manifold_rnn.nn.split_relu`, which rectifies both parts. The usual choice for complex weights is
+    modReLU.
 
-    Weights start as in ``torch.nn.RNN``, uniform in :math:`\pm 1/\sqrt n`, the bias of modReLU in :math:`\pm 0.01`.
-    Learning rate: 1e-2. Source: Elman (1990).
+    Weights are initialized as in ``torch.nn.RNN``, uniformly in :math:`\pm 1/\sqrt n`. The bias of modReLU is
+    initialized uniformly in :math:`\pm 0.01`. Learning rate: 1e-2. Source: Elman (1990).
 
     Examples
     --------
@@ -79,7 +80,7 @@ class Elman(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and the biases, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and the biases, uninitialized."""
         n, threshold = hidden_size, self.bias and self.nonlinearity == "modrelu"
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, input_size), "weight_hh": (n, n)}
         shapes |= {name: (n,) for name in ("bias_ih", "bias_hh") if self.bias and not threshold}
@@ -87,7 +88,7 @@ class Elman(Cell):
         return weights | ({"bias": weights["weight_ih"].real.new_empty(n)} if threshold else {})
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly. The order of the draws is torch's, so equal seeds give equal weights."""
+        """Initialize the weights uniformly, in torch's order, so that equal seeds give equal weights."""
         bound = 1 / math.sqrt(len(self.weights["weight_hh"]))
         for name, weight in self.weights.items():
             fill_uniform({name: weight}, 0.01 if name == "bias" else bound, generator)
@@ -116,7 +117,7 @@ class Elman(Cell):
         return _FUNCTIONS[f](z)
 
     def elman_form(self) -> ElmanForm | None:
-        """Return the form of a named nonlinearity; None for a callable, and for complex weights without modReLU."""
+        """Return the form of a named nonlinearity. None for a callable, and for complex weights without modReLU."""
         V, f = self.weights["weight_ih"], self.nonlinearity
         if not isinstance(f, str) or (V.is_complex() and f != "modrelu"):
             return None
@@ -125,7 +126,7 @@ class Elman(Cell):
         return ElmanForm(cast(Activation, activation), V, self._additive_bias(), threshold)
 
     def leaky_form(self) -> LeakyForm | None:
-        """Return the form with leak 1; None for complex weights, in which ``f`` has no one derivative."""
+        """Return the form with leak 1. None for complex weights, because ``f`` has no complex derivative."""
         if any(weight.is_complex() for weight in self.weights.values()):
             return None
         biases = ("bias_ih", "bias_hh") if self.bias and self.nonlinearity != "modrelu" else ()
@@ -133,9 +134,9 @@ class Elman(Cell):
         return LeakyForm(1.0, self.activate, self.slopes, biases, threshold)
 
     def slopes(self, z: Tensor, f: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the derivatives of ``f`` of each real entry of ``z``, whose value is ``f``, in ``z`` and the bias.
+        """Return the derivatives of ``f`` with respect to the real ``z`` and the bias, for each entry.
 
-        The second is None where the bias is added to ``z``.
+        The second one is None if the bias is added to ``z``.
         """
         if self.nonlinearity == "tanh":
             return 1 - f * f, None
@@ -151,7 +152,7 @@ class Elman(Cell):
             return torch.autograd.grad(self.activate(z).sum(), z)[0], None
 
     def separates_units(self) -> bool:
-        """Return whether the nonlinearity is a named one; a callable may mix units."""
+        """Return whether the nonlinearity is a named one. A callable may mix units."""
         return isinstance(self.nonlinearity, str)
 
     def _additive_bias(self) -> Tensor | None:

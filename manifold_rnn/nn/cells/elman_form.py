@@ -1,4 +1,4 @@
-"""The Elman form: what a cell states about its recurrence so that the fast scans can run it."""
+"""The Elman form, a description of a recurrence that the fast scans can run."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -18,7 +18,7 @@ class ElmanForm:
     activation : "linear", "relu", "tanh" or "modrelu"
         The nonlinearity ``f``.
     weight_ih : Tensor, shape (n, m), optional
-        ``V``. Without it there is no ``b`` either, and the scan adds its inputs as they are.
+        ``V``. Without it there is no ``b`` either, and the scan adds its inputs unchanged.
     bias : Tensor, shape (n,), optional
         ``b``.
     threshold : Tensor, shape (n,), real, optional

@@ -14,11 +14,11 @@ from .options import require_number
 
 @dataclass(frozen=True, eq=False)
 class Euler(AffineCell):
-    r"""The Euler step of :math:`\dot h = \tanh(W h + V x + b)`; AntisymmetricRNN if ``W`` is skew and damped.
+    r"""The Euler step of :math:`\dot h = \tanh(W h + V x + b)`. With a damped skew ``W``, it is AntisymmetricRNN.
 
     .. math:: h_t = h_{t-1} + \epsilon \tanh(W h_{t-1} + V x_t + b),
 
-    or, with a gate that shares the recurrent matrix,
+    With a gate that shares the recurrent matrix, it is
 
     .. math::
         h_t = h_{t-1} + \epsilon\, \sigma(W h_{t-1} + V_z x_t + b_z) \circ \tanh(W h_{t-1} + V x_t + b).
@@ -26,14 +26,14 @@ class Euler(AffineCell):
     Parameters
     ----------
     step_size : float
-        :math:`\epsilon`, positive.
+        Positive step size :math:`\epsilon`.
     gated : bool
         Whether to use the gate.
     bias : bool, keyword only
         Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``bias`` (n,) and ``weight_hh`` (n, n). With a gate the first two have twice as many rows,
-        the gate's last.
+        ``weight_ih`` (n, m), ``bias`` (n,) and ``weight_hh`` (n, n). With a gate, ``weight_ih`` and ``bias`` have twice
+        as many rows, and the second half belongs to the gate.
 
     Raises
     ------
@@ -42,11 +42,11 @@ class Euler(AffineCell):
 
     Notes
     -----
-    At the origin a step without inputs multiplies by :math:`I + \epsilon W`. A skew ``W`` with damping ``g`` has
-    eigenvalues :math:`i\omega - g`, and the product grows unless :math:`\omega^2 \le 2g/\epsilon - g^2`. So an
-    antisymmetric matrix alone does not make the step stable; `growth` measures it. With complex weights the gate is
-    `manifold_rnn.nn.gate` and tanh is `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt n`.
-    Learning rate: 1e-2. Source: Chang, Chen, Haber and Chi (2019).
+    At the origin, a step without inputs multiplies the state by :math:`I + \epsilon W`. A skew ``W`` with damping ``g``
+    has the eigenvalues :math:`i\omega - g`, and the state grows unless :math:`\omega^2 \le 2g/\epsilon - g^2`. So an
+    antisymmetric matrix alone does not make the step stable. `growth` measures the growth. With complex weights, the
+    gate is `manifold_rnn.nn.gate` and tanh is `manifold_rnn.nn.mod_tanh`. Weights are initialized uniformly in
+    :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Chang, Chen, Haber and Chi (2019).
 
     Examples
     --------
@@ -78,7 +78,7 @@ class Euler(AffineCell):
         return h, (h,)
 
     def growth(self, W: Tensor) -> Tensor:
-        r"""Return the spectral radius of :math:`I + \epsilon W`; above 1, small states grow without any input.
+        r"""Return the spectral radius of :math:`I + \epsilon W`. Above 1, small states grow without any input.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Expressions of a cell as binary trees: their plain form, their checks, named ones, and what a node computes."""
+"""Binary trees as expressions of a cell: their plain form, checks, named trees, and evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -22,13 +22,13 @@ class Node(NamedTuple):
     Attributes
     ----------
     left, right : str or int
-        Its children: the name of a leaf, such as "x" and "h", or the number of an earlier node.
+        Children of the node: the name of a leaf, such as "x" and "h", or the number of an earlier node.
     slot : str or int
-        The slot whose matrices it uses.
+        Slot whose matrices the node uses.
     op : str
-        How it combines its children, such as "add" and "mul".
+        Operation that combines the children, "add" or "mul".
     activation : str
-        What is applied to the result.
+        Function that is applied to the result.
 
     Examples
     --------
@@ -75,7 +75,7 @@ _BOUNDED = ("sigmoid", "tanh")
 
 
 def activated(z: Tensor, names: Sequence[str]) -> list[Tensor]:
-    """Return each activation of ``z``; those that are not bounded clip its modulus to 1, once for all."""
+    """Return each activation of ``z``. Unbounded activations clip the modulus of ``z`` to 1."""
     clipped = z if all(name in _BOUNDED for name in names) else _clipped(z)
     return [ACTIVATIONS[name](z if name in _BOUNDED else clipped) for name in names]
 
@@ -110,9 +110,9 @@ NAMED: Mapping[str, Structure] = {
 
 
 def parse(structure: Plain, who: str = "Tree") -> Structure:
-    """Return the nodes of a named structure or of one in plain values, or raise `OptionError`.
+    """Return the nodes of a named structure, or of a structure in plain values. Raises `OptionError` for others.
 
-    Every node but the last, the root, is a child exactly once, of a later node.
+    The last node is the root. Every other node must be the child of exactly one later node.
     """
     if isinstance(structure, str):
         if structure not in NAMED:
@@ -125,7 +125,8 @@ def parse(structure: Plain, who: str = "Tree") -> Structure:
     if not 1 <= len(rows) <= _MOST_NODES:
         got = f"{len(rows)} nodes" if isinstance(structure, (list, tuple)) else f"{structure!r:.40}"
         raise OptionError(
-            f"The structure of {who} is no list of nodes.\nExpected a name, or 1 to {_MOST_NODES} nodes, got {got}.\n"
+            f"The structure of {who} is not a list of nodes.\n"
+            f"Expected a name, or 1 to {_MOST_NODES} nodes, got {got}.\n"
             "Write a node as [left, right, slot, op, activation]."
         )
     nodes = tuple(_node(number, row, who) for number, row in enumerate(rows))
@@ -134,8 +135,8 @@ def parse(structure: Plain, who: str = "Tree") -> Structure:
         if used.count(number) != 1:
             raise OptionError(
                 f"Node {number} in the structure of {who} is a child {used.count(number)} times.\n"
-                f"Expected once, of a later node, since a tree has one root, the last node {len(nodes) - 1}.\n"
-                "Write a node that is needed twice two times, or remove it."
+                f"Expected a child of exactly one later node, since only the last node {len(nodes) - 1} is the root.\n"
+                "Write a node twice if it is needed twice, or remove it."
             )
     return nodes
 
@@ -145,8 +146,8 @@ def _node(number: int, row: Any, who: str) -> Node:
     where = f"Node {number} in the structure of {who}"
     if not isinstance(row, (list, tuple)) or len(row) != len(Node._fields):
         raise OptionError(
-            f"{where} is no node.\nExpected [left, right, slot, op, activation], got {row!r:.80}.\n"
-            "Give the five values."
+            f"{where} is not a node.\nExpected [left, right, slot, op, activation], got {row!r:.80}.\n"
+            "Write these five values."
         )
     node = Node(*row)
     for child in node[:2]:
@@ -181,7 +182,7 @@ def leaves(nodes: Structure) -> set[str | int]:
 
 
 def first_equals(nodes: Structure) -> list[int]:
-    """Return for each node the first one that computes the same, often itself."""
+    """Return, for each node, the first node that computes the same value. It is often the node itself."""
     known: dict[Node, int] = {}
     equals: list[int] = []
     for number, node in enumerate(nodes):
@@ -195,15 +196,17 @@ def evaluate(
     product: Callable[[Tensor | str, str, str | int], Tensor],
     bias: Callable[[str | int], Tensor | None],
 ) -> list[Tensor]:
-    r"""Return the values of all nodes, :math:`v = f((L_k s_i) \circ (R_k s_j) + b_k)`, equal ones computed once.
+    r"""Return the values :math:`v = f((L_k s_i) \circ (R_k s_j) + b_k)` of all nodes. Equal nodes are computed once.
 
     Parameters
     ----------
     nodes : tuple of Node
+        Nodes of the tree, children before their parents.
     product : callable
-        Maps an operand (the name of a leaf or a value), the side "L" or "R" and the slot to the product of the matrix.
+        Function of an operand (the name of a leaf, or a value), the side "L" or "R", and the slot. It returns the
+        product with the matrix.
     bias : callable
-        Maps a slot to its bias, or None.
+        Function that returns the bias of a slot, or None.
     """
     equals = first_equals(nodes)
     values: list[Tensor] = []

@@ -12,7 +12,7 @@ from .weights import allocate_empty, fill_uniform
 
 @dataclass(frozen=True, eq=False)
 class Gated(Cell):
-    """A cell with the weights of ``torch.nn.LSTM`` and ``torch.nn.GRU``: their rows are one block for each gate."""
+    """A cell with the weights of ``torch.nn.LSTM`` or ``torch.nn.GRU``. Their rows have one block for each gate."""
 
     bias: bool = True
 
@@ -24,7 +24,7 @@ class Gated(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and the biases, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and the biases, uninitialized."""
         rows = len(self.gates) * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
         if self.bias:
@@ -32,7 +32,7 @@ class Gated(Cell):
         return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly. The order of the draws is torch's, so equal seeds give equal weights."""
+        """Initialize the weights uniformly, in torch's order, so that equal seeds give equal weights."""
         fill_uniform(self.weights, 1 / math.sqrt(self.weights["weight_hh"].shape[-1]), generator)
 
     def zeros(self, batch: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gated form: a recurrence whose steps and their gradients are written by hand, for scans with an own backward."""
+"""The gated form: a recurrence with hand-written steps and gradients, for scans with their own backward pass."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -16,47 +16,48 @@ from ..products import Products, products_with
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 State: TypeAlias = tuple[Tensor, ...]
-_THREADS_FROM = 1 << 15  # numbers of a state from which torch shares the work among its threads
+_THREADS_FROM = 1 << 15  # number of entries of a state above which torch uses several threads
 
 
 class Sizes(NamedTuple):
     """The sizes of one step."""
 
-    inputs: int  # numbers of the inputs of a step, k
-    rows: int  # of the recurrent matrix
-    state: tuple[int, ...]  # numbers of each part of the state
+    inputs: int  # number k of inputs of a step
+    rows: int  # number of rows of the recurrent matrix
+    state: tuple[int, ...]  # size of each part of the state
 
 
 class BackwardPart(NamedTuple):
-    """What the backward pass has of R consecutive steps."""
+    """The arguments of the backward pass for R consecutive steps."""
 
-    K: Tensor  # (R, B, k), as `forward` left it
+    K: Tensor  # (R, B, k), as written by `forward`
     states: Sequence[Tensor]  # each (R + 1, B, ...)
-    gK: Tensor  # (R, B, k), to which the gradients of the inputs are written
-    before: Sequence[Tensor | None]  # to be added to the gradient of the first part of the state before each step
-    sums: Sequence[Tensor]  # to which the gradients of the weights are added
+    gK: Tensor  # (R, B, k), filled with the gradients of the inputs
+    before: Sequence[Tensor | None]  # added to the gradient of the first part of the state before each step
+    sums: Sequence[Tensor]  # accumulate the gradients of the weights
 
 
 class GatedSteps(ABC):
-    r"""Steps of a recurrence of real numbers, :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, made for one pass.
+    r"""Steps of a real recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})`, created for one pass.
 
-    The inputs of some steps are in a buffer ``K``, (R, B, k). `forward` overwrites them by what `backward` reads.
+    The inputs of some steps are in a buffer ``K``, (R, B, k). `forward` overwrites them with the values that `backward`
+    needs.
 
     Parameters
     ----------
     weights : sequence of Tensor
         The weights of the steps, the recurrent matrix first.
     state : tuple of Tensor, each of shape (B, ...)
-        A state, which gives shapes, dtype and device.
+        A state with the shapes, dtype and device of all states.
     numbers : sequence of float
         Options of the cell.
     buffers : sequence of Tensor
-        The other tensors of the pass. The library can only be used if it can read all of them.
+        Other tensors of the pass. The compiled library is only used if it can read all of them.
 
     Attributes
     ----------
     has_cutoffs : bool
-        Whether a derivative can be 0 as that of relu is, so that a gradient of infinity must become 0 there.
+        Whether a derivative can be exactly 0, as that of relu. Then an infinite gradient must become 0 there.
     """
 
     has_cutoffs: ClassVar[bool] = False
@@ -69,11 +70,11 @@ class GatedSteps(ABC):
 
     @functools.cached_property
     def product(self) -> Products:
-        """Products of the state with the whole recurrent matrix."""
+        """Products of states with the whole recurrent matrix."""
         return products_with(self.weights[0], self.batch)
 
     def tanh(self, z: Tensor, out: Tensor) -> Tensor:
-        """Write tanh of ``z`` to ``out`` and return that; both have rows of numbers next to each other."""
+        """Write tanh of ``z`` to ``out`` and return ``out``. Both have contiguous rows."""
         if self.compiled is None:
             return torch.tanh(z, out=out)
         flat, into = (z, out) if z.ndim == 2 else (z.flatten(0, -2), out.flatten(0, -2))
@@ -87,15 +88,15 @@ class GatedSteps(ABC):
 
     @abstractmethod
     def plain(self, u: Tensor, state: State) -> State:
-        """Return the state after one step by operations that torch can differentiate; ``u`` is (B, k)."""
+        """Return the state after one step by differentiable torch operations. ``u`` is (B, k)."""
 
     @abstractmethod
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
-        """Run the steps of ``K``. Each of the ``states`` is (R + 1, B, ...), of which the first one is there."""
+        """Run the steps of ``K``. Each of the ``states`` is (R + 1, B, ...), and only its first entry is given."""
 
     @abstractmethod
     def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients of the first state of a part from those of the last one, which may be overwritten."""
+        """Return the gradients of the first state of a part, from those of the last state, which may be overwritten."""
 
 
 def _same(z: _A) -> _A:
@@ -115,23 +116,23 @@ class GatedForm:
     steps : type of GatedSteps
         The steps.
     weight_ih : Tensor, shape (k, m), or None
-        ``V`` without the rows of the gap; None if the inputs of the steps are given.
+        ``V`` without the rows of the gap. None if the inputs are already projected.
     bias : Tensor, shape (k,), or None
         ``b``.
     weights : tuple of Tensor
-        The weights of the steps.
+        Weights of the steps.
     numbers : tuple of float
         Options of the steps.
     gap : tuple of int
-        The first of the rows of ``V`` that are zero, and the one after the last. There the inputs are ``b``.
+        First row of ``V`` that is zero, and the row after the last one. There the projected inputs are ``b``.
     arrange : callable
-        Maps inputs that the cell has projected to those of the steps, which also have those of the gap.
+        Function that maps the projected inputs of the cell to those of the steps, which include the gap.
     prepare : callable
-        Maps inputs of the cell and ``V`` to real inputs and the matrix that projects them.
+        Function that maps inputs of the cell and ``V`` to real inputs and the matrix that projects them.
     enter : callable
-        Maps a state of the cell to one of the steps, of real numbers.
+        Function that maps a state of the cell to a real state of the steps.
     leave : callable
-        Maps outputs, or None, and the last state of the steps to those of the cell.
+        Function that maps outputs, or None, and the last state of the steps to those of the cell.
 
     Examples
     --------
@@ -159,21 +160,21 @@ def without_gap(z: Tensor, gap: tuple[int, int]) -> Tensor:
 
 
 def compiled_functions(h: Tensor, *others: Tensor) -> Functions | None:
-    """Return the functions of the library for states like ``h``, (B, n), or None where torch has to compute."""
+    """Return the functions of the compiled library for states like ``h``, (B, n), or None if torch must be used."""
     shared = torch.get_num_threads() > 1 and h.numel() >= _THREADS_FROM
     return None if h.device.type != "cpu" or shared or is_watched(h, *others) else functions(h.dtype)
 
 
 def blocks(z: Tensor, count: int) -> list[Sequence[Tensor]]:
-    """Return the steps of each block of the last axis of ``z``, (R, B, count n): lists of tensors (B, n)."""
+    """Return the steps of each block of the last axis of ``z`` (R, B, count n), as lists of tensors (B, n)."""
     return [block.unbind(0) for block in z.chunk(count, -1)]
 
 
 def sigmoid_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
-    """Write ``g y (1 - y)``, the gradient of the argument of a sigmoid with the value ``y``, to ``out``."""
+    """Write ``g y (1 - y)`` to ``out``, the gradient of the argument of a sigmoid with value ``y``."""
     torch.ops.aten.sigmoid_backward.grad_input(g, y, grad_input=out)
 
 
 def tanh_factor(g: Tensor, y: Tensor, out: Tensor) -> None:
-    """Write ``g (1 - y^2)``, the gradient of the argument of a tanh with the value ``y``, to ``out``."""
+    """Write ``g (1 - y^2)`` to ``out``, the gradient of the argument of a tanh with value ``y``."""
     torch.ops.aten.tanh_backward.grad_input(g, y, grad_input=out)

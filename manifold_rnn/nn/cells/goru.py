@@ -19,7 +19,7 @@ from .weights import affine, allocate_empty, fill_uniform
 
 @dataclass(frozen=True, eq=False)
 class GORU(Cell):
-    r"""The GORU cell: a GRU whose candidate state is a modReLU of a matrix that should be orthogonal.
+    r"""The GORU cell: a GRU with modReLU and a matrix Q, usually orthogonal, for the candidate state.
 
     .. math::
         r_t &= \sigma(W_r h_{t-1} + V_r x_t + b_r), \qquad g_t = \sigma(W_g h_{t-1} + V_g x_t + b_g), \\
@@ -29,17 +29,18 @@ class GORU(Cell):
     Parameters
     ----------
     weights : mapping from str to Tensor
-        ``weight_ih`` (3n, m); ``weight_hh`` (3n, n), the rows of :math:`W_r, W_g` and Q; and the real ``bias_ih``
-        (2n,) of both gates and ``bias`` (n,) of modReLU.
+        ``weight_ih`` (3n, m), and ``weight_hh`` (3n, n) with the rows of :math:`W_r, W_g` and Q. The biases are real:
+        ``bias_ih`` (2n,) of both gates, and ``bias`` (n,) of modReLU.
 
     Notes
     -----
-    The gates are "r", "g" and "c". Q is the block "c"; the cell itself does not constrain it. Pass
-    ``constraint={"c": Orthogonal()}`` to the layer. With complex weights both sigmoids are `manifold_rnn.nn.gate`, and
+    The gates are "r", "g" and "c". Q is the block "c". The cell itself does not constrain it, so pass
+    ``constraint={"c": Orthogonal()}`` to the layer. With complex weights, both sigmoids are `manifold_rnn.nn.gate`, and
     the biases stay real.
 
-    Weights start as published: V, W_r and W_g in ±0.01, b_r = 2, b_g in :math:`\pm\sqrt{3/n}`, b_c = 0.01, and Q
-    uniformly random, orthogonal or unitary. Learning rate: 1e-2. Source: Jing et al. (2019).
+    Weights are initialized as published. V, W_r and W_g are uniform in ±0.01, b_r is 2, b_g is uniform in
+    :math:`\pm\sqrt{3/n}`, and b_c is 0.01. Q is a uniformly random orthogonal or unitary matrix. Learning rate: 1e-2.
+    Source: Jing et al. (2019).
 
     Examples
     --------
@@ -58,7 +59,7 @@ class GORU(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and the real biases, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and the real biases, uninitialized."""
         n, real = hidden_size, dtype and dtype.to_real()
         weights = allocate_empty(
             {"weight_ih": (3 * n, input_size), "weight_hh": (3 * n, n)}, device=device, dtype=dtype
@@ -66,7 +67,7 @@ class GORU(Cell):
         return weights | allocate_empty({"bias_ih": (2 * n,), "bias": (n,)}, device=device, dtype=real)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights as published, and Q with a uniformly random orthogonal or unitary matrix."""
+        """Initialize the weights as published, and Q with a uniformly random orthogonal or unitary matrix."""
         V, W, b, b_c = (self.weights[name] for name in ("weight_ih", "weight_hh", "bias_ih", "bias"))
         n = len(b_c)
         fill_uniform({"V": V, "gates": W[: 2 * n]}, 0.01, generator)
@@ -94,7 +95,7 @@ class GORU(Cell):
         return h, (h,)
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the form of a real cell."""
+        """Return the form of a real cell, or None."""
         V = self.weights["weight_ih"]
         return None if V.is_complex() else reset_form(GORUSteps, V, self._additive_bias(), (W, self.weights["bias"]))
 

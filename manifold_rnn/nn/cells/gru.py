@@ -28,17 +28,17 @@ class GRU(Gated):
     bias : bool
         Whether to add biases.
     weights : mapping from str to Tensor
-        ``weight_ih`` (3n, m), ``weight_hh`` (3n, n), ``bias_ih`` and ``bias_hh`` (3n,). Their last blocks are
-        :math:`b_n` and :math:`b'_n`; the other blocks are added.
+        ``weight_ih`` (3n, m), ``weight_hh`` (3n, n), ``bias_ih`` and ``bias_hh`` (3n,). The last blocks of the biases
+        are :math:`b_n` and :math:`b'_n`. The other blocks are added.
 
     Notes
     -----
-    The gates are "r", "z" and "n"; the state is ``(h,)``. The reset gate acts after :math:`W_n`, as in torch and in
-    `GORU`, so an orthogonal :math:`W_n` acts on the whole state.
+    The gates are "r", "z" and "n", and the state is ``(h,)``. The reset gate acts after :math:`W_n`, as in torch and in
+    `GORU`. So an orthogonal :math:`W_n` acts on the whole state.
 
-    Complex weights give complex states: :math:`\sigma` is then `manifold_rnn.nn.gate`, tanh is
-    `manifold_rnn.nn.mod_tanh`, and the imaginary parts of the biases of "r" and "z" have no effect. Weights start as in
-    ``torch.nn.GRU``, uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Cho et al. (2014).
+    Complex weights give complex states. Then :math:`\sigma` is `manifold_rnn.nn.gate`, and tanh is
+    `manifold_rnn.nn.mod_tanh`. The imaginary parts of the biases of "r" and "z" have no effect. Weights are initialized
+    as in ``torch.nn.GRU``, uniformly in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Cho et al. (2014).
 
     Examples
     --------
@@ -66,7 +66,7 @@ class GRU(Gated):
         return h, (h,)
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the form of a real cell."""
+        """Return the form of a real cell, or None."""
         weights = self.weights
         V = weights["weight_ih"]
         if V.is_complex():

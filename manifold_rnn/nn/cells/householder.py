@@ -1,4 +1,4 @@
-"""The cell whose steps are products of reflections that the input chooses."""
+"""A cell whose steps are products of input-dependent reflections."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Nonlinearity = Literal["identity", "tanh", "modrelu"]
 
 @dataclass(frozen=True, eq=False)
 class HouseholderProduct(Reflecting):
-    r"""A vector that the inputs reflect.
+    r"""A vector state that is multiplied by input-dependent reflections.
 
     .. math::
         h_t = f\bigl(H_{tk} \cdots H_{t1}\, h_{t-1} + V x_t + b\bigr), \qquad
@@ -33,15 +33,15 @@ class HouseholderProduct(Reflecting):
     reflections : int
         Number ``k`` of reflections in each step.
     beta : "reflection", "up to 2" or "up to 1"
-        :math:`\beta = 2` exactly, :math:`2 \sigma(w_j^\top x + d_j)`, or :math:`\sigma(w_j^\top x + d_j)`.
+        Strength :math:`\beta`: 2 exactly, :math:`2 \sigma(w_j^\top x + d_j)`, or :math:`\sigma(w_j^\top x + d_j)`.
     nonlinearity : "identity", "tanh" or "modrelu"
-        ``f``. With the identity the cell is linear, and runs in blocks of time.
+        ``f``. With the identity, the cell is linear and runs in blocks of time.
     bias : bool, keyword only
-        Whether to add the biases ``b`` and ``c``. modReLU has its own threshold, and no ``b``.
+        Whether to add the biases ``b`` and ``c``. modReLU has a threshold instead of ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), which is ``V``, and ``weight_key`` (k n, m), the matrices :math:`K_j` one below the
-        other; ``bias_ih`` (n,), or for modReLU the real ``bias`` (n,); ``bias_key`` (k n,). Unless ``beta`` is
-        "reflection", ``weight_beta`` (k, m) and ``bias_beta`` (k,).
+        ``weight_ih`` (n, m) is ``V``, and ``weight_key`` (k n, m) has the matrices :math:`K_j` one below the other. The
+        biases are ``bias_ih`` (n,), or the real ``bias`` (n,) for modReLU, and ``bias_key`` (k n,). Unless ``beta`` is
+        "reflection", there are ``weight_beta`` (k, m) and ``bias_beta`` (k,).
 
     Raises
     ------
@@ -50,21 +50,22 @@ class HouseholderProduct(Reflecting):
 
     Notes
     -----
-    The matrix of a step has the eigenvalue :math:`1 - \beta_j` along :math:`k_j`, if there is one reflection, and 1
-    elsewhere. With :math:`\beta = 2` it is orthogonal, or unitary for complex weights; two reflections are a rotation
-    by twice the angle between their vectors. The products of k reflections are the orthogonal matrices ``Q`` of
-    determinant :math:`(-1)^k` for which :math:`I - Q` has a rank of at most k. With "up to 2" the eigenvalues of a
-    reflection are in (-1, 1), and with "up to 1" in (0, 1), so that no state can change its sign.
+    A reflection has the eigenvalue :math:`1 - \beta_j` along :math:`k_j`, and 1 in all other directions. With
+    :math:`\beta = 2` it is orthogonal, or unitary for complex weights. Two reflections are a rotation by twice the
+    angle between their vectors. The products of k reflections are the orthogonal matrices ``Q`` with determinant
+    :math:`(-1)^k` and a rank of :math:`I - Q` of at most k. With "up to 2", the eigenvalues along :math:`k_j` are in
+    (-1, 1). With "up to 1", they are in (0, 1), so that no state can change its sign.
 
-    Where :math:`K_j x + c_j = 0`, the vector is 0 and the reflection is the identity. Its gradient is not bounded near
-    there. The cell has no recurrent matrix, so it takes no constraint. Complex weights use the modulus in "tanh".
+    If :math:`K_j x + c_j = 0`, the vector is 0 and the reflection is the identity. The gradient is unbounded near this
+    point. The cell has no recurrent matrix, so it accepts no constraint. With complex weights, "tanh" is
+    `manifold_rnn.nn.mod_tanh`.
 
-    Weights start uniform in :math:`\pm 1/\sqrt m`, biases at 0, a threshold in :math:`\pm 0.01`.
-    Learning rate: 1e-2. Sources: Siems et al. (2025), whose state is a matrix; Grazzi et al. (2024).
+    Weights are initialized uniformly in :math:`\pm 1/\sqrt m`, biases to 0, and a threshold uniformly in :math:`\pm
+    0.01`. Learning rate: 1e-2. Sources: Siems et al. (2025), with a matrix as state; Grazzi et al. (2024).
 
     Examples
     --------
-    A one flips the sign of the only unit, so the state is the parity:
+    An input of 1 changes the sign of the single unit, so the state is the parity:
 
     >>> cell = mr.nn.cells.HouseholderProduct(1, bias=False)
     >>> cell = cell.bind({"weight_ih": torch.zeros(1, 1), "weight_key": torch.ones(1, 1)})
@@ -89,7 +90,7 @@ class HouseholderProduct(Reflecting):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights, not yet filled."""
+        """Return the weights, uninitialized."""
         n, k = hidden_size, self.reflections
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, input_size)}
         if self.bias and self.nonlinearity != "modrelu":
@@ -100,7 +101,7 @@ class HouseholderProduct(Reflecting):
         return weights | ({"bias": weights["weight_ih"].real.new_empty(n)} if threshold else {})
 
     def project(self, x: Tensor) -> Tensor:
-        """Return ``V x + b``, the unit vectors and the strengths, (..., n + k n + k), or without strengths of 2."""
+        """Return ``V x + b``, the unit vectors and the strengths (unless all are 2), (..., n + k n + k)."""
         vectors = self.vectors(x, "key", len(self.weights["weight_ih"])).flatten(-2)
         return torch.cat(self.with_strengths([self.map_inputs(x, "ih"), vectors], x, self.reflections), -1)
 

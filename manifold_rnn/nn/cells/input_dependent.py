@@ -1,4 +1,4 @@
-"""Cells whose steps have no matrix of their own: it is computed from the inputs."""
+"""Cells whose recurrent matrix is computed from the inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from .weights import affine
 
 @dataclass(frozen=True, eq=False)
 class InputDependent(Cell):
-    """A cell that computes the matrix of each step from the input, so that it has no gates and takes no constraint.
+    """A cell that computes the matrix of each step from the input. It has no gates and accepts no constraint.
 
-    Its ``weight_hh`` has no rows. It is no parameter; a bound cell has it for everything that passes one on.
+    A bound cell has an empty ``weight_hh`` with no rows, for code that passes one on. It is not a parameter.
     """
 
     gates: ClassVar[tuple[str, ...]] = ()
@@ -28,9 +28,9 @@ class InputDependent(Cell):
         return super().bind({**weights, "weight_hh": V.new_empty(0, len(V))})
 
     def map_inputs(self, x: Tensor, name: str) -> Tensor:
-        """Return ``weight_name x + bias_name``, the bias where there is one, in the dtype of the weights.
+        """Return ``weight_name x + bias_name`` in the dtype of the weights, without the bias if there is none.
 
-        Autocast does not apply: a vector that was rounded to half precision would have another length.
+        Autocast does not apply, because a vector rounded to half precision would have another length.
         """
         with without_autocast(x):
             return affine(x, self.weights[f"weight_{name}"], self.weights.get(f"bias_{name}"))

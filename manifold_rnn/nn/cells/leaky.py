@@ -18,7 +18,7 @@ from .leaky_form import LeakyForm
 
 @dataclass(frozen=True, eq=False)
 class LeakyElman(Elman):
-    r"""The leaky Elman cell, whose units forget at a rate of their own.
+    r"""The leaky Elman cell, whose units forget at fixed rates.
 
     .. math:: h_t = (1 - a) h_{t-1} + a f(W h_{t-1} + V x_t + b).
 
@@ -29,12 +29,12 @@ class LeakyElman(Elman):
     bias : bool
         Whether to add the bias ``b``. Without it modReLU is the identity and the cell is linear.
     leak : float or tuple of float, keyword only
-        ``a``, above 0 and at most 1: one number for all units, or one for each. It is not trained. The time constant of
-        a unit is :math:`\tau = 1/a` time steps.
+        ``a``, above 0 and at most 1. Pass one number for all units, or one for each unit. It is not trained. The time
+        constant of a unit is :math:`\tau = 1/a` time steps.
     weights : mapping from str to Tensor
         As for `Elman`.
     rates : Tensor, shape (n,), optional
-        The leaks of the units, once the cell is bound.
+        Leaks of the units, filled by `bind`.
 
     Raises
     ------
@@ -45,8 +45,8 @@ class LeakyElman(Elman):
 
     Notes
     -----
-    With ``leak=1`` this is `Elman`. Weights start as those of `Elman`. There is no fast scan for a leak below 1: the
-    layer runs the plain loop, or ``backend="compiled"``. `manifold_rnn.online.RFLO` trains this cell without
+    With ``leak=1`` this is `Elman`. Weights are initialized as in `Elman`. There is no fast scan for a leak below 1, so
+    the layer runs the plain loop, or ``backend="compiled"``. `manifold_rnn.online.RFLO` trains this cell without
     backpropagation through time. Learning rate: 1e-2. Source: Jaeger, Lukosevicius, Popovici and Siewert (2007).
 
     Examples
@@ -61,7 +61,7 @@ class LeakyElman(Elman):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.leak, list):  # as YAML files give it
+        if isinstance(self.leak, list):  # from a YAML file
             object.__setattr__(self, "leak", tuple(self.leak))
         leaks = self.leak if isinstance(self.leak, tuple) else (self.leak,)
         wrong = [a for a in leaks if isinstance(a, bool) or not isinstance(a, (int, float)) or not 0 < a <= 1]
@@ -80,7 +80,7 @@ class LeakyElman(Elman):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights of `Elman`, not yet filled."""
+        """Return the weights of `Elman`, uninitialized."""
         if isinstance(self.leak, tuple) and len(self.leak) != hidden_size:
             raise ShapeError(
                 "LeakyElman needs one leak for each unit.\n"
@@ -94,7 +94,7 @@ class LeakyElman(Elman):
         rates = None
         if isinstance(self.leak, tuple) and weights:
             weight = next(iter(weights.values()))
-            is_watched = sees_every_step() or has_dispatch_mode()  # then a tensor may be fake, or wrapped for a while
+            is_watched = sees_every_step() or has_dispatch_mode()  # then a tensor may be fake or temporarily wrapped
             make = _rates if is_watched else _kept_rates
             rates = make(self.leak, weight.real.dtype, weight.device)
         return replace(self, weights=weights, rates=rates)
@@ -123,8 +123,9 @@ class LeakyElman(Elman):
 
 
 def _rates(leak: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # so that what is made there may be used in training
+    with torch.inference_mode(False):  # so that the tensor can also be used in training
         return torch.tensor(leak, dtype=dtype, device=device)
 
 
-_kept_rates = lru_cache(maxsize=32)(_rates)  # a copy from the host at each forward pass would wait for the device
+# cached, because a copy from the host in each forward pass would wait for the device
+_kept_rates = lru_cache(maxsize=32)(_rates)

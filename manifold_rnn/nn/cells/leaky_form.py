@@ -1,4 +1,4 @@
-"""The leaky form: what a cell states about its recurrence so that rules of local learning can follow it."""
+"""The leaky form, a description of a recurrence for local learning rules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class LeakyForm:
     leak : float, or Tensor of shape (n,)
         ``a``.
     activate : callable
-        ``f``, from ``z`` of shape (B, n) to the same shape. It acts on each entry alone.
+        ``f``, which acts on each entry of ``z``, shape (B, n).
     slopes : callable
-        From ``z`` and ``f(z)`` to the derivatives of ``f`` in ``z`` and in the threshold, each (B, n); None for the
-        second if there is no threshold.
+        Function of ``z`` and ``f(z)`` that returns the derivatives of ``f`` with respect to ``z`` and to the threshold,
+        each (B, n). The second is None if there is no threshold.
     biases : tuple of str
-        Names of the weights that are added to make ``b``.
+        Names of the weights whose sum is ``b``.
     threshold : str, optional
         Name of the weight (n,) that ``f`` depends on.
 

@@ -15,7 +15,7 @@ from .options import require_number
 
 @dataclass(frozen=True, eq=False)
 class LEM(AffineCell):
-    r"""Long expressive memory: two states, each relaxing at its own rates.
+    r"""Long expressive memory: two states with trained, input-dependent time steps.
 
     .. math::
         a_t &= \Delta\, \sigma(W_a y_{t-1} + V_a x_t + b_a), \qquad
@@ -26,12 +26,12 @@ class LEM(AffineCell):
     Parameters
     ----------
     time_step : float
-        :math:`\Delta`, positive; the longest time scale is about its inverse, in steps.
+        Positive time step :math:`\Delta`. The longest time scale is about :math:`1/\Delta` steps.
     bias : bool, keyword only
         Whether to add biases.
     weights : mapping from str to Tensor
-        ``weight_ih`` (4n, m) and ``weight_hh`` (4n, n), the rows of "a", "c", "z" and "y" in this order; ``bias_ih``
-        and ``bias_hh`` (4n,), which are added.
+        ``weight_ih`` (4n, m) and ``weight_hh`` (4n, n), with the rows of "a", "c", "z" and "y" in this order. With a
+        bias, also ``bias_ih`` and ``bias_hh`` (4n,), which are added.
 
     Raises
     ------
@@ -40,9 +40,9 @@ class LEM(AffineCell):
 
     Notes
     -----
-    The state is ``y``, which is the output, and ``z``. The last block of ``weight_hh`` acts on the new ``z``. With
-    :math:`\Delta \le 1` both states are averages of values of tanh, so they stay in (-1, 1). The published time steps
-    range from 1.7e-4 to 0.44; the default is the one for sequential pixels. With complex weights the gates are
+    The state consists of ``y``, which is the output, and ``z``. The last block of ``weight_hh`` acts on the new ``z``.
+    With :math:`\Delta \le 1` both states are averages of values of tanh, so they stay in (-1, 1). The published time
+    steps range from 1.7e-4 to 0.44. The default is the one for sequential pixels. With complex weights, the gates are
     `manifold_rnn.nn.gate` and tanh is `manifold_rnn.nn.mod_tanh`. Weights start uniform in
     :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Rusch, Mishra, Erichson and Mahoney (2022).
 
@@ -80,6 +80,6 @@ class LEM(AffineCell):
         return y, (y, z)
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the form of a real cell."""
+        """Return the form of a real cell, or None."""
         V = self.weights["weight_ih"]
         return None if V.is_complex() else GatedForm(LEMSteps, V, self.additive_bias(), (W,), numbers=(self.time_step,))

@@ -1,4 +1,4 @@
-"""The steps of a long expressive memory by hand."""
+"""Hand-written steps of a long expressive memory."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from .gated_form import BackwardPart, GatedSteps, Sizes, blocks, sigmoid_factor,
 
 
 class LEMSteps(GatedSteps):
-    r"""Steps with the inputs of a, c, z and y, which keep both gates times :math:`\Delta` and both values of tanh."""
+    r"""Steps with the inputs of a, c, z and y. They keep both gates times :math:`\Delta`, and both values of tanh."""
 
     def __init__(
         self, weights: Sequence[Tensor], state: State, numbers: Sequence[float], buffers: Sequence[Tensor]

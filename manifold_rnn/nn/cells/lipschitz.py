@@ -1,4 +1,4 @@
-"""The Lipschitz cell: an Euler step with a linear part beside the nonlinear one."""
+"""The Lipschitz cell: an Euler step with a linear and a nonlinear part."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,19 +17,19 @@ class Lipschitz(AffineCell):
 
     .. math:: h_t = h_{t-1} + \epsilon \bigl( A h_{t-1} + \tanh(W h_{t-1} + V x_t + b) \bigr),
 
-    with a gate, which shares ``W``, the bracket is multiplied by :math:`\sigma(W h_{t-1} + V_z x_t + b_z)`.
+    With a gate, which shares ``W``, the bracket is multiplied by :math:`\sigma(W h_{t-1} + V_z x_t + b_z)`.
 
     Parameters
     ----------
     step_size : float
-        :math:`\epsilon`, positive.
+        Positive step size :math:`\epsilon`.
     gated : bool
         Whether to use the gate.
     bias : bool, keyword only
         Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``bias`` (n,) and ``weight_hh`` (2n, n), the rows of ``A`` ("a"), then those of ``W``
-        ("w"). With a gate the first two have twice as many rows, the gate's last.
+        ``weight_ih`` (n, m), ``bias`` (n,), and ``weight_hh`` (2n, n) with the rows of ``A`` ("a"), then those of ``W``
+        ("w"). With a gate, ``weight_ih`` and ``bias`` have twice as many rows, and the second half belongs to the gate.
 
     Raises
     ------
@@ -40,7 +40,7 @@ class Lipschitz(AffineCell):
     -----
     The network of the paper constrains both matrices to a mixture of symmetric and skew parts
     (`manifold_rnn.zoo.lipschitz`). With complex weights the gate is `manifold_rnn.nn.gate` and tanh is
-    `manifold_rnn.nn.mod_tanh`. Weights start uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2.
+    `manifold_rnn.nn.mod_tanh`. Weights are initialized uniformly in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2.
     Source: Erichson, Azencot, Queiruga, Hodgkinson and Mahoney (2021).
 
     Examples

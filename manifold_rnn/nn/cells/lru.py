@@ -17,7 +17,7 @@ from .weights import affine, allocate_empty
 
 @dataclass(frozen=True, eq=False)
 class LRU(Cell):
-    r"""The linear recurrent unit: no nonlinearity, and inputs scaled so that the states keep their norm.
+    r"""The linear recurrent unit: a linear recurrence with normalized inputs.
 
     .. math:: h_t = W h_{t-1} + e^{g} \circ V x_t,
 
@@ -36,18 +36,19 @@ class LRU(Cell):
     Raises
     ------
     OptionError
-        Unless :math:`0 \le r_{\min} \le r_{\max} \le 1`, ``r_max`` and ``max_phase`` positive.
+        Unless :math:`0 \le r_{\min} \le r_{\max} \le 1`, and ``r_max`` and ``max_phase`` are positive.
 
     Notes
     -----
-    Complex weights with ``constraint=DiagonalDisc()`` give the network of the paper: the constraint keeps
-    the matrix diagonal. With another constraint, or none, the cell is a linear recurrence with a dense matrix. Real
-    eigenvalues start as :math:`\pm|\lambda|`, with the sign of the real part. For long memories choose ``r_min`` near 1
-    and a small ``max_phase``.
+    Complex weights with ``constraint=DiagonalDisc()`` give the network of the paper, because the constraint keeps the
+    matrix diagonal. With another constraint, or none, the cell is a linear recurrence with a dense matrix. Real
+    eigenvalues are initialized as :math:`\pm|\lambda|`, with the sign of the real part. For long memories choose
+    ``r_min`` near 1 and a small ``max_phase``.
 
-    For white inputs with mean :math:`|V x|^2` of 1 the states have mean :math:`|h|^2` of :math:`e^{2g} / (1 -
-    |\lambda|^2)`, which is 1 at initialization. ``V`` starts normal, of variance :math:`1/m`. Learning rate: 2e-3.
-    Source: Orvieto et al. (2023).
+    Let the inputs be white noise with a mean :math:`|V x|^2` of 1. Then the mean of :math:`|h|^2` is
+    :math:`e^{2g} / (1 - |\lambda|^2)`, which is 1 at initialization. ``V`` is initialized normally with variance
+    :math:`1/m`.
+    Learning rate: 2e-3. Source: Orvieto et al. (2023).
 
     Examples
     --------
@@ -67,7 +68,7 @@ class LRU(Cell):
         require_number("LRU", "max_phase", self.max_phase)
         if not 0 <= self.r_min <= self.r_max <= 1 or self.r_max == 0:
             raise OptionError(
-                "The radii r_min and r_max of LRU bound the initial moduli of its eigenvalues.\n"
+                "The radii r_min and r_max of LRU are out of range.\n"
                 f"Expected 0 <= r_min <= r_max <= 1 and r_max above 0, got {self.r_min} and {self.r_max}.\n"
                 "Choose radii in this order."
             )
@@ -80,16 +81,16 @@ class LRU(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and ``log_gamma``, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and ``log_gamma``, uninitialized."""
         shapes = {"weight_ih": (hidden_size, input_size), "weight_hh": (hidden_size, hidden_size)}
         weights = allocate_empty(shapes, device=device, dtype=dtype)
         return weights | {"log_gamma": weights["weight_ih"].real.new_empty(hidden_size)}
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights as the notes say."""
+        """Initialize the weights as described in the notes."""
         V, W, log_gamma = (self.weights[name] for name in ("weight_ih", "weight_hh", "log_gamma"))
         with torch.no_grad():
-            # for complex numbers this is the deviation of both parts together
+            # for complex numbers, the standard deviation of both parts together
             V.normal_(std=V.shape[-1] ** -0.5, generator=generator)
             log_rate, phase = self.ring(log_gamma, generator=generator)
             modulus = (-log_rate.exp()).exp()
@@ -139,5 +140,5 @@ class LRU(Cell):
 
 
 def log_gamma_of(log_rate: Tensor) -> Tensor:
-    r"""``log sqrt(1 - |λ|²)`` for :math:`|\lambda| = e^{-e^\nu}`, exact also where :math:`|\lambda|` rounds to 1."""
+    r"""``log sqrt(1 - |λ|²)`` for :math:`|\lambda| = e^{-e^\nu}`, accurate even if :math:`|\lambda|` rounds to 1."""
     return 0.5 * (-torch.expm1(-2 * log_rate.exp())).log()

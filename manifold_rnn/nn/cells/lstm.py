@@ -32,13 +32,13 @@ class LSTM(Gated):
 
     Notes
     -----
-    The gates are "i", "f", "g" and "o"; the state is ``(h, c)``. An orthogonal block keeps the norm of the state that
-    "g" or a gate receives. The path along ``c`` passes through none of the blocks.
+    The gates are "i", "f", "g" and "o", and the state is ``(h, c)``. An orthogonal block preserves the norm of the
+    state that its gate receives. The path along ``c`` does not pass through any block.
 
-    Complex weights give complex states: :math:`\sigma` is then `manifold_rnn.nn.gate`, tanh is
-    `manifold_rnn.nn.mod_tanh`, and the imaginary parts of the biases of "i", "f" and "o" have no effect. Weights start
-    as in ``torch.nn.LSTM``, uniform in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Hochreiter and Schmidhuber
-    (1997); with the forget gate of Gers, Schmidhuber and Cummins (2000).
+    Complex weights give complex states. Then :math:`\sigma` is `manifold_rnn.nn.gate`, and tanh is
+    `manifold_rnn.nn.mod_tanh`. The imaginary parts of the biases of "i", "f" and "o" have no effect. Weights are
+    initialized as in ``torch.nn.LSTM``, uniformly in :math:`\pm 1/\sqrt n`. Learning rate: 1e-2. Source: Hochreiter and
+    Schmidhuber (1997); with the forget gate of Gers, Schmidhuber and Cummins (2000).
 
     Examples
     --------
@@ -62,7 +62,7 @@ class LSTM(Gated):
         """Return ``h`` of shape (B, n), and ``(h, c)``."""
         h, c = state
         a = u + h @ W.mT
-        i, f, _, o = gate(a).chunk(4, -1)  # (B, n) each; one call costs less than three
+        i, f, _, o = gate(a).chunk(4, -1)  # (B, n) each; one call is faster than three
         c = f * c + i * mod_tanh(a.chunk(4, -1)[2])
         h = o * mod_tanh(c)
         return h, (h, c)

@@ -1,4 +1,4 @@
-"""The steps of an LSTM by hand."""
+"""Hand-written steps of an LSTM."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from .gated_form import BackwardPart, GatedSteps, Sizes, blocks, sigmoid_factor,
 
 
 class LSTMSteps(GatedSteps):
-    """Steps with the inputs of the gates i, f, g and o, whose values they keep."""
+    """Steps with the inputs of the gates i, f, g and o. They keep the values of the gates."""
 
     @staticmethod
     def sizes(weights: Sequence[Tensor], numbers: Sequence[float]) -> Sizes:
@@ -57,13 +57,13 @@ class LSTMSteps(GatedSteps):
             return [gh, gc]
         n = H.shape[-1]
         (i, f, g, o), factors = K.chunk(4, -1), torch.empty_like(K)
-        of_i, of_f, of_g, of_o = factors.chunk(4, -1)  # of c, and for o of h
+        of_i, of_f, of_g, of_o = factors.chunk(4, -1)  # derivatives of c, and of h for o
         tanh_c = self.tanh(C[1:], torch.empty_like(C[1:]))
         sigmoid_factor(g, i, of_i)
         sigmoid_factor(C[:-1], f, of_f)
         tanh_factor(i, g, of_g)
         sigmoid_factor(tanh_c, o, of_o)
-        tanh_factor(o, tanh_c, tanh_c)  # how c depends on h
+        tanh_factor(o, tanh_c, tanh_c)  # the gradient of c from that of h
         along, wide = gc.unsqueeze(1), (2, (4, n))
         of_c, gK_c = (z.unflatten(*wide)[:, :, :3].unbind(0) for z in (factors, gK))  # (B, 3, n)
         steps = zip(f.unbind(0), tanh_c, of_c, of_o, gK, gK_c, gK[..., 3 * n :], before, strict=True)

@@ -25,8 +25,8 @@ Kind = Literal["momentum", "adam", "rmsprop", "restart"]
 class Momentum(Cell):
     r"""Any cell with momentum on its projected inputs: MomentumRNN and its relatives.
 
-    With :math:`g_t = V x_t + b` the projected inputs of the host cell, all its gates together, the host receives
-    instead
+    Let :math:`g_t = V x_t + b` be the projected inputs of the host cell, for all its gates together. The host receives
+    these inputs instead:
 
     .. math::
         \text{"momentum"} \quad & v_t = \mu v_{t-1} + s\, g_t, \\
@@ -38,9 +38,9 @@ class Momentum(Cell):
     Parameters
     ----------
     host : Cell
-        The cell inside. Its weights, its nonlinearity and the recurrent bias ``bias_hh`` are unchanged.
+        Cell that receives the momentum. Its weights, nonlinearity and recurrent bias ``bias_hh`` are unchanged.
     kind : "momentum", "adam", "rmsprop" or "restart"
-        The update above.
+        Kind of update, see above.
     momentum, scale : float
         :math:`\mu` and :math:`s`.
     decay : float
@@ -50,25 +50,25 @@ class Momentum(Cell):
     eps : float
         :math:`\epsilon`, positive.
     weights : mapping from str to Tensor
-        The weights of the host; there are no others.
+        Weights of the host. There are no others.
     offset : Tensor, optional
-        Filled by `bind`: what ``bias_hh`` adds to the projected inputs.
+        Contribution of ``bias_hh`` to the projected inputs, filled by `bind`.
 
     Raises
     ------
     OptionError
-        If the kind is unknown or a number out of range.
+        If the kind is unknown or a number is out of range.
 
     Notes
     -----
-    The state is that of the host, followed by ``v`` and the mean ``m`` or the number of steps since the last restart,
-    all initially zero. With :math:`\mu = 0` and :math:`s = 1` the results equal those of the host bit for bit, and so
-    do those of "restart" with F = 1 and s = 1.
+    The state is that of the host, followed by ``v``, and the mean ``m`` or the number of steps since the last restart.
+    All of them are initially zero. With :math:`\mu = 0` and :math:`s = 1`, the results equal those of the host bit for
+    bit. This also holds for "restart" with F = 1 and s = 1.
 
-    For a host with linear steps the eigenvalues are those of ``W`` and :math:`\mu`: momentum changes none of them. A
-    constant input is amplified by :math:`s / (1 - \mu)`. The first step of "adam" is about
-    :math:`s / \sqrt{1 - \beta}` times the sign of :math:`g`. Where g is 0, as in the margin of an image, its
-    derivative is :math:`1/\sqrt\epsilon`; the released code uses :math:`\epsilon` = 1e-16.
+    For a host with linear steps, the eigenvalues are those of ``W``, and :math:`\mu`. So momentum does not change the
+    eigenvalues of ``W``. A constant input is amplified by :math:`s / (1 - \mu)`. The first step of "adam" is about
+    :math:`s / \sqrt{1 - \beta}` times the sign of :math:`g`. If g is 0, as in the margin of an image, its derivative is
+    :math:`1/\sqrt\epsilon`. The released code uses :math:`\epsilon` = 1e-16.
 
     Learning rate: 1e-2. Source: Nguyen, Baraniuk, Bertozzi, Osher and Wang (2020).
 
@@ -91,11 +91,13 @@ class Momentum(Cell):
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, Cell):
-            raise OptionError(f"The host of Momentum is a cell.\nGot {self.host!r:.80}.\nPass a cell, such as Elman().")
+            raise OptionError(
+                f"The host of Momentum needs to be a cell.\nGot {self.host!r:.80}.\nPass a cell, such as Elman()."
+            )
         if not self.host.gates:
             raise OptionError(
-                "Momentum would change the vectors and phases that the host computes from its input.\n"
-                f"Expected a host with a recurrent matrix, got {self.host!r:.80}.\nUse another host, such as Elman()."
+                "Momentum needs a host with a recurrent matrix, which does not depend on the input.\n"
+                f"Got {self.host!r:.80}.\nUse another host, such as Elman()."
             )
         require_choice("Momentum", "kind", self.kind, get_args(Kind))
         require_number("Momentum", "momentum", self.momentum, zero=True)
@@ -111,7 +113,7 @@ class Momentum(Cell):
 
     @property
     def own_parts(self) -> int:
-        """Number of parts of the state that belong to the momentum, after those of the host."""
+        """Number of parts of the state that belong to the momentum. They follow those of the host."""
         return 1 if self.kind in ("momentum", "rmsprop") else 2
 
     def bind(self, weights: Mapping[str, Tensor]) -> Self:
@@ -131,7 +133,7 @@ class Momentum(Cell):
         return self.host.allocate(input_size, hidden_size, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights as the host does."""
+        """Initialize the weights as the host does."""
         self.host.reset(generator)
 
     def project(self, x: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class Momentum(Cell):
         return self.host.project(x)
 
     def initial_state(self, batch: int) -> State:
-        """Return the state of the host, and zeros of the shape of projected inputs, (B, 1) for a count."""
+        """Return the state of the host, and zeros with the shape of projected inputs, or (B, 1) for a count."""
         V = self.weights["weight_ih"]
         zero = torch.zeros_like(self.project(V.new_zeros(batch, V.shape[-1])))
         own = {"momentum": (zero,), "adam": (zero, zero), "rmsprop": (zero,), "restart": (zero, zero[:, :1])}
@@ -149,11 +151,11 @@ class Momentum(Cell):
         """Return the output of the host, and the state."""
         g = u if self.offset is None else u - self.offset
         moved, own_state = self._advance(g, state[-self.own_parts :])
-        y, host_state = self.host.step(u + (moved - g), state[: -self.own_parts], W)  # exactly u where moved is g
+        y, host_state = self.host.step(u + (moved - g), state[: -self.own_parts], W)  # exactly u if moved equals g
         return y, (*host_state, *own_state)
 
     def elman_form(self) -> ElmanForm | None:
-        """Return the form of the host, whose inputs `elman_inputs` computes: they do not depend on its states."""
+        """Return the form of the host. `elman_inputs` computes its inputs, which do not depend on its states."""
         form = self.host.elman_form()
         plain_host = self.host.steps_match("elman_form") and type(self.host).elman_inputs is Cell.elman_inputs
         return dataclasses.replace(form, weight_ih=None, bias=None) if form is not None and plain_host else None
@@ -166,15 +168,15 @@ class Momentum(Cell):
         return u + (moved - g), own_state
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the form of a real host, whose inputs `gated_inputs` computes."""
+        """Return the form of a real host. `gated_inputs` computes its inputs."""
         plain_host = self.host.steps_match("gated_form") and type(self.host).gated_inputs is Cell.gated_inputs
         return self.host.gated_form(W) if plain_host and not W.is_complex() else None
 
     def gated_inputs(self, form: GatedForm, x: Tensor, state: State) -> tuple[GatedForm, Tensor, State, State]:
         """Return the form of the host with the inputs that it receives.
 
-        A momentum that starts at zero is linear in the inputs, so it is computed of those, before they are projected,
-        unless it overflows there.
+        A momentum that starts at zero is linear in the inputs. So it is computed from the unprojected inputs, unless
+        this overflows.
         """
         host_state, (v, *rest) = state[: -self.own_parts], state[-self.own_parts :]
         x = x.to(v.dtype)
@@ -192,7 +194,7 @@ class Momentum(Cell):
     def _gated_inputs_from_zero(
         self, form: GatedForm, x: Tensor, host_state: State, own_state: State
     ) -> tuple[GatedForm, Tensor, State, State]:
-        """Return the results of `gated_inputs` for momentum of [x, 1], of which the projection is that of ``g``."""
+        """Return `gated_inputs` from the momentum of [x, 1], whose projection is the momentum of ``g``."""
         V = self.weights["weight_ih"]
         bias = self.project(torch.zeros_like(x[0, :1])).squeeze(0)
         offset = torch.zeros_like(bias) if self.offset is None else self.offset.squeeze(0)
@@ -208,7 +210,7 @@ class Momentum(Cell):
         return form, moved, host_state, (v, *rest)
 
     def _advance(self, g: Tensor, own_state: State) -> tuple[Tensor, State]:
-        """Return what the host receives in place of ``g``, (B, n), and the next state of the momentum."""
+        """Return the input of the host that replaces ``g``, (B, n), and the next state of the momentum."""
         if self.kind == "restart":
             v, count = own_state
             done = count.detach().real  # a trained initial state must not train the count
@@ -242,7 +244,7 @@ class Momentum(Cell):
 
 
 def _recurrent_bias(host: Cell) -> Tensor | None:
-    """Return what ``bias_hh`` adds to projected inputs: the projection of 0 with all other biases at zero."""
+    """Return the contribution of ``bias_hh``: the projection of 0 with all other biases set to zero."""
     weights = host.weights
     if "bias_hh" not in weights:
         return None

@@ -20,34 +20,34 @@ from .weights import affine, allocate_empty, fill_uniform
 
 @dataclass(frozen=True, eq=False)
 class NRU(Cell):
-    r"""The NRU cell: a rectified state, and a memory that is changed by additions only.
+    r"""The NRU cell: a rectified state, and an additive memory.
 
     .. math::
         h_t &= \operatorname{relu}(W h_{t-1} + V x_t + W_m c_{t-1} + b), \\
         c_t &= c_{t-1} + \frac{1}{k} \sum_{i=1}^k \bigl(\alpha_i d_i - \beta_i e_i\bigr),
 
-    where k heads write with strengths :math:`\alpha` along directions :math:`d_i` and erase with :math:`\beta` along
-    :math:`e_i`. With :math:`a = [h_t, c_{t-1}]` and ``f`` the identity or relu,
+    k heads write with strengths :math:`\alpha` along directions :math:`d_i`, and erase with strengths :math:`\beta`
+    along :math:`e_i`. With :math:`a = [h_t, c_{t-1}]`, and the identity or relu as ``f``,
 
     .. math::
         \alpha = f(A a + a_0), \qquad D = f(p q^\top) \text{ read as a } k \times M \text{ matrix}, \qquad
         d_i = D_i / \|D_i\|_5,
 
-    with p and q affine in ``a``; likewise for :math:`\beta` and the :math:`e_i`.
+    where p and q are affine in ``a``. :math:`\beta` and :math:`e_i` are computed in the same way.
 
     Parameters
     ----------
     memory_size : int
         Number of entries ``M`` of the memory.
     heads : int
-        Number of heads ``k``, such that k M is a square.
+        Number of heads ``k``. k M must be a square number.
     rectify : bool
-        Whether ``f`` is relu, as in the paper's equations, or the identity, as in its released experiments. With the
-        identity a head can also erase by writing.
+        Whether ``f`` is relu, as in the equations of the paper, or the identity, as in its released experiments. With
+        the identity, a writing head can also erase.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``weight_mh`` (n, M), ``bias_ih`` (n,); and for the memory
-        ``weight_hm`` (2k + 4s, n + M) and ``bias_hm`` (2k + 4s,) with :math:`s = \sqrt{k M}`, in the order
-        :math:`\alpha, \beta`, then p and q of writing, then of erasing.
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``weight_mh`` (n, M) and ``bias_ih`` (n,). The memory has
+        ``weight_hm`` (2k + 4s, n + M) and ``bias_hm`` (2k + 4s,) with :math:`s = \sqrt{k M}`. Their rows are
+        :math:`\alpha, \beta`, then p and q of writing, then p and q of erasing.
 
     Raises
     ------
@@ -56,14 +56,15 @@ class NRU(Cell):
 
     Notes
     -----
-    The state is ``(h, c)``. No function saturates and the memory is unbounded, so clip the norm of the gradient; the
-    released code clips it at 1. The outer product saves weights: directions computed from ``a`` directly would need k M
-    rows, where p and q need 2s. Complex weights use `manifold_rnn.nn.split_relu`, and the norm of a row uses moduli.
+    The state is ``(h, c)``. No function saturates and the memory is unbounded, so clip the norm of the gradient. The
+    released code clips it at 1. The outer product saves weights. Directions computed directly from ``a`` would need k M
+    rows, but p and q need only 2s rows. Complex weights use `manifold_rnn.nn.split_relu`, and the norm of a row uses
+    moduli.
 
-    The released code has an option that normalizes ``h``, which this cell has not. In the paper strengths and
-    directions depend on the input too; in its code, and here, only on ``a``. Weights start by torch's rule, as one
-    linear map of [x, h, c] and one of ``a``: uniform within one over the root of the number of inputs. Learning rate:
-    2e-3. Source: Chandar et al. (2019).
+    The released code has an option that normalizes ``h``. This cell does not have it. In the paper, strengths and
+    directions depend on the input too. In its code and here, they depend only on ``a``. Weights are initialized by
+    torch's rule for linear maps, with one map of [x, h, c] and one of ``a``. Each is uniform between plus and minus one
+    over the square root of the number of inputs. Learning rate: 2e-3. Source: Chandar et al. (2019).
 
     Examples
     --------
@@ -82,10 +83,10 @@ class NRU(Cell):
         counts = is_integer(self.heads, 1) and is_integer(self.memory_size, 1)
         if not counts or math.isqrt(self.heads * self.memory_size) ** 2 != self.heads * self.memory_size:
             raise OptionError(
-                "The directions of an NRU do not fill a square matrix, the outer product of two vectors.\n"
+                "The directions of an NRU need to fill a square matrix, the outer product of two vectors.\n"
                 "Expected heads * memory_size of integers to be a positive square, got "
                 f"{self.heads!r:.40} * {self.memory_size!r:.40}.\n"
-                "With 4 heads choose a square as memory_size."
+                "With 4 heads, choose a square number as memory_size."
             )
 
     @property
@@ -100,7 +101,7 @@ class NRU(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights of the state, then those of the memory, not yet filled."""
+        """Return the weights of the state, then those of the memory, uninitialized."""
         n, rows = hidden_size, 2 * self.heads + 4 * self._side
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (n, input_size),
@@ -113,7 +114,7 @@ class NRU(Cell):
         return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights by torch's rule for linear maps."""
+        """Initialize the weights by torch's rule for linear maps."""
         a_size, inputs = self.weights["weight_hm"].shape[-1], self.weights["weight_ih"].shape[-1]
         for name, weight in self.weights.items():
             fan_in = a_size if name.endswith("_hm") else a_size + inputs
@@ -142,7 +143,7 @@ class NRU(Cell):
         return split_heads(z, self.heads, self.memory_size, rectify=self.rectify)
 
     def gated_form(self, W: Tensor) -> GatedForm | None:
-        """Return the form of a real cell whose directions are outer products, which relu would not leave them."""
+        """Return the form of a real cell without relu in the directions, so that they are outer products."""
         V, bias, Wm, maps = (self.weights[name] for name in ("weight_ih", "bias_ih", "weight_mh", "weight_hm"))
         if self.rectify or V.is_complex() or self._side % self.heads:
             return None

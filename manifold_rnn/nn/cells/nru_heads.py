@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..activations import split_relu
 
-SMALLEST = 1e-12  # a row whose largest entry is below it has no direction, and is not scaled to norm 1
+SMALLEST = 1e-12  # rows with a smaller largest entry have no direction, and are not scaled to norm 1
 
 
 def split_heads(z: Tensor, heads: int, memory_size: int, *, rectify: bool = False) -> tuple[Tensor, Tensor]:
@@ -21,12 +21,12 @@ def split_heads(z: Tensor, heads: int, memory_size: int, *, rectify: bool = Fals
 
 
 def memory_changes(strengths: Tensor, directions: Tensor) -> Tensor:
-    """Return what is written and what is erased, (..., 2, M): the means over the heads."""
+    """Return the written and the erased vector, (..., 2, M), as means over the heads."""
     return (strengths.unsqueeze(-1) * directions).mean(-2)
 
 
 def normalize_rows(rows: Tensor) -> Tensor:
-    """Divide rows by their 5-norm; rows of zeros stay zero."""
-    # of entries near 1, since fifth powers overflow soon; dividing by a constant does not change the direction
+    """Divide rows by their 5-norm. Rows of zeros stay zero."""
+    # scale entries to about 1, because fifth powers overflow early; a constant factor does not change the direction
     rows = rows / rows.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-    return rows / torch.linalg.vector_norm(rows, 5, -1, keepdim=True).clamp(min=0.5)  # is at least 1, or tiny
+    return rows / torch.linalg.vector_norm(rows, 5, -1, keepdim=True).clamp(min=0.5)  # the norm is at least 1, or tiny

@@ -1,4 +1,4 @@
-"""The steps of a non-saturating recurrent unit by hand, for heads whose directions are outer products."""
+"""Hand-written steps of a non-saturating recurrent unit, for heads whose directions are outer products."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -13,10 +13,10 @@ from .nru_heads import SMALLEST, memory_changes, split_heads
 
 
 class NRUSteps(GatedSteps):
-    r"""Steps with the inputs of h and of the map of ``a``, whose values they keep.
+    r"""Steps with the inputs of h and of the map of ``a``. They keep the values of both.
 
-    If the number of heads divides :math:`s`, each direction is an outer product of a part of p, (s/k,), and of q, (s,),
-    whose norm is the product of theirs. So the sum over the heads needs one outer product.
+    If the number of heads divides :math:`s`, each direction is an outer product of a part of p, (s/k,), and of q, (s,).
+    Its norm is the product of their norms. So the sum over the heads needs only one outer product.
     """
 
     has_cutoffs: ClassVar[bool] = True
@@ -67,7 +67,7 @@ class NRUSteps(GatedSteps):
             return
         sizes = len(c), self.heads, self.side, z.stride(0)
         if self.compiled["nru_forward"](z.data_ptr(), c.data_ptr(), next_c.data_ptr(), *sizes, SMALLEST):
-            raise MemoryError("The steps of an NRU could not allocate their buffers.")
+            raise MemoryError("The steps of an NRU could not allocate their buffers. Use a smaller batch.")
 
     def backward(self, part: BackwardPart, gradients: Sequence[Tensor]) -> list[Tensor]:
         K, states, gK, before, sums = part
@@ -104,7 +104,7 @@ class NRUSteps(GatedSteps):
 
 
 class _Heads(NamedTuple):
-    """What writes to the memory and erases from it, (..., 2, ...), for values (..., 2k + 4s) of the map of ``a``."""
+    """The heads that write to the memory and erase from it, from values (..., 2k + 4s) of the map of ``a``."""
 
     strengths: Tensor  # (..., 2, k)
     norms: Tensor  # (..., 2, 2, k): of each part of p, and k times that of q
@@ -112,7 +112,7 @@ class _Heads(NamedTuple):
     fades: Tensor  # (..., 2, k): 1, or below for a product with a norm below half the smallest one
 
     def weights(self) -> Tensor:
-        """Return the sum of the parts of p, (..., 2, s/k), of which q is written to the memory."""
+        """Return the sum of the parts of p, (..., 2, s/k). Its outer product with q is the change of the memory."""
         return ((self.strengths * self.fades).unsqueeze(-1) * self.units[..., 0, :, :]).sum(-2)
 
     def change(self, signs: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def _heads(z: Tensor, k: int, s: int) -> _Heads:
     largest = size.amax(-1)
     largest[..., 1, :] = largest[..., 1, :].amax(-1, keepdim=True)
     largest.clamp_min_(torch.finfo(z.dtype).tiny)
-    size.div_(largest.unsqueeze(-1))  # whose fifth powers do not overflow
+    size.div_(largest.unsqueeze(-1))  # so that fifth powers do not overflow
     fifth = size.square().square_().mul_(size).sum(-1)
     fifth[..., 1, :] = fifth[..., 1, :].sum(-1, keepdim=True)
     norms = fifth.pow_(0.2).mul_(largest)
@@ -140,7 +140,7 @@ def _heads(z: Tensor, k: int, s: int) -> _Heads:
 
 
 class _Adjoint(NamedTuple):
-    """How the gradient ``G`` of the memory, a matrix (s/k, s), becomes that of the map of ``a``, for both parts."""
+    """Coefficients that map the gradient ``G`` of the memory, a matrix (s/k, s), to that of the map of ``a``."""
 
     q: Tensor  # (..., 2, s): of norm 1, with its sign and a factor 1/k
     rows: Tensor  # (..., 2, k (1 + s/k), s/k): from G q to the gradients of the strengths, then of p

@@ -8,7 +8,7 @@ from ...errors import OptionError
 
 
 def require_number(cell: str, option: str, value: float, *, below: float = math.inf, zero: bool = False) -> None:
-    """Raise `OptionError` unless ``value`` is above 0, or 0 where ``zero`` allows it, and below ``below``."""
+    """Raise `OptionError` unless ``value`` is above 0 (or 0 with ``zero``) and below ``below``."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and (0 < value < below or (zero and value == 0)):
         return

@@ -1,4 +1,4 @@
-"""The quadratic cell, whose weights follow from moments of its data."""
+"""The quadratic cell, whose weights can be computed from moments of its data."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -26,20 +26,21 @@ class Quadratic(AffineCell):
 
     Warnings
     --------
-    The states are bounded for small inputs only. They are at most :math:`1 / (4 \|W\|^2)` in norm, from a state of 0
-    and for any number of steps, if
+    The states are bounded only for small inputs. From the state 0, their norm is at most :math:`1 / (4 \|W\|^2)` for
+    any number of steps, if
 
     .. math:: \|V x_t + b\| \le \frac{1}{4 \|W\|} \quad\text{for all } t,
 
-    with the spectral norm of ``W``. Once an entry exceeds about :math:`1 / \|W\|^2`, each step squares it, and it
-    overflows after a few steps; an orthogonal ``W`` does not prevent that. A layer then raises `NonFiniteError`. Scale
-    the inputs, and the outputs of a level before they enter the next one, or use sequences of a few steps.
+    :math:`\|W\|` is the spectral norm of ``W``. When an entry exceeds about :math:`1 / \|W\|^2`, each step squares it,
+    and it overflows after a few steps. An orthogonal ``W`` does not prevent this. Then a layer raises `NonFiniteError`.
+    Scale the inputs, and the outputs of a level before they enter the next one, or use short sequences.
 
     Notes
     -----
-    `manifold_rnn.moments` finds the weights from Gaussian inputs and the outputs after them, without gradients, and
-    `manifold_rnn.nn.init.moments_` starts a layer there. Weights start uniform in :math:`\pm 1/\sqrt n`, those of ``W``
-    in a tenth of that. Learning rate: 1e-3. Source: Sedghi and Anandkumar (2016).
+    `manifold_rnn.moments` computes the weights from Gaussian inputs and the outputs after them, without gradients.
+    `manifold_rnn.nn.init.moments_` initializes a layer with these weights. Weights are initialized uniformly in
+    :math:`\pm 1/\sqrt n`, and those of ``W`` in a tenth of this range. Learning rate: 1e-3. Source: Sedghi and
+    Anandkumar (2016).
 
     Examples
     --------
@@ -52,7 +53,7 @@ class Quadratic(AffineCell):
     bias: bool = field(default=False, kw_only=True)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly, ``W`` with small numbers."""
+        """Initialize the weights uniformly, ``W`` with small numbers."""
         bound = self.weights["weight_hh"].shape[-1] ** -0.5
         for name, weight in self.weights.items():
             fill_uniform({name: weight}, bound * (0.1 if name == "weight_hh" else 1), generator)

@@ -1,4 +1,4 @@
-"""Reflections of vectors in blocks of time, with a backward pass of their own."""
+"""Reflections of vectors in blocks of time, with a hand-written backward pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,16 @@ from ...linalg.precision import batched, without_autocast
 from ..gradients import gradients_by_autograd
 from .chunks import groups
 
-GROUP_BYTES = 1 << 20  # of the vectors of a group of blocks on a CPU, all tensors of which stay in the cache
-KEPT = 5  # tensors of a group that the backward pass needs
+GROUP_BYTES = 1 << 20  # of the vectors of a group of blocks, whose tensors fit into the CPU cache
+KEPT = 5  # number of tensors of a group that the backward pass needs
 
 
 def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
-    r"""Return the states of :math:`h_t = H_{tk} \cdots H_{t1} h_{t-1} + u_t`, all of them.
+    r"""Return all states of :math:`h_t = H_{tk} \cdots H_{t1} h_{t-1} + u_t`.
 
     In a block of steps that starts with ``h``, the coefficients :math:`p_r = k_r^{\mathsf H} g_r` of all reflections
-    solve one triangular system. On its right side are the states without reflections, :math:`h` and a sum of inputs:
+    solve one triangular system. Its right side uses the states without reflections, which are :math:`h` plus a sum of
+    inputs:
 
     .. math:: (I + \operatorname{tril}(\bar K K^\top, -1) B)\, p = z, \qquad
         z_r = k_r^{\mathsf H} \Bigl(h + \sum_{\tau < t(r)} u_\tau\Bigr), \qquad
@@ -29,9 +30,13 @@ def reflect_in_blocks(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> Tensor:
     Parameters
     ----------
     u : Tensor, shape (N, B, steps, n)
+        Projected inputs, in blocks of time.
     K : Tensor, shape (N, B, steps, k, n)
+        Vectors of the reflections.
     beta : Tensor, shape (N, B, steps, k), real
+        Strengths of the reflections.
     h : Tensor, shape (B, n)
+        State before the first block.
 
     Returns
     -------
@@ -52,7 +57,7 @@ class _Reflect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        u, K, beta, h, states, *kept = ctx.saved_tensors  # once: a checkpoint returns them a single time
+        u, K, beta, h, states, *kept = ctx.saved_tensors  # read once, because a checkpoint returns them only once
         with without_autocast(u):
             if torch.is_grad_enabled() or batched(g):
                 return tuple(gradients_by_autograd(_outputs, (u, K, beta, h), ctx.needs_input_grad, (g,)))
@@ -64,13 +69,13 @@ def _outputs(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> tuple[Tensor]:
 
 
 def _masks(u: Tensor, steps: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return ones where the second of two steps, or the step of a reflection, is not after the first."""
+    """Return masks of pairs of steps, and of steps and reflections, in which the second is not after the first."""
     up_to = u.new_ones(steps, steps).tril()
     return up_to, up_to.repeat_interleave(count, 1)  # (steps, steps), (steps, R)
 
 
 def _forward(u: Tensor, K: Tensor, beta: Tensor, h: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    """Return the states, and for each group what the backward pass needs."""
+    """Return the states, and the tensors of each group that the backward pass needs."""
     kept: list[tuple[Tensor, ...]] = []
     h, outputs = h.unsqueeze(1), []  # states as rows, (B, 1, n)
     steps, count = K.shape[2:4]

@@ -1,4 +1,4 @@
-"""What cells with input-dependent reflections share: their vectors, and the strengths of the reflections."""
+"""The base class of cells with input-dependent reflections: vectors and strengths."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -29,7 +29,7 @@ class Reflecting(InputDependent):
         require_choice(name, "beta", self.beta, get_args(Strength))
 
     def shapes_of_reflections(self, input_size: int, rows: int, strengths: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the weights of the vectors, and of the strengths where those are trained."""
+        """Return the shapes of the weights of the vectors, and of the strengths if they are trained."""
         shapes: dict[str, tuple[int, ...]] = {"weight_key": (rows, input_size)}
         if self.bias:
             shapes["bias_key"] = (rows,)
@@ -38,7 +38,7 @@ class Reflecting(InputDependent):
         return shapes
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly, and the biases with zeros but for a threshold."""
+        """Initialize the weights and a threshold uniformly, and the biases with zeros."""
         V = self.weights["weight_ih"]
         for name, weight in self.weights.items():
             if name.startswith("bias_"):
@@ -47,7 +47,7 @@ class Reflecting(InputDependent):
                 fill_uniform({name: weight}, 0.01 if name == "bias" else V.shape[-1] ** -0.5, generator)
 
     def vectors(self, x: Tensor, name: str, size: int) -> Tensor:
-        """Return rows of this size of ``map_inputs``, scaled to length 1: (..., rows, size); 0 stays 0."""
+        """Return rows of ``map_inputs`` scaled to length 1, (..., rows, size). Zero vectors stay zero."""
         return unit(self.map_inputs(x, name).unflatten(-1, (-1, size)))
 
     def strengths(self, x: Tensor, rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The steps of a GRU, and of a GORU, by hand."""
+"""Hand-written steps of a GRU and of a GORU."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from .gated_form import BackwardPart, GatedForm, GatedSteps, Sizes, blocks, sigm
 class ResetSteps(GatedSteps):
     r"""Steps :math:`h_t = n_t + z_t \circ (h_{t-1} - n_t)` with :math:`n_t = f(u_n + r_t \circ v_t)`.
 
-    The inputs are those of r, z and :math:`v_t = W_n h_{t-1} + b'`, and then :math:`u_n`. The values of r, z, v and n
-    are kept.
+    The inputs are those of r, z and :math:`v_t = W_n h_{t-1} + b'`, followed by :math:`u_n`. The steps keep the values
+    of r, z, v and n.
     """
 
     @staticmethod
@@ -32,10 +32,10 @@ class ResetSteps(GatedSteps):
 
     @abstractmethod
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
-        """Write ``g`` times the derivative of ``f``, whose value is ``n``, to ``out``."""
+        """Write ``g`` times the derivative of ``f`` to ``out``. ``n`` is the value of ``f``."""
 
     def threshold(self) -> Tensor | None:
-        """Return the bias of modReLU if ``f`` is that, or None if it is tanh."""
+        """Return the bias if ``f`` is modReLU, or None if it is tanh."""
         return None
 
     def forward(self, K: Tensor, states: Sequence[Tensor]) -> None:
@@ -80,7 +80,7 @@ class ResetSteps(GatedSteps):
 
 
 class GRUSteps(ResetSteps):
-    """Those of a GRU."""
+    """The steps of a GRU."""
 
     def plain(self, u: Tensor, state: State) -> State:
         (h,), (W,) = state, self.weights
@@ -97,7 +97,7 @@ class GRUSteps(ResetSteps):
 
 
 class GORUSteps(ResetSteps):
-    """Those of a GORU, whose second weight is the bias of modReLU."""
+    """The steps of a GORU, whose second weight is the bias of modReLU."""
 
     has_cutoffs: ClassVar[bool] = True
 
@@ -113,7 +113,8 @@ class GORUSteps(ResetSteps):
 
     def threshold(self) -> Tensor | None:
         W, bias = self.weights
-        return bias.to(W).expand(W.shape[-1]).contiguous().resolve_neg()  # as the library reads it
+        # in the layout that the compiled library reads
+        return bias.to(W).expand(W.shape[-1]).contiguous().resolve_neg()
 
     def slopes(self, g: Tensor, n: Tensor, out: Tensor) -> None:
         torch.mul(torch.sgn(n).square_(), g, out=out)
@@ -132,7 +133,7 @@ def reset_form(
     weights: tuple[Tensor, ...],
     product_bias: Tensor | None = None,
 ) -> GatedForm:
-    """Return the form of a cell that projects by ``V`` (3n, m) and a bias, with another bias of the product with W."""
+    """Return the form of a cell with ``V`` (3n, m), its bias, and another bias of the product with W."""
     n = len(V) // 3
 
     def arrange(u: Tensor) -> Tensor:

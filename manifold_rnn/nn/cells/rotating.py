@@ -1,4 +1,4 @@
-"""The diagonal cell that the input rotates."""
+"""A diagonal cell whose phases depend on the input."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,21 +16,20 @@ from .input_dependent import InputDependent
 from .options import require_number
 from .weights import allocate_empty, fill_uniform
 
-PART_BYTES = (
-    1 << 18
-)  # of the states of the steps that are summed at once on a CPU, all tensors of which stay in the cache
-_FEWEST = 4  # steps that are summed at once, however large their states
-_FEW_TURNS = 1e4  # radians up to which multiples of the rounded number pi lose no more than the phases have lost
+PART_BYTES = 1 << 18  # of the states of the steps that are summed at once, which fit into the CPU cache
+_FEWEST = 4  # smallest number of steps that are summed at once
+_FEW_TURNS = 1e4  # radians up to which the rounding error of pi is below that of the phases
 
 
 @dataclass(frozen=True, eq=False)
 class Rotating(InputDependent):
-    r"""Complex units that the input rotates, without changing their moduli.
+    r"""Complex units that are rotated by input-dependent phases. The rotation preserves their moduli.
 
     .. math:: h_t = e^{i \phi_t} \circ h_{t-1} + V x_t + b, \qquad \phi_t = \Delta_t \circ (\omega + P x_t),
 
-    with :math:`\Delta_t = \operatorname{softplus}(D x_t + d)`, or :math:`\Delta_t = 1` without a time step. It is the
-    recurrence of `LRU` with eigenvalues on the unit circle, whose phases depend on the input.
+    The time step is :math:`\Delta_t = \operatorname{softplus}(D x_t + d)`, or :math:`\Delta_t = 1` with
+    ``time_step=False``. This is the recurrence of `LRU` with eigenvalues on the unit circle, whose phases depend on the
+    input.
 
     Parameters
     ----------
@@ -41,9 +40,9 @@ class Rotating(InputDependent):
     bias : bool, keyword only
         Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), and ``bias_ih`` (n,). All others are real: ``phase`` (r,), which is :math:`\omega`, and
-        ``weight_phase`` (r, 2m), or (r, m) if ``weight_ih`` is real; with a time step ``weight_step`` of the same
-        shape, and ``bias_step`` (r,). ``r`` is n, or n // 2 for real weights.
+        ``weight_ih`` (n, m) and ``bias_ih`` (n,). All others are real: ``phase`` (r,), which is :math:`\omega`, and
+        ``weight_phase`` (r, 2m), or (r, m) if ``weight_ih`` is real. With a time step, there are ``weight_step`` of the
+        same shape and ``bias_step`` (r,). ``r`` is n, or n // 2 for real weights.
 
     Raises
     ------
@@ -52,22 +51,22 @@ class Rotating(InputDependent):
 
     Notes
     -----
-    Real weights give real states, whose units 2j and 2j + 1 are the real and the imaginary part of a number. If n is
-    odd, the last unit is not rotated. A complex input determines the phase by its real and its imaginary part.
+    Real weights give real states, in which the units 2j and 2j + 1 are the real and the imaginary part of a number. If
+    n is odd, the last unit is not rotated. The phase depends on the real and the imaginary part of a complex input.
 
-    The steps commute, so the cell counts modulo numbers but does not follow the words of a group that is not
-    commutative. All steps of a part of the sequence are computed at once: with the sums :math:`\Phi_t` of the phases,
-    which are taken in double precision, :math:`h_t = e^{i\Phi_t} (h_0 + \sum_{s \le t} e^{-i\Phi_s} (V x_s + b))`. On
-    a CPU the states of a part take 256 kB, and at least four steps are a part; elsewhere the whole sequence is one.
-    The cell has no recurrent matrix, so it takes no constraint; for fixed eigenvalues use `LRU` with
+    The steps commute. So the cell can count modulo a number, but it cannot represent products in a group that is not
+    commutative. All steps of a part of the sequence are computed at once by :math:`h_t = e^{i\Phi_t} (h_0 + \sum_{s \le
+    t} e^{-i\Phi_s} (V x_s + b))`. The :math:`\Phi_t` are the sums of the phases, computed in double precision. On a
+    CPU, a part has at least four steps, and its states take 256 kB. On other devices, the whole sequence is one part.
+    The cell has no recurrent matrix, so it accepts no constraint. For fixed eigenvalues use `LRU` with
     `manifold_rnn.DiagonalDisc`.
 
-    ``V`` and ``P`` start uniform in :math:`\pm 1/\sqrt m`, ``D`` and ``b`` at 0, ``d`` such that the time step is 1.
-    Learning rate: 1e-2. Source: Karuvally et al. (2025).
+    ``V`` and ``P`` are initialized uniformly in :math:`\pm 1/\sqrt m`, ``D`` and ``b`` to 0, and ``d`` such that the
+    time step is 1. Learning rate: 1e-2. Source: Karuvally et al. (2025).
 
     Examples
     --------
-    The number of ones modulo 3 is the phase, in thirds of a turn:
+    The phase is the number of ones modulo 3, in thirds of a full turn:
 
     >>> cell = mr.nn.cells.Rotating(time_step=False, bias=False)
     >>> weights = {"weight_ih": torch.zeros(1, 1, dtype=torch.complex64), "phase": torch.zeros(1)}
@@ -94,7 +93,7 @@ class Rotating(InputDependent):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weights, not yet filled."""
+        """Return the weights, uninitialized."""
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, input_size)}
         if self.bias:
             shapes["bias_ih"] = (hidden_size,)
@@ -107,7 +106,7 @@ class Rotating(InputDependent):
         return weights
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights as the notes say."""
+        """Initialize the weights as described in the notes."""
         bound = self.weights["weight_ih"].shape[-1] ** -0.5
         fill_uniform({name: self.weights[name] for name in ("weight_ih", "weight_phase")}, bound, generator)
         init.uniform_(self.weights["phase"], 0, self.max_phase, generator=generator)
@@ -175,7 +174,7 @@ class Rotating(InputDependent):
 
 
 def _steps_of_part(h: Tensor, T: int) -> int:
-    """Return how many of T steps are summed at once, for states of this shape."""
+    """Return the number of steps that are summed at once, for states of this shape."""
     if h.device.type != "cpu":
         return T
     return min(T, max(_FEWEST, PART_BYTES // max(1, h.numel() * h.element_size())))
@@ -183,7 +182,7 @@ def _steps_of_part(h: Tensor, T: int) -> int:
 
 def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
     """Return all states of ``h_t = exp(i phase_t) h_{t-1} + drive_t``."""
-    # the sum of large angles would lose the small ones, so turns are left out of both
+    # a sum of large angles would lose small ones, so full turns are removed from both
     sums = _without_turns(_without_turns(double(phase)).cumsum(0)).to(drive.real.dtype)
     rotation = torch.polar(torch.ones_like(sums), sums)
     states: Tensor = rotation * (h + (rotation.conj() * drive).cumsum(0))
@@ -191,7 +190,7 @@ def _rotated_sums(drive: Tensor, phase: Tensor, h: Tensor) -> Tensor:
 
 
 def _without_turns(angle: Tensor) -> Tensor:
-    """Return the same angle between minus and plus half a turn."""
+    """Return the angle reduced to [-pi, pi]."""
     fixed = angle.detach()
     if may_read_device() and fixed.numel() and read_number(host_max, fixed.abs()) < _FEW_TURNS:
         return angle - 2 * math.pi * (fixed / (2 * math.pi)).round()

@@ -1,4 +1,4 @@
-"""The cell of SBO-RNN, which takes a step of gradient descent on an energy in each time step."""
+"""The cell of SBO-RNN, whose time steps are steps of gradient descent on an energy."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -40,24 +40,24 @@ class SBO(AffineCell):
     bias : bool, keyword only
         Whether to add the bias ``b``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), ``weight_hh`` (n, n), ``bias`` (n,); and, except for "sgd", the real ``momentum`` (1,),
-        which is trained without bounds.
+        ``weight_ih`` (n, m), ``weight_hh`` (n, n) and ``bias`` (n,). Except for "sgd", there is the real ``momentum``
+        (1,), which is trained without bounds.
 
     Raises
     ------
     OptionError
-        If the method is unknown, or a number not positive.
+        If the method is unknown, or a number is not positive.
 
     Notes
     -----
-    With :math:`D = \operatorname{diag}(\varphi_t > 0)` the gradient is
-    :math:`\nabla F = (\alpha I - W^{\mathsf H} D)(\alpha h - \varphi_t(h))`, and the Jacobian of an "sgd" step is
-    :math:`I - \eta K^{\mathsf H} K`, :math:`K = \alpha I - D W`: while :math:`\eta \lVert K \rVert^2 \le 2` no singular
-    value exceeds 1. With complex weights the relu, and D, act on real and imaginary parts each.
+    With :math:`D = \operatorname{diag}(\varphi_t > 0)`, the gradient is :math:`\nabla F = (\alpha I - W^{\mathsf H}
+    D)(\alpha h - \varphi_t(h))`. The Jacobian of an "sgd" step is :math:`I - \eta K^{\mathsf H} K` with :math:`K =
+    \alpha I - D W`. While :math:`\eta \lVert K \rVert^2 \le 2`, no singular value of it exceeds 1. With complex
+    weights, relu and D act separately on real and imaginary parts.
 
-    At :math:`W = \alpha I` a zero state stays zero for all inputs, so do not start there. The state of the last two
-    methods has a second part ``z``. Weights start uniform in :math:`\pm 1/\sqrt n`, the momentum at 0.5. Learning rate:
-    1e-2. Source: Zhang, Yue, Wu, Li and Zhang (2021).
+    If :math:`W = \alpha I`, a zero state stays zero for all inputs, so do not initialize ``W`` there. The state of
+    "heavy_ball" and "nesterov" has a second part ``z``. Weights are initialized uniformly in :math:`\pm 1/\sqrt n`, and
+    the momentum to 0.5. Learning rate: 1e-2. Source: Zhang, Yue, Wu, Li and Zhang (2021).
 
     Examples
     --------
@@ -83,14 +83,14 @@ class SBO(AffineCell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh``, the bias and the momentum, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh``, the bias and the momentum, uninitialized."""
         weights = super().allocate(input_size, hidden_size, device=device, dtype=dtype)
         if self.method != "sgd":
             weights["momentum"] = weights["weight_ih"].real.new_empty(1)
         return weights
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly and the momentum with 0.5."""
+        """Initialize the weights uniformly and the momentum with 0.5."""
         fill_uniform(self.weights, self.weights["weight_hh"].shape[-1] ** -0.5, generator)
         if "momentum" in self.weights:
             init.constant_(self.weights["momentum"], 0.5)
@@ -117,7 +117,8 @@ class SBO(AffineCell):
     def gradient(self, u: Tensor, h: Tensor, W: Tensor) -> Tensor:
         r"""Return :math:`\nabla F_t(h)`.
 
-        Of a complex state this is the gradient by the real parts plus i times that by the imaginary parts.
+        For a complex state, this is the gradient with respect to the real parts, plus i times that of the imaginary
+        parts.
 
         Parameters
         ----------
@@ -138,7 +139,7 @@ class SBO(AffineCell):
 
 
 def _mask_positive(phi: Tensor, x: Tensor) -> Tensor:
-    """Return ``D x``: zero where ``phi`` is zero, for both parts of complex numbers."""
+    """Return ``D x``, which is zero where ``phi`` is zero, separately for both parts of complex numbers."""
     if not phi.is_complex():
         return x * (phi > 0)
     return torch.complex(x.real * (phi.real > 0), x.imag * (phi.imag > 0))

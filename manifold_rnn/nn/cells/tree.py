@@ -13,39 +13,38 @@ from .weights import affine, allocate_empty, fill_uniform
 
 @dataclass(frozen=True, eq=False)
 class Tree(Cell):
-    r"""A cell given by a binary tree.
+    r"""A cell that is defined by a binary tree.
 
     A node of the tree has two children ``s`` and ``s'``, a slot k of weights, an operation and an activation:
 
     .. math:: v = f\bigl((L_k s) \circ (R_k s') + b_k\bigr),
 
-    where :math:`\circ` is the sum or the entrywise product. The leaves are the input, the state
-    :math:`h_{t-1}` and zero; the root is :math:`h_t`.
+    :math:`\circ` is the sum or the entrywise product. The leaves are the input, the state :math:`h_{t-1}` and zero. The
+    root is :math:`h_t`.
 
     Parameters
     ----------
     structure : str or sequence of nodes
-        "elman", "mgu" or "gru"; or nodes ``[left, right, slot, op, activation]`` of plain values. A child is "x", "h",
-        "zero" or the number of an earlier node, counted from 0. A slot is a number, or "identity" for the matrices I
-        and the bias 0. The op is "add" or "mul". The activation is "sigmoid", "tanh", "one_minus", "identity" or
-        "relu".
+        "elman", "mgu" or "gru", or a list of nodes ``[left, right, slot, op, activation]``. A child is "x", "h", "zero"
+        or the number of an earlier node, counted from 0. A slot is a number, or "identity" for the matrices I and the
+        bias 0. The op is "add" or "mul". The activation is "sigmoid", "tanh", "one_minus", "identity" or "relu".
     weights : mapping from str to Tensor
-        ``weight_ih`` with one block (n, m) for each slot that the input enters by; ``weight_hh`` with one block (n, n)
-        for each of the `gates`; ``bias`` with n entries for each numbered slot.
+        ``weight_ih`` has one block (n, m) for each matrix that multiplies the input. ``weight_hh`` has one block (n, n)
+        for each of the `gates`. ``bias`` has n entries for each numbered slot.
 
     Attributes
     ----------
     gates : tuple of str
-        The matrices in the rows of ``weight_hh`` by side and slot, such as "R0" and "L2". Those that multiply ``h``
-        come first.
+        Names of the matrices in the rows of ``weight_hh`` by side and slot, such as "R0" and "L2". Matrices that
+        multiply ``h`` come first.
     nodes : tuple of Node
         The structure as nodes.
 
     Raises
     ------
     OptionError
-        If the structure is unknown or has a wrong entry, if a node is not the child of exactly one later node, or if
-        the structure does not use "x", "h" and a recurrent matrix.
+        If the structure is unknown or has a wrong entry. If a node is not the child of exactly one later node. If the
+        structure does not use "x", "h" and a recurrent matrix.
 
     Notes
     -----
@@ -56,15 +55,15 @@ class Tree(Cell):
         z = \sigma(L_0 x + R_0 h + b_0), \quad r = \sigma(L_1 x + R_1 h + b_1), \quad
         c = \tanh(L_2 x + R_2 (r h) + b_2), \quad h_t = z h + (1 - z) c,
 
-    which is not that of ``torch.nn.GRU``, where the reset gate acts after it. Slots are shared: nodes with the same
-    number have the same matrices. Equal nodes are computed once.
+    In ``torch.nn.GRU`` the reset gate acts after the product. Nodes with the same slot number share their matrices.
+    Equal nodes are computed once.
 
-    "one_minus", "identity" and "relu" act on the argument with its modulus clipped to 1, so states stay bounded; this
-    changes nothing in the named structures, whose states are at most 1. Complex weights give complex states: "sigmoid"
-    is then `manifold_rnn.nn.gate`, "tanh" is `manifold_rnn.nn.mod_tanh` and "relu" is `manifold_rnn.nn.split_relu`.
+    "one_minus", "identity" and "relu" clip the modulus of their argument to 1, so states stay bounded. This has no
+    effect in the named structures, whose states are at most 1. Complex weights give complex states. Then "sigmoid" is
+    `manifold_rnn.nn.gate`, "tanh" is `manifold_rnn.nn.mod_tanh` and "relu" is `manifold_rnn.nn.split_relu`.
 
-    Weights start uniform in :math:`\pm 1/\sqrt n`, biases at zero. Learning rate: 1e-2. Source: Qian, Kennedy and
-    Klabjan (2019); the minimal gated unit: Zhou, Wu, Zhang and Zhou (2016).
+    Weights are initialized uniformly in :math:`\pm 1/\sqrt n`, and biases to zero. Learning rate: 1e-2. Source: Qian,
+    Kennedy and Klabjan (2019); the minimal gated unit: Zhou, Wu, Zhang and Zhou (2016).
 
     Examples
     --------
@@ -84,7 +83,7 @@ class Tree(Cell):
             if leaf not in leaves(nodes):
                 raise OptionError(
                     f"The structure of Tree does not use {leaf!r}.\nExpected a node with this child.\n"
-                    "A cell computes its next state from the input and the state before."
+                    "Add such a node, because a cell needs the input and the previous state."
                 )
         if not self.gates:
             raise OptionError(
@@ -101,7 +100,7 @@ class Tree(Cell):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The blocks in the rows of ``weight_ih``: matrices of the input, and "identity" for the input in its slot."""
+        """The blocks in the rows of ``weight_ih``: matrices of the input, and "identity" for the unchanged input."""
         by_matrix = sorted({f"{side}{slot}" for c, side, slot in self._uses() if c == "x"}, key=_by_slot)
         by_identity = any("x" in node[:2] and node.slot == IDENTITY for node in self.nodes)
         return (*by_matrix, *([IDENTITY] if by_identity else []))
@@ -119,7 +118,7 @@ class Tree(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh`` and ``bias``, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh`` and ``bias``, uninitialized."""
         n = hidden_size
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (len(self.inputs) * n, input_size),
@@ -129,13 +128,13 @@ class Tree(Cell):
         return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the matrices uniformly and the biases with zeros."""
+        """Initialize the matrices uniformly and the biases with zeros."""
         bound = self.weights["weight_hh"].shape[-1] ** -0.5
         fill_uniform({name: w for name, w in self.weights.items() if name != "bias"}, bound, generator)
         fill_uniform({"bias": self.weights["bias"]}, 0.0)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the products of all `inputs` with ``x``, one after the other on the last axis."""
+        """Return the products of all `inputs` with ``x``, concatenated on the last axis."""
         return affine(x, self.weights["weight_ih"])
 
     def initial_state(self, batch: int) -> State:
@@ -149,7 +148,7 @@ class Tree(Cell):
         return h, (h,)
 
     def values(self, u: Tensor, h: Tensor, W: Tensor) -> list[Tensor]:
-        """Return the values of all nodes, each of shape (B, n); equal nodes have the same tensor.
+        """Return the values of all nodes, each of shape (B, n). Equal nodes have the same tensor.
 
         Parameters
         ----------

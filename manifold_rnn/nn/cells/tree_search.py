@@ -1,4 +1,4 @@
-"""A cell that builds its own expression in each step, by scoring all that each node could compute."""
+"""A cell that builds its expression in each step, by scoring all candidates of each node."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from .weights import affine, allocate_empty, fill_uniform
 
 Choice = Literal["soft", "straight-through", "hard"]
 Per = Literal["sample", "batch"]
-_MOST = 64  # nodes, and slots
+_MOST = 64  # largest number of nodes, and of slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,14 @@ class TreeSearch(Cell):
 
     .. math:: v = f\bigl((L_k s) \circ (R_k s') + b_k\bigr)
 
-    is computed: for all pairs of sources (the leaves x, h, zero and the components that are open), all slots k, sums
-    and products, and all activations f. A scorer gives each candidate a number :math:`a(v) = w^\top v`, and
+    is computed. The sources are the leaves x, h, zero and the open components. The candidates are all pairs of sources,
+    slots k, sums and products, and activations f. A scorer assigns each candidate a score :math:`a(v) = w^\top v`, and
 
     .. math:: G_r = \sum_v \operatorname{softmax}(a / \tau)_v \, v, \qquad h_t = G_{N-1}.
 
-    The candidate with the largest score enters the structure: two leaves open a component, a leaf and a component
-    extend it, two components become one. Only such pairs are allowed that one component is left at the end.
+    The candidate with the largest score becomes part of the structure. Two leaves open a component, a leaf and a
+    component extend it, and two components are joined. Only those pairs are allowed that can leave one component at the
+    end.
 
     Parameters
     ----------
@@ -44,24 +45,23 @@ class TreeSearch(Cell):
     slots : int
         Number of slots of weights, from 2 to 64. The last one is the identity, which is not trained.
     choice : "soft", "straight-through" or "hard"
-        Whether a node is the mixture above; or its best candidate, with the gradient of the mixture; or its best
-        candidate. With "hard" the scorer has no gradient.
+        With "soft", a node is the mixture above. With "straight-through", it is the best candidate, with the gradient
+        of the mixture. With "hard", it is the best candidate, and the scorer has no gradient.
     per : "sample" or "batch"
-        Whether each sample has its own structure, or all samples of a batch have the one with the best mean scores.
+        Whether each sample has its own structure, or all samples of a batch share the one with the best mean scores.
     ops : sequence of str
         "add" and "mul", or one of them.
     activations : sequence of str
         Some of "sigmoid", "tanh", "one_minus", "identity" and "relu".
     temperature : float
-        :math:`\tau`. The mixture becomes the best candidate as it tends to 0.
+        :math:`\tau`. As it tends to 0, the mixture becomes the best candidate.
     fixed : bool
-        Whether the search has ended: nodes then are their best candidates, as with "hard", and ``choice`` says how they
-        were searched.
+        Whether the search has ended. Then nodes are their best candidates, as with "hard", for every ``choice``.
     weights : mapping from str to Tensor
-        ``weight_ih`` (n, m), which gives the leaf x the size of the state; ``weight_hh`` with the blocks L and R of
-        each trained slot; ``bias`` with n entries for each; and the ``scorer`` (n,).
+        ``weight_ih`` (n, m), which maps the input to the size of the state, and ``weight_hh`` with the blocks L and R
+        of each trained slot. ``bias`` has n entries for each trained slot. ``scorer`` has the shape (n,).
     tables : tuple, optional
-        Filled by `bind`: the candidates of each node.
+        Candidates of each node, filled by `bind`.
 
     Attributes
     ----------
@@ -75,18 +75,18 @@ class TreeSearch(Cell):
 
     Notes
     -----
-    The first two nodes use the slots 0 and 1, as in the source. The released code differs in this: it takes the
-    structure from scores that are summed over the batch (``per="batch"`` here), it trains its identity slot in its last
-    version, and where an argument exceeds 1 anywhere in the batch, it leaves out all activations but two. Here
-    "one_minus", "identity" and "relu" clip the modulus of their argument to 1 instead. Products with the leaf zero are
-    left out, since they are equal to each other, and a margin between them is 0.
+    The first two nodes use the slots 0 and 1, as in the source. The released code differs in these points. It takes the
+    structure from scores that are summed over the batch (``per="batch"`` here). Its last version trains the identity
+    slot. If an argument exceeds 1 anywhere in the batch, it leaves out all activations but two. Here "one_minus",
+    "identity" and "relu" clip the modulus of their argument to 1 instead. Products with the leaf zero are left out.
+    They are all equal, so the margin between them would be 0.
 
-    "soft" mixes over all structures, while the components follow the best one: the mixture is a tree only where the
-    margins are large. `manifold_rnn.nn.trees.margin_loss` rewards that. A step computes 920 candidates with 5 nodes
-    and 3 slots, and 4,125 with 9 nodes and 4 slots, each a vector of n entries for every sample.
+    "soft" mixes all structures, but the components follow the best one. So the mixture is close to a tree only if the
+    margins are large. `manifold_rnn.nn.trees.margin_loss` rewards large margins. A step computes 920 candidates with 5
+    nodes and 3 slots, and 4,125 with 9 nodes and 4 slots. Each candidate is a vector of n entries for every sample.
 
     Scores of complex candidates are the real part of the inner product with the scorer. Weights start uniform in
-    :math:`\pm 1/\sqrt n`, biases at zero. Learning rate: 1e-2. Source: Qian, Kennedy and Klabjan (2019).
+    :math:`\pm 1/\sqrt n`, and biases to zero. Learning rate: 1e-2. Source: Qian, Kennedy and Klabjan (2019).
 
     Examples
     --------
@@ -122,7 +122,7 @@ class TreeSearch(Cell):
             valid = isinstance(names, (list, tuple)) and 0 < len(names) == len({*map(repr, names)})
             if not valid or not all(isinstance(name, str) and name in known for name in names):
                 raise OptionError(
-                    f"The {option} of TreeSearch are no names of {option}, each once.\n"
+                    f"The {option} of TreeSearch need to be different, known names.\n"
                     f"Expected some of {', '.join(map(repr, known))}, got {names!r:.80}.\nPass a list of names."
                 )
 
@@ -144,14 +144,14 @@ class TreeSearch(Cell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``weight_ih``, ``weight_hh``, ``bias`` and ``scorer``, not yet filled."""
+        """Return ``weight_ih``, ``weight_hh``, ``bias`` and ``scorer``, uninitialized."""
         n, trained = hidden_size, self.slots - 1
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, input_size), "weight_hh": (2 * trained * n, n)}
         shapes |= {"bias": (trained * n,), "scorer": (n,)}
         return allocate_empty(shapes, device=device, dtype=dtype)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fill the weights uniformly, and the biases with zeros."""
+        """Initialize the weights uniformly, and the biases with zeros."""
         bound = self.weights["weight_hh"].shape[-1] ** -0.5
         for name, weight in self.weights.items():
             fill_uniform({name: weight}, 0.0 if name == "bias" else bound, generator)
@@ -180,7 +180,7 @@ class TreeSearch(Cell):
         for r, table in enumerate(self.tables):
             left, right = (torch.cat(pair, 1) for pair in ((lefts, components.left), (rights, components.right)))
             arguments = self._arguments(left, right, bias, table)
-            # (B, P): the pairs of open components after which the remaining nodes can still join all that are open
+            # (B, P): pairs after which the remaining nodes can still join all open components
             needed, change = table.table[2], components.used.unsqueeze(1) + table.table[3]
             allowed = (components.used.unsqueeze(1) >= needed) & (change <= self.nodes - r)
             values = activated(arguments, self.activations)
@@ -224,7 +224,7 @@ class TreeSearch(Cell):
         return torch.cat(parts, 1)
 
     def _chosen(self, values: list[Tensor], allowed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value of a node (B, n), the number of its best candidate (B,), and the scores behind it (B, C).
+        """Return the value of a node (B, n), the number of its best candidate (B,), and all scores (B, C).
 
         ``values`` has a tensor (B, P, slots, n) for each activation; candidates are numbered in this order.
         """

@@ -1,17 +1,17 @@
-"""Initializations of a recurrent matrix: skew-symmetric exponents of rotations, and matrices that are far from normal.
+"""Initializations of a recurrent matrix: skew-symmetric exponents of rotations, and non-normal matrices.
 
-As in torch.nn.init, each function fills a tensor in place, but for `moments_`. An exponent gives a rotation:
+As in torch.nn.init, each function except `moments_` fills a tensor in place. An exponent gives a rotation:
 
 >>> A = mr.nn.init.henaff_(torch.empty(8, 8))
 >>> assert mr.linalg.defect(mr.linalg.expm_skew(A)) < 1e-5
 
-A layer with a constraint keeps the matrix that you assign:
+You can assign a matrix to the weight of a layer with a constraint:
 
 >>> rnn = mr.nn.RNN(3, 8, constraint=mr.Orthogonal())
 >>> with torch.no_grad():
 ...     _ = rnn.weight_hh_l0.copy_(mr.linalg.expm_skew(mr.nn.init.cayley_(torch.empty(8, 8))))
 
-A layer without a constraint takes a matrix that is far from normal:
+A layer without a constraint can have a non-normal matrix:
 
 >>> _ = mr.nn.init.chain_(mr.nn.RNN(3, 8).weight_hh_l0, gain=1.02)
 

@@ -1,4 +1,4 @@
-"""Input weights from moments of the training set."""
+"""Initial input weights from moments of the training set."""
 
 import copy
 
@@ -26,21 +26,22 @@ def moments_(
     gain: float = 1.0,
     seed: int = 0,
 ) -> QuadraticFit:
-    r"""Start the input weights of a layer with the directions of the inputs to which the targets respond by squares.
+    r"""Initialize the input weights of a layer with the input directions on which the targets depend quadratically.
 
-    A row r of each block of ``weight_ih_l0`` becomes the direction :math:`g\, a_r` of `manifold_rnn.moments.fit`, for
-    which :math:`a_r \cdot x` has variance 1; a row n' + r becomes :math:`-g\, a_r`, where n' directions are found. The
-    other rows keep their values. For the cell `Quadratic` there are no negatives, and the recurrent weights of rows r
-    become :math:`U / g`.
+    `manifold_rnn.moments.fit` returns n' directions :math:`a_r`, for which :math:`a_r \cdot x` has variance 1. Row r of
+    each block of ``weight_ih_l0`` becomes :math:`g\, a_r`, and row n' + r becomes :math:`-g\, a_r`. The other rows keep
+    their values. For the cell `Quadratic` there are no negative rows, and the recurrent weights of the rows r become
+    :math:`U / g`.
 
     Parameters
     ----------
     layer : Layer
-        Of any cell. Only the first level is changed.
+        Layer of any cell. Only its first level is changed.
     data : tuple of two Tensor
         Inputs (N, T, m) and targets, as for `manifold_rnn.moments.two_steps`.
     directions : int, optional
-        Number n' of directions, at most the hidden size. Default: those above the noise, as far as there are units.
+        Number n' of directions, at most the hidden size. Default: all directions above the noise, up to the hidden
+        size.
     inputs, strict, seed
         As for `manifold_rnn.moments.fit`.
     gain : float
@@ -49,20 +50,21 @@ def moments_(
     Returns
     -------
     QuadraticFit
-        Also has the output weights.
+        Result of the fit, which also has the output weights.
 
     Raises
     ------
     ManifoldError
-        As `manifold_rnn.moments.fit`, or if a constraint has no value near the weights. The layer is as before then.
+        If `manifold_rnn.moments.fit` raises, or if a constraint has no value near the weights. Then the layer is
+        unchanged.
 
     Notes
     -----
-    A constrained weight becomes the nearest one of its set. If the cell adds a bias to its projected inputs, that of
-    row r becomes :math:`-g\, a_r \cdot \mu` for inputs of mean :math:`\mu`, so that its unit is centred. GORU has
-    such a bias for its two gates, the first two blocks, and not for its candidate. `Quadratic` is not centred: the
-    fit has no bias, so that of its rows r becomes 0. Complex weights get real directions. The generator of torch
-    is not used.
+    A constrained weight is projected onto its set. Let :math:`\mu` be the mean of the inputs. If the cell adds a bias
+    to its projected inputs, the bias of row r becomes :math:`-g\, a_r \cdot \mu`. So the unit is centred. GORU has such
+    a bias for its two gates, the first two blocks, but not for its candidate. `Quadratic` is not centred. The fit has
+    no bias, so the bias of its rows r becomes 0. Complex weights get real directions. Torch's global generator is not
+    used.
 
     Examples
     --------
@@ -76,12 +78,12 @@ def moments_(
     if len(weight) % n:
         raise UnsupportedError(
             f"The input weights of {type(layer.cell).__name__} have no rows for each unit.\n"
-            f"Expected a multiple of {n} rows, got {len(weight)}.\nStart its weights from `moments.fit` yourself."
+            f"Expected a multiple of {n} rows, got {len(weight)}.\nSet its weights from the result of `moments.fit`."
         )
     pairs = moments.two_steps(*data)
     if pairs[0].shape[1] != layer.input_size:
         raise ShapeError(
-            f"The data have other inputs than the layer.\nExpected {layer.input_size} features, got "
+            f"The inputs of the data do not fit the layer.\nExpected {layer.input_size} features, got "
             f"{pairs[0].shape[1]}.\nPass the inputs that the layer will receive."
         )
     fit = moments.fit(*pairs, directions, inputs=inputs, strict=strict, seed=seed)
@@ -126,7 +128,7 @@ def _start(layer: Layer, suffix: str, fit: QuadraticFit, gain: float) -> None:
 
 
 def _additive_bias(cell: Cell, weights: dict[str, Tensor]) -> str | None:
-    """The name of the bias that the cell adds to the first rows of its projected inputs; that of modReLU is none."""
+    """The name of the bias that the cell adds to its projected inputs, or None. The bias of modReLU is not added."""
     V = weights["weight_ih"]
     zero = V.new_zeros(1, V.shape[1])
     for name in ("bias_ih", "bias"):
@@ -143,13 +145,13 @@ def _additive_bias(cell: Cell, weights: dict[str, Tensor]) -> str | None:
 def _require(layer: object, data: object, directions: object, gain: object) -> None:
     if not isinstance(layer, Layer):
         raise OptionError(
-            "A start from moments needs a recurrent layer of this package.\n"
+            "moments_ needs a recurrent layer of this package.\n"
             f"Expected a Layer, RNN, LSTM or GRU of manifold_rnn.nn, got {type(layer).__name__}.\n"
             "Pass `network.layer` of a network."
         )
     if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
         raise OptionError(
-            "A start from moments needs inputs and targets.\n"
+            "moments_ needs inputs and targets.\n"
             f"Expected two tensors, got {type(data).__name__}.\nPass (inputs, targets)."
         )
     most = layer.hidden_size

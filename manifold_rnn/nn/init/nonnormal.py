@@ -1,6 +1,6 @@
-r"""Recurrent matrices ``W`` that hand a signal on from unit to unit, and the normal ones that they are compared with.
+r"""Recurrent matrices ``W`` that pass a signal from unit to unit, and the normal ones that they are compared with.
 
-States are columns, :math:`h_t = W h_{t-1} + V x_t`, as torch has them: the entry below the diagonal leads onwards.
+States are columns, :math:`h_t = W h_{t-1} + V x_t`, as in torch. So the entries below the diagonal lead forwards.
 """
 
 import torch
@@ -19,7 +19,7 @@ def chain_(W: Tensor, gain: float = 1.02) -> Tensor:
     Parameters
     ----------
     W : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     gain : float
         :math:`\alpha`, 0.99 to 1.05 in the paper.
 
@@ -30,9 +30,9 @@ def chain_(W: Tensor, gain: float = 1.02) -> Tensor:
 
     Notes
     -----
-    All eigenvalues are 0, also for a gain above 1, while the norm is the gain: a signal grows for n steps, and is gone.
-    It must come in at the head, see `source_`. The authors' helper for torch has the transpose, which leads towards
-    unit 0, where a single input enters and at once leaves. Source: Orhan and Pitkow (2020).
+    All eigenvalues are 0, even with a gain above 1, but the norm equals the gain. So a signal can grow for n steps, and
+    then vanishes. It must enter at the first unit, see `source_`. The authors' code for torch has the transpose, which
+    leads towards unit 0. There, a single input enters at the end of the chain. Source: Orhan and Pitkow (2020).
 
     Examples
     --------
@@ -46,14 +46,14 @@ def chain_(W: Tensor, gain: float = 1.02) -> Tensor:
 
 
 def feedback_chain_(W: Tensor, gain: float = 0.99, feedback: float = 0.04) -> Tensor:
-    r"""Fill ``W`` with a chain in which each unit also drives the one before.
+    r"""Fill ``W`` with a chain in which each unit also drives the previous one.
 
     .. math:: W_{i, i-1} = \alpha, \qquad W_{i, i+1} = \beta, \qquad W_{ij} = 0 \text{ else.}
 
     Parameters
     ----------
     W : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     gain : float
         :math:`\alpha`.
     feedback : float
@@ -66,8 +66,8 @@ def feedback_chain_(W: Tensor, gain: float = 0.99, feedback: float = 0.04) -> Te
 
     Notes
     -----
-    The eigenvalues are :math:`2 \sqrt{\alpha\beta} \cos(\pi k / (n + 1))`; a dense routine finds them only roughly.
-    Source: Orhan and Pitkow (2020).
+    The eigenvalues are :math:`2 \sqrt{\alpha\beta} \cos(\pi k / (n + 1))`. A dense eigenvalue routine computes them
+    inaccurately. Source: Orhan and Pitkow (2020).
 
     Examples
     --------
@@ -80,14 +80,14 @@ def feedback_chain_(W: Tensor, gain: float = 0.99, feedback: float = 0.04) -> Te
 
 
 def ramp_(W: Tensor, size: float = 0.01) -> Tensor:
-    r"""Fill ``W`` with a ramp, the start of the gates of an LSTM whose candidate has a chain.
+    r"""Fill ``W`` with a ramp, the initialization of the gates of an LSTM whose candidate has a chain.
 
     .. math:: W_{ij} = g \frac{i - j}{n - 1}.
 
     Parameters
     ----------
     W : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     size : float
         ``g``, the entry in the lower left corner.
 
@@ -98,7 +98,7 @@ def ramp_(W: Tensor, size: float = 0.01) -> Tensor:
 
     Notes
     -----
-    In the same direction as `chain_`: the authors' code has the transpose of both. Source: Orhan and Pitkow (2020).
+    The direction is that of `chain_`. The authors' code has the transpose of both. Source: Orhan and Pitkow (2020).
 
     Examples
     --------
@@ -119,7 +119,7 @@ def scaled_identity_(W: Tensor, gain: float = 1.0) -> Tensor:
     Parameters
     ----------
     W : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     gain : float
         :math:`\lambda`.
 
@@ -146,7 +146,7 @@ def scaled_orthogonal_(W: Tensor, gain: float = 1.0, *, generator: torch.Generat
     Parameters
     ----------
     W : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     gain : float
         :math:`\lambda`.
     generator : torch.Generator, optional
@@ -174,7 +174,7 @@ def source_(V: Tensor, gain: float = 0.9) -> Tensor:
     Parameters
     ----------
     V : Tensor, shape (..., n, m)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     gain : float
         ``s``.
 
@@ -185,7 +185,8 @@ def source_(V: Tensor, gain: float = 0.9) -> Tensor:
 
     Notes
     -----
-    A dense input matrix drives all units at once, and a chain has nothing to hand on. Source: Orhan and Pitkow (2020).
+    A dense input matrix would drive all units at once, and the chain would be of no use. Source: Orhan and Pitkow
+    (2020).
 
     Examples
     --------

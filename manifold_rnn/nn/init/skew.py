@@ -1,7 +1,7 @@
-r"""Skew matrices ``A`` to start from, for ``exp(A)`` or a Cayley transform.
+r"""Initial skew-symmetric matrices ``A``, for ``exp(A)`` or a Cayley transform.
 
-All but `haar_` are block diagonal, blocks :math:`\begin{pmatrix} 0 & s_j \\ -s_j & 0 \end{pmatrix}`, and a last zero
-if ``n`` is odd: ``exp(A)`` then has the eigenvalues :math:`e^{\pm i s_j}`, and 1.
+All except `haar_` are block diagonal with the blocks :math:`\begin{pmatrix} 0 & s_j \\ -s_j & 0 \end{pmatrix}`, and a
+last zero if ``n`` is odd. So ``exp(A)`` has the eigenvalues :math:`e^{\pm i s_j}`, and 1 if ``n`` is odd.
 """
 
 import math
@@ -22,9 +22,9 @@ def cayley_(A: Tensor, max_angle: float = math.pi / 2, *, generator: torch.Gener
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Overwritten in place. Real, or complex (then its imaginary part becomes 0).
+        Matrix that is overwritten in place. If it is complex, its imaginary part becomes 0.
     max_angle : float
-        Largest angle, below pi; the default fills the right half of the circle.
+        Largest angle, below pi. The default fills the right half of the circle.
     generator : torch.Generator, optional
         Source of the random numbers.
 
@@ -35,9 +35,9 @@ def cayley_(A: Tensor, max_angle: float = math.pi / 2, *, generator: torch.Gener
 
     Notes
     -----
-    Used as an exponent the same numbers give the angles :math:`\tan(t_j/2) \in [0, 1]`, not :math:`t_j`: expRNN's
-    released code does that. In this package's scale the same matrix is ``linalg.cayley(-2 * A)``.
-    Source: Helfrich, Willmott and Ye (2018).
+    Used as an exponent, the same numbers give the angles :math:`\tan(t_j/2) \in [0, 1]`, not :math:`t_j`. The released
+    code of expRNN does this. In the scale of this package, the same matrix is ``linalg.cayley(-2 * A)``. Source:
+    Helfrich, Willmott and Ye (2018).
 
     Examples
     --------
@@ -49,13 +49,14 @@ def cayley_(A: Tensor, max_angle: float = math.pi / 2, *, generator: torch.Gener
 
 
 def henaff_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    r"""Fill ``A`` with angles :math:`s_j \sim U(-\pi, \pi)`: the eigenvalues of ``exp(A)`` are spread over the circle.
+    r"""Fill ``A`` with angles :math:`s_j \sim U(-\pi, \pi)`, so that ``exp(A)`` has eigenvalues on the whole circle.
 
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
@@ -75,18 +76,19 @@ def henaff_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
 
 
 def haar_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Fill ``A`` with the logarithm of a uniformly random rotation: ``exp(A)`` is Haar on SO(n), complex on U(n).
+    """Fill ``A`` with the logarithm of a Haar random rotation on SO(n), or on U(n) if ``A`` is complex.
 
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
     Tensor
-        ``A``, skew-Hermitian; its eigenvalues have modulus at most pi.
+        ``A``, which is skew-Hermitian. Its eigenvalues have modulus at most pi.
 
     Examples
     --------
@@ -103,8 +105,9 @@ def haar_diagonal_(A: Tensor, *, generator: torch.Generator | None = None) -> Te
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------
@@ -129,10 +132,11 @@ def normal_diagonal_(A: Tensor, bound: float = math.pi, *, generator: torch.Gene
     Parameters
     ----------
     A : Tensor, shape (..., n, n)
-        Overwritten in place.
+        Matrix that is overwritten in place.
     bound : float
-        Angles lie in [0, bound); ``math.pi / 8`` gives the squeezed variant.
+        Upper bound of the angles, which lie in [0, bound). ``math.pi / 8`` gives the squeezed variant.
     generator : torch.Generator, optional
+        Source of random numbers. Default: torch's global generator.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Scans: ways to run a cell over time. All of them give the outputs and gradients of the plain loop, `reference`.
+"""Scans: ways to run a cell over time. All have the outputs and gradients of the plain loop `reference`.
 
-A layer chooses one by itself, or takes the one that you name. `run` does the same for a bound cell:
+A layer chooses a scan automatically, or uses the one that you name. `run` does the same for a bound cell:
 
 >>> layer = mr.nn.RNN(3, 8, constraint=mr.Orthogonal(), backend="fused")
 >>> cell, W = layer.cell.bind(layer.weights("_l0")), layer.weight_hh_l0
@@ -8,7 +8,7 @@ A layer chooses one by itself, or takes the one that you name. `run` does the sa
 >>> y, _ = mr.nn.scan.run(cell, x, state, W)
 >>> assert torch.allclose(y, layer(x)[0], atol=1e-5)
 
-Any scan may be compared with the reference, here one by ``W`` instead of by the layer:
+Compare any scan with the reference:
 
 >>> expected, _ = mr.nn.scan.reference(cell, cell.project(x), state, W)
 >>> y, last = mr.nn.scan.fused(cell.elman_form(), x, state[0], W, every_step=False, recompute=True)

@@ -1,4 +1,4 @@
-"""A parallel scan of a diagonal linear recurrence: its depth is the logarithm of the number of time steps."""
+"""A parallel scan of a diagonal linear recurrence. Its depth is logarithmic in the number of time steps."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
 
     .. math:: h_t = d \circ h_{t-1} + u_t, \qquad t = 1, \dots, T.
 
-    Two steps are one step of the same kind, :math:`h_{t+1} = d^2 \circ h_{t-1} + (d \circ u_t + u_{t+1})`. So every
-    second state follows a recurrence of half the length, and the others follow from these. This takes
-    :math:`2 \log_2 T` products of large tensors instead of T products of small ones.
+    Two steps form one step of the same kind, :math:`h_{t+1} = d^2 \circ h_{t-1} + (d \circ u_t + u_{t+1})`. So every
+    second state follows a recurrence of half the length, and the other states follow from these. This takes :math:`2
+    \log_2 T` products of large tensors instead of T products of small ones.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (T, B, n)
-        The states :math:`h_1, \dots, h_T`, in the dtype to which the arguments promote.
+        The states :math:`h_1, \dots, h_T`, in the promoted dtype of the arguments.
 
     Raises
     ------
@@ -42,11 +42,11 @@ def associative(diag: Tensor, u: Tensor, h0: Tensor) -> Tensor:
 
     Notes
     -----
-    It costs about 2 T B n multiplications and additions, where the loop costs T B n, and the memory of the states. The
-    backward pass, for gradients of any order, is the same scan from the end with the conjugate of ``d``. Powers of
-    ``d`` are computed in double precision and each state is a sum of few terms, so for :math:`|d| \le 1` the error is
-    below that of the loop. For larger moduli the powers overflow before the states do; use `reference` there. Source:
-    Blelloch (1990).
+    It takes about 2 T B n multiplications and additions, twice as many as the loop, and memory for the states. The
+    backward pass is the same scan from the end with the conjugate of ``d``. It supports gradients of any order. Powers
+    of ``d`` are computed in double precision, and each state is a sum of few terms. So for :math:`|d| \le 1` the error
+    is below that of the loop. For larger moduli, the powers overflow before the states do. Use `reference` for them.
+    Source: Blelloch (1990).
 
     Examples
     --------
@@ -87,8 +87,8 @@ class _Scan(torch.autograd.Function):
 
 
 def _prefix(diag: Tensor, h: Tensor) -> Tensor:
-    """Turn inputs (T, B, n) into states, in place; the recurrence starts from 0."""
-    powers, p = [diag], double(diag)  # each squaring doubles the relative error, which so grows to T roundings
+    """Replace inputs (T, B, n) by states in place. The recurrence starts from 0."""
+    powers, p = [diag], double(diag)  # in double precision, because each squaring doubles the relative error
     while 2 ** len(powers) < len(h):
         p = p * p
         powers.append(p.to(diag.dtype))

@@ -31,7 +31,7 @@ BY_NAME: dict[str, Backend] = {
 BACKENDS: tuple[str, ...] = ("auto", *BY_NAME)
 
 if TYPE_CHECKING:
-    BackendName: TypeAlias = str  # a type checker cannot read the names from the table
+    BackendName: TypeAlias = str  # a type checker cannot derive the names from the table
 else:
     BackendName = Literal[BACKENDS]
 

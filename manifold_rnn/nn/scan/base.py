@@ -1,4 +1,4 @@
-"""The contract of a backend: which scans it can run, which of them "auto" leaves to others, and how it runs one."""
+"""The interface of a backend: which scans it can run, which ones "auto" gives to others, and how it runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ..cells.elman_form import ElmanForm
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One scan to run: a bound cell, its inputs, and the options of `run`."""
+    """A request to run a scan: a bound cell, its inputs, and the options of `run`."""
 
     cell: Cell
     x: Tensor  # (T, B, m), or (N, m) if packed
@@ -29,17 +29,17 @@ class Request:
     recompute: bool
     _forms: list[ElmanForm | None] = field(default_factory=list, init=False, repr=False)
 
-    @property  # not a cached one, whose lock in Python 3.11 stops torch's compiler
+    @property  # not cached, because the lock of Python 3.11 stops torch's compiler
     def elman_form(self) -> ElmanForm | None:
-        """The Elman form of the cell, or None if its steps have another; evaluated once for each scan."""
+        """The Elman form of the cell, or None if the cell has none. It is evaluated once for each scan."""
         if not self._forms:
             self._forms.append(self.cell.elman_form() if self.cell.steps_match("elman_form") else None)
         return self._forms[0]
 
     def needs_visible_steps(self, *, has_operators: bool) -> str:
-        """Return why torch has to see the operations of each step, or "" if it has not.
+        """Return why torch must see the operations of each step, or "" if it does not need to.
 
-        ``has_operators`` says whether the scan calls registered operators only, which torch.compile leaves as they are.
+        ``has_operators`` is whether the scan only calls registered operators, which torch.compile does not trace into.
         """
         if torch.compiler.is_compiling() and (torch.compiler.is_exporting() or self.recompute or not has_operators):
             return "torch.compile and torch.export need to see every step"
@@ -55,26 +55,26 @@ class Request:
 class Backend(ABC):
     """A way to run a scan.
 
-    `cannot_run` and `auto_declines` only look at the request: they import and load nothing. What a backend needs is
-    loaded by `load`, which is called once the backend has been chosen.
+    `cannot_run` and `auto_declines` only inspect the request. They do not import or load anything. `load` is called
+    after the backend has been chosen, and loads its dependencies.
     """
 
-    name: ClassVar[str]  # the value of ``backend=``, and the name of the function in `manifold_rnn.nn.scan`
-    hides_steps: ClassVar[bool] = True  # from autograd and whoever else looks at the operations of a step
-    has_operators: ClassVar[bool] = False  # calls registered operators only, forward and backward
+    name: ClassVar[str]  # value of ``backend=``, and name of the function in `manifold_rnn.nn.scan`
+    hides_steps: ClassVar[bool] = True  # whether autograd and other tracers cannot see the operations of a step
+    has_operators: ClassVar[bool] = False  # whether it only calls registered operators, forward and backward
 
     @abstractmethod
     def run(self, request: Request) -> tuple[Tensor | None, State]:
-        """Return the outputs, or None if only the last are wanted, and the state after the last step."""
+        """Return the outputs (or None without `every_step`) and the state after the last step."""
 
     @abstractmethod
     def cannot_run(self, request: Request) -> str:
         """Return why this backend cannot run the request, or "" if it can."""
 
     def auto_declines(self, request: Request) -> str:
-        """Return why "auto" leaves the request to another backend although this one may be able to run it, or ""."""
+        """Return why "auto" should prefer another backend for this request, or ""."""
         return ""
 
     def load(self) -> str:
-        """Load what the backend needs; return why that failed, or ""."""
+        """Load the dependencies of the backend. Returns why this failed, or ""."""
         return ""

@@ -1,4 +1,4 @@
-"""All steps of a cell at once, for cells that can compute them so."""
+"""A scan that computes all steps at once, for cells that support it."""
 
 import math
 from functools import partial
@@ -15,10 +15,11 @@ from .sequences import scan_sequences
 
 
 def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> tuple[Tensor, State]:
-    r"""Run a bound cell over time by its own function for all steps at once.
+    r"""Run a bound cell over time by its function for all steps at once.
 
-    Products of reflections are multiplied in blocks of time: a block of R reflections is :math:`I - K^\top T \bar K`
-    with a triangular ``T``, so that one state in each block follows from the one before, and the others from it.
+    Products of reflections are computed in blocks of time. The product of the R reflections of a block is :math:`I -
+    K^\top T \bar K` with a triangular ``T``. So the first state of each block follows from that of the previous block,
+    and all other states of the block follow from it.
 
     Parameters
     ----------
@@ -26,12 +27,12 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
         `cells.HouseholderProduct` with the identity, `cells.DeltaProduct`, `cells.Rotating`, or another cell with
         ``all_steps``, bound to its weights.
     x : Tensor, shape (T, B, m), T >= 1
-        Inputs, not projected.
+        Unprojected inputs.
     state : tuple of Tensor, each of shape (B, ...)
         State before the first step.
     recompute : bool
-        Whether to keep only inputs, outputs and about :math:`\sqrt T` states for the backward pass, which computes
-        everything else again.
+        Whether to keep only inputs, outputs and about :math:`\sqrt T` states. The backward pass computes everything
+        else again.
 
     Returns
     -------
@@ -42,14 +43,14 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
     Raises
     ------
     UnsupportedError
-        If the cell only runs one step after the other, or its states are in half precision.
+        If the cell can only run one step at a time, or its states are in half precision.
 
     Notes
     -----
-    The backward pass of reflections is written in blocks, too. Second derivatives, forward mode, ``torch.func`` and
-    ``torch.compile`` run the same blocks as operations of torch. A NaN or an infinite input may also reach earlier
-    steps of its own block; with the backend "reference" it reaches only later steps. Source of the blocks: Bischof and
-    Van Loan (1987).
+    The backward pass of reflections uses blocks too. Second derivatives, forward mode, ``torch.func`` and
+    ``torch.compile`` run the same blocks as torch operations. A NaN or infinite input may also affect earlier steps of
+    its block. With the backend "reference" it affects only later steps. Source of the blocks: Bischof and Van Loan
+    (1987).
 
     Examples
     --------
@@ -62,12 +63,12 @@ def chunked(cell: Cell, x: Tensor, state: State, *, recompute: bool = False) -> 
     run = cell.all_steps() if cell.steps_match("all_steps") else None
     if run is None:
         raise UnsupportedError(
-            "The cell only runs one step after the other.\n"
+            "The cell can only run one step at a time.\n"
             f"Expected a cell with all_steps, got {cell!r:.80}.\nUse run, which chooses a scan that fits."
         )
     if reason := _of_narrow_states(state):
         raise UnsupportedError(
-            f"A scan of all steps at once has no such states: {reason}.\n"
+            f"A scan of all steps at once does not support these states: {reason}.\n"
             f"Expected single or double precision, got {state[0].dtype}.\nUse run, which chooses a scan that fits."
         )
     with without_autocast(x):
@@ -99,10 +100,10 @@ class Chunked(Backend):
         cell = request.cell
         if cell.steps_match("all_steps") and cell.all_steps() is not None:
             return _of_narrow_states(request.state)
-        return "the cell only runs one step after the other"
+        return "the cell can only run one step at a time"
 
 
 def _of_narrow_states(state: State) -> str:
-    """Return why states of this dtype run one step after the other, or "" if they need not."""
+    """Return why states of this dtype must run one step at a time, or "" if they need not."""
     narrow = torch.finfo(state[0].dtype).bits < 32
     return "torch solves no triangular systems in half precision" if narrow else ""

@@ -14,7 +14,7 @@ from .base import Backend, Request
 from .reference import run_steps
 from .sequences import scan_sequences
 
-_CHUNK_STEPS = 16  # a longer chunk takes longer to compile and is hardly faster
+_CHUNK_STEPS = 16  # longer chunks take longer to compile and are hardly faster
 
 
 def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, State]:
@@ -23,7 +23,7 @@ def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, St
     Parameters
     ----------
     cell : Cell
-        Bound to its weights.
+        Cell that is bound to its weights.
     u : Tensor, shape (T, B, ...), T >= 1
         Projected inputs.
     state : tuple of Tensor, each of shape (B, ...)
@@ -39,8 +39,8 @@ def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, St
 
     Notes
     -----
-    The first call for a cell and a shape takes about half a minute: torch compiles 16 steps, which are run again and
-    again. The remaining steps are run by the plain loop. There are no second derivatives.
+    The first call for a cell and a shape takes about half a minute. Torch compiles 16 steps, which are run repeatedly.
+    The plain loop runs the remaining steps. There are no second derivatives.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, St
     """
     outputs: list[Tensor] = []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The .grad attribute")  # the compiler reads that of its inputs
+        warnings.filterwarnings("ignore", message="The .grad attribute")  # the compiler reads .grad of its inputs
         for part in u.split(_CHUNK_STEPS):
             if len(part) == _CHUNK_STEPS:
                 y, state = _compiled_steps()(cell.bind({}), dict(cell.weights), part, state, W)
@@ -63,7 +63,7 @@ def compiled(cell: Cell, u: Tensor, state: State, W: Tensor) -> tuple[Tensor, St
 def _bind_and_run_steps(
     cell: Cell, weights: Mapping[str, Tensor], u: Tensor, state: State, W: Tensor
 ) -> tuple[Tensor, State]:
-    return run_steps(cell.bind(weights), W, u, state)  # bound in here, since the compiler guards its arguments
+    return run_steps(cell.bind(weights), W, u, state)  # bound here, because the compiler guards its arguments
 
 
 @cache
@@ -73,7 +73,7 @@ def _compiled_steps() -> Callable[..., tuple[Tensor, State]]:
 
 
 class Compiled(Backend):
-    """The plain loop by torch's compiler."""
+    """The plain loop, compiled by torch."""
 
     name = "compiled"
 

@@ -1,4 +1,4 @@
-"""A scan of cells with steps written by hand: one buffer for all steps, operations in place, no graph of steps."""
+"""A scan of cells with hand-written steps: one buffer for all steps, and in-place operations."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,13 +20,13 @@ from .elman.engine import project_into
 from .elman.fused import without_autograd_overhead
 from .sequences import scan_sequences
 
-_PART_BYTES = 1 << 20  # of the inputs of the steps that are run together: all their tensors should stay in the cache
-_PART_STEPS = 4, 64  # bounds of the number of these steps
+_PART_BYTES = 1 << 20  # of the inputs of the steps that are computed together, so that all tensors stay in the cache
+_PART_STEPS = 4, 64  # smallest and largest number of these steps
 _DTYPES = (torch.float32, torch.float64)
 
 
 def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) -> tuple[Tensor | None, State]:
-    r"""Run a recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})` with a backward pass of its own.
+    r"""Run a recurrence :math:`s_t = \operatorname{step}(V x_t + b, s_{t-1})` with a hand-written backward pass.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
 
     Notes
     -----
-    The factors by which gradients are multiplied are computed for several steps at a time, and the gradients of the
-    weights are products over several steps. The backward pass keeps the states and one buffer of the size of the
-    projected inputs. Second derivatives are computed by a loop of plain operations, and so are gradients that would
-    not be finite. ``torch.func`` and ``torch.compile`` are not supported. ``y`` is a view of the states that the
-    backward pass needs, so torch refuses to change it in place.
+    The derivatives are computed for several steps at a time, and the gradients of the weights are products over several
+    steps. The backward pass needs the states and one buffer of the size of the projected inputs. Second derivatives,
+    and gradients that would not be finite, are computed by a loop of plain operations. ``torch.func`` and
+    ``torch.compile`` are not supported. ``y`` is a view of the states that the backward pass needs, so torch refuses to
+    change it in place.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def gated(form: GatedForm, x: Tensor, state: State, *, every_step: bool = True) 
 
 
 def _require_shapes(form: GatedForm, x: Tensor, V: Tensor | None, state: State) -> None:
-    """Raise `ShapeError` unless the shapes match: the library reads as many numbers as they should have."""
+    """Raise `ShapeError` unless the shapes match, because the compiled library does not check them."""
     sizes, W = form.steps.sizes(form.weights, form.numbers), form.weights[0]
     inputs = x.shape[-1] if V is None else len(V) + form.gap[1] - form.gap[0]
     fits = (inputs, len(W)) == (sizes.inputs, sizes.rows) and x.ndim == 3 and len(x) > 0
@@ -91,7 +91,7 @@ def _require_shapes(form: GatedForm, x: Tensor, V: Tensor | None, state: State) 
 
 
 class _Kind(NamedTuple):
-    """What makes the steps of a pass."""
+    """The class and the options of the steps of a pass."""
 
     steps: type[GatedSteps]
     numbers: tuple[float, ...]
@@ -124,7 +124,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, *g_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint returns them a single time
+        saved = ctx.saved_tensors  # read once, because a checkpoint returns them only once
         with without_autocast(saved[0]):
             return (None, None, None, *_gradients(ctx, saved, gy, g_last))
 
@@ -138,13 +138,13 @@ def _gradients(
     if not (torch.is_grad_enabled() or batched(gy, *g_last)):
         gradients = _by_hand(ctx.kind, x, V, b, K, weights, states, needed, gy, g_last)
         if not ctx.kind.steps.has_cutoffs or _are_finite(gradients[3 : 3 + ctx.count]):
-            return gradients  # else infinity times a slope of zero, which must be zero
-    inputs = (x, V, b, *start, *weights)  # not the first states of the buffers, which have no graph
+            return gradients  # otherwise infinity times a slope of zero, which must be zero
+    inputs = (x, V, b, *start, *weights)  # not the first states of the buffers, because these have no graph
     return gradients_by_autograd(partial(_plain, ctx.kind, ctx.count), inputs, needed, (gy, *g_last))
 
 
 def _are_finite(gradients: Sequence[Tensor | None]) -> bool:
-    """Return whether the gradients of the first state are finite, as far as this may be read; all others reach them."""
+    """Return whether the gradients of the first state are finite. All other gradients contribute to them."""
     return all(g is None or not is_readable(g) or bool(g.isfinite().all()) for g in gradients)
 
 
@@ -195,7 +195,7 @@ def _by_hand(
 
 
 def _plain(kind: _Kind, count: int, *inputs: Any) -> tuple[Tensor, ...]:
-    """Return all outputs and the last state, by operations that torch can differentiate."""
+    """Return all outputs and the last state, by differentiable torch operations."""
     x, V, b, *rest = inputs
     state, weights = tuple(rest[:count]), rest[count:]
     steps, outputs = kind(weights, state), []
@@ -206,7 +206,7 @@ def _plain(kind: _Kind, count: int, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _project(x: Tensor, V: Tensor | None, b: Tensor | None, gap: tuple[int, int], out: Tensor) -> None:
-    """Write the inputs of some steps to ``out``, (R, B, k)."""
+    """Write the projected inputs of some steps to ``out``, (R, B, k)."""
     start, stop = gap
     if V is None or start == stop:
         project_into(x, V, b, out)
@@ -221,7 +221,7 @@ def _project(x: Tensor, V: Tensor | None, b: Tensor | None, gap: tuple[int, int]
 
 
 def _projected(x: Tensor, V: Tensor, b: Tensor | None, gap: tuple[int, int]) -> Tensor:
-    """Return the same by operations that torch can differentiate."""
+    """Return the projected inputs, by differentiable torch operations."""
     start, stop = gap
     u = affine(x, V)
     u = torch.cat([u[..., :start], u.new_zeros(*u.shape[:-1], stop - start), u[..., start:]], -1)
@@ -229,14 +229,14 @@ def _projected(x: Tensor, V: Tensor, b: Tensor | None, gap: tuple[int, int]) -> 
 
 
 def _parts(K: Tensor) -> list[slice]:
-    """Return the time steps in parts, each of so few steps that their numbers should stay in the cache."""
+    """Split the time steps into parts, whose tensors should fit into the cache."""
     T, step_bytes = len(K), max(1, K[0].numel() * K.element_size())
     R = min(T, max(_PART_STEPS[0], min(_PART_STEPS[1], _PART_BYTES // step_bytes)))
     return [slice(start, min(start + R, T)) for start in range(0, T, R)]
 
 
 class Gated(Backend):
-    """The scan of steps written by hand."""
+    """The scan of hand-written steps."""
 
     name = "gated"
 
@@ -248,14 +248,14 @@ class Gated(Backend):
 
     def cannot_run(self, request: Request) -> str:
         if not request.cell.steps_match("gated_form") or request.cell.gated_form(request.W) is None:
-            return "the cell has no steps written by hand"
+            return "the cell has no hand-written steps"
         tensors = (request.W, *request.state, *request.cell.weights.values())
         if any(t.real.dtype not in _DTYPES or t.real.dtype != request.W.real.dtype for t in tensors):
             return "it needs single or double precision, the same for all tensors"
         return "a tensor subclass needs to see every operation" if has_own_dispatch(request.x, *tensors) else ""
 
     def auto_declines(self, request: Request) -> str:
-        return "" if request.x.device.type == "cpu" else "it has been compared with the loop on a CPU only"
+        return "" if request.x.device.type == "cpu" else "it was only compared with the loop on a CPU"
 
 
 def _scan_cell(form: GatedForm, request: Request, x: Tensor, state: State) -> tuple[Tensor | None, State]:

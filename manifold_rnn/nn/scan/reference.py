@@ -1,4 +1,4 @@
-"""The plain loop over time, with which every faster scan is compared."""
+"""The plain loop over time. Every faster scan is compared with it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,14 +20,14 @@ def reference(
     batch_sizes: Sequence[int] | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, State]:
-    r"""Run a bound cell over time, one step after the other.
+    r"""Run a bound cell over time, one step at a time.
 
     .. math:: (y_t, s_t) = \operatorname{step}(u_t, s_{t-1}; W), \qquad t = 1, \dots, T.
 
     Parameters
     ----------
     cell : Cell
-        Bound to its weights.
+        Cell that is bound to its weights.
     u : Tensor, shape (T, B, ...), T >= 1, or (N, ...) if packed
         Projected inputs.
     state : tuple of Tensor, each of shape (B, ...)
@@ -35,7 +35,7 @@ def reference(
     W : Tensor, shape (n, n), or (k n, n) for a cell with k gates
         Recurrent matrix.
     batch_sizes : sequence of int, optional
-        For a packed ``u``: the number of sequences at each time step, never increasing, N in all.
+        For a packed ``u``: the number of sequences at each time step. It never increases, and the sum is N.
     reverse : bool
         Whether to run from the last step to the first. Each sequence of a packed batch starts at its own end.
 
@@ -60,7 +60,7 @@ def reference(
 def run_steps(cell: Cell, W: Tensor, u: Tensor, state: State) -> tuple[Tensor, State]:
     """Run a padded batch from the first step to the last."""
     outputs: list[Tensor] = []
-    for u_t in u.unbind(0):  # once, since indexing u[t] would give each step a gradient of the size of u
+    for u_t in u.unbind(0):  # unbound once, because indexing u[t] would create a gradient of the size of u in each step
         y, state = cell.step(u_t, state, W)
         outputs.append(y)
     return torch.stack(outputs), state

@@ -1,4 +1,4 @@
-"""Running a cell over time by the fastest backend that fits."""
+"""Runs a cell over time by the fastest backend that fits."""
 
 import logging
 from collections.abc import Sequence
@@ -32,22 +32,22 @@ def run(
     Parameters
     ----------
     cell : Cell
-        Bound to its weights.
+        Cell that is bound to its weights.
     x : Tensor, shape (T, B, m), T >= 1, or (N, m) if packed
-        Inputs, not projected.
+        Unprojected inputs.
     state : tuple of Tensor, each of shape (B, ...)
         State before the first step.
     W : Tensor, shape (n, n), or (k n, n) for a cell with k gates
         Recurrent matrix.
     batch_sizes : sequence of int, optional
-        For a packed ``x``: the number of sequences at each step, never increasing, N in all.
+        For a packed ``x``: the number of sequences at each time step. It never increases, and the sum is N.
     reverse : bool
         Whether to run from the last step to the first.
     backend : str
         One of the following.
 
-        - "auto" uses the first of the others, in this order, that can run the cell and is worth it, and writes its
-          choice and the reasons to the debug log.
+        - "auto" uses the first of the others, in this order, that can run the cell and is expected to be fast. It
+          writes its choice and the reasons to the debug log.
         - "torch_kernel": see `torch_kernel`; for real LSTM and GRU cells.
         - "associative": see `associative`; for a linear cell with a diagonal matrix.
         - "chunked": see `chunked`; for linear cells whose matrices depend on the input.
@@ -62,7 +62,8 @@ def run(
     every_step : bool
         Whether to return the outputs of all steps.
     recompute : bool
-        See `fused` and `chunked`. It has an effect with "fused", "triton", "native" and "chunked" only.
+        Whether to save memory by computing states again. See `fused` and `chunked`. It only affects "fused", "triton",
+        "native" and "chunked".
 
     Returns
     -------
@@ -104,12 +105,12 @@ def _choose(request: Request, name: str) -> Backend:
         reasons[backend.name] = reason
     raise UnsupportedError(
         f"The backend {name!r} cannot run this cell with these inputs: {reasons[name]}.\n"
-        f'Expected what it can run, got {type(request.cell).__name__}.\nUse backend="auto".'
+        f'Expected a cell that it supports, got {type(request.cell).__name__}.\nUse backend="auto".'
     )
 
 
 def _log_choice(request: Request, backend: Backend, name: str, reasons: dict[str, str]) -> None:
-    if torch.compiler.is_compiling():  # which does not support logging
+    if torch.compiler.is_compiling():  # the compiler does not support logging
         return
     rejected = "; ".join(f"not {other}: {reason}" for other, reason in reasons.items())
     why = (rejected or "it fits") if name == "auto" else "asked for"

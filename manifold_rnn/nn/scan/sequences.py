@@ -1,4 +1,4 @@
-"""Padded, packed and reversed sequences, for scans that only run a padded batch from the first step to the last."""
+"""Packed and reversed sequences, for scans that only support padded batches in forward direction."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,20 +16,21 @@ PaddedScan: TypeAlias = Callable[[Tensor, State], tuple[Tensor | None, State]]
 def scan_sequences(
     scan: PaddedScan, x: Tensor, state: State, batch_sizes: Sequence[int] | None, reverse: bool
 ) -> tuple[Tensor | None, State]:
-    """Run a scan of padded batches over padded or packed inputs, from either end.
+    """Run a scan of padded batches over padded or packed inputs, in either direction.
 
-    A packed batch is run in parts in which the number of sequences does not change.
+    A packed batch is split into parts with a constant number of sequences.
 
     Parameters
     ----------
     scan : callable
-        Maps inputs (T, B, ...) and a state to outputs (T, B, n), or None, and the state after the last step.
+        Function that maps inputs (T, B, ...) and a state to outputs (T, B, n) or None, and the state after the last
+        step.
     x : Tensor, shape (T, B, ...), or (N, ...) if packed
         Inputs.
     state : tuple of Tensor, each of shape (B, ...)
         State before the first step of each sequence, or the last if reversed.
     batch_sizes : sequence of int, optional
-        For packed inputs: the number of sequences at each step, never increasing.
+        For packed inputs: the number of sequences at each time step. It never increases.
     reverse : bool
         Whether to run from the last step to the first.
 
@@ -77,5 +78,5 @@ def _take_rows(state: State, start: int, stop: int) -> State:
 
 
 def _join_rows(states: list[State]) -> State:
-    """Return the sequences of all states, one after the other."""
+    """Return the concatenated sequences of all states."""
     return states[0] if len(states) == 1 else tuple(torch.cat(parts) for parts in zip(*states, strict=True))

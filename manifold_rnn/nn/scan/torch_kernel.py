@@ -1,4 +1,4 @@
-"""The kernels that torch has for its own LSTM and GRU."""
+"""Torch's kernels for its LSTM and GRU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from ...errors import UnsupportedError
 from ..cells.base import Cell, State
 from .base import Backend, Request
 
-_LOOPS_ON_CPU = frozenset({"gru"})  # kernels that are a loop over the operations of a step there
-_LOOP_DTYPES = (torch.float32, torch.float64)  # in which the steps by hand run
+_LOOPS_ON_CPU = frozenset({"gru"})  # kernels that are only a loop over operations on a CPU
+_LOOP_DTYPES = (torch.float32, torch.float64)  # dtypes that the hand-written steps support
 
 
 def torch_kernel(
@@ -32,13 +32,13 @@ def torch_kernel(
     cell : Cell
         A real `cells.LSTM` or `cells.GRU`, or another cell with a ``torch_kernel``, bound to its weights.
     x : Tensor, shape (T, B, m), T >= 1, or (N, m) if packed
-        Inputs, not projected.
+        Unprojected inputs.
     state : tuple of Tensor, each of shape (B, n)
         State before the first step.
     W : Tensor, shape (k n, n)
         Recurrent matrices of the gates.
     batch_sizes : sequence of int, optional
-        For a packed ``x``; ``reverse`` must then be False.
+        Number of sequences at each time step, for a packed ``x``. Then ``reverse`` must be False.
     reverse : bool
         Whether to run from the last step to the first.
 
@@ -70,10 +70,10 @@ def torch_kernel(
     weights = [cell.weights["weight_ih"], W, *biases]
     start: Any = tuple(part.unsqueeze(0).contiguous() for part in state)  # (1, B, n) each
     start = start if len(start) > 1 else start[0]
-    training = torch.is_grad_enabled()  # without it cuDNN keeps nothing for a backward pass
+    training = torch.is_grad_enabled()  # without gradients, cuDNN keeps nothing for a backward pass
     options = bool(biases), 1, 0.0, training, False  # biases, layers, dropout, training, bidirectional
     if batch_sizes is not None:
-        sizes = torch.tensor(list(batch_sizes))  # on the CPU, as packed sequences have them
+        sizes = torch.tensor(list(batch_sizes))  # on the CPU, as in packed sequences
         y, *last = kernel(x, sizes, start, weights, *options)
     else:
         batch_first = False
@@ -83,7 +83,7 @@ def torch_kernel(
 
 
 class TorchKernel(Backend):
-    """The kernel of torch that the class of the cell names."""
+    """The torch kernel that the class of the cell names."""
 
     name = "torch_kernel"
 

@@ -1,4 +1,4 @@
-"""Trees of `manifold_rnn.nn.cells.TreeSearch`: records of what it chose, losses on it, distances, and fixed cells.
+"""Trees of `manifold_rnn.nn.cells.TreeSearch`: records of its choices, losses, distances, and fixed cells.
 
 >>> layer = mr.nn.Layer(mr.nn.cells.TreeSearch(nodes=5, slots=4), 2, 8)
 >>> with mr.nn.trees.recording() as choices:

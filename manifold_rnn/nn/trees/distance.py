@@ -14,15 +14,15 @@ def distance(first: Plain, values: Tensor, second: Plain, other_values: Tensor) 
 
     .. math:: d = \sum_p \lVert v_p - v'_p \rVert^2
 
-    over the positions p of a complete binary tree: the root is 1, the children of p are 2p and 2p + 1. A tree has the
-    value 0 at a position without a node; leaves count as no node.
+    The sum is over the positions p of a complete binary tree. The root is 1, and the children of p are 2p and 2p + 1.
+    At a position without a node, the value is 0. Leaves do not count as nodes.
 
     Parameters
     ----------
     first, second : str or sequence of nodes
-        The structures, as for `manifold_rnn.nn.cells.Tree`.
+        Structures, as for `manifold_rnn.nn.cells.Tree`.
     values, other_values : Tensor, shapes (N, ..., n) and (N', ..., n)
-        The values of their nodes, in the same order.
+        Values of the nodes, in the same order.
 
     Returns
     -------
@@ -31,14 +31,14 @@ def distance(first: Plain, values: Tensor, second: Plain, other_values: Tensor) 
     Raises
     ------
     OptionError
-        If a structure has a wrong entry, or the values are no tensors.
+        If a structure has a wrong entry, or the values are not tensors.
     ShapeError
         If there is not one value for each node, or the values differ in the other axes.
 
     Notes
     -----
-    This is the square of a Euclidean distance. Children are ordered: exchanging them changes it.
-    Source: Qian, Kennedy and Klabjan (2019).
+    This is the square of a Euclidean distance. Exchanging two children changes it. Source: Qian, Kennedy and Klabjan
+    (2019).
 
     Examples
     --------
@@ -51,14 +51,14 @@ def distance(first: Plain, values: Tensor, second: Plain, other_values: Tensor) 
     wrong = [type(v).__name__ for v in (values, other_values) if not isinstance(v, Tensor)]
     if wrong:
         raise OptionError(
-            f"The values of distance are no tensors.\nExpected tensors of shape (N, ..., n), got {wrong[0]}.\n"
+            f"The values of distance need to be tensors.\nExpected tensors of shape (N, ..., n), got {wrong[0]}.\n"
             "Stack the values of the nodes with torch.stack."
         )
     for nodes, own, other in zip(trees, (values, other_values), (other_values, values), strict=True):
         if len(own) != len(nodes) or own.shape[1:] != other.shape[1:] or own.dim() < 2:
             raise ShapeError(
-                "The values of a tree do not fit its structure, or those of the other tree.\nExpected shape "
-                f"({len(nodes)}, ..., n), got {tuple(own.shape)} beside {tuple(other.shape)}.\n"
+                "The values of a tree do not fit its structure, or the values of the other tree.\nExpected shape "
+                f"({len(nodes)}, ..., n), got {tuple(own.shape)} and {tuple(other.shape)}.\n"
                 "Pass one value for each node."
             )
     squares = [subtree_squares(nodes, own) for nodes, own in zip(trees, (values, other_values), strict=True)]

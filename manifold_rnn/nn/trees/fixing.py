@@ -1,4 +1,4 @@
-"""The cell of a tree that was found, with the weights of the search."""
+"""Converts a search to a cell with the tree that was found, and the weights of the search."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -28,30 +28,29 @@ def fix_structure(
     Parameters
     ----------
     layer : Layer
-        Of a TreeSearch. It is not changed.
+        Layer of a TreeSearch. It is not changed.
     structure : str or sequence of nodes
-        The structure of all steps, such as ``diagnostics.structures(layer, data).most_frequent``.
+        Structure for all steps, such as ``diagnostics.structures(layer, data).most_frequent``.
     constraint, view
-        As for `manifold_rnn.nn.Layer`. The copied weights must satisfy the constraint, as they do where the search had
-        it. Default: the new layer has no constraint.
+        As for `manifold_rnn.nn.Layer`. The copied weights must satisfy the constraint, as they do if the search had the
+        same one. Default: no constraint.
 
     Returns
     -------
     Layer
-        With the sizes, levels, directions, backend and training mode of ``layer``; a weight that is frozen there
-        stays frozen. Where a search chooses this structure by
-        "hard", the outputs are equal.
+        New layer with the sizes, levels, directions, backend and training mode of ``layer``. A frozen weight stays
+        frozen. If the search chooses this structure with "hard", the outputs are equal.
 
     Raises
     ------
     OptionError
-        If the cell of the layer is no TreeSearch, the structure is none of a Tree, or it has a slot that the cell
-        does not have.
+        If the cell of the layer is not a TreeSearch. If the structure is not valid for a Tree, or has a slot that the
+        cell does not have.
 
     Notes
     -----
-    The matrices that multiply the input are multiplied with ``weight_ih`` of the search, and are trained alone after.
-    The random state of torch is not changed.
+    The matrices that multiply the input are multiplied with ``weight_ih`` of the search, and then only the products are
+    trained. The random state of torch is not changed.
 
     Examples
     --------
@@ -71,7 +70,7 @@ def fix_structure(
     sizes = (layer.input_size, layer.hidden_size, layer.num_layers, layer.batch_first, layer.dropout)
     options = {"train_initial_state": layer.train_initial_state, "backend": layer.backend}
     devices = [weight.device] if weight.is_cuda else []
-    with torch.random.fork_rng(devices=devices):  # all weights are replaced below
+    with torch.random.fork_rng(devices=devices):  # the drawn weights are replaced below
         made = Layer(cell, *sizes, layer.bidirectional, weight.device, weight.dtype, **options)  # type: ignore[arg-type]
     n = layer.hidden_size
     for suffix in layer.suffixes:
@@ -96,5 +95,5 @@ def fix_structure(
 
 
 def _weight_name(parameter: str) -> str:
-    """Return the name of the weight that a parameter gives, also by its coordinates."""
+    """Return the name of the weight of a parameter, which may be its coordinates."""
     return parameter.removeprefix("constraints.").split(".")[0]

@@ -1,4 +1,4 @@
-"""Structures that were recorded, as nodes and as text."""
+"""Recorded structures as nodes and as text."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,24 @@ from ..cells.expressions import IDENTITY, Plain, Structure, parse
 
 
 def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Structure]]:
-    """Return the structure of each sample in each recorded step, in the form that `manifold_rnn.nn.cells.Tree` takes.
+    """Return the structure of each sample in each recorded step, in the form for `manifold_rnn.nn.cells.Tree`.
 
     Parameters
     ----------
     choices : sequence of Choices
-        Of `recording`.
+        Choices from `recording`.
     cell : TreeSearch
-        The cell that chose.
+        Cell that made the choices.
 
     Returns
     -------
     list of list of tuple of Node
-        Steps, then samples.
+        Structures by step, then by sample.
 
     Raises
     ------
     OptionError
-        If a step is none that was recorded, or the cell is no TreeSearch.
+        If an entry is not a recorded step, or the cell is not a TreeSearch.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Struct
     if wrong or not isinstance(cell, TreeSearch):
         got = wrong[0] if wrong else f"a cell of {type(cell).__name__}"
         raise OptionError(
-            f"Structures are those of steps of TreeSearch.\nExpected recorded steps and their cell, got {got}.\n"
+            f"structures needs recorded steps of a TreeSearch.\nExpected the steps and their cell, got {got}.\n"
             "Pass the list of `with recording() as choices` and `layer.cell`."
         )
     plain: dict[bytes, Structure] = {}
@@ -56,17 +56,18 @@ def structures(choices: Sequence[Choices], cell: TreeSearch) -> list[list[Struct
 
 
 def canonical(structure: Plain) -> str:
-    """Return a tree as text, equal for trees that differ only in the order of children.
+    """Return a tree as text. The text is equal for trees that differ only in the order of children.
 
     Parameters
     ----------
     structure : str or sequence of nodes
+        Structure as for `manifold_rnn.nn.cells.Tree`.
 
     Returns
     -------
     str
-        An expression such as ``tanh(h@0 + x@0)``: ``s@k`` is the product of ``s`` with a matrix of slot k. Which one of
-        L and R it is does not appear.
+        An expression such as ``tanh(h@0 + x@0)``. ``s@k`` is the product of ``s`` with a matrix of slot k. The text
+        does not distinguish L and R.
 
     Raises
     ------

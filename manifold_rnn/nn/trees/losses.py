@@ -1,4 +1,4 @@
-"""Losses on what a search chose: on its margins, and on the distance to a target tree."""
+"""Losses for the choices of a search: for margins, and for the distance to a target tree."""
 
 from collections.abc import Sequence
 
@@ -13,24 +13,24 @@ from .distance import square, subtree_squares
 
 
 def margin_loss(choices: Sequence[Choices], margin: float = 1.0) -> Tensor:
-    r"""Return how much the margins of the chosen candidates fall short.
+    r"""Return a loss for margins of chosen candidates that are too small.
 
     .. math:: \ell = \sum_{r} \max(0, m - m_r) / m,
 
-    with the margin :math:`m_r` of node r, the score of its best candidate minus that of the second, as the mean over
-    the samples and steps. A node with one candidate has no loss.
+    The margin :math:`m_r` of node r is the score of its best candidate minus that of the second. The loss is the mean
+    over samples and steps. A node with one candidate has no loss.
 
     Parameters
     ----------
     choices : sequence of Choices
-        Of `recording`.
+        Choices from `recording`.
     margin : float
-        The margin m from which on a node has no loss; positive.
+        Smallest margin m at which a node has no loss. It must be positive.
 
     Returns
     -------
     Tensor
-        A scalar, at most the number of nodes.
+        Scalar loss, at most the number of nodes.
 
     Raises
     ------
@@ -39,8 +39,8 @@ def margin_loss(choices: Sequence[Choices], margin: float = 1.0) -> Tensor:
 
     Notes
     -----
-    Source: Qian, Kennedy and Klabjan (2019), where m = 1. Two candidates with equal values have a margin of 0 that no
-    step changes: "relu" and "identity" of a positive argument, for example.
+    Two candidates with equal values have a margin of 0 that training cannot change. "relu" and "identity" of a positive
+    argument are an example. Source: Qian, Kennedy and Klabjan (2019), where m = 1.
 
     Examples
     --------
@@ -54,32 +54,32 @@ def margin_loss(choices: Sequence[Choices], margin: float = 1.0) -> Tensor:
     if not is_number or not 0 < margin < float("inf"):
         raise OptionError(
             f"The margin of margin_loss is out of range.\nExpected a positive, finite number, got {margin!r:.40}.\n"
-            "The source has 1."
+            "Use 1 for the value of the paper."
         )
     short = [(margin - step.margins).clamp(min=0).sum(0).mean() / margin for step in choices]
     return torch.stack(short).mean()
 
 
 def target_loss(choices: Sequence[Choices], cell: TreeSearch, target: Plain = "gru") -> Tensor:
-    r"""Return how far the chosen trees are from a target tree.
+    r"""Return the distance of the chosen trees from a target tree.
 
-    Each node of the target, as the root of its subtree, is compared with all nodes that were chosen. The loss is the
-    mean over the target's nodes of the smallest `distance`, as the mean over samples and steps.
+    The subtree of each node of the target is compared with the subtrees of all chosen nodes. The loss is the smallest
+    `distance`, averaged over the nodes of the target, samples and steps.
 
     Parameters
     ----------
     choices : sequence of Choices
-        Of `recording`.
+        Choices from `recording`.
     cell : TreeSearch
-        The cell that chose.
+        Cell that made the choices.
     target : str or sequence of nodes
-        A structure as for `manifold_rnn.nn.cells.Tree`. It is computed with the slots of the cell, from the same input
-        and state, and without a gradient.
+        Structure as for `manifold_rnn.nn.cells.Tree`. It is evaluated with the slots of the cell, from the same input
+        and state, without a gradient.
 
     Returns
     -------
     Tensor
-        A scalar.
+        Scalar loss.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def target_loss(choices: Sequence[Choices], cell: TreeSearch, target: Plain = "g
 
     Notes
     -----
-    In the source's code the target has other weights, those of a GRU that was trained before, and multiplies by their
+    In the released code, the target has the weights of a GRU that was trained before, and multiplies by their
     transposes. Source: Qian, Kennedy and Klabjan (2019).
 
     Examples
@@ -104,13 +104,13 @@ def target_loss(choices: Sequence[Choices], cell: TreeSearch, target: Plain = "g
 
 
 def require_target(target: Plain, slots: int) -> Structure:
-    """Return the nodes of a target for a search with so many slots, or raise `OptionError`."""
+    """Return the nodes of a target for a search with this number of slots. Raises `OptionError` if it does not fit."""
     nodes = parse(target, "the target")
     needed = max(trained_slots(nodes), default=-1) + 2
     if needed > slots:
         raise OptionError(
             "The target tree has a slot that the cell does not have.\n"
-            f"Expected slots of TreeSearch of at least {needed}, one of them the identity, got {slots}.\n"
+            f"Expected at least {needed} slots of TreeSearch, including the identity, got {slots}.\n"
             "Add slots, or choose another target."
         )
     return nodes
@@ -122,7 +122,7 @@ def _target_distances(step: Choices, target: Structure, slots: int) -> Tensor:
         goals = target_values(step, target, slots)
     goal_squares = torch.stack(subtree_squares(target, goals), -1)  # (B, M)
     nothing = torch.zeros_like(goal_squares[:, :1])
-    # rows are subtrees: of x, h and zero, which are no node, then of the chosen nodes; the last column is no node
+    # rows: the leaves x, h and zero, which have no subtree, then the chosen nodes; the last column: no node
     rows = [torch.cat([goal_squares, nothing], -1)] * FIRST_NODE
     for r, value in enumerate(step.values):
         table = torch.stack(rows, 1)  # (B, 3 + r, M + 1)
@@ -140,7 +140,7 @@ def _target_distances(step: Choices, target: Structure, slots: int) -> Tensor:
 
 
 def target_values(step: Choices, target: Structure, slots: int) -> list[Tensor]:
-    """Return the values of a target's nodes, (B, n) each, with the weights and the operands of a recorded step."""
+    """Return the values of the nodes of a target, (B, n) each, with the weights and operands of a recorded step."""
     blocks = step.weight.unflatten(0, (slots - 1, 2, step.state.shape[-1]))
     leaves = {"x": step.inputs, "h": step.state, "zero": torch.zeros_like(step.state)}
 
@@ -154,7 +154,7 @@ def target_values(step: Choices, target: Structure, slots: int) -> list[Tensor]:
 def _require_choices(choices: Sequence[Choices]) -> None:
     if not choices or not all(isinstance(step, Choices) for step in choices):
         raise OptionError(
-            "A loss on choices needs at least one recorded step.\n"
+            "The loss needs at least one recorded step.\n"
             f"Got {'none' if not choices else type(choices[0]).__name__}.\n"
-            "Call a layer of TreeSearch, not compiled, inside of `with recording() as choices`."
+            "Call a layer of TreeSearch without torch.compile inside `with recording() as choices`."
         )

@@ -1,4 +1,4 @@
-"""The report of a study: tables, pictures and a page, each file written at once."""
+"""The report of a study: tables, figures and a page. Each file is written atomically."""
 
 import json
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ _WRITTEN = (REPORT, "table.md", "table.csv", *(f"{name}.svg" for name in PICTURE
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the pictures as SVG."""
-    write_json(folder / RESULTS, document(results))  # first: it says whose the other files are
+    """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the figures as SVG."""
+    write_json(folder / RESULTS, document(results))  # first, because it names the study that owns the folder
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
     study = presentable(results.study)
@@ -54,20 +54,20 @@ def page(results: Results, figures: Mapping[str, Figure]) -> str:
 
 
 def _is_near(best: Row, row: Row) -> bool:
-    """Whether two means differ by less than the deviations of both together."""
+    """Whether two means differ by less than the sum of their standard deviations."""
     if best.validation_mean is None or row.validation_mean is None:
         return False
     return abs(best.validation_mean - row.validation_mean) <= sum(r.validation_deviation or 0.0 for r in (best, row))
 
 
 def require_own(folder: Path, study: str) -> None:
-    """Raise `OptionError` if a folder has the results of another study, or of something else."""
+    """Raise `OptionError` if a folder contains the results of another study, or other files of the same names."""
     path = folder / RESULTS
     if not path.exists():
         foreign = [name for name in _WRITTEN if (folder / name).exists() and not (folder / JOURNAL).exists()]
         if foreign:
-            got = f"Got '{folder}', which has the file {foreign[0]} of something else"
-            raise OptionError(f"`output` needs a folder for '{study}' alone. {got}. Choose another folder.")
+            got = f"Got '{folder}', which contains a file {foreign[0]} that is not of a study"
+            raise OptionError(f"`output` needs a folder for the study '{study}' alone. {got}. Choose another folder.")
         return
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -75,6 +75,7 @@ def require_own(folder: Path, study: str) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         owner, number = None, None
     if owner != study:
-        of = f"of the study '{owner}'" if owner else "of something else"
-        raise OptionError(f"`output` needs a folder for '{study}' alone. Got '{folder}' with results {of}.")
+        of = f"of the study '{owner}'" if owner else "that are not of a study"
+        got = f"Got '{folder}' with results {of}"
+        raise OptionError(f"`output` needs a folder for the study '{study}' alone. {got}. Choose another folder.")
     TABLE.require(number, f"'{path}'")

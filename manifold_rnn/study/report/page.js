@@ -1,4 +1,4 @@
-// A click on a heading sorts the table by that column; a second click turns the order round.
+// A click on a heading sorts the table by that column; a second click reverses the order.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const head = button.parentElement;

@@ -1,4 +1,4 @@
-"""The pictures of a report: heat map, learning curves, scores against time and along ranges, eigenvalues."""
+"""The figures of a report: heat map, learning curves, scores against time and along ranges, eigenvalues."""
 
 from collections.abc import Sequence
 from itertools import islice, product
@@ -18,17 +18,17 @@ from ..grid import shown_entry
 from ..results import Results, Row
 
 _MAP = colormaps["viridis"]
-_FIRST = ("network.constraint", "network.retraction")  # where both vary, they are the rows and the columns
+_FIRST = ("network.constraint", "network.retraction")  # if both vary, they become the rows and the columns
 _FACETS = 6
-_SHOWN = 8  # curves of a search
+_SHOWN = 8  # number of curves of a search
 _SPECTRA = 12
 PICTURES = ("heatmap", "curves", "ranges", "time", "eigenvalues")
-_LONGEST = 80  # letters of a label
+_LONGEST = 80  # largest number of characters of a label
 Where = dict[str | None, Value]
 
 
 class Facets:
-    """The keys with a list of values, split in what is ``across``, ``down``, and ``beside`` each other in heat maps."""
+    """The layout of heat maps: the keys for columns (``across``), rows (``down``) and separate maps (``beside``)."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -42,11 +42,11 @@ class Facets:
         self.beside = self._others if len(self._others) <= _FACETS else [{}]
 
     def values(self, key: str | None) -> list[Value]:
-        """Return the values of a key; one for no key."""
+        """Return the values of a key, or [None] for no key."""
         return [None] if key is None else self.results.values(key)
 
     def rows(self, where: Where) -> list[Row]:
-        """Return the rows with these values, the best first."""
+        """Return the rows of the table with these values, the best first."""
         conditions = {key: value for key, value in where.items() if key is not None}
         return [row for row in self.results.rows if all(row.choices.get(k) == v for k, v in conditions.items())]
 
@@ -55,15 +55,15 @@ class Facets:
         return COLOURS[self.place(row)[0] % len(COLOURS)]
 
     def marker(self, row: Row) -> str:
-        """Return the mark of a row."""
+        """Return the marker of a row."""
         return MARKERS[self.values(self.down).index(row.choices.get(self.down or "")) % len(MARKERS)]
 
     def line(self, row: Row) -> str:
-        """Return the line of a row: another one where a colour comes again."""
+        """Return the line style of a row. It changes when a colour is used again."""
         return LINES[self.place(row)[1] % len(LINES)]
 
     def place(self, row: Row) -> tuple[int, int]:
-        """Return the number of a row's column, and that of its other values; in a search, its rank in the column."""
+        """Return the index of a row's column, and of its other values. In a search: its rank there."""
         across = self.values(self.across).index(row.choices.get(self.across or ""))
         if self.results.grid.search:
             same = self.rows({self.across: row.choices.get(self.across or "")})
@@ -71,17 +71,17 @@ class Facets:
         return across, next(k for k, where in enumerate(self._others) if row in self.rows(where))
 
     def name(self, key: str | None, value: Value) -> str:
-        """Return what to call a value in a picture."""
+        """Return the name of a value in a figure."""
         return "" if key is None else shortened(shown_entry(self.results.titles[key], value))
 
 
 def shortened(text: str) -> str:
-    """Return a text without its middle if it is too long for a picture."""
+    """Return a text without its middle if it is too long for a figure."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
 
 
 def draw(results: Results) -> dict[str, Figure]:
-    """Draw all pictures for which there is something to show."""
+    """Draw all figures that have data to show."""
     makers = (draw_heatmap, draw_curves, draw_ranges, draw_time, draw_eigenvalues)
     with rc_context(STYLE):  # type: ignore[arg-type]  # whose keys are checked when it runs
         figures = {name: make(results) for name, make in zip(PICTURES, makers, strict=True)}
@@ -89,10 +89,9 @@ def draw(results: Results) -> dict[str, Figure]:
 
 
 def draw_heatmap(results: Results) -> Figure | None:
-    """Draw the test metric of every pair of two keys' values; None if nothing with a list of values varies.
+    """Draw the test metric for every pair of values of two keys. Returns None if no key has a list of values.
 
-    A cell shows the best combination in it by validation: where other keys vary too, and are too many for a map each,
-    it is the best over them.
+    If more keys vary than there are maps, a cell shows the best combination over them by validation.
     """
     facets = Facets(results)
     if facets.across is None:
@@ -138,7 +137,7 @@ def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], sc
 
 
 def draw_curves(results: Results) -> Figure | None:
-    """Draw the validation metric over epochs, a panel for every value of one key; None before any epoch has ended."""
+    """Draw the validation metric over epochs, with a panel for every value of one key."""
     if not any(run.history for run in results.runs):
         return None
     facets = Facets(results)
@@ -166,7 +165,7 @@ def draw_curves(results: Results) -> Figure | None:
 
 
 def _band(row: Row) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Return epochs, and the lowest, mean and highest metric of a row's runs that have come so far."""
+    """Return epochs, and the lowest, mean and highest metric of the runs that reached them."""
     epochs: dict[int, list[float]] = {}
     for epoch in (epoch for run in row.runs for epoch in run.history if epoch["val_metric"] is not None):
         epochs.setdefault(epoch["epoch"], []).append(epoch["val_metric"])
@@ -186,7 +185,7 @@ def _groups(facets: Facets) -> list[tuple[str, Sequence[Row]]]:
 
 
 def _share_limits(axes: Sequence[Axes], results: Results) -> None:
-    """Let the axis of all panels begin where all are after a third of their epochs: the rest is steep."""
+    """Begin the shared axis at the values after a third of the epochs. The earlier part is too steep to show."""
     low, _ = axes[0].get_ylim()
     means = [middle for row in results.rows for _, _, middle, _ in [_band(row)] if len(middle) >= 6]
     late = [value for middle in means for value in middle[len(middle) // 3 :]]
@@ -198,7 +197,7 @@ def _share_limits(axes: Sequence[Axes], results: Results) -> None:
 
 
 def draw_time(results: Results) -> Figure | None:
-    """Draw the validation metric over seconds, and the test metric over seconds a step; None if there is neither."""
+    """Draw the validation metric over seconds, and the test metric over the time of a step. None without data."""
     timed = [row for row in results.rows if row.complete and row.seconds]
     if not timed:
         return None
@@ -215,8 +214,8 @@ def draw_time(results: Results) -> Figure | None:
             edge: Values = {"markeredgecolor": INK if is_best else "none", "markeredgewidth": 1.6}
             at, error = (1000 * row.seconds_per_step, row.test_mean), row.test_deviation
             right.errorbar(*at, yerr=error, color=colour, marker=marker, markersize=9 if is_best else 7, **edge)
-    left.set(title="Over the time of training", xlabel="seconds of training")
-    right.set(title="Against the time of a step", xlabel="milliseconds a step", xlim=(0, None))
+    left.set(title="Validation over training time", xlabel="training time in seconds")
+    right.set(title="Test over time per step", xlabel="milliseconds per step", xlim=(0, None))
     metric_axis(left, results, "validation")
     metric_axis(right, results, "test")
     figure.legend(handles=_handles(facets), loc="outside right center")
@@ -224,7 +223,7 @@ def draw_time(results: Results) -> Figure | None:
 
 
 def draw_ranges(results: Results) -> Figure | None:
-    """Draw the validation metric against every number that a search draws; None if there is none."""
+    """Draw the validation metric against every number that a search draws. Returns None if it draws none."""
     keys = [key for key, space in results.grid.search.items() if "choices" not in space]
     if not keys or not any(row.complete for row in results.rows):
         return None
@@ -243,7 +242,7 @@ def draw_ranges(results: Results) -> Figure | None:
 
 
 def draw_eigenvalues(results: Results) -> Figure | None:
-    """Draw the eigenvalues of the first run of each of the best combinations; None if there are none."""
+    """Draw the eigenvalues of the first run of the best combinations. Returns None if no run has any."""
     firsts = [(row, run) for row in results.rows for run in row.complete[:1] if run.spectrum_end][:_SPECTRA]
     if not firsts:
         return None
@@ -273,7 +272,7 @@ def _handles(facets: Facets) -> list[Line2D]:
 
 
 def metric_axis(axes: Axes, results: Results, stage: str) -> None:
-    """Write the metric on the vertical axis as elsewhere; errors, which span powers, by their logarithm."""
+    """Format the vertical axis for the metric. Errors get a logarithmic axis."""
     axes.set_ylabel(f"{stage} {results.about['metric']}")
     if results.higher_is_better:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

@@ -1,4 +1,4 @@
-"""The table of a comparison: for a terminal, as Markdown, and in full precision as CSV and JSON."""
+"""The table of a comparison: for a terminal and as Markdown, and with full precision as CSV and JSON."""
 
 import csv
 import io
@@ -22,11 +22,11 @@ from ..results import Results, Row, shown_duration
 TEMPLATES = templates(__package__)
 TEMPLATES.filters["shown"] = presentable
 TEMPLATES.filters["literal"] = lambda text: re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", text)  # in Markdown
-_DETAILS = ("test_best", "validation_mean", "seconds")  # left out where there is little room
+_DETAILS = ("test_best", "validation_mean", "seconds")  # left out on a terminal, for lack of room
 
 
 class Column(NamedTuple):
-    """A column of the table: its heading, its key in files, and the text that it shows of a row."""
+    """A column of the table: its heading, its key in files, and a function that formats a row."""
 
     title: str
     key: str
@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 def columns(results: Results) -> list[Column]:
-    """Return the columns of the table: those of what varies, then those of what was measured."""
+    """Return the columns of the table: first the settings that vary, then the measurements."""
     metric, shown, spread = results.about["metric"], results.shown, results.shown_spread
     return [
         *(Column(title, key, partial(_shown_choice, key)) for key, title in results.titles.items()),
@@ -53,14 +53,14 @@ def columns(results: Results) -> list[Column]:
 
 
 def numbers(results: Results, row: Row) -> Values:
-    """Return a row as plain values, by dotted keys and the names of columns."""
+    """Return a row as a mapping of dotted keys and column names to plain values."""
     measured = {key: value for key, value in vars(row).items() if key not in ("label", "choices")}
     counts = {"complete": len(row.complete), "runs": len(row.runs)}
     return {key: row.choices.get(key) for key in results.keys} | measured | counts
 
 
 def print_table(results: Results, console: Console) -> None:
-    """Print the main columns of the table, the best combination in bold, and why runs failed."""
+    """Print the main columns, with the best combination in bold, and the reasons of failed runs."""
     baseline = results.about["baseline"]
     caption = f"baseline: {results.shown(baseline['metric'])}" if baseline else None
     table = Table(title=Text(results.about["task"]), caption=caption, box=box.SIMPLE_HEAD)
@@ -78,7 +78,7 @@ def print_table(results: Results, console: Console) -> None:
 
 
 def markdown(results: Results) -> str:
-    """Return the table as Markdown: the best combination in bold, remarks below."""
+    """Return the table as Markdown, with the best combination in bold and remarks below."""
     return TEMPLATES.get_template("table.md").render(results=results, columns=columns(results))
 
 
@@ -95,13 +95,13 @@ def comma_separated(results: Results) -> str:
 
 
 def _cell(value: Value) -> Value:
-    """A cell of a CSV file, in which no text is a formula for a spreadsheet."""
+    """The value of a CSV cell, escaped so that a spreadsheet does not read it as a formula."""
     text = shown_value(value) if isinstance(value, (str, dict, list)) else value
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def document(results: Results) -> Values:
-    """Return everything, for JSON: the rows, and every run with its history."""
+    """Return all results for JSON: the rows, and every run with its history."""
     content = {
         KEY: TABLE.current,
         **{"study": results.study, "about": results.about, "grid": results.grid.plain(), "cases": results.cases},

@@ -12,13 +12,18 @@ from ..values import Value
 
 
 class Method:
-    """What a section of a run's settings changes about training; a subclass overrides what it needs.
+    """A section of a run's settings that changes training. Subclasses override the methods that they need.
 
-    A run calls `require`, `require_network` and `build` whenever it builds the network, also to evaluate or to resume;
-    `start` once, before the first step of a run that starts; `rates` when it builds the optimizer; `loss` and
-    `added_loss` for each training batch; `added_validation_loss` for each validation batch; `before_step` and
-    `after_step` around each step of the optimizer; `numbers` after each epoch. It computes each loss, also of
-    validation and test, within `context`. Nothing is called while the section is not `active`.
+    A run calls these methods if the section is `active`:
+
+    - `require`, `require_network` and `build`: whenever it builds the network, also to evaluate or to resume.
+    - `start`: once, before the first step of a new run.
+    - `rates`: when it builds the optimizer.
+    - `context`: around each loss, also of validation and test.
+    - `loss` and `added_loss`: for each training batch.
+    - `added_validation_loss`: for each validation batch.
+    - `before_step` and `after_step`: around each step of the optimizer.
+    - `numbers`: after each epoch.
     """
 
     @property
@@ -27,40 +32,40 @@ class Method:
         raise NotImplementedError
 
     def require(self, settings: Value) -> None:
-        """Raise `OptionError` if the other parts of the `RunSettings` do not fit to this section."""
+        """Raise `OptionError` if the other parts of the `RunSettings` do not fit this section."""
 
     def require_network(self, settings: Value, network: Network) -> None:
-        """Raise `OptionError` if the network that the `RunSettings` build does not fit to this section."""
+        """Raise `OptionError` if the network built from the `RunSettings` does not fit this section."""
 
     def build(self, network: Network) -> Network:
-        """Return the network with what this section adds to it, before weights are loaded."""
+        """Return the network with the additions of this section, before weights are loaded."""
         return network
 
     def start(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         """Set initial weights from the training set."""
 
     def loss(self, network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the loss of a batch, whose backward pass leaves the gradients that this section defines, or None."""
+        """Return a loss whose backward pass computes the gradients of this section, or None for the usual loss."""
         return None
 
     def rates(self) -> dict[str, float]:
-        """Return the learning rates of weights that this section has added, by a part of their names."""
+        """Return the learning rates of the weights that this section added, by a part of their names."""
         return {}
 
     def added_loss(self, network: nn.Module, task: Task, progress: float) -> Tensor | None:
-        """Return what is added to the loss, once it is computed; ``progress`` goes from 0 to 1 over all steps."""
+        """Return a term that is added to the loss, or None. ``progress`` goes from 0 to 1 over all steps."""
         return None
 
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
-        """Return what is added to the validation loss, by which the best checkpoint is chosen."""
+        """Return a term that is added to the validation loss, or None. This loss decides the best checkpoint."""
         return None
 
     def numbers(self, network: nn.Module) -> dict[str, float]:
-        """Return numbers by name, which a run logs after each epoch and ``inspect`` prints."""
+        """Return numbers by name. A run logs them after each epoch, and ``inspect`` prints them."""
         return {}
 
     def context(self, network: nn.Module, progress: float | None) -> AbstractContextManager[object]:
-        """Return the context of a loss, its outputs and `added_loss`; ``progress`` is None in validation and test."""
+        """Return the context of outputs and losses. ``progress`` is None in validation and test."""
         return nullcontext()
 
     def before_step(self, network: nn.Module, progress: float) -> None:

@@ -1,4 +1,4 @@
-"""By which rule the gradients of a run are computed."""
+"""The section ``learning``: the rule that computes the gradients of a run."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from .base import Method
 
 @dataclass(frozen=True)
 class LearningSettings(Method):
-    """By which rule the gradients of a run are computed.
+    """Settings of the rule that computes the gradients of a run.
 
     Parameters
     ----------
     rule : str
-        backpropagation, or rflo for random feedback local online learning, of a network of one level whose cell is
-        LeakyElman or Elman.
+        backpropagation, or rflo for random feedback local online learning. rflo needs a network of one level whose cell
+        is LeakyElman or Elman.
     feedback : str
-        Rule rflo: what carries errors back to the units. random is a fixed matrix, transpose the transposed readout.
+        For rflo, the matrix that propagates errors to the units. random is a fixed matrix, transpose the transposed
+        readout.
     influence : str
-        Rule rflo: what is kept of the influence of weights on states. local is the published trace, diagonal keeps each
-        unit's weight to itself, full is exact and expensive.
+        For rflo, the approximation of the influence of weights on states. The default, local, is the published trace.
+        The value diagonal also uses the weight of each unit to itself. The value full is exact and expensive.
     seed : int
-        Rule rflo: seed of the random feedback.
+        Random seed of the feedback matrix, for rflo.
 
     Raises
     ------
     OptionError
-        If a value is unknown or out of range, or an option of rflo is set without it.
+        If a value is unknown or out of range, or an option of rflo is set for another rule.
 
     Examples
     --------
@@ -56,11 +57,11 @@ class LearningSettings(Method):
         for key in () if self.active else ("feedback", "influence", "seed"):
             value = getattr(self, key)
             is_default = value == getattr(LearningSettings, key)
-            require(is_default, f"learning.{key}", "`learning.rule=rflo`, which it is an option of", f"{value} alone")
+            require(is_default, f"learning.{key}", "`learning.rule=rflo`, because only this rule has the option", value)
 
     @property
     def active(self) -> bool:
-        """Whether the rule is another than backpropagation."""
+        """Whether the rule differs from backpropagation."""
         return self.rule != "backpropagation"
 
     def require(self, settings: Value) -> None:
@@ -75,22 +76,22 @@ class LearningSettings(Method):
             require(network.cell in leaky, "network.cell", expected, network.cell)
         one = "1 level for `learning.rule=rflo`"
         require(network.num_layers == 1, "network.num_layers", one, network.num_layers)
-        if network.budget is None:  # before a network is built
+        if network.budget is None:  # before the network is built; with a budget, after it
             self._require_memory(settings, network.hidden_size)
 
     def require_network(self, settings: Value, network: Network) -> None:
-        """Raise `OptionError` unless the influence fits into memory, now that a budget has decided the units."""
+        """Raise `OptionError` unless the influence fits into memory, for the units that result from a budget."""
         self._require_memory(settings, network.layer.hidden_size)
 
     def _require_memory(self, settings: Value, n: int) -> None:
         if self.influence == "full":
             size = 8 if settings.precision == "float64" else 4
             entries = settings.batch_size * n * n * (n + settings.task.input_size + 1)
-            needed = 2 * size * entries  # a step makes the next influence beside the last
+            needed = 2 * size * entries  # a step computes the next influence beside the last one
             require_memory("learning.influence", needed, "an influence", f"full with {n:,} units")
 
     def build(self, network: Network) -> Network:
-        """Return the same layer and readout as a network that learns by the rule while it trains."""
+        """Return a network with the same layer and readout, which learns by this rule in training."""
         generator = torch.Generator().manual_seed(self.seed)
         options: Value = {"feedback": self.feedback, "influence": self.influence, "generator": generator}
         rule = RFLO(network.layer, network.readout, **options)

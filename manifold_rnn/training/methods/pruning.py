@@ -1,4 +1,4 @@
-"""The section ``pruning``: gates over the units of a network, with a penalty that closes them."""
+"""The section ``pruning``: gates of the units of a network, with a penalty that closes them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from ..fields import check_fields
 from ..values import Value
 from .base import Method
 
-_GATES = "log_alpha"  # in the names of their parameters
+_GATES = "log_alpha"  # part of the names of the gates' parameters
 
 
 @dataclass(frozen=True)
 class PruningSettings(Method):
-    r"""Gates over the units of the layer, and a penalty for each weight that pruning would keep.
+    r"""Adds gates to the units of the layer, and a penalty for each weight that pruning would keep.
 
-    Training minimizes the mean loss of a batch plus :math:`\lambda\, E`, where E is `manifold_rnn.nn.l0_penalty`, the
+    Training minimizes the mean loss of a batch plus :math:`\lambda\, E`. E is `manifold_rnn.nn.l0_penalty`, the
     expected number of weights of the layer that pruning keeps. ``manifold-rnn prune`` then removes the closed units.
 
     Parameters
     ----------
     penalty : float
-        :math:`\lambda` after the warm-up, in units of the loss for each weight; 0 for no gates, and then the
-        other values have no effect. Where a source divides its :math:`\lambda` by the number of training examples,
-        this is the quotient.
+        :math:`\lambda` after the warm-up, in units of the loss for each weight. With 0 there are no gates, and the
+        other values have no effect. If a paper divides its :math:`\lambda` by the number of training examples, pass the
+        quotient.
     warmup : float
-        Fraction of all steps in which :math:`\lambda` first rises linearly from 0.
+        Fraction of all steps over which :math:`\lambda` rises linearly from 0.
     minimum : int
-        Units of each level and direction that always stay open.
+        Number of units of each level and direction that always stay open.
     lr : float, optional
-        Learning rate of the gates, which are never decayed. Default: ten times ``optimizer.lr``.
+        Learning rate of the gates. They have no weight decay. Default: ten times ``optimizer.lr``.
     inputs : bool
-        Whether features of the input have gates too.
+        Whether input features have gates too.
     log_alpha : float
         Mean of the initial :math:`\log\alpha`, the ``start`` of `manifold_rnn.nn.UnitGates`. Use 3 for trained weights.
 
@@ -79,15 +79,15 @@ class PruningSettings(Method):
     def require(self, settings: Value) -> None:
         """Raise `OptionError` if the rate of the gates is set twice."""
         twice = [part for part in settings.optimizer.groups if _GATES in part] if self.lr is not None else []
-        alone = f"no group of the gates in the optimizer, such as `optimizer.groups.{_GATES}`"
+        alone = f"an optimizer without a group for the gates, such as `optimizer.groups.{_GATES}`"
         require(not twice, "pruning.lr", alone, f"{self.lr} and {twice}")
 
     def build(self, network: Network) -> Network:
-        """Return the network with gates over its units, which the readout shares."""
+        """Return the network with gates of its units, which also apply to the readout."""
         layer, weight, other = network.layer, network.readout.weight, "another network for `pruning.penalty`"
         n = layer.hidden_size
         require(self.minimum <= n, "pruning.minimum", f"at most the {n} units of the network", self.minimum)
-        got = "one with a trained initial state, which the settings of the pruned network could not describe"
+        got = "one with a trained initial state, which the pruned network could not store"
         require(not layer.train_initial_state, "network.zoo", other, got)
         reads_real_part = layer.get_parameter("weight_ih_l0").is_complex() and weight.shape[1] == n
         got = "one whose readout reads only the real part of complex units"
@@ -105,11 +105,11 @@ class PruningSettings(Method):
         return self.penalty * strength * l0_penalty(network)
 
     def added_validation_loss(self, network: nn.Module, task: Task) -> Tensor | None:
-        """Return the full penalty, so that a smaller network may be the best one."""
+        """Return the full penalty, so that the best checkpoint may be a smaller network."""
         return self.penalty * l0_penalty(network)
 
     def numbers(self, network: nn.Module) -> dict[str, float]:
-        """Return the number of open units of all levels; NaN if a gate is."""
+        """Return the number of open units of all levels, or NaN if a gate is NaN."""
         units = [gates.units(suffix) for layer, gates in gated_layers(network) for suffix in layer.suffixes]
         try:
             return {"gates/open": float(sum(len(each.open()) for each in units))}

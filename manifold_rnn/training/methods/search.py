@@ -1,4 +1,4 @@
-"""The search for the trees of a cell: losses on what it chooses, and phases that train a part of the weights."""
+"""The section ``search``: losses for the trees of a cell, and phases that train a part of the weights."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _SCORER = "scorer"
 
 @dataclass(frozen=True)
 class SearchSettings(Method):
-    r"""How the trees of a `manifold_rnn.nn.cells.TreeSearch` are searched.
+    r"""Searches the trees of a `manifold_rnn.nn.cells.TreeSearch`.
 
-    The loss is that of the task plus
+    The loss is the loss of the task plus
 
     .. math:: \lambda_2 \ell_2 + \lambda_3 \ell_3 + \lambda_4 \ell_4,
 
-    with `manifold_rnn.nn.trees.margin_loss`, the sum of the squares of the layer's parameters, and
-    `manifold_rnn.nn.trees.target_loss`.
+    :math:`\ell_2` is `manifold_rnn.nn.trees.margin_loss`, :math:`\ell_3` is the sum of the squares of the layer's
+    parameters, and :math:`\ell_4` is `manifold_rnn.nn.trees.target_loss`.
 
     Parameters
     ----------
     margin : float
         Weight :math:`\lambda_2` of the margin loss.
     least : float
-        The margin from which on a node has no margin loss. Needs ``margin``.
+        Smallest margin at which a node has no margin loss. Needs ``margin``.
     warmup : float
-        Part of the steps over which the weight of the margin loss grows linearly from 0. Needs ``margin``.
+        Fraction of all steps over which the weight of the margin loss rises linearly from 0. Needs ``margin``.
     weights : float
         Weight :math:`\lambda_3` of the squares of the parameters.
     tree : float
@@ -51,13 +51,12 @@ class SearchSettings(Method):
     target : str or list
         The target tree: elman, mgu, gru, or a list of nodes. Needs ``tree``.
     alternate : int
-        Number of phases of equal length that the search is split into, at least 2. The scorer is frozen in the first,
-        third and so on, and the other weights of the layer in the others; the readout is always trained. 0 trains all
-        together.
+        Number of phases of equal length in the search, at least 2. The scorer is frozen in the odd phases, the other
+        weights of the layer in the even ones. The readout is always trained. 0 trains all weights together.
     fix : float
-        Part of the steps after which the structure is fixed: each node then is its best candidate, and the scorer is
-        frozen. Validation, test and every network that is built from the settings use the best candidates in the whole
-        run. 1 never fixes it.
+        Fraction of all steps after which the structure is fixed. Then each node uses its best candidate, and the scorer
+        is frozen. Validation and test use the best candidates during the whole run, as does every network built from
+        the settings. With 1, the structure is never fixed.
 
     Raises
     ------
@@ -66,8 +65,8 @@ class SearchSettings(Method):
 
     Notes
     -----
-    A frozen weight has no gradient, so no optimizer moves it and none of its moments change. Source: Qian, Kennedy and
-    Klabjan (2019).
+    A frozen weight has no gradient. So no optimizer changes it or its moments. Source: Qian, Kennedy and Klabjan
+    (2019).
 
     Examples
     --------
@@ -90,10 +89,10 @@ class SearchSettings(Method):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"search.{key}", "a finite number of at least 0", value)
         require(0 < self.least < math.inf, "search.least", "a positive number", self.least)
-        require(0 <= self.warmup <= 1, "search.warmup", "a part of the run, from 0 to 1", self.warmup)
+        require(0 <= self.warmup <= 1, "search.warmup", "a fraction of the run, from 0 to 1", self.warmup)
         expected = "0 or an integer from 2 to 1,000,000"
         require(self.alternate == 0 or 2 <= self.alternate <= 1_000_000, "search.alternate", expected, self.alternate)
-        require(0 < self.fix <= 1, "search.fix", "a part of the run, above 0 and at most 1", self.fix)
+        require(0 < self.fix <= 1, "search.fix", "a fraction of the run, above 0 and at most 1", self.fix)
         try:
             require_target(self.target, 10**6)
         except OptionError as error:
@@ -113,7 +112,7 @@ class SearchSettings(Method):
         got = f"network.cell={network.cell}" if network.cell else f"network.zoo={network.zoo}"
         require(network.cell == TreeSearch.__name__, "search", "network.cell=TreeSearch", got)
         is_fixed = bool(network.options.get("fixed"))
-        require(not is_fixed, "search", "a structure that is not fixed", f"network.options.fixed={is_fixed}")
+        require(not is_fixed, "search", "a cell whose structure is not fixed", f"network.options.fixed={is_fixed}")
         trains_scorer = self.margin > 0 or network.options.get("choice") != "hard"
         expected = "`search.margin`, since choice=hard has no other gradient of the scorer,"
         require(not self.alternate or trains_scorer, "search.alternate", expected, self.alternate)
@@ -125,7 +124,7 @@ class SearchSettings(Method):
                 raise OptionError(f"`search.target`: {' '.join(str(error).split())}"[:400]) from error
 
     def build(self, network: Network) -> Network:
-        """Return the network with the structure fixed if it will be, as it is scored; `context` searches."""
+        """Return the network in the form for validation: fixed, if the structure will be fixed. `context` searches."""
         layer, cell = _searching(network)
         if self.fix < 1:
             layer.cell = replace(cell, fixed=True)
@@ -177,7 +176,7 @@ class SearchSettings(Method):
 
 
 def _searching(network: nn.Module) -> tuple[Layer, TreeSearch]:
-    """The layer of a network, and its cell."""
+    """The layer of a network and its tree search cell."""
     layers = (part for part in network.modules() if isinstance(part, Layer))
     layer = next(part for part in layers if isinstance(part.cell, TreeSearch))
     assert isinstance(layer.cell, TreeSearch)
@@ -185,7 +184,7 @@ def _searching(network: nn.Module) -> tuple[Layer, TreeSearch]:
 
 
 def _split(layer: Layer) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters of the scorers, and the others."""
+    """The parameters of the scorers, and all others."""
     named = list(layer.named_parameters())
     scorer = [p for name, p in named if name.startswith(_SCORER)]
     return scorer, [p for name, p in named if not name.startswith(_SCORER)]

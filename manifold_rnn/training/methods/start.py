@@ -1,4 +1,4 @@
-"""Initial weights from the training set."""
+"""The section ``start``: initial weights computed from the training set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..fields import check_fields
 from ..values import Value
 from .base import Method
 
-_KEYS = {  # what the messages of a fit name, and the keys of a run
+_KEYS = {  # replacements in the messages of a fit: its arguments, and the keys of a run
     "Pass the scores of their density, or pass strict=False": "Set `start.strict: false`",
     "strict=False": "`start.strict: false`",
     "use inputs='gaussian'": "set `start.inputs: gaussian`",
@@ -30,26 +30,27 @@ _KEYS = {  # what the messages of a fit name, and the keys of a run
 
 @dataclass(frozen=True)
 class StartSettings(Method):
-    """How a run finds initial weights from its training set, before the first step.
+    """Computes the initial weights of a run from its training set, before the first step.
 
     Parameters
     ----------
     name : str, optional
-        moments, for input weights by `manifold_rnn.nn.init.moments_`; null for the usual initialization. The cell
-        Quadratic also gets its recurrent weights, and with one layer those of the readout.
+        moments computes the input weights with `manifold_rnn.nn.init.moments_`. For the cell Quadratic it also computes
+        the recurrent weights, and with one layer the readout. null means the usual initialization.
     directions : int, optional
-        Number of directions, at most the hidden size and the number of inputs. Default: those above the noise.
+        Number of directions, at most the hidden size and the number of inputs. Default: all directions above the noise.
     inputs : str
-        gaussian if mean and covariance of the inputs are estimated, standard if they are 0 and I.
+        gaussian estimates the mean and the covariance of the inputs. standard assumes 0 and I.
     strict : bool
-        Whether to refuse inputs that are not Gaussian or not independent in time, and directions that are not unique.
+        Whether to raise for inputs that are not Gaussian or not independent in time, and for directions that are not
+        unique.
     gain : float
-        Factor of the directions.
+        Factor that scales the directions.
 
     Raises
     ------
     OptionError
-        If a value is out of range, or another one is set without name.
+        If a value is out of range, or if a value is set without name.
 
     Examples
     --------
@@ -74,7 +75,7 @@ class StartSettings(Method):
 
     @property
     def active(self) -> bool:
-        """Whether the weights are found from the training set."""
+        """Whether the weights are computed from the training set."""
         return self.name is not None
 
     def require(self, settings: Value) -> None:
@@ -88,12 +89,13 @@ class StartSettings(Method):
         require(task.length >= 2, "start.name", "a task with sequences of at least 2 steps", task.length)
 
     def start(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        """Set the input weights; of the cell Quadratic also the recurrent weights and the readout.
+        """Set the input weights. For the cell Quadratic, also set the recurrent weights and the readout.
 
         Raises
         ------
         ManifoldError
-            As `manifold_rnn.nn.init.moments_`, with the keys of this section; also if the layer is bidirectional.
+            If `manifold_rnn.nn.init.moments_` raises, or if the layer is bidirectional. The message names the keys of
+            this section.
         """
         assert isinstance(network, Network)
         layer = network.layer
@@ -113,7 +115,7 @@ class StartSettings(Method):
         if not isinstance(layer.cell, cells.Quadratic) or layer.num_layers > 1:
             return
         weight, bias = network.readout.weight, network.readout.bias
-        if weight.shape != (fit.C.shape[1], layer.hidden_size):  # as with complex states
+        if weight.shape != (fit.C.shape[1], layer.hidden_size):  # with complex states, for example
             return
         with torch.no_grad():
             weight.zero_()

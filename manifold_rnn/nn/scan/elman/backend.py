@@ -1,4 +1,4 @@
-"""What the backends that run the Elman form of a cell have in common."""
+"""The base class of backends that run the Elman form of a cell."""
 
 from abc import abstractmethod
 from functools import partial
@@ -16,7 +16,7 @@ class ElmanBackend(Backend):
 
     @abstractmethod
     def scan(self, form: ElmanForm, x: Tensor, h0: Tensor, request: Request) -> tuple[Tensor | None, Tensor]:
-        """Return the states (T, B, n), or None, and the last one, for inputs (T, B, m) and an initial state (B, n)."""
+        """Return the states (T, B, n) or None, and the last state, for inputs (T, B, m) and an initial state (B, n)."""
 
     def run(self, request: Request) -> tuple[Tensor | None, State]:
         form = request.elman_form

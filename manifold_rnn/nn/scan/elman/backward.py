@@ -11,19 +11,19 @@ from ...products import Products, add_outer
 from .engine import PerInput
 from .kernels import Kernel
 
-_PART_BYTES = 1 << 19  # of the states, or gradients, of the steps that are run together: they should stay in the cache
-_PART_STEPS = 8, 64  # bounds of the number of these steps
+_PART_BYTES = 1 << 19  # of the states of the steps that are computed together, so that they stay in the cache
+_PART_STEPS = 8, 64  # smallest and largest number of these steps
 
 
 def split_steps(H: Tensor) -> list[slice]:
-    """Return the time steps in parts, each of so few steps that their states should stay in the cache."""
+    """Split the time steps into parts, whose states should fit into the cache."""
     T, step_bytes = len(H) - 1, max(1, H[0].numel() * H.element_size())
     R = min(T, max(_PART_STEPS[0], min(_PART_STEPS[1], _PART_BYTES // step_bytes)))
     return [slice(start, min(start + R, T)) for start in range(0, T, R)]
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype of sums over all steps, which in half precision would overflow or lose small terms."""
+    """Return the dtype of sums over all steps. In half precision, they would overflow or lose small terms."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -49,14 +49,14 @@ class BackwardPass:
         if self.slopes is not None:
             self.f.slopes(h, self.slopes[: len(h)])
             total = self._fill(part, lambda g, t, slot: torch.mul(g, self.factors[t], out=slot))
-        if total is None or not bool(total.sum().isfinite()):  # infinity times a slope of zero must be zero
+        if total is None or not bool(total.sum().isfinite()):  # there, infinity times a slope of zero must be zero
             states, arguments = h.unbind(0), self.z[part].unbind(0)
             total = self._fill(part, lambda g, t, slot: self.f.backward(g, arguments[t], states[t], slot))
         self.next_gradient = self.next_buffer.copy_(self.slots[0])  # the next part overwrites the slot
         return self.buffer[: len(h)], total
 
     def _fill(self, part: slice, write: Callable[[Tensor, int, Tensor], object]) -> Tensor:
-        """Run a part backward; ``write`` turns the gradient of a state into that of its argument. Return their sum."""
+        """Run a part backward and return the sum. ``write`` applies the derivative of ``f``."""
         d, gy = self.next_gradient, self.output_gradients[part]
         for t in reversed(range(len(gy))):
             slot = self.slots[t]
@@ -72,12 +72,12 @@ class BackwardPass:
 
 
 def _is_without_nan(H: Tensor) -> bool:
-    """Return whether no state is NaN: a NaN reaches the last state of its row, since NaN times zero is NaN."""
+    """Return whether no state is NaN. A NaN always reaches the last state of its row."""
     return is_readable(H) and not bool(H[-1].isnan().any())
 
 
 def _sum_into(slot: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
-    """Write the sum of what there is to ``slot``, and return it."""
+    """Write the sum of the tensors that are not None to ``slot``, and return it."""
     slot.zero_()
     for g in (a, b):
         if g is not None:
@@ -86,7 +86,7 @@ def _sum_into(slot: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
 
 
 class GradientSums:
-    """The gradients of the inputs and the weights; those of the weights are sums over all parts."""
+    """The gradients of inputs and weights. Those of the weights are sums over all parts."""
 
     def __init__(self, f: Kernel, form: ElmanForm, W: Tensor, x: Tensor, H: Tensor, needed: PerInput[bool]) -> None:
         self.f, self.x, self.H = f, x, H
@@ -98,7 +98,7 @@ class GradientSums:
         )
 
     def add(self, part: slice, d: Tensor, total: Tensor) -> None:
-        """Add the contribution of the gradients ``d`` (R, B, n) of the arguments of a part; ``total`` is their sum."""
+        """Add the contribution of the gradients ``d`` (R, B, n) of the arguments of a part. ``total`` is their sum."""
         rows = _flatten_steps(d)  # (R B, n)
         if self.W is not None:
             add_outer(self.W, rows, _flatten_steps(self.H[:-1][part]))  # (n, n)

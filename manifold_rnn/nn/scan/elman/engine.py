@@ -1,4 +1,4 @@
-"""One autograd function for every scan of the Elman form, and the engines that compute for it."""
+"""One autograd function for every scan of the Elman form, and the interface of its engines."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class PerInput(NamedTuple, Generic[_T]):
-    """One value for each differentiable input of a scan: the tensor, whether it needs a gradient, or its gradient."""
+    """One value for each differentiable input of a scan, such as the tensor, its gradient, or a flag."""
 
     x: _T  # (T, B, m)
     V: _T  # (n, m)
@@ -27,7 +27,7 @@ class PerInput(NamedTuple, Generic[_T]):
 
 
 class Engine(ABC):
-    """A recurrence forward and backward over some steps, made for one pass."""
+    """The forward and backward pass of a recurrence over some steps, created for one pass."""
 
     def __init__(self, form: ElmanForm, W: Tensor) -> None:
         self.form, self.W = form, W
@@ -40,19 +40,19 @@ class Engine(ABC):
     def gradients(
         self, x: Tensor, H: Tensor, Z: Tensor | None, gy: Tensor | None, gh: Tensor | None, needed: PerInput[bool]
     ) -> PerInput[Tensor | None]:
-        """Return the gradients that are needed, and always that of the first state.
+        """Return the needed gradients, and always the gradient of the first state.
 
-        ``H`` and ``Z`` are the results of `states`. ``gy`` (T, B, n), of any strides, are the gradients of the states
-        after the first; ``gh`` (B, n) is another gradient of the last one. One of the two may be None.
+        ``H`` and ``Z`` are the results of `states`. ``gy`` (T, B, n), with any strides, has the gradients of the states
+        after the first. ``gh`` (B, n) is another gradient of the last state. One of the two may be None.
         """
 
 
 def run_engine(
     engine: type[Engine], form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor, every_step: bool, recompute: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Return all states, or None, and the last one.
+    r"""Return all states (or None) and the last one.
 
-    To recompute is to keep one in about the root of T states for the backward pass, and to compute the others again.
+    With ``recompute``, about :math:`\sqrt T` states are kept for the backward pass, which computes the others again.
     """
     if h0.numel() == 0 or x.numel() == 0:  # engines need not handle empty tensors
         y = plain_states(form, x, h0, W)
@@ -82,7 +82,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint returns them a single time
+        saved = ctx.saved_tensors  # read once, because a checkpoint returns them only once
         with without_autocast(saved[0]):
             return (None, None, None, None, *_gradients(ctx, saved, gy, gh))
 
@@ -117,7 +117,7 @@ def _gradients(ctx: Any, saved: Any, gy: Tensor | None, gh: Tensor | None) -> Pe
 
 
 def _add_weight_gradients(total: PerInput[Tensor | None], term: PerInput[Tensor | None]) -> None:
-    """Add the gradients of the weights to the total, in place; where one is not needed, both are None."""
+    """Add the gradients of the weights to the total, in place. If one is not needed, both are None."""
     for a, b in zip(total[1:5], term[1:5], strict=True):
         if a is not None and b is not None:
             a.add_(b)
@@ -130,7 +130,7 @@ def _differentiable_gradients(
     gy: Tensor | None,
     gh: Tensor | None,
 ) -> PerInput[Tensor | None]:
-    """Return the gradients by the plain loop, as functions that can be differentiated or mapped over."""
+    """Return the gradients by the plain loop. They can be differentiated again, or mapped over."""
 
     def states(
         x: Tensor, V: Tensor | None, b: Tensor | None, threshold: Tensor | None, W: Tensor, h0: Tensor
@@ -142,7 +142,7 @@ def _differentiable_gradients(
 
 
 def plain_states(form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor) -> Tensor:
-    """Return the states after each step, (T, B, n), by the loop with which every engine is compared."""
+    """Return the states after each step, (T, B, n), by the plain loop. Every engine is compared with it."""
     f, h, states = kernel(form.activation, form.threshold, h0), h0, []
     for u in form.project(x).unbind(0):
         h = f.function(u + h @ W.mT)
@@ -153,8 +153,8 @@ def plain_states(form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor) -> Tensor:
 def state_buffers(x: Tensor, h0: Tensor, *, keeps_argument: bool) -> tuple[Tensor, Tensor]:
     """Return a buffer of states (T + 1, B, n) that starts with ``h0``, and one of projected inputs (T, B, n).
 
-    The projected inputs are in the place of the later states. If the arguments of ``f``, which overwrite them, are to
-    be kept, they have a buffer of their own.
+    The projected inputs share the memory of the later states. With ``keeps_argument``, they have a separate buffer, in
+    which the arguments of ``f`` overwrite them.
     """
     H = h0.new_empty(len(x) + 1, *h0.shape)
     H[0] = h0

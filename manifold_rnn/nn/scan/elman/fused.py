@@ -1,4 +1,4 @@
-"""A scan of the Elman form with its own backward pass: one buffer of states, operations in place, no graph of steps."""
+"""A scan of the Elman form with a hand-written backward pass, in-place operations and one buffer of states."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -19,10 +19,10 @@ from .kernels import kernel
 def fused(
     form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = True, recompute: bool = False
 ) -> tuple[Tensor | None, Tensor]:
-    r"""Run a recurrence :math:`h_t = f(W h_{t-1} + V x_t + b)` with a backward pass of its own.
+    r"""Run a recurrence :math:`h_t = f(W h_{t-1} + V x_t + b)` with a hand-written backward pass.
 
     The backward pass is :math:`\delta_t = f'(h_t) \circ (g_t + W^{\mathsf H}\delta_{t+1})`, in a buffer of a few steps.
-    From this the gradients of ``W``, ``V`` and the biases are summed up as products over many steps at a time.
+    The gradients of ``W``, ``V`` and the biases are sums of products over many steps at a time.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ class FusedEngine(Engine):
 
 
 def without_autograd_overhead(*tensors: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which operations cost a little less; tensors made in it may be neither saved nor returned."""
+    """Return a context with less autograd overhead. Tensors created in it must not be saved or returned."""
     return contextlib.nullcontext() if is_watched(*tensors) else torch.inference_mode()
 
 
 class Fused(ElmanBackend):
-    """The scan by torch operations in place."""
+    """The scan by in-place torch operations."""
 
     name = "fused"
 

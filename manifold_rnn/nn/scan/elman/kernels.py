@@ -1,4 +1,4 @@
-"""Nonlinearities in place, forward and backward, in one or two passes over a state (B, n)."""
+"""In-place nonlinearities, forward and backward, in one or two passes over a state (B, n)."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,7 +12,7 @@ from ...cells.elman_form import Activation
 
 
 class Kernel(ABC):
-    """One nonlinearity, made for states of the shape, dtype and device of ``like``."""
+    """One nonlinearity, for states with the shape, dtype and device of ``like``."""
 
     keeps_argument: ClassVar[bool] = False  # whether the derivative needs the argument, not only the result
     has_slopes: ClassVar[bool] = False  # whether `slopes` is defined
@@ -22,14 +22,14 @@ class Kernel(ABC):
 
     @abstractmethod
     def function(self, z: Tensor) -> Tensor:
-        """Return the value by its plain definition, which autograd can differentiate."""
+        """Return the value by the plain definition, which autograd can differentiate."""
 
     @abstractmethod
     def apply(self, z: Tensor, h: Tensor) -> None:
         """Write the value at ``z`` to ``h``, which may be ``z`` itself."""
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
-        """Write the derivative at states without NaN: one factor for each entry."""
+        """Write the derivative at states without NaN, one factor for each entry."""
         raise NotImplementedError
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Relu(Kernel):
         return torch.relu(z)
 
     def apply(self, z: Tensor, h: Tensor) -> None:
-        torch.clamp_min(z, 0, out=h)  # half the cost of relu with an output argument
+        torch.clamp_min(z, 0, out=h)  # twice as fast as relu with an output argument
 
     def slopes(self, h: Tensor, out: Tensor) -> None:
         torch.sign(h, out=out)
@@ -96,7 +96,7 @@ class Tanh(Kernel):
 class ModRelu(Kernel):
     r"""Real modReLU.
 
-    For b at most 0 it is :math:`z - \operatorname{clamp}(z, b, -b)`; a positive b times the sign of z is added.
+    For b at most 0, it is :math:`z - \operatorname{clamp}(z, b, -b)`. For a positive b, b times the sign of z is added.
     """
 
     has_slopes: ClassVar[bool] = True
@@ -132,7 +132,7 @@ class ModRelu(Kernel):
 
 
 def _is_known_nonpositive(b: Tensor) -> bool:
-    """Return whether no entry is positive, as far as this can be known without waiting for the device."""
+    """Return whether no entry is positive. False if the answer would have to wait for the device."""
     return is_readable(b) and not bool((b > 0).any())
 
 
@@ -170,7 +170,7 @@ class ComplexModRelu(Kernel):
 
 
 def _inverse_modulus(z: Tensor) -> Tensor:
-    """Return ``1 / r`` with the smoothed modulus r of complex numbers, without squares that overflow."""
+    """Return ``1 / r`` with the smoothed modulus r of complex numbers. No square overflows."""
     return torch.hypot(z.real, z.imag).hypot_(z.real.new_full((), EPS)).reciprocal_()
 
 

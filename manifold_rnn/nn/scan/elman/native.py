@@ -14,16 +14,16 @@ from .engine import Engine, PerInput, run_engine
 from .kernels import kernel_class
 
 _PRECISIONS = {torch.float32: 32, torch.complex64: 32, torch.float64: 64, torch.complex128: 64}  # bits of a number
-failure = constant_result(loading.failure)  # the compiler asks once
+failure = constant_result(loading.failure)  # torch's compiler evaluates it once
 is_installed = constant_result(loading.is_installed)
 
-_MATRIX_ROWS_PER_STEP = 8  # rows of the matrix whose packing one step of one sequence repays
+_MATRIX_ROWS_PER_STEP = 8  # rows of the matrix whose packing pays off in one step of one sequence
 
 
 def native(
     form: ElmanForm, x: Tensor, h0: Tensor, W: Tensor, *, every_step: bool = True, recompute: bool = False
 ) -> tuple[Tensor | None, Tensor]:
-    r"""Run a recurrence :math:`h_t = f(W h_{t-1} + V x_t + b)` as `fused` does, in a compiled library.
+    r"""Run a recurrence :math:`h_t = f(W h_{t-1} + V x_t + b)` in a compiled library, with the results of `fused`.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def native(
     each. Second derivatives are computed by the plain loop.
 
     The library is compiled when the package is installed. It uses the vector instructions of the processor, up to
-    AVX-512. ``torch.compile`` and fake tensors see two operators, ``manifold_rnn::scan_forward`` and
+    AVX-512. For ``torch.compile`` and fake tensors, it has two operators: ``manifold_rnn::scan_forward`` and
     ``manifold_rnn::scan_backward``.
 
     Examples

@@ -15,7 +15,7 @@ from ..engine import Engine, PerInput, project_into, run_engine, state_buffers
 from ..kernels import kernel_class
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
-_LARGEST_ROWS = 1024  # of the real matrix, up to which "auto" uses these kernels
+_LARGEST_ROWS = 1024  # largest size of the real matrix for which "auto" uses these kernels
 
 
 def triton(
@@ -49,16 +49,16 @@ def triton(
 
     Notes
     -----
-    A program of the GPU either runs one row of the batch, with the matrix in registers (n up to 128) or streamed
-    through them; or it runs a tile of several rows and some of the hidden units. The programs of a tile's rows then
-    wait for each other after each step, so they must all run at once. An estimate decides which is faster. Sums are in
-    single precision. Products of single precision are exact up to its rounding unless
-    ``torch.set_float32_matmul_precision`` allows less: "high" uses three TF32 products of the tensor cores for one
-    product, "medium" one.
+    A GPU program can run one row of the batch, with the matrix in registers (n up to 128) or streamed through them. It
+    can also run a tile of several rows and some of the hidden units. Then the programs for the same rows wait for each
+    other after each step, so all of them must run at once. An estimate decides which is faster. Sums are in single
+    precision. Products are exact up to single-precision rounding, unless ``torch.set_float32_matmul_precision`` allows
+    less. With "high", three TF32 products of the tensor cores replace one product. With "medium", one TF32 product
+    does.
 
-    It needs a GPU of compute capability 8.0 or above. With ``TRITON_INTERPRET=1`` in the environment before the import,
-    the kernels are interpreted on the CPU, one program after the other, so several programs never share rows. It needs
-    the memory of `fused` and of the gradients of all arguments. Second derivatives are computed by the plain loop.
+    It needs a GPU with compute capability 8.0 or above. If ``TRITON_INTERPRET=1`` is set before the import, the kernels
+    are interpreted on the CPU, one program at a time. Then programs never share rows. It needs the memory of `fused`,
+    plus the gradients of all arguments. Second derivatives are computed by the plain loop.
 
     Examples
     --------
@@ -135,5 +135,5 @@ class Triton(ElmanBackend):
 
 @cache
 def is_installed() -> bool:
-    """Return whether Triton is installed; this does not import it."""
+    """Return whether Triton is installed, without importing it."""
     return importlib.util.find_spec("triton") is not None

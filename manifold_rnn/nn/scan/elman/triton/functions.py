@@ -11,7 +11,7 @@ _LARGE, _SCALE = tl.constexpr(2.0**60), tl.constexpr(2.0**-66)
 
 @triton.jit
 def load(at, offsets, mask, COMPLEX: tl.constexpr):
-    """Return both parts in single precision, zero where masked; the second is the number 0 if there is none."""
+    """Return both parts in single precision, zero where masked. The second part is 0 for real numbers."""
     if COMPLEX:
         re = tl.load(at + 2 * offsets, mask=mask, other=0.0).to(tl.float32)
         im = tl.load(at + 2 * offsets + 1, mask=mask, other=0.0).to(tl.float32)
@@ -23,7 +23,7 @@ def load(at, offsets, mask, COMPLEX: tl.constexpr):
 
 @triton.jit
 def load_matrix(M, rows, columns, n, COMPLEX: tl.constexpr):
-    """Return both parts of a tile of the matrix at ``M``, (n, n), or (2, n, n) if there are two."""
+    """Return both parts of a tile of the matrix at ``M``, (n, n), or (2, n, n) if complex."""
     mask = (rows < n)[:, None] & (columns < n)[None, :]
     at = M + rows[:, None] * n + columns[None, :]
     re = tl.load(at, mask=mask, other=0.0).to(tl.float32)
@@ -43,7 +43,7 @@ def store(at, offsets, re, im, mask, COMPLEX: tl.constexpr):
 
 @triton.jit
 def activate(re, im, b, ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr):
-    """Return the value at an argument; NaN stays NaN, which a maximum would not promise."""
+    """Return the value at an argument. NaN stays NaN, which a maximum would not guarantee."""
     if ACTIVATION == "relu":
         re = tl.where(re < 0, 0.0, re)
     elif ACTIVATION == "tanh":
@@ -64,7 +64,7 @@ def activate(re, im, b, ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr):
 def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr):
     """Return the gradient of the argument, and of the threshold, given that of the value.
 
-    ``s`` is the argument of complex modReLU, and the value of anything else.
+    ``s`` is the argument for complex modReLU, and the value for all other functions.
     """
     share = 0.0
     if ACTIVATION == "relu":
@@ -81,7 +81,7 @@ def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: 
             bend = tl.where(scale > 0, share * b * inverse, 0.0)
             g_re, g_im = g_re * scale - p_re * bend, g_im * scale - p_im * bend
         else:
-            sign = tl.where(s_re > 0, 1.0, tl.where(s_re < 0, -1.0, 0.0))  # of NaN it is 0, as torch has it
+            sign = tl.where(s_re > 0, 1.0, tl.where(s_re < 0, -1.0, 0.0))  # the sign of NaN is 0, as in torch
             share = tl.where(s_re == 0, 0.0, g_re) * sign
             g_re = share * sign
     return g_re, g_im, share
@@ -89,7 +89,7 @@ def differentiate(g_re, g_im, s_re, s_im, b, ACTIVATION: tl.constexpr, COMPLEX: 
 
 @triton.jit
 def _inverse_modulus(re, im):
-    """Return ``1 / r`` with the smoothed modulus r; numbers whose squares would overflow are scaled first."""
+    """Return ``1 / r`` with the smoothed modulus r. Numbers whose squares would overflow are scaled first."""
     scale = tl.where((tl.abs(re) > _LARGE) | (tl.abs(im) > _LARGE), _SCALE, 1.0)
     re, im = re * scale, im * scale
     return tl.rsqrt(re * re + im * im + _EPS2 * scale * scale) * scale
@@ -97,7 +97,7 @@ def _inverse_modulus(re, im):
 
 @triton.jit
 def _tanh(x):
-    """Return tanh by its series near 0, where the exponential would lose digits; neither meets an overflow."""
+    """Return tanh, by its series near 0, where the exponential would lose digits. Nothing overflows."""
     size = tl.abs(x)
     small = tl.where(size < 0.25, x, 0.0)
     q = small * small

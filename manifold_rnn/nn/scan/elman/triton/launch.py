@@ -1,4 +1,4 @@
-"""Launches of the kernels."""
+"""Launches the kernels."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ _INTERPRETED = not isinstance(tiles.forward, JITFunction)
 def launch_forward(
     activation: Activation, threshold: Tensor | None, U: Tensor, H: Tensor, W: Tensor, *, keeps_argument: bool
 ) -> None:
-    """Fill the states ``H[1:]`` of (T + 1, B, n) from ``H[0]`` and the projected inputs ``U`` (T, B, n), in one launch.
+    """Fill the states ``H[1:]`` of (T + 1, B, n) from ``H[0]`` and projected inputs ``U`` (T, B, n), in one launch.
 
-    ``U`` may be ``H[1:]``; if the arguments of the nonlinearity are to be kept, it receives them.
+    ``U`` may be ``H[1:]``. With ``keeps_argument``, the arguments of the nonlinearity are written to it.
     """
     T, B, n = U.shape
     tiling, options = _tiling_and_constants(U, activation)
@@ -38,8 +38,8 @@ def launch_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of the arguments (T, B, n), of the initial state (B, n), and of the threshold (n,).
 
-    ``S`` (T, B, n) are the states, or the arguments where the derivative needs them. ``gy`` (T, B, n), of any strides,
-    are the gradients of the states, and ``gh`` (B, n) is another gradient of the last one.
+    ``S`` (T, B, n) contains the states, or the arguments if the derivative needs them. ``gy`` (T, B, n), with any
+    strides, has the gradients of the states, and ``gh`` (B, n) is another gradient of the last one.
     """
     T, B, n = S.shape
     tiling, options = _tiling_and_constants(S, activation)
@@ -74,30 +74,31 @@ def _tiling_and_constants(like: Tensor, activation: Activation) -> tuple[Tiling,
     else:
         options |= {"SHARED": tiling.members > 1, "ROWS": tiling.rows, "COLUMNS": tiling.columns}
         options["PRECISION"] = _PRECISIONS[torch.get_float32_matmul_precision()]
-        options["HALF"] = like.dtype.itemsize == 2 and not _INTERPRETED  # the interpreter would multiply their bits
+        # the interpreter would multiply the bit patterns of half precision
+        options["HALF"] = like.dtype.itemsize == 2 and not _INTERPRETED
     if not _INTERPRETED:
         options |= {"num_warps": tiling.warps, "enable_fp_fusion": True}
         if tiling.members > 1:
-            options["launch_cooperative_grid"] = True  # the driver refuses programs that cannot all run at once
+            options["launch_cooperative_grid"] = True  # so the driver raises if the programs cannot all run at once
     return tiling, options
 
 
 def _grid_and_counters(tiling: Tiling, like: Tensor) -> tuple[tuple[int], Tensor]:
-    """Return the grid of programs, and a counter for each group of programs that shares rows."""
+    """Return the grid of programs, and a counter for each group of programs that share rows."""
     groups = -(-like.shape[1] // tiling.rows)
     return (groups * tiling.members,), torch.zeros(groups, dtype=torch.int32, device=like.device)
 
 
 def _split_planes(W: Tensor) -> Tensor:
-    """Return the real and the imaginary part one after the other, (2, n, n), or a real matrix as it is."""
+    """Return the stacked real and imaginary part, (2, n, n), or a real matrix unchanged."""
     return torch.stack([W.real, W.imag]) if W.is_complex() else _materialize(W)
 
 
 def _materialize(z: Tensor) -> Tensor:
-    """Return the numbers contiguous in memory, without pending conjugation or negation."""
+    """Return a contiguous tensor without pending conjugation or negation."""
     return z.resolve_conj().resolve_neg().contiguous()
 
 
 def _as_real_pairs(z: Tensor) -> Tensor:
-    """Return a view of real numbers, with a last axis of both parts if complex."""
+    """Return a real view, with a last axis for both parts if complex."""
     return torch.view_as_real(z) if z.is_complex() else z

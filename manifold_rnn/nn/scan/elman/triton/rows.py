@@ -1,4 +1,4 @@
-"""One program for each row of the batch, for all of time, with the matrix in its registers or streamed through them."""
+"""One program for each row of the batch and all time steps, with the matrix in registers or streamed."""
 
 import triton
 import triton.language as tl
@@ -12,9 +12,9 @@ def forward(
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, KEEPS: tl.constexpr, HELD: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Turn projected inputs ``U`` (T, B, n) into states ``H[1:]``, from ``H[0]`` on; ``M`` is W^T.
+    """Compute the states ``H[1:]`` from ``H[0]`` and projected inputs ``U`` (T, B, n). ``M`` is W^T.
 
-    ``U`` may be ``H[1:]``. With KEEPS it receives the arguments of the nonlinearity.
+    ``U`` may be ``H[1:]``. With KEEPS, the arguments of the nonlinearity are written to it.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     row, j = tl.program_id(0) * n, tl.arange(0, BLOCK)
@@ -26,7 +26,7 @@ def forward(
         v_re, v_im = load(h, j, inside, COMPLEX)
     u_re, u_im = load(u, j, inside, COMPLEX)
     for t in range(T):
-        next_re, next_im = load(u + step, j, inside & (j < (T - 1 - t) * n), COMPLEX)  # asked for before it is needed
+        next_re, next_im = load(u + step, j, inside & (j < (T - 1 - t) * n), COMPLEX)  # prefetched
         if HELD:
             z_re, z_im = _product(w_re, w_im, v_re, v_im, COMPLEX)
         else:
@@ -42,7 +42,7 @@ def forward(
             v_re = tl.where(inside, h_re, 0.0).to(H.dtype.element_ty).to(tl.float32)  # infinity times 0 is NaN
             v_im = tl.where(inside, h_im, 0.0) if COMPLEX else 0.0
         else:
-            tl.debug_barrier()  # the next step reads what other threads wrote
+            tl.debug_barrier()  # the next step reads values that other threads wrote
         u_re, u_im = next_re, next_im
         u += step
 
@@ -53,11 +53,11 @@ def backward(
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, EVERY: tl.constexpr, HELD: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients ``D`` of the arguments, from the last step on, at which all pointers stand.
+    """Write the gradients ``D`` of the arguments, beginning at the last step, where all pointers start.
 
-    ``S`` is what the derivative needs; ``G`` are the gradients of the states, if EVERY, and ``LAST`` is that of the
-    last one from elsewhere; ``SHARES`` (B, n) receives those of the threshold, and ``FIRST`` that of the state before
-    the first; ``M`` is conj(W).
+    ``S`` contains the states or arguments that the derivative needs. With EVERY, ``G`` has the gradients of the states.
+    ``LAST`` is another gradient of the last state. The gradients of the threshold are written to ``SHARES`` (B, n), and
+    that of the initial state to ``FIRST``. ``M`` is conj(W).
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     row, j = tl.program_id(0) * n, tl.arange(0, BLOCK)
@@ -114,7 +114,7 @@ def _product(w_re, w_im, v_re, v_im, COMPLEX: tl.constexpr):
 
 @triton.jit
 def _streamed(M, V, n, COMPLEX: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
-    """Return the row at ``V`` times the matrix at ``M``, of which there are DEPTH rows at a time."""
+    """Return the row at ``V`` times the matrix at ``M``, which is read DEPTH rows at a time."""
     j = tl.arange(0, BLOCK)
     re = tl.full([DEPTH, BLOCK], 0.0, tl.float32)
     im = tl.full([DEPTH, BLOCK], 0.0, tl.float32) if COMPLEX else 0.0

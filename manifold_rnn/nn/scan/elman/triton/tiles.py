@@ -1,4 +1,4 @@
-"""Programs for tiles of batch and hidden units; those of the same rows wait for each other after each step."""
+"""Programs for tiles of batch and hidden units. Programs for the same rows wait for each other after each step."""
 
 import triton
 import triton.language as tl
@@ -12,9 +12,9 @@ def forward(
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, KEEPS: tl.constexpr, SHARED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """Do the same as that of one row; ``members`` programs in a row of the grid take turns at tiles of columns.
+    """Do the same as the kernel for one row. ``members`` programs in a row of the grid share the tiles of columns.
 
-    ``arrived`` counts, from 0, the programs that have finished a step; it is used if they are SHARED.
+    ``arrived`` counts the programs that have finished a step. It is used if rows are SHARED.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     group, member = tl.program_id(0) // members, tl.program_id(0) % members
@@ -43,7 +43,7 @@ def backward(
     ACTIVATION: tl.constexpr, COMPLEX: tl.constexpr, EVERY: tl.constexpr, SHARED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """Do the same as that of one row, except for the gradient of the state before the first; ``SHARES`` is zero."""
+    """Do the same as the kernel for one row, without the gradient of the initial state. ``SHARES`` starts at zero."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     group, member = tl.program_id(0) // members, tl.program_id(0) % members
     i, j = group * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
@@ -99,7 +99,7 @@ def _add_product(
             im = tl.dot(v_re, w_im, im, input_precision=PRECISION)
             im = tl.dot(v_im, w_re, im, input_precision=PRECISION)
         else:
-            if HALF:  # as the tensor cores take them
+            if HALF:  # in the precision of the tensor cores
                 v_re, w_re = v_re.to(V.dtype.element_ty), w_re.to(V.dtype.element_ty)
             re = tl.dot(v_re, w_re, re, input_precision=PRECISION)
     return re, im
@@ -110,7 +110,7 @@ def _meet(arrived, target, SHARED: tl.constexpr):
     """Wait until every program of these rows has finished the step."""
     tl.debug_barrier()  # all threads have written
     if SHARED:
-        # what is read after this acquire is not from a cache that the others did not see
+        # after this acquire, no stale cache is read
         tl.atomic_add(arrived, 1, sem="release", scope="gpu")
         while tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < target:
             pass

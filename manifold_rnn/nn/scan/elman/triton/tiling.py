@@ -1,10 +1,10 @@
-"""How a scan is divided among the programs of a GPU, and how large their tiles are."""
+"""Chooses how a scan is divided among GPU programs, and the size of their tiles."""
 
 import math
 from dataclasses import dataclass
 
-_REGISTER_BYTES = 128 << 10  # of a matrix in registers: half of the registers of a multiprocessor
-_CACHE_BYTES = 160 << 10  # of a matrix that stays in the cache of a multiprocessor
+_REGISTER_BYTES = 128 << 10  # largest matrix in registers: half of the registers of a multiprocessor
+_CACHE_BYTES = 160 << 10  # largest matrix that stays in the cache of a multiprocessor
 _LARGEST_ROW = 1024
 _CYCLE = 6e-4  # microseconds
 
@@ -16,7 +16,7 @@ class Tiling:
     Parameters
     ----------
     rows : int
-        Rows of the batch in a program. A program of one row computes all columns.
+        Number of rows of the batch in a program. A program with one row computes all columns.
     columns, depth : int
         Size of the tiles of the matrix.
     members : int
@@ -36,14 +36,14 @@ class Tiling:
 
 
 def choose_tiling(B: int, n: int, parts: int, itemsize: int, processors: int) -> Tiling:
-    """Return the tiling whose step should take the least time.
+    """Return the tiling with the smallest estimated time of a step.
 
     Parameters
     ----------
     B, n : int
         Batch and hidden size.
     parts : int
-        2 for complex numbers, else 1.
+        Number of real parts: 2 for complex numbers, else 1.
     itemsize : int
         Bytes of a real number, or of each part of a complex one.
     processors : int
@@ -69,13 +69,13 @@ def _shared_tilings(B: int, n: int, parts: int, processors: int) -> list[Tiling]
             continue  # would not fit in the registers
         tiles, groups = math.ceil(n / columns), math.ceil(B / rows)
         most = max(1, min(tiles, processors // groups))  # programs that wait for each other must run at once
-        members = math.ceil(tiles / math.ceil(tiles / most))  # no more than this number of rounds needs
+        members = math.ceil(tiles / math.ceil(tiles / most))  # no more than needed for this number of rounds
         tilings.append(Tiling(rows, columns, 32 // parts, members, warps=max(4, min(8, rows * columns // 256))))
     return tilings
 
 
 def _microseconds(tiling: Tiling, B: int, n: int, parts: int, itemsize: int, processors: int) -> float:
-    """Estimate one step of the recurrence from the cycles of latencies, products and bytes of the matrix."""
+    """Estimate the time of one step from the cycles for latencies, products and reading the matrix."""
     products, matrix = parts**2 * n, parts * n**2 * itemsize
     if tiling.rows == 1:
         streamed = 0.0 if tiling.held else matrix / (96 if matrix <= _CACHE_BYTES else 32)
