@@ -8,6 +8,7 @@ import sphinx_gallery.sorting
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import api_index
 import api_pages
 import cell_pictures
 import docstrings
@@ -47,6 +48,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 autosummary_generate = api_pages.write(HERE / "api" / "generated")
+api_index.write(HERE / "api" / "generated" / "index.txt")
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_member_order = "bysource"

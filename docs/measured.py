@@ -1,9 +1,10 @@
 """Measured numbers for the pages: substitutions such as `|cayley cost 128|`, and tables to include."""
 
+import itertools
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 PUBLISHED = Path(__file__).parent.parent / "manifold_rnn" / "tasks" / "published.toml"
@@ -52,7 +53,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pages = sorted(page.stem for page in networks.glob("*.rst") if f"networks/{page.name}" in page.read_text("utf-8"))
+    texts = {page.stem: page.read_text("utf-8") for page in sorted(networks.glob("*.rst"))}
+    pages = {name: _field(text, "Made for") for name, text in texts.items() if f"networks/{name}.rst" in text}
     for name in pages:
         write_if_new(into / "networks" / f"{name}.rst", _of_network(name, learning, published))
     settings = result["settings"]
@@ -322,14 +324,21 @@ def moments(rows: list[dict]) -> str:
     return f"{list_table(head, spans)}\nLosses on new sequences without noise:\n\n{losses}"
 
 
-def overview(learning: list[dict], pages: list[str]) -> str:
-    """Losses of every network that was trained on these tasks."""
+def overview(learning: list[dict], pages: Mapping[str, str]) -> str:
+    """What each network was made for, and its parameters and losses on the tasks that it was trained on here."""
     rows = []
-    for name in pages:
+    for name, made_for in pages.items():
         found = {row["task"]: row for row in learning if row["network"] == name}
-        cells = [_loss(found[task]) if task in found else ("", "") for task in TASKS]
-        rows += [(f":doc:`{name} </networks/{name}>`", *(cell for pair in cells for cell in pair))] if found else []
-    return list_table(("network", *(head for task in TASKS for head in (f"{task}: loss", "times better"))), rows)
+        cells = [(f"{r['parameters']:,}", *_loss(r)) if (r := found.get(task)) else ("", "", "") for task in TASKS]
+        rows += [(f":doc:`{name} </networks/{name}>`", made_for, *itertools.chain(*cells))] if found else []
+    heads = (f"{task}: {head}" for task in TASKS for head in ("parameters", "loss", "times better"))
+    return list_table(("network", "made for", *heads), rows)
+
+
+def _field(page: str, name: str) -> str:
+    """The text of a field of the page of a network, such as "Source"."""
+    text = re.search(rf"^:{name}: (.*(?:\n   .*)*)", page, flags=re.MULTILINE)
+    return " ".join(text[1].split()) if text else ""
 
 
 def _of_network(name: str, learning: list[dict], published: dict) -> str:
