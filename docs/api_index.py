@@ -86,4 +86,5 @@ def _summary(page: str) -> str:
     """The first paragraph of the docstring, with names in single backticks as literals."""
     module, _, name = page.rpartition(".")
     paragraph = inspect.getdoc(getattr(importlib.import_module(module), name)).split("\n\n")[0]
-    return re.sub(r"(?<![:`\w])`([^`]+)`(?!`)", r"``\1``", " ".join(paragraph.split()))
+    text = " ".join(paragraph.split())
+    return re.sub(r":[\w:]+:`[^`]*`|``.*?``|`([^`]+)`", lambda m: f"``{m[1]}``" if m[1] else m[0], text)

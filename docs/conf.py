@@ -12,6 +12,7 @@ import api_index
 import api_pages
 import cell_pictures
 import docstrings
+import error_messages
 import inventories
 import measured
 import task_pages
@@ -99,6 +100,7 @@ rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 
 
 def setup(app):
+    error_messages.setup(app)
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)
     app.connect("autodoc-process-signature", readable)

@@ -39,6 +39,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
         "scaling": scaling,
         "scan": scan,
         "scan_2_threads": scan,
+        "small_weights": small_weights,
+        "spheres": spheres,
         "transformer": transformer,
         "tree_search": tree_search,
     }
@@ -308,6 +310,23 @@ def tree_search(table: list[dict]) -> str:
     trees = ((row["seed"], f"{100 * row['share of the first']:.0f} %", f"``{row['tree']}``") for row in searches)
     frequent = list_table(("seed", "share", "most frequent tree"), trees)
     return f"{list_table(head, rows)}\nThe most frequent tree of each search, and its share:\n\n{frequent}"
+
+
+def small_weights(table: dict) -> str:
+    """Times of a step for each retraction, in units of torch's step of unconstrained weights; geoopt's in ours."""
+    head = ("weights and optimizer", "retraction", "microseconds", "to torch", "geoopt to ours")
+    cells = []
+    for case, row in table.items():
+        for name in ("cayley", "exp", "polar", "qr"):
+            ratios = (f"{row[f'{name} / torch']:.1f}", f"{row[f'geoopt / {name}']:.1f}")
+            cells.append((case, name, f"{row[name]:.0f}", *ratios))
+    return list_table(head, cells)
+
+
+def spheres(table: dict) -> str:
+    """Time of a step of each kind in units of torch's fused Adam."""
+    rows = ((case, f"{row['ours']:.1f}", f"{row['ours / fused']:.1f}") for case, row in table.items())
+    return list_table(("step", "milliseconds", "to torch's fused Adam"), rows)
 
 
 def moments(rows: list[dict]) -> str:

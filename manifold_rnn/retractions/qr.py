@@ -24,9 +24,9 @@ class QR(Retraction):
 
     .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
 
-    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1, the cheapest, and it
-    removes the drift of ``x`` at no cost. The inverse solves one triangular system a column. Source: Absil, Mahony and
-    Sepulchre (2008), example 4.1.3.
+    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1. It also removes
+    the drift of ``x``. The inverse solves one triangular system for each column. Source: Absil, Mahony and Sepulchre
+    (2008), example 4.1.3.
 
     Examples
     --------

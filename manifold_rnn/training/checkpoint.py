@@ -132,8 +132,10 @@ def _require_end(path: Path) -> None:
     """Refuse what is no checkpoint by its kind and its last bytes, before much is read of it."""
     state = path.stat()
     if stat.S_ISDIR(state.st_mode):
-        message = f"'{path}' is a folder.\nExpected a checkpoint, such as '{path / LAST}'.\nPass the path of the file."
-        raise _Unusable(path, "is a folder", message)
+        example = path / LAST
+        raise OptionError(
+            f"'{path}' is a folder.\nExpected a checkpoint, such as '{example}'.\nPass the path of the file."
+        )
     if not stat.S_ISREG(state.st_mode):
         raise _damaged(path, "it is no regular file")
     with open(path, "rb") as file:

@@ -210,6 +210,8 @@ def test_a_checkpoint_is_a_regular_file_of_a_size_that_memory_holds(whole, tmp_p
     os.mkfifo(tmp_path / "pipe.ckpt")
     for path in (tmp_path / "pipe.ckpt", Path("/dev/zero")):
         assert "it is no regular file" in answer(["inspect", path], capsys)
+    monkeypatch.chdir(tmp_path)
+    assert "'.' is a folder. Expected a checkpoint, such as 'last.ckpt'." in answer(["inspect", "."], capsys)
     assert f"is a folder. Expected a checkpoint, such as '{tmp_path / 'last.ckpt'}'." in answer(
         ["inspect", tmp_path], capsys
     )
