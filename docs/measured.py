@@ -344,14 +344,16 @@ def moments(rows: list[dict]) -> str:
 
 
 def overview(learning: list[dict], pages: Mapping[str, str]) -> str:
-    """What each network was made for, and its parameters and losses on the tasks that it was trained on here."""
+    """What each network was made for, and its parameters and results on the tasks that it was trained on here."""
     rows = []
     for name, made_for in pages.items():
         found = {row["task"]: row for row in learning if row["network"] == name}
-        cells = [(f"{r['parameters']:,}", *_loss(r)) if (r := found.get(task)) else ("", "", "") for task in TASKS]
+        cells = [
+            (f"{r['parameters']:,}", _short(r["times better"])) if (r := found.get(t)) else ("", "") for t in TASKS
+        ]
         rows += [(f":doc:`{name} </networks/{name}>`", made_for, *itertools.chain(*cells))] if found else []
-    heads = (f"{task}: {head}" for task in TASKS for head in ("parameters", "loss", "times better"))
-    return list_table(("network", "made for", *heads), rows)
+    heads = (f"{task}: {head}" for task in TASKS for head in ("parameters", "times better"))
+    return list_table(("network", "made for", *heads), rows, widths=(15, 37, 12, 12, 12, 12))
 
 
 def _field(page: str, name: str) -> str:
@@ -376,8 +378,13 @@ def _loss(row: dict) -> tuple[str, str]:
     return f"{row['loss']:.2g}", _short(row["times better"])
 
 
-def list_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+def list_table(head: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int] = ()) -> str:
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        *([f"   :widths: {' '.join(map(str, widths))}"] if widths else []),
+        "",
+    ]
     for row in (head, *rows):
         lines += [f"   {'*' if not i else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
     return "\n".join(lines) + "\n"
