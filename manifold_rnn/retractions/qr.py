@@ -22,11 +22,11 @@ from .base import Retraction, require_far_step, tangent
 class QR(Retraction):
     r"""The QR retraction: the orthonormal factor of ``x + u``.
 
-    .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0,
+    .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0.
 
-    and :math:`R_x(u) = Q` of :math:`x + u = QR`, with more rows than columns as well. Order 1. It also removes
-    the drift of ``x``. The inverse solves one triangular system for each column. Source: Absil, Mahony and Sepulchre
-    (2008), example 4.1.3.
+    The general form is :math:`R_x(u) = Q` with :math:`x + u = QR`, also with more rows than columns. The order is 1. It
+    removes the rounding drift of ``x`` at no cost. The inverse solves one triangular system per column. Source: Absil,
+    Mahony and Sepulchre (2008), example 4.1.3.
 
     Examples
     --------
