@@ -54,9 +54,9 @@ def write(folder: Path) -> list[str]:
     for stale in {path.stem for path in folder.glob("*.rst")} - listings.keys() - set(pages.values()):
         (folder / f"{stale}.rst").unlink()
     for name, text in listings.items():
-        _write_if_new(folder / f"{name}.rst", text)
+        write_if_new(folder / f"{name}.rst", text)
     rows = "".join(f"   generated/{name}\n" for name in listings)
-    _write_if_new(folder / "modules.txt", f".. toctree::\n   :maxdepth: 2\n\n{rows}")
+    write_if_new(folder / "modules.txt", f".. toctree::\n   :maxdepth: 1\n\n{rows}")
     return [str(folder / f"{name}.rst") for name in listings]
 
 
@@ -90,6 +90,6 @@ def _listing(names: list[str], prefix: str, options: str) -> str:
     return f"\n.. autosummary::\n{options}\n{rows}" if rows else ""
 
 
-def _write_if_new(path: Path, text: str) -> None:
+def write_if_new(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:  # an untouched file need not be read again
         path.write_text(text)

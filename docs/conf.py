@@ -8,9 +8,11 @@ import sphinx_gallery.sorting
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import api_index
 import api_pages
 import cell_pictures
 import docstrings
+import error_messages
 import inventories
 import measured
 import task_pages
@@ -47,6 +49,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 autosummary_generate = api_pages.write(HERE / "api" / "generated")
+api_index.write(HERE / "api" / "generated" / "index.txt")
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
@@ -97,6 +100,7 @@ rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 
 
 def setup(app):
+    error_messages.setup(app)
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)
     app.connect("autodoc-process-signature", readable)

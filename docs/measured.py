@@ -1,9 +1,10 @@
 """Measured numbers for the pages: substitutions such as `|cayley cost 128|`, and tables to include."""
 
+import itertools
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 PUBLISHED = Path(__file__).parent.parent / "manifold_rnn" / "tasks" / "published.toml"
@@ -38,6 +39,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
         "scaling": scaling,
         "scan": scan,
         "scan_2_threads": scan,
+        "small_weights": small_weights,
+        "spheres": spheres,
         "transformer": transformer,
         "tree_search": tree_search,
     }
@@ -52,7 +55,8 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {"learning": [], "settings": {}}
     learning = result["learning"]
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pages = sorted(page.stem for page in networks.glob("*.rst") if f"networks/{page.name}" in page.read_text("utf-8"))
+    texts = {page.stem: page.read_text("utf-8") for page in sorted(networks.glob("*.rst"))}
+    pages = {name: _field(text, "Made for") for name, text in texts.items() if f"networks/{name}.rst" in text}
     for name in pages:
         write_if_new(into / "networks" / f"{name}.rst", _of_network(name, learning, published))
     settings = result["settings"]
@@ -308,6 +312,23 @@ def tree_search(table: list[dict]) -> str:
     return f"{list_table(head, rows)}\nThe most frequent tree of each search, and its share:\n\n{frequent}"
 
 
+def small_weights(table: dict) -> str:
+    """Times of a step for each retraction, in units of torch's step of unconstrained weights; geoopt's in ours."""
+    head = ("weights and optimizer", "retraction", "microseconds", "to torch", "geoopt to ours")
+    cells = []
+    for case, row in table.items():
+        for name in ("cayley", "exp", "polar", "qr"):
+            ratios = (f"{row[f'{name} / torch']:.1f}", f"{row[f'geoopt / {name}']:.1f}")
+            cells.append((case, name, f"{row[name]:.0f}", *ratios))
+    return list_table(head, cells)
+
+
+def spheres(table: dict) -> str:
+    """Time of a step of each kind in units of torch's fused Adam."""
+    rows = ((case, f"{row['ours']:.1f}", f"{row['ours / fused']:.1f}") for case, row in table.items())
+    return list_table(("step", "milliseconds", "to torch's fused Adam"), rows)
+
+
 def moments(rows: list[dict]) -> str:
     """Errors of fits by the number of sequences, and losses of networks that started from one."""
     fits, starts = ([row for row in rows if (key in row)] for key in ("sequences", "variance"))
@@ -322,14 +343,23 @@ def moments(rows: list[dict]) -> str:
     return f"{list_table(head, spans)}\nLosses on new sequences without noise:\n\n{losses}"
 
 
-def overview(learning: list[dict], pages: list[str]) -> str:
-    """Losses of every network that was trained on these tasks."""
+def overview(learning: list[dict], pages: Mapping[str, str]) -> str:
+    """What each network was made for, and its parameters and results on the tasks that it was trained on here."""
     rows = []
-    for name in pages:
+    for name, made_for in pages.items():
         found = {row["task"]: row for row in learning if row["network"] == name}
-        cells = [_loss(found[task]) if task in found else ("", "") for task in TASKS]
-        rows += [(f":doc:`{name} </networks/{name}>`", *(cell for pair in cells for cell in pair))] if found else []
-    return list_table(("network", *(head for task in TASKS for head in (f"{task}: loss", "times better"))), rows)
+        cells = [
+            (f"{r['parameters']:,}", _short(r["times better"])) if (r := found.get(t)) else ("", "") for t in TASKS
+        ]
+        rows += [(f":doc:`{name} </networks/{name}>`", made_for, *itertools.chain(*cells))] if found else []
+    heads = (f"{task}: {head}" for task in TASKS for head in ("parameters", "times better"))
+    return list_table(("network", "made for", *heads), rows, widths=(15, 37, 12, 12, 12, 12))
+
+
+def _field(page: str, name: str) -> str:
+    """The text of a field of the page of a network, such as "Source"."""
+    text = re.search(rf"^:{name}: (.*(?:\n   .*)*)", page, flags=re.MULTILINE)
+    return " ".join(text[1].split()) if text else ""
 
 
 def _of_network(name: str, learning: list[dict], published: dict) -> str:
@@ -348,8 +378,13 @@ def _loss(row: dict) -> tuple[str, str]:
     return f"{row['loss']:.2g}", _short(row["times better"])
 
 
-def list_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+def list_table(head: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int] = ()) -> str:
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        *([f"   :widths: {' '.join(map(str, widths))}"] if widths else []),
+        "",
+    ]
     for row in (head, *rows):
         lines += [f"   {'*' if not i else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
     return "\n".join(lines) + "\n"

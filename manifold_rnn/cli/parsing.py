@@ -136,6 +136,8 @@ class CommandParser:
             above = {".".join(key.split(".")[:depth]) for depth in range(1, key.count(".") + 1)}
             if key in ("config", "help", "task") or any(get_origin(known.get(part)) is not None for part in above):
                 continue
+            if key == "task.name":
+                raise OptionError("Unknown flag `--task.name`. Pass the name of the task as `--task NAME`. See --help.")
             if key not in known:
                 raise OptionError(
                     f"Unknown flag `{flag}`.{did_you_mean(key, known, '--')} Run the command with --help to list all."
@@ -144,6 +146,9 @@ class CommandParser:
                 with suppress(YAMLError):
                     value = load_yaml(value)
                 checked(known[key], value, key)
+        for path in arguments if self.has_files else ():
+            if str(error).endswith(f"unrecognized arguments: {path}"):
+                raise OptionError(f"'{path}' belongs to no flag. Pass a file of settings as `--config {path}`.")
         raise OptionError(" ".join(str(error).split())[:400])
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
 from ..linalg.checks import require_finite
 from ..manifolds import BlockLayout, Blocks, Manifold, adapt
+from ..manifolds.group import MatrixGroup
 from . import computed_weight, update
 from .assembled import Assembled
 from .constraint import AnyConstraint, Constraint
@@ -159,12 +160,14 @@ def _fitted(manifold: Manifold, which: Sequence[int] | None, weight: Tensor, opt
         with suppress(ShapeError, ValueError):  # wide matrices have orthonormal rows
             transposed.require(weight, name)
             return transposed
+        if not plain and isinstance(manifold, MatrixGroup):
+            raise ShapeError(f"{error}\nOr use Stiefel() for blocks that are not square.") from None
         raise
     return fitted
 
 
 def _assembled(groups: Sequence[Group], options: Options, *, transpose: bool = False) -> Assembled:
-    chosen = None if groups[0][0] is None else [which or () for which, _ in groups]
+    chosen = None if groups[0][0] is None else [() if which is None else which for which, _ in groups]
     layout = BlockLayout.choose(options.blocks, chosen, options.matrix_dims or (-2, -1), transpose)
     members = [*(member for _, member in groups), *([None] if layout.free else [])]
     return Assembled(layout, members, options.rebase_every)

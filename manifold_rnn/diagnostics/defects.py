@@ -38,7 +38,8 @@ class Defects:
 
     def table(self) -> str:
         """Return one line for each weight."""
-        return "\n".join(f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items())
+        lines = [f"defect of {name}: {defect:.1e}" for name, defect in self.by_weight.items()]
+        return "\n".join(lines or ["no constrained weights"])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw a bar for each weight on a logarithmic scale, into the axes or a new figure."""

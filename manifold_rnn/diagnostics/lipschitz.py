@@ -78,7 +78,7 @@ def lipschitz_bound(source: nn.Module, length: int) -> LipschitzBound:
     """
     if not is_integer(length, 1):
         raise OptionError(
-            f"lipschitz_bound needs a number of time steps of at least 1.\nGot {length!r}.\nPass x.shape[1]."
+            f"lipschitz_bound needs a number of time steps of at least 1.\nGot {length!r:.80}.\nPass x.shape[1]."
         )
     layer = recurrent_layer(source)
     if not all(weight.isfinite().all() for weight in layer.parameters()):

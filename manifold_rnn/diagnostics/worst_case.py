@@ -101,10 +101,10 @@ def worst_perturbation(
     """
     W = matrix_of(source, "worst_perturbation").weight
     if z is not None and not (isinstance(z, (int, float, complex)) and cmath.isfinite(z)):
-        raise OptionError(f"worst_perturbation needs a finite number z.\nGot {z!r}.\nPass a finite number.")
+        raise OptionError(f"worst_perturbation needs a finite number z.\nGot {z!r:.80}.\nPass a finite number.")
     if eps is not None and not (isinstance(eps, (int, float)) and 0 < eps < math.inf):
         raise OptionError(
-            f"The norm eps of a perturbation needs to be positive.\nGot {eps!r}.\nPass for example eps=0.3."
+            f"The norm eps of a perturbation needs to be positive.\nGot {eps!r:.80}.\nPass for example eps=0.3."
         )
     if z is not None and complex(z).imag and W.shape[0] == 1 and not W.is_complex():
         raise OptionError(

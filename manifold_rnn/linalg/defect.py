@@ -30,7 +30,7 @@ def defect(x: Tensor) -> Tensor:
     >>> d = mr.linalg.defect(torch.diag(torch.tensor([1.0, 2.0])))
     >>> assert d == 3
     """
-    require_matrix(x, "defect", tall=True)
+    require_matrix(x, "defect", tall=True, advice="Transpose a wide matrix, as in defect(x.mT), to measure its rows.")
     return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
 
 

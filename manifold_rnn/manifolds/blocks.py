@@ -76,12 +76,14 @@ class BlockLayout(Layout):
     ) -> Self:
         """Return the layout with these blocks as one group (default: all blocks), and the others free."""
         known = range(blocks) if type(blocks) is int else range(0)
-        groups = [tuple(group) for group in chosen] if chosen is not None else [tuple(known)]
+        whole = [tuple(known)] if chosen is None else chosen
+        groups = [tuple(group) if isinstance(group, Sequence) else () for group in whole]
         named = [k for group in groups for k in group]
-        if not named or len(set(named)) < len(named) or not set(named) <= set(known):
+        if not all(groups) or len(set(named)) < len(named) or not set(named) <= set(known):
             raise OptionError(
                 "blocks must be positive, and which must list some of the blocks, each once, counted from 0.\n"
-                f"Got blocks={blocks!r}, which={tuple(named)!r}.\nAn LSTM has 4 blocks (i, f, g, o), a GRU 3 (r, z, n)."
+                f"Got blocks={blocks!r}, which={whole[0] if len(whole) == 1 else tuple(named)!r}.\n"
+                "An LSTM has 4 blocks (i, f, g, o), a GRU 3 (r, z, n). Pass which=(2,) for the third block."
             )
         others = tuple(k for k in known if k not in named)
         return cls((*groups, others) if others else tuple(groups), bool(others), _axes(matrix_dims), transpose)

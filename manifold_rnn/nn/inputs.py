@@ -12,8 +12,8 @@ def require_input(x: Tensor, input_size: int, dim: int, weight: Tensor) -> None:
     if x.dim() != dim or x.shape[-1] != input_size:
         raise ShapeError(
             "The input of the layer has the wrong shape.\n"
-            f"Expected the axes (time, batch, feature), or (time, feature) for one sequence or packed data, with "
-            f"input_size {input_size} on the last axis; got shape {tuple(x.shape)}.\n"
+            "Expected the axes (time, batch, feature), (batch, time, feature) with batch_first, or (time, feature) for "
+            f"one sequence or packed data, with input_size {input_size} on the last axis; got shape {tuple(x.shape)}.\n"
             "Change input_size, or add the missing axis."
         )
     if x.dtype not in (weight.dtype, weight.real.dtype) and not torch.is_autocast_enabled(autocast_device(x)):

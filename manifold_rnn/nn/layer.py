@@ -23,8 +23,8 @@ from .options import (
     LayerOptions,
     complete_options,
     constraint_by_block,
+    require_arguments,
     require_recurrent_matrix,
-    require_sizes,
 )
 from .unit_gates import LayerGates
 
@@ -113,7 +113,7 @@ class Layer(nn.Module):
         **options: Unpack[LayerOptions],
     ) -> None:
         options = complete_options(type(self), options)
-        require_sizes(input_size, hidden_size, num_layers, dropout)
+        require_arguments(cell, input_size, hidden_size, num_layers, dropout)
         super().__init__()
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers

@@ -46,8 +46,13 @@ def complete_options(layer: type, options: LayerOptions) -> LayerOptions:
     return completed
 
 
-def require_sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
-    """Raise unless a layer can have these sizes and this dropout."""
+def require_arguments(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    """Raise unless a layer can have this cell, these sizes and this dropout."""
+    if not isinstance(cell, Cell):
+        raise OptionError(
+            f"The cell of a layer is an object of a class of manifold_rnn.nn.cells.\n"
+            f"Expected a cell such as Elman(), got {cell!r:.80}.\nCall the class."
+        )
     if min(input_size, hidden_size, num_layers) < 1:
         raise ShapeError(
             "A layer needs positive sizes.\nExpected input_size, hidden_size and num_layers of at least 1, "

@@ -25,8 +25,8 @@ class QR(Retraction):
     .. math:: \phi(A) = Q, \quad I + A = QR, \quad R_{ii} > 0.
 
     The general form is :math:`R_x(u) = Q` with :math:`x + u = QR`, also with more rows than columns. The order is 1. It
-    is the cheapest retraction, and it removes the rounding drift of ``x`` at no cost. The inverse solves one triangular
-    system per column. Source: Absil, Mahony and Sepulchre (2008), example 4.1.3.
+    removes the rounding drift of ``x`` at no cost. The inverse solves one triangular system per column. Source: Absil,
+    Mahony and Sepulchre (2008), example 4.1.3.
 
     Examples
     --------

@@ -131,6 +131,11 @@ def _read(path: Path) -> Values:
 def _require_end(path: Path) -> None:
     """Raise unless the kind and the last bytes of a file are those of a checkpoint, before reading all of it."""
     state = path.stat()
+    if stat.S_ISDIR(state.st_mode):
+        example = path / LAST
+        raise OptionError(
+            f"'{path}' is a folder.\nExpected a checkpoint, such as '{example}'.\nPass the path of the file."
+        )
     if not stat.S_ISREG(state.st_mode):
         raise _damaged(path, "it is not a regular file")
     with open(path, "rb") as file:

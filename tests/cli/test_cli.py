@@ -40,6 +40,8 @@ BAD = {
     "a flag of a section misspelt": (["fit", *ADDING, "--network.hiden_size", "9"], "`--network.hidden_size`?"),
     "a flag with a dash": (["fit", *ADDING, "--batch-size", "9"], "Did you mean `--batch_size`?"),
     "a word without a flag": (["fit", *ADDING, *LEM, "more"], "more"),
+    "a file without a flag": (["fit", "run.yaml"], "Pass a file of settings as `--config run.yaml`."),
+    "the name of a task as an option": (["fit", *LEM, "--task.name", "Adding"], "as `--task NAME`."),
     "no task": (["fit", "--network.zoo", "lem"], "`task` needs the name of a task"),
     "an unknown task": (["fit", "--task", "Copyng"], "Did you mean `Copying`?"),
     "a wrong value of a task": (["fit", *ADDING, "--task.steps", "x"], "`task.steps` needs an integer. Got 'x'."),

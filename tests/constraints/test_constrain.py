@@ -191,6 +191,7 @@ def test_a_geoopt_manifold_has_no_other_retraction():
         (ShapeError, "blocks", {"blocks": 3}),
         (OptionError, "which", {"which": (1,)}),
         (OptionError, "which", {"blocks": 2, "which": ()}),
+        (OptionError, r"which=0\.", {"blocks": 2, "which": 0}),
         (OptionError, "weight, bias", {"name": "wait"}),
         (ShapeError, "square", {"name": "bias"}),
         (OptionError, "constraint", {"constraint": mr.Orthogonal}),
@@ -293,6 +294,14 @@ def test_groups_name_the_manifold_of_tall_and_wide_matrices(shape):
     with pytest.raises(ShapeError, match=r"Stiefel\(\)"):
         mr.constrain(layer, "weight", mr.Orthogonal())
     mr.constrain(layer, "weight", mr.Stiefel())
+
+
+def test_groups_name_the_manifold_of_kernels_and_of_heads():
+    conv, attention = nn.Conv2d(8, 8, 3), nn.MultiheadAttention(16, 4)
+    for layer, name, blocks in ((conv, "weight", 1), (attention, "in_proj_weight", 12)):
+        with pytest.raises(ShapeError, match=r"Stiefel\(\)"):
+            mr.constrain(layer, name, mr.Orthogonal(), blocks=blocks)
+        mr.constrain(layer, name, mr.Stiefel(), blocks=blocks)
 
 
 def test_a_weight_under_a_parametrization_of_torch_is_named_with_what_removes_it():

@@ -14,7 +14,8 @@ def test_the_defect_of_a_constrained_weight_is_rounding_and_free_weights_have_no
     model = nn.Sequential(mr.constrain(nn.Linear(6, 6), "weight", mr.Orthogonal(), view=view), nn.Linear(6, 2))
     measured = diagnostics.defects(model)
     assert list(measured.by_weight) == ["0.weight"] and measured.largest < 1e-5
-    assert diagnostics.defects(nn.Linear(2, 2)).largest is None
+    unconstrained = diagnostics.defects(nn.Linear(2, 2))
+    assert unconstrained.largest is None and unconstrained.table() == "no constrained weights"
 
 
 def test_the_defect_grows_with_the_distance():

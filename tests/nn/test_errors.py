@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from manifold_rnn.errors import DeviceError, DtypeError, ManifoldError, OptionError, ShapeError
-from manifold_rnn.nn import RNN
+from manifold_rnn.nn import RNN, Layer
+from manifold_rnn.nn.cells import LEM
 
 PACKED = torch.nn.utils.rnn.pack_sequence([torch.zeros(4, 3), torch.zeros(2, 3)])
 BUILD = {
@@ -13,6 +14,8 @@ BUILD = {
     "no levels": (ShapeError, "num_layers", lambda: RNN(3, 5, 0)),
     "unknown nonlinearity": (OptionError, "'sigmoid'", lambda: RNN(3, 5, nonlinearity="sigmoid")),
     "dropout above 1": (OptionError, "1.5", lambda: RNN(3, 5, 2, dropout=1.5)),
+    "a class instead of a cell": (OptionError, "LEM", lambda: Layer(LEM, 3, 5)),
+    "a name instead of a cell": (OptionError, "'LEM'", lambda: Layer("LEM", 3, 5)),
     "dropout NaN": (OptionError, "nan", lambda: RNN(3, 5, 2, dropout=float("nan"))),
 }
 CALL = {

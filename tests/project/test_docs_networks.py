@@ -10,7 +10,7 @@ import manifold_rnn as mr
 DOCS = ROOT / "docs"
 PAGES = {path.stem: path.read_text() for path in (DOCS / "networks").glob("*.rst") if path.stem != "index"}
 NETWORKS = {name: text for name, text in PAGES.items() if f"networks/{name}.rst" in text}  # others are ways to learn
-FIELDS = ("Cell", "Constrained", "Trained", "Initialization", "Parameters", "Source")
+FIELDS = ("Cell", "Constrained", "Trained", "Initialization", "Parameters", "Made for", "Source")
 
 
 def _load(name):
@@ -80,4 +80,5 @@ def test_tables_list_what_was_run_and_what_was_published(tmp_path):
     table = (tmp_path / "full" / "networks" / "scornn.rst").read_text()
     assert "15,046" in table and "- 0.0012\n     - 139" in table and published in table
     overview = (tmp_path / "full" / "learning.rst").read_text()
-    assert "139" in overview and "urnn" not in overview and "3,000 (adding) steps on batches of 64" in overview
+    assert "139" in overview and "15,046" in overview and "copying, adding, pixels in order and permuted" in overview
+    assert "urnn" not in overview and "3,000 (adding) steps on batches of 64" in overview

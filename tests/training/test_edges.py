@@ -208,8 +208,13 @@ def test_a_disk_that_is_full_for_the_log_is_one_line(tmp_path, monkeypatch, capf
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 def test_a_checkpoint_is_a_regular_file_of_a_size_that_memory_holds(whole, tmp_path, monkeypatch, capsys):
     os.mkfifo(tmp_path / "pipe.ckpt")
-    for path in (tmp_path / "pipe.ckpt", Path("/dev/zero"), tmp_path):
+    for path in (tmp_path / "pipe.ckpt", Path("/dev/zero")):
         assert "it is not a regular file" in answer(["inspect", path], capsys)
+    monkeypatch.chdir(tmp_path)
+    assert "'.' is a folder. Expected a checkpoint, such as 'last.ckpt'." in answer(["inspect", "."], capsys)
+    assert f"is a folder. Expected a checkpoint, such as '{tmp_path / 'last.ckpt'}'." in answer(
+        ["inspect", tmp_path], capsys
+    )
     with open(tmp_path / "sparse.ckpt", "wb") as file:
         file.truncate(2**35)
     assert "its digest does not match its content" in answer(["inspect", tmp_path / "sparse.ckpt"], capsys)
