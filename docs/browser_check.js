@@ -14,7 +14,8 @@ const ancestors = (element) => {
 };
 const seen = (element) => element.checkVisibility({ visibilityProperty: true, opacityProperty: true });
 const style = (element) => getComputedStyle(element);
-const scrolls = (element) => ["auto", "scroll"].includes(style(element).overflowX);
+// A box that scrolls by itself; the theme lets the whole text scroll in a narrow window, which is no such box.
+const scrolls = (element) => ["auto", "scroll"].includes(style(element).overflowX) && !element.matches(".content, body");
 const withText = () => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const nodes = [];
@@ -32,18 +33,30 @@ function formulas() {
     if (!element.querySelector("mjx-container")) add("a formula is not rendered", element);
   }
   for (const element of document.querySelectorAll("mjx-merror")) add("a formula has an error", element);
-  const source = /\\[()[\]]|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$|:[a-z]+:`|``/;
+  const source = /\*\*\w|\\[()[\]]|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$|:[a-z]+:`|``/;
   for (const [text, element] of withText()) {
     if (!element.closest("pre, code, mjx-container, .sig, svg") && source.test(text)) add("source text is shown", element);
   }
 }
 
+// Black ink, which is what a drawing has unless somebody thought of dark mode.
+function ink() {
+  if (!matchMedia("(prefers-color-scheme: dark)").matches) return;
+  for (const shape of document.querySelectorAll("svg :is(path, use, rect, circle, text)")) {
+    const { fill, stroke } = style(shape);
+    const black = [fill, stroke].includes("rgb(0, 0, 0)") && !shape.closest("defs, clipPath, symbol, [class*=icon]");
+    if (black && seen(shape)) add("a drawing has black ink in dark mode", shape.parentElement);
+  }
+}
+
 function overflow() {
   const edge = root.clientWidth;
+  const text = document.querySelector(".content");
+  if (text && text.scrollWidth > text.clientWidth + 1) add(`the text is ${text.scrollWidth - text.clientWidth} px too wide`);
   if (root.scrollWidth > edge) add(`the page is ${root.scrollWidth - edge} px too wide`);
   for (const element of document.querySelectorAll("body *")) {
     const box = element.getBoundingClientRect();
-    if (box.width < 2 || !seen(element) || element.closest("svg *, mjx-assistive-mml")) continue;
+    if (box.width < 2 || !seen(element) || element.closest("svg *, mjx-container *")) continue;
     const above = ancestors(element);
     if ([element, ...above].some((one) => style(one).position === "fixed")) continue;
     if (box.right > edge + 1 && box.left < edge && !above.some(scrolls)) add("runs out of the page", element);
@@ -60,7 +73,7 @@ function pictures() {
       found.push(`an image is missing: ${image.getAttribute("src")}`);
       continue;
     }
-    if (!image.alt.trim()) found.push(`an image has no text: ${image.getAttribute("src")}`);
+    if (!image.alt.trim() && !image.closest(".sphx-glr-thumbcontainer")) found.push(`an image has no text: ${image.getAttribute("src")}`);
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 64;
     const context = canvas.getContext("2d");
@@ -90,9 +103,26 @@ const luminance = (rgb) =>
     return sum + [0.2126, 0.7152, 0.0722][k] * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   }, 0);
 
+// What lies below a text of a drawing: the last shape before it that covers its middle. A raster image hides its colors.
+function shape(text) {
+  const box = text.getBoundingClientRect();
+  const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+  let last = null;
+  for (const one of text.closest("svg").querySelectorAll("path, rect, image, use")) {
+    if (!(one.compareDocumentPosition(text) & Node.DOCUMENT_POSITION_FOLLOWING)) break;
+    const { left, right, top, bottom } = one.getBoundingClientRect();
+    const covers = left <= x && x <= right && top <= y && y <= bottom && !one.closest("defs, clipPath");
+    if (covers && (one.tagName === "image" || style(one).fill !== "none")) last = one;
+  }
+  return last;
+}
+
 function contrast() {
   for (const [, element] of withText()) {
+    const below = element.closest("svg") && shape(element);
+    if (below?.tagName === "image") continue;
     const painted = [element, ...ancestors(element)].map((one) => colour(style(one).backgroundColor));
+    if (below) painted.unshift(colour(style(below).fill));
     const opaque = painted.findIndex((one) => one[3] === 1);
     const layers = opaque < 0 ? [...painted, [1, 1, 1, 1]] : painted.slice(0, opaque + 1);
     const ground = layers.reduceRight((below, layer) => over(layer, below));
@@ -108,7 +138,7 @@ async function check() {
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   if (document.querySelector("script[src*=mathjax]")) await window.MathJax.startup.promise;
   await document.fonts.ready;
-  for (const part of [formulas, overflow, pictures, contrast]) part();
+  for (const part of [formulas, overflow, pictures, ink, contrast]) part();
   for (const code of document.querySelectorAll("div.highlight pre")) {
     if (!code.parentElement.querySelector("button.copybtn")) add("code has no copy button", code);
   }

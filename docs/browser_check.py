@@ -33,8 +33,8 @@ REPRESENTATIVE = (
     "guide/runs.html",
     "guide/speed.html",
     "api/index.html",
-    "api/generated/manifold_rnn.Orthogonal.html",
-    "api/generated/manifold_rnn.constrain.html",
+    "api/generated/manifold_rnn.manifolds.Orthogonal.html",
+    "api/generated/manifold_rnn.constraints.constrain.html",
     "api/generated/manifold_rnn.linalg.cayley.html",
     "networks/index.html",
     "networks/exprnn.html",
@@ -83,6 +83,8 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
         self.driver.set_script_timeout(120)
+        self.driver.get("about:blank")
+        self._logged("")  # of the page that a new window shows
 
     def open(self, address: str, width: int, scheme: str) -> None:
         """Open a page in a window of this width, with this color scheme."""
@@ -129,12 +131,12 @@ class Browser:
         """Return the addresses of the results on the page of a search, once all are there."""
         script = """
             const links = [...document.querySelectorAll("#search-results ul.search > li > a")];
-            return [links.map((link) => link.href), document.querySelector("#search-progress")?.textContent ?? ""];
+            return [links.map((link) => link.href), document.querySelector(".search-summary")?.textContent ?? ""];
         """
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            links, progress = self.driver.execute_script(script)
-            if links and not progress.strip(". "):
+            links, summary = self.driver.execute_script(script)
+            if summary:
                 return links
             time.sleep(0.1)
         return []
@@ -143,7 +145,7 @@ class Browser:
         """Click on the first copy button of the page, and return what it copies."""
         permissions = {"origin": origin, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
         self.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
-        self.driver.execute_script("document.querySelector('button.copybtn').click()")
+        self.driver.find_element("css selector", "button.copybtn").click()
         script = "const finish = arguments[0]; navigator.clipboard.readText().then(finish, (e) => finish(String(e)))"
         return str(self.driver.execute_async_script(script))
 
