@@ -43,8 +43,9 @@ function formulas() {
 function ink() {
   if (!matchMedia("(prefers-color-scheme: dark)").matches) return;
   for (const shape of document.querySelectorAll("svg :is(path, use, rect, circle, text)")) {
-    const { fill, stroke } = style(shape);
-    const black = [fill, stroke].includes("rgb(0, 0, 0)") && !shape.closest("defs, clipPath, symbol, [class*=icon]");
+    const { fill, fillOpacity, stroke, strokeOpacity } = style(shape);
+    const painted = [fillOpacity > 0 && fill, strokeOpacity > 0 && stroke];
+    const black = painted.includes("rgb(0, 0, 0)") && !shape.closest("defs, clipPath, symbol, [class*=icon]");
     if (black && seen(shape)) add("a drawing has black ink in dark mode", shape.parentElement);
   }
 }
