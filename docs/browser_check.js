@@ -33,7 +33,7 @@ function formulas() {
     if (!element.querySelector("mjx-container")) add("a formula is not rendered", element);
   }
   for (const element of document.querySelectorAll("mjx-merror")) add("a formula has an error", element);
-  const source = /\*\*\w|\\[()[\]]|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$|:[a-z]+:`|``/;
+  const source = /\*\*\w+\*\*|\\[()[\]]|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$|:[a-z]+:`|``/;
   for (const [text, element] of withText()) {
     if (!element.closest("pre, code, mjx-container, .sig, svg") && source.test(text)) add("source text is shown", element);
   }
@@ -104,7 +104,8 @@ const luminance = (rgb) =>
     return sum + [0.2126, 0.7152, 0.0722][k] * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   }, 0);
 
-// What lies below a text of a drawing: the last shape before it that covers its middle. A raster image hides its colors.
+// What lies below a text of a drawing: the last shape before it that covers its middle. Hatches are thin lines, and the
+// colors of a raster image are unknown.
 function shape(text) {
   const box = text.getBoundingClientRect();
   const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
@@ -113,7 +114,7 @@ function shape(text) {
     if (!(one.compareDocumentPosition(text) & Node.DOCUMENT_POSITION_FOLLOWING)) break;
     const { left, right, top, bottom } = one.getBoundingClientRect();
     const covers = left <= x && x <= right && top <= y && y <= bottom && !one.closest("defs, clipPath");
-    if (covers && (one.tagName === "image" || style(one).fill !== "none")) last = one;
+    if (covers && (one.tagName === "image" || !/none|url/.test(style(one).fill))) last = one;
   }
   return last;
 }
