@@ -35,7 +35,9 @@ function formulas() {
   for (const element of document.querySelectorAll("mjx-merror")) add("a formula has an error", element);
   const source = /\*\*\w+\*\*|\\[()[\]]|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$|:[a-z]+:`|``/;
   for (const [text, element] of withText()) {
-    if (!element.closest("pre, code, mjx-container, .sig, svg") && source.test(text)) add("source text is shown", element);
+    if (element.closest("pre, code, mjx-container, .sig, svg")) continue;
+    const sought = element.closest(".context") ? /\\[()[\]]/ : source; // a summary of the search may quote code
+    if (sought.test(text)) add("source text is shown", element);
   }
 }
 
