@@ -10,9 +10,11 @@ sys.path.insert(0, str(HERE))
 
 import api_index
 import api_pages
+import bibliography
 import cell_pictures
 import docstrings
 import error_messages
+import index_entries
 import inventories
 import measured
 import task_pages
@@ -42,6 +44,8 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold objects that
 
 html_theme = "furo"
 html_title = "manifold-rnn"
+pygments_dark_style = "github-dark"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["code.css"]
 html_show_sourcelink = False
@@ -63,6 +67,7 @@ napoleon_custom_sections = [("Attributes", "params_style")]
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
+bibtex_default_style = bibliography.register()
 
 intersphinx_mapping = inventories.write(HERE / "_build" / "inventories")
 nitpick_ignore_regex = [
@@ -83,6 +88,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": sphinx_gallery.sorting.FileNameSortKey,
     "abort_on_example_error": True,
+    "capture_repr": (),
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
@@ -101,6 +107,8 @@ rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 
 def setup(app):
     error_messages.setup(app)
+    app.add_transform(index_entries.Sections)
+    app.connect("html-page-context", add_search)
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)
     app.connect("autodoc-process-signature", readable)
@@ -110,3 +118,9 @@ def setup(app):
 def readable(app, what, name, obj, options, signature, returns):
     """Write a default that a factory makes so that Sphinx can read the signature."""
     return (signature and signature.replace("<factory>", "..."), returns)
+
+
+def add_search(app, page, template, context, tree):
+    """Add to the page of the search what sorts and shows its results."""
+    if page == "search":
+        app.add_js_file("search.js", loading_method="defer")

@@ -21,7 +21,13 @@ COLOURS = ("#0b84c9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
 STYLE = {
-    **{"figure.facecolor": PAPER, "axes.facecolor": "none", "axes.edgecolor": LINE, "axes.axisbelow": True},
+    **{
+        "figure.facecolor": PAPER,
+        "text.color": INK,
+        "axes.facecolor": "none",
+        "axes.edgecolor": LINE,
+        "axes.axisbelow": True,
+    },
     **{"axes.grid": True, "grid.color": LINE, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.titlecolor": INK, "axes.titlesize": 11, "axes.labelcolor": MUTED, "axes.labelsize": 10},
     **{"xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9},

@@ -128,9 +128,9 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
     sections = [
         Section(
             result.name.replace("_", " ").capitalize(),
-            note=result.about,
+            note=_note(result),
             picture=None if result.found is None else picture(result.found.plot),
-            text=result.text,
+            text="" if result.found is None else result.text,
         )
         for result in results
         if result.text
@@ -141,6 +141,12 @@ def _write_report(path: Path, trained: Trained, results: Sequence[Result], setti
     write_page(
         path, page("Report of a checkpoint", presentable(task.name), lead, tiles, sections, presentable_lines(settings))
     )
+
+
+def _note(result: Result) -> str:
+    """Return what a diagnostic does, and why it does not apply if it does not, without the marks of code."""
+    reason = "" if result.found is not None else f" {result.text.removeprefix(f'{result.name}: ')}"
+    return f"{result.about}{reason}".replace("`", "")
 
 
 def _progress(content: Values, settings: RunSettings) -> str:

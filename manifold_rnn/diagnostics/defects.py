@@ -45,6 +45,7 @@ class Defects:
         """Draw a bar for each weight on a logarithmic scale, into the axes or a new figure."""
         axes = axes_or_new(axes)
         axes.barh(list(self.by_weight), list(self.by_weight.values()))
+        axes.set_ylim(-1, max(len(self.by_weight), 3))  # a single bar does not fill the picture
         axes.set(xscale="log", xlabel="defect", title="distance of the weights from their sets")
         return axes
 

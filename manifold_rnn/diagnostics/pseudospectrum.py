@@ -68,7 +68,7 @@ class Pseudospectrum:
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the boundary of each pseudospectrum, the eigenvalues, and the unit circle."""
-        from matplotlib import colormaps
+        from matplotlib import colormaps, rcParams
         from matplotlib.lines import Line2D
         from matplotlib.patches import Circle
 
@@ -90,7 +90,9 @@ class Pseudospectrum:
             )
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor="0.5", linestyle="--"))
         points = [z.real for z in self.eigenvalues], [z.imag for z in self.eigenvalues]
-        handles: list[object] = [axes.scatter(*points, s=9, color="black", zorder=3, label="eigenvalues")]
+        handles: list[object] = [
+            axes.scatter(*points, s=9, color=rcParams["text.color"], zorder=3, label="eigenvalues")
+        ]
         handles += [Line2D([], [], color="0.5", linestyle="--", label="unit circle")]
         for k, (eps, color) in enumerate(zip(self.eps, colors, strict=True)):
             note = "" if k in drawn else " (no contour)"

@@ -91,6 +91,8 @@ class Structures:
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
         """Draw the most frequent tree with its root at the top, into the axes or a new figure."""
+        from matplotlib import rcParams
+
         axes = axes_or_new(axes)
         nodes = self.most_frequent
         places: list[tuple[float, float]] = []
@@ -110,7 +112,7 @@ class Structures:
                 act = _SHORT.get(node.activation, node.activation)
                 text, edge = f"{act} {_SYMBOLS[node.op]}\nslot {slot}".strip(), "C0"
             places.append(place)
-            box = {"boxstyle": "round", "facecolor": "white", "edgecolor": edge}
+            box = {"boxstyle": "round", "facecolor": rcParams["figure.facecolor"], "edgecolor": edge}
             axes.text(*place, text, ha="center", va="center", fontsize=9, bbox=box, zorder=2)
             return place
 

@@ -73,7 +73,11 @@ def test_a_diagnostic_that_does_not_apply_is_named_on_the_page(runs, tmp_path, m
     assert main(["inspect", runs("digits"), *FEW, "--report", str(path)]) == 0
     assert "broken: Needs <finite> weights. Expected others." in capsys.readouterr().out
     page = path.read_text()
-    assert "broken: Needs &lt;finite&gt; weights." in page and page.count("<svg") == 1 and "spectral radius" in page
+    assert (
+        re.search("<h2>Broken</h2>.*Needs &lt;finite&gt; weights", page)
+        and page.count("<svg") == 1
+        and "spectral radius" in page
+    )
 
 
 def test_bad_flags_are_answered_with_one_line(runs, tmp_path, capsys):

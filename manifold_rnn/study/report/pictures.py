@@ -1,5 +1,6 @@
 """The figures of a report: heat map, learning curves, scores against time and along ranges, eigenvalues."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import islice, product
 from statistics import mean
@@ -130,7 +131,8 @@ def _cell(axes: Axes, results: Results, row: Row | None, at: tuple[int, int], sc
         is_best = row is results.rows[0]
         text = results.shown_spread(row.test_mean, row.test_deviation).replace(" ± ", "\n± ")
         look = {"facecolor": to_hex(colour), "edgecolor": INK if is_best else "none"}
-        is_dark = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.55
+        luminance = sum(part * value**2.2 for part, value in zip((0.2126, 0.7152, 0.0722), colour[:3], strict=True))
+        is_dark = luminance < 0.195  # below it white has the higher contrast
         style = {"color": "#ffffff" if is_dark else "#10151c", "weight": "bold" if is_best else "normal"}
     axes.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.47), 0.96, 0.94, linewidth=1.6, **look))
     axes.text(*at, text, ha="center", va="center", fontsize=11, **style)
@@ -256,7 +258,8 @@ def draw_eigenvalues(results: Results) -> Figure | None:
         reach = 1.06 * max(1.1, *(abs(part) for pair in (*run.spectrum_start, *run.spectrum_end) for part in pair))
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=(), aspect="equal")
         panel.spines[:].set_visible(False)
-        panel.set_title(f"{shortened(row.label)}: {presentable(run.matrix)}", fontsize=9)
+        title = textwrap.fill(f"{shortened(row.label)}: {presentable(run.matrix)}", 34, break_on_hyphens=False)
+        panel.set_title(title, fontsize=9)
     return figure
 
 
