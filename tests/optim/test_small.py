@@ -220,6 +220,51 @@ def test_a_retraction_that_corrects_drift_does_so(retraction, n, watch, generato
     assert watch.taken == [True] and float(mr.linalg.defect(p.detach())) < atol(p.dtype)
 
 
+@pytest.mark.parametrize("n", [8, 70])
+@pytest.mark.parametrize("retraction", ["exp", "cayley"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("drift", [1e-6, 1e-4, 1e-2])
+def test_drift_is_corrected_by_one_step_of_newton_schulz_as_torch_does(drift, dtype, retraction, n, watch, generator):
+    first, second = pair(mr.Orthogonal(retraction), n, dtype, generator)
+    for p, q in zip(first, second, strict=True):
+        p.data[0] *= 1 + drift
+        q.data.copy_(p.data)
+    one = optim.RiemannianSGD(first, lr=1e-3, polish_every=2)
+    other = optim.RiemannianSGD(second, lr=1e-3, polish_every=2)
+    for _ in range(3):
+        set_gradients(first, second, 1.0, generator)
+        one.step()
+        with watch.torch():
+            other.step()
+        assert_near(first, second, one, other)
+    assert watch.taken == [True, False] * 3
+
+
+@pytest.mark.parametrize("n", [8, 70])
+@pytest.mark.parametrize("kind", [optim.RiemannianSGD, optim.RiemannianAdam])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_coordinates_whose_squares_come_near_infinity_are_left_to_torch(dtype, kind, n, watch, generator):
+    most = torch.finfo(dtype).max ** 0.5
+    for size, taken in ((1e-2 * most, False), (1e-4 * most, True)):
+        first, second = pair(mr.Orthogonal(), n, dtype, generator, count=1)
+        rate = 1e-3 if kind is optim.RiemannianAdam else 1e-3 / size
+        one, other = kind(first, lr=rate), kind(second, lr=rate)
+        turn = torch.randn(n, n, dtype=dtype, generator=generator)
+        turn *= size / torch.linalg.norm(turn - turn.mT)
+        first[0].grad = first[0].detach() @ (turn - turn.mT)
+        second[0].grad = first[0].grad.clone()
+        one.step()
+        with watch.torch():
+            other.step()
+        assert watch.taken == [taken, False]
+        watch.taken.clear()
+        torch.testing.assert_close(first[0].detach(), second[0].detach(), atol=atol(dtype), rtol=atol(dtype))
+        for name in one.state[first[0]].keys() - {"step"}:
+            ours, theirs = one.state[first[0]][name], other.state[second[0]][name]
+            assert bool(ours.isfinite().all())
+            torch.testing.assert_close(ours, theirs, atol=atol(dtype) * float(theirs.abs().max()), rtol=atol(dtype))
+
+
 def test_a_compiled_step_is_seen_by_autograd(watch, generator):
     p = point(mr.Orthogonal(), (4, 4), torch.float32, generator)
     loss = p.square().sum()

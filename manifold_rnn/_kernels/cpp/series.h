@@ -36,7 +36,7 @@ class SeriesStepper {
         products_.pack(s_.g_by_columns ? Matrix<T>{s_.g[i], 1, n_} : Matrix<T>{s_.g[i], n_, 1});
         products_.multiply({x, 1, n_}, Y_);
         pack(Y_, c_, n_, static_cast<T>(s_.numbers[SIGN]));
-        if (!has_squares(sum_of_squares(c_, Results<T>::coordinates(n_)))) return false;
+        if (!has_squares<T>(sum_of_squares(c_, Results<T>::coordinates(n_)))) return false;
         results_.direction(i, c_);
         unpack(c_, A_, n_, static_cast<T>(s_.numbers[RATE]));
         if (s_.retraction == POLAR || s_.retraction == QR) {
@@ -46,12 +46,10 @@ class SeriesStepper {
         if (!map()) return false;
         T* out = s_.polish || s_.x_by_columns ? Y_ : results_.weight(i);
         add_product({x, n_, 1}, E_, x, out);
-        if (s_.polish) return normalize(i);
+        if (s_.polish) return polish(i);
         if (s_.x_by_columns) transpose(Y_, results_.weight(i));
         return true;
     }
-
-    const Results<T>& results() const { return results_; }
 
   private:
     // Coefficients of the powers of a matrix, from the first power on, and how many of them are needed.
@@ -177,6 +175,13 @@ class SeriesStepper {
     void multiply_by(const T* B) {
         add_product({Y_, n_, 1}, B, Y_, E_);
         std::copy_n(E_, size_, Y_);
+    }
+
+    // One step of Newton-Schulz, as the rule of torch makes it.
+    bool polish(int64_t i) {
+        if (!(gram() < FAR)) return false;
+        for (int64_t p = 0; p < size_; ++p) S_[p] *= T(-0.5);
+        return finish(S_, i);
     }
 
     // Y (Y^T Y)^(-1/2) by its series in S, whose first two terms are those of Newton-Schulz; from afar twice.

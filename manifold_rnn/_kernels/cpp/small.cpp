@@ -12,7 +12,6 @@
 namespace {
 
 constexpr double LONGEST = 2;      // bound of the spectral norm of a step: condition numbers stay below 5
-
 constexpr double FARTHEST = 0.8;   // of y^T y from the identity, from where Newton-Schulz converges
 constexpr int64_t MOST_ROWS = 64;  // of matrices in the first cache
 
@@ -51,7 +50,7 @@ class SmallStepper {
         k_.transpose(Y_, W_);
         k_.pack(Y_, W_, c_, number(SIGN));
         if (!std::isfinite(Y_[0])) return false;  // a 1 x 1 matrix has no coordinates that would tell
-        if (!has_squares(k_.sum_of_squares(c_, d_))) return false;
+        if (!has_squares<T>(k_.sum_of_squares(c_, d_))) return false;
         results_.direction(i, c_);
         k_.unpack(c_, A_, number(RATE));
         // of the step itself: a rate may be infinite as a T, and the squares of the coordinates may be 0

@@ -31,7 +31,7 @@ namespace {
 
 // Squares of larger coordinates would make a second moment infinite. NaN has no bound either.
 template <class T>
-bool has_squares(T sum) {
+bool has_squares(double sum) {
     return sum < 1e-6 * std::numeric_limits<T>::max();
 }
 
