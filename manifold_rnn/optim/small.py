@@ -1,4 +1,4 @@
-"""Steps of orthogonal weights of at most 256 rows. One compiled call computes the steps of a batch; another writes them.
+"""Steps of orthogonal weights of at most 256 rows: one compiled call computes a batch, another one writes it.
 
 They agree with the implementation in torch up to rounding. Steps that are too long for them use that implementation.
 """
