@@ -12,6 +12,7 @@ from .action import moved_by_group
 from .angles import eigenangles, rotation_by
 from .checks import TooFar, read_number, require_finite, require_length, require_matrix
 from .defect import shift_diagonal
+from .lu import inverse as inverse_of
 from .polar import polish
 from .polynomials import chebyshev_at_one, exponent, matrix_polynomial
 from .precision import (
@@ -90,7 +91,7 @@ class _Cayley(torch.autograd.Function):
     def forward(A: Tensor) -> Tensor:
         if not may_read_device():
             eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-            return 2 * torch.linalg.inv_ex(eye - 0.5 * A).inverse - (eye + 0 * A)  # NaN where A is infinite
+            return 2 * inverse_of(eye - 0.5 * A) - (eye + 0 * A)  # NaN where A is infinite
         size = largest_norm(A)
         if A.dtype in _WIDER and not size <= _WIDEN_ABOVE * A.shape[-1] ** 0.5:
             return _Cayley.forward(A.to(_WIDER[A.dtype])).to(A.dtype)
@@ -137,7 +138,7 @@ def _twice_inverse(A: Tensor, size: float) -> Tensor:
         if few and norm <= _MODERATE:
             inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(shift_diagonal(-B2, 1)).L)
             return multiply_add(inverse, B, inverse, beta=2, alpha=2)
-    return torch.linalg.inv_ex(shift_diagonal(-0.5 * A, 1)).inverse.mul_(2)  # never singular, so no check is needed
+    return inverse_of(shift_diagonal(-0.5 * A, 1)).mul_(2)  # never singular, so no check is needed
 
 
 def _most_degree(A: Tensor) -> int:
@@ -234,4 +235,4 @@ def _tall_parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     M = M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
     if may_read_device() and not read_number(largest_norm, M) <= _TALL_LONG_ABOVE[M.real.dtype]:  # NaN included
         raise TooFar
-    return xu, outside, torch.linalg.inv_ex(M).inverse
+    return xu, outside, inverse_of(M)

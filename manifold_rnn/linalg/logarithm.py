@@ -5,9 +5,10 @@ from torch import Tensor
 
 from ..errors import OffManifoldError
 from .checks import on_numbers, require_finite, require_matrix
+from .lu import inverse as inverse_of
+from .lu import solve
 from .polar import polar
 from .precision import full_precision
-from .product import solve
 from .skew import skew
 
 _SIGN_STEPS = 12  # converges for real parts above about 1e-3, quadratically at the end
@@ -91,7 +92,7 @@ def inverse_polar_factor(M: Tensor) -> Tensor:
     require_finite(M, "The inverse polar retraction")
     Y, S = M, 2 * _eye(M).expand_as(M)
     for _ in range(_SIGN_STEPS):
-        inverse = torch.linalg.inv_ex(Y).inverse
+        inverse = inverse_of(Y)
         S = 0.5 * (S + inverse @ S @ inverse.mH)
         Y = 0.5 * (Y + inverse)
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from .checks import TooFar, require_matrix
 from .defect import minus_identity
+from .lu import inverse as inverse_of
+from .lu import solve
 from .norms import largest_part, normalized, power_of_two_below
 from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
-from .product import multiply, multiply_add, solve
+from .product import multiply, multiply_add
 from .skew import skew
 
 _FAR = 1e2  # norm of X^H X - I above which X is scaled first, and X + U should have been added in double precision
@@ -199,7 +201,7 @@ def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] |
 
 
 def _newton_schulz(x: Tensor, gram: Tensor) -> Tensor:
-    inverse = torch.linalg.inv_ex(gram).inverse
+    inverse = inverse_of(gram)
     high = torch.linalg.matrix_norm(gram, keepdim=True).sqrt()
     low = torch.linalg.matrix_norm(inverse, keepdim=True).rsqrt()
     ratio = low / high

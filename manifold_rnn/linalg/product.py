@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._torch import has_onednn, is_forward_mode, onednn_linear
+from .._torch import has_onednn, onednn_linear
 from .precision import recording
 
 _ONEDNN_FROM = 2 << 20  # multiplications from which oneDNN, including its call, is faster than the BLAS
@@ -29,14 +29,6 @@ def multiply_add(C: Tensor, X: Tensor, Y: Tensor, *, beta: float, alpha: float, 
     if C.ndim == 3 and C.shape[0] == X.shape[0] == Y.shape[0] and X.ndim == Y.ndim == 3:
         return torch.baddbmm(C, X, Y, beta=beta, alpha=alpha, out=out)
     return beta * C + alpha * (X @ Y)
-
-
-def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
-    """Return ``A^-1 B`` or ``B A^-1``; by the inverse in forward mode, where torch's second derivative is wrong."""
-    if not torch.compiler.is_compiling() and is_forward_mode():
-        inverse = torch.linalg.inv_ex(A).inverse
-        return inverse @ B if left else B @ inverse
-    return torch.linalg.solve_ex(A, B, left=left).result
 
 
 def _takes_onednn(X: Tensor, Y: Tensor) -> bool:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from .checks import require_finite, require_matrix
+from .lu import inverse as inverse_of
+from .lu import lu_factor, lu_solve
 from .norms import largest_part, power_of_two_below
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
@@ -230,7 +232,7 @@ class _Dominant(torch.autograd.Function):
         x, value, P = ctx.saved_tensors
         with without_autocast(x):
             eye = torch.eye(x.shape[-1], dtype=P.dtype, device=P.device)
-            R = torch.linalg.inv_ex(value[..., None, None] * eye - x + P).inverse - P  # the reduced resolvent
+            R = inverse_of(value[..., None, None] * eye - x + P) - P  # the reduced resolvent
             g = g_value[..., None, None] * P.mH + R.mH @ g_projector @ P.mH + P.mH @ g_projector @ R.mH
             return g if x.is_complex() else g.real
 
@@ -247,12 +249,12 @@ def _right_and_left(x: Tensor, eigenvalue: Tensor, u: Tensor) -> tuple[Tensor, T
     eigenvalue routines begin with balancing, which can lose it if the entries have very different magnitudes.
     """
     eye = torch.eye(x.shape[-1], dtype=u.dtype, device=u.device)
-    LU, pivots, _ = torch.linalg.lu_factor_ex((eigenvalue[..., None] * eye - x).mH)
+    LU, pivots = lu_factor((eigenvalue[..., None] * eye - x).mH)
     eps = torch.finfo(u.dtype).eps
     zero = LU.diagonal(dim1=-2, dim2=-1).abs() < eps  # a pivot is 0; the entries of x are at most 1
     LU = LU + torch.where(zero, eps, 0).diag_embed()
-    v = _unit(torch.linalg.lu_solve(LU, pivots, u))  # one step only: on a Jordan block a second one would diverge
-    return _unit(torch.linalg.lu_solve(LU, pivots, v, adjoint=True)), v
+    v = _unit(lu_solve(LU, pivots, u))  # one step only: on a Jordan block a second one would diverge
+    return _unit(lu_solve(LU, pivots, v, adjoint=True)), v
 
 
 def _unit(v: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..errors import OffManifoldError
 from .checks import on_numbers, require_finite
+from .lu import inverse as inverse_of
 from .norms import without_vanishing
 from .polar import polar
 from .product import multiply
@@ -70,7 +71,7 @@ def subspace_log(x: Tensor, y: Tensor) -> Tensor:
     )
     eye = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
     A = (1 + squares) * eye + (1 - squares) * C.unsqueeze(-3)  # (..., nodes, p, p), eigenvalues in [1, 2]
-    f = (weights * torch.linalg.inv_ex(A).inverse).sum(-3)
+    f = (weights * inverse_of(A)).sum(-3)
     return multiply(outside, f)
 
 
@@ -85,7 +86,7 @@ def subspace_transport(x: Tensor, y: Tensor, *vectors: Tensor) -> list[Tensor]:
         return [horizontal(y, v) for v in vectors]
     z, C, W = aligned(x, y)
     eye = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
-    left = multiply(x + z, torch.linalg.inv_ex(eye + C).inverse)
+    left = multiply(x + z, inverse_of(eye + C))
     return [multiply(v - multiply(left, multiply(z.mH, v)), W) for v in vectors]
 
 

@@ -9,6 +9,7 @@ from .. import retractions
 from ..linalg import msign, polish
 from ..linalg.checks import require_finite, require_length, require_same
 from ..linalg.defect import shift_diagonal
+from ..linalg.lu import inverse as inverse_of
 from ..linalg.norms import norm, normalized
 from ..linalg.precision import double, full_precision, may_read_device, recording
 from ..linalg.subspaces import horizontal, principal_angles, subspace_exp, subspace_log, subspace_transport
@@ -218,7 +219,7 @@ class Grassmann(OrthonormalColumns):
             return polish(x - 2 * (0.5 * t).sin().square() * (x @ P) - t.sin() * direction)
         # singular values between 0 and 1 rotate by the squared Cayley transform of `Steepest.at`
         tangent = quarter_tangent(t)
-        inverse = torch.linalg.inv_ex(shift_diagonal(tangent.square() * P, 1)).inverse
+        inverse = inverse_of(shift_diagonal(tangent.square() * P, 1))
         cosine = shift_diagonal(2 * inverse, -1)
         return polish(x @ shift_diagonal(2 * cosine @ cosine, -1) - 4 * tangent * (direction @ inverse @ cosine))
 

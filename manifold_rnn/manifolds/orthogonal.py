@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import defect
+from ..linalg.lu import slogdet
 from ..linalg.precision import full_precision
 from .group import MatrixGroup
 
@@ -64,9 +65,9 @@ class SpecialOrthogonal(MatrixGroup):
     is_orthonormal = True
 
     def _component(self, Vh: Tensor, U: Tensor) -> Tensor:
-        sign = torch.linalg.det(U @ Vh).sign()
+        sign = slogdet(U @ Vh)[0]
         return torch.cat([Vh[..., :-1, :], Vh[..., -1:, :] * sign[..., None, None]], -2)
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        return defect(x) + (torch.linalg.slogdet(x).sign - 1).abs()
+        return defect(x) + (slogdet(x)[0] - 1).abs()

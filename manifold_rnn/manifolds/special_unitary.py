@@ -11,6 +11,7 @@ from .._torch import uncompiled
 from ..errors import OffManifoldError
 from ..linalg import defect, logm_unitary, pack_skew, unpack_skew
 from ..linalg.checks import on_numbers
+from ..linalg.lu import slogdet
 from ..linalg.precision import full_precision
 from ..retractions import QR, Exponential
 from .group import MatrixGroup
@@ -56,7 +57,7 @@ class SpecialUnitary(MatrixGroup):
 
     @full_precision
     def defect(self, x: Tensor) -> Tensor:
-        return defect(x) + (torch.linalg.slogdet(x).sign - 1).abs()
+        return defect(x) + (slogdet(x)[0] - 1).abs()
 
     # --- the Lie algebra ---
 
@@ -85,7 +86,7 @@ class SpecialUnitary(MatrixGroup):
     # --- the determinant ---
 
     def _settle(self, w: Tensor) -> Tensor:
-        angle = torch.linalg.slogdet(w).sign.angle() / w.shape[-1]
+        angle = slogdet(w)[0].angle() / w.shape[-1]
         return w * _phase(-angle)[..., None, None]
 
     # --- inverses ---

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..linalg.cayley import cayley, cayley_tall
 from ..linalg.logarithm import inverse_cayley_unchecked, require_no_minus_one
+from ..linalg.lu import inverse as inverse_of
 from ..linalg.plane import along_cayley
 from ..linalg.skew import skew
 from ..linalg.translation import Unpack, cayley_coordinates, cayley_times, unpack_at
@@ -64,7 +65,7 @@ class Cayley(Retraction):
     def inverse_tall(self, x: Tensor, y: Tensor) -> Tensor:
         xy = x.mH @ y
         require_no_minus_one(xy, "The inverse Cayley retraction")
-        inverse = 2 * torch.linalg.inv_ex(_identity(xy) + xy).inverse  # the inverse of a
+        inverse = 2 * inverse_of(_identity(xy) + xy)  # the inverse of a
         outside = (y - x @ xy) @ inverse
         return x @ skew(-2 * inverse) + outside
 

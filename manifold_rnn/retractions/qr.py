@@ -9,9 +9,10 @@ from torch import Tensor
 from ..linalg.checks import TooFar, require_length
 from ..linalg.defect import plus_identity
 from ..linalg.logarithm import inverse_qr
+from ..linalg.lu import solve
 from ..linalg.plane import along_projection, tangent_of
 from ..linalg.precision import double
-from ..linalg.product import multiply_add, solve
+from ..linalg.product import multiply_add
 from ..linalg.qr import near_factor, qr
 from ..linalg.skew import skew
 from ..linalg.subspaces import require_distinct_geodesic

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import OffManifoldError, OptionError
 from ...linalg import cayley, expm_skew, logm_unitary, pack_skew, skew, unpack_skew
 from ...linalg.checks import require_finite, require_matrix
+from ...linalg.lu import inverse_ex
 from ...linalg.precision import complex_dtype, double, without_autocast
 from ...manifolds import Contraction, Manifold, SpecialOrthogonal, Unitary
 from ..constraint import Constraint
@@ -175,7 +176,7 @@ class DampedSkewParametrization(Parametrization):
             except OffManifoldError:
                 K = logm_unitary(Q @ small_rotation(Q)) / eps
         else:
-            inverse, info = torch.linalg.inv_ex(eye + step)
+            inverse, info = inverse_ex(eye + step)
             K = skew((step - eye) @ inverse) * (2 / eps)
             K = torch.where((info == 0)[..., None, None], K, 0)  # an eigenvalue -1 corresponds to an infinite K
         return pack_skew(K).to(weight.real.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...linalg import logm_unitary, qr
+from ...linalg.lu import slogdet
 
 __all__ = ["cayley_", "haar_", "haar_diagonal_", "henaff_", "normal_diagonal_"]
 
@@ -167,5 +168,5 @@ def _fill_blocks(A: Tensor, s: Tensor) -> Tensor:
 def _random_rotation(A: Tensor, generator: torch.Generator | None) -> Tensor:
     Q, _ = qr(A.new_empty(A.shape).normal_(generator=generator))
     if not Q.is_complex():
-        Q[..., 0, :] *= torch.linalg.det(Q).sign().unsqueeze(-1)
+        Q[..., 0, :] *= slogdet(Q)[0].unsqueeze(-1)
     return Q

@@ -1,0 +1,77 @@
+"""Inverses, solutions and determinants of batches by LU factorizations.
+
+With several threads on a CPU, torch factorizes the matrices of a batch in parallel, inside of which oneMKL fails for
+matrices of about 150 rows or more: results are wrong, the call raises an error about pivots, or it does not return
+(https://github.com/pytorch/pytorch/issues/141358). Such matrices are factorized one after the other here.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._torch import is_forward_mode
+
+_BATCHED_UP_TO = 128  # rows of matrices that torch may factorize in parallel
+
+
+def inverse(A: Tensor) -> Tensor:
+    """Return the inverse, with NaN or infinity for a singular matrix."""
+    return inverse_ex(A)[0]
+
+
+def inverse_ex(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse, and for each matrix a number that is 0 if it exists."""
+    inverse, info = _each(lambda A: tuple(torch.linalg.inv_ex(A)), A)
+    return inverse, info
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """Return ``A^-1 B`` or ``B A^-1``; by the inverse in forward mode, where torch's second derivative is wrong."""
+    if not torch.compiler.is_compiling() and is_forward_mode():
+        return inverse(A) @ B if left else B @ inverse(A)
+    return solve_ex(A, B, left=left)[0]
+
+
+def solve_ex(A: Tensor, B: Tensor, *, left: bool = True) -> tuple[Tensor, Tensor]:
+    """Return ``A^-1 B`` or ``B A^-1``, and for each matrix a number that is 0 if it exists."""
+    result, info = _each(lambda A, B: tuple(torch.linalg.solve_ex(A, B, left=left)), A, B)
+    return result, info
+
+
+def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sign of the determinant, and the logarithm of its modulus."""
+    sign, logarithm = _each(lambda A: tuple(torch.linalg.slogdet(A)), A)
+    return sign, logarithm
+
+
+def lu_factor(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors and the pivots as `lu_solve` takes them; a singular matrix has a pivot of 0."""
+    LU, pivots = _each(lambda A: tuple(torch.linalg.lu_factor_ex(A))[:2], A)
+    return LU, pivots
+
+
+def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, adjoint: bool = False) -> Tensor:
+    """Return ``A^-1 B``, or ``A^-H B``, from the factors of ``A``."""
+    return _each(
+        lambda LU, p, B: (torch.linalg.lu_solve(LU, p[..., 0], B, adjoint=adjoint),), LU, pivots[..., None], B
+    )[0]
+
+
+def _each(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Call a function of matrices with whole batches where torch serves, and else with one matrix after the other."""
+    A = tensors[0]
+    if A.device.type != "cpu" or A.ndim == 2 or A.shape[-1] <= _BATCHED_UP_TO or not _has_threads():
+        return function(*tensors)
+    batch = torch.broadcast_shapes(*(X.shape[:-2] for X in tensors))
+    count = math.prod(batch)
+    if count < 2:
+        return function(*tensors)
+    flat = (X.expand(*batch, *X.shape[-2:]).reshape(count, *X.shape[-2:]).unbind() for X in tensors)
+    results = zip(*(function(*matrices) for matrices in zip(*flat, strict=True)), strict=True)
+    return tuple(torch.stack(parts).reshape(*batch, *parts[0].shape) for parts in results)
+
+
+def _has_threads() -> bool:
+    return torch.compiler.is_compiling() or torch.get_num_threads() > 1

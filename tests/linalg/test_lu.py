@@ -1,0 +1,86 @@
+"""Batches of large matrices with several threads, for which torch's own LU factorization fails on some processors."""
+
+import ast
+
+import pytest
+import torch
+from support import ROOT
+from support.tolerances import atol
+
+import manifold_rnn as mr
+from manifold_rnn.linalg import lu
+
+N, DTYPES = 160, [torch.float64, torch.complex64]
+FAILING = {"inv", "inv_ex", "solve", "solve_ex", "det", "slogdet", "lu", "lu_factor", "lu_factor_ex", "lu_solve"}
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def matrices(generator):
+    def draw(dtype, *batch, requires_grad=False):
+        A = torch.randn(*batch, N, N, dtype=dtype, generator=generator) / N**0.5 + 3 * torch.eye(N)
+        return A.to(dtype).requires_grad_(requires_grad)
+
+    return draw
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", [(2,), (2, 1, 2)])
+def test_every_function_agrees_with_one_matrix_after_the_other(batch, dtype, threads, matrices):
+    A, B = matrices(dtype, *batch), matrices(dtype, batch[-1])
+    close = {"atol": 10 * atol(dtype), "rtol": 10 * atol(dtype)}
+    eye = torch.eye(N, dtype=dtype).expand(A.shape)
+    torch.testing.assert_close(A @ lu.inverse(A), eye, **close)
+    torch.testing.assert_close(A @ lu.solve(A, B), B.expand(A.shape), **close)
+    torch.testing.assert_close(lu.solve(A, B, left=False) @ A, B.expand(A.shape), **close)
+    LU, pivots = lu.lu_factor(A)
+    torch.testing.assert_close(A @ lu.lu_solve(LU, pivots, B), B.expand(A.shape), **close)
+    torch.testing.assert_close(A.mH @ lu.lu_solve(LU, pivots, B, adjoint=True), B.expand(A.shape), **close)
+    flat = A.reshape(-1, N, N)
+    signs, logs = (torch.stack(parts) for parts in zip(*map(torch.linalg.slogdet, flat), strict=True))
+    sign, log = lu.slogdet(A)
+    torch.testing.assert_close(sign, signs.reshape(batch), **close)
+    torch.testing.assert_close(log, logs.reshape(batch), **close)
+    assert sign.shape == log.shape == batch and lu.inverse_ex(A)[1].shape == batch
+
+
+def test_gradients_agree_with_one_matrix_after_the_other(threads, matrices):
+    A, B = matrices(torch.float64, 2, requires_grad=True), matrices(torch.float64, 2, requires_grad=True)
+    weights = matrices(torch.float64, 2)
+    loss = ((lu.inverse(A) + lu.solve(A, B)) * weights).sum() + lu.slogdet(A)[1].sum()
+    found = torch.autograd.grad(loss, (A, B))
+    for k in range(2):
+        a, b = A[k].detach().requires_grad_(), B[k].detach().requires_grad_()
+        own = ((torch.linalg.inv(a) + torch.linalg.solve(a, b)) * weights[k]).sum() + torch.linalg.slogdet(a)[1]
+        for g, h in zip(found, torch.autograd.grad(own, (a, b)), strict=True):
+            torch.testing.assert_close(g[k], h)
+
+
+@pytest.mark.parametrize("retraction", mr.retractions.names())
+@pytest.mark.parametrize("manifold", [mr.SpecialOrthogonal, mr.SpecialUnitary, mr.Stiefel])
+def test_long_steps_of_large_batches_stay_on_the_manifold(manifold, retraction, threads, generator):
+    M = manifold(retraction)
+    size = (3, 2 * N, N) if manifold is mr.Stiefel else (3, N, N)
+    x = M.random(*size, dtype=torch.complex128 if M.is_complex else torch.float64, generator=generator)
+    u = M.proju(x, torch.randn(size, dtype=x.dtype, generator=generator))
+    assert float(M.defect(M.retr(x, u)).max()) < 1e-10
+
+
+def test_nothing_else_calls_what_fails():
+    nodes = (
+        (path, node) for path in (ROOT / "manifold_rnn").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    )
+    calls = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, node in nodes
+        if isinstance(node, ast.Attribute) and node.attr in FAILING and ast.unparse(node.value) == "torch.linalg"
+    ]
+    alone = ("online/motifs.py", "moments/decomposition.py")  # one matrix at a time
+    assert all("linalg/lu.py" in call or any(name in call for name in alone) for call in calls), calls
