@@ -99,7 +99,7 @@ def read_oft(model: nn.Module, folder: str | Path) -> nn.Module:
         if numbers.shape != (rows, block * (block - 1) // 2) or size % block or not count:
             raise ShapeError(
                 f"The adapter of {name!r:.120} must have one row of b(b - 1)/2 numbers for each block of size b of the "
-                f"input size {size}.\nExpected {rows} such rows, got shape {tuple(numbers.shape)}.\n"
+                f"input size {size}.\nExpected {rows} rows, got shape {tuple(numbers.shape)}.\n"
                 "Check that the checkpoint belongs to this model."
             )
         require_finite(numbers, key, "Nothing was changed. Use an earlier checkpoint.")

@@ -260,7 +260,7 @@ BAD = {
     "rank": (lambda: mr.SubspaceAdapter(0), errors.OptionError, "at least 1"),
     "rank of factors": (lambda: mr.StiefelAdapter(True), errors.OptionError, "at least 1"),
     "alpha": (lambda: mr.StiefelAdapter(2, alpha=-1.0), errors.OptionError, "positive"),
-    "steps": (lambda: mr.StiefelAdapter(2, rebase_every=0), errors.OptionError, "optimizer steps"),
+    "steps": (lambda: mr.StiefelAdapter(2, rebase_every=0), errors.OptionError, "rebase_every of"),
     "vector": (lambda: mr.OrthogonalAdapter().trivialize(torch.ones(4)), errors.ShapeError, r"\(4,\)"),
     "empty": (lambda: mr.SubspaceAdapter().trivialize(torch.ones(0, 4)), errors.ShapeError, r"\(0, 4\)"),
     "NaN": (lambda: mr.ReflectionAdapter().trivialize(torch.full((4, 4), torch.nan)), errors.NonFiniteError, "16 of"),

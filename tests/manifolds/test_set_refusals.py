@@ -53,7 +53,7 @@ ROWS = {
     "a tall matrix in SPD": Row(ShapeError, "square", lambda s: SPD.projx(s.tall)),
     "integers in SPD": Row(DtypeError, "int64", lambda s: SPD.projx(s.x.long())),
     "an indefinite point": Row(OffManifoldError, "positive definite", lambda s: SPD.retr(-positive(s), s.x)),
-    "the distance to an indefinite matrix": Row(OffManifoldError, "of y", lambda s: SPD.dist(positive(s), s.flip)),
+    "the distance to an indefinite matrix": Row(OffManifoldError, "y to have", lambda s: SPD.dist(positive(s), s.flip)),
     "NaN in a point of SPD": Row(NonFiniteError, "of 16", lambda s: SPD.dist(positive(s), s.spoiled(positive(s)))),
     "a projection of zero": Row(OffManifoldError, "Hermitian part", lambda s: SPD.projx(torch.zeros(4, 4))),
     "a step out of single precision": Row(

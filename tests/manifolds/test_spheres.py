@@ -229,7 +229,7 @@ REFUSED = {
     "dtypes that do not fit": (lambda: mr.Sphere().retr(X, X.double()), errors.DtypeError, "float64"),
     "a negative radius": (lambda: mr.Sphere(radius=-1.0), errors.OptionError, "positive"),
     "an unknown radius": (lambda: mr.Sphere(radius="norm"), errors.OptionError, "'init'"),
-    "a radius beyond the dtype": (lambda: mr.Sphere(radius=1e39).projx(X), errors.DtypeError, "rounding"),
+    "a radius beyond the dtype": (lambda: mr.Sphere(radius=1e39).projx(X), errors.DtypeError, "inside the range"),
     "a retraction without a plane": (lambda: mr.Sphere(retraction=_Other()), errors.UnsupportedError, "plane_rotation"),
     "axes in the middle": (lambda: mr.Sphere((-3, -1)), errors.OptionError, "Oblique"),
     "axes from the front": (lambda: mr.Sphere(0), errors.OptionError, "counted from the end"),

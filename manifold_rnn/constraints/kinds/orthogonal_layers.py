@@ -27,7 +27,7 @@ def require_isometric(module: nn.Conv1d | nn.Conv2d) -> None:
         padding, most = _per_axis(module.padding, axes), [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
         if any(2 * p > m for p, m in zip(padding, most, strict=True)):
             raise OptionError(
-                "Circular padding wider than the kernel repeats some outputs, so the convolution is not orthogonal."
+                "Circular padding wider than the kernel gives some outputs twice, so the convolution is not orthogonal."
                 f"\nExpected at most {tuple(m / 2 for m in most)} on each side, got {padding}.\n"
                 'Reduce it, or use padding="same".'
             )
