@@ -150,7 +150,9 @@ def test_the_best_by_validation_comes_first_and_with_its_heat_map():
     ]
     assert order == sorted(order)
     assert "within the standard deviations" not in text
-    assert "within the standard deviations" in page_of(results(height=lambda place, seed: 0.9 - 0.001 * place + 0.01 * seed))
+    assert "within the standard deviations" in page_of(
+        results(height=lambda place, seed: 0.9 - 0.001 * place + 0.01 * seed)
+    )
 
 
 def test_rows_are_the_means_over_seeds():
