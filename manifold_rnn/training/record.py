@@ -116,7 +116,7 @@ class RunRecord:
 
     @property
     def validation(self) -> float | None:
-        """Validation metric at the lowest validation loss. That of the last epoch if pruned, and None if the run failed."""
+        """Validation metric at the lowest validation loss. That of the last epoch if pruned, None if the run failed."""
         if self.failure is not None or not self.history:
             return None
         if self.pruned:
