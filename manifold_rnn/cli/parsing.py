@@ -93,7 +93,7 @@ class CommandParser:
         return values
 
     def _require_own_folder(self, output: Value) -> None:
-        """Raise `OptionError` if a settings file lies beside checkpoints but its ``output`` is another folder."""
+        """Raise `OptionError` if settings are in the folder of their run, but `output` is another folder."""
         for path, named in self._outputs.items():
             folder = Path(path).parent
             has_run = Path(path).name == CONFIG and any((folder / name).exists() for name in (LAST, BEST))

@@ -58,7 +58,7 @@ class WeightProfile:
 
     @property
     def asymmetry(self) -> float:
-        """Fraction of the weight that leads forwards minus that back: 1 for a chain, 0 if symmetric."""
+        """Fraction of the weight that leads forwards less the one that leads back. 1 for a chain, 0 if symmetric."""
         onwards = sum(abs(value) for distance, value in self.profile.items() if distance > 0)
         back = sum(abs(value) for distance, value in self.profile.items() if distance < 0)
         return (onwards - back) / (onwards + back) if onwards + back else 0.0

@@ -147,7 +147,7 @@ class Layer(nn.Module):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Suffixes of the directions: "", and "_reverse" if bidirectional."""
+        """Suffixes of the directions, "" and, if bidirectional, "_reverse"."""
         return ("", "_reverse") if self.bidirectional else ("",)
 
     @property

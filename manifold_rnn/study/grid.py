@@ -247,7 +247,7 @@ def read_grid(path: str | Path) -> Grid:
 def differences(stored: Mapping[str, Value], current: Mapping[str, Value]) -> list[str]:
     """Return the differences between two grids of plain values, as one text for each dotted key."""
     old, new = flat(stored), flat(current)
-    pairs = {key: (old.get(key, "not there"), new.get(key, "not there")) for key in sorted({**old, **new})}
+    pairs = {key: (old.get(key, "missing"), new.get(key, "missing")) for key in sorted({**old, **new})}
     return [f"{key} was {shown_value(was)}, now {shown_value(now)}" for key, (was, now) in pairs.items() if was != now]
 
 

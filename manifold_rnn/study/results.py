@@ -58,7 +58,7 @@ class Results:
 
     @property
     def keys(self) -> list[str]:
-        """The dotted keys that vary: those with more than one value."""
+        """The dotted keys that have more than one value."""
         return [key for key in (*self.grid.grid, *self.grid.search) if len(self.values(key)) != 1]
 
     @property

@@ -179,7 +179,7 @@ def work_in_processes(count: int, work: Callable[[StopSignal], None], stop: Stop
 def _work(count: int, work: Callable[[StopSignal], None], pipe: Connection) -> None:
     import torch
 
-    os.setpgrp()  # otherwise Ctrl-C on the terminal would arrive here too, beside the parent's request
+    os.setpgrp()  # otherwise Ctrl-C on the terminal would arrive here too, in addition to the parent's request
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     print_any_text()

@@ -163,7 +163,7 @@ def require_same_run(path: Path, content: Values, settings: RunSettings) -> None
             raise OptionError(
                 f"'{path}' is a checkpoint of another run.\n"
                 f"Expected {key}={current.get(key)}, got {key}={saved.get(key)}.\n"
-                "Resume it with its own settings, which are in run.yaml beside it, or choose another `output`."
+                "Resume it with its own settings, which are in run.yaml in its folder, or choose another `output`."
             )
 
 

@@ -89,7 +89,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """How the run ended: "complete", "pruned" or "failed". A number that is not finite counts as a failure."""
+        """How the run ended, "complete", "pruned" or "failed". A number that is not finite counts as a failure."""
         if self.failure is not None or self.not_finite:
             return FAILED
         return PRUNED if self.pruned else COMPLETE
@@ -116,7 +116,7 @@ class RunRecord:
 
     @property
     def validation(self) -> float | None:
-        """Validation metric at the lowest validation loss. For a pruned run: of its last epoch. None if it failed."""
+        """Validation metric at the lowest validation loss. That of the last epoch if pruned, None if the run failed."""
         if self.failure is not None or not self.history:
             return None
         if self.pruned:

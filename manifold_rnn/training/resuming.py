@@ -120,9 +120,9 @@ def _require_nothing_trained(settings: RunSettings, folder: Path) -> None:
     """Raise `OptionError` if a folder has no last checkpoint, but files of a run that had one."""
     reason = ""
     if (folder / RESULT).exists() and read_record(folder / RESULT).failure is None:
-        reason = f"beside {RESULT}"
+        reason = f"next to {RESULT}"
     elif (folder / BEST).exists() and len(read_checkpoint(folder / BEST)[RUN]["history"]) > 1:
-        reason = f"beside {BEST}"  # written first, at the end of the first epoch
+        reason = f"next to {BEST}"  # written first, at the end of the first epoch
     if reason:
         raise OptionError(
             f"'{folder}' has no {LAST}.\nExpected it {reason}.\nRestore it, or start again with --restart."

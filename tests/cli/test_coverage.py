@@ -33,7 +33,7 @@ def test_every_task_has_a_table_a_record_and_a_page(name, runs, tmp_path, capsys
     assert len(examples["inputs"]) == len(examples["test_sequences"]) == record["unique_seeds_broken"]
     assert sorted(path.name for path in (tmp_path / "record").iterdir()) == ["coverage.json", "examples.pt"]
     page = (tmp_path / "page" / "out.html").read_text()
-    assert page.startswith("<!DOCTYPE html>") and page.count("<svg") == 1 and "no defects" in page
+    assert page.startswith("<!DOCTYPE html>") and page.count("<svg") == 1 and "not defects" in page
     assert not re.search(r"(src|href)=[\"']?(?!data:|#)[\w/]", page)  # it loads nothing
     HTMLParser().feed(page)
 

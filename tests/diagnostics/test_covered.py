@@ -234,7 +234,7 @@ def test_the_table_says_what_is_covered_and_that_the_rest_is_no_defect():
     text = measured([[0.0, 1.1, 0.0, 1.2]]).table()
     lines = text.splitlines()
     assert text.isascii() and lines[0] == "coverage by 1 cases" and "unreached steps of change: 0, 1, 2" in lines
-    assert "1 of 4" in lines[2] and "unreached words: aa, ab" in text and "no defects" in lines[-1]
+    assert "1 of 4" in lines[2] and "unreached words: aa, ab" in text and "not defects" in lines[-1]
 
 
 def test_the_picture_has_a_line_for_each_metric():

@@ -114,7 +114,7 @@ REFUSED = {
     "associative": ({}, "not linear"),
     "chunked": ({}, "one step at a time"),
     "torch_kernel": ({}, "no kernel for this cell"),
-    "gated": ({}, "no steps written by hand"),
+    "gated": ({}, "no hand-written steps"),
     "compiled": ({"dtype": torch.complex64, "nonlinearity": "modrelu"}, "complex|compiler"),
 }
 

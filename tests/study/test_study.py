@@ -177,7 +177,7 @@ def test_another_grid_is_refused_by_what_differs_and_changes_nothing(change, tmp
         "base": ({**BASE, "epochs": 5}, SMALL, [0, 1], "base.epochs was 4, now 5"),
         "values": (BASE, {**SMALL, "network.retraction": ["exp"]}, [0, 1], "retraction was cayley, now exp"),
         "seeds": (BASE, SMALL, [0], "seeds was 0, 1, now 0"),
-        "key": (BASE, {**SMALL, "optimizer.lr": [0.1]}, [0, 1], "grid.optimizer.lr was not there, now 0.1"),
+        "key": (BASE, {**SMALL, "optimizer.lr": [0.1]}, [0, 1], "grid.optimizer.lr was missing, now 0.1"),
     }[change]
     for extend in (False, True):
         with pytest.raises(OptionError) as refusal:

@@ -116,10 +116,13 @@ WRONG = {
         {"network": {"cell": "LeakyElman", "budget": 4_000_000}, "learning": {"rule": "rflo", "influence": "full"}},
         "`learning.influence` needs an influence that fits into memory. Got full with 1,",
     ),
-    "gates": ({"pruning": {"penalty": 1e-3}}, "`learning.rule` needs backpropagation beside the section `pruning`"),
+    "gates": (
+        {"pruning": {"penalty": 1e-3}},
+        "`learning.rule` needs backpropagation together with the section `pruning`",
+    ),
     "trees": (
         {"network": {"cell": "TreeSearch", "hidden_size": 4}, "search": {"fix": 0.5}},
-        "`learning.rule` needs backpropagation beside the section `search`",
+        "`learning.rule` needs backpropagation together with the section `search`",
     ),
     "another cell": ({"network": {"cell": "LSTM", "hidden_size": 4}}, "`network.cell` needs Elman or LeakyElman for"),
     "a published network of another cell": (

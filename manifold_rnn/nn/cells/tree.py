@@ -100,7 +100,7 @@ class Tree(Cell):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The blocks in the rows of ``weight_ih``: matrices of the input, and "identity" for the unchanged input."""
+        """The blocks in the rows of ``weight_ih``, matrices of the input and "identity" for the unchanged input."""
         by_matrix = sorted({f"{side}{slot}" for c, side, slot in self._uses() if c == "x"}, key=_by_slot)
         by_identity = any("x" in node[:2] and node.slot == IDENTITY for node in self.nodes)
         return (*by_matrix, *([IDENTITY] if by_identity else []))

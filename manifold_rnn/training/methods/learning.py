@@ -68,7 +68,7 @@ class LearningSettings(Method):
         """Raise `OptionError` unless the other sections fit the rule and the influence fits into memory."""
         network = settings.network
         for key in ("pruning", "search"):
-            expected = f"backpropagation beside the section `{key}`, which changes how the layer runs"
+            expected = f"backpropagation together with the section `{key}`, which changes the layer"
             require(not getattr(settings, key).active, "learning.rule", expected, self.rule)
         if network.cell is not None:
             leaky = sorted(name for name, kind in cells().items() if kind.leaky_form is not Cell.leaky_form)
@@ -87,7 +87,7 @@ class LearningSettings(Method):
         if self.influence == "full":
             size = 8 if settings.precision == "float64" else 4
             entries = settings.batch_size * n * n * (n + settings.task.input_size + 1)
-            needed = 2 * size * entries  # a step computes the next influence beside the last one
+            needed = 2 * size * entries  # a step computes the next influence while the last one exists
             require_memory("learning.influence", needed, "an influence", f"full with {n:,} units")
 
     def build(self, network: Network) -> Network:
