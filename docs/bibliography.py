@@ -15,7 +15,8 @@ class Labels(BaseLabelStyle):
     def format_labels(self, sorted_entries: Sequence[Entry]) -> Iterator[str]:
         """Yield the label of each entry."""
         labels = [_label(entry) for entry in sorted_entries]
-        total, seen = Counter(labels), Counter()
+        total = Counter(labels)
+        seen: Counter[str] = Counter()
         for label in labels:
             yield label + ("abcdefghij"[seen[label]] if total[label] > 1 else "")
             seen[label] += 1

@@ -137,7 +137,7 @@ class Browser:
         while time.monotonic() < until:
             links, summary = self.driver.execute_script(script)
             if summary:
-                return links
+                return [str(link) for link in links]
             time.sleep(0.1)
         return []
 

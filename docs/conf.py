@@ -108,6 +108,7 @@ rst_epilog = measured.substitutions(RESULTS / "retractions.json")
 def setup(app):
     error_messages.setup(app)
     app.add_transform(index_entries.Sections)
+    app.connect("env-get-outdated", index_entries.outdated)
     app.connect("html-page-context", add_search)
     app.connect("env-check-consistency", api_pages.check)
     app.connect("missing-reference", api_pages.resolve)

@@ -1,7 +1,11 @@
 """Where the entries of the index lead: to the section below a directive, and not to an empty mark above it."""
 
+from collections.abc import Set
+
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
 
@@ -21,3 +25,11 @@ class Sections(SphinxTransform):
                 name = "" if section.parent is self.document else section["ids"][0]
                 index["entries"] = [(kind, value, name, *rest) for kind, value, _, *rest in index["entries"]]
                 mark.parent.remove(mark)
+
+
+def outdated(app: Sphinx, env: BuildEnvironment, added: Set[str], changed: Set[str], removed: Set[str]) -> list[str]:
+    """Return the pages with entries that matter for the search, so that each build reads them.
+
+    The search loses the entries of a page that a later build does not read again (Sphinx 9.0).
+    """
+    return sorted(name for name in env.found_docs if name.startswith("guide/") or name == "glossary")
