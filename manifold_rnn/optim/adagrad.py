@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Unpack
 
 import torch
@@ -89,7 +90,7 @@ class RiemannianAdagrad(RiemannianOptimizer):
     def validate(self, group: dict[str, Any]) -> None:
         super().validate(group)
         for name in ("lr_decay", "initial_accumulator_value", "eps"):
-            require(group, name, lambda v: v >= 0, "a number of at least 0")
+            require(group, name, lambda v: 0 <= v < math.inf, "a finite number of at least 0")
         require_second_moment(group)
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:

@@ -182,7 +182,7 @@ def require_own_moments(batch: Batch, group: dict[str, Any]) -> None:
 def require_adam(group: dict[str, Any]) -> None:
     """Raise `OptionError` unless the options of the moments are in range."""
     require(group, "betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)")
-    require(group, "eps", lambda v: v >= 0, "a number of at least 0")
+    require(group, "eps", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
 
 
 def adam_direction(batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:

@@ -129,8 +129,8 @@ class RiemannianOptimizer(Optimizer):
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `OptionError` if an option of the group is out of range."""
-        require(group, "lr", lambda v: v >= 0, "a number of at least 0")
-        require(group, "weight_decay", lambda v: v >= 0, "a number of at least 0")
+        require(group, "lr", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
+        require(group, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
         require(group, "on_nonfinite", lambda v: v in ("raise", "skip"), "'raise' or 'skip'")
         every = "None or a whole number of at least 0"
         require(group, "polish_every", lambda v: v is None or (isinstance(v, int) and v >= 0), every)

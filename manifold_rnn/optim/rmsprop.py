@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Unpack
 
 import torch
@@ -99,7 +100,7 @@ class RiemannianRMSprop(RiemannianOptimizer):
         super().validate(group)
         require(group, "alpha", lambda v: 0 <= v < 1, "a number in [0, 1)")
         for name in ("eps", "momentum", "initial_accumulator_value"):
-            require(group, name, lambda v: v >= 0, "a number of at least 0")
+            require(group, name, lambda v: 0 <= v < math.inf, "a finite number of at least 0")
         require_second_moment(group)
 
     def direction(self, batch: Batch, x: Tensor, c: Tensor, steps: int | Tensor, group: dict[str, Any]) -> Tensor:

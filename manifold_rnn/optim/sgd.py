@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
 import torch
@@ -135,7 +136,7 @@ class RiemannianSGD(RiemannianOptimizer):
 
 def require_momentum(group: dict[str, Any]) -> None:
     """Raise `OptionError` unless the options of momentum are consistent."""
-    require(group, "momentum", lambda v: v >= 0, "a number of at least 0")
+    require(group, "momentum", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
     if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise OptionError(
             "nesterov needs a positive momentum and no dampening.\n"

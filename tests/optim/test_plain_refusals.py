@@ -106,7 +106,9 @@ def test_moments_of_whole_matrices_are_refused(name, load):
 
 
 @pytest.mark.parametrize(
-    "options", [{"lr": -1.0}, {"betas": (0.9, 1.0)}, {"eps": -1.0}, {"weight_decay": -0.1}], ids=str
+    "options",
+    [{"lr": -1.0}, {"lr": float("inf")}, {"betas": (0.9, 1.0)}, {"eps": -1.0}, {"weight_decay": -0.1}],
+    ids=str,
 )
 def test_bad_options_of_plain_parameters_are_refused(options):
     with pytest.raises(OptionError, match=next(iter(options))):
