@@ -42,11 +42,15 @@ class Defects:
         return "\n".join(lines or ["no constrained weights"])
 
     def plot(self, axes: "matplotlib.axes.Axes | None" = None) -> "matplotlib.axes.Axes":
-        """Draw a bar for each weight on a logarithmic scale, into the axes or a new figure."""
+        """Draw a bar for each weight, on a logarithmic scale if any is positive, into the axes or a new figure."""
         axes = axes_or_new(axes)
         axes.barh(list(self.by_weight), list(self.by_weight.values()))
         axes.set_ylim(-1, max(len(self.by_weight), 3))  # a single bar does not fill the picture
-        axes.set(xscale="log", xlabel="defect", title="distance of the weights from their sets")
+        axes.set(xlabel="defect", title="distance of the weights from their sets")
+        if self.largest:  # a logarithmic scale needs a positive number
+            axes.set_xscale("log")
+        if not self.by_weight:
+            axes.set(xticks=[], yticks=[], xlabel=self.table())
         return axes
 
 

@@ -58,3 +58,8 @@ def test_tables_and_pictures_show_every_number():
     measured = diagnostics.defects(mr.zoo.scornn(1, 5, 2))
     assert len(measured.plot().patches) == 1
     assert measured.table().startswith("defect of layer.weight_hh_l0: ")
+
+
+@pytest.mark.parametrize("measured", [{}, {"weight": 0.0}, {"weight": 0.0, "other": 1e-7}], ids=str)
+def test_a_plot_needs_no_positive_defect(measured):
+    mr.diagnostics.Defects(measured).plot().figure.canvas.draw()
