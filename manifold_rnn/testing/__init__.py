@@ -15,6 +15,7 @@ Manifolds of other libraries are checked in the same way:
 >>> _ = mr.testing.check_manifold(geoopt.Sphere(), torch.randn(3), strict=True)
 """
 
+from .constraint import ConstraintReport, check_constraint
 from .gradient import GradientReport, check_gradient
 from .manifold import ManifoldReport, check_manifold
 from .optimizer import OptimizerReport, check_optimizer
@@ -22,12 +23,14 @@ from .report import Report, Row
 from .retraction import RetractionReport, check_retraction
 
 __all__ = [
+    "ConstraintReport",
     "GradientReport",
     "ManifoldReport",
     "OptimizerReport",
     "Report",
     "RetractionReport",
     "Row",
+    "check_constraint",
     "check_gradient",
     "check_manifold",
     "check_optimizer",

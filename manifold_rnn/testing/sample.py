@@ -1,17 +1,17 @@
-"""Random points and tangent vectors for the checks, and the estimation of an order from errors."""
+"""What the checks share: random points and tangent vectors, orders of errors, derivatives and differences."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..errors import DtypeError, NonFiniteError, UnsupportedError
-from ..manifolds import Manifold, adapt
+from ..errors import DtypeError, ManifoldError, NonFiniteError, UnsupportedError
+from ..manifolds import Manifold, adapt, manifold_of
 
 STEPS = torch.logspace(-4, 0, 33, dtype=torch.float64)
 _DECADE = 9  # number of these steps in a decade
@@ -99,3 +99,62 @@ def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:
     log_t, log_e = torch.tensor(used, dtype=torch.float64).log().unbind(-1)
     centred = log_t - log_t.mean()
     return float((centred * log_e).sum() / centred.square().sum())
+
+
+def directional_error(f: Callable[[Sequence[Tensor]], Tensor], points: Sequence[Tensor], step: float = 1e-5) -> float:
+    """Return the largest relative error of the derivatives that autograd computes for a real function of tensors.
+
+    For each tensor the derivative along a random tangent vector is compared with a difference quotient of order 4. The
+    quotient moves a tensor that has a manifold by its retraction. Errors are relative to the largest derivative.
+    """
+    leaves = [x.detach().clone().requires_grad_() for x in points]
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(f(leaves), leaves, allow_unused=True)
+    errors, sizes = [], [1e-3]
+    for k, (x, gradient) in enumerate(zip(points, gradients, strict=True)):
+        if not x.numel():
+            continue
+        x, manifold = x.detach().as_subclass(Tensor), manifold_of(x)
+        u = torch.randn_like(x)
+        u = u if manifold is None else manifold.proju(x, u).as_subclass(Tensor)
+        u = u / (torch.linalg.vector_norm(u) or 1.0)
+
+        def value(t: float, k: int = k, x: Tensor = x, u: Tensor = u, m: Manifold | None = manifold) -> float:
+            moved = x + t * u if m is None else m.retr(x, t * u).as_subclass(Tensor)
+            with torch.no_grad():
+                return float(f([*leaves[:k], moved, *leaves[k + 1 :]]))
+
+        h = step
+        quotient = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+        slope_along = 0.0 if gradient is None else float((gradient.as_subclass(Tensor).conj() * u).real.sum())
+        errors.append(abs(quotient - slope_along))
+        sizes.append(abs(quotient))
+    return max(errors, key=lambda e: math.inf if math.isnan(e) else e, default=0.0) / max(sizes)
+
+
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Return the largest difference of two lists of tensors, infinite if their shapes differ, 0 if bit-equal."""
+    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+        return math.inf
+    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True)]
+    gaps = [0.0 if torch.equal(x, y) else worst(x - y) for x, y in pairs]
+    return math.nan if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
+
+
+def or_infinite(f: Callable[[], float]) -> float:
+    """Return the number, or infinity if the object raises an error of this package."""
+    try:
+        return f()
+    except ManifoldError:
+        return math.inf
+
+
+def refuses(f: Callable[[], object]) -> bool:
+    """Return whether the call raises an error of this package, and not another error or none."""
+    try:
+        f()
+    except ManifoldError:
+        return True
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+    return False
