@@ -15,6 +15,7 @@ Manifolds of other libraries are checked in the same way:
 >>> _ = mr.testing.check_manifold(geoopt.Sphere(), torch.randn(3), strict=True)
 """
 
+from .cell import CellReport, check_cell
 from .constraint import ConstraintReport, check_constraint
 from .gradient import GradientReport, check_gradient
 from .manifold import ManifoldReport, check_manifold
@@ -23,6 +24,7 @@ from .report import Report, Row
 from .retraction import RetractionReport, check_retraction
 
 __all__ = [
+    "CellReport",
     "ConstraintReport",
     "GradientReport",
     "ManifoldReport",
@@ -30,6 +32,7 @@ __all__ = [
     "Report",
     "RetractionReport",
     "Row",
+    "check_cell",
     "check_constraint",
     "check_gradient",
     "check_manifold",

@@ -7,24 +7,27 @@ import dataclasses
 import io
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..constraints import parametrizations
-from ..errors import ManifoldError, UnsupportedError
+from ..errors import UnsupportedError
+from ..linalg import defect
 from ..manifolds import Orthogonal, Unitary
 from ..nn import Layer
 from ..nn.cells import Cell
-from ..nn.cells.base import FILLED_BY_BIND, State
+from ..nn.cells.base import State
 from ..nn.scan import reference, run
 from ..nn.scan.backends import BACKENDS
 from ..optim import RiemannianAdam
 from .report import Report, at_most
-from .sample import difference, directional_error, or_infinite, refuses, seeded, worst
+from .sample import difference, directional_error, largest, or_infinite, refuses, seeded, worst
 
+_SHAKE = 0.3
 _UNKNOWN = "no such value"
 _COMPILED = "compiled"  # compiling takes a minute for some cells
 
@@ -49,6 +52,7 @@ class CellReport(Report):
     reset: float = at_most("entries that reset leaves unset, or draws differently with equal generators", 0.0)
     gradient: float = at_most("relative error of derivatives by inputs, states and weights, in the plain loop", "rtol")
     backends: float = at_most("outputs and gradients of each scan minus those of the plain loop, relative")
+    readout: float = at_most("the last output minus the first part of the last state")
     batch: float = at_most("one row of a batch minus the same sequence alone")
     halves: float = at_most("a sequence in two halves minus the whole")
     constrained: float | None = at_most("distance of each matrix from the orthogonal ones, after an optimizer step")
@@ -128,7 +132,8 @@ def check_cell(
             shapes=float(shapes),
             reset=float(case.wrong_entries()),
             gradient=case.gradient_error() if sound else math.inf,
-            backends=max((case.disagreement(name) for name in names), default=0.0) if sound else math.inf,
+            backends=largest(map(case.disagreement, names)) if sound else math.inf,
+            readout=case.readout_difference() if sound else math.inf,
             batch=case.row_difference() if sound else math.inf,
             halves=case.halves_difference() if sound else math.inf,
             constrained=None if not cell.gates else or_infinite(case.defect),
@@ -139,31 +144,164 @@ def check_cell(
 
 
 class _Case:
-    """A cell with random weights, inputs and an initial state."""
+    """A cell with random weights and inputs."""
 
     def __init__(self, cell: Cell, m: int, n: int, dtype: torch.dtype, steps: int, batch: int) -> None:
         self.cell, self.m, self.n, self.dtype, self.steps, self.batch = cell, m, n, dtype, steps, batch
-        self.weights = self.drawn()
+        self.weights = self._drawn(0.0)
         for weight in self.weights.values():
-            weight.add_(0.3 * torch.randn_like(weight))
-        self.W = self.weights["weight_hh"]
+            weight.add_(_SHAKE * torch.randn_like(weight))
         self.bound = cell.bind(self.weights)
-        x = torch.randn(steps, batch, m, dtype=torch.float64)
-        self.x = self._small(x.to(dtype))
-        state = self.bound.initial_state(batch)
-        self.state = tuple(s + 0.3 * torch.randn_like(s) for s in state)
+        self.x = self._bounded(torch.randn(steps, batch, m, dtype=torch.float64).to(dtype))
 
-    def drawn(self, generator: torch.Generator | None = None, fill: float = 0.0) -> dict[str, Tensor]:
-        """Return initialized weights."""
-        weights = dict(self.cell.allocate(self.m, self.n, dtype=self.dtype))
-        for weight in weights.values():
-            weight.fill_(fill)
+    def _drawn(self, fill: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return initialized weights, whose entries were ``fill`` before."""
+        weights = {
+            name: torch.full_like(weight.detach(), fill)
+            for name, weight in self.cell.allocate(self.m, self.n, dtype=self.dtype).items()
+        }
         self.cell.bind(weights).reset(generator)
-        return {name: weight.detach() for name, weight in weights.items()}
+        return weights
 
-    def _small(self, x: Tensor) -> Tensor:
+    def _bounded(self, x: Tensor) -> Tensor:
         """Return the inputs, scaled to the largest for which states stay bounded."""
         if self.cell.largest_input == math.inf:
             return x
         sizes = torch.linalg.vector_norm(self.bound.project(x), dim=-1) * max(1.0, float(torch.linalg.norm(self.W)))
         return x * min(1.0, self.cell.largest_input / float(sizes.max()))
+
+    @property
+    def W(self) -> Tensor:
+        """The recurrent matrix."""
+        return self.bound.weights["weight_hh"]
+
+    def wrong_shapes(self) -> int:
+        """Count the tensors with a wrong shape or dtype: matrix, inputs, states, outputs."""
+        state, u = self.bound.initial_state(self.batch), self.bound.project(self.x)
+        one = (self.batch, self.n)
+        wrong = [u.shape[:2] != self.x.shape[:2], state[0].shape != one]
+        wrong += [part.shape[:1] != (self.batch,) for part in state]
+        if self.cell.gates:
+            wrong.append(self.W.shape != (len(self.cell.gates) * self.n, self.n))
+        if not any(wrong):
+            y, new = self.bound.step(u[0], state, self.W)
+            wrong += [y.shape != one or y.dtype != self.dtype, len(new) != len(state)]
+            wrong += [a.shape != b.shape or a.dtype != b.dtype for a, b in zip(state, new, strict=False)]
+        return sum(wrong)
+
+    def wrong_entries(self) -> int:
+        """Count the entries that `reset` leaves unset, or draws differently with equal generators."""
+        one, two = (self._drawn(math.nan, torch.Generator().manual_seed(1)) for _ in range(2))
+        unset = sum(int((~weight.isfinite()).sum()) for weight in one.values())
+        return unset + sum(int((one[name] != two[name]).sum()) for name in one if bool(one[name].isfinite().all()))
+
+    def start(self) -> State:
+        """Return a state after two steps, since a random one may be impossible."""
+        state = self.bound.initial_state(self.batch)
+        return reference(self.bound, self.bound.project(self.x[:2]), state, self.W)[1]
+
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run the cell as a layer does by default."""
+        y, last = run(self.bound, x, state, self.W)
+        assert y is not None
+        return y, last
+
+    def readout_difference(self) -> float:
+        """Return the difference of the last output and the first part of the last state."""
+        y, last = self.run(self.x, self.start())
+        return difference([y[-1]], [last[0]])
+
+    def row_difference(self) -> float:
+        """Return the difference of one sequence alone and in the batch."""
+        state = self.start()
+        y, last = self.run(self.x, state)
+        gaps = []
+        for k in range(self.batch):
+            alone, end = self.run(self.x[:, k : k + 1], tuple(part[k : k + 1] for part in state))
+            gaps.append(difference([alone, *end], [y[:, k : k + 1], *(part[k : k + 1] for part in last)]))
+        return largest(gaps)
+
+    def halves_difference(self) -> float:
+        """Return the difference of a sequence in two parts and the whole."""
+        half, state = self.steps // 2, self.start()
+        y, last = self.run(self.x, state)
+        first, between = self.run(self.x[:half], state)
+        second, end = self.run(self.x[half:], between)
+        return difference([torch.cat([first, second]), *end], [y, *last])
+
+    def gradient_error(self) -> float:
+        """Return the relative error of the gradients by inputs and weights in the plain loop."""
+        names, state = list(self.weights), self.start()
+        along = torch.randn(self.steps, self.batch, self.n, dtype=self.dtype)
+
+        def f(values: Sequence[Tensor]) -> Tensor:
+            cell = self.cell.bind(dict(zip(names, values[1:], strict=True)))
+            y, last = reference(cell, cell.project(values[0]), state, cell.weights["weight_hh"])
+            return (along.conj() * y).real.sum() + sum(part.abs().square().sum() for part in last)
+
+        return directional_error(f, [self.x, *self.weights.values()])
+
+    def disagreement(self, backend: str) -> float:
+        """Return the relative difference of one scan and the plain loop, in outputs and gradients; 0 if it cannot run."""
+        lengths = torch.linspace(self.steps, 1, self.batch).long()
+        sizes = [int((lengths > t).sum()) for t in range(self.steps)]
+        packed = torch.cat([x[:size] for x, size in zip(self.x, sizes, strict=True)])
+        gaps = []
+        for x, options in ((self.x, {}), (packed, {"batch_sizes": sizes, "reverse": True})):
+            try:
+                values = self._values(x, backend, options)
+            except UnsupportedError:
+                continue
+            expected = self._values(x, "reference", options)
+            gaps.append(difference(values, expected) / max(1.0, *map(worst, expected)))
+        return largest(gaps)
+
+    @torch.enable_grad()
+    def _values(self, x: Tensor, backend: str, options: dict[str, Any]) -> list[Tensor]:
+        """Return outputs, the last state, and the gradients of a function of them."""
+        weights = {name: weight.clone().requires_grad_() for name, weight in self.weights.items()}
+        x, state = x.clone().requires_grad_(), tuple(part.clone().requires_grad_() for part in self.start())
+        cell = self.cell.bind(weights)
+        y, last = run(cell, x, state, cell.weights["weight_hh"], backend=backend, **options)
+        assert y is not None
+        loss = sum((part.real.sin().sum() + part.imag.cos().sum() if part.is_complex() else part.sin().sum()) for part in (y, *last))
+        leaves = [x, *state, *weights.values()]
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        return [y.detach(), *(part.detach() for part in last), *gradients]
+
+    def layer(self, **options: Any) -> Layer:
+        """Return a layer of the cell."""
+        return Layer(self.cell, self.m, self.n, dtype=self.dtype, **options)
+
+    def copy_difference(self) -> float:
+        """Return the difference of the outputs of a layer and its copies."""
+        layer, new = self.layer(), self.layer()
+        file = io.BytesIO()
+        torch.save(layer.state_dict(), file)
+        file.seek(0)
+        new.load_state_dict(torch.load(file, weights_only=True))
+        copies: list[Layer] = [new, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
+        y = layer(self.x)[0]
+        return largest(difference([copied(self.x)[0]], [y]) for copied in copies)
+
+    def defect(self) -> float:
+        """Return the distance of the matrices of a layer from the orthogonal ones, after a step in each view."""
+        gaps = []
+        for view in ("update", "trivialized"):
+            layer = self.layer(constraint=Unitary() if self.dtype.is_complex else Orthogonal(), view=view)
+            optimizer = RiemannianAdam(layer.parameters(), lr=0.1)
+            with torch.enable_grad():
+                layer(self.x)[0].abs().square().sum().backward()
+            optimizer.step()
+            matrices = layer.weights("_l0")["weight_hh"].detach().as_subclass(Tensor)
+            gaps.append(worst(defect(matrices.unflatten(0, (len(self.cell.gates), self.n)))))
+        return largest(gaps)
+
+
+def _unknown_options(cell: Cell) -> Iterator[Callable[[], object]]:
+    """Yield calls that set an option of the cell to a value that it cannot have."""
+    for name in cell.options():
+        value = vars(cell)[name]
+        if isinstance(value, str) or type(value) is float:
+            bad = _UNKNOWN if isinstance(value, str) else math.nan
+            yield partial(dataclasses.replace, cell, **{name: bad})

@@ -18,7 +18,7 @@ from ..errors import DtypeError, ManifoldError, UnsupportedError
 from ..manifolds import manifold_of
 from ..optim import RiemannianAdam
 from .report import Report, at_most
-from .sample import difference, directional_error, or_infinite, seeded, worst
+from .sample import difference, directional_error, largest, or_infinite, seeded, worst
 
 _STEPS, _RATE = 3, 0.05
 _ODD_SHAPES = ((), (3,), (1, 1), (3, 5), (5, 3), (2, 3, 3))
@@ -213,7 +213,7 @@ class _Case:
             optimizer.step()
             distances.append(self.distance(module))
         numbers = [d for d in distances if d is not None]
-        return worst(torch.tensor(numbers)) if numbers else None
+        return largest(numbers) if numbers else None
 
     def distance(self, module: nn.Module) -> float | None:
         """Return the distance of the weight from its set, or None if it is not defined."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import geoopt
 import torch
@@ -129,7 +129,7 @@ def directional_error(f: Callable[[Sequence[Tensor]], Tensor], points: Sequence[
         slope_along = 0.0 if gradient is None else float((gradient.as_subclass(Tensor).conj() * u).real.sum())
         errors.append(abs(quotient - slope_along))
         sizes.append(abs(quotient))
-    return max(errors, key=lambda e: math.inf if math.isnan(e) else e, default=0.0) / max(sizes)
+    return largest(errors) / max(sizes)
 
 
 def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
@@ -137,8 +137,12 @@ def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return math.inf
     pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True)]
-    gaps = [0.0 if torch.equal(x, y) else worst(x - y) for x, y in pairs]
-    return math.nan if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
+    return largest(0.0 if torch.equal(x, y) else worst(x - y) for x, y in pairs)
+
+
+def largest(numbers: Iterable[float]) -> float:
+    """Return the largest number, NaN if there is one, or 0 if there are none."""
+    return max(numbers, key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
 
 
 def or_infinite(f: Callable[[], float]) -> float:
