@@ -22,6 +22,7 @@ from .manifold import ManifoldReport, check_manifold
 from .optimizer import OptimizerReport, check_optimizer
 from .report import Report, Row
 from .retraction import RetractionReport, check_retraction
+from .task import TaskReport, check_task
 
 __all__ = [
     "CellReport",
@@ -32,10 +33,12 @@ __all__ = [
     "Report",
     "RetractionReport",
     "Row",
+    "TaskReport",
     "check_cell",
     "check_constraint",
     "check_gradient",
     "check_manifold",
     "check_optimizer",
     "check_retraction",
+    "check_task",
 ]
