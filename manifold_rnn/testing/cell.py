@@ -111,7 +111,8 @@ def check_cell(
     Notes
     -----
     Weights are those of ``reset``, plus normal numbers of standard deviation 0.3, so that no term is 0. Every scan runs
-    a padded batch, and a packed batch in reverse. If a shape is wrong, the numbers that need it are infinite.
+    a padded batch and a packed batch in reverse. If the cell has one recurrent matrix, it also runs a padded batch with
+    the diagonal of this matrix. If a shape is wrong, the numbers that need it are infinite.
 
     Examples
     --------
@@ -242,12 +243,15 @@ class _Case:
         return directional_error(f, [self.x, *self.weights.values()])
 
     def disagreement(self, backend: str) -> float:
-        """Return the relative difference of one scan and the plain loop, in outputs and gradients; 0 if it cannot run."""
+        """Return the relative difference of one scan and the plain loop, with gradients; 0 if it cannot run."""
         lengths = torch.linspace(self.steps, 1, self.batch).long()
         sizes = [int((lengths > t).sum()) for t in range(self.steps)]
         packed = torch.cat([x[:size] for x, size in zip(self.x, sizes, strict=True)])
+        cases: list[tuple[Tensor, dict[str, Any]]] = [(self.x, {}), (packed, {"batch_sizes": sizes, "reverse": True})]
+        if len(self.cell.gates) == 1:
+            cases.append((self.x, {"diagonal": True}))
         gaps = []
-        for x, options in ((self.x, {}), (packed, {"batch_sizes": sizes, "reverse": True})):
+        for x, options in cases:
             try:
                 values = self._values(x, backend, options)
             except UnsupportedError:
@@ -259,14 +263,17 @@ class _Case:
     @torch.enable_grad()
     def _values(self, x: Tensor, backend: str, options: dict[str, Any]) -> list[Tensor]:
         """Return outputs, the last state, and the gradients of a function of them."""
-        weights = {name: weight.clone().requires_grad_() for name, weight in self.weights.items()}
+        leaves = {name: weight.clone().requires_grad_() for name, weight in self.weights.items()}
+        weights = dict(leaves)
+        if "diagonal" in options:
+            leaves["weight_hh"] = self.W.diagonal().clone().requires_grad_()
+            weights["weight_hh"] = leaves["weight_hh"].diag()
         x, state = x.clone().requires_grad_(), tuple(part.clone().requires_grad_() for part in self.start())
         cell = self.cell.bind(weights)
         y, last = run(cell, x, state, cell.weights["weight_hh"], backend=backend, **options)
         assert y is not None
-        loss = sum((part.real.sin().sum() + part.imag.cos().sum() if part.is_complex() else part.sin().sum()) for part in (y, *last))
-        leaves = [x, *state, *weights.values()]
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        loss = torch.stack([_smooth_sum(part) for part in (y, *last)]).sum()
+        gradients = torch.autograd.grad(loss, [x, *state, *leaves.values()], materialize_grads=True)
         return [y.detach(), *(part.detach() for part in last), *gradients]
 
     def layer(self, **options: Any) -> Layer:
@@ -296,6 +303,11 @@ class _Case:
             matrices = layer.weights("_l0")["weight_hh"].detach().as_subclass(Tensor)
             gaps.append(worst(defect(matrices.unflatten(0, (len(self.cell.gates), self.n)))))
         return largest(gaps)
+
+
+def _smooth_sum(x: Tensor) -> Tensor:
+    """Return a real function of a tensor whose gradient differs in every entry."""
+    return x.real.sin().sum() + x.imag.cos().sum() if x.is_complex() else x.sin().sum()
 
 
 def _unknown_options(cell: Cell) -> Iterator[Callable[[], object]]:

@@ -209,7 +209,7 @@ class _Case:
         for _ in range(_STEPS):
             optimizer.zero_grad()
             with torch.enable_grad():
-                real_sum(module.weight, torch.randn_like(module.weight)).backward()
+                real_sum(weight_of(module), torch.randn_like(weight_of(module))).backward()
             optimizer.step()
             distances.append(self.distance(module))
         numbers = [d for d in distances if d is not None]
@@ -218,31 +218,38 @@ class _Case:
     def distance(self, module: nn.Module) -> float | None:
         """Return the distance of the weight from its set, or None if it is not defined."""
         if self._distance is not None:
-            return worst(self._distance(module.weight.detach().as_subclass(Tensor)))
+            return worst(self._distance(weight_of(module).detach().as_subclass(Tensor)))
         defect = entry_of(module).defect()
         return None if defect is None else worst(defect)
 
     def accepts(self, value: float) -> bool:
         """Return whether a weight with such an entry is neither refused nor replaced by a finite one."""
-        weight = self.owner.weight.detach().clone()
+        weight = weight_of(self.owner).detach().clone()
         weight.view(-1)[-1] = value
         views = [view for view in self.views if self.has(view)]
         return any(self._misuses(view, weight) for view in views)
 
     def misuses(self, shape: tuple[int, ...]) -> bool:
         """Return whether the constraint neither refuses a weight of this shape nor puts it on the set."""
-        weight = torch.randn(shape, dtype=self.owner.weight.dtype)
+        weight = torch.randn(shape, dtype=weight_of(self.owner).dtype)
         return any(self._misuses(view, weight) for view in self.views if self.has(view))
 
     def _misuses(self, view: str, weight: Tensor) -> bool:
         try:
             module = self.made(view, weight)
-            computed, distance = module.weight.detach(), self.distance(module)
+            computed, distance = weight_of(module).detach(), self.distance(module)
         except ManifoldError:
             return False
         except (LookupError, RuntimeError, TypeError, ValueError):
             return True
         return computed.shape != weight.shape or not bool(computed.isfinite().all()) or not (distance or 0.0) <= _LOOSE
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return the weight, whether it is a parameter or computed."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def entry_of(module: nn.Module) -> Parametrization:
@@ -260,21 +267,23 @@ def _trivialized(case: _Case, uses_weight: bool, saves_start: bool) -> dict[str,
     """Return the numbers of the trivialized view."""
     module = case.made("trivialized")
     on_set = case.move(module)
-    weight, entry = module.weight.detach().clone(), entry_of(module)
+    weight, entry = weight_of(module).detach().clone(), entry_of(module)
     coordinates = [p for p in entry.parameters() if p.requires_grad]
     count, reached, rank = _derivative(entry, coordinates)
-    freedom, start = entry.degrees_of_freedom(), case.owner.weight.detach()
+    freedom, start = entry.degrees_of_freedom(), weight_of(case.owner).detach()
     return {
         "on_set": on_set,
-        "start": or_infinite(lambda: _gap(case.made("trivialized", weight).weight, weight)) if uses_weight else None,
+        "start": or_infinite(lambda: _gap(weight_of(case.made("trivialized", weight)), weight))
+        if uses_weight
+        else None,
         "assigned": _assigned(case, module),
         "gradient": _gradient_error(entry, coordinates),
-        "repeated": difference([module.weight], [weight]),
+        "repeated": difference([weight_of(module)], [weight]),
         "unreached": float(freedom - reached),
         "beyond_coordinates": float(freedom - count),
         "below_rank": float(rank - freedom),
         "state_dict": or_infinite(lambda: _loaded(case, module, torch.randn_like(start) if saves_start else start)),
-        "copied": difference([copy.deepcopy(module).weight, _pickled(module).weight], [weight, weight]),
+        "copied": difference([weight_of(copy.deepcopy(module)), weight_of(_pickled(module))], [weight, weight]),
         "released": _released(module, weight),
     }
 
@@ -287,14 +296,14 @@ def _assigned(case: _Case, module: nn.Module) -> float | None:
     """Return the relative distance after an assignment; None if the constraint cannot be solved for its parameters."""
     module, other = copy.deepcopy(module), copy.deepcopy(module)
     case.move(other)
-    target = other.weight.detach()
+    target = weight_of(other).detach()
     try:
         entry_of(module).assign(target)
     except UnsupportedError:
         return None
     except ManifoldError:
         return math.inf
-    return _gap(module.weight, target)
+    return _gap(weight_of(module), target)
 
 
 def _loaded(case: _Case, module: nn.Module, start: Tensor) -> float:
@@ -304,7 +313,7 @@ def _loaded(case: _Case, module: nn.Module, start: Tensor) -> float:
     file.seek(0)
     new = case.made("trivialized", start)
     new.load_state_dict(torch.load(file, weights_only=True))
-    return difference([new.weight], [module.weight])
+    return difference([weight_of(new)], [weight_of(module)])
 
 
 def _pickled(module: nn.Module) -> nn.Module:
@@ -313,7 +322,7 @@ def _pickled(module: nn.Module) -> nn.Module:
 
 
 def _released(module: nn.Module, weight: Tensor) -> float:
-    plain = release(copy.deepcopy(module), "weight").weight
+    plain = weight_of(release(copy.deepcopy(module), "weight"))
     return difference([plain], [weight]) if type(plain) is nn.Parameter else math.inf
 
 
