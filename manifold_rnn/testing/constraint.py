@@ -13,16 +13,14 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from ..constraints import Constraint, Parametrization, constrain, parametrizations, release
-from ..errors import DtypeError, ManifoldError, UnsupportedError
+from ..constraints import Constraint, Parametrization, release
+from ..errors import ManifoldError, UnsupportedError
 from ..manifolds import manifold_of
-from ..optim import RiemannianAdam
+from .constrained import Constrained, entry_of, example, real_sum, weight_of
 from .report import Report, at_most
-from .sample import difference, directional_error, largest, or_infinite, seeded, worst
+from .sample import difference, directional_error, or_infinite, seeded, worst
 
-_STEPS, _RATE = 3, 0.05
 _ODD_SHAPES = ((), (3,), (1, 1), (3, 5), (5, 3), (2, 3, 3))
-_LOOSE = 1e-4  # the distance from the set of weights of any shape, which may be ill-conditioned
 _RANK = 1e-8  # singular values below this, relative to the largest, are 0
 
 
@@ -136,7 +134,7 @@ def check_constraint(
     >>> assert report.ok and report.update_view is None  # structured constraints have one view
     """
     with seeded(seed):
-        case = _Case(constraint, _example(constraint, shape, dtype) if owner is None else owner, distance)
+        case = Constrained(constraint, example(constraint, shape, dtype) if owner is None else owner, distance)
         report = ConstraintReport(
             "check_constraint",
             type(constraint).__name__,
@@ -151,119 +149,7 @@ def check_constraint(
     return report.require() if strict else report
 
 
-class _Holder(nn.Module):
-    """A module that owns one weight."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-
-def _example(constraint: geoopt.Manifold | Constraint, shape: Sequence[int], dtype: torch.dtype | None) -> nn.Module:
-    """Return a module with a random weight, which is real unless the constraint refuses real ones."""
-    holder = _Holder(torch.randn(tuple(shape), dtype=dtype or torch.float64))
-    if dtype is None:
-        try:
-            constrain(copy.deepcopy(holder), "weight", constraint)
-        except DtypeError:
-            return _Holder(torch.randn(tuple(shape), dtype=torch.complex128))
-    return holder
-
-
-class _Case:
-    """A constraint with the module whose weight it constrains."""
-
-    def __init__(
-        self,
-        constraint: geoopt.Manifold | Constraint,
-        owner: nn.Module,
-        distance: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.constraint, self.owner, self._distance = constraint, owner, distance
-        self.views = {view: self._view_error(view) for view in ("trivialized", "update")}
-        if all(self.views.values()):
-            raise UnsupportedError(f"{self.views['trivialized']}")
-
-    def _view_error(self, view: str) -> ManifoldError | None:
-        try:
-            self.made(view)
-        except UnsupportedError as error:
-            return error
-        return None
-
-    def has(self, view: str) -> bool:
-        """Return whether the constraint has this view."""
-        return self.views[view] is None
-
-    def made(self, view: str, weight: Tensor | None = None) -> nn.Module:
-        """Return a constrained copy of the module, with another weight if one is given."""
-        module = copy.deepcopy(self.owner)
-        if weight is not None:
-            module.weight = nn.Parameter(weight.detach().clone())
-        return constrain(module, "weight", self.constraint, view="update" if view == "update" else "trivialized")
-
-    def move(self, module: nn.Module) -> float | None:
-        """Move the weight by some optimizer steps, and return the largest distance from the set."""
-        optimizer = RiemannianAdam([p for p in module.parameters() if p.requires_grad], lr=_RATE)
-        distances = [self.distance(module)]
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                real_sum(weight_of(module), torch.randn_like(weight_of(module))).backward()
-            optimizer.step()
-            distances.append(self.distance(module))
-        numbers = [d for d in distances if d is not None]
-        return largest(numbers) if numbers else None
-
-    def distance(self, module: nn.Module) -> float | None:
-        """Return the distance of the weight from its set, or None if it is not defined."""
-        if self._distance is not None:
-            return worst(self._distance(weight_of(module).detach().as_subclass(Tensor)))
-        defect = entry_of(module).defect()
-        return None if defect is None else worst(defect)
-
-    def accepts(self, value: float) -> bool:
-        """Return whether a weight with such an entry is neither refused nor replaced by a finite one."""
-        weight = weight_of(self.owner).detach().clone()
-        weight.view(-1)[-1] = value
-        views = [view for view in self.views if self.has(view)]
-        return any(self._misuses(view, weight) for view in views)
-
-    def misuses(self, shape: tuple[int, ...]) -> bool:
-        """Return whether the constraint neither refuses a weight of this shape nor puts it on the set."""
-        weight = torch.randn(shape, dtype=weight_of(self.owner).dtype)
-        return any(self._misuses(view, weight) for view in self.views if self.has(view))
-
-    def _misuses(self, view: str, weight: Tensor) -> bool:
-        try:
-            module = self.made(view, weight)
-            computed, distance = weight_of(module).detach(), self.distance(module)
-        except ManifoldError:
-            return False
-        except (LookupError, RuntimeError, TypeError, ValueError):
-            return True
-        return computed.shape != weight.shape or not bool(computed.isfinite().all()) or not (distance or 0.0) <= _LOOSE
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """Return the weight, whether it is a parameter or computed."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def entry_of(module: nn.Module) -> Parametrization:
-    """Return the parametrization of the only constrained weight."""
-    (entry,) = (entry for _, entry in parametrizations(module))
-    return entry
-
-
-def real_sum(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the real inner product of two tensors."""
-    return (weight.conj() * x).real.sum()
-
-
-def _trivialized(case: _Case, uses_weight: bool, saves_start: bool) -> dict[str, float | None]:
+def _trivialized(case: Constrained, uses_weight: bool, saves_start: bool) -> dict[str, float | None]:
     """Return the numbers of the trivialized view."""
     module = case.made("trivialized")
     on_set = case.move(module)
@@ -292,7 +178,7 @@ def _gap(a: Tensor, b: Tensor) -> float:
     return difference([a], [b]) / max(1.0, worst(b))
 
 
-def _assigned(case: _Case, module: nn.Module) -> float | None:
+def _assigned(case: Constrained, module: nn.Module) -> float | None:
     """Return the relative distance after an assignment; None if the constraint cannot be solved for its parameters."""
     module, other = copy.deepcopy(module), copy.deepcopy(module)
     case.move(other)
@@ -306,7 +192,7 @@ def _assigned(case: _Case, module: nn.Module) -> float | None:
     return _gap(weight_of(module), target)
 
 
-def _loaded(case: _Case, module: nn.Module, start: Tensor) -> float:
+def _loaded(case: Constrained, module: nn.Module, start: Tensor) -> float:
     """Return the difference of the weight in a new module that loads the saved state."""
     file = io.BytesIO()
     torch.save(module.state_dict(), file)

@@ -111,7 +111,8 @@ def directional_error(f: Callable[[Sequence[Tensor]], Tensor], points: Sequence[
     """
     leaves = [x.detach().clone().requires_grad_() for x in points]
     with torch.enable_grad():
-        gradients = torch.autograd.grad(f(leaves), leaves, allow_unused=True)
+        y = f(leaves)
+        gradients = torch.autograd.grad(y, leaves, allow_unused=True) if y.requires_grad else [None] * len(leaves)
     errors, sizes = [], [1e-3]
     for k, (point, gradient) in enumerate(zip(points, gradients, strict=True)):
         if point.numel():
