@@ -107,7 +107,7 @@ def check_task(
     .. math:: 5\,\frac{\sigma}{\sqrt N} + \frac{p}{N}\,|b| + r\,|b|,
 
     where ``b`` is the baseline and ``r`` is ``baseline_rtol``. The second term is the error from fitting the outputs to
-    the sequences that are scored.
+    the sequences that are scored. The baseline is not measured if a shape, a number or the gradient is wrong.
 
     Examples
     --------
@@ -122,7 +122,8 @@ def check_task(
         case = _Case(task, count)
         shapes, not_finite = case.wrong_shapes(), case.not_finite()
         sound = not shapes and not not_finite
-        loss, metric = case.baseline_errors(baseline_rtol) if sound else (math.inf, math.inf)
+        gradient = case.gradient_error() if sound else math.inf
+        loss, metric = case.baseline_errors(baseline_rtol) if gradient <= rtol else (math.inf, math.inf)
         report = TaskReport(
             "check_task",
             type(task).__name__,
@@ -135,7 +136,7 @@ def check_task(
             same_sets=float(case.same_sets()),
             generator=float(case.ignored_generators(task)) if isinstance(task, Synthetic) else None,
             not_finite=float(not_finite),
-            gradient=case.gradient_error() if sound else math.inf,
+            gradient=gradient,
             mean=case.mean_error() if sound else math.inf,
             baseline_loss=loss,
             baseline_metric=metric,

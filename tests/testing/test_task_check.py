@@ -170,10 +170,10 @@ def test_other_faults_are_reported(fault, law):
 class OutOfRange(tasks.GroupWords):
     """Words with a target that is no class."""
 
-    def draw(self, count, generator):
-        part = super().draw(count, generator)
-        part.tensors[1][0] = 200
-        return part
+    def splits(self):
+        sets = super().splits()
+        sets.test.tensors[1][0] = 200
+        return sets
 
 
 def test_a_class_out_of_range_is_found():
