@@ -163,9 +163,8 @@ class _Case:
                 steps = task.length if k < 2 else x.shape[1]  # a test set may have another length
                 wrong += [x.shape[1:] != (steps, task.input_size), x.dtype != torch.float32]
                 wrong += [len(targets) != len(x), task.every_step and targets.shape[1:2] != x.shape[1:2]]
-        if not any(wrong):
-            scores = [f(self.outputs_like(self.x), self.targets) for f in (task.loss, task.metric)]
-            wrong += [score.shape != () or not score.is_floating_point() for score in scores]
+        scores = None if any(wrong) else self._scores(self.x, self.targets)
+        wrong += [score.shape != () or not score.is_floating_point() for score in scores or ()]
         return sum(wrong)
 
     def not_finite(self) -> int:
@@ -174,13 +173,16 @@ class _Case:
         for part in self.splits:
             for rows in ([0], range(min(50, len(part)))) if len(part) else ():
                 x, targets = part[list(rows)]
-                try:
-                    scores = [f(self.outputs_like(x), targets) for f in (self.task.loss, self.task.metric)]
-                except (IndexError, RuntimeError):  # torch refuses classes out of range
-                    count += 1
-                    continue
-                count += sum(not bool(value.isfinite().all()) for value in (x, *scores))
+                scores = self._scores(x, targets)
+                count += scores is None or sum(not bool(value.isfinite().all()) for value in (x, *scores))
         return count
+
+    def _scores(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return loss and metric of random outputs, or None if they refuse the targets, as for a class out of range."""
+        try:
+            return self.task.loss(self.outputs_like(x), targets), self.task.metric(self.outputs_like(x), targets)
+        except (IndexError, RuntimeError):
+            return None
 
     def outputs_like(self, x: Tensor) -> Tensor:
         """Return random outputs for these inputs."""
