@@ -17,7 +17,7 @@ from ..errors import ManifoldError, UnsupportedError
 from ..manifolds import manifold_of
 from .constrained import Constrained, entry_of, example, real_sum, weight_of
 from .report import Report, at_most
-from .sample import difference, directional_error, or_infinite, pickled_difference, seeded, worst
+from .sample import difference, directional_error, or_infinite, seeded, worst
 
 _ODD_SHAPES = ((), (3,), (1, 1), (3, 5), (5, 3), (2, 3, 3))
 _RANK = 1e-8  # singular values below this, relative to the largest, are 0
@@ -52,7 +52,6 @@ class ConstraintReport(Report):
     below_rank: float | None = at_most("rank of the derivative minus degrees of freedom", 0.0)
     state_dict: float | None = at_most("difference of the weight after saving and loading", 0.0)
     copied: float | None = at_most("difference of the weight of a copy", 0.0)
-    pickled: float | None = at_most("difference of the weight after pickling", 0.0)
     released: float | None = at_most("difference of the weight after release", 0.0)
     update_view: float | None = at_most("distance from the set after steps of RiemannianAdam in the update view")
     accepted: float = at_most("values, NaN or infinity, with neither a finite weight nor a ManifoldError", 0.0)
@@ -114,7 +113,6 @@ def check_constraint(
     Returns
     -------
     ConstraintReport
-        ``pickled`` is None if Python cannot import the class of the constraint, as in an example.
 
     Raises
     ------
@@ -171,7 +169,6 @@ def _trivialized(case: Constrained, uses_weight: bool, saves_start: bool) -> dic
         "below_rank": float(rank - freedom),
         "state_dict": or_infinite(lambda: _loaded(case, module, torch.randn_like(start) if saves_start else start)),
         "copied": difference([weight_of(copy.deepcopy(module))], [weight]),
-        "pickled": pickled_difference(module, weight_of, type(case.constraint), type(entry)),
         "released": _released(module, weight),
     }
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import geoopt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DtypeError, ManifoldError, NonFiniteError, UnsupportedError
 from ..manifolds import Manifold, adapt, manifold_of
@@ -157,22 +156,6 @@ def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 def largest(numbers: Iterable[float]) -> float:
     """Return the largest number, NaN if there is one, or 0 if there are none."""
     return max(numbers, key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
-
-
-def pickled_difference(module: nn.Module, read: Callable[[nn.Module], Tensor], *kinds: type) -> float | None:
-    """Return the difference of what is read from a module and its pickled copy, infinite if it cannot be pickled.
-
-    Returns None if Python cannot import one of the classes, for example because it was defined inside a function.
-    """
-    try:
-        pickle.dumps(kinds)
-    except (AttributeError, pickle.PicklingError):
-        return None
-    try:
-        copied: nn.Module = pickle.loads(pickle.dumps(module))
-    except (AttributeError, TypeError, pickle.PicklingError):
-        return math.inf
-    return difference([read(copied)], [read(module)])
 
 
 def or_infinite(f: Callable[[], float]) -> float:

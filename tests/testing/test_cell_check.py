@@ -124,7 +124,7 @@ def test_the_cell_without_a_fault_passes():
 LAWS = [row.name for row in testing.check_cell(mr.nn.cells.Elman()).rows]
 
 
-@pytest.mark.parametrize("fault", [name for name in LAWS if name != "pickled"])  # which has a test of its own
+@pytest.mark.parametrize("fault", LAWS)
 def test_each_fault_is_reported_by_name(fault):
     assert fault in failed(fault)
 
@@ -132,15 +132,6 @@ def test_each_fault_is_reported_by_name(fault):
 @pytest.mark.parametrize(("fault", "law"), [("unset", "reset"), ("batchless", "shapes")])
 def test_other_faults_are_reported(fault, law):
     assert law in failed(fault)
-
-
-def test_a_cell_that_cannot_be_imported_is_not_pickled_and_one_with_a_lambda_fails():
-    class Local(mr.nn.cells.Elman):
-        pass
-
-    report = testing.check_cell(Local())
-    assert report.ok and report.pickled is None
-    assert testing.check_cell(Faulty(calls=lambda: None)).pickled == float("inf")
 
 
 def test_a_wrong_scan_of_one_backend_is_found_where_it_is_compared():

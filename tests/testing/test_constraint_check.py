@@ -94,7 +94,7 @@ class WeightWithFault(mr.constraints.Parametrization):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self.factor = 1.1 if self.fault in ("copied", "pickled") else self.factor
+        self.factor = 1.1 if self.fault == "copied" else self.factor
 
 
 @dataclasses.dataclass(frozen=True)
