@@ -47,7 +47,9 @@ class ConstraintReport(Report):
     assigned: float | None = at_most("|weight after assign(W) - W| for a weight of the set, relative", "reach")
     gradient: float | None = at_most("relative error of the derivative by the parameters", "rtol")
     repeated: float | None = at_most("difference of two evaluations", 0.0)
-    unreached: float | None = at_most("degrees of freedom minus the coordinates that autograd reaches", 0.0)
+    unreached: float | None = at_most(
+        "degrees of freedom minus the coordinates that have a gradient, or are declared", 0.0
+    )
     beyond_coordinates: float | None = at_most("degrees of freedom minus the number of coordinates", 0.0)
     below_rank: float | None = at_most("rank of the derivative minus degrees of freedom", 0.0)
     state_dict: float | None = at_most("difference of the weight after saving and loading", 0.0)
@@ -67,6 +69,7 @@ def check_constraint(
     distance: Callable[[Tensor], Tensor] | None = None,
     uses_weight: bool = True,
     saves_start: bool = True,
+    without_gradient: int = 0,
     reach: float | None = None,
     atol: float = 1e-9,
     rtol: float = 1e-6,
@@ -98,6 +101,8 @@ def check_constraint(
     saves_start : bool
         Whether the state dict determines the weight. Pass False for an adapter that does not save the weight that it
         adapts. Then the state is loaded into a module with the same initial weight, otherwise into one with another.
+    without_gradient : int
+        Number of coordinates that have no gradient, but count as degrees of freedom, such as the sign of a weight.
     reach : float, optional
         Bound of ``start`` and ``assigned``. Pass it for a constraint that moves a given weight by a small distance, for
         example away from the boundary of an open set. Default: ``atol``.
@@ -140,7 +145,7 @@ def check_constraint(
             atol,
             rtol=rtol,
             reach=atol if reach is None else reach,
-            **(_trivialized(case, uses_weight, saves_start) if case.has("trivialized") else {}),
+            **(_trivialized(case, uses_weight, saves_start, without_gradient) if case.has("trivialized") else {}),
             update_view=case.move(case.made("update")) if case.has("update") else None,
             accepted=float(sum(case.accepts(value) for value in (torch.nan, torch.inf))),
             bad_shapes=float(sum(case.misuses(odd) for odd in _ODD_SHAPES)),
@@ -148,7 +153,9 @@ def check_constraint(
     return report.require() if strict else report
 
 
-def _trivialized(case: Constrained, uses_weight: bool, saves_start: bool) -> dict[str, float | None]:
+def _trivialized(
+    case: Constrained, uses_weight: bool, saves_start: bool, without_gradient: int
+) -> dict[str, float | None]:
     """Return the numbers of the trivialized view."""
     module = case.made("trivialized")
     on_set = case.move(module)
@@ -164,7 +171,7 @@ def _trivialized(case: Constrained, uses_weight: bool, saves_start: bool) -> dic
         "assigned": _assigned(case, module),
         "gradient": _gradient_error(entry, coordinates),
         "repeated": difference([weight_of(module)], [weight]),
-        "unreached": float(freedom - reached),
+        "unreached": float(freedom - reached - without_gradient),
         "beyond_coordinates": float(freedom - count),
         "below_rank": float(rank - freedom),
         "state_dict": or_infinite(lambda: _loaded(case, module, torch.randn_like(start) if saves_start else start)),

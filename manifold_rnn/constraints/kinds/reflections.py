@@ -15,7 +15,7 @@ from ...linalg.precision import double
 from ...manifolds import Orthogonal, Unitary
 from ..constraint import Constraint
 from ..membership import measured_defect
-from ..parametrization import Parametrization, real_numbers
+from ..parametrization import Parametrization
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,6 @@ class ReflectionsParametrization(Parametrization):
     @torch.no_grad()
     def defect(self) -> Tensor:
         return measured_defect(self.manifold, self())
-
-    def dimensions(self) -> dict[nn.Parameter, int]:
-        signs = self.vectors[..., -1].numel() if self.count == self.size and not self.vectors.is_complex() else 0
-        return {self.vectors: real_numbers(self.vectors) - signs}  # a sign has no gradient
 
     def forward(self) -> Tensor:
         U, sign = self._factors(double(self.vectors))  # S is ill-conditioned if vectors are nearly dependent
