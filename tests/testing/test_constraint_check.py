@@ -24,7 +24,7 @@ def options(name):
         "shape": SHAPES.get(name, (4, 4)),
         "uses_weight": kind not in USE_ONLY_THE_SHAPE,
         "saves_start": kind not in ADAPTERS or name == "saved adapter",
-        "without_gradient": 1 if CONSTRAINTS[name] == mr.Reflections() else 0,  # the sign of a real weight
+        "without_gradient": 1 if name == "Reflections" else 0,  # the sign of a real weight
         "reach": 2e-4 if kind in DISCS else None,
     }
 
