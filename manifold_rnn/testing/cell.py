@@ -26,7 +26,7 @@ from ..optim import RiemannianAdam
 from .report import Report, at_most
 from .sample import difference, directional_error, largest, or_infinite, refuses, seeded, worst
 
-_SHAKE = 0.3
+_SHAKE, _HALVINGS = 0.3, 30
 _UNKNOWN = "no such value"
 _COMPILED = "compiled"  # compiling takes a minute for some cells
 
@@ -151,7 +151,8 @@ class _Case:
         for weight in self.weights.values():
             weight.add_(_SHAKE * torch.randn_like(weight))
         self.bound = cell.bind(self.weights)
-        self.x = self._bounded(torch.randn(steps, batch, m, dtype=torch.float64).to(dtype))
+        self.x = torch.randn(steps, batch, m, dtype=torch.float64).to(dtype)
+        self._bound_inputs()
 
     def _drawn(self, fill: float, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return initialized weights, whose entries were ``fill`` before."""
@@ -162,12 +163,15 @@ class _Case:
         self.cell.bind(weights).reset(generator)
         return weights
 
-    def _bounded(self, x: Tensor) -> Tensor:
-        """Return the inputs, scaled to the largest for which states stay bounded."""
-        if self.cell.largest_input == math.inf:
-            return x
-        sizes = torch.linalg.vector_norm(self.bound.project(x), dim=-1) * max(1.0, float(torch.linalg.norm(self.W)))
-        return x * min(1.0, self.cell.largest_input / float(sizes.max()))
+    def _bound_inputs(self) -> None:
+        """Reduce the weights of the inputs until states stay bounded, for a cell that multiplies states."""
+        for _ in range(_HALVINGS if self.cell.largest_input < math.inf else 0):
+            size = float(torch.linalg.vector_norm(self.bound.project(self.x), dim=-1).max())
+            if size * max(1.0, float(torch.linalg.norm(self.W))) <= self.cell.largest_input:
+                return
+            for name, weight in self.weights.items():
+                if name != "weight_hh":
+                    weight.mul_(0.5)
 
     @property
     def W(self) -> Tensor:
