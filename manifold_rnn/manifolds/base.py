@@ -9,7 +9,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..errors import UnsupportedError
+from ..errors import ShapeError, UnsupportedError
 from ..retractions import Retraction
 from .layout import Layout
 
@@ -140,7 +140,12 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
 
     def require(self, x: Tensor, name: str = "x") -> None:
         """Raise unless ``x`` has the shape, dtype and finite entries of a point; its defect is not measured."""
-        self.assert_check_point(x)
+        ok, reason = self._check_shape(tuple(x.shape), name)
+        if not ok:
+            raise ShapeError(
+                f"{name} cannot be a point of {self.name}: {reason}.\n"
+                f"Expected a shape that {self.name} has, got {tuple(x.shape)}.\nReshape it first."
+            )
 
     def defect(self, x: Tensor) -> Tensor:
         """Return the distance of ``x`` from the manifold, per matrix. By default the distance to ``projx(x)``."""

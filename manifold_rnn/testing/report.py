@@ -18,7 +18,7 @@ class Row(NamedTuple):
     name : str
         The name of the number in the report.
     value : float or None
-        None if the manifold does not support the operation.
+        None if the checked object does not support the operation.
     relation : "<=", ">=" or ""
         The required relation of value and bound; empty if there is no bound.
     bound : float
@@ -54,14 +54,14 @@ class Row(NamedTuple):
 class Report:
     """The numbers that a check measured, and their bounds.
 
-    A number is None if the manifold does not support the operation.
+    A number is None if the checked object does not support the operation.
 
     Parameters
     ----------
     check : str
         The name of the check.
     subject : str
-        The manifold that was checked.
+        What was checked, such as a manifold.
     atol : float
         Bound of the numbers that are 0 up to rounding errors.
 

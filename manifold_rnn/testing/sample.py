@@ -1,21 +1,22 @@
-"""Random points and tangent vectors for the checks, and the estimation of an order from errors."""
+"""What the checks share: random points and tangent vectors, orders of errors, derivatives and differences."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..errors import DtypeError, NonFiniteError, UnsupportedError
-from ..manifolds import Manifold, adapt
+from ..errors import DtypeError, ManifoldError, NonFiniteError, UnsupportedError
+from ..manifolds import Manifold, adapt, manifold_of
 
 STEPS = torch.logspace(-4, 0, 33, dtype=torch.float64)
 _DECADE = 9  # number of these steps in a decade
 _SALT = 271828  # otherwise points drawn after manual_seed(0) would be parallel to the random vectors
+_QUOTIENT_STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
 _ROUNDING = 1e-12  # errors below this, relative to the point, do not determine the order
 
 
@@ -99,3 +100,78 @@ def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:
     log_t, log_e = torch.tensor(used, dtype=torch.float64).log().unbind(-1)
     centred = log_t - log_t.mean()
     return float((centred * log_e).sum() / centred.square().sum())
+
+
+def directional_error(f: Callable[[Sequence[Tensor]], Tensor], points: Sequence[Tensor]) -> float:
+    """Return the largest relative error of the derivatives that autograd computes for a real function of tensors.
+
+    For each tensor the derivative along a random tangent vector is compared with difference quotients of order 4. The
+    quotient moves a tensor that has a manifold by its retraction. Errors are relative to the largest derivative. The
+    smallest error over all steps counts, since a long step may cross a kink and a short one has rounding errors.
+    """
+    leaves = [x.detach().clone().requires_grad_() for x in points]
+    with torch.enable_grad():
+        y = f(leaves)
+        gradients = torch.autograd.grad(y, leaves, allow_unused=True) if y.requires_grad else [None] * len(leaves)
+    errors, sizes = [], [1e-3]
+    for k, (point, gradient) in enumerate(zip(points, gradients, strict=True)):
+        if point.numel():
+            x, m = point.detach().as_subclass(Tensor), manifold_of(point)
+            u = torch.randn_like(x)
+            u = u if m is None else m.proju(x, u).as_subclass(Tensor)
+            along = 0.0 if gradient is None else float((gradient.as_subclass(Tensor).conj() * u).real.sum())
+            quotients = [_quotient(f, leaves, k, x, u, m, h) for h in _QUOTIENT_STEPS]
+            errors.append(min(abs(quotient - along) for quotient in quotients))
+            sizes.append(min(map(abs, quotients)))
+    return largest(errors) / max(sizes)
+
+
+def _quotient(
+    f: Callable[[Sequence[Tensor]], Tensor],
+    points: Sequence[Tensor],
+    k: int,
+    x: Tensor,
+    u: Tensor,
+    m: Manifold | None,
+    h: float,
+) -> float:
+    """Return the difference quotient of order 4 along ``u`` in the tensor ``k``."""
+
+    def value(t: float) -> float:
+        moved = x + t * u if m is None else m.retr(x, t * u).as_subclass(Tensor)
+        with torch.no_grad():
+            return float(f([*points[:k], moved, *points[k + 1 :]]))
+
+    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+
+
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Return the largest difference of two lists of tensors, infinite if their shapes differ, 0 if bit-equal."""
+    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+        return math.inf
+    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True)]
+    return largest(0.0 if torch.equal(x, y) else worst(x - y) for x, y in pairs)
+
+
+def largest(numbers: Iterable[float]) -> float:
+    """Return the largest number, NaN if there is one, or 0 if there are none."""
+    return max(numbers, key=lambda value: math.inf if math.isnan(value) else value, default=0.0)
+
+
+def or_infinite(f: Callable[[], float]) -> float:
+    """Return the number, or infinity if the object raises an error of this package."""
+    try:
+        return f()
+    except ManifoldError:
+        return math.inf
+
+
+def refuses(f: Callable[[], object]) -> bool:
+    """Return whether the call raises an error of this package, and not another error or none."""
+    try:
+        f()
+    except ManifoldError:
+        return True
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+    return False

@@ -88,6 +88,7 @@ class DampedSkew(Constraint):
     def trivialize(self, like: Tensor) -> DampedSkewParametrization:
         """Return the parametrization of a weight ``W`` near ``like``."""
         require_matrix(like, "DampedSkew")
+        require_finite(like, "the weight of DampedSkew")
         return DampedSkewParametrization(self, like)
 
 

@@ -63,6 +63,7 @@ class LipschitzMixture(Constraint):
     def trivialize(self, like: Tensor) -> LipschitzMixtureParametrization:
         """Return the parametrization of a weight equal to ``like``, except for a part of weight 0."""
         require_matrix(like, "LipschitzMixture")
+        require_finite(like, "the weight of LipschitzMixture")
         return LipschitzMixtureParametrization(self, like)
 
 

@@ -57,6 +57,7 @@ class IdentityPlusLowRank(Constraint):
     def trivialize(self, like: Tensor) -> IdentityPlusLowRankParametrization:
         """Return the parametrization of a weight ``W`` near ``like``."""
         require_matrix(like, "IdentityPlusLowRank")
+        require_finite(like, "the weight of IdentityPlusLowRank")
         return IdentityPlusLowRankParametrization(self, like)
 
 
