@@ -26,6 +26,7 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
     makers = {
         "adapters": adapters,
         "cells": cells,
+        "cells_2_threads": cells,
         "constraint_cost": constraint_cost,
         "loop": loop,
         "moments": moments,
@@ -42,12 +43,14 @@ def write_tables(results: Path, networks: Path, into: Path) -> None:
         "small_weights": small_weights,
         "spheres": spheres,
         "transformer": transformer,
+        "transformer_2_threads": transformer,
         "tree_search": tree_search,
     }
     for name, make in makers.items():
         file = name.removesuffix("_cost") if name.startswith("online") else name
         path = results / f"{file}.json"
-        command = f"{file}.py" if name != "scan_2_threads" else "scan.py --threads 2"
+        script, of_threads, _ = file.partition("_2_threads")
+        command = f"{script}.py --threads 2" if of_threads else f"{script}.py"
         missing = f"*Not measured yet: run* ``python benchmarks/{command}``.\n"
         result = json.loads(path.read_text()) if path.exists() else None
         write_if_new(into / f"{name}.rst", make(result[file]) + _about(result["settings"]) if result else missing)
