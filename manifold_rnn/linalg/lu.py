@@ -1,8 +1,8 @@
 """Inverses, solutions and determinants of batches by LU factorizations.
 
-With several threads on a CPU, torch factorizes the matrices of a batch in parallel. From about 150 rows on, oneMKL fails
-there (https://github.com/pytorch/pytorch/issues/141358). Results are wrong, the call raises an error about pivots, or it
-does not return. This module factorizes such matrices one after the other.
+With several threads on a CPU, torch factorizes the matrices of a batch in parallel. From about 150 rows on, oneMKL
+fails there (https://github.com/pytorch/pytorch/issues/141358). Results are wrong, the call raises an error about
+pivots, or it does not return. This module factorizes such matrices one after the other.
 """
 
 import math
