@@ -313,8 +313,12 @@ def test_an_infinite_angle_is_refused_and_changes_nothing(generator):
     x, g = problem((6, 6), torch.float64, generator)
     p = torch.nn.Parameter(x.clone())
     p.manifold, p.grad = mr.Orthogonal(), g
+    with pytest.raises(errors.OptionError, match="lr"):
+        mr.optim.RiemannianMuon([p], lr=torch.inf)
+    optimizer = mr.optim.RiemannianMuon([p], lr=0.1)
+    optimizer.param_groups[0]["lr"] = torch.inf  # by a schedule
     with pytest.raises(errors.NonFiniteError):
-        mr.optim.RiemannianMuon([p], lr=torch.inf).step()
+        optimizer.step()
     assert torch.equal(p, x)
 
 
