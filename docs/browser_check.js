@@ -41,7 +41,7 @@ function formulas() {
   }
 }
 
-// Black ink, which is what a drawing has unless somebody thought of dark mode.
+// Black ink, which is what a drawing has unless someone thought of dark mode.
 function ink() {
   if (!matchMedia("(prefers-color-scheme: dark)").matches) return;
   for (const shape of document.querySelectorAll("svg :is(path, use, rect, circle, text)")) {
