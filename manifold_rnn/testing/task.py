@@ -111,6 +111,7 @@ def check_task(
 
     Examples
     --------
+    >>> import dataclasses
     >>> @dataclasses.dataclass(frozen=True)
     ... class Wrong(mr.tasks.Adding):
     ...     def baseline(self):
