@@ -78,21 +78,6 @@ class SeriesStepper {
     Products<T> products_;
     T *const X_, *const A_, *const S_, *const E_, *const K_, *const Y_, *const c_;
 
-    static double sum_of_squares(const T* a, int64_t count) {
-        constexpr int64_t L = LANES<T>;
-        Vec<T> sums[4] = {};
-        int64_t i = 0;
-        for (; i + 4 * L <= count; i += 4 * L)
-            for (int64_t v = 0; v < 4; ++v) {
-                const Vec<T> x = read(a + i + v * L);
-                sums[v] += x * x;
-            }
-        T total = 0;  // infinite where a square is
-        for (int64_t l = 0; l < L; ++l) total += sums[0][l] + sums[1][l] + sums[2][l] + sums[3][l];
-        for (; i < count; ++i) total += a[i] * a[i];
-        return total;
-    }
-
     void transpose(const T* from, T* to) const {
         for (int64_t i0 = 0; i0 < n_; i0 += TILE)
             for (int64_t j0 = 0; j0 < n_; j0 += TILE)

@@ -50,11 +50,11 @@ class SmallStepper {
         k_.transpose(Y_, W_);
         k_.pack(Y_, W_, c_, number(SIGN));
         if (!std::isfinite(Y_[0])) return false;  // a 1 x 1 matrix has no coordinates that would tell
-        if (!has_squares<T>(k_.sum_of_squares(c_, d_))) return false;
+        if (!has_squares<T>(sum_of_squares(c_, d_))) return false;
         results_.direction(i, c_);
         k_.unpack(c_, A_, number(RATE));
         // of the step itself: a rate may be infinite as a T, and the squares of the coordinates may be 0
-        const double length = std::sqrt(0.5 * k_.sum_of_squares(A_, s_.n * k_.line));
+        const double length = std::sqrt(0.5 * sum_of_squares(A_, s_.n * k_.line));
         if (!std::isfinite(length)) return false;
         const double bound = std::min<double>(length, k_.largest_row(A_));
         if (!(bound < LONGEST) || !move(bound)) return false;
@@ -149,7 +149,7 @@ class SmallStepper {
         k_.multiply(X_, A_, Y_, 1, X_);
         k_.gram(Y_, S);
         for (int64_t i = 0; i < s_.n; ++i) S[i * k_.line + i] -= 1;
-        double far = std::sqrt(k_.sum_of_squares(S, s_.n * k_.line));
+        double far = std::sqrt(sum_of_squares(S, s_.n * k_.line));
         if (!(far < FARTHEST)) return false;
         for (int64_t i = 0; i < s_.n; ++i) S[i * k_.line + i] += 1;
         const double near = rounding<T>(s_.n);

@@ -78,16 +78,6 @@ struct Small {
         for (int64_t v = 0; v < line; v += L) write<T>(row + v, factor * read(row + v));
     }
 
-    T sum_of_squares(const T* a, int64_t count) const {
-        Vec<T> sums{};
-        int64_t i = 0;
-        for (; i + L <= count; i += L) sums += read(a + i) * read(a + i);
-        T total = 0;
-        for (; i < count; ++i) total += a[i] * a[i];
-        for (int64_t k = 0; k < L; ++k) total += sums[k];
-        return total;
-    }
-
     // The largest sum of moduli in a row, a bound of the spectral norm of a skew-symmetric matrix.
     T largest_row(const T* a) const {
         T largest = 0;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "coordinates.h"
 #include "exports.h"
 #include "halves.h"
 
@@ -45,60 +46,28 @@ T* polynomial(Products<T>& products, int64_t n, const double* c, int64_t d, cons
     return out;
 }
 
-// Half of the skew-symmetric matrix with these coordinates.
-template <class T>
-void halve(const T* c, T* B, int64_t n) {
-    const T scale = static_cast<T>(0.5 * 0.70710678118654752440);
-    for (int64_t i = 0; i < n; c += i, ++i) {
-        for (int64_t j = 0; j < i; ++j) B[i * n + j] = scale * c[j];
-        B[i * n + i] = 0;
-    }
-    Products<T>::mirror(n, B, [](T below) { return -below; });
-}
-
-// That and its square go to `work`; returns the Frobenius norm of the square.
+// Half of the matrix with these coordinates, and its square, go to `work`; returns the Frobenius norm of the square.
 template <class T>
 double halve_and_square(const T* c, T* work, int64_t n) {
     T *B = work + Products<T>::room(n), *S = B + n * n;
-    halve(c, B, n);
+    unpack(c, B, n, T(0.5));
     Products<T> products(n, work);
     products.pack({B, n, 1});
     products.multiply_half({B, n, 1}, T(1), S);
-    constexpr int64_t L = LANES<T>;
-    Vec<T> total[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * L <= n * n; i += 4 * L)
-        for (int64_t v = 0; v < 4; ++v) {
-            const Vec<T> x = read(S + i + v * L);
-            total[v] += x * x;
-        }
-    double sum = 0;
-    for (int64_t l = 0; l < L; ++l) sum += total[0][l] + total[1][l] + total[2][l] + total[3][l];
-    for (; i < n * n; ++i) sum += S[i] * S[i];
-    return std::sqrt(sum);
+    return std::sqrt(sum_of_squares(S, n * n));
 }
 
 // out = in - in^T.
 template <class T>
 void skew(int64_t n, const T* in, T* out) {
-    constexpr int64_t TILE = 16;
-    for (int64_t i0 = 0; i0 < n; i0 += TILE)
-        for (int64_t j0 = 0; j0 <= i0; j0 += TILE) {
-            const int64_t rows = std::min(TILE, n - i0), columns = std::min(TILE, n - j0);
-            T above[TILE][TILE] = {};
-            for (int64_t j = 0; j < columns; ++j)
-                for (int64_t i = 0; i < rows; ++i) above[i][j] = in[(j0 + j) * n + i0 + i];
-            for (int64_t i = 0; i < rows; ++i)
-                for (int64_t j = 0; j < columns; ++j) out[(i0 + i) * n + j0 + j] = in[(i0 + i) * n + j0 + j] - above[i][j];
-        }
+    tiles(n, [&](int64_t i0, int64_t j0, int64_t rows, int64_t columns) {
+        T above[TILE][TILE] = {};
+        for (int64_t j = 0; j < columns; ++j)
+            for (int64_t i = 0; i < rows; ++i) above[i][j] = in[(j0 + j) * n + i0 + i];
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t j = 0; j < columns; ++j) out[(i0 + i) * n + j0 + j] = in[(i0 + i) * n + j0 + j] - above[i][j];
+    });
     Products<T>::mirror(n, out, [](T below) { return -below; });
-}
-
-// The coordinates of a skew-symmetric matrix, times a factor.
-template <class T>
-void take_coordinates(int64_t n, const T* A, T factor, T* c) {
-    for (int64_t i = 1; i < n; ++i, c += i - 1)
-        for (int64_t j = 0; j < i; ++j) c[j] = factor * A[i * n + j];
 }
 
 constexpr int64_t MATRICES = 9;  // of memory for a call, besides a right factor
@@ -180,8 +149,7 @@ void adjoint_of_cayley(const Adjoint<T>& t) {
     products.multiply({K, n, 1}, false, [&](int64_t i, int64_t j, Vec<T> v, int64_t lanes) {
         write(R + i * n + j, v + read(K + i * n + j, lanes), lanes);
     });
-    skew(n, R, K);
-    take_coordinates(n, K, static_cast<T>(0.25 * 0.70710678118654752440), t.gc);
+    pack(R, t.gc, n, T(0.25));
 }
 
 // The coordinates of a polynomial in ad_B^2 of the skew-symmetric part of M^T g E^T, from E^T and M = x E.
@@ -191,7 +159,7 @@ void adjoint_of_exponential(const Adjoint<T>& t) {
     T *B = t.work + Products<T>::room(n), *H = B + size, *K = H + size, *Y = K + size;
     Products<T> products(n, t.work);
     products.fetch(t.M);
-    halve(t.c, B, n);
+    unpack(t.c, B, n, T(0.5));
     products.pack({t.Ft, n, 1});
     products.multiply({t.g, t.down, t.right}, Y);
     products.pack({Y, n, 1});
@@ -211,7 +179,7 @@ void adjoint_of_exponential(const Adjoint<T>& t) {
         skew(n, Y, K);
         scale = 1;
     }
-    take_coordinates(n, K, scale * static_cast<T>(0.70710678118654752440), t.gc);
+    pack(K, t.gc, n, scale / 2);  // of a matrix that is skew-symmetric already
 }
 
 }  // namespace

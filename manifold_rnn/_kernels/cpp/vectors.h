@@ -65,6 +65,23 @@ inline void write(T* p, Vec<T> v, int64_t lanes = LANES<T>) {
         std::memcpy(p, &v, lanes * sizeof(T));
 }
 
+// The sum of the squares in the precision of the numbers, infinite where a square is.
+template <class T>
+double sum_of_squares(const T* a, int64_t count) {
+    constexpr int64_t L = LANES<T>;
+    Vec<T> sums[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * L <= count; i += 4 * L)
+        for (int64_t v = 0; v < 4; ++v) {
+            const Vec<T> x = read(a + i + v * L);
+            sums[v] += x * x;
+        }
+    T total = 0;
+    for (int64_t l = 0; l < L; ++l) total += sums[0][l] + sums[1][l] + sums[2][l] + sums[3][l];
+    for (; i < count; ++i) total += a[i] * a[i];
+    return total;
+}
+
 // Memory that starts on a cache line, with room to read a vector past its end.
 template <class T>
 class Buffer {
