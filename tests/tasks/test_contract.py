@@ -1,4 +1,4 @@
-"""What every task has to bring, whichever it is: a new one needs a line in `MAKE`."""
+"""What every task has to bring, whichever it is: a new one needs a line in `support.task_cases`."""
 
 import dataclasses
 import inspect
@@ -9,54 +9,16 @@ import tomllib
 import typing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from support.task_cases import makers
 from torch.utils.data import DataLoader, TensorDataset
 
 from manifold_rnn import tasks, zoo
 from manifold_rnn.errors import OptionError
 from manifold_rnn.tasks import published
 
-SIZES = (12, 4, 5)
-
-
-def pixels(folder):
-    for part in ("train", "t10k"):
-        for name, shape in (("images-idx3", (24, 28, 28)), ("labels-idx1", (24,))):
-            header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-            values = np.random.default_rng(0).integers(10, size=shape, dtype=np.uint8)
-            (folder / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
-    return tasks.PixelMNIST(data_dir=folder)
-
-
-def characters(folder):
-    (folder / "text").write_text("round and round the rugged rock the ragged rascal ran\n" * 20)
-    return tasks.Characters(folder / "text", length=9)
-
-
-def speech(folder):
-    from scipy.io import wavfile
-
-    for speaker in ("TRAIN/DR1/FCJF0", "TEST/DR1/FAKS0", "TEST/DR1/MDAB0"):
-        (folder / speaker).mkdir(parents=True)
-        for name in ("SI1", "SI2"):
-            samples = np.random.default_rng(1).integers(-2000, 2000, 1200, dtype=np.int16)
-            wavfile.write(folder / speaker / f"{name}.WAV", 16_000, samples)
-    return tasks.Speech(folder, length=9)
-
-
-MAKE = {
-    "Adding": lambda _: tasks.Adding(9, sizes=SIZES),
-    "Characters": characters,
-    "Copying": lambda _: tasks.Copying(5, sizes=SIZES),
-    "Digits": lambda _: pytest.importorskip("sklearn") and tasks.Digits(),
-    "GroupWords": lambda _: tasks.GroupWords("S3", length=9, sizes=SIZES),
-    "PixelMNIST": pixels,
-    "QuadraticSystem": lambda _: tasks.QuadraticSystem(sizes=SIZES),
-    "Speech": speech,
-    "SyntheticSpeech": lambda _: tasks.SyntheticSpeech(9, sizes=SIZES),
-}
+MAKE = makers((12, 4, 5))
 pytestmark = pytest.mark.filterwarnings("ignore:A complete TIMIT has")
 
 
@@ -186,5 +148,5 @@ def test_long_copying_sets_are_kept_as_bytes():
 
 def test_the_folder_of_the_user_can_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    pixels(tmp_path)
+    MAKE["PixelMNIST"](tmp_path)
     assert os.path.expanduser("~") == str(tmp_path) and len(tasks.PixelMNIST(data_dir="~").splits().test) == 24

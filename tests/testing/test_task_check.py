@@ -3,59 +3,16 @@
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 import torch
+from support.task_cases import makers
 from torch.utils.data import TensorDataset
 
 from manifold_rnn import errors, tasks, testing
 from manifold_rnn.tasks import Adding, Score
 
 SIZES = (600, 100, 500)
-
-
-def pixels(folder):
-    generator = np.random.default_rng(0)
-    for part, count in (("train", 300), ("t10k", 250)):
-        for name, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
-            header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-            values = generator.integers(10, size=shape, dtype=np.uint8)
-            (folder / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
-    return tasks.PixelMNIST(data_dir=folder)
-
-
-def characters(folder):
-    letters = np.random.default_rng(0).choice(list("aabcde \n"), 20_000)
-    (folder / "text").write_text("".join(letters))
-    return tasks.Characters(folder / "text", length=9)
-
-
-def speech(folder):
-    wavfile = pytest.importorskip("scipy.io.wavfile")
-    generator = np.random.default_rng(1)
-    for speaker in ("TRAIN/DR1/FCJF0", "TEST/DR1/FAKS0", "TEST/DR1/MDAB0"):
-        (folder / speaker).mkdir(parents=True)
-        for name in ("SI1", "SI2", "SI3"):
-            samples = generator.integers(-2000, 2000, 1200, dtype=np.int16)
-            wavfile.write(folder / speaker / f"{name}.WAV", 16_000, samples)
-    return tasks.Speech(folder, length=9)
-
-
-MAKE = {
-    "Adding": lambda _: tasks.Adding(9, sizes=SIZES),
-    "Characters": characters,
-    "Copying": lambda _: tasks.Copying(5, sizes=SIZES),
-    "Digits": lambda _: pytest.importorskip("sklearn") and tasks.Digits(),
-    "GroupWords": lambda _: tasks.GroupWords("S3", length=9, sizes=SIZES),
-    "PixelMNIST": pixels,
-    "QuadraticSystem": lambda _: tasks.QuadraticSystem(sizes=SIZES),
-    "Speech": speech,
-    "SyntheticSpeech": lambda _: tasks.SyntheticSpeech(9, sizes=(200, 50, 200)),
-}
-
-
-def test_all_tasks_are_listed():
-    assert tasks.available() == sorted(MAKE)
+MAKE = makers(SIZES)
 
 
 @pytest.mark.filterwarnings("ignore:A complete TIMIT has")
