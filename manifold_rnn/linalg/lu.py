@@ -2,23 +2,28 @@
 
 With several threads on a CPU, torch factorizes the matrices of a batch in parallel. From about 150 rows on, oneMKL
 fails there (https://github.com/pytorch/pytorch/issues/141358). Results are wrong, the call raises an error about
-pivots, or it does not return. This module factorizes such matrices one after the other.
+pivots, or it does not return. This module factorizes such matrices one after the other. Inside `torch.vmap` it does so
+for inverses and solutions.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._torch import is_forward_mode
+from .._torch import is_forward_mode, is_transformed
 
 _BATCHED_UP_TO = 128  # rows of matrices that torch may factorize in parallel
 
 
 def inverse(A: Tensor) -> Tensor:
     """Return the inverse, with NaN or infinity for a singular matrix."""
-    return inverse_ex(A)[0]
+    if not _is_mapped(A):
+        return inverse_ex(A)[0]
+    W: Tensor = _Inverse.apply(A)
+    return W
 
 
 def inverse_ex(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,8 +33,11 @@ def inverse_ex(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
-    """Return ``A^-1 B`` or ``B A^-1``; by the inverse in forward mode, where torch's second derivative is wrong."""
-    if not torch.compiler.is_compiling() and is_forward_mode():
+    """Return ``A^-1 B`` or ``B A^-1``.
+
+    Forward mode, where torch's second derivative is wrong, and large matrices in `torch.vmap` take the inverse.
+    """
+    if _is_mapped(A) or (not torch.compiler.is_compiling() and is_forward_mode()):
         return inverse(A) @ B if left else B @ inverse(A)
     return solve_ex(A, B, left=left)[0]
 
@@ -75,3 +83,37 @@ def _each(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tupl
 
 def _has_threads() -> bool:
     return torch.compiler.is_compiling() or torch.get_num_threads() > 1
+
+
+def _is_mapped(A: Tensor) -> bool:
+    """Return whether a transform may hide a batch of large matrices, as `torch.vmap` does."""
+    if torch.compiler.is_compiling() or A.device.type != "cpu" or A.shape[-1] <= _BATCHED_UP_TO:
+        return False
+    return is_transformed() and _has_threads()
+
+
+class _Inverse(torch.autograd.Function):
+    """The inverse, which sees the whole batch that `torch.vmap` hides."""
+
+    @staticmethod
+    def forward(A: Tensor) -> Tensor:
+        return inverse_ex(A)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (W,) = ctx.saved_tensors
+        return -(W.mH @ g @ W.mH)
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor) -> Tensor:
+        (W,) = ctx.saved_tensors
+        return -(W @ dA @ W)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[Tensor, int]:
+        return inverse(A.movedim(in_dims[0], 0)), 0

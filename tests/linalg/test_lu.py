@@ -63,6 +63,26 @@ def test_gradients_agree_with_one_matrix_after_the_other(threads, matrices):
             torch.testing.assert_close(g[k], h)
 
 
+def test_mapped_inverses_and_solutions_and_their_derivatives_agree_with_those_of_each_matrix(threads, matrices):
+    A, B, along = (matrices(torch.float64, 2) for _ in range(3))
+
+    def f(a, b):
+        return (lu.inverse(a) * b).sum() + lu.solve(a, b).square().sum()
+
+    def plain(a, b):
+        return (torch.linalg.inv(a) * b).sum() + torch.linalg.solve(a, b).square().sum()
+
+    def slopes(g, a, b, d):
+        return torch.func.grad(g)(a, b), torch.func.jvp(lambda a: g(a, b), (a,), (d,))[1]
+
+    found = torch.vmap(lambda a, b, d: slopes(f, a, b, d))(A, B, along)
+    for k in range(2):
+        for one, other in zip(found, slopes(plain, A[k], B[k], along[k]), strict=True):
+            torch.testing.assert_close(one[k], other)
+    twice = torch.vmap(torch.vmap(lu.inverse))(torch.stack([A, B]))
+    torch.testing.assert_close(twice @ torch.stack([A, B]), torch.eye(N, dtype=A.dtype).expand(2, 2, N, N))
+
+
 @pytest.mark.parametrize("retraction", mr.retractions.names())
 @pytest.mark.parametrize("manifold", [mr.SpecialOrthogonal, mr.SpecialUnitary, mr.Stiefel])
 def test_long_steps_of_large_batches_stay_on_the_manifold(manifold, retraction, threads, generator):
