@@ -42,7 +42,7 @@ def file_name(variant: str) -> str:
 
 
 def compile_libraries(folder: Path = FOLDER) -> str:
-    """Compile every library into a folder and remove those of an earlier build.
+    """Compile every library into a folder, then remove those of an earlier build.
 
     Parameters
     ----------
@@ -54,12 +54,20 @@ def compile_libraries(folder: Path = FOLDER) -> str:
     str
         "" on success; otherwise one line that says why a library could not be compiled.
     """
-    for old in folder.glob("kernels_*.so"):
-        old.unlink()
+    earlier = set(folder.glob("kernels_*.so"))
+    made, failure = _compiled(folder)
+    for old in earlier - made:  # at the end, so that a stopped build leaves the libraries that were there
+        old.unlink(missing_ok=True)
+    return failure
+
+
+def _compiled(folder: Path) -> tuple[set[Path], str]:
+    """Return the libraries that were compiled, and the reason if one is missing."""
     if sys.platform == "win32":
-        return "the sources are for GCC and Clang, not for Windows"
+        return set(), "the sources are for GCC and Clang, not for Windows"
     compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     link = (*_LINKER_FLAGS, *(_LINUX_FLAGS if sys.platform.startswith("linux") else ()))
+    made: set[Path] = set()
     # written elsewhere and renamed at the end, so no process loads a partial library
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         running = {}
@@ -77,16 +85,16 @@ def compile_libraries(folder: Path = FOLDER) -> str:
                 ]
                 running[path] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
         except OSError as error:
-            return f"the compiler {compiler[0]!r} cannot be run ({error.strerror})"
+            return made, f"the compiler {compiler[0]!r} cannot be run ({error.strerror})"
         failures = []
         for path, process in running.items():
             _, messages = process.communicate()
             if process.returncode == 0:
-                path.replace(folder / path.name)
+                made.add(path.replace(folder / path.name))
             else:
                 first = messages.strip().partition("\n")[0][:160]
                 failures.append(f"{compiler[0]!r} failed for {path.name} ({first or f'status {process.returncode}'})")
-    return "; ".join(failures)
+    return made, "; ".join(failures)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,19 @@ def test_without_a_compiler_no_library_is_left_and_one_line_says_why(command, re
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stopped_build_leaves_the_libraries_that_were_there(tmp_path, monkeypatch):
+    old = tmp_path / building.file_name("baseline")
+    old.write_text("of an earlier build")
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building.subprocess, "Popen", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        building.compile_libraries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+
+
 def test_a_compiler_that_lacks_an_option_makes_the_other_libraries(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("OLD", "old")
