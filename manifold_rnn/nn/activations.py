@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .kinds import KeepsReal
+
 EPS = math.sqrt(1e-5)
 
 
@@ -54,9 +56,10 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
         scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
         scaled = torch.where(nonzero, z * scale, 1)
         r = torch.hypot(scaled.real, scaled.imag)
-        return torch.where(nonzero & (r / scale + bias > 0), z + scaled / r * bias, 0)
+        return torch.where(nonzero & ~(r / scale + bias <= 0), z + scaled / r * bias, 0)  # NaN stays
     quarter, r = _modulus(z, eps)
-    return quarter * (torch.relu(r + 0.25 * bias) / r * 4)
+    # the phase times the bias: no product of two large numbers, here or in the gradient
+    return torch.where(r + 0.25 * bias <= 0, 0, z + quarter / r * bias)
 
 
 def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -69,7 +72,7 @@ def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return quarter, torch.hypot(quarter.real, torch.hypot(quarter.imag, smallest))
 
 
-class ModReLU(nn.Module):
+class ModReLU(KeepsReal):
     r"""`mod_relu` with a trained bias for each unit.
 
     .. math:: y = \frac{z}{|z|} \max(|z| + b, 0), \qquad b \sim U(-0.01, 0.01) \text{ at initialization.}
@@ -156,7 +159,7 @@ def mod_tanh(z: Tensor) -> Tensor:
     quarter = 0.25 * z  # scaled, so that the modulus is finite
     # away from subnormal numbers, where the derivative of a modulus is NaN; below sqrt(eps), tanh(r) is r
     r = (quarter + finfo.tiny**0.5).abs().clamp(min=0.25 * finfo.eps**0.5)
-    return quarter * (torch.tanh(4 * r) / r)
+    return quarter / r * torch.tanh(4 * r)
 
 
 def split_relu(z: Tensor) -> Tensor:

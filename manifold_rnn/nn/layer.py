@@ -18,6 +18,7 @@ from .activations import real_features
 from .cells import Cell
 from .cells.base import State
 from .inputs import require_input, require_state, require_steps
+from .kinds import KeepsKind
 from .options import (
     DEFAULTS,
     LayerOptions,
@@ -31,7 +32,7 @@ from .unit_gates import LayerGates
 _Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
-class Layer(nn.Module):
+class Layer(KeepsKind):
     r"""A layer of any cell, with the interface of ``torch.nn.RNN``. `RNN`, `LSTM` and `GRU` are subclasses.
 
     Parameters
@@ -178,10 +179,9 @@ class Layer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize the weights again. A constrained weight keeps its value."""
-        constrained = self._constrained
         for suffix in self.suffixes:
             weights = {name: getattr(self, name + suffix) for name in self._weight_names}.items()
-            drawn = {name: torch.empty_like(w) if name + suffix in constrained else w for name, w in weights}
+            drawn = {name: torch.empty_like(w) if name + suffix in self._constrained else w for name, w in weights}
             self.cell.bind(drawn).reset()
         for name, p in self._parameters.items():
             if name.startswith("initial_state") and p is not None:
@@ -324,8 +324,8 @@ class Layer(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes, the cell, and the options that differ from their defaults."""
-        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        changed = (f"{name}={value}" for name in defaults if (value := getattr(self, name)) != defaults[name])
+        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}.items()
+        changed = (f"{name}={value}" for name, default in defaults if (value := getattr(self, name)) != default)
         return ", ".join([f"{self.input_size}, {self.hidden_size}", repr(self.cell), *changed])
 
 

@@ -1,9 +1,9 @@
 """Hard-concrete gates of the units of a layer. They scale the columns of every weight that reads the units."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from numbers import Real
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from .._options import is_integer
 from .._torch import is_transformed
 from ..errors import DtypeError, NonFiniteError, OptionError
+from .kinds import KeepsReal
 
 
-class UnitGates(nn.Module):
+class UnitGates(KeepsReal):
     r"""One hard-concrete gate for each of n units. In training it is random in [0, 1], often exactly 0 or 1.
 
     Each unit has a parameter :math:`\log\alpha` and a uniform random number :math:`u`:
@@ -136,15 +137,6 @@ class UnitGates(nn.Module):
         """Return the indices of the units whose gate is not 0 in evaluation. Raises `NonFiniteError` for NaN."""
         self.require_numbers()
         return (self.bounded().sigmoid() * (self.high - self.low) + self.low > 0).nonzero().squeeze(-1)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert the gates together with their module. If it becomes complex, they get the real dtype."""
-
-        def real(t: Tensor) -> Tensor:
-            converted = fn(t)
-            return converted.real.clone() if converted.is_complex() else converted
-
-        return super()._apply(real, recurse)
 
     def extra_repr(self) -> str:
         """Show the number of units and the minimum."""

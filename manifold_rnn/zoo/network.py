@@ -11,9 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 from ..constraints import FixedBase, constrain, release
 from ..linalg import pack_skew
 from ..nn import RNN, Layer, UnitGates, real_features
+from ..nn.kinds import KeepsReal
 
 
-class Network(nn.Module):
+class Network(KeepsReal):
     r"""A recurrent layer and a linear readout of its outputs.
 
     .. math:: o_t = V h_t + c,
