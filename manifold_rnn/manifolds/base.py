@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError, UnsupportedError
+from ..linalg.norms import power_of_two_below
 from ..retractions import Retraction
 from .layout import Layout
 
@@ -257,13 +258,20 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         -------
         Tensor, as ``x``
         """
-        u: Tensor = self.egrad2rgrad(x, g)
+        # any factor of the gradient gives the same direction; at 1 no square underflows or overflows
+        u: Tensor = self.egrad2rgrad(x, g if nuclear else g / self._power_of_two(g))
         if not nuclear:
             square: Tensor = self.component_inner(x, u)
             size = (square.abs() if square.is_complex() else square).sqrt()  # geoopt's inner products do not conjugate
             u = u / torch.where(size > 0, size, 1)
         y: Tensor = self.retr(x, -length * u)
         return y
+
+    def _power_of_two(self, g: Tensor) -> Tensor:
+        """Return the power of two below the largest entry of each vector."""
+        axes = tuple(range(-self.ndim, 0))
+        g = g.detach()
+        return power_of_two_below(torch.linalg.vector_norm(g, math.inf, axes, keepdim=True) if axes else g.abs())
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Return the second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).

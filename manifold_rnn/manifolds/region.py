@@ -99,7 +99,7 @@ class Region(MatrixManifold):
         if nuclear:
             gain = (direction.conj() * g).real.sum((-2, -1), keepdim=True)
             length = length * gain / direction.abs().square().sum((-2, -1), keepdim=True).clamp(min=1)
-        return self.projx(x - length * max(1.0, x.shape[-2] / x.shape[-1]) ** 0.5 * direction)
+        return self.projx(x - length * max(1.0, x.shape[-2] / max(1, x.shape[-1])) ** 0.5 * direction)
 
     # --- coordinates ---
 

@@ -54,7 +54,10 @@ class Steepest(NamedTuple):
             y = x + angle.sin() * self.first + 2 * (0.5 * angle).sin().square() * self.second
         else:
             y = x + math.sin(angle) * self.first + 2 * math.sin(0.5 * angle) ** 2 * self.second
-        return y if self.phase is None else y * torch.exp(-1j * angle * self.phase)
+        if self.phase is None:
+            return y
+        turn = (angle * self.phase.double()).remainder(2 * math.pi)  # in double precision, where no angle overflows
+        return y * torch.exp(-1j * turn.to(self.phase.dtype))
 
     def _rotated(self, x: Tensor, Q: Tensor) -> Tensor:
         """Rotate by Q twice."""

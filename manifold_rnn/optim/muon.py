@@ -99,6 +99,7 @@ class RiemannianMuon(RiemannianOptimizer):
     carried = ("exp_avg",)
     ambient = ("momentum_buffer",)
     decouples_decay = True
+    checks_steps = False  # closed forms do not check their results
 
     def __init__(
         self,

@@ -222,6 +222,8 @@ class _ByAngle(_Turn):
         options = {"lr": 1.0, "beta1": self.beta1, "beta2": self.beta2, "eps": self.group["eps"]}
         flags = {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "grad_scale": None, "found_inf": None}
         fused_adam([u], [g.contiguous()], [m], [v], [], [step], **options, **flags)
+        # its length has no effect; at 1 no square underflows
+        u.div_(torch.linalg.vector_norm(u, math.inf, dim=axes, keepdim=True).clamp_(min=torch.finfo(u.dtype).tiny))
         size = torch.linalg.vector_norm(x, dim=axes, keepdim=True) if isinstance(self.radius, str) else self.radius
         radial = (x * u).sum(axes, keepdim=True).div_(size)
         u.addcmul_(x, radial / size, value=-1)

@@ -54,3 +54,14 @@ def test_goru_starts_as_published_with_an_orthogonal_candidate(dtype):
     assert mr.linalg.defect(W[128:]) < 1e-12 and 0.009 < W[:128].real.abs().max() <= 0.01
     assert (b[:64] == 2).all() and 0.1 < b[64:].abs().max() <= (3 / 64) ** 0.5 and (layer.bias_l0 == 0.01).all()
     assert b.dtype == layer.bias_l0.dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("size", [1e10, 1e20, 1e30, 1e37])
+def test_finite_inputs_of_an_nru_give_finite_outputs_and_gradients(size, dtype, rectify, backend):
+    layer = Layer(NRU(memory_size=16, heads=4, rectify=rectify), 3, 8, dtype=dtype, backend=backend)
+    y = layer(size * torch.randn(5, 2, 3, dtype=dtype, generator=seeded()))[0]
+    y.real.sum().backward()
+    assert bool(y.isfinite().all()) and all(bool(p.grad.isfinite().all()) for p in layer.parameters())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.seeds import seeded
 
-from manifold_rnn import linalg
+from manifold_rnn import errors, linalg
 from manifold_rnn.nn import init
 
 FILLS = [getattr(init, name) for name in init.skew.__all__]
@@ -176,3 +176,42 @@ def test_scaled_orthogonal_matrices_are_drawn_from_the_generator(dtype):
     assert linalg.defect(2 * first) < 1e-13
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("fill", [*FILLS, init.scaled_orthogonal_], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_gets_rounded_numbers(fill, dtype):
+    A = fill(torch.full((5, 5), torch.nan, dtype=dtype), generator=seeded())
+    torch.testing.assert_close(A.double(), fill(torch.empty(5, 5), generator=seeded()).double(), atol=0.05, rtol=0.05)
+
+
+WRONG = [
+    *((name, torch.full(shape, 7.0), {}) for name in init.__all__ if name != "moments_" for shape in [(4,), ()]),
+    *((fill.__name__, torch.full((2, 3), 7.0), {}) for fill in (*FILLS, *NONNORMAL)),
+    *((name, torch.full((3, 3), 7), {}) for name in init.__all__ if name != "moments_"),
+    *(
+        (name, torch.full((3, 3), 7.0), {option: value})
+        for name, options in {
+            "cayley_": ("max_angle",),
+            "normal_diagonal_": ("bound",),
+            "chain_": ("gain",),
+            "feedback_chain_": ("gain", "feedback"),
+            "ramp_": ("size",),
+            "scaled_identity_": ("gain",),
+            "scaled_orthogonal_": ("gain",),
+            "source_": ("gain",),
+        }.items()
+        for option in options
+        for value in (math.nan, math.inf, 1e39, "x", None, True)
+    ),
+    ("cayley_", torch.full((3, 3), 7.0), {"max_angle": 4.0}),
+    ("normal_diagonal_", torch.full((3, 3), 7.0), {"bound": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "A", "options"), WRONG, ids=str)
+def test_what_cannot_be_filled_is_refused_by_name_and_kept(name, A, options):
+    before = A.clone()
+    with pytest.raises(errors.ManifoldError, match=name):
+        getattr(init, name)(A, **options)
+    assert torch.equal(A, before)

@@ -1,4 +1,4 @@
-"""A conversion keeps real parameters real and complex ones complex, so a layer computes the same before and after it."""
+"""A conversion keeps real parameters real, and complex ones complex, so a layer computes the same after it."""
 
 import inspect
 

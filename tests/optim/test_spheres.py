@@ -264,6 +264,15 @@ def test_gradients_of_any_size_lead_to_points(size, scale, way, generator):
     assert all(bool(torch.as_tensor(s).isfinite().all()) for s in optimizer.state[p].values())
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-35, 1e-30, 1e-20, 1.0])
+def test_a_step_by_an_angle_has_this_angle_for_a_gradient_of_any_size(size, way, generator):
+    p = parameter(mr.Oblique(), torch.float32, generator)
+    x, p.grad = p.detach().clone(), size * torch.randn(SHAPE, generator=generator)
+    optim.RiemannianAdam([p], lr=0.1, scale="angle").step()
+    chord = torch.linalg.vector_norm(p.detach() - x, dim=-1)
+    torch.testing.assert_close(chord, torch.full_like(chord, 2 * math.sin(0.05)), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("scale", [None, "angle"])
 def test_a_loaded_optimizer_goes_on_as_the_saved_one(scale, generator):
     gradients = [torch.randn(SHAPE, generator=generator) for _ in range(4)]

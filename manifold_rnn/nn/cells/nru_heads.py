@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..activations import split_relu
 
+_EXPONENT = 32  # of two; factors above it are scaled
 SMALLEST = 1e-12  # rows with a smaller largest entry have no direction, and are not scaled to norm 1
 
 
@@ -12,12 +13,17 @@ def split_heads(z: Tensor, heads: int, memory_size: int, *, rectify: bool = Fals
     """Return strengths (..., 2, k) and directions (..., 2, k, M), of writing and of erasing, for (..., 2k + 4s)."""
     side = (z.shape[-1] - 2 * heads) // 4
     strengths, factors = z.split([2 * heads, 4 * side], -1)
-    p, q = factors.unflatten(-1, (2, 2, side)).unbind(-2)  # (..., 2, s) each
+    p, q = map(_without_huge, factors.unflatten(-1, (2, 2, side)).unbind(-2))  # (..., 2, s) each
     rows = (p.unsqueeze(-1) * q.unsqueeze(-2)).flatten(-2).unflatten(-1, (heads, memory_size))
     strengths = strengths.unflatten(-1, (2, heads))
     if rectify:
         strengths, rows = split_relu(strengths), split_relu(rows)
     return strengths, normalize_rows(rows)
+
+
+def _without_huge(p: Tensor) -> Tensor:
+    """Scale a factor so that no product with another overflows. The factor of a row does not change its direction."""
+    return p / (p.detach().abs().amax(-1, keepdim=True) * 2.0**-_EXPONENT).clamp(min=1)
 
 
 def memory_changes(strengths: Tensor, directions: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...linalg import qr
+from .checks import at_least_single, require_fill
 
 __all__ = ["chain_", "feedback_chain_", "ramp_", "scaled_identity_", "scaled_orthogonal_", "source_"]
 
@@ -28,6 +29,11 @@ def chain_(W: Tensor, gain: float = 1.02) -> Tensor:
     Tensor
         ``W``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     All eigenvalues are 0, even with a gain above 1, but the norm equals the gain. So a signal can grow for n steps, and
@@ -39,6 +45,7 @@ def chain_(W: Tensor, gain: float = 1.02) -> Tensor:
     >>> W = mr.nn.init.chain_(torch.empty(3, 3))
     >>> assert torch.allclose(W @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.02, 0.0]))
     """
+    require_fill(W, "chain_", gain=gain)
     with torch.no_grad():
         W.zero_()
         W.diagonal(-1, -2, -1).fill_(gain)
@@ -64,6 +71,11 @@ def feedback_chain_(W: Tensor, gain: float = 0.99, feedback: float = 0.04) -> Te
     Tensor
         ``W``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     The eigenvalues are :math:`2 \sqrt{\alpha\beta} \cos(\pi k / (n + 1))`. A dense eigenvalue routine computes them
@@ -74,6 +86,7 @@ def feedback_chain_(W: Tensor, gain: float = 0.99, feedback: float = 0.04) -> Te
     >>> W = mr.nn.init.feedback_chain_(torch.empty(3, 3))
     >>> assert torch.allclose(W[1], torch.tensor([0.99, 0.0, 0.04]))
     """
+    require_fill(W, "feedback_chain_", gain=gain, feedback=feedback)
     with torch.no_grad():
         chain_(W, gain).diagonal(1, -2, -1).fill_(feedback)
     return W
@@ -96,6 +109,11 @@ def ramp_(W: Tensor, size: float = 0.01) -> Tensor:
     Tensor
         ``W``, skew-symmetric.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     The direction is that of `chain_`. The authors' code has the transpose of both. Source: Orhan and Pitkow (2020).
@@ -105,6 +123,7 @@ def ramp_(W: Tensor, size: float = 0.01) -> Tensor:
     >>> W = mr.nn.init.ramp_(torch.empty(3, 3))
     >>> assert torch.allclose(W[2], torch.tensor([0.01, 0.005, 0.0]))
     """
+    require_fill(W, "ramp_", size=size)
     n = W.shape[-1]
     i = torch.arange(n, device=W.device, dtype=W.dtype.to_real())
     with torch.no_grad():
@@ -128,10 +147,16 @@ def scaled_identity_(W: Tensor, gain: float = 1.0) -> Tensor:
     Tensor
         ``W``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Examples
     --------
     >>> assert torch.equal(mr.nn.init.scaled_identity_(torch.empty(2, 2), 0.5), 0.5 * torch.eye(2))
     """
+    require_fill(W, "scaled_identity_", gain=gain)
     with torch.no_grad():
         W.zero_()
         W.diagonal(0, -2, -1).fill_(gain)
@@ -157,13 +182,19 @@ def scaled_orthogonal_(W: Tensor, gain: float = 1.0, *, generator: torch.Generat
     Tensor
         ``W``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Examples
     --------
     >>> W = mr.nn.init.scaled_orthogonal_(torch.empty(4, 4), 0.5)
     >>> assert mr.linalg.defect(2 * W) < 1e-5
     """
+    require_fill(W, "scaled_orthogonal_", gain=gain)
     with torch.no_grad():
-        return W.copy_(gain * qr(W.new_empty(W.shape).normal_(generator=generator))[0])
+        return W.copy_(gain * qr(at_least_single(W).normal_(generator=generator))[0])
 
 
 def source_(V: Tensor, gain: float = 0.9) -> Tensor:
@@ -183,6 +214,11 @@ def source_(V: Tensor, gain: float = 0.9) -> Tensor:
     Tensor
         ``V``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     A dense input matrix would drive all units at once, and the chain would be of no use. Source: Orhan and Pitkow
@@ -192,6 +228,7 @@ def source_(V: Tensor, gain: float = 0.9) -> Tensor:
     --------
     >>> assert torch.equal(mr.nn.init.source_(torch.empty(3, 1)).T, torch.tensor([[0.9, 0.0, 0.0]]))
     """
+    require_fill(V, "source_", square=False, gain=gain)
     with torch.no_grad():
         V.zero_()
         V.diagonal(0, -2, -1).fill_(gain)

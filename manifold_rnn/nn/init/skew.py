@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...linalg import logm_unitary, qr
 from ...linalg.lu import slogdet
+from .checks import at_least_single, require_angle, require_fill
 
 __all__ = ["cayley_", "haar_", "haar_diagonal_", "henaff_", "normal_diagonal_"]
 
@@ -34,6 +35,11 @@ def cayley_(A: Tensor, max_angle: float = math.pi / 2, *, generator: torch.Gener
     Tensor
         ``A``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     Used as an exponent, the same numbers give the angles :math:`\tan(t_j/2) \in [0, 1]`, not :math:`t_j`. The released
@@ -45,6 +51,8 @@ def cayley_(A: Tensor, max_angle: float = math.pi / 2, *, generator: torch.Gener
     >>> A = mr.nn.init.cayley_(torch.empty(5, 5))
     >>> assert torch.equal(A, -A.mT) and A.abs().max() <= 1
     """
+    require_fill(A, "cayley_", max_angle=max_angle)
+    require_angle(max_angle, "max_angle", "cayley_", below=math.pi)
     t = _angles(A).uniform_(0, max_angle, generator=generator)
     return _fill_blocks(A, torch.tan(t / 2))
 
@@ -64,6 +72,11 @@ def henaff_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     Tensor
         ``A``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Notes
     -----
     Source: Henaff, Szlam and LeCun (2016).
@@ -73,6 +86,7 @@ def henaff_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     >>> A = mr.nn.init.henaff_(torch.empty(4, 4))
     >>> assert torch.equal(A, -A.mT) and A.abs().max() <= torch.pi
     """
+    require_fill(A, "henaff_")
     return _fill_blocks(A, _angles(A).uniform_(-math.pi, math.pi, generator=generator))
 
 
@@ -91,13 +105,19 @@ def haar_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     Tensor
         ``A``, which is skew-Hermitian. Its eigenvalues have modulus at most pi.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Examples
     --------
     >>> A = mr.nn.init.haar_(torch.empty(4, 4))
     >>> assert torch.isclose(mr.linalg.expm_skew(A).det(), torch.tensor(1.0))
     """
+    require_fill(A, "haar_")
     with torch.no_grad():
-        return A.copy_(logm_unitary(_random_rotation(A, generator)))
+        return A.copy_(logm_unitary(_random_rotation(at_least_single(A), generator)))
 
 
 def haar_diagonal_(A: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -115,12 +135,18 @@ def haar_diagonal_(A: Tensor, *, generator: torch.Generator | None = None) -> Te
     Tensor
         ``A``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Examples
     --------
     >>> A = mr.nn.init.haar_diagonal_(torch.empty(5, 5))
     >>> assert torch.equal(A, -A.mT) and A.abs().max() <= torch.pi
     """
-    Q = _random_rotation(A.new_empty(A.shape, dtype=A.dtype.to_real()), generator)
+    require_fill(A, "haar_diagonal_")
+    Q = _random_rotation(at_least_single(A).real, generator)
     moduli = torch.linalg.eigvals(Q).angle().abs().sort(-1, descending=True).values
     return _fill_blocks(A, moduli[..., : 2 * (A.shape[-1] // 2) : 2])  # a conjugate pair shares its modulus
 
@@ -144,11 +170,18 @@ def normal_diagonal_(A: Tensor, bound: float = math.pi, *, generator: torch.Gene
     Tensor
         ``A``.
 
+    Raises
+    ------
+    ShapeError, DtypeError, OptionError
+        If the tensor holds no square matrices, or a number is out of range. Nothing was written then.
+
     Examples
     --------
     >>> A = mr.nn.init.normal_diagonal_(torch.empty(6, 6), bound=torch.pi / 8)
     >>> assert torch.equal(A, -A.mT) and A.abs().max() <= torch.pi / 8
     """
+    require_fill(A, "normal_diagonal_", bound=bound)
+    require_angle(bound, "bound", "normal_diagonal_")
     return _fill_blocks(A, _angles(A).normal_(generator=generator).remainder(bound))
 
 
