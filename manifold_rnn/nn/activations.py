@@ -56,10 +56,14 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
         scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
         scaled = torch.where(nonzero, z * scale, 1)
         r = torch.hypot(scaled.real, scaled.imag)
-        return torch.where(nonzero & ~(r / scale + bias <= 0), z + scaled / r * bias, 0)  # NaN stays
+        return _moved(z, scaled / r, bias, nonzero & ~(r / scale + bias <= 0))
     quarter, r = _modulus(z, eps)
-    # the phase times the bias: no product of two large numbers, here or in the gradient
-    return torch.where(r + 0.25 * bias <= 0, 0, z + quarter / r * bias)
+    return _moved(z, quarter / r, bias, ~(r + 0.25 * bias <= 0))
+
+
+def _moved(z: Tensor, phase: Tensor, bias: Tensor, on: Tensor) -> Tensor:
+    """Add the bias along the phase where a unit is on. No product of two large numbers occurs, also in gradients."""
+    return torch.where(on, z + phase * torch.where(on, bias, 0), 0)  # a bias of -inf times 0 would be NaN
 
 
 def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
