@@ -1,6 +1,7 @@
 """Fixed singular values and diagonal Gram matrices: what stays, what moves, what is refused."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -176,3 +177,12 @@ def test_haar_starts_keep_the_spectrum_and_dimensions_are_those_of_the_factors()
     torch.testing.assert_close(W.norm(dim=0), like.norm(dim=0), atol=1e-13, rtol=0)
     assert mr.degrees_of_freedom(layer(mr.DiagonalGram(), (5, 3))) == (5 * 3 - 6) + 3
     assert {"FixedSpectrum", "DiagonalGram"} <= set(CONSTRAINTS)
+
+
+@pytest.mark.parametrize("value", [100.0, math.inf, math.nan])
+def test_lengths_beyond_the_largest_number_are_refused(value):
+    layer = mr.constrain(torch.nn.Linear(4, 4), "weight", mr.DiagonalGram(), view="trivialized")
+    with torch.no_grad():
+        layer.constraints["weight"].log_lengths.fill_(value)
+    with pytest.raises(mr.errors.NonFiniteError, match=r"DiagonalGram: exp\(log_lengths\)"):
+        layer(torch.ones(2, 4))

@@ -110,7 +110,9 @@ class DiagonalGramParametrization(Parametrization):
 
     def forward(self) -> Tensor:
         with without_autocast(self.log_lengths):
-            W = self.frame() * self.log_lengths.exp().unsqueeze(-2)
+            lengths = self.log_lengths.exp()
+            require_finite(lengths, "DiagonalGram: exp(log_lengths)", "Lower the learning rate, or clip the gradient.")
+            W = self.frame() * lengths.unsqueeze(-2)
             return W.mH if self.wide else W
 
     @torch.no_grad()
