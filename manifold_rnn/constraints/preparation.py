@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias, cast
@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
 from ..linalg.checks import require_finite
-from ..manifolds import BlockLayout, Blocks, Manifold, adapt
+from ..manifolds import BlockLayout, Blocks, Manifold, adapt, manifold_of
+from ..manifolds.adapted import Point
 from ..manifolds.group import MatrixGroup
 from . import computed_weight, update
 from .assembled import Assembled
@@ -62,6 +63,8 @@ def _prepared(
 ) -> Attach:
     if isinstance(constraint, Constraint):
         constraint = constraint.fitted(module, name)
+    if options.view != "update":
+        _refuse_other(weight, name, None, options)
     if not (isinstance(constraint, Constraint) and constraint.reads_whole_weight):
         options = options.for_weight(module, name, weight)
     if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
@@ -116,9 +119,13 @@ def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Op
         raise bad_option("constraint", expected, {k: type(member).__name__ for k, member in constraint.items()})
     groups: dict[object, tuple[list[int], AnyConstraint]] = {}
     for block, member in constraint.items():
-        key = adapt(member).key() if isinstance(member, geoopt.Manifold) else id(member)
-        groups.setdefault(key, ([], _require_constraint(member)))[0].append(block)
+        groups.setdefault(key_of(member), ([], _require_constraint(member)))[0].append(block)
     return [(tuple(blocks), member) for blocks, member in groups.values()]
+
+
+def key_of(constraint: object) -> Hashable:
+    """Return a key that is equal for equal manifolds, and for the same object."""
+    return adapt(constraint).key() if isinstance(constraint, geoopt.Manifold) else id(constraint)
 
 
 def _refuse_parts(groups: Sequence[Group], options: Options) -> None:
@@ -179,6 +186,7 @@ def _assembled(groups: Sequence[Group], options: Options, *, transpose: bool = F
 def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: Manifold, options: Options) -> Attach:
     value = projected(manifold, _start(manifold.random_like, weight, options))
     if options.view == "update":
+        _refuse_other(weight, name, manifold, options)
         entry = update.Update(module, name, manifold, options.on_load)
         return lambda owner, _: update.attach(owner, entry, value)
     free = Trivialization(manifold, value, rebase_every=options.rebase_every)
@@ -228,6 +236,21 @@ def _start(random_like: Callable[[Tensor], Tensor], weight: Tensor, options: Opt
 
 
 # --- what cannot be constrained ---
+
+
+def _refuse_other(weight: nn.Parameter, name: str, manifold: Manifold | None, options: Options) -> None:
+    """Raise if another module constrains the same parameter, to another manifold or in the update view only."""
+    if not isinstance(weight, Point):
+        return
+    known = manifold_of(weight)
+    if known is None or (manifold is not None and known.key() == manifold.key()):
+        return
+    chosen = f"view={options.view!r}" if manifold is None else str(manifold)
+    raise OptionError(
+        f"{name!r} is tied to a weight that is already constrained to {known!s:.80} in the update view.\n"
+        f"Expected the same manifold and view for all names of a parameter, got {chosen:.80}.\n"
+        "Pass the same manifold object, or release the other weight first."
+    )
 
 
 def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
