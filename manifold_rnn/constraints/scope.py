@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._torch import autograd_context, drop_hook, storage_address, torch_cache
+from .._torch import autograd_context, drop_hook, storage_address, torch_cache, version
 from . import optimizer_hooks
 from .parametrization import Parametrization, with_hooks
 from .registry import registry
@@ -39,7 +39,7 @@ class _Kept:
         self.sources = [(table, key, t, *_state(t)) for table in tables for key, t in table.items() if t is not None]
 
     def keep(self, weight: Tensor) -> None:
-        self.weight, self.version = weight, _version(weight)
+        self.weight, self.version = weight, version(weight)
 
     def holds(self) -> bool:
         if self.weight is None or self.steps != optimizer_hooks.counter.steps:
@@ -265,8 +265,4 @@ def _modes() -> tuple[bool, bool]:
 
 def _state(x: Tensor) -> tuple[int | None, int]:
     """Return values that change whenever the numbers of a tensor do; ``x.data = y`` does not change the version."""
-    return _version(x), storage_address(x)
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
+    return version(x), storage_address(x)
