@@ -20,7 +20,7 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Make ``module.<name>`` a property that returns ``entry()``."""
     weight = module._parameters[name]
     assert weight is not None
-    register(module, name, entry).positions[name] = list(module._parameters).index(name)
+    register(module, name, entry).extend_order(module._parameters)
     optimizer_hooks.replace(weight, entry.parameters(), name, by="constrain")
     entry.gradient_hooks = weight._backward_hooks
     del module._parameters[name]
@@ -31,10 +31,10 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
 
 
 def detach(module: nn.Module, name: str, weight: Tensor) -> None:
-    """Undo `attach`: put a dense parameter at the weight's former position among the parameters."""
+    """Undo `attach`: put a dense parameter behind those that were before the weight."""
     held = registry(module)
     assert held is not None
-    entry, position = held[name], held.positions.pop(name)
+    entry = held[name]
     dense = nn.Parameter(weight.detach().clone(), requires_grad=entry.is_trained)
     if entry.gradient_hooks:
         dense._backward_hooks = entry.gradient_hooks
@@ -43,6 +43,8 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     unregister(module, name)
     _specialize(module)
     parameters = list(module._parameters.items())
+    before = held.order[: held.order.index(name)]
+    position = max((i for i, (other, _) in enumerate(parameters, 1) if other in before), default=0)
     parameters.insert(position, (name, dense))
     module._parameters.clear()
     module._parameters.update(parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +17,16 @@ class Registry(nn.ModuleDict):
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions: dict[str, int] = {}  # the positions of computed weights among the parameters
+        self.order: list[str] = []  # the names of the parameters, with those that are computed now
 
     def __getitem__(self, key: str) -> Parametrization:
         entry = super().__getitem__(key)
         assert isinstance(entry, Parametrization)
         return entry
+
+    def extend_order(self, names: Iterable[str]) -> None:
+        """Append names of parameters that are new."""
+        self.order += [name for name in names if name not in self.order]
 
     def entries(self) -> dict[str, Parametrization]:
         """Return the parametrization of each weight, by name."""
