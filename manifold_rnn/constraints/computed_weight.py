@@ -5,11 +5,12 @@ from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, SupportsIndex, cast
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import OptionError
 from . import optimizer_hooks
 from .parametrization import Parametrization
-from .registry import entries, entry_of, register, registry, unregister
+from .registry import entries, entry_of, own_class, register, registry, unregister
 from .scope import evaluate, scope, unscope_if_free
 
 # These classes read the weight once per forward: a scope would save nothing, and torch's hooks cost time.
@@ -26,7 +27,7 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
     _specialize(module)
-    if vars(type(module))["_own_class"] not in _READ_ONCE:
+    if own_class(module) not in _READ_ONCE:
         scope(module)
 
 
@@ -56,9 +57,13 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
 def _specialize(module: nn.Module) -> None:
     """Give the module a class with a property for each computed weight, or its original class if there is none."""
     names = tuple(sorted(name for name, entry in entries(module).items() if not entry.is_stored_by_module))
-    own: type[nn.Module] = vars(type(module)).get("_own_class", type(module))
+    own, before = own_class(module), type(module)
     linear = own.forward is nn.Linear.forward and "weight" in names and entry_of(module, "weight").has_linear
-    module.__class__ = _subclass(cast(Hashable, own), names, linear) if names else own
+    kind = _subclass(cast(Hashable, own), names, linear) if names else own
+    if is_parametrized(module):  # torch expects its class outermost; copies of the module share that class
+        body = {key: value for key, value in vars(before).items() if key not in ("__dict__", "__weakref__")}
+        kind = type(f"Parametrized{kind.__name__}", (kind,), body)
+    module.__class__ = kind
     module._parameters = _Table(module._parameters) if names else dict(module._parameters)
     for entry in entries(module).values():
         entry.look_into(module._parameters)

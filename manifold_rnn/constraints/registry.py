@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .._torch import drop_hook
 from ..errors import OptionError
@@ -39,6 +40,13 @@ def registry(module: nn.Module) -> Registry | None:
         if isinstance(child := module._modules.get(name), Registry):
             return child
     return None
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module without those that this package and torch's parametrizations generate around it."""
+    kind = type_before_parametrizations(module)
+    own: type[nn.Module] = vars(kind).get("_own_class", kind)
+    return own
 
 
 def entries(module: nn.Module) -> dict[str, Parametrization]:

@@ -46,10 +46,10 @@ class _Kept:
             return False
         if self.version is not None and self.weight._version != self.version:  # an edit in place of the weight itself
             return False
-        for table, key, t, version, place in self.sources:  # inlined, since it runs at every read
+        for table, key, t, edits, place in self.sources:  # inlined, since it runs at every read
             if table.get(key) is not t or (place and t.data_ptr() != place):
                 return False
-            if version is not None and t._version != version:
+            if edits is not None and t._version != edits:
                 return False
         return True
 
