@@ -95,6 +95,18 @@ def test_load_checked_is_all_or_nothing(view):
     assert not mr.load_checked(model, state).missing_keys
 
 
+@VIEWS
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_load_checked_checks_every_name_of_a_module(view, name):
+    shared = layer(view=view)
+    model = nn.Sequential(shared, shared)
+    state, before = copy.deepcopy(model).state_dict(), snapshot(model)
+    state = {key: value + 1 if key.endswith("bias") else value for key, value in state.items()}
+    with pytest.raises(OffManifoldError, match=f"{name}.{KEYS[view]}"):
+        mr.load_checked(model, off(state, f"{name}.{KEYS[view]}"))
+    assert_unchanged(model, before)
+
+
 def test_assign_keeps_the_class():
     module = layer()
     module.load_state_dict(layer().state_dict(), assign=True)
