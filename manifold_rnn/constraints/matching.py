@@ -110,7 +110,9 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
             'Expected a mapping with at least one pattern, such as {"*.q_proj.weight": Orthogonal()}.\n'
             f"Got {constraints!r:.100}.\nPass patterns of weight names."
         )
-    inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
+    inside = tuple(
+        f"{path}." for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Registry)
+    )
     axes = {n: p.ndim for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)}
     by_weight: dict[str, str] = {}
     for pattern in constraints:

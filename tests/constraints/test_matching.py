@@ -122,6 +122,12 @@ def test_a_second_constraint_on_a_tied_weight_is_refused(constraint, view):
     mr.constrain(b, "weight", constraint, view=view)
 
 
+def test_coordinates_are_no_weights_under_any_name_of_their_module():
+    shared = mr.constrain(nn.Linear(N, N), "weight", mr.Orthogonal(), view="trivialized")
+    with pytest.raises(OptionError, match="matches none of 2"):
+        mr.constrain_matching(nn.Sequential(shared, shared), {"*.coordinates": mr.Sphere()})
+
+
 @VIEWS
 def test_degrees_of_freedom(view):
     lstm = nn.LSTM(2, N)
