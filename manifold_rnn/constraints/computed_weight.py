@@ -7,7 +7,7 @@ from typing import Any, NoReturn, SupportsIndex, cast
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..errors import OptionError
+from ..errors import OptionError, UnsupportedError
 from . import optimizer_hooks
 from .parametrization import Parametrization
 from .registry import entries, entry_of, own_class, register, registry, unregister
@@ -98,7 +98,18 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
         state = own.__reduce_ex__(module, max(2, int(protocol)))[2:]
         return _blank, (own, names, linear), *state
 
-    body: dict[str, Any] = {name: _weight(name) for name in names}
+    def init(module: nn.Module, *args: Any, **options: Any) -> None:
+        """Turn another module that a method makes of its own class into one without constraints."""
+        if issubclass(own, nn.ParameterList):
+            raise UnsupportedError(
+                "A slice of a ParameterList would copy its computed weights, and training would not reach the copies.\n"
+                f"Expected an index; got a slice of a list with the constrained weights {', '.join(names):.60}.\n"
+                "Index the weights one by one, or call manifold_rnn.release first."
+            )
+        object.__setattr__(module, "__class__", own)
+        own.__init__(module, *args, **options)
+
+    body: dict[str, Any] = {name: _weight(name) for name in names} | {"__init__": init}
     body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
     if issubclass(own, nn.RNNBase):
         keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are always recomputed

@@ -285,6 +285,12 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
             f"{name!r} must be a parameter of {type(module).__name__} that is not constrained yet.\n"
             f"Expected one of: {', '.join(free) or 'it has none'}.\nCheck the name, or release it first."
         )
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise UnsupportedError(
+            f"The constraint of {name!r} would become a member of {type(module).__name__}, a container of modules.\n"
+            "Expected an owner that is no Sequential, ModuleList or ModuleDict.\n"
+            "Move the parameter into a module of its own, or derive the class from torch.nn.Module."
+        )
     update.refuse_sharded(weight, name)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name == "weight" and module.max_norm is not None:
         raise UnsupportedError(

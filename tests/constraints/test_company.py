@@ -2,7 +2,6 @@
 
 import copy
 import io
-import itertools
 import pickle
 
 import pytest
@@ -60,36 +59,6 @@ def test_a_tool_that_takes_the_weight_is_named_at_once_or_at_the_next_forward(na
 def test_a_tool_that_looks_for_its_own_finds_nothing(tool):
     with pytest.raises(ValueError, match="weight"):
         tool(layer(), "weight")
-
-
-def undo(module, name):
-    if parametrize.is_parametrized(module, name):
-        parametrize.remove_parametrizations(module, name)
-    else:
-        mr.release(module, name)
-
-
-STEPS = {
-    "constrain": lambda m: mr.constrain(m, "weight_hh_l0", mr.Orthogonal(), view="trivialized"),
-    "constrain another": lambda m: mr.constrain(m, "weight_ih_l0", mr.Stiefel(), view="trivialized"),
-    "parametrize": lambda m: parametrizations.weight_norm(m, "bias_ih_l0", dim=None),
-}
-
-
-@pytest.mark.parametrize("steps", list(itertools.permutations(STEPS)), ids=" ".join)
-def test_parametrizations_of_other_weights_come_and_go_in_any_order(steps):
-    names, x = ("weight_hh_l0", "weight_ih_l0", "bias_ih_l0"), torch.randn(5, 2, 3)
-    for undone in itertools.permutations(names):
-        module = nn.RNN(3, 4)
-        for step in steps:
-            STEPS[step](module)
-        expected = module(x)[0]
-        torch.testing.assert_close(copy.deepcopy(module)(x)[0], expected)
-        for name in undone:
-            undo(module, name)
-            torch.testing.assert_close(module(x)[0], expected)
-            module(x)[0].sum().backward()
-        assert type(module) is nn.RNN and set(dict(module.named_parameters())) == {*names, "bias_hh_l0"}
 
 
 @pytest.mark.parametrize("lent", [nn.Parameter, lambda x: x], ids=["parameter", "tensor"])
