@@ -63,16 +63,10 @@ def _prepared(
 ) -> Attach:
     if isinstance(constraint, Constraint):
         constraint = constraint.fitted(module, name)
-    if options.view != "update":
-        _refuse_other(weight, name, None, options)
     if not (isinstance(constraint, Constraint) and constraint.reads_whole_weight):
         options = options.for_weight(module, name, weight)
-    if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
-        raise UnsupportedError(
-            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run only on parameters.\n"
-            'Expected no such hooks, since with view="trivialized" the weight is computed.\n'
-            "Remove them, and register them on the free parameters after constrain."
-        )
+    if options.view == "trivialized":
+        _refuse_computed(module, name, weight)
     groups = _groups(constraint, options)
     _refuse_parts(groups, options)
     which, first = groups[0]
@@ -186,7 +180,7 @@ def _assembled(groups: Sequence[Group], options: Options, *, transpose: bool = F
 def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: Manifold, options: Options) -> Attach:
     value = projected(manifold, _start(manifold.random_like, weight, options))
     if options.view == "update":
-        _refuse_other(weight, name, manifold, options)
+        _refuse_other(weight, name, manifold)
         entry = update.Update(module, name, manifold, options.on_load)
         return lambda owner, _: update.attach(owner, entry, value)
     free = Trivialization(manifold, value, rebase_every=options.rebase_every)
@@ -238,14 +232,31 @@ def _start(random_like: Callable[[Tensor], Tensor], weight: Tensor, options: Opt
 # --- what cannot be constrained ---
 
 
-def _refuse_other(weight: nn.Parameter, name: str, manifold: Manifold | None, options: Options) -> None:
+def _refuse_computed(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+    """Raise for a weight that must stay a parameter, so that only the update view may constrain it."""
+    _refuse_other(weight, name, None)
+    if weight._post_accumulate_grad_hooks:
+        raise UnsupportedError(
+            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run only on parameters.\n"
+            'Expected no such hooks, since with view="trivialized" the weight is computed.\n'
+            "Remove them, and register them on the free parameters after constrain."
+        )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        raise UnsupportedError(
+            f"{type(module).__name__} has sparse gradients, which cannot reach the parameters of a computed weight.\n"
+            'Expected sparse=False with view="trivialized".\n'
+            'Set sparse=False, or use view="update" with an optimizer for sparse gradients.'
+        )
+
+
+def _refuse_other(weight: nn.Parameter, name: str, manifold: Manifold | None) -> None:
     """Raise if another module constrains the same parameter, to another manifold or in the update view only."""
     if not isinstance(weight, Point):
         return
     known = manifold_of(weight)
     if known is None or (manifold is not None and known.key() == manifold.key()):
         return
-    chosen = f"view={options.view!r}" if manifold is None else str(manifold)
+    chosen = 'view="trivialized"' if manifold is None else str(manifold)
     raise OptionError(
         f"{name!r} is tied to a weight that is already constrained to {known!s:.80} in the update view.\n"
         f"Expected the same manifold and view for all names of a parameter, got {chosen:.80}.\n"
