@@ -82,7 +82,7 @@ class _Table(dict[str, nn.Parameter | None]):
         raise OptionError(
             f"The constrained weight {name!r} is computed, so it is not a parameter of its module.\n"
             "Expected a tool that reads the weight; got one that removes or replaces the parameter.\n"
-            "Call manifold_rnn.release first, or do not apply the tool to this weight."
+            "Call manifold_rnn.release first, assign a tensor, or do not apply the tool to this weight."
         )
 
     def __delitem__(self, name: str) -> None:
@@ -109,7 +109,13 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
         object.__setattr__(module, "__class__", own)
         own.__init__(module, *args, **options)
 
-    body: dict[str, Any] = {name: _weight(name) for name in names} | {"__init__": init}
+    def register_parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if (weight := name.removesuffix("_orig")) in names:  # pruning moves the parameter to this name
+            del module._parameters[weight]  # raises and says why
+        own.register_parameter(module, name, value)
+
+    body: dict[str, Any] = {name: _weight(name) for name in names}
+    body |= {"__init__": init, "register_parameter": register_parameter}
     body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
     if issubclass(own, nn.RNNBase):
         keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are always recomputed

@@ -6,10 +6,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import manifold_rnn as mr
-from manifold_rnn.errors import UnsupportedError
+from manifold_rnn.errors import OptionError, UnsupportedError
 
 VIEW = pytest.mark.parametrize("view", ["update", "trivialized"])
 
@@ -83,3 +83,22 @@ def test_a_method_that_makes_a_module_of_its_class_makes_a_plain_one(view):
     another = module.another()
     assert type(another) is Layer and type(another.weight) is nn.Parameter
     assert type(copy.deepcopy(module)) is type(module)
+
+
+TAKING = {
+    "assign a parameter": lambda m: setattr(m, "weight", nn.Parameter(torch.eye(4))),
+    "register_parameter": lambda m: m.register_parameter("weight", nn.Parameter(torch.eye(4))),
+    "update": lambda m: m.update({"weight": nn.Parameter(torch.eye(4))}),
+    "prune": lambda m: prune.l1_unstructured(m, "weight", 0.5),
+    "prune all": lambda m: prune.global_unstructured([(m, "weight")], prune.L1Unstructured, amount=0.5),
+}
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_a_parameter_in_the_place_of_a_computed_weight_is_refused_by_name(name):
+    module = nn.ParameterDict({"weight": torch.randn(4, 4)})
+    mr.constrain(module, "weight", mr.Orthogonal(), view="trivialized")
+    before = module["weight"].detach().clone()
+    with pytest.raises(OptionError, match="constrained weight 'weight'"):
+        TAKING[name](module)
+    assert torch.equal(module["weight"], before) and len(list(module.parameters())) == 1
