@@ -52,8 +52,9 @@ def constrain_matching(
     Raises
     ------
     OptionError
-        If a pattern matches no weight, or only weights that earlier patterns match; if the names of one tied weight
-        have different constraints; if ``freeze_others`` is not a bool; and as `constrain`. Then nothing is constrained. The message names the weight and its pattern.
+        If a pattern matches no weight, or only weights that earlier patterns match. If the names of a tied weight have
+        different constraints. If ``freeze_others`` is not a bool, and as `constrain`. Then nothing is constrained. The
+        message names the weight and its pattern.
     UnsupportedError
         If in the trivialized view only some names of a tied weight match, and as `constrain`.
 

@@ -166,9 +166,9 @@ def cached() -> Iterator[None]:
     Notes
     -----
     A weight is computed again if its free parameters change: by an optimizer step, a load, a conversion, or an edit in
-    place. It is also computed again after a backward pass through it, when gradients are enabled again, for a copy of
-    the module, and after an edit in place of the weight itself, which is lost. Edits of ``parameter.data`` in place are
-    not detected.
+    place. It is also computed again after a backward pass through it, when gradients are enabled again, and for a copy
+    of the module. An edit of the weight itself in place is lost at the next read. Edits of ``parameter.data`` in place
+    are not detected.
 
     Contexts may be nested; the outermost one drops the values at its end, also after an error. A context belongs to one
     thread. Two backward passes through one value need ``retain_graph=True`` in the first one, as for any shared graph.

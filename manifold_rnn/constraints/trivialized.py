@@ -147,8 +147,7 @@ class Trivialization(Parametrization):
     def assign(self, weight: Tensor) -> None:
         """Move the base to ``weight``, a point on the manifold, and set the coordinates to 0."""
         require_shape(self.base, weight)
-        self.base.copy_(require_member(self.manifold, weight, self.base, "the assigned weight"))
-        self._accept()
+        self._move(require_member(self.manifold, weight, self.base, "the assigned weight"))
         self.coordinates.zero_()
 
     @torch.no_grad()
@@ -197,14 +196,16 @@ class Trivialization(Parametrization):
         except NonFiniteError:  # the next forward raises it
             return
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
-            self.base.copy_(weight)
-            self._accept()
+            self._move(weight)
             self.coordinates.zero_()
             return
         sound = torch.isfinite(weight).all()  # stays on the device: no wait in the middle of training
-        self.base.copy_(torch.where(sound, weight, self.base))
-        self._accept()
+        self._move(torch.where(sound, weight, self.base))
         self.coordinates.masked_fill_(sound, 0.0)
+
+    def _move(self, point: Tensor) -> None:
+        self.base.copy_(point)
+        self._accept()
 
     # --- loading and conversion ---
 
