@@ -118,7 +118,12 @@ class Trivialization(Parametrization):
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_accepted": None}  # a copy checks its base once
+        return {**super().__getstate__(), "_accepted": self._is_accepted()}  # a copy has another base
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_accepted": None})
+        if state.get("_accepted"):
+            self._accept()
 
     def extra_repr(self) -> str:
         return f'view="trivialized", rebase_every={self.rebase_every}'
@@ -228,12 +233,15 @@ class Trivialization(Parametrization):
         base: Tensor = self.base
         self._accepted = base, version(base)
 
+    def _is_accepted(self) -> bool:
+        known = self._accepted
+        return known is not None and known[0] is self._buffers["base"] and known[1] == version(known[0])
+
     def require_accepted(self) -> None:
         """Check the base once after others have changed it: a conversion, a load, an edit. Called before each use."""
         if torch.compiler.is_compiling():
             return
-        base, known = self._buffers["base"], self._accepted
-        if known is not None and known[0] is base and known[1] == version(known[0]):
+        if self._is_accepted():
             return
         if self.watched is None or sees_every_step() or not may_read_device():  # a replica of DataParallel has none
             return
