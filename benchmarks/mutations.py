@@ -163,7 +163,7 @@ FAULTS = [
     Fault(
         "base never moves",
         "constraints/trivialized.py",
-        "            self.base.copy_(weight)\n            self.coordinates.zero_()\n            return",
+        "            self._move(weight)\n            self.coordinates.zero_()\n            return",
         "            return",
         ("tests/constraints/test_moving_base.py", "tests/constraints/test_optimizer_hooks.py"),
     ),

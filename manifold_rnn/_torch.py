@@ -162,6 +162,11 @@ def storage_address(x: Tensor) -> int:
         return 0
 
 
+def version(x: Tensor) -> int | None:
+    """Return a number that grows with every edit in place of a tensor, or None for one made in inference mode."""
+    return None if x.is_inference() else x._version
+
+
 # --- cheaper calls ---
 
 fused_adam = _private("_fused_adam_", None)  # `torch.optim.adam.adam` calls it after counting the step

@@ -5,11 +5,12 @@ from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, SupportsIndex, cast
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from ..errors import OptionError
+from ..errors import OptionError, UnsupportedError
 from . import optimizer_hooks
 from .parametrization import Parametrization
-from .registry import entries, entry_of, register, registry, unregister
+from .registry import entries, entry_of, own_class, register, registry, unregister
 from .scope import evaluate, scope, unscope_if_free
 
 # These classes read the weight once per forward: a scope would save nothing, and torch's hooks cost time.
@@ -20,21 +21,21 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     """Make ``module.<name>`` a property that returns ``entry()``."""
     weight = module._parameters[name]
     assert weight is not None
-    register(module, name, entry).positions[name] = list(module._parameters).index(name)
+    register(module, name, entry).extend_order(module._parameters)
     optimizer_hooks.replace(weight, entry.parameters(), name, by="constrain")
     entry.gradient_hooks = weight._backward_hooks
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
     _specialize(module)
-    if vars(type(module))["_own_class"] not in _READ_ONCE:
+    if own_class(module) not in _READ_ONCE:
         scope(module)
 
 
 def detach(module: nn.Module, name: str, weight: Tensor) -> None:
-    """Undo `attach`: put a dense parameter at the weight's former position among the parameters."""
+    """Undo `attach`: put a dense parameter behind those that were before the weight."""
     held = registry(module)
     assert held is not None
-    entry, position = held[name], held.positions.pop(name)
+    entry = held[name]
     dense = nn.Parameter(weight.detach().clone(), requires_grad=entry.is_trained)
     if entry.gradient_hooks:
         dense._backward_hooks = entry.gradient_hooks
@@ -43,6 +44,8 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     unregister(module, name)
     _specialize(module)
     parameters = list(module._parameters.items())
+    before = held.order[: held.order.index(name)]
+    position = max((i for i, (other, _) in enumerate(parameters, 1) if other in before), default=0)
     parameters.insert(position, (name, dense))
     module._parameters.clear()
     module._parameters.update(parameters)
@@ -54,9 +57,13 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
 def _specialize(module: nn.Module) -> None:
     """Give the module a class with a property for each computed weight, or its original class if there is none."""
     names = tuple(sorted(name for name, entry in entries(module).items() if not entry.is_stored_by_module))
-    own: type[nn.Module] = vars(type(module)).get("_own_class", type(module))
+    own, before = own_class(module), type(module)
     linear = own.forward is nn.Linear.forward and "weight" in names and entry_of(module, "weight").has_linear
-    module.__class__ = _subclass(cast(Hashable, own), names, linear) if names else own
+    kind = _subclass(cast(Hashable, own), names, linear) if names else own
+    if is_parametrized(module):  # torch expects its class outermost; copies of the module share that class
+        body = {key: value for key, value in vars(before).items() if key not in ("__dict__", "__weakref__")}
+        kind = type(f"Parametrized{kind.__name__}", (kind,), body)
+    module.__class__ = kind
     module._parameters = _Table(module._parameters) if names else dict(module._parameters)
     for entry in entries(module).values():
         entry.look_into(module._parameters)
@@ -75,7 +82,7 @@ class _Table(dict[str, nn.Parameter | None]):
         raise OptionError(
             f"The constrained weight {name!r} is computed, so it is not a parameter of its module.\n"
             "Expected a tool that reads the weight; got one that removes or replaces the parameter.\n"
-            "Call manifold_rnn.release first, or do not apply the tool to this weight."
+            "Call manifold_rnn.release first, assign a tensor, or do not apply the tool to this weight."
         )
 
     def __delitem__(self, name: str) -> None:
@@ -91,7 +98,24 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
         state = own.__reduce_ex__(module, max(2, int(protocol)))[2:]
         return _blank, (own, names, linear), *state
 
+    def init(module: nn.Module, *args: Any, **options: Any) -> None:
+        """Turn another module that a method makes of its own class into one without constraints."""
+        if issubclass(own, nn.ParameterList):
+            raise UnsupportedError(
+                "A slice of a ParameterList would copy its computed weights, and training would not reach the copies.\n"
+                f"Expected an index; got a slice of a list with the constrained weights {', '.join(names):.60}.\n"
+                "Index the weights one by one, or call manifold_rnn.release first."
+            )
+        object.__setattr__(module, "__class__", own)
+        own.__init__(module, *args, **options)
+
+    def register_parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if (weight := name.removesuffix("_orig")) in names:  # pruning moves the parameter to this name
+            del module._parameters[weight]  # raises and says why
+        own.register_parameter(module, name, value)
+
     body: dict[str, Any] = {name: _weight(name) for name in names}
+    body |= {"__init__": init, "register_parameter": register_parameter}
     body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
     if issubclass(own, nn.RNNBase):
         keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are always recomputed

@@ -79,9 +79,12 @@ def constrain(
     Raises
     ------
     OptionError
-        If an option is unknown, or the module has no free parameter of this name.
+        If an option is unknown, the module has no free parameter of this name, or a module that shares the parameter
+        has another constraint for it.
     UnsupportedError
-        If the weight is lazy, sharded or tied to a weight that would not follow, or the constraint lacks the view.
+        If the weight is lazy, sharded or tied to a weight that would not follow, or the constraint lacks the view. If
+        the owner is a ``Sequential``, ``ModuleList`` or ``ModuleDict``. In the trivialized view also if the gradients
+        of the weight are sparse.
     ShapeError, DtypeError, NonFiniteError
         If the weight cannot be a point of the manifold. After any error the module is unchanged.
 

@@ -41,7 +41,7 @@ def load_checked(model: nn.Module, state: Mapping[str, Any], *, strict: bool = T
     >>> assert not mr.load_checked(model, model.state_dict()).missing_keys
     """
     checked = dict(state)
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         check_loaded(module, checked, f"{path}." if path else "")
     return model.load_state_dict(state, strict=strict, assign=assign)
 

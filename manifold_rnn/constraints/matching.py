@@ -13,7 +13,7 @@ from ..manifolds import manifold_of
 from .constraint import Constraint
 from .options import Options, bad_option, chosen_view
 from .parametrization import Parametrization, real_numbers
-from .preparation import Attach, owner_of, prepare, refuse_torn_ties
+from .preparation import Attach, key_of, owner_of, prepare, refuse_torn_ties
 from .registry import Registry, entry_of
 from .scope import scope
 
@@ -52,8 +52,9 @@ def constrain_matching(
     Raises
     ------
     OptionError
-        If a pattern matches no weight, or only weights that earlier patterns match; if ``freeze_others`` is not a bool;
-        and as `constrain`. Then nothing is constrained. The message names the weight and its pattern.
+        If a pattern matches no weight, or only weights that earlier patterns match. If the names of a tied weight have
+        different constraints. If ``freeze_others`` is not a bool, and as `constrain`. Then nothing is constrained. The
+        message names the weight and its pattern.
     UnsupportedError
         If in the trivialized view only some names of a tied weight match, and as `constrain`.
 
@@ -110,7 +111,9 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
             'Expected a mapping with at least one pattern, such as {"*.q_proj.weight": Orthogonal()}.\n'
             f"Got {constraints!r:.100}.\nPass patterns of weight names."
         )
-    inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Registry))
+    inside = tuple(
+        f"{path}." for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Registry)
+    )
     axes = {n: p.ndim for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)}
     by_weight: dict[str, str] = {}
     for pattern in constraints:
@@ -125,7 +128,17 @@ def _matches(model: nn.Module, constraints: Mapping[str, Any]) -> dict[str, str]
             )
         by_weight = dict.fromkeys(hits, pattern) | by_weight
     once = {owner_of(model, name): name for name in reversed(by_weight)}  # a module may have two names
-    return {name: by_weight[name] for name in reversed(once.values())}
+    matches = {name: by_weight[name] for name in reversed(once.values())}
+    first: dict[nn.Parameter | None, str] = {}
+    for (owner, leaf), name in once.items():
+        tied = first.setdefault(owner._parameters[leaf], name)
+        if key_of(constraints[matches[tied]]) != key_of(constraints[matches[name]]):
+            raise OptionError(
+                f"{tied!r:.80} and {name!r:.80} are the same parameter, and their patterns have two constraints.\n"
+                "Expected the same constraint for all names of a tied weight.\n"
+                "Pass the same object for both patterns, or untie the weights."
+            )
+    return matches
 
 
 def _no_match(pattern: str, axes: dict[str, int]) -> OptionError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias, cast
@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import ManifoldError, OptionError, ShapeError, UnsupportedError
 from ..linalg.checks import require_finite
-from ..manifolds import BlockLayout, Blocks, Manifold, adapt
+from ..manifolds import BlockLayout, Blocks, Manifold, adapt, manifold_of
+from ..manifolds.adapted import Point
 from ..manifolds.group import MatrixGroup
 from . import computed_weight, update
 from .assembled import Assembled
@@ -64,12 +65,8 @@ def _prepared(
         constraint = constraint.fitted(module, name)
     if not (isinstance(constraint, Constraint) and constraint.reads_whole_weight):
         options = options.for_weight(module, name, weight)
-    if options.view == "trivialized" and weight._post_accumulate_grad_hooks:
-        raise UnsupportedError(
-            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run only on parameters.\n"
-            'Expected no such hooks, since with view="trivialized" the weight is computed.\n'
-            "Remove them, and register them on the free parameters after constrain."
-        )
+    if options.view == "trivialized":
+        _refuse_computed(module, name, weight)
     groups = _groups(constraint, options)
     _refuse_parts(groups, options)
     which, first = groups[0]
@@ -116,9 +113,13 @@ def _groups(constraint: AnyConstraint | Mapping[int, AnyConstraint], options: Op
         raise bad_option("constraint", expected, {k: type(member).__name__ for k, member in constraint.items()})
     groups: dict[object, tuple[list[int], AnyConstraint]] = {}
     for block, member in constraint.items():
-        key = adapt(member).key() if isinstance(member, geoopt.Manifold) else id(member)
-        groups.setdefault(key, ([], _require_constraint(member)))[0].append(block)
+        groups.setdefault(key_of(member), ([], _require_constraint(member)))[0].append(block)
     return [(tuple(blocks), member) for blocks, member in groups.values()]
+
+
+def key_of(constraint: object) -> Hashable:
+    """Return a key that is equal for equal manifolds, and for the same object."""
+    return adapt(constraint).key() if isinstance(constraint, geoopt.Manifold) else id(constraint)
 
 
 def _refuse_parts(groups: Sequence[Group], options: Options) -> None:
@@ -179,6 +180,7 @@ def _assembled(groups: Sequence[Group], options: Options, *, transpose: bool = F
 def _on_manifold(module: nn.Module, name: str, weight: nn.Parameter, manifold: Manifold, options: Options) -> Attach:
     value = projected(manifold, _start(manifold.random_like, weight, options))
     if options.view == "update":
+        _refuse_other(weight, name, manifold)
         entry = update.Update(module, name, manifold, options.on_load)
         return lambda owner, _: update.attach(owner, entry, value)
     free = Trivialization(manifold, value, rebase_every=options.rebase_every)
@@ -230,6 +232,38 @@ def _start(random_like: Callable[[Tensor], Tensor], weight: Tensor, options: Opt
 # --- what cannot be constrained ---
 
 
+def _refuse_computed(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+    """Raise for a weight that must stay a parameter, so that only the update view may constrain it."""
+    _refuse_other(weight, name, None)
+    if weight._post_accumulate_grad_hooks:
+        raise UnsupportedError(
+            f"{name!r} has hooks of register_post_accumulate_grad_hook, which run only on parameters.\n"
+            'Expected no such hooks, since with view="trivialized" the weight is computed.\n'
+            "Remove them, and register them on the free parameters after constrain."
+        )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        raise UnsupportedError(
+            f"{type(module).__name__} has sparse gradients, which cannot reach the parameters of a computed weight.\n"
+            'Expected sparse=False with view="trivialized".\n'
+            'Set sparse=False, or use view="update" with an optimizer for sparse gradients.'
+        )
+
+
+def _refuse_other(weight: nn.Parameter, name: str, manifold: Manifold | None) -> None:
+    """Raise if another module constrains the same parameter, to another manifold or in the update view only."""
+    if not isinstance(weight, Point):
+        return
+    known = manifold_of(weight)
+    if known is None or (manifold is not None and known.key() == manifold.key()):
+        return
+    chosen = 'view="trivialized"' if manifold is None else str(manifold)
+    raise OptionError(
+        f"{name!r} is tied to a weight that is already constrained to {known!s:.80} in the update view.\n"
+        f"Expected the same manifold and view for all names of a parameter, got {chosen:.80}.\n"
+        "Pass the same manifold object, or release the other weight first."
+    )
+
+
 def refuse_torn_ties(model: nn.Module, names: Collection[str]) -> None:
     """Raise if a weight in ``names`` has another name in ``model``: constraining it would untie the two."""
     owned = {name: owner_of(model, name) for name in names}
@@ -261,6 +295,12 @@ def _free_parameter(module: nn.Module, name: str) -> nn.Parameter:
         raise OptionError(
             f"{name!r} must be a parameter of {type(module).__name__} that is not constrained yet.\n"
             f"Expected one of: {', '.join(free) or 'it has none'}.\nCheck the name, or release it first."
+        )
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise UnsupportedError(
+            f"The constraint of {name!r} would become a member of {type(module).__name__}, a container of modules.\n"
+            "Expected an owner that is no Sequential, ModuleList or ModuleDict.\n"
+            "Move the parameter into a module of its own, or derive the class from torch.nn.Module."
         )
     update.refuse_sharded(weight, name)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name == "weight" and module.max_norm is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .._torch import drop_hook
 from ..errors import OptionError
@@ -17,12 +18,16 @@ class Registry(nn.ModuleDict):
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions: dict[str, int] = {}  # the positions of computed weights among the parameters
+        self.order: list[str] = []  # the names of the parameters, with those that are computed now
 
     def __getitem__(self, key: str) -> Parametrization:
         entry = super().__getitem__(key)
         assert isinstance(entry, Parametrization)
         return entry
+
+    def extend_order(self, names: Iterable[str]) -> None:
+        """Append names of parameters that are new."""
+        self.order += [name for name in names if name not in self.order]
 
     def entries(self) -> dict[str, Parametrization]:
         """Return the parametrization of each weight, by name."""
@@ -35,6 +40,13 @@ def registry(module: nn.Module) -> Registry | None:
         if isinstance(child := module._modules.get(name), Registry):
             return child
     return None
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module without those that this package and torch's parametrizations generate around it."""
+    kind = type_before_parametrizations(module)
+    own: type[nn.Module] = vars(kind).get("_own_class", kind)
+    return own
 
 
 def entries(module: nn.Module) -> dict[str, Parametrization]:

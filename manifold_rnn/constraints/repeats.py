@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._torch import is_traced
 from .parametrization import Parametrization
+from .registry import own_class
 
 LIMIT = 16  # evaluations at the same value, each part of a graph that may still be differentiated
 
@@ -61,10 +62,9 @@ def count(entry: Parametrization, use: Use, value: Hashable, owner: nn.Module, n
         return
     _warned.add(entry)
     del _thread.uses[entry]
-    own: type[nn.Module] = vars(type(owner)).get("_own_class", type(owner))
     warnings.warn(
-        f"The constrained weight {name!r} of {own.__name__} was computed {LIMIT} times at the same value for one "
-        "graph: every call of its module computes it again.\nExpected one evaluation for each forward pass.\n"
+        f"The constrained weight {name!r} of {own_class(owner).__name__} was computed {LIMIT} times at the same value "
+        "for one graph: every call of its module computes it again.\nExpected one evaluation for each forward pass.\n"
         "Put the loop inside `with manifold_rnn.cached():`, or call manifold_rnn.constraints.scope(model) once.",
         UserWarning,
         stacklevel=2,

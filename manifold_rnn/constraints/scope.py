@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._torch import autograd_context, drop_hook, storage_address, torch_cache
+from .._torch import autograd_context, drop_hook, storage_address, torch_cache, version
 from . import optimizer_hooks
 from .parametrization import Parametrization, with_hooks
 from .registry import registry
@@ -33,17 +33,23 @@ class _Kept:
 
     def __init__(self, entry: Parametrization) -> None:
         self.weight: Tensor | None = None
+        self.version: int | None = None
         self.steps = optimizer_hooks.counter.steps  # fused optimizers do not change the version of a parameter
         tables = _tables(entry)
         self.sources = [(table, key, t, *_state(t)) for table in tables for key, t in table.items() if t is not None]
 
+    def keep(self, weight: Tensor) -> None:
+        self.weight, self.version = weight, version(weight)
+
     def holds(self) -> bool:
         if self.weight is None or self.steps != optimizer_hooks.counter.steps:
             return False
-        for table, key, t, version, place in self.sources:  # inlined, since it runs at every read
+        if self.version is not None and self.weight._version != self.version:  # an edit in place of the weight itself
+            return False
+        for table, key, t, edits, place in self.sources:  # inlined, since it runs at every read
             if table.get(key) is not t or (place and t.data_ptr() != place):
                 return False
-            if version is not None and t._version != version:
+            if edits is not None and t._version != edits:
                 return False
         return True
 
@@ -94,7 +100,7 @@ def evaluate(entry: Parametrization, owner: nn.Module, name: str) -> Tensor:
         if frame is not None:
             use.forget = _forgetter(kept)
     if frame is not None:
-        kept.weight = weight
+        kept.keep(weight)
         frame.kept[entry, modes] = kept
     return weight
 
@@ -161,7 +167,8 @@ def cached() -> Iterator[None]:
     -----
     A weight is computed again if its free parameters change: by an optimizer step, a load, a conversion, or an edit in
     place. It is also computed again after a backward pass through it, when gradients are enabled again, and for a copy
-    of the module. Edits of ``parameter.data`` in place are not detected.
+    of the module. An edit of the weight itself in place is lost at the next read. Edits of ``parameter.data`` in place
+    are not detected.
 
     Contexts may be nested; the outermost one drops the values at its end, also after an error. A context belongs to one
     thread. Two backward passes through one value need ``retain_graph=True`` in the first one, as for any shared graph.
@@ -258,4 +265,4 @@ def _modes() -> tuple[bool, bool]:
 
 def _state(x: Tensor) -> tuple[int | None, int]:
     """Return values that change whenever the numbers of a tensor do; ``x.data = y`` does not change the version."""
-    return None if x.is_inference() else x._version, storage_address(x)
+    return version(x), storage_address(x)

@@ -10,7 +10,7 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_forward_mode, is_transformed, sees_every_step
+from .._torch import is_forward_mode, is_transformed, sees_every_step, version
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, adapt
@@ -90,7 +90,7 @@ class Trivialization(Parametrization):
     coordinates : Parameter, real
         Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay would pull it towards the base.
     base : Tensor
-        A buffer with the base point.
+        A buffer with the base point. If you replace or edit it, its next use checks that it is on the manifold.
 
     Notes
     -----
@@ -106,15 +106,24 @@ class Trivialization(Parametrization):
 
     takes_complex32: ClassVar[bool] = True
     base: Tensor
+    _accepted: tuple[Tensor, int | None] | None = None  # the base when it was last checked or computed, and its version
 
     def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
         super().__init__()
         self.manifold, self.rebase_every = manifold, rebase_every
         self.steps = 0
-        self._converted = False  # whether the base was converted since its last check
         base = base.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer("base", base)
+        self._accept()
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_accepted": self._is_accepted()}  # a copy has another base
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_accepted": None})
+        if state.get("_accepted"):
+            self._accept()
 
     def extra_repr(self) -> str:
         return f'view="trivialized", rebase_every={self.rebase_every}'
@@ -124,7 +133,7 @@ class Trivialization(Parametrization):
     def forward(self) -> Tensor:
         if self.base.is_meta:
             return torch.empty_like(self.base)  # on the meta device there are no numbers to compute with
-        self.require_converted()
+        self.require_accepted()
         with without_autocast(self.base):
             if self._is_at_base():
                 weight: Tensor = _AtBase.apply(self.coordinates, self.base, self.manifold)
@@ -143,7 +152,7 @@ class Trivialization(Parametrization):
     def assign(self, weight: Tensor) -> None:
         """Move the base to ``weight``, a point on the manifold, and set the coordinates to 0."""
         require_shape(self.base, weight)
-        self.base.copy_(require_member(self.manifold, weight, self.base, "the assigned weight"))
+        self._move(require_member(self.manifold, weight, self.base, "the assigned weight"))
         self.coordinates.zero_()
 
     @torch.no_grad()
@@ -192,12 +201,16 @@ class Trivialization(Parametrization):
         except NonFiniteError:  # the next forward raises it
             return
         if weight.device.type == "cpu" and may_read_device() and cmath.isfinite(weight.sum().item()):
-            self.base.copy_(weight)
+            self._move(weight)
             self.coordinates.zero_()
             return
         sound = torch.isfinite(weight).all()  # stays on the device: no wait in the middle of training
-        self.base.copy_(torch.where(sound, weight, self.base))
+        self._move(torch.where(sound, weight, self.base))
         self.coordinates.masked_fill_(sound, 0.0)
+
+    def _move(self, point: Tensor) -> None:
+        self.base.copy_(point)
+        self._accept()
 
     # --- loading and conversion ---
 
@@ -213,14 +226,27 @@ class Trivialization(Parametrization):
         super()._apply(fn, recurse)
         with torch.no_grad():
             self.base.copy_(widened_point(self.manifold, self.base, before))
-        self._converted = True
         return self
 
-    def require_converted(self) -> None:
-        """Check the base once after a conversion; called before each use of it."""
-        if self._converted and not sees_every_step():
-            self._converted = False
-            self.require_point()
+    def _accept(self) -> None:
+        """Record the base as it is now: whether it is replaced or edited is seen without reading it."""
+        base: Tensor = self.base
+        self._accepted = base, version(base)
+
+    def _is_accepted(self) -> bool:
+        known = self._accepted
+        return known is not None and known[0] is self._buffers["base"] and known[1] == version(known[0])
+
+    def require_accepted(self) -> None:
+        """Check the base once after others have changed it: a conversion, a load, an edit. Called before each use."""
+        if torch.compiler.is_compiling():
+            return
+        if self._is_accepted():
+            return
+        if self.watched is None or sees_every_step() or not may_read_device():  # a replica of DataParallel has none
+            return
+        self.require_point()
+        self._accept()
 
     def require_point(self) -> None:
         """Raise if the base is not on the manifold, for example after ``to_empty`` without a load."""

@@ -214,7 +214,7 @@ def _vectors(entry: OrthogonalAdapterParametrization) -> Tensor:
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
-    layer = dict(model.named_modules()).get(name)
+    layer = dict(model.named_modules(remove_duplicate=False)).get(name)
     if layer is None or layer._parameters.get("weight") is None:
         raise OptionError(
             f"The checkpoint has an adapter for {name!r:.80}, which must be a layer of the model with a free weight.\n"

@@ -164,6 +164,16 @@ def test_a_change_is_seen_inside_the_context(context, change):
 
 
 @BOTH
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_value_that_was_written_in_place_is_not_kept(context, grad):
+    cell = Cell()
+    expected = cell.inner.weight.detach()
+    with context(), torch.set_grad_enabled(grad):
+        cell.inner.weight.mul_(2)
+        assert torch.equal(cell.inner.weight, expected) and cell.inner.weight is cell.inner.weight
+
+
+@BOTH
 def test_rebasing_moves_the_base_inside_the_context(context):
     cell = Cell(rebase_every=1)
     with context():

@@ -108,6 +108,17 @@ def test_max_norm_of_an_embedding_contradicts_a_constraint(kind, view):
         mr.constrain(kind(6, 3, max_norm=0.1), "weight", mr.Stiefel(), view=view)
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("constraint", [mr.Stiefel(), mr.FixedSpectrum()], ids=str)
+def test_sparse_gradients_of_an_embedding_need_the_update_view(kind, constraint):
+    embedding = kind(6, 3, sparse=True)
+    with pytest.raises(UnsupportedError, match="sparse=False"):
+        mr.constrain(embedding, "weight", constraint, view="trivialized")
+    assert type(embedding) is kind and type(embedding.weight) is nn.Parameter
+    mr.constrain(embedding, "weight", mr.Stiefel())(torch.tensor([[1]])).sum().backward()
+    assert embedding.weight.grad.is_sparse
+
+
 @VIEW
 def test_replicas_of_data_parallel_compute_the_weight(view):
     module = layer(view)

@@ -95,6 +95,18 @@ def test_load_checked_is_all_or_nothing(view):
     assert not mr.load_checked(model, state).missing_keys
 
 
+@VIEWS
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_load_checked_checks_every_name_of_a_module(view, name):
+    shared = layer(view=view)
+    model = nn.Sequential(shared, shared)
+    state, before = copy.deepcopy(model).state_dict(), snapshot(model)
+    state = {key: value + 1 if key.endswith("bias") else value for key, value in state.items()}
+    with pytest.raises(OffManifoldError, match=f"{name}.{KEYS[view]}"):
+        mr.load_checked(model, off(state, f"{name}.{KEYS[view]}"))
+    assert_unchanged(model, before)
+
+
 def test_assign_keeps_the_class():
     module = layer()
     module.load_state_dict(layer().state_dict(), assign=True)
@@ -122,3 +134,61 @@ def test_a_count_of_steps_is_resumed_and_is_optional():
     assert target.constraints["weight"].steps == 2
     static.load_state_dict(source.state_dict())
     target.load_state_dict(static.state_dict())
+
+
+def loaded_alone(part):
+    part.load_state_dict(off(part.state_dict(), "base", 2))
+
+
+def replaced(part):
+    part.base = 2 * part.base
+
+
+@torch.no_grad()
+def edited(part):
+    part.base.mul_(2)
+
+
+CONSTRAINTS = {
+    "manifold": mr.Orthogonal(),
+    "gates": {0: mr.Orthogonal(), 1: mr.SchurDisc()},
+    "fixed": mr.FixedBase(mr.Orthogonal()),
+    "phases": mr.PhaseScaled(mr.Unitary()),
+    "permuted": mr.Birkhoff("orthostochastic"),
+}
+
+
+@pytest.mark.parametrize("change", [loaded_alone, replaced, edited])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_base_off_its_manifold_is_found_however_it_arrives(name, change):
+    dtype = torch.complex64 if name == "phases" else torch.float32
+    module = nn.Linear(N, 2 * N if name == "gates" else N, dtype=dtype)
+    blocks = 2 if name == "gates" else 1
+    mr.constrain(module, "weight", CONSTRAINTS[name], view="trivialized", blocks=blocks)
+    part = next(p for p in module.constraints.modules() if isinstance(p, mr.constraints.Trivialization))
+    change(part)
+    for _ in range(2):
+        with pytest.raises(OffManifoldError, match="base is off its manifold"):
+            module(torch.ones(N, dtype=dtype))
+
+
+def test_a_base_is_checked_once_after_a_change_and_never_after_those_of_the_package(monkeypatch):
+    checks, check = [], mr.constraints.Trivialization.require_point
+    monkeypatch.setattr(mr.constraints.Trivialization, "require_point", lambda self: (checks.append(1), check(self)))
+    module, x = layer(view="trivialized", rebase_every=1), torch.ones(N)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(3):
+        module(x).sum().backward()
+        optimizer.step()
+    module.weight = mr.Orthogonal().random(N, N)
+    mr.set_retraction(module, "weight", "exp")
+    module(x)
+    assert not checks
+    module.load_state_dict(module.state_dict())
+    module(x), module(x)
+    assert len(checks) == 1
+    copy.deepcopy(module)(x)
+    assert len(checks) == 1
+    module.load_state_dict(module.state_dict())
+    copy.deepcopy(module)(x)
+    assert len(checks) == 2

@@ -89,6 +89,46 @@ def test_ties_stay_tied(view):
 
 
 @VIEWS
+def test_one_parameter_has_one_constraint(view):
+    model = nn.Sequential(nn.Linear(N, N), nn.Linear(N, N))
+    model[1].weight = model[0].weight
+    with pytest.raises(OptionError, match=r"'0.weight' and '1.weight' are the same parameter"):
+        mr.constrain_matching(model, {"0.weight": mr.Orthogonal(), "1.weight": mr.SPD()}, view=view)
+    assert type(model[0].weight) is nn.Parameter and not model[0]._forward_pre_hooks
+    mr.constrain_matching(model, {"0.weight": mr.Orthogonal(), "1.weight": mr.Orthogonal()}, view=view)
+    assert torch.equal(model[0].weight, model[1].weight) and mr.linalg.defect(model[0].weight) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("constraint", "view"),
+    [(mr.SPD(), "update"), (mr.Orthogonal(), "trivialized"), (mr.Rotations(), None)],
+    ids=str,
+)
+def test_a_second_constraint_on_a_tied_weight_is_refused(constraint, view):
+    a, b = nn.Linear(N, N), nn.Linear(N, N)
+    b.weight = a.weight
+    mr.constrain(a, "weight", mr.Orthogonal())
+    before = a.weight.detach().clone()
+    for constrain in (
+        lambda: mr.constrain(b, "weight", constraint, view=view),
+        lambda: mr.constrain_matching(b, {"weight": constraint}, view=view),
+    ):
+        with pytest.raises(OptionError, match="already constrained to Orthogonal"):
+            constrain()
+    assert torch.equal(a.weight, before) and a.weight is b.weight and not hasattr(b, "constraints")
+    mr.constrain(b, "weight", mr.Orthogonal())
+    mr.release(a, "weight")
+    mr.release(b, "weight")
+    mr.constrain(b, "weight", constraint, view=view)
+
+
+def test_coordinates_are_no_weights_under_any_name_of_their_module():
+    shared = mr.constrain(nn.Linear(N, N), "weight", mr.Orthogonal(), view="trivialized")
+    with pytest.raises(OptionError, match="matches none of 2"):
+        mr.constrain_matching(nn.Sequential(shared, shared), {"*.coordinates": mr.Sphere()})
+
+
+@VIEWS
 def test_degrees_of_freedom(view):
     lstm = nn.LSTM(2, N)
     plain = mr.degrees_of_freedom(lstm)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 import threading
 
@@ -298,6 +299,18 @@ def test_release_keeps_the_order_of_parameters(view):
     assert not layer._forward_hooks
     assert not layer._forward_pre_hooks
     assert not layer._forward_hooks_always_called
+
+
+@pytest.mark.parametrize("attached", list(itertools.permutations(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"))))
+def test_releases_in_any_order_give_the_order_of_the_plain_layer(view, attached):
+    plain = list(dict(nn.RNN(4, 4).named_parameters()))
+    for released in itertools.permutations(attached):
+        rnn = nn.RNN(4, 4)
+        for name in attached:
+            mr.constrain(rnn, name, mr.Sphere() if "bias" in name else mr.Orthogonal(), view=view)
+        for name in released:
+            mr.release(rnn, name)
+        assert list(dict(rnn.named_parameters())) == plain
 
 
 @pytest.mark.parametrize("retraction", ["exp", "qr", "polar"])

@@ -76,7 +76,7 @@ class OrthostochasticParametrization(DoublyStochastic):
         part = self.rotation
         if part.base.is_meta:
             return torch.empty_like(part.base)
-        part.require_converted()
+        part.require_accepted()
         with without_autocast(part.base):
             Q = part.manifold.retr_free(double(part.base), double(part.coordinates))
             Q = 1.5 * Q - 0.5 * Q @ (Q.mH @ Q)  # the base is orthogonal only up to rounding in its own precision
