@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, SupportsIndex, cast
 
+import torch
 from torch import Tensor, nn
 
+from .._torch import is_lent, is_transformed
 from ..errors import OptionError
 from . import optimizer_hooks
 from .parametrization import Parametrization
@@ -91,7 +93,12 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
         state = own.__reduce_ex__(module, max(2, int(protocol)))[2:]
         return _blank, (own, names, linear), *state
 
-    body: dict[str, Any] = {name: _weight(name) for name in names}
+    def register_parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if name in names:
+            raise _copies_numbers(module, name)
+        own.register_parameter(module, name, value)
+
+    body: dict[str, Any] = {name: _weight(name) for name in names} | {"register_parameter": register_parameter}
     body |= {"_own_class": own, "__reduce_ex__": reduce, "__module__": own.__module__}
     if issubclass(own, nn.RNNBase):
         keep: Callable[[nn.RNNBase], None] = lambda module: None  # noqa: E731 - the flat weights are always recomputed
@@ -114,12 +121,23 @@ def _weight(name: str) -> property:
     def write(module: nn.Module, weight: Tensor) -> None:
         if not isinstance(weight, Tensor):
             del module._parameters[name]  # raises and says why
+        if (weight.requires_grad and torch.is_grad_enabled()) or is_transformed() or is_lent():
+            raise _copies_numbers(module, name)
         entry_of(module, name).assign(weight)
 
     def delete(module: nn.Module) -> None:
         del module._parameters[name]  # raises and says why
 
     return property(read, write, delete, doc="The constrained weight, computed from its free parameters.")
+
+
+def _copies_numbers(module: nn.Module, name: str) -> OptionError:
+    names = [f"constraints.{name}.{key}" for key, _ in entry_of(module, name).named_parameters()]
+    return OptionError(
+        f"Assigning to the constrained weight {name!r} copies its numbers into the module for good, without gradients.\n"
+        "Expected a plain tensor; got a parameter, one with gradients, or one from torch.func. Nothing was changed.\n"
+        f"Assign value.detach(), or give functional_call {' and '.join(names[:2])}."
+    )
 
 
 def _linear(module: nn.Linear, input: Tensor) -> Tensor:

@@ -73,6 +73,38 @@ def test_functional_call_leaves_lent_tensors_alone(lent):
     assert type(own) is kind and isinstance(module.weight.manifold, mr.Orthogonal)
 
 
+@pytest.mark.parametrize("name", [name for name, view, dtype in ROWS if view == "trivialized" and not dtype.is_complex])
+def test_a_dense_weight_is_not_lent_to_a_computed_one(name):
+    module = constrained(name, "trivialized", torch.float32)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+    W, x = module.weight.detach().clone(), torch.ones(1, module.in_features)
+    before = copy.deepcopy(module.state_dict())
+
+    def loss(W):
+        return torch.func.functional_call(module, {"weight": W}, (x,)).sum()
+
+    def assign(W):
+        module.weight = W
+
+    ways = (
+        lambda: loss(W),
+        lambda: loss(W.clone().requires_grad_()),
+        lambda: loss(nn.Parameter(W)),
+        lambda: torch.func.grad(loss)(W),
+        lambda: torch.func.vmap(loss)(torch.stack([W, W])),
+        lambda: torch.func.jvp(loss, (W,), (W,)),
+        lambda: assign(W.clone().requires_grad_()),
+        lambda: assign(nn.Parameter(W)),
+    )
+    for way in ways:
+        with pytest.raises(OptionError, match=r"functional_call constraints\.weight\.") as caught:
+            way()
+        assert len(str(caught.value)) <= 400
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
 def test_assigning_a_parameter_of_another_module_leaves_it_plain():
     module, plain = layer(), nn.Linear(4, 4, bias=False)
     plain.weight = nn.Parameter(torch.eye(4))
