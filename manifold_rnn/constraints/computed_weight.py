@@ -1,6 +1,7 @@
 """A weight that is computed when it is read: a property of a generated subclass of its module's class."""
 
 import functools
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, SupportsIndex, cast
 
@@ -23,7 +24,7 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     weight = module._parameters[name]
     assert weight is not None
     register(module, name, entry).positions[name] = list(module._parameters).index(name)
-    optimizer_hooks.replace(weight, entry.parameters(), name, by="constrain")
+    optimizer_hooks.replace(weight, _current(module, name), name, by="constrain")
     entry.gradient_hooks = weight._backward_hooks
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
@@ -41,7 +42,7 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     if entry.gradient_hooks:
         dense._backward_hooks = entry.gradient_hooks
     for p in entry.parameters():
-        optimizer_hooks.replace(p, [dense], name, by="release")
+        optimizer_hooks.replace(p, _current(module, name), name, by="release")
     unregister(module, name)
     _specialize(module)
     parameters = list(module._parameters.items())
@@ -51,6 +52,21 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
     unscope_if_free(module)
+
+
+def _current(module: nn.Module, name: str) -> Callable[[], list[Tensor]]:
+    """Return a function that returns the parameters of a weight at the time of the call, constrained or not."""
+    reference = weakref.ref(module)
+
+    def current() -> list[Tensor]:
+        if (alive := reference()) is None:
+            return []
+        if (entry := entries(alive).get(name)) is not None and not entry.is_stored_by_module:
+            return list(entry.parameters())
+        weight = alive._parameters.get(name)
+        return [] if weight is None else [weight]
+
+    return current
 
 
 def _specialize(module: nn.Module) -> None:
@@ -134,7 +150,7 @@ def _weight(name: str) -> property:
 def _copies_numbers(module: nn.Module, name: str) -> OptionError:
     names = [f"constraints.{name}.{key}" for key, _ in entry_of(module, name).named_parameters()]
     return OptionError(
-        f"Assigning to the constrained weight {name!r} copies its numbers into the module for good, without gradients.\n"
+        f"Assigning to the constrained weight {name!r} copies its numbers into the module, without gradients.\n"
         "Expected a plain tensor; got a parameter, one with gradients, or one from torch.func. Nothing was changed.\n"
         f"Assign value.detach(), or give functional_call {' and '.join(names[:2])}."
     )
