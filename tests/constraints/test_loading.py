@@ -118,8 +118,8 @@ def test_to_empty_and_conversions_keep_the_class(switch):
         for dtype in (torch.float64, torch.float64, torch.float32):
             x = torch.randn(2, N, dtype=dtype)
             module.to(dtype)
+            module.weight.grad = torch.ones_like(module.weight)
             with pytest.raises(OptimizerError, match="plain"):
-                module.weight.grad = torch.ones_like(module.weight)
                 torch.optim.SGD(module.parameters(), lr=0.1).step()
             module.to(dtype)(x).sum().backward()
             mr.optim.RiemannianSGD(module.parameters(), lr=0.1).step()
