@@ -148,7 +148,9 @@ def _weight(name: str) -> property:
 
 
 def _copies_numbers(module: nn.Module, name: str) -> OptionError:
-    names = [f"constraints.{name}.{key}" for key, _ in entry_of(module, name).named_parameters()]
+    held, entry = registry(module), entry_of(module, name)
+    child = next(key for key, value in module._modules.items() if value is held)
+    names = [f"{child}.{name}.{key}" for key, _ in entry.named_parameters()]
     return OptionError(
         f"Assigning to the constrained weight {name!r} copies its numbers into the module, without gradients.\n"
         "Expected a plain tensor; got a parameter, one with gradients, or one from torch.func. Nothing was changed.\n"
