@@ -5,7 +5,9 @@ Tested with torch 2.10 to 2.14. A fallback gives the same results but may be slo
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Sequence
+from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -49,6 +51,8 @@ _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
 _graph_task = _private("_C._current_graph_task_id", lambda: -1)
 _parametrize = _private("nn.utils.parametrize", None)
+_profiled = _private("optim.Optimizer.profile_hook_step", lambda step: step)
+_swap_tensor = _private("nn.utils._named_member_accessor.swap_tensor", None)
 _onednn_enabled = _private("_C._get_mkldnn_enabled", lambda: False)
 _lazy_clone = _private("_lazy_clone", None)
 _foreach_copy = _private("_foreach_copy_", None)
@@ -259,6 +263,29 @@ def drop_hook(hooks: dict[int, Any], hook: Callable[..., object]) -> list[int]:
     for key in keys:
         del hooks[key]
     return keys
+
+
+def is_lent() -> bool:
+    """Return whether `torch.func.functional_call` calls this, to put a tensor into a module for one forward."""
+    return _depth(getattr(_swap_tensor, "__code__", None)) > 0
+
+
+_step_code = _profiled(lambda optimizer: None).__code__  # the same for the steps of all optimizers
+
+
+def is_inner_step() -> bool:
+    """Return whether the running step of an optimizer was called by the step of another one."""
+    return _depth(_step_code) > 1
+
+
+def _depth(code: CodeType | None) -> int:
+    """Return how often the calls that lead to here contain a function."""
+    frame: FrameType | None = sys._getframe()
+    count = 0
+    while frame is not None:
+        count += frame.f_code is code
+        frame = frame.f_back
+    return count
 
 
 # --- the compiler, without importing it: `torch._dynamo` takes seconds ---

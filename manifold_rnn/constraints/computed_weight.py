@@ -1,12 +1,15 @@
 """A weight that is computed when it is read: a property of a generated subclass of its module's class."""
 
 import functools
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, SupportsIndex, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .._torch import is_lent, is_transformed
 from ..errors import OptionError, UnsupportedError
 from . import optimizer_hooks
 from .parametrization import Parametrization
@@ -22,7 +25,7 @@ def attach(module: nn.Module, name: str, entry: Parametrization) -> None:
     weight = module._parameters[name]
     assert weight is not None
     register(module, name, entry).extend_order(module._parameters)
-    optimizer_hooks.replace(weight, entry.parameters(), name, by="constrain")
+    optimizer_hooks.replace(weight, _current(module, name), name, by="constrain")
     entry.gradient_hooks = weight._backward_hooks
     del module._parameters[name]
     module.__dict__.pop("_flat_weights", None)
@@ -40,7 +43,7 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     if entry.gradient_hooks:
         dense._backward_hooks = entry.gradient_hooks
     for p in entry.parameters():
-        optimizer_hooks.replace(p, [dense], name, by="release")
+        optimizer_hooks.replace(p, _current(module, name), name, by="release")
     unregister(module, name)
     _specialize(module)
     parameters = list(module._parameters.items())
@@ -52,6 +55,21 @@ def detach(module: nn.Module, name: str, weight: Tensor) -> None:
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
     unscope_if_free(module)
+
+
+def _current(module: nn.Module, name: str) -> Callable[[], list[Tensor]]:
+    """Return a function that returns the parameters of a weight at the time of the call, constrained or not."""
+    reference = weakref.ref(module)
+
+    def current() -> list[Tensor]:
+        if (alive := reference()) is None:
+            return []
+        if (entry := entries(alive).get(name)) is not None and not entry.is_stored_by_module:
+            return list(entry.parameters())
+        weight = alive._parameters.get(name)
+        return [] if weight is None else [weight]
+
+    return current
 
 
 def _specialize(module: nn.Module) -> None:
@@ -110,6 +128,8 @@ def _subclass(own: Hashable, names: tuple[str, ...], linear: bool) -> type[nn.Mo
         own.__init__(module, *args, **options)
 
     def register_parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if name in names:
+            raise _copies_numbers(module, name)
         if (weight := name.removesuffix("_orig")) in names:  # pruning moves the parameter to this name
             del module._parameters[weight]  # raises and says why
         own.register_parameter(module, name, value)
@@ -138,12 +158,25 @@ def _weight(name: str) -> property:
     def write(module: nn.Module, weight: Tensor) -> None:
         if not isinstance(weight, Tensor):
             del module._parameters[name]  # raises and says why
+        if (weight.requires_grad and torch.is_grad_enabled()) or is_transformed() or is_lent():
+            raise _copies_numbers(module, name)
         entry_of(module, name).assign(weight)
 
     def delete(module: nn.Module) -> None:
         del module._parameters[name]  # raises and says why
 
     return property(read, write, delete, doc="The constrained weight, computed from its free parameters.")
+
+
+def _copies_numbers(module: nn.Module, name: str) -> OptionError:
+    held, entry = registry(module), entry_of(module, name)
+    child = next(key for key, value in module._modules.items() if value is held)
+    names = [f"{child}.{name}.{key}" for key, _ in entry.named_parameters()]
+    return OptionError(
+        f"Assigning to the constrained weight {name!r} copies its numbers into the module, without gradients.\n"
+        "Expected a plain tensor; got a parameter, one with gradients, or one from torch.func. Nothing was changed.\n"
+        f"Assign value.detach(), or give functional_call {' and '.join(names[:2])}."
+    )
 
 
 def _linear(module: nn.Linear, input: Tensor) -> Tensor:

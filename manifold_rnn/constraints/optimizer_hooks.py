@@ -7,10 +7,11 @@ parameters. A step of a valid optimizer then costs one comparison of parameter i
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 
-from .._torch import uncompiled
+from .._torch import is_inner_step, uncompiled
 from ..errors import OptimizerError
 from ..manifolds import manifold_of
 
@@ -74,25 +75,53 @@ counter = _Counter()
 
 
 class _Replaced:
-    """A parameter that its module no longer uses, the parameters that replaced it, and the function that did it."""
+    """A parameter that its module no longer uses, the parameters that it uses now, and the function that did it."""
 
-    def __init__(self, old: Tensor, new: Iterable[Tensor], name: str, by: str) -> None:
-        self.old, self.new, self.name, self.by = weakref.ref(old), [weakref.ref(p) for p in new], name, by
+    def __init__(self, old: Tensor, current: Callable[[], list[Tensor]], name: str, by: str) -> None:
+        self.old, self.current, self.name, self.by = weakref.ref(old), current, name, by
+        self.holder: Callable[[], Optimizer | None] = lambda: None
 
-    def strands(self, p: Tensor, held: set[int]) -> bool:
-        """Return whether an optimizer with ``p`` and the other ``held`` parameters would never train the weight."""
-        new = [q for reference in self.new if (q := reference()) is not None and q.requires_grad]
-        return self.old() is p and p.requires_grad and bool(new) and not any(id(q) in held for q in new)
+    def strands(self, optimizer: Optimizer) -> bool:
+        """Return whether no optimizer would train the weight, although ``optimizer`` has the old parameter."""
+        new = {id(p) for p in self.current() if p.requires_grad}
+        if not new:
+            return False
+        for holder in (self.holder(), optimizer):
+            if holder is not None and _holds(holder, new):
+                return False
+        # all objects are searched only here, where the step would otherwise be refused
+        others = [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
+        for holder in others:
+            if _holds(holder, new):
+                self.holder = weakref.ref(holder)
+                return False
+        return True
+
+
+def _holds(optimizer: Optimizer, parameters: set[int]) -> bool:
+    return any(id(p) in parameters for _, _, p in _parameters(optimizer))
 
 
 _replaced: dict[int, _Replaced] = {}
 
 
-def replace(old: Tensor, new: Iterable[Tensor], name: str, *, by: str) -> None:
-    """Record that a module uses the parameters ``new`` instead of ``old``, which optimizers may still hold."""
+def replace(old: Tensor, current: Callable[[], list[Tensor]], name: str, *, by: str) -> None:
+    """Record that a module no longer uses ``old``, which optimizers may still hold.
+
+    Parameters
+    ----------
+    old : Tensor
+        The former parameter.
+    current : callable
+        Returns the parameters of the weight at the time of the call; they may be replaced again.
+    name : str
+        The name of the weight.
+    by : {"constrain", "release"}
+        The function that replaced it.
+    """
     for key in [key for key, known in _replaced.items() if known.old() is None]:
         del _replaced[key]
-    _replaced[id(old)] = _Replaced(old, new, name, by)
+    _replaced[id(old)] = _Replaced(old, current, name, by)
     forget()
 
 
@@ -131,34 +160,33 @@ def _is_averaged(entry: Watched) -> bool:
 
 
 class _Verdict:
-    """The cached verdict on one optimizer. It is valid while its groups stay the same and its parameters live."""
+    """The cached verdict on one optimizer. It is valid while its groups stay the same.
+
+    It holds parameters by reference, so that no new one gets their identities. A weak reference would make
+    ``torch.utils.swap_tensors`` fail.
+    """
 
     def __init__(self, optimizer: Optimizer, state: tuple[object, ...]) -> None:
-        self.state: tuple[object, ...] | None = state
+        self.state = state
         watched = {id(entry.watched): entry for entry in _entries() if entry.watched is not None}
-        self.moved_freely: list[tuple[int, int, weakref.ref[Tensor]]] = []  # points in a plain optimizer
-        self.entries: list[tuple[int, weakref.ref[Tensor], weakref.ref[Watched]]] = []
-        self.stranded: list[tuple[int, weakref.ref[Tensor], _Replaced]] = []
-        self._parameters: list[weakref.ref[Tensor]] = []
-        held = {id(p) for _, _, p in _parameters(optimizer)}
+        self.moved_freely: list[tuple[int, int, Tensor]] = []  # points in a plain optimizer
+        self.entries: list[tuple[int, Tensor, weakref.ref[Watched]]] = []
+        self.replaced: list[tuple[int, Tensor, _Replaced]] = []
+        self.parameters = list(_parameters(optimizer))
         plain = not _moves_on_manifolds(type(optimizer))
-        for group, index, p in _parameters(optimizer):
-            self._parameters.append(weakref.ref(p, self._expire))
+        for group, index, p in self.parameters:
             if plain and type(p) is not nn.Parameter and manifold_of(p) is not None:
-                self.moved_freely.append((group, index, weakref.ref(p)))
-            if (known := _replaced.get(id(p))) is not None and known.strands(p, held):
-                self.stranded.append((group, weakref.ref(p), known))
+                self.moved_freely.append((group, index, p))
+            if (known := _replaced.get(id(p))) is not None and known.old() is p:
+                self.replaced.append((group, p, known))
             if (entry := watched.get(id(p))) is not None and not entry.is_stored_by_module:
-                self.entries.append((group, weakref.ref(p), weakref.ref(entry)))
-
-    def _expire(self, _: object) -> None:
-        self.state = None  # a new parameter may get the identity of the deleted one
+                self.entries.append((group, p, weakref.ref(entry)))
 
     def held(self) -> Iterator[tuple[int, Tensor, Watched]]:
-        """Yield the watched parameters of the optimizer that are still alive, with their groups."""
-        for group, parameter, entry in self.entries:
-            p, alive = parameter(), entry()
-            if p is not None and alive is not None and id(alive.watched) == id(p):
+        """Yield the watched parameters of the optimizer that are still in use, with their groups."""
+        for group, p, entry in self.entries:
+            alive = entry()
+            if alive is not None and alive.watched is p:
                 yield group, p, alive
 
 
@@ -195,11 +223,12 @@ def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
     if torch.compiler.is_compiling():
         return
     verdict = _verdict(optimizer)
-    for group, index, parameter in verdict.moved_freely:
-        if (p := parameter()) is not None and p.requires_grad and manifold_of(p) is not None:
+    for group, index, p in verdict.moved_freely:
+        # torch steps on the gradient, also if the weight was frozen after the backward pass
+        if (p.requires_grad or p.grad is not None) and manifold_of(p) is not None:
             raise _off_manifold(optimizer, group, index, p)
-    for group, parameter, known in verdict.stranded:
-        if (p := parameter()) is not None and p.grad is None:  # with a gradient, another module still trains it
+    for group, p, known in verdict.replaced:
+        if known.strands(optimizer):
             raise _stranded(optimizer, group, p, known)
     if verdict.entries and optimizer not in _warned and (advice := _advice(optimizer, verdict)):
         _warned.add(optimizer)
@@ -215,8 +244,9 @@ def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _count(optimizer: Optimizer) -> None:
-    for _, p, entry in _verdict(optimizer).held():
-        if p.grad is not None and entry.counts_steps:
+    due = [entry for _, p, entry in _verdict(optimizer).held() if entry.counts_steps and p.grad is not None]
+    if due and not is_inner_step():  # a wrapper may still write to the parameters
+        for entry in due:
             entry.after_step()
 
 
@@ -243,18 +273,24 @@ def _advice(optimizer: Optimizer, verdict: _Verdict) -> str:
 
 
 def _off_manifold(optimizer: Optimizer, group: int, index: int, p: Tensor) -> OptimizerError:
+    own = type(optimizer).__name__
+    wrapped = [each for each in vars(optimizer).values() if isinstance(each, Optimizer)]
+    got, way = "a plain one", ""
+    if any(_moves_on_manifolds(type(each)) for each in wrapped):
+        got = "a wrapper of one, which may write to weights itself"
+        way = f"If {own} does not, declare moves_on_manifolds = True in a subclass of it. Otherwise use"
     return OptimizerError(
-        f"{type(optimizer).__name__} would move the weight {_name(optimizer, group, index, p)} off its manifold "
+        f"{own} would move the weight {_name(optimizer, group, index, p)} off its manifold "
         f"(parameter {index} of group {group}, shape {tuple(p.shape)}).\n"
-        "Expected a Riemannian optimizer, got a plain one. Nothing was changed.\n"
-        'Use manifold_rnn.optim or geoopt.optim, or constrain with view="trivialized".'
+        f"Expected a Riemannian optimizer, got {got}. Nothing was changed.\n"
+        f'{way or "Use"} manifold_rnn.optim or geoopt.optim, or constrain with view="trivialized".'
     )
 
 
 def _stranded(optimizer: Optimizer, group: int, p: Tensor, known: _Replaced) -> OptimizerError:
     return OptimizerError(
-        f"{type(optimizer).__name__} was created before {known.by}(), which replaced one of its parameters: it would "
-        f"never train the weight {known.name!r}.\n"
+        f"{type(optimizer).__name__} has a parameter that {known.by}() replaced, and no optimizer has the new one: the "
+        f"weight {known.name!r} would never be trained.\n"
         f"Expected the new parameters, got the old one, of shape {tuple(p.shape)}, in group {group}. "
         "Nothing was changed.\n"
         f"Create the optimizer after {known.by}()."

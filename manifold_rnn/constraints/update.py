@@ -161,10 +161,10 @@ class Update(Parametrization):
         if not like.is_meta:
             weight.data = widened_point(self.manifold, weight.data.to(like.dtype), weight.dtype)
         self._converted = True
-        if get_swap_module_params_on_conversion() and kind is Point:
-            weight.__class__ = nn.Parameter  # torch swaps only this class; the next forward or step marks it again
-        self._replaced |= get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
-        self._replaced |= like.is_meta != weight.is_meta
+        renews = get_swap_module_params_on_conversion() or get_overwrite_module_params_on_conversion()
+        if renews and kind is Point:
+            weight.__class__ = nn.Parameter  # torch renews only this class; the next forward or step marks it again
+        self._replaced |= renews or like.is_meta != weight.is_meta
         return self
 
     def require_point(self) -> None:

@@ -24,7 +24,7 @@ from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
 from .captured import count_skipped, move_captured
-from .options import DEFAULTS, RetractionOptions, require
+from .options import DEFAULTS, RetractionOptions, note_options, require_own_options, require_shared
 from .plain import Plain
 from .preconditions import (
     LOOK_EVERY,
@@ -104,6 +104,7 @@ class RiemannianOptimizer(Optimizer):
         cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # not inherited
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
+            note_options(cls.__signature__.parameters)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], **options: Unpack[RetractionOptions]) -> None:
         require_known(type(self), self.shared, options)
@@ -129,11 +130,7 @@ class RiemannianOptimizer(Optimizer):
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `OptionError` if an option of the group is out of range."""
-        require(group, "lr", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
-        require(group, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
-        require(group, "on_nonfinite", lambda v: v in ("raise", "skip"), "'raise' or 'skip'")
-        every = "None or a whole number of at least 0"
-        require(group, "polish_every", lambda v: v is None or (isinstance(v, int) and v >= 0), every)
+        require_shared(group)
         for p in group["params"] if group["capturable"] else ():
             require_fixed_work(manifold_of(p))
 
@@ -162,6 +159,7 @@ class RiemannianOptimizer(Optimizer):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        require_own_options(state["param_groups"], vars(self).get("param_groups"), type(self).__name__)
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds this option, which older groups lack
         self._groups, self._skipped = [], 0
@@ -293,6 +291,8 @@ class RiemannianOptimizer(Optimizer):
         work, plain = list[Work](), list[PlainWork]()
         try:
             for group, batches in self._grouped():
+                if not captured:
+                    batches.require_valid(group, self.validate)
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
                 join: Join = (self.fused_on if joins else None, captured)
                 alike, together = batches.of(group["params"], self.state, join)

@@ -230,6 +230,14 @@ class Batches:
         self._batches: list[Batch] = []
         self._plain: list[Plain] = []
         self._frames: dict[int, Hashable] = {}  # identifies the coordinates of each parameter's state
+        self._options: list[object] = []
+
+    def require_valid(self, group: dict[str, Any], validate: Callable[[dict[str, Any]], None]) -> None:
+        """Validate the options of the group if one was replaced by another object since the last call."""
+        options = list(group.values())
+        if len(options) != len(self._options) or not all(map(operator.is_, options, self._options)):
+            validate(group)
+            self._options = options
 
     def of(self, params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
         """Return the parameters with a gradient, in batches of one manifold, shape, dtype and number of steps.

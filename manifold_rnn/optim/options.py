@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypedDict
 
-from ..errors import OptionError
+from ..errors import OptimizerError, OptionError
 
 OnNonFinite = Literal["raise", "skip"]
 
@@ -35,6 +36,31 @@ def bad_decay(decay: object) -> OptionError:
 DEFAULTS: RetractionOptions = {"maximize": False, "on_nonfinite": "raise", "capturable": False, "polish_every": None}
 
 
+_known = set[str]()  # the options of all optimizers
+
+
+def note_options(names: Iterable[str]) -> None:
+    """Record the options of an optimizer class, for `require_own_options`."""
+    _known.update(names)
+
+
+def require_own_options(saved: list[dict[str, Any]], groups: list[dict[str, Any]] | None, optimizer: str) -> None:
+    """Raise `OptimizerError` if saved groups have options that only other optimizers have.
+
+    Their moments would be missing or mean something else, while the number of steps would be kept. Groups may have
+    keys that no optimizer has, such as those of schedulers.
+    """
+    if groups is None:  # a copy, or an optimizer from a pickle
+        return
+    foreign = sorted(set().union(*saved) & _known - set().union(*groups))
+    if foreign:
+        raise OptimizerError(
+            f"This state was saved by another optimizer: its groups have {foreign[0]!r}, which {optimizer} lacks.\n"
+            f"Expected a state of {optimizer}. Nothing was changed.\n"
+            "Load it into the class that saved it, or train with a new state."
+        )
+
+
 def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule: str) -> None:
     """Raise `OptionError` unless ``holds`` is true for the option of the group."""
     try:
@@ -43,6 +69,15 @@ def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule
         ok = False
     if not ok:
         raise OptionError(f"{name} must be {rule}.\nGot {group[name]!r}.\nCorrect the option of that parameter group.")
+
+
+def require_shared(group: dict[str, Any]) -> None:
+    """Raise `OptionError` if an option that every optimizer has is out of range."""
+    require(group, "lr", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
+    require(group, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number of at least 0")
+    require(group, "on_nonfinite", lambda v: v in ("raise", "skip"), "'raise' or 'skip'")
+    every = "None or a whole number of at least 0"
+    require(group, "polish_every", lambda v: v is None or (isinstance(v, int) and v >= 0), every)
 
 
 def require_second_moment(group: dict[str, Any]) -> None:

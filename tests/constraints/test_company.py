@@ -73,6 +73,38 @@ def test_functional_call_leaves_lent_tensors_alone(lent):
     assert type(own) is kind and isinstance(module.weight.manifold, mr.Orthogonal)
 
 
+@pytest.mark.parametrize("name", [name for name, view, dtype in ROWS if view == "trivialized" and not dtype.is_complex])
+def test_a_dense_weight_is_not_lent_to_a_computed_one(name):
+    module = constrained(name, "trivialized", torch.float32)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+    W, x = module.weight.detach().clone(), torch.ones(1, module.in_features)
+    before = copy.deepcopy(module.state_dict())
+
+    def loss(W):
+        return torch.func.functional_call(module, {"weight": W}, (x,)).sum()
+
+    def assign(W):
+        module.weight = W
+
+    ways = (
+        lambda: loss(W),
+        lambda: loss(W.clone().requires_grad_()),
+        lambda: loss(nn.Parameter(W)),
+        lambda: torch.func.grad(loss)(W),
+        lambda: torch.func.vmap(loss)(torch.stack([W, W])),
+        lambda: torch.func.jvp(loss, (W,), (W,)),
+        lambda: assign(W.clone().requires_grad_()),
+        lambda: assign(nn.Parameter(W)),
+    )
+    for way in ways:
+        with pytest.raises(OptionError, match=r"functional_call constraints\.weight\.") as caught:
+            way()
+        assert len(str(caught.value)) <= 400
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
 def test_assigning_a_parameter_of_another_module_leaves_it_plain():
     module, plain = layer(), nn.Linear(4, 4, bias=False)
     plain.weight = nn.Parameter(torch.eye(4))
@@ -215,23 +247,74 @@ def test_hooks_that_only_a_parameter_has_are_refused():
         mr.constrain(plain, "weight", mr.Orthogonal(), view="trivialized")
 
 
+def _constrained(module):
+    return mr.constrain(module, "weight", mr.Orthogonal(), view="trivialized")
+
+
+def _released(module):
+    return mr.release(_constrained(module), "weight")
+
+
+CHANGES = {"constrain": (lambda m: m, _constrained), "release": (_constrained, lambda m: mr.release(m, "weight"))}
+CHANGES["constrain after release"] = (_constrained, lambda m: _constrained(mr.release(m, "weight")))
+CHANGES["release after constrain"] = (lambda m: m, _released)
+
+
+@pytest.mark.parametrize("stale", ["gradient", "zeros", "none"])
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, mr.optim.RiemannianAdam], ids=lambda k: k.__name__)
-def test_an_optimizer_of_a_replaced_parameter_is_refused(kind):
-    plain = nn.Linear(4, 4)
-    optimizer = kind(plain.parameters(), lr=0.1)
-    module = mr.constrain(plain, "weight", mr.Orthogonal(), view="trivialized")
-    module(torch.ones(1, 4)).sum().backward()
-    with pytest.raises(OptimizerError, match=r"constrain\(\).*'weight'") as caught:
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_optimizer_of_a_replaced_parameter_is_refused(change, kind, stale):
+    before, after = CHANGES[change]
+    module, x = before(nn.Linear(4, 4)), torch.ones(1, 4)
+    optimizer = kind(module.parameters(), lr=0.1)
+    if stale != "none":
+        module(x).sum().backward()
+    if stale == "zeros":
+        optimizer.zero_grad(set_to_none=False)
+    after(module)(x).sum().backward()
+    with pytest.raises(OptimizerError, match=rf"{change.split()[-1]}\(\).*'weight'") as caught:
         optimizer.step()
     assert len(str(caught.value)) <= 400
-    optimizer.add_param_group({"params": list(module.constraints.parameters())})
+    other = torch.optim.SGD([p for name, p in module.named_parameters() if name != "bias"], lr=0.1)
+    optimizer.step()  # two optimizers train all of them
+    other.step()
+    del other
+    with pytest.raises(OptimizerError):
+        optimizer.step()
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    optimizer.add_param_group({"params": [p for p in module.parameters() if id(p) not in held]})
     optimizer.step()
-    other = kind(module.parameters(), lr=0.1)
-    mr.release(module, "weight").zero_grad()
-    module(torch.ones(1, 4)).sum().backward()
-    other.zero_grad()
-    with pytest.raises(OptimizerError, match=r"release\(\)"):
-        other.step()
+
+
+def test_an_optimizer_that_trains_only_the_other_one_of_two_tied_weights_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    mr.constrain_matching(model, {"*.weight": mr.Orthogonal()}, view="trivialized")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mr.release(model, "0.weight")
+    model(torch.ones(1, 4)).sum().backward()
+    with pytest.raises(OptimizerError, match=r"release\(\).*'weight'"):
+        optimizer.step()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("view", ["update", "trivialized", None])
+def test_parameters_of_an_optimizer_can_be_swapped(view):
+    module = nn.Linear(4, 4) if view is None else layer(view)
+    kind = mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD
+    optimizer = kind(module.parameters(), lr=0.1)
+    for dtype in (torch.float32, torch.float64):
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            module.to(dtype)
+            module.load_state_dict(copy.deepcopy(module.state_dict()))
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+        module(torch.ones(1, 4, dtype=dtype)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert module.weight.dtype == torch.float64
+    assert view is None or mr.linalg.defect(module.weight) < 1e-6
 
 
 def test_reading_the_parameter_of_a_computed_weight_says_why_there_is_none():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.errors import NonFiniteError, OffManifoldError
+from manifold_rnn.errors import NonFiniteError, OffManifoldError, OptimizerError
 
 N = 4
 KEYS = {"update": "weight", "trivialized": "constraints.weight.base"}
@@ -113,17 +113,32 @@ def test_assign_keeps_the_class():
     assert module.weight.manifold is module.constraints["weight"].manifold
 
 
-def test_to_empty_and_swapped_conversion_keep_the_class():
+SWITCHES = {
+    "set": lambda on: None,
+    "swap": torch.__future__.set_swap_module_params_on_conversion,
+    "overwrite": torch.__future__.set_overwrite_module_params_on_conversion,
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_to_empty_and_conversions_keep_the_class(switch):
     module = layer()
     module.to("meta").to_empty(device="cpu").load_state_dict(layer().state_dict())
     assert isinstance(module.weight.manifold, mr.Orthogonal)
-    torch.__future__.set_swap_module_params_on_conversion(True)
+    SWITCHES[switch](True)
     try:
-        for _ in range(2):
-            module.double()(torch.randn(2, N, dtype=torch.float64))
+        for dtype in (torch.float64, torch.float64, torch.float32):
+            x = torch.randn(2, N, dtype=dtype)
+            module.to(dtype)
+            module.weight.grad = torch.ones_like(module.weight)
+            with pytest.raises(OptimizerError, match="plain"):
+                torch.optim.SGD(module.parameters(), lr=0.1).step()
+            module.to(dtype)(x).sum().backward()
+            mr.optim.RiemannianSGD(module.parameters(), lr=0.1).step()
+            assert module.weight.dtype == dtype and mr.linalg.defect(module.weight) < 1e-5
+            assert isinstance(module.weight.manifold, mr.Orthogonal)
     finally:
-        torch.__future__.set_swap_module_params_on_conversion(False)
-    assert isinstance(module.weight.manifold, mr.Orthogonal)
+        SWITCHES[switch](False)
 
 
 def test_a_count_of_steps_is_resumed_and_is_optional():

@@ -63,6 +63,19 @@ def test_a_frozen_weight_may_be_held():
     assert torch.equal(module.weight, before)
 
 
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}], ids=str)
+def test_a_weight_that_was_frozen_after_a_backward_pass_is_still_moved_by_its_gradient(options):
+    module = layer()
+    module(torch.ones(2, N, dtype=torch.float64)).sum().backward()
+    module.weight.requires_grad_(False)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, **options)
+    optimizer.zero_grad(set_to_none=False)
+    before = module.weight.clone()
+    with pytest.raises(OptimizerError, match="'weight'"):
+        optimizer.step()
+    assert torch.equal(module.weight, before)
+
+
 def test_riemannian_optimizers_may_hold_it():
     class Mine(torch.optim.SGD):
         moves_on_manifolds = True

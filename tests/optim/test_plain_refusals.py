@@ -1,5 +1,7 @@
 """Plain parameters that change between steps, and what is refused with nothing changed."""
 
+import copy
+
 import pytest
 import torch
 from support.optimizer_cases import frozen, same
@@ -113,3 +115,45 @@ def test_moments_of_whole_matrices_are_refused(name, load):
 def test_bad_options_of_plain_parameters_are_refused(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         optim.RiemannianAdam([torch.nn.Parameter(torch.ones(3))], **options)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", [*NAMES, "Landing", "RiemannianMuon"])
+@pytest.mark.parametrize(
+    "options", [{"lr": float("nan")}, {"lr": -1.0}, {"weight_decay": float("inf")}, {"on_nonfinite": "no"}], ids=str
+)
+def test_options_that_become_bad_after_construction_are_named_before_a_step(options, name, constrained):
+    layer = torch.nn.Linear(4, 4)
+    if constrained:
+        mr.constrain(layer, "weight", mr.Orthogonal())
+    params = list(layer.parameters())
+    optimizer = getattr(optim, name)(params, lr=0.01)
+    run(params, optimizer, 1)
+    before, good = frozen(params, optimizer), dict(optimizer.param_groups[0])
+    optimizer.param_groups[0].update(options)
+    for _ in range(2):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            optimizer.step()
+    optimizer.param_groups[0].update(good)
+    assert same(before, frozen(params, optimizer))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("source", [*NAMES, "RiemannianMuon"])
+@pytest.mark.parametrize("target", [*NAMES, "RiemannianMuon", "Landing"])
+def test_a_state_of_another_optimizer_is_refused(source, target):
+    if (source, target) == ("RiemannianSGD", "Landing"):
+        return  # the same options and moments
+    params = [torch.nn.Parameter(torch.eye(4))]
+    saved, optimizer = getattr(optim, source)(params, lr=0.01), getattr(optim, target)(params, lr=0.02)
+    optimizer.param_groups[0].setdefault("step", "a note of the user")
+    run(params, saved, 2)
+    before = frozen(params, optimizer)
+    if source == target:
+        saved.param_groups[0]["initial_lr"] = 0.01
+        optimizer.load_state_dict(copy.deepcopy(saved.state_dict()))
+        assert optimizer.state[params[0]]["step"] == 2
+        return
+    with pytest.raises(OptimizerError, match=f"another optimizer.*{target}"):
+        optimizer.load_state_dict(saved.state_dict())
+    assert same(before, frozen(params, optimizer))
