@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..errors import OptionError
 
@@ -22,6 +22,13 @@ class RetractionOptions(StepOptions, total=False):
     """The options of an optimizer that retracts to the manifold at every step."""
 
     polish_every: int | None
+
+
+class StateKinds(NamedTuple):
+    """The states of an optimizer that are not coordinates: gradients from autograd, and second moments."""
+
+    ambient: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
 
 
 def bad_decay(decay: object) -> OptionError:
