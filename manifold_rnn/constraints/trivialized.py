@@ -91,6 +91,8 @@ class Trivialization(Parametrization):
         Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay would pull it towards the base.
     base : Tensor
         A buffer with the base point.
+    steps : Tensor
+        With ``rebase_every``: a buffer with the number of optimizer steps, at which a resumed run moves the base.
 
     Notes
     -----
@@ -106,14 +108,17 @@ class Trivialization(Parametrization):
 
     takes_complex32: ClassVar[bool] = True
     base: Tensor
+    steps: Tensor
 
     def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
         super().__init__()
         self.manifold, self.rebase_every = manifold, rebase_every
-        self.steps = 0
+        self._counted: tuple[Tensor | None, int] = None, 0  # the buffer `steps` and its value
         self._converted = False  # whether the base was converted since its last check
         base = base.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer("base", base)
+        if rebase_every:
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=base.device))
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
 
     def extra_repr(self) -> str:
@@ -179,9 +184,20 @@ class Trivialization(Parametrization):
 
     def after_step(self) -> None:
         """Count one optimizer step, and rebase after every `rebase_every` steps."""
-        self.steps += 1
-        if self.rebase_every and self.steps % self.rebase_every == 0:
-            self.rebase()
+        if self.rebase_every:
+            count, steps = self._count() + 1, self._buffers["steps"]
+            assert steps is not None
+            steps.add_(1)
+            self._counted = steps, count
+            if count % self.rebase_every == 0:
+                self.rebase()
+
+    def _count(self) -> int:
+        """Return `steps`; read from the device only if something has replaced the buffer."""
+        steps = self._buffers["steps"]
+        if steps is not None and steps is not self._counted[0] and not steps.is_meta:
+            self._counted = steps, int(steps)
+        return self._counted[1]
 
     @torch.no_grad()
     def rebase(self) -> None:
@@ -209,10 +225,13 @@ class Trivialization(Parametrization):
         return checked
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.base.dtype
+        before, count = self.base.dtype, self._count() if self.rebase_every else 0
         super()._apply(fn, recurse)
         with torch.no_grad():
             self.base.copy_(widened_point(self.manifold, self.base, before))
+        if self.rebase_every:  # half precision would round the count, and `to_empty` would lose it
+            self.steps = torch.full_like(self.steps, count, dtype=torch.long)
+            self._counted = self.steps, count
         self._converted = True
         return self
 
@@ -226,14 +245,13 @@ class Trivialization(Parametrization):
         """Raise if the base is not on the manifold, for example after ``to_empty`` without a load."""
         require_on_manifold(self.manifold, self.base, "base")
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.rebase_every:  # a resumed run must rebase at the same steps
-            destination[f"{prefix}steps"] = torch.tensor(self.steps)
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.steps = int(state_dict.pop(f"{prefix}steps", self.steps))
+        steps = state_dict.pop(f"{prefix}steps", None)  # files of other constraints have none, and old ones a number
+        if self.rebase_every:
+            steps = self.steps if steps is None else torch.as_tensor(steps, dtype=torch.long)
+            state_dict[f"{prefix}steps"] = steps.clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._counted = None, self._counted[1]
 
 
 class _AtBase(torch.autograd.Function):
