@@ -113,6 +113,12 @@ def is_symbolic() -> bool:
     return _dispatch_mode(_proxy_mode) is not None or _dispatch_mode(_fake_mode) is not None
 
 
+def makes_proxies() -> bool:
+    """Return whether `make_fx` is recording."""
+    known = _dispatch_mode is not None and _proxy_mode is not None
+    return bool(known and _dispatch_modes() and _dispatch_mode(_proxy_mode) is not None)
+
+
 def is_batched(x: Tensor) -> bool:
     """Return whether `vmap`, of ``torch.func`` or of autograd itself, produced a tensor."""
     return bool(_is_batchedtensor(x) or _is_legacy_batchedtensor(x))
