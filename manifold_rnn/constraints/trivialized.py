@@ -18,6 +18,7 @@ from ..retractions import Retraction
 from .constraint import Constraint
 from .membership import measured_defect, projected, require_member, require_on_manifold, widened_point
 from .parametrization import Parametrization, require_shape
+from .update import is_sharded
 
 
 def trivialize(
@@ -181,6 +182,15 @@ class Trivialization(Parametrization):
     def watched(self) -> nn.Parameter | None:
         """The coordinates, or None if there are none."""
         return self._parameters.get("coordinates")
+
+    def refresh(self) -> None:
+        if self.rebase_every and is_sharded(self.watched):
+            raise UnsupportedError(
+                "The coordinates of a weight with rebase_every are a DTensor, but moving the base needs all of them.\n"
+                "Expected whole coordinates on each rank; got some sharded by FSDP2 or tensor parallelism.\n"
+                "Pass rebase_every=None, leave this module out of sharding (ignored_params), or use "
+                "DistributedDataParallel."
+            )
 
     def after_step(self) -> None:
         """Count one optimizer step, and rebase after every `rebase_every` steps."""

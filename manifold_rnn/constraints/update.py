@@ -208,9 +208,14 @@ def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
         drop_hook(module._load_state_dict_post_hooks, _refresh)
 
 
+def is_sharded(parameter: Tensor | None) -> bool:
+    """Return whether a parameter is a DTensor."""
+    return any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__)
+
+
 def refuse_sharded(parameter: Tensor | None, name: str) -> None:
     """Raise for a DTensor: a shard of a point is not a point."""
-    if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
+    if is_sharded(parameter):
         raise UnsupportedError(
             f"{name} is a DTensor, and a shard of a point on a manifold is not a point.\n"
             "Expected a whole parameter on each rank; got one sharded by FSDP2 or tensor parallelism.\n"
