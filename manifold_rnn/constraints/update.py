@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
-from .._torch import drop_hook, makes_proxies, sees_every_step
+from .._torch import dispatch_modes, drop_hook, makes_proxies, sees_every_step
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..manifolds.adapted import Point
@@ -141,8 +141,8 @@ class Update(Parametrization):
         if table:  # a replica of DataParallel has no parameters
             self._table = table
         kind, replaced = type(self._table.get(self.name)), self._replaced
-        if makes_proxies():  # `make_fx` supports no other class; the next forward or step marks the weight again
-            if kind is Point:
+        if dispatch_modes() and makes_proxies():
+            if kind is Point:  # `make_fx` supports no such class; the next forward or step marks the weight again
                 self._weight.__class__, self._replaced = nn.Parameter, True
             return
         if replaced:
