@@ -230,7 +230,7 @@ class Batches:
         self._seen: Sequence[object] = ()
         self._batches: list[Batch] = []
         self._plain: list[Plain] = []
-        self._frames: dict[int, Hashable] = {}  # identifies the coordinates of each parameter's state
+        self._checked: dict[int, tuple[Hashable, ...]] = {}  # the frame of each parameter, and what else was checked
 
     def of(self, group: dict[str, Any], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
         """Return the parameters with a gradient, in batches of one manifold, shape, dtype and number of steps.
@@ -241,11 +241,13 @@ class Batches:
         seen = _seen(live, state, join, how)
         if seen != self._seen or not all(together.is_unchanged() for together in self._plain):
             renew(live)
-            frames = {id(p): _frame(p) for p in live}
+            checked = {id(p): (_frame(p), how, p.shape, p.dtype, _shapes(state[p])) for p in live}
             for p in live:
-                same_frame = self._frames.get(id(p), frames[id(p)]) == frames[id(p)]
-                require_own_state(p, manifold_of(p), state[p], self._kinds, how, same_frame=same_frame)
-            self._frames |= frames
+                before, now = self._checked.get(id(p)), checked[id(p)]
+                if before != now:
+                    same_frame = before is None or before[0] == now[0]
+                    require_own_state(p, manifold_of(p), state[p], self._kinds, how, same_frame=same_frame)
+            self._checked |= checked
             self._batches, self._plain = _sorted(live, state, join)
             self._seen = _seen(live, state, join, how)
         return self._batches, self._plain
@@ -258,6 +260,10 @@ def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join, how: str
         (id(p), id(manifold), id(state[p]), form(p, constrained=manifold is not None))
         for p, manifold in zip(params, manifolds, strict=True)
     ]
+
+
+def _shapes(state: State) -> Hashable:
+    return tuple((name, s.shape) for name, s in state.items() if isinstance(s, Tensor))
 
 
 def _frame(p: Tensor) -> Hashable:
