@@ -170,8 +170,8 @@ FAULTS = [
     Fault(
         "rebase one step late",
         "constraints/trivialized.py",
-        "self.steps % self.rebase_every == 0",
-        "self.steps % (self.rebase_every + 1) == 0",
+        "count % self.rebase_every == 0",
+        "count % (self.rebase_every + 1) == 0",
         ("tests/constraints/test_optimizer_hooks.py",),
     ),
     Fault(

@@ -46,7 +46,7 @@ _current_level = _private("_C._functorch.maybe_current_level", lambda: None)
 _unwrap_if_dead = _private("_C._functorch.unwrap_if_dead", None)
 _is_batchedtensor = _private("_C._functorch.is_batchedtensor", lambda _: True)
 _is_legacy_batchedtensor = _private("_C._functorch.is_legacy_batchedtensor", lambda _: False)
-_dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)
+dispatch_modes = _private("_C._len_torch_dispatch_stack", lambda: 0)  # their number, without a call of Python
 _tracing_state = _private("_C._get_tracing_state", lambda: None)
 _saved_tensor_hooks = _private("_C._autograd._top_saved_tensors_default_hooks", None)
 _graph_task = _private("_C._current_graph_task_id", lambda: -1)
@@ -108,13 +108,19 @@ def _stripped(x: Tensor, level: int) -> Tensor:
 
 def is_symbolic() -> bool:
     """Return whether operations are recorded for other numbers: by `torch.jit.trace`, `make_fx` or fake tensors."""
-    if not _dispatch_modes():
+    if not dispatch_modes():
         return _tracing_state() is not None
     if is_traced():
         return True
     if _dispatch_mode is None or _proxy_mode is None:
         return True
     return _dispatch_mode(_proxy_mode) is not None or _dispatch_mode(_fake_mode) is not None
+
+
+def makes_proxies() -> bool:
+    """Return whether `make_fx` is recording."""
+    known = _dispatch_mode is not None and _proxy_mode is not None
+    return bool(known and _dispatch_mode(_proxy_mode) is not None)
 
 
 def is_batched(x: Tensor) -> bool:
@@ -134,7 +140,7 @@ def has_own_dispatch(*tensors: Tensor) -> bool:
 
 def has_dispatch_mode() -> bool:
     """Return whether a dispatch mode intercepts every operation."""
-    return bool(_dispatch_modes() > 0)
+    return bool(dispatch_modes() > 0)
 
 
 def saved_tensor_hooks() -> object:

@@ -213,10 +213,10 @@ def _verdict(optimizer: Optimizer) -> _Verdict:
 def renew(parameters: Iterable[Tensor]) -> list[Watched]:
     """Mark parameters that other tools put in the place of constrained weights as points. Return all points."""
     identities = set(map(id, parameters))
-    points = [entry for entry in _entries() if entry.is_stored_by_module and id(entry.watched) in identities]
-    for entry in points:
+    held = [entry for entry in _entries() if id(entry.watched) in identities]
+    for entry in held:
         entry.refresh()
-    return points
+    return [entry for entry in held if entry.is_stored_by_module]
 
 
 def _before_step(optimizer: Optimizer, args: object, kwargs: object) -> None:

@@ -18,6 +18,7 @@ from ..retractions import Retraction
 from .constraint import Constraint
 from .membership import measured_defect, projected, require_member, require_on_manifold, widened_point
 from .parametrization import Parametrization, require_shape
+from .update import is_sharded
 
 
 def trivialize(
@@ -91,6 +92,8 @@ class Trivialization(Parametrization):
         Of shape ``manifold.coordinate_shape(base.shape)``. Weight decay would pull it towards the base.
     base : Tensor
         A buffer with the base point. If you replace or edit it, its next use checks that it is on the manifold.
+    steps : Tensor
+        With ``rebase_every``: a buffer with the number of optimizer steps, at which a resumed run moves the base.
 
     Notes
     -----
@@ -107,14 +110,17 @@ class Trivialization(Parametrization):
     takes_complex32: ClassVar[bool] = True
     base: Tensor
     _accepted: tuple[Tensor, int | None] | None = None  # the base when it was last checked or computed, and its version
+    steps: Tensor
 
     def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
         super().__init__()
         self.manifold, self.rebase_every = manifold, rebase_every
-        self.steps = 0
+        self._counted: tuple[Tensor | None, int] = None, 0  # the buffer `steps` and its value
         base = base.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer("base", base)
         self._accept()
+        if rebase_every:
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=base.device))
         self.coordinates = nn.Parameter(base.real.new_zeros(manifold.coordinate_shape(tuple(base.shape), base.dtype)))
 
     def __getstate__(self) -> dict[str, object]:
@@ -186,11 +192,31 @@ class Trivialization(Parametrization):
         """The coordinates, or None if there are none."""
         return self._parameters.get("coordinates")
 
+    def refresh(self) -> None:
+        if self.rebase_every and is_sharded(self.watched):
+            raise UnsupportedError(
+                "The coordinates of a weight with rebase_every are a DTensor, but moving the base needs all of them.\n"
+                "Expected whole coordinates on each rank; got some sharded by FSDP2 or tensor parallelism.\n"
+                "Pass rebase_every=None, leave this module out of sharding (ignored_params), or use "
+                "DistributedDataParallel."
+            )
+
     def after_step(self) -> None:
         """Count one optimizer step, and rebase after every `rebase_every` steps."""
-        self.steps += 1
-        if self.rebase_every and self.steps % self.rebase_every == 0:
-            self.rebase()
+        if self.rebase_every:
+            count, steps = self._count() + 1, self._buffers["steps"]
+            assert steps is not None
+            steps.add_(1)
+            self._counted = steps, count
+            if count % self.rebase_every == 0:
+                self.rebase()
+
+    def _count(self) -> int:
+        """Return `steps`; read from the device only if something has replaced the buffer."""
+        steps = self._buffers["steps"]
+        if steps is not None and steps is not self._counted[0] and not steps.is_meta:
+            self._counted = steps, int(steps)
+        return self._counted[1]
 
     @torch.no_grad()
     def rebase(self) -> None:
@@ -222,10 +248,13 @@ class Trivialization(Parametrization):
         return checked
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.base.dtype
+        before, count = self.base.dtype, self._count() if self.rebase_every else 0
         super()._apply(fn, recurse)
         with torch.no_grad():
             self.base.copy_(widened_point(self.manifold, self.base, before))
+        if self.rebase_every:  # half precision would round the count, and `to_empty` would lose it
+            self.steps = torch.full_like(self.steps, count, dtype=torch.long)
+            self._counted = self.steps, count
         return self
 
     def _accept(self) -> None:
@@ -252,14 +281,13 @@ class Trivialization(Parametrization):
         """Raise if the base is not on the manifold, for example after ``to_empty`` without a load."""
         require_on_manifold(self.manifold, self.base, "base")
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.rebase_every:  # a resumed run must rebase at the same steps
-            destination[f"{prefix}steps"] = torch.tensor(self.steps)
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.steps = int(state_dict.pop(f"{prefix}steps", self.steps))
+        steps = state_dict.pop(f"{prefix}steps", None)  # files of other constraints have none, and old ones a number
+        if self.rebase_every:
+            steps = self.steps if steps is None else torch.as_tensor(steps, dtype=torch.long)
+            state_dict[f"{prefix}steps"] = steps.clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._counted = None, self._counted[1]
 
 
 class _AtBase(torch.autograd.Function):

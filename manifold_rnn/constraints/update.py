@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
-from .._torch import drop_hook, sees_every_step
+from .._torch import dispatch_modes, drop_hook, makes_proxies, sees_every_step
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..manifolds.adapted import Point
@@ -141,6 +141,10 @@ class Update(Parametrization):
         if table:  # a replica of DataParallel has no parameters
             self._table = table
         kind, replaced = type(self._table.get(self.name)), self._replaced
+        if dispatch_modes() and makes_proxies():
+            if kind is Point:  # `make_fx` supports no such class; the next forward or step marks the weight again
+                self._weight.__class__, self._replaced = nn.Parameter, True
+            return
         if replaced:
             self._replaced = False
         if kind is nn.Parameter and not replaced:
@@ -204,9 +208,14 @@ def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
         drop_hook(module._load_state_dict_post_hooks, _refresh)
 
 
+def is_sharded(parameter: Tensor | None) -> bool:
+    """Return whether a parameter is a DTensor."""
+    return any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__)
+
+
 def refuse_sharded(parameter: Tensor | None, name: str) -> None:
     """Raise for a DTensor: a shard of a point is not a point."""
-    if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
+    if is_sharded(parameter):
         raise UnsupportedError(
             f"{name} is a DTensor, and a shard of a point on a manifold is not a point.\n"
             "Expected a whole parameter on each rank; got one sharded by FSDP2 or tensor parallelism.\n"

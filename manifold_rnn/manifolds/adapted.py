@@ -45,6 +45,10 @@ class Adapted(Manifold):
         own = vars(Adapted)
         return {name: info for name, info in self.manifold.__scaling__.items() if name in own}
 
+    @property
+    def frame(self) -> Hashable:
+        return str(self.manifold)  # with the metric, if the manifold has several
+
     def key(self) -> Hashable:
         return id(self.manifold)
 

@@ -51,6 +51,8 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         Whether the set is the whole space, with straight steps.
     is_sphere : bool
         Whether each vector of a point is on a sphere, so that a step is a rotation by an angle.
+    metric : str or None
+        The name of the metric, if the class has several.
 
     Examples
     --------
@@ -63,6 +65,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     is_orthonormal: ClassVar[bool] = False
     is_flat: ClassVar[bool] = False
     is_sphere: ClassVar[bool] = False
+    metric: str | None = None
     _retraction: Retraction | None = None
 
     # --- properties ---
@@ -116,6 +119,14 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
     def polish_every(self) -> int:
         """Number of optimizer steps between two calls of `polish`; 0 if rounding errors do not accumulate."""
         return 0
+
+    @property
+    def frame(self) -> Hashable:
+        """A key of the metric and the coordinates of tangent vectors, in which optimizers keep their moments.
+
+        It does not depend on the retraction, nor on the size of the set.
+        """
+        return (self.name, self.metric, self.layout, *(m.frame for m in self.members))
 
     def key(self) -> Hashable:
         """A key that is equal for the same manifold and retraction, whose points can be stepped as one batch."""

@@ -64,6 +64,7 @@ class Stiefel(OrthonormalColumns):
     name = "Stiefel"
     is_orthonormal = True
     reversible = False
+    metric: Metric
 
     def __init__(self, retraction: str | Retraction = "qr", metric: Metric = "euclidean") -> None:
         super().__init__(retraction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -136,6 +137,10 @@ class VectorManifold(Manifold):
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
         total = torch.linalg.vector_norm(sizes / scale, dim=tuple(range(-self.ndim, 0)), keepdim=True) * scale
         return total if keepdim else total.reshape(total.shape[: total.ndim - self.ndim])
+
+    @property
+    def frame(self) -> Hashable:
+        return self.name, self.axes
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Return the squared length of each vector for every ``how``, since the entries are not a basis."""

@@ -214,6 +214,11 @@ def _require_separate_units(layer: nn.Module) -> None:
         )
 
 
+def owns(module: nn.Module, name: str) -> bool:
+    """Return whether a weight is a parameter of the module, or constrained there."""
+    return module._parameters.get(name) is not None or name in entries(module)
+
+
 def _each(readout: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
     """The readouts, each once."""
     if isinstance(readout, list | tuple | nn.ModuleList):
@@ -239,10 +244,10 @@ def _require_readout(readout: object, width: int, dtype: torch.dtype) -> None:
         weight: object = readout.weight
     except AttributeError:
         weight = None
-    if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and "weight" not in entries(readout):
+    if isinstance(weight, Tensor) and not owns(readout, "weight"):
         raise UnsupportedError(
             "The weight of a readout with gates must be a parameter, or constrained by manifold_rnn.\n"
-            f"Got {type(readout).__name__} whose weight is computed, as by weight_norm or spectral_norm.\n"
+            f"Got {type(readout).__name__} whose weight is computed, as by weight_norm, spectral_norm or LoRA.\n"
             "Remove the parametrization first."
         )
     if isinstance(weight, UninitializedParameter):

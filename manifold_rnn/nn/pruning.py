@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from .._torch import drop_hook
 from ..constraints import release
 from ..constraints.registry import entries
-from ..errors import OptionError
-from .gating import GatedInput, gated_layers
+from ..errors import OptionError, UnsupportedError
+from .gating import GatedInput, gated_layers, owns
 from .layer import Layer
 from .unit_gates import LayerGates
 
@@ -76,6 +76,8 @@ def prune(module: _M) -> _M:
     ------
     OptionError
         If no layer inside has gates, or no module of a container reads the gated layer through them.
+    UnsupportedError
+        If another tool, such as weight_norm or LoRA, computes a weight of a gated layer or of its readout.
     NonFiniteError
         If a gate is NaN.
 
@@ -111,6 +113,7 @@ def _without_gates(module: _M, units: Callable[[Layer], dict[str, Tensor]]) -> _
     for _, gates in gated_layers(module):
         gates.require_numbers()
     _require_readers(module)
+    _require_own_weights(module)
     pruned = copy.deepcopy(module)
     for layer, gates in list(gated_layers(pruned)):
         kept = units(layer)
@@ -136,6 +139,30 @@ def _require_readers(module: nn.Module) -> None:
                 "Expected gates that were added with readout=, or the layer alone.\n"
                 "Call gate_units(layer, readout=...) with every module that reads the layer."
             )
+
+
+def _require_own_weights(module: nn.Module) -> None:
+    """Raise if another tool computes a weight that will be smaller, or a tensor that cannot be copied."""
+    computed = [f"{path}.{key}" for path, part in module.named_modules() for key in _graph_outputs(part)]
+    paths = {part: path for path, part in module.named_modules()}
+    for layer, gates in gated_layers(module):
+        names = [name + suffix for suffix in layer.suffixes for name in layer.weights(suffix)]
+        readouts = [part for part, _ in _readers(module, gates)]
+        pairs = [(layer, name) for name in names] + [(readout, "weight") for readout in readouts]
+        computed += [f"{paths[part]}.{name}" for part, name in pairs if not owns(part, name)]
+        # peft keeps the module that it wraps under this name, and reads its inputs without the gates
+        computed += [f"{paths[part]}.weight" for part in paths if vars(part)["_modules"].get("base_layer") in readouts]
+    if computed:
+        raise UnsupportedError(
+            "Pruning needs weights that are parameters, or constrained by manifold_rnn.\n"
+            f"Got {computed[0].strip('.')!r}, which another tool computes, such as weight_norm, spectral_norm, prune "
+            "or LoRA.\nRemove it first: remove_parametrizations, remove_weight_norm, prune.remove, merge_and_unload."
+        )
+
+
+def _graph_outputs(part: nn.Module) -> list[str]:
+    """The attributes with a gradient history, where older tools of torch store computed weights."""
+    return [key for key, value in vars(part).items() if isinstance(value, Tensor) and value.grad_fn is not None]
 
 
 def _shrink(layer: Layer, gates: LayerGates, kept: dict[str, Tensor]) -> None:

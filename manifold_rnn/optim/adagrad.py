@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 from .._torch import fused_adagrad
 from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions, require, require_second_moment
+from .options import RetractionOptions, StateKinds, require, require_second_moment
 from .plain import Plain
 
 
@@ -62,6 +62,7 @@ class RiemannianAdagrad(RiemannianOptimizer):
     >>> assert mr.linalg.defect(layer.weight) < 1e-5
     """
 
+    kinds = StateKinds(squares=("sum",))
     plain = torch.optim.Adagrad
     fused_on = ("cpu",)
 

@@ -13,11 +13,11 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from .._torch import fused_adam
-from ..errors import OptionError, UnsupportedError
-from ..manifolds import FixedNorm, Manifold, manifold_of
+from ..errors import UnsupportedError
+from ..manifolds import Manifold, manifold_of
 from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions, require, require_second_moment
+from .options import RetractionOptions, StateKinds, require, require_second_moment
 from .plain import Plain
 from .small import adam_rule
 from .spheres import turn, turns_in_place
@@ -86,6 +86,7 @@ class RiemannianAdam(RiemannianOptimizer):
     """
 
     carried = ("exp_avg",)
+    kinds = StateKinds(squares=("exp_avg_sq", "max_exp_avg_sq"))
     plain = torch.optim.Adam
     small = adam_rule
     fused_on = ("cpu", "cuda")
@@ -135,7 +136,6 @@ class RiemannianAdam(RiemannianOptimizer):
         return adam_direction(batch, x, c, steps, group)
 
     def in_place(self, batch: Batch, group: dict[str, Any], size: float) -> Callable[[], None] | None:
-        require_own_moments(batch, group)
         return functools.partial(turn, batch, group) if turns_in_place(batch, group, size) else None
 
     def step_plain(self, plain: Plain, group: dict[str, Any], found_inf: Tensor | None = None) -> None:
@@ -160,23 +160,6 @@ def require_sphere(manifold: Manifold | None) -> None:
             f"Expected Sphere, Oblique or a plain parameter, got {manifold}.\n"
             "Leave scale out, use RiemannianMuon, or put the parameter into another group."
         )
-
-
-def require_own_moments(batch: Batch, group: dict[str, Any]) -> None:
-    """Raise `OptionError` if the second moments on spheres belong to another ``scale``."""
-    if not isinstance(batch.manifold, FixedNorm):
-        return
-    shape, by_angle = batch.params[0].shape, group["scale"] == "angle"
-    if math.prod(shape[k] for k in batch.manifold.axes) * (1 + batch.params[0].is_complex()) == 1:
-        return  # vectors of one entry have one number in both cases
-    for s in batch.states:
-        m, v = s.get("exp_avg"), s.get("exp_avg_sq")
-        if isinstance(m, Tensor) and isinstance(v, Tensor) and (m.shape == v.shape) != by_angle:
-            raise OptionError(
-                "scale was changed after a step: second moments are per vector, but per entry with scale='angle'.\n"
-                f"Expected second moments for scale={group['scale']!r}, got a shape of {tuple(v.shape)}.\n"
-                "Nothing was changed. Delete optimizer.state[parameter], or restore the previous scale."
-            )
 
 
 def require_adam(group: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..constraints.parametrization import Parametrization
 from ..constraints.registry import parametrizations
+from ..errors import OptionError
 from .options import bad_decay
 
 
@@ -59,9 +61,16 @@ class ConstrainedAverage(AveragedModel):
         Parameters
         ----------
         model : nn.Module
-            The trained model, with the same structure.
+            The trained model, with the same structure. One of the two may be wrapped, as by ``torch.compile``.
+
+        Raises
+        ------
+        OptionError
+            If the models have other constrained weights or parameters. Nothing has been changed then.
         """
-        own, trained = self._entries(), dict(parametrizations(model))
+        own = self._entries()
+        _require_alike(_structure(self.module), _structure(model))
+        trained = dict(zip(own, (entry for _, entry in parametrizations(model)), strict=True))
         averages = {name: self._averaged(name, trained[name]().detach()) for name in own}
         for name, entry in own.items():
             copy.deepcopy(entry).assign_nearest(averages[name])  # raises before anything is changed
@@ -126,6 +135,35 @@ def average(model: nn.Module, decay: float | None = None, *, use_buffers: bool =
     if decay is not None and not 0 <= decay < 1:
         raise bad_decay(decay)
     return ConstrainedAverage(model, decay, use_buffers)
+
+
+# the names under which wrappers hold a model: DataParallel, DDP, torch.compile, FSDP and activation checkpoints
+_WRAPPED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
+
+
+def _structure(model: nn.Module) -> list[tuple[str, str]]:
+    """Return the names of all constrained weights and parameters in order, with the shapes of parameters."""
+    weights = [(_unwrapped(name), "constrained weight") for name, _ in parametrizations(model)]
+    shapes = [(_unwrapped(name), f"parameter of shape {tuple(p.shape)}") for name, p in model.named_parameters()]
+    return weights + shapes
+
+
+def _require_alike(own: list[tuple[str, str]], trained: list[tuple[str, str]]) -> None:
+    """Raise `OptionError` unless an average and a trained model have the same structure."""
+    if own == trained:
+        return
+    pairs = itertools.zip_longest(own, trained)
+    expected, got = next((a, b) for a, b in pairs if a != b)
+    expected, got = (f"the {each[1]} {each[0]!r}" if each else "nothing more" for each in (expected, got))
+    raise OptionError(
+        "The model is not of the structure that it had when its average was made.\n"
+        f"Expected {expected}, got {got}. Nothing was changed.\n"
+        "Call average(model) after constrain or release."
+    )
 
 
 def _key(name: str) -> str:

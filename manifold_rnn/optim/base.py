@@ -24,7 +24,7 @@ from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
 from .captured import count_skipped, move_captured
-from .options import DEFAULTS, RetractionOptions, note_options, require_own_options, require_shared
+from .options import DEFAULTS, RetractionOptions, StateKinds, note_options, require_own_options, require_shared
 from .plain import Plain
 from .preconditions import (
     LOOK_EVERY,
@@ -91,7 +91,7 @@ class RiemannianOptimizer(Optimizer):
     moves_on_manifolds: ClassVar[bool] = True
     checks_steps: ClassVar[bool] = True  # whether steps are those of manifolds, which check their own results
     carried: ClassVar[tuple[str, ...]] = ()  # the states that are tangent vectors
-    ambient: ClassVar[tuple[str, ...]] = ()  # the states that are gradients from autograd
+    kinds: ClassVar[StateKinds] = StateKinds()  # the states that are no coordinates
     decouples_decay: ClassVar[bool] = False  # whether `advance` itself decays plain parameters
     plain: ClassVar[type[Optimizer] | None] = None  # the equivalent optimizer of torch.optim without manifolds
     small: ClassVar[Choose | None] = None  # its rule for small orthogonal weights in compiled steps
@@ -192,7 +192,7 @@ class RiemannianOptimizer(Optimizer):
         OffManifoldError
             If a weight was overwritten by a value off its manifold. Nothing has been changed then.
         OptimizerError
-            If moments were collected before `constrain` or `release`. Nothing has been changed then.
+            If moments were collected on another manifold or with other options. Nothing has been changed then.
         """
         loss = None
         if closure is not None:
@@ -283,7 +283,7 @@ class RiemannianOptimizer(Optimizer):
 
     def _grouped(self) -> Iterator[tuple[dict[str, Any], Batches]]:
         """Yield each parameter group and its batches."""
-        self._groups += [Batches(self.ambient) for _ in self.param_groups[len(self._groups) :]]
+        self._groups += [Batches(self.kinds) for _ in self.param_groups[len(self._groups) :]]
         return zip(self.param_groups, self._groups, strict=True)
 
     def _work(self, *, captured: bool) -> tuple[list[Work], list[PlainWork]]:
@@ -295,7 +295,7 @@ class RiemannianOptimizer(Optimizer):
                     batches.require_valid(group, self.validate)
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
                 join: Join = (self.fused_on if joins else None, captured)
-                alike, together = batches.of(group["params"], self.state, join)
+                alike, together = batches.of(group, self.state, join)
                 work += [(group, batch) for batch in alike]
                 plain += [(group, each) for each in together]
             self._require_points(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -18,8 +18,9 @@ from ..errors import UnsupportedError
 from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from ..manifolds.adapted import attached_manifold
+from .options import StateKinds
 from .plain import Plain, form, joined
-from .preconditions import require_own_state
+from .preconditions import require_own_state, square_kind
 
 State = dict[str, Any]
 Held: TypeAlias = tuple[Tensor, list[Tensor]]  # a state of all parameters, and the view of each parameter
@@ -224,12 +225,12 @@ def _is_none(x: object) -> bool:
 class Batches:
     """The batches of one parameter group, kept until a parameter, its manifold or its state is replaced."""
 
-    def __init__(self, ambient: Collection[str] = ()) -> None:
-        self._ambient = ambient  # states that are gradients from autograd, not coordinates
+    def __init__(self, kinds: StateKinds) -> None:
+        self._kinds = kinds
         self._seen: Sequence[object] = ()
         self._batches: list[Batch] = []
         self._plain: list[Plain] = []
-        self._frames: dict[int, Hashable] = {}  # identifies the coordinates of each parameter's state
+        self._checked: dict[int, tuple[Hashable, ...]] = {}  # the frame of each parameter, and what else was checked
         self._options: list[object] = []
 
     def require_valid(self, group: dict[str, Any], validate: Callable[[dict[str, Any]], None]) -> None:
@@ -239,41 +240,44 @@ class Batches:
             validate(group)
             self._options = options
 
-    def of(self, params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
+    def of(self, group: dict[str, Any], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
         """Return the parameters with a gradient, in batches of one manifold, shape, dtype and number of steps.
 
         Plain parameters are returned separately for torch's own functions, as far as ``join`` allows.
         """
-        live = [p for p in params if p.grad is not None]
-        seen = _seen(live, state, join)
+        live, how = [p for p in group["params"] if p.grad is not None], square_kind(group)
+        seen = _seen(live, state, join, how)
         if seen != self._seen or not all(together.is_unchanged() for together in self._plain):
             renew(live)
-            frames = {id(p): _frame(p) for p in live}
+            checked = {id(p): (_frame(p), how, p.shape, p.dtype, _shapes(state[p])) for p in live}
             for p in live:
-                same_frame = self._frames.get(id(p), frames[id(p)]) == frames[id(p)]
-                require_own_state(p, manifold_of(p), state[p], same_frame, self._ambient)
-            self._frames |= frames
+                before, now = self._checked.get(id(p)), checked[id(p)]
+                if before != now:
+                    same_frame = before is None or before[0] == now[0]
+                    require_own_state(p, manifold_of(p), state[p], self._kinds, how, same_frame=same_frame)
+            self._checked |= checked
             self._batches, self._plain = _sorted(live, state, join)
-            self._seen = _seen(live, state, join)
+            self._seen = _seen(live, state, join, how)
         return self._batches, self._plain
 
 
-def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Sequence[object]:
+def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join, how: str) -> Sequence[object]:
     """Return everything on which the division into batches depends."""
     manifolds = [attached_manifold(p) for p in params]
-    return [join] + [
+    return [join, how] + [
         (id(p), id(manifold), id(state[p]), form(p, constrained=manifold is not None))
         for p, manifold in zip(params, manifolds, strict=True)
     ]
 
 
+def _shapes(state: State) -> Hashable:
+    return tuple((name, s.shape) for name, s in state.items() if isinstance(s, Tensor))
+
+
 def _frame(p: Tensor) -> Hashable:
-    """Return a key of the coordinates of tangent vectors at a parameter; it does not depend on the retraction."""
+    """Return a key of the coordinates of tangent vectors at a parameter."""
     manifold = manifold_of(p)
-    if manifold is None:
-        return None
-    frame: Hashable = (manifold.name, manifold.layout, manifold.coordinate_shape(tuple(p.shape), p.dtype))
-    return frame
+    return None if manifold is None else (manifold.frame, manifold.coordinate_shape(tuple(p.shape), p.dtype))
 
 
 def _sorted(params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:

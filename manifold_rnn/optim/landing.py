@@ -15,7 +15,7 @@ from ..linalg.defect import minus_identity
 from ..manifolds import Manifold, manifold_of
 from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import StepOptions, require
+from .options import StateKinds, StepOptions, require
 from .sgd import require_momentum, with_momentum
 
 _REACH = 1 - 1e-3  # distances below this are attracted to the manifold
@@ -81,6 +81,7 @@ class Landing(RiemannianOptimizer):
     >>> assert optimizer.distance < 0.5
     """
 
+    kinds = StateKinds(ambient=("momentum_buffer",))
     shared = StepOptions
     checks_steps = False
 

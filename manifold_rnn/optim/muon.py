@@ -12,7 +12,7 @@ from ..manifolds import Euclidean
 from .adam import adam_direction, require_adam
 from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions, require
+from .options import RetractionOptions, StateKinds, require
 
 _PLAIN = Euclidean()
 
@@ -97,7 +97,7 @@ class RiemannianMuon(RiemannianOptimizer):
     """
 
     carried = ("exp_avg",)
-    ambient = ("momentum_buffer",)
+    kinds = StateKinds(ambient=("momentum_buffer",), squares=("exp_avg_sq",))
     decouples_decay = True
     checks_steps = False  # closed forms do not check their results
 

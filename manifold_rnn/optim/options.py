@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..errors import OptimizerError, OptionError
 
@@ -23,6 +23,13 @@ class RetractionOptions(StepOptions, total=False):
     """The options of an optimizer that retracts to the manifold at every step."""
 
     polish_every: int | None
+
+
+class StateKinds(NamedTuple):
+    """The states of an optimizer that are not coordinates: gradients from autograd, and second moments."""
+
+    ambient: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
 
 
 def bad_decay(decay: object) -> OptionError:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._torch import norms_of
 from ..errors import NonFiniteError, OptimizerError, UnsupportedError
 from ..manifolds import Manifold
+from .options import StateKinds
 
 LOOK_EVERY = 100  # steps between two checks of weights that nothing else seems to have written
 REPAIRED = 5e-2  # the defect that two corrections reduce to rounding error in single precision
@@ -26,27 +27,51 @@ def repairs(manifold: Manifold, group: Mapping[str, Any]) -> bool:
     return bool(manifold.polish_every if every is None else every)
 
 
+def square_kind(group: Mapping[str, Any]) -> str:
+    """Return how the options of a group define the second moment: "elementwise", "matrix", or "angle" per entry."""
+    return "angle" if group.get("scale") == "angle" else str(group.get("second_moment", "elementwise"))
+
+
 def require_own_state(
-    p: Tensor, manifold: Manifold | None, state: Mapping[str, Any], same_frame: bool, ambient: Collection[str] = ()
+    p: Tensor, manifold: Manifold | None, state: Mapping[str, Any], kinds: StateKinds, how: str, *, same_frame: bool
 ) -> None:
-    """Raise unless the moments of a parameter have the shape of its coordinates, or of its gradients if ``ambient``."""
+    """Raise unless the moments of a parameter have the shapes of its coordinates, gradients and second moments."""
+    moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
+    if not moments:
+        return
     shape = tuple(p.shape)
     if manifold is not None:
-        expected = manifold.coordinate_shape(shape, p.dtype)
+        coordinates = tuple(manifold.coordinate_shape(shape, p.dtype))
     else:
-        expected = (*shape, 2) if p.is_complex() else shape
-    moments = {name: tuple(s.shape) for name, s in state.items() if isinstance(s, Tensor) and name != "step"}
-    fits = _broadcasts if manifold is not None else operator.eq  # plain parameters have no moments per matrix
-    fit = {name: fits(moment, shape if name in ambient else tuple(expected)) for name, moment in moments.items()}
-    if not moments or (same_frame and all(fit.values())):
-        return
-    name = next((name for name in fit if not fit[name]), next(iter(fit)))
+        coordinates = (*shape, 2) if p.is_complex() else shape
+    expected = {name: shape if name in kinds.ambient else coordinates for name in moments}
+    # plain parameters have no moments per matrix; an optimizer of another author may have some on manifolds
+    fits = operator.eq if manifold is None else _broadcasts
+    strange = [name for name in moments if not fits(moments[name], expected[name])]
+    if strange or not same_frame:
+        name, cause = (strange or list(moments))[0], "in other coordinates, before constrain or release"
+        advice = "Build the optimizer after constrain or release"
+    else:
+        squares = [name for name in kinds.squares if name in moments]
+        expected |= dict.fromkeys(squares, _square_shape(p, manifold, coordinates, how) if squares else ())
+        strange = [name for name in squares if moments[name] != expected[name]]
+        if not strange:
+            return
+        name, cause = strange[0], "on another manifold, or with another scale or second_moment"
+        advice = "Restore the option"
     raise OptimizerError(
-        f"The state of a parameter of shape {shape} was collected in other coordinates, before constrain or release.\n"
-        f"Expected {name!r} in the coordinates of {manifold or 'a plain parameter'}, of shape {tuple(expected)}; "
+        f"The state of a parameter of shape {shape} was collected {cause}.\n"
+        f"Expected {name!r} in the coordinates of {manifold or 'a plain parameter'}, of shape {expected[name]}; "
         f"got shape {moments[name]}. Nothing was changed.\n"
-        "Build the optimizer after constrain or release, or delete optimizer.state[parameter]."
+        f"{advice}, or delete optimizer.state[parameter]."
     )
+
+
+def _square_shape(p: Tensor, manifold: Manifold | None, coordinates: tuple[int, ...], how: str) -> tuple[int, ...]:
+    if manifold is None or how == "angle":
+        return coordinates
+    x = p.detach().unsqueeze(0)
+    return tuple(manifold.square_coordinates(x, x.real.new_zeros((1, *coordinates)), how).shape[1:])
 
 
 def _broadcasts(moment: tuple[int, ...], expected: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from torch.optim.rmsprop import rmsprop
 
 from .base import RiemannianOptimizer
 from .batch import Batch
-from .options import RetractionOptions, require, require_second_moment
+from .options import RetractionOptions, StateKinds, require, require_second_moment
 from .plain import Plain
 
 
@@ -68,6 +68,7 @@ class RiemannianRMSprop(RiemannianOptimizer):
     """
 
     carried = ("momentum_buffer", "grad_avg")
+    kinds = StateKinds(squares=("square_avg",))
     plain = torch.optim.RMSprop
 
     def __init__(

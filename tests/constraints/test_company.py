@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.constraint_cases import constrained, supported
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import manifold_rnn as mr
@@ -324,3 +325,21 @@ def test_reading_the_parameter_of_a_computed_weight_says_why_there_is_none():
             take()
     with pytest.raises(KeyError):
         module._parameters["weigth"]
+
+
+@pytest.mark.parametrize("after", ["forward", "step", "copy"])
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_make_fx_records_a_layer_whose_weight_stays_constrained(view, after):
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    mr.constrain(module[0], "weight", mr.Orthogonal(), view=view)
+    module.append(module[0])  # called twice
+    x = torch.randn(5, 4)
+    kind = type(module[0].weight)
+    torch.testing.assert_close(make_fx(module)(x)(x), module(x) if after == "forward" else copy.deepcopy(module)(x))
+    if after == "copy":
+        module = copy.deepcopy(module)
+    if after == "step":
+        optimizer = (mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD)(module.parameters(), lr=0.1)
+        module[0].weight.sum().backward()
+        optimizer.step()
+    assert type(module[0].weight) is kind and mr.linalg.defect(module[0].weight) < 1e-5

@@ -9,6 +9,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import manifold_rnn as mr
+from manifold_rnn.errors import UnsupportedError
 
 if not distributed.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)
@@ -85,3 +86,30 @@ def test_the_sum_of_halves_is_the_whole(tmp_path):
     ]
     for a, b, c in zip(whole, *halves, strict=True):
         torch.testing.assert_close(a, (b + c) / 2)
+
+
+@pytest.fixture
+def alone():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("sharded", ["module", "rest"])
+def test_a_base_that_moves_with_sharded_coordinates_is_refused_before_the_step(alone, sharded):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    mr.constrain(module[0], "weight", mr.Orthogonal(), view="trivialized", rebase_every=1)
+    entry = module[0].constraints["weight"]
+    fsdp.fully_shard(module[0] if sharded == "module" else module[1], mesh=alone)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module(torch.randn(5, 4)).sum().backward()
+    before = [p.detach().clone() for p in module.parameters()]
+    if sharded == "rest":
+        optimizer.step()
+        assert entry.steps == 1
+        return
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="rebase_every"):
+            optimizer.step()
+    assert entry.steps == 0 and all(map(torch.equal, module.parameters(), before))

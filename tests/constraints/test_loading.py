@@ -1,9 +1,11 @@
 """Loading lets only points in."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from support.constraint_cases import CONSTRAINTS, constrained
 from torch import nn
 
 import manifold_rnn as mr
@@ -141,14 +143,76 @@ def test_to_empty_and_conversions_keep_the_class(switch):
         SWITCHES[switch](False)
 
 
-def test_a_count_of_steps_is_resumed_and_is_optional():
-    source = layer(view="trivialized", rebase_every=3)
-    source.constraints["weight"].steps = 2
-    target, static = layer(view="trivialized", rebase_every=3), layer(view="trivialized")
-    target.load_state_dict(source.state_dict())
-    assert target.constraints["weight"].steps == 2
-    static.load_state_dict(source.state_dict())
-    target.load_state_dict(static.state_dict())
+COUNT = 2**11 + 1  # more than half precision can hold
+
+
+def counting(count=COUNT, every=3):
+    module = layer(view="trivialized", rebase_every=every)
+    module.constraints["weight"].load_state_dict({"steps": count}, strict=False)
+    return module
+
+
+def step(module):
+    """Make an optimizer step, and return the number of steps and whether the base moved."""
+    entry = module.constraints["weight"]
+    before, optimizer = entry.base.clone(), torch.optim.SGD([entry.coordinates], lr=0.1)
+    module.weight.sum().backward()
+    optimizer.step()
+    return int(entry.steps), not torch.equal(entry.base, before)
+
+
+@pytest.mark.parametrize("made", [int, torch.tensor, lambda n: torch.tensor(n, dtype=torch.int32)])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_count_of_steps_is_resumed_and_is_optional(assign, made):
+    key = "constraints.weight.steps"
+    target, static = counting(0), layer(view="trivialized")
+    state = {**counting().state_dict(), key: made(2)}  # old files have a number of Python
+    target.load_state_dict(state, assign=assign)
+    assert target.constraints["weight"].steps.dtype == torch.long and step(target) == (3, True)
+    assert state[key] == 2
+    static.load_state_dict(state, assign=assign)
+    target.load_state_dict(static.state_dict(), assign=assign)
+    assert step(target) == (4, False)
+
+
+def replaced(module):
+    """As by tools that put the tensors of a file into a module."""
+    module.constraints["weight"]._buffers["steps"] = torch.tensor(COUNT)
+    return module
+
+
+CONVERSIONS = {
+    "half": lambda m: m.half().float(),
+    "every tensor": lambda m: m._apply(torch.Tensor.half)._apply(torch.Tensor.float),
+    "double": nn.Module.double,
+    "empty": lambda m: m.to("meta").to_empty(device="cpu"),
+    "copy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "replaced": replaced,
+}
+
+
+@pytest.mark.parametrize("how", CONVERSIONS)
+def test_a_count_of_steps_stays_exact(how):
+    source = counting()
+    module = CONVERSIONS[how](source)
+    if how in ("empty", "half", "every tensor"):
+        counted = {"constraints.weight.steps": module.constraints["weight"].steps}
+        module.load_state_dict(counting(0).state_dict() | counted)  # exact numbers for all else
+    assert [step(module) for _ in range(4)] == [(COUNT + k, k == 3) for k in (1, 2, 3, 4)]
+    assert source is module or source.constraints["weight"].steps == COUNT
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_state_dict_has_parameters_and_buffers_only(name, every):
+    """Other tools, such as from_pretrained of transformers, set the tensors of a file by these names."""
+    for view in ("update", "trivialized"):
+        if (module := constrained(name, view, torch.float32, **({"rebase_every": every} if every else {}))) is None:
+            continue
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        own = {key for key in module.state_dict() if not key.endswith(".fingerprint")}  # of adapters without a base
+        assert own <= set(tensors)
 
 
 def loaded_alone(part):
@@ -164,7 +228,7 @@ def edited(part):
     part.base.mul_(2)
 
 
-CONSTRAINTS = {
+BASES = {
     "manifold": mr.Orthogonal(),
     "gates": {0: mr.Orthogonal(), 1: mr.SchurDisc()},
     "fixed": mr.FixedBase(mr.Orthogonal()),
@@ -174,12 +238,12 @@ CONSTRAINTS = {
 
 
 @pytest.mark.parametrize("change", [loaded_alone, replaced, edited])
-@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("name", BASES)
 def test_a_base_off_its_manifold_is_found_however_it_arrives(name, change):
     dtype = torch.complex64 if name == "phases" else torch.float32
     module = nn.Linear(N, 2 * N if name == "gates" else N, dtype=dtype)
     blocks = 2 if name == "gates" else 1
-    mr.constrain(module, "weight", CONSTRAINTS[name], view="trivialized", blocks=blocks)
+    mr.constrain(module, "weight", BASES[name], view="trivialized", blocks=blocks)
     part = next(p for p in module.constraints.modules() if isinstance(p, mr.constraints.Trivialization))
     change(part)
     for _ in range(2):

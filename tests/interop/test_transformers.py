@@ -143,3 +143,34 @@ def test_a_checkpoint_of_peft_goes_onto_a_llama_and_back(tmp_path):
     write_oft(ours, tmp_path / "back")
     torch.testing.assert_close(loss(peft.PeftModel.from_pretrained(llama(), tmp_path / "back")), loss(theirs))
     assert torch.equal(loss(copy.deepcopy(ours)), loss(ours))
+
+
+class Configuration(transformers.PretrainedConfig):
+    model_type = "one layer"
+
+
+class OneLayer(transformers.PreTrainedModel):
+    config_class = Configuration
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = torch.nn.Linear(4, 4)
+        mr.constrain(self.layer, "weight", mr.Orthogonal(), view=config.view, rebase_every=config.every)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+
+@pytest.mark.parametrize(("view", "every"), [("update", None), ("trivialized", None), ("trivialized", 2)])
+def test_a_saved_model_is_loaded_with_its_weight_and_its_steps(view, every, tmp_path):
+    model = OneLayer(Configuration(view=view, every=every))
+    kind = mr.optim.RiemannianSGD if view == "update" else torch.optim.SGD
+    optimizer = kind(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model.layer.weight.sum().backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path)
+    loaded = OneLayer.from_pretrained(tmp_path)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())

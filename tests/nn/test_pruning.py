@@ -1,13 +1,17 @@
 """The smaller layer: its class, its weights, and outputs equal to those with gates."""
 
+import itertools
+
 import pytest
 import torch
 from support.selection import spread
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import prune as torch_prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import manifold_rnn as mr
-from manifold_rnn.errors import NonFiniteError, OptionError
+from manifold_rnn.errors import NonFiniteError, OptionError, UnsupportedError
 from manifold_rnn.nn import GRU, LSTM, RNN, gate_units, open_units, prune, real_features
 from manifold_rnn.nn.pruning import folded
 
@@ -200,3 +204,53 @@ def test_512_units_with_64_open_become_a_layer_of_64():
         sum(p.numel() for name, p in each.named_parameters() if "log_alpha" not in name) for each in (layer, smaller)
     ]
     assert smaller.hidden_size == 64 and count[0] > 30 * count[1]
+
+
+TOOLS = {  # how to apply a tool to a weight, and how to remove it
+    "weight_norm": (parametrizations.weight_norm, parametrize.remove_parametrizations),
+    "older weight_norm": (nn.utils.weight_norm, nn.utils.remove_weight_norm),
+    "spectral_norm": (nn.utils.spectral_norm, nn.utils.remove_spectral_norm),
+    "prune": (lambda m, name: torch_prune.l1_unstructured(m, name, 0.5), torch_prune.remove),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("path", "tool"),
+    [
+        *itertools.product(["layer.weight_ih_l0", "layer.weight_hh_l0", "readout.weight"], TOOLS),
+        ("readout.bias", "prune"),
+    ],
+)
+def test_weights_that_another_tool_computes_are_refused_by_name_until_it_is_removed(path, tool):
+    part, name = path.split(".")
+    model, x = gated(), torch.randn(6, 4, M)
+    apply, remove = TOOLS[tool]
+    apply(model[part], name)
+    model["readout"](model["layer"](x)[0]).sum().backward()
+    with pytest.raises(UnsupportedError, match=path) as caught:
+        prune(model)
+    assert len(str(caught.value)) <= 400
+    remove(model[part], name)
+    with torch.no_grad():
+        y = model["readout"](model["layer"](x)[0])
+        smaller = prune(model)
+        torch.testing.assert_close(smaller["readout"](smaller["layer"](x)[0]), y, atol=1e-6, rtol=1e-6)
+
+
+def test_so_is_an_adapter_around_a_readout():
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = peft.get_peft_model(gated(), peft.LoraConfig(r=2, target_modules=["readout"], init_lora_weights=False))
+    with pytest.raises(UnsupportedError, match=r"readout\.weight.*LoRA"):
+        prune(model)
+    merged, x = model.merge_and_unload(), torch.randn(6, 4, M)
+    y, smaller = merged["readout"](merged["layer"](x)[0]), prune(merged)
+    torch.testing.assert_close(smaller["readout"](smaller["layer"](x)[0]), y, atol=1e-6, rtol=1e-6)
+
+
+def test_gates_are_not_added_to_a_readout_inside_an_adapter():
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    readouts = nn.Sequential(nn.Linear(N, 2))
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["0"]), readouts)
+    with pytest.raises(UnsupportedError, match="LoRA"):
+        gate_units(GRU(M, N), readouts[0])

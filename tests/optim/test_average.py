@@ -121,6 +121,54 @@ def test_ours_and_fixed_bases_are_not():
         AveragedModel(nn.Linear(4, 4))
 
 
+WRAPPERS = {"compile": lambda m: torch.compile(m, backend="eager"), "DataParallel": nn.DataParallel}
+
+
+@pytest.mark.parametrize("averages_wrapped", [False, True])
+@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize(("view", "every"), CASES)
+def test_a_wrapped_model_has_the_average_of_the_model(view, every, wrap, averages_wrapped):
+    torch.manual_seed(0)
+    module = mr.constrain(nn.Linear(4, 4), "weight", mr.Orthogonal(), view=view, rebase_every=every)
+    plain = nn.Sequential(nn.ModuleDict({"module": module}), nn.Linear(2, 2))
+    wrapped = WRAPPERS[wrap](plain)
+    expected = mr.optim.average(plain, 0.9)
+    averaged, updated = (wrapped, plain) if averages_wrapped else (plain, wrapped)
+    averaged = mr.optim.average(averaged, 0.9)
+    for _ in range(2):
+        steps(module, view, 1)
+        averaged.update_parameters(updated)
+        expected.update_parameters(plain)
+    for a, b in zip(averaged.module.state_dict().values(), expected.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def another_constraint(model, view):
+    mr.constrain(model[1], "weight", mr.Orthogonal(), view=view)
+
+
+CHANGES = {
+    "constrain": another_constraint,
+    "release": lambda model, view: mr.release(model[0], "weight"),
+    "parameter": lambda model, view: model.append(nn.Linear(2, 2)),
+    "shape": lambda model, view: setattr(model[1], "bias", nn.Parameter(torch.ones(1))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("view", ["update", "trivialized"])
+def test_a_model_that_changed_after_its_average_was_made_is_refused_by_what_differs(view, change):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    mr.constrain(model[0], "weight", mr.Orthogonal(), view=view)
+    averaged = mr.optim.average(model)
+    before = copy.deepcopy(averaged.state_dict())
+    CHANGES[change](model, view)
+    with pytest.raises(OptionError, match=r"Expected .* got .*Nothing was changed") as caught:
+        averaged.update_parameters(torch.compile(model, backend="eager"))
+    assert len(str(caught.value)) <= 400
+    torch.testing.assert_close(averaged.state_dict(), before, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2])
 def test_a_decay_is_a_share(decay):
     with pytest.raises(OptionError, match="decay"):

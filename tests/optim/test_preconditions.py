@@ -163,6 +163,72 @@ def test_moments_of_before_constrain_or_release_are_refused(name, manifold):
         optimizer.step()
 
 
+FRAMES = (  # equal name and shape, but another metric or other vectors
+    (mr.SPD("affine"), mr.SPD("log-cholesky")),
+    (mr.Stiefel(metric="euclidean"), mr.Stiefel(metric="canonical")),
+    (mr.Sphere((-2, -1)), mr.Sphere()),
+    (mr.Oblique(-1), mr.Oblique(-2)),
+    (geoopt.EuclideanStiefel(), geoopt.CanonicalStiefel()),
+    (mr.manifolds.Blocks(mr.Oblique(-1), blocks=2), mr.manifolds.Blocks(mr.Oblique(-2), blocks=2)),
+)
+
+
+def stepped(module, name, **more):
+    """An optimizer that has made a step of a module and has the gradient of the next."""
+    options = {"momentum": 0.9} if name in ("RiemannianSGD", "RiemannianRMSprop") else {}
+    optimizer = getattr(optim, name)(module.parameters(), lr=1e-3, **options, **more)
+    for _ in range(2):
+        backward(module)
+        optimizer.step()
+    backward(module)
+    return optimizer
+
+
+@pytest.mark.parametrize("frames", [*FRAMES, *(pair[::-1] for pair in FRAMES)], ids=str)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("Landing", "RiemannianMuon")])
+def test_so_are_moments_of_another_metric_or_of_other_vectors(name, frames):
+    module = mr.constrain(nn.Linear(4, 4, bias=False), "weight", frames[0])
+    optimizer = stepped(module, name)
+    mr.constrain(mr.release(module, "weight"), "weight", frames[1])
+    before = snapshot(module, optimizer)
+    with pytest.raises(OptimizerError, match="was collected"):
+        optimizer.step()
+    assert_same(snapshot(module, optimizer), before)
+    optimizer.state.clear()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kinds", [("matrix", "elementwise"), ("elementwise", "matrix")])
+@pytest.mark.parametrize("manifold", [mr.Orthogonal(), mr.SPD("log-cholesky")], ids=str)
+@pytest.mark.parametrize("name", ["RiemannianAdam", "RiemannianAdagrad", "RiemannianRMSprop"])
+def test_so_are_second_moments_of_another_kind(name, manifold, kinds):
+    module = mr.constrain(nn.Linear(4, 4, bias=False), "weight", manifold)
+    optimizer = stepped(module, name, second_moment=kinds[0])
+    optimizer.param_groups[0]["second_moment"] = kinds[1]
+    before = snapshot(module, optimizer)
+    with pytest.raises(OptimizerError, match="second_moment"):
+        optimizer.step()
+    assert_same(snapshot(module, optimizer), before)
+    optimizer.param_groups[0]["second_moment"] = kinds[0]
+    optimizer.step()
+
+
+MANIFOLDS = {"RiemannianAdam": mr.Sphere(), "RiemannianRMSprop": mr.SPD(), "Landing": mr.Orthogonal()}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_same_constraint_again_and_a_loaded_state_keep_the_moments(name):
+    for manifold in (mr.Orthogonal(), MANIFOLDS.get(name, mr.Stiefel(metric="canonical"))):
+        module = mr.constrain(nn.Linear(4, 4, bias=False), "weight", manifold)
+        optimizer = stepped(module, name)
+        steps = optimizer.state[module.weight]["step"]
+        mr.constrain(mr.release(module, "weight"), "weight", copy.deepcopy(manifold))
+        optimizer.step()
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.step()
+        assert optimizer.state[module.weight]["step"] == steps + 2
+
+
 def test_another_retraction_keeps_the_moments():
     module = layer()
     optimizer = optim.RiemannianAdam(module.parameters(), lr=0.01)
