@@ -73,10 +73,10 @@ def execute(command: str, values: Values) -> int:
     """Run the campaign, print its table, and write the record and the report."""
     options: Values = {name: values.get(name, default) for name, (_, default, _) in _FLAGS.items()}
     _check(options, values.get("output"), values.get("report"))
-    output, report, checkpoint = (str(values.get(key) or "") for key in ("output", "report", "checkpoint"))
-    trained = trained_network(checkpoint)
+    output, report = (str(values.get(key) or "") for key in ("output", "report"))
+    trained = trained_network(values["checkpoint"])
     task, splits = trained.settings.task, trained.settings.task.splits()
-    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     generator = torch.Generator().manual_seed(options["seed"])
     numbers = torch.randperm(len(splits.test), generator=generator)[: options["seeds"]].sort().values.tolist()
     seeds, classifies = _inputs(trained, splits.test, numbers), _classifies(task, splits.test)
@@ -99,7 +99,7 @@ def execute(command: str, values: Values) -> int:
         say("The task is one long stream. Each piece of it was run separately, from the initial state.")
     scale = result.coverage.calibration
     used = {**options, "window": list(scale.window), "pieces": scale.pieces}
-    about = {"checkpoint": checkpoint, "task": task.name, **used}
+    about = {"checkpoint": str(trained.path), "task": task.name, **used}
     if output:
         _write_record(Path(output), result, about, numbers)
     if report:

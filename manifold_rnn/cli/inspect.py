@@ -65,15 +65,15 @@ def execute(command: str, values: Values) -> int:
         for name, number in method.numbers(trained.network).items():
             print(f"{name}: {number:g}")
     results = []
-    for result in _results(trained, values["checkpoint"], chosen, sequences):
+    for result in _results(trained, chosen, sequences):
         results.append(result)
         if result.text:
             print(result.text, flush=True)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"Resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
+    print(f"Resume with:\n  {resume_command(trained.path.parent)}", flush=True)
     if report is not None:
-        _write_report(Path(report), trained, results, f"checkpoint: {values['checkpoint']}\n{text}", sequences)
+        _write_report(Path(report), trained, results, f"checkpoint: {trained.path}\n{text}", sequences)
         say(f"Written to {report}")
     return 0
 
@@ -84,10 +84,10 @@ def _quick() -> list[str]:
     return [name for name, f in known if not choices.needs_data(f) and not choices.takes(f, "progress")]
 
 
-def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
+def _results(trained: Trained, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
     """Run the chosen diagnostics one by one, with the test set where they need data."""
     known = choices.diagnostics()
-    data = _data(trained, checkpoint, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
+    data = _data(trained, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
     for name in chosen:
         diagnostic = known[name]
         about = (inspect.getdoc(diagnostic) or "").partition("\n\n")[0].replace("\n", " ")
@@ -104,10 +104,10 @@ def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences
             yield Result(name, found, found.table(), about)
 
 
-def _data(trained: Trained, checkpoint: str, sequences: int) -> TensorDataset:
+def _data(trained: Trained, sequences: int) -> TensorDataset:
     """The first sequences of the test set, in the precision of the network."""
     splits = trained.settings.task.splits()
-    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     inputs, targets = splits.test[:sequences]
     return TensorDataset(in_its_precision(trained.network, inputs), in_its_precision(trained.network, targets))
 

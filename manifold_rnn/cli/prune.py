@@ -43,8 +43,7 @@ def execute(command: str, values: Values) -> int:
     """Prune the network, write it, and print how much smaller and faster it became."""
     output = values.get("output")
     require(output is not None, "output", "a new folder for the smaller network", "none")
-    require_folder("output", output)
-    folder = Path(str(output))
+    folder = require_folder("output", output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"`output` needs a new folder or an empty one. Got '{folder}'. Choose another `output`.")
     trained = trained_network(values["checkpoint"])
@@ -52,10 +51,10 @@ def execute(command: str, values: Values) -> int:
         trained.settings.pruning.active,
         "checkpoint",
         "a run that was trained with `pruning.penalty`",
-        f"'{values['checkpoint']}', which has none",
+        f"'{trained.path}', which has none",
     )
     splits = trained.settings.task.splits()
-    require_same_data(Path(values["checkpoint"]), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     gated, smaller = trained.network.eval(), prune(trained.network).eval()
     settings = _settings(trained.settings, smaller, str(folder))
     dense = _rebuilt(settings, smaller)

@@ -16,8 +16,9 @@ from ..zoo import Network
 
 
 class Trained(NamedTuple):
-    """A network with its weights, the settings of its run, and the content of the checkpoint."""
+    """A network with its weights, the settings of its run, and the path and the content of the checkpoint."""
 
+    path: Path
     network: Network
     settings: RunSettings
     content: Values
@@ -25,14 +26,13 @@ class Trained(NamedTuple):
 
 def trained_network(checkpoint: Value) -> Trained:
     """Read a checkpoint and build its network. Raises `OptionError` if the file cannot be used."""
-    choices.require_path("checkpoint", checkpoint)
-    path = Path(checkpoint)
+    path = choices.require_path("checkpoint", checkpoint)
     content = read_checkpoint(path)
     settings = read_run(content[RUN]["settings"])
     with torch.random.fork_rng(devices=[]):
         network = build_for_run(settings)
     load_weights(path, content, torch.nn.ModuleDict({"network": network}))
-    return Trained(network, settings, content)
+    return Trained(path, network, settings, content)
 
 
 def in_its_precision(network: Network, x: torch.Tensor) -> torch.Tensor:

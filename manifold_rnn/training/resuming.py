@@ -27,14 +27,14 @@ from .values import Values, dump_yaml, read_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run resumes from, its file, and the files that cannot be used.
+    """The checkpoint that a run resumes from, its file, and the names of the files that cannot be used.
 
     The content is None if the run starts at its first step.
     """
 
     content: Values | None = None
     source: Path = Path(LAST)
-    unusable: tuple[Path, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def environments(self) -> list[Values]:
@@ -54,7 +54,7 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
         )
     if not (last.exists() or previous(last).exists()):
         _require_nothing_trained(settings, folder)
-        return Start(unusable=(best,))
+        return Start(unusable=(BEST,))
     source, content, reason = read_generation(last)
     require_same_run(source, content, settings)
     require_same_data(source, content, current)
@@ -67,9 +67,9 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
             f"Expected max_steps={steps}, got {settings.max_steps}.\n"
             "Start again with --restart, or in another `output`."
         )
-    unusable = [last] if reason else []
+    unusable = [LAST] if reason else []
     if not state["history"] or best_checkpoint(folder, state["history"])[0] != best:
-        unusable.append(best)
+        unusable.append(BEST)
     if reason:
         warnings.warn(f"'{last}' {reason}. The run resumes from the checkpoint before it, {source.name}.", stacklevel=2)
     return Start(content, source, tuple(unusable))

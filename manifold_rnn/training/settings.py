@@ -337,7 +337,7 @@ class RunSettings:
         expected = "a factor whose power at the last epoch is a finite number"
         overflows = self.schedule.name == "step" and growth > _LARGEST_EXPONENT
         require(not overflows, "schedule.factor", expected, self.schedule.factor)
-        require_folder("output", self.output)
+        object.__setattr__(self, "output", require_folder("output", self.output).as_posix())
         for key in ("clip", "checkpoint_every"):
             value = getattr(self, key)
             require(value is None or 0 < value < math.inf, key, "a positive number", value)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
 from ..errors import OptionError
@@ -17,6 +18,15 @@ from .callbacks import SafeCheckpointIO
 from .checkpoint import is_out_of_memory
 from .settings import RunSettings
 from .values import Value
+
+
+class RunLog(TensorBoardLogger):
+    """The TensorBoard log of a run. It is written to exactly its folder, where Lightning would expand ``$``."""
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the log."""
+        return str(self.root_dir)
 
 
 def build_trainer(
