@@ -10,7 +10,7 @@ from ..training.mapping import read_run
 from ..training.record import shown_metric
 from ..training.settings import RunSettings
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values, say
+from ..training.values import Values, print_result, say
 from .parsing import CommandParser
 
 
@@ -44,7 +44,7 @@ def execute(command: str, values: Values) -> int:
         if command != "fit":
             path = Path(settings.output, BEST) if checkpoint is None else checkpoint
             try:
-                print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)), flush=True)
+                print_result(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)))
             except StopRequested:
                 say("The run was stopped before its end.")
                 return 130

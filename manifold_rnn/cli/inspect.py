@@ -16,9 +16,9 @@ from ..training.folder import open_folder, resume_command
 from ..training.mapping import as_mapping
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
-from ..training.values import Value, Values, dump_yaml, presentable, say
+from ..training.values import Value, Values, dump_yaml, presentable, print_result, say
 from .parsing import CommandParser
-from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
+from .trained import Trained, in_its_precision, presentable_lines, required_report, trained_network, write_page
 
 _TILES = (  # a diagnostic, one of its numbers, and the label
     ("spectrum", "radius", "spectral radius"),
@@ -50,30 +50,31 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
-    known, report, sequences = choices.diagnostics(), values.get("report"), values.get("sequences", 100)
+    known, sequences = choices.diagnostics(), values.get("sequences", 100)
+    report = required_report(values.get("report"))
     chosen = values.get("diagnostics") or (_quick() if report is None else [*known])
     for name in chosen:
         choices.require_choice("diagnostics", name, known)
     choices.require(sequences >= 1, "sequences", "an integer of at least 1", sequences)
-    require_report(report)
     trained = trained_network(values["checkpoint"])
     if report is not None:
-        open_folder(Path(report).parent)  # after all checks, but before hours of work
-    print(_progress(trained.content, trained.settings))
-    print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
+        open_folder(report.parent, "report")  # after all checks, but before hours of work
+    show = print_result if report is None else say  # a report is written, whether or not the lines can be printed
+    show(_progress(trained.content, trained.settings))
+    show(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom")
     for method in trained.settings.methods():
         for name, number in method.numbers(trained.network).items():
-            print(f"{name}: {number:g}")
+            show(f"{name}: {number:g}")
     results = []
     for result in _results(trained, chosen, sequences):
         results.append(result)
         if result.text:
-            print(result.text, flush=True)
+            show(result.text)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
-    print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"Resume with:\n  {resume_command(trained.path.parent)}", flush=True)
+    show("\n".join(["settings:", *(f"  {line}" for line in text.splitlines())]))
+    show(f"Resume with:\n  {resume_command(trained.path.parent)}")
     if report is not None:
-        _write_report(Path(report), trained, results, f"checkpoint: {trained.path}\n{text}", sequences)
+        _write_report(report, trained, results, f"checkpoint: {trained.path}\n{text}", sequences)
         say(f"Written to {report}")
     return 0
 

@@ -60,7 +60,7 @@ def execute(command: str, values: Values) -> int:
     dense = _rebuilt(settings, smaller)
     inputs = in_its_precision(gated, splits.test[:_BATCH][0])
     _write(folder, trained, settings, dense)
-    print(_report(gated, dense, inputs))
+    say(_report(gated, dense, inputs))
     say(f"Written to {folder}")
     say(f"Test it with:\n  manifold-rnn test --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))}")
     return 0

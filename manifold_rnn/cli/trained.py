@@ -1,5 +1,6 @@
 """Loads the network of a checkpoint for several commands. It imports neither Lightning nor matplotlib."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from ..training.mapping import read_run
 from ..training.settings import RunSettings
 from ..training.values import Value, Values, presentable
 from ..zoo import Network
+
+_PAGE_START = b"<!DOCTYPE html>"
 
 
 class Trained(NamedTuple):
@@ -40,11 +43,27 @@ def in_its_precision(network: Network, x: torch.Tensor) -> torch.Tensor:
     return x.to(network.readout.weight.dtype) if x.is_floating_point() else x
 
 
-def require_report(path: Value) -> None:
-    """Raise `OptionError` if a report is wanted but cannot be written to this path."""
-    if path is not None:
-        choices.require_path("report", path)
-        choices.require(not Path(path).is_dir(), "report", "the path of a file", f"the folder '{path}'")
+def required_report(path: Value) -> Path | None:
+    """Return the path of a wanted report. Raises `OptionError` if it cannot be written there."""
+    if path is None:
+        return None
+    report = choices.require_path("report", path)
+    choices.require(not report.is_dir(), "report", "the path of a file", f"the folder '{report}'")
+    require_replaceable("report", report, _PAGE_START, "an earlier report")
+    return report
+
+
+def require_replaceable(key: str, path: Path, start: bytes, kind: str) -> None:
+    """Raise `OptionError` if a path is another file than an empty one or one that begins with ``start``."""
+    if not os.path.lexists(path):
+        return
+    found = b"" if path.is_file() and not path.is_symlink() else None
+    if found is not None:
+        with open(path, "rb") as file:
+            found = file.read(len(start))
+    choices.require(
+        found in (b"", start), key, f"a new file or {kind}", f"'{path}', which is another file. Choose another `{key}`"
+    )
 
 
 def write_page(path: Path, html: str) -> None:

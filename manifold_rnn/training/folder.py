@@ -1,5 +1,6 @@
 """The folder of a run. It is checked first and locked during the run, and its files are replaced atomically."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -58,8 +59,8 @@ def _is_written(config: Path) -> bool:
         return file.read(len(KEY) + 1).decode(errors="replace") == f"{KEY}:"
 
 
-def open_folder(folder: Path) -> None:
-    """Create the output folder if it is missing. Raises `OptionError` if it cannot be written."""
+def open_folder(folder: Path, key: str = "output") -> None:
+    """Create a folder for output if it is missing. Raises `OptionError` if it cannot be written."""
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def open_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise OptionError(f"`output` needs a folder that can be written. Got '{folder}': {reason}.") from error
+        raise OptionError(f"`{key}` needs a folder that can be written. Got '{folder}': {reason}.") from error
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -115,8 +116,11 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder. The file is moved to ``path`` if the block raises no exception.
 
     The new file is flushed to the disk before it replaces the old one. With ``keep``, the old file stays as `previous`.
-    After an `OSError` the old file is unchanged.
+    After an `OSError` the old file is unchanged. Devices, pipes and folders are not replaced.
     """
+    for target in (path, previous(path)) if keep else (path,):
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EEXIST, f"'{target}' cannot be replaced, because it is not a regular file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -43,13 +43,13 @@ def test_a_stream_that_takes_nothing_does_not_end_a_run(code, whole, tmp_path, m
     require_same_end(whole, tmp_path / "out")
 
 
-@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, None])
 @pytest.mark.parametrize("command", ["inspect", "test"])
 def test_what_was_asked_for_and_cannot_be_printed_is_an_error_unless_nobody_reads(
     command, code, copied, monkeypatch, capsys
 ):
     arguments = {"inspect": ["inspect", copied / "best.ckpt"], "test": ["test", *fit(copied)[1:]]}[command]
-    monkeypatch.setattr(sys, "stdout", Broken(code))
+    monkeypatch.setattr(sys, "stdout", code and Broken(code))
     assert main([str(a) for a in arguments]) == (0 if code == errno.EPIPE else 2)
     assert capsys.readouterr().err.count("\n") == (0 if code == errno.EPIPE else 1)
 

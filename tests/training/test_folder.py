@@ -267,6 +267,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
 
 
+@pytest.mark.parametrize("name", ["r.json", "r.previous.json"])
+def test_what_is_no_regular_file_is_not_replaced(name, tmp_path):
+    (tmp_path / "r.json").write_text("old")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match=f"{name}' cannot be replaced"), replacing(tmp_path / "r.json", keep=True):
+        pytest.fail("nothing is written")
+    assert all(path.name in ("r.json", name) for path in tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_json_does_not_have_become_null(tmp_path, value):
     write_json(tmp_path / "r.json", {"scores": [value, 1.0]})
