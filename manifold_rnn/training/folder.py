@@ -28,7 +28,7 @@ _PRINTED = re.compile(r".+\.(out|err|log|[oe]\d+)")  # files with a run's output
 
 
 def require_own(folder: Path) -> None:
-    """Raise `OptionError` if a folder contains files, but not those of a run. Changes nothing.
+    """Raise `OptionError` if a folder contains files, but not those of a run, or one of another kind. Changes nothing.
 
     Log files with the printed output are allowed, also before the run starts.
     """
@@ -38,17 +38,27 @@ def require_own(folder: Path) -> None:
         return  # `open_folder` creates it, or raises
     patterns = (_TEMPORARY, _ATTEMPT, _PRINTED)
     own = {".lock", "error.txt"} | {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
-    if names - own == {LOGS}:
-        foreign = {LOGS}
+    foreign = names - own - {*_FILES}
+    if names - own == {LOGS} and ".lock" not in names and not _is_empty(folder / LOGS):
+        foreign = {LOGS}  # a run that died before it wrote its settings has locked the folder, or its log is empty
     elif CONFIG in names and (names & {LAST, previous(Path(LAST)).name, RESULT} or _is_written(folder / CONFIG)):
-        return  # a run, where users may keep other files too
-    else:
-        foreign = names - own - {*_FILES}
+        foreign = set()  # a run, where users may keep other files too
     if foreign:
         raise OptionError(
             f"`output` needs a new folder, an empty one, or that of a run.\n"
             f"Got '{folder}', which contains other files, such as '{min(foreign)}'.\nChoose another `output`."
         )
+    for name in sorted(names & {*_FILES}):
+        kind, is_of_it = ("folder", Path.is_dir) if name == LOGS else ("regular file", Path.is_file)
+        if not is_of_it(folder / name):
+            raise OptionError(
+                f"`output` needs a folder where {name} is a {kind}.\nGot '{folder / name}', which is something else.\n"
+                "Move it away, or choose another `output`."
+            )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _is_written(config: Path) -> bool:

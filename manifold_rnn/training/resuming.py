@@ -78,11 +78,11 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
 def prepare(settings: RunSettings, folder: Path) -> None:
     """Write the settings of a run that starts or resumes. An old result becomes the previous one."""
     remove_temporary(folder)
-    if (folder / RESULT).exists():
-        os.replace(folder / RESULT, previous(folder / RESULT))
     with replacing(folder / CONFIG) as temporary:
         mapping = {KEY: SETTINGS.current, **as_mapping(settings), "output": str(folder)}
         temporary.write_text(dump_yaml(mapping), encoding="utf-8")
+    if (folder / RESULT).exists():  # after the write, which may fail
+        os.replace(folder / RESULT, previous(folder / RESULT))
 
 
 def require_settings(folder: Path) -> None:

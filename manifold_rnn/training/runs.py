@@ -137,16 +137,17 @@ def run(
         if rank == 0:  # it locks the folder before reading anything in it
             open_folder(place)
             stack.callback(lock_folder(place).release)
-            if restart:
-                move_aside(place)
-        start = starting_point(settings, place, resume, data, current) if rank == 0 or resume else Start()
+        reads = resume or (rank == 0 and not restart)
+        start = starting_point(settings, place, resume, data, current) if reads else Start()
         if start.content is None:
             for method in settings.methods():
                 method.start(module.network, *data.splits.train.tensors)
         else:
             # only to raise before anything is written, because the trainer loads the weights too
             load_weights(start.source, start.content, module)
-        if rank == 0:
+        if rank == 0:  # the first changes of files, after all checks
+            if restart:
+                move_aside(place)
             open_folder(place / LOGS)
             prepare(settings, place)
             warn_of_changes(start.environments, current)

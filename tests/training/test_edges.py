@@ -222,7 +222,7 @@ def test_a_lock_or_a_log_that_is_something_else_is_said_in_one_line(copied, tmp_
     (logged / "logs").rmdir()
     (logged / "logs").write_text("")
     before = state_of(logged)
-    assert "`output` needs a folder that can be written" in answer(fit(logged, "--resume", "--epochs", 4), capsys)
+    assert "needs a folder where logs is a folder" in answer(fit(logged, "--resume", "--epochs", 4), capsys)
     assert state_of(logged) == before
 
 
