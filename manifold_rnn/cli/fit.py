@@ -36,7 +36,7 @@ def build_parser(command: str, description: str) -> CommandParser:
 def execute(command: str, values: Values) -> int:
     """Run the command and return its exit status."""
     with StopSignal() as stop:
-        from ..training.runs import evaluate, run  # here, because Lightning takes seconds to import
+        from ..training import evaluate, run  # here, because Lightning takes seconds to import
 
         resume, restart = values.pop("resume", False), values.pop("restart", False)
         checkpoint = values.pop("checkpoint", None)

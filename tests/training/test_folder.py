@@ -146,11 +146,13 @@ def test_a_run_that_was_cut_inside_an_epoch_takes_no_more_steps(tmp_path, capsys
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(trained, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "accelerator": "gpu"}))
     where = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "run"]
     assert "`accelerator` needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
     assert not (tmp_path / "run").exists()
+    where = ["--config", tmp_path / "run.yaml", "--checkpoint", trained / "best.ckpt", "--epochs", 1]
+    assert "`accelerator` needs one that this machine has. Got gpu" in answers(["test", *where], capsys)
 
 
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, capsys):
