@@ -20,7 +20,7 @@ from ..training.fields import Hint, checked
 from ..training.folder import BEST, CONFIG, LAST
 from ..training.formats import KEY, SETTINGS
 from ..training.mapping import check_keys, hints_by_key
-from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
+from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text, without_secrets
 
 _MODE = "manifold_rnn"
 _MARKUP = (  # of docstrings, which become help texts
@@ -149,7 +149,7 @@ class CommandParser:
         for path in arguments if self.has_files else ():
             if str(error).endswith(f"unrecognized arguments: {path}"):
                 raise OptionError(f"'{path}' belongs to no flag. Pass a file of settings as `--config {path}`.")
-        raise OptionError(" ".join(str(error).split())[:400])
+        raise OptionError(without_secrets(" ".join(str(error).split()))[:400])
 
 
 def _resolved(folder: str) -> Path:

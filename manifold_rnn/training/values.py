@@ -17,7 +17,7 @@ from ..errors import OptionError
 Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
 _LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # limits of a settings file: bytes, values, and levels
-_USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))\S*@")
+_USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))[^@\n]*@(?:\S*@)?")  # a password may contain blanks and @
 _KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
 _SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 

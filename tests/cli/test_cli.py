@@ -281,7 +281,13 @@ def test_a_config_from_a_pipe_is_used_and_its_mistakes_are_answered(tmp_path, mo
 
 
 def test_a_secret_in_a_wrong_argument_is_not_repeated(capsys):
-    for arguments in (["grid.yaml", "postgresql://u:hunter2@h/d"], ["--storge=postgresql://u:hunter2@h/d"]):
+    url = "postgresql://u:hunter2@h/d"
+    for arguments in (
+        ["grid.yaml", url],
+        [f"--storge={url}"],
+        ["grid.yaml", url.replace("hunter2", "two hunter2 words")],
+        ["grid.yaml", url.replace("hunter2", 99 * "hunter2")],
+    ):
         assert main(["compare", *arguments]) == 2
         assert "hunter2" not in capsys.readouterr().err
 

@@ -56,6 +56,13 @@ def test_a_score_that_is_not_finite_fails_the_run(stage, score, value, tmp_path,
     assert all(math.isfinite(e["val_loss"]) for e in read_checkpoint(tmp_path / "best.ckpt")[RUN]["history"])
 
 
+def test_a_network_whose_scores_are_not_finite_gives_status_1(copied, monkeypatch, capsys):
+    monkeypatch.setattr(Copying, "loss", lambda *args: torch.tensor(math.nan))
+    assert main([str(a) for a in ["test", *fit(copied)[1:]]]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "A network needs finite scores. Got test_loss = nan" in err
+
+
 def test_a_record_with_a_number_that_is_not_finite_has_failed(whole, tmp_path):
     numbers = ["test_loss", "test_metric", "seconds_per_step", "defect", "spectrum_end", "spectrum_start"]
     for name in numbers:
