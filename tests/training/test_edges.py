@@ -122,7 +122,7 @@ def test_all_files_of_a_run_are_in_one_folder(output, tmp_path, monkeypatch, cap
     folder = home / "run" if output == "~/run" else here / output
     assert f"Written to {home / 'run' if output == '~/run' else output}\n" in capsys.readouterr().out
     names = {"run.yaml", "last.ckpt", "best.ckpt", "result.json", "logs"}
-    assert names <= {path.name for path in folder.iterdir()}
+    assert names <= {path.name for path in folder.iterdir()} and [*(folder / "logs").glob("events.*")]
     others = {path for path in tmp_path.rglob("*") if path.is_file()} - {*folder.resolve().rglob("*")}
     assert {path.relative_to(here).as_posix() for path in others if path.is_relative_to(here)} == {"run.yaml"}
     assert main(["fit", "--config", f"{folder}/run.yaml", "--resume", "--epochs", "2"]) == 0
