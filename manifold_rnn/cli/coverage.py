@@ -1,7 +1,7 @@
 """``manifold-rnn coverage``: test a checkpoint with mutants of its test set. Only a report needs matplotlib."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -20,9 +20,17 @@ from ..training.environment import environment
 from ..training.folder import open_folder, replacing
 from ..training.formats import COVERAGE, KEY
 from ..training.record import write_json
-from ..training.values import Value, Values, dump_yaml, presentable, say
+from ..training.values import Value, Values, dump_yaml, presentable, print_result, say
 from .parsing import CommandParser
-from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
+from .trained import (
+    Trained,
+    in_its_precision,
+    presentable_lines,
+    require_replaceable,
+    required_report,
+    trained_network,
+    write_page,
+)
 
 Show: TypeAlias = Callable[[str, float, str], None]  # called with the phase, the completed fraction of it, and a text
 _BATCH = 256
@@ -72,18 +80,17 @@ def build_parser(command: str, description: str) -> CommandParser:
 def execute(command: str, values: Values) -> int:
     """Run the campaign, print its table, and write the record and the report."""
     options: Values = {name: values.get(name, default) for name, (_, default, _) in _FLAGS.items()}
-    _check(options, values.get("output"), values.get("report"))
-    output, report, checkpoint = (str(values.get(key) or "") for key in ("output", "report", "checkpoint"))
-    trained = trained_network(checkpoint)
+    _check(options)
+    output, report = _output(values.get("output")), required_report(values.get("report"))
+    trained = trained_network(values["checkpoint"])
     task, splits = trained.settings.task, trained.settings.task.splits()
-    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     generator = torch.Generator().manual_seed(options["seed"])
     numbers = torch.randperm(len(splits.test), generator=generator)[: options["seeds"]].sort().values.tolist()
     seeds, classifies = _inputs(trained, splits.test, numbers), _classifies(task, splits.test)
     with _progress() as show:
-        start = coverage(trained.network, _known(trained, splits.train, show), **_scale(options, task.length))
-        for place in [Path(output)] * bool(output) + [Path(report).parent] * bool(report):  # after all checks
-            open_folder(place)
+        folders = {"output": output, "report": report and report.parent}
+        start = coverage(trained.network, _known(trained, splits.train, show, folders), **_scale(options, task.length))
         result = campaign(
             trained.network,
             start,
@@ -92,24 +99,25 @@ def execute(command: str, values: Values) -> int:
             classify=largest_output if classifies else None,
             progress=lambda fraction, cases: show("testing", fraction, f"{cases:,} cases"),
         )
-    print(result.table(), flush=True)
+    scale = result.coverage.calibration
+    used = {**options, "window": list(scale.window), "pieces": scale.pieces}
+    about = {"checkpoint": str(trained.path), "task": task.name, **used}
+    if output:  # before anything is printed, because nobody may read it
+        _write_record(output, result, about, numbers)
+    if report:
+        _write_report(report, result, about)
+    (say if output or report else print_result)(result.table())
     if not classifies:
         say("The task does not classify sequences. Coverage was measured, but answers were not compared.")
     if task.carried:
         say("The task is one long stream. Each piece of it was run separately, from the initial state.")
-    scale = result.coverage.calibration
-    used = {**options, "window": list(scale.window), "pieces": scale.pieces}
-    about = {"checkpoint": checkpoint, "task": task.name, **used}
-    if output:
-        _write_record(Path(output), result, about, numbers)
-    if report:
-        _write_report(Path(report), result, about)
-    for name in [Path(output) / RECORD] * bool(output) + [report] * bool(report):
-        say(f"Written to {name}")
+    for path in (output and output / RECORD, report):
+        if path:
+            say(f"Written to {path}")
     return 0
 
 
-def _check(options: Values, output: str | None, report: str | None) -> None:
+def _check(options: Values) -> None:
     """Raise `OptionError` for an option that can be checked before anything is read."""
     least = {"cases": 0, "seeds": 1, "rounds": 1, "generations": 0, "offspring": 1, "seed": 0}
     for key, smallest in least.items():
@@ -118,9 +126,16 @@ def _check(options: Values, output: str | None, report: str | None) -> None:
     require(0 < options["radius"] < float("inf"), "radius", "a positive number", options["radius"])
     require(len(options["window"] or (0, 0)) == 2, "window", "a first and a last time step", options["window"])
     require_choice("signal", options["signal"], ("output", "forget"))
-    if output is not None:
-        require_folder("output", output)
-    require_report(report)
+
+
+def _output(path: str | None) -> Path | None:
+    """The output folder, if one is wanted. Raises `OptionError` if it contains other files of the same names."""
+    if path is None:
+        return None
+    folder = require_folder("output", path)
+    for name, start in {RECORD: f'{{\n  "{KEY}":'.encode(), EXAMPLES: b"PK"}.items():
+        require_replaceable("output", folder / name, start, "one of an earlier campaign")
+    return folder
 
 
 def _classifies(task: Task, part: TensorDataset) -> bool:
@@ -142,11 +157,17 @@ def _scale(options: Values, length: int) -> Values:
     return {"window": window, "pieces": pieces, **same}
 
 
-def _known(trained: Trained, train: TensorDataset, show: Show) -> Iterator[Tensor]:
-    """The training set in batches, with a call of ``show`` after each."""
+def _known(trained: Trained, train: TensorDataset, show: Show, folders: Mapping[str, Path | None]) -> Iterator[Tensor]:
+    """The training set in batches, with a call of ``show`` after each.
+
+    `coverage` checks its options with the first batch. The folders, by the option of each, are opened only after it.
+    """
     for start in range(0, len(train), _BATCH):
         numbers = range(start, min(start + _BATCH, len(train)))
         yield _inputs(trained, train, [*numbers])
+        for key, folder in folders.items() if start == 0 else ():
+            if folder is not None:
+                open_folder(folder, key)
         show("calibrating", numbers.stop / len(train), f"{numbers.stop:,} of {len(train):,} sequences")
 
 

@@ -10,7 +10,7 @@ from ..training.mapping import read_run
 from ..training.record import shown_metric
 from ..training.settings import RunSettings
 from ..training.signals import StopRequested, StopSignal
-from ..training.values import Values, say
+from ..training.values import Values, print_result, say
 from .parsing import CommandParser
 
 
@@ -36,7 +36,7 @@ def build_parser(command: str, description: str) -> CommandParser:
 def execute(command: str, values: Values) -> int:
     """Run the command and return its exit status."""
     with StopSignal() as stop:
-        from ..training.runs import evaluate, run  # here, because Lightning takes seconds to import
+        from ..training import evaluate, run  # here, because Lightning takes seconds to import
 
         resume, restart = values.pop("resume", False), values.pop("restart", False)
         checkpoint = values.pop("checkpoint", None)
@@ -44,7 +44,7 @@ def execute(command: str, values: Values) -> int:
         if command != "fit":
             path = Path(settings.output, BEST) if checkpoint is None else checkpoint
             try:
-                print(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)), flush=True)
+                print_result(json.dumps(evaluate(settings, stage=command, checkpoint=path, stop=stop)))
             except StopRequested:
                 say("The run was stopped before its end.")
                 return 130

@@ -16,9 +16,9 @@ from ..training.folder import open_folder, resume_command
 from ..training.mapping import as_mapping
 from ..training.record import shown_progress
 from ..training.settings import RunSettings
-from ..training.values import Value, Values, dump_yaml, presentable, say
+from ..training.values import Value, Values, dump_yaml, presentable, print_result, say
 from .parsing import CommandParser
-from .trained import Trained, in_its_precision, presentable_lines, require_report, trained_network, write_page
+from .trained import Trained, in_its_precision, presentable_lines, required_report, trained_network, write_page
 
 _TILES = (  # a diagnostic, one of its numbers, and the label
     ("spectrum", "radius", "spectral radius"),
@@ -50,30 +50,31 @@ def build_parser(command: str, description: str) -> CommandParser:
 
 def execute(command: str, values: Values) -> int:
     """Print progress, diagnostics and settings of a checkpoint, and the command that resumes its run."""
-    known, report, sequences = choices.diagnostics(), values.get("report"), values.get("sequences", 100)
+    known, sequences = choices.diagnostics(), values.get("sequences", 100)
+    report = required_report(values.get("report"))
     chosen = values.get("diagnostics") or (_quick() if report is None else [*known])
     for name in chosen:
         choices.require_choice("diagnostics", name, known)
     choices.require(sequences >= 1, "sequences", "an integer of at least 1", sequences)
-    require_report(report)
     trained = trained_network(values["checkpoint"])
     if report is not None:
-        open_folder(Path(report).parent)  # after all checks, but before hours of work
-    print(_progress(trained.content, trained.settings))
-    print(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom", flush=True)
+        open_folder(report.parent, "report")  # after all checks, but before hours of work
+    show = print_result if report is None else say  # a report is written, whether or not the lines can be printed
+    show(_progress(trained.content, trained.settings))
+    show(f"network: {degrees_of_freedom(trained.network):,} trained degrees of freedom")
     for method in trained.settings.methods():
         for name, number in method.numbers(trained.network).items():
-            print(f"{name}: {number:g}")
+            show(f"{name}: {number:g}")
     results = []
-    for result in _results(trained, values["checkpoint"], chosen, sequences):
+    for result in _results(trained, chosen, sequences):
         results.append(result)
         if result.text:
-            print(result.text, flush=True)
+            show(result.text)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
-    print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"Resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
+    show("\n".join(["settings:", *(f"  {line}" for line in text.splitlines())]))
+    show(f"Resume with:\n  {resume_command(trained.path.parent)}")
     if report is not None:
-        _write_report(Path(report), trained, results, f"checkpoint: {values['checkpoint']}\n{text}", sequences)
+        _write_report(report, trained, results, f"checkpoint: {trained.path}\n{text}", sequences)
         say(f"Written to {report}")
     return 0
 
@@ -84,10 +85,10 @@ def _quick() -> list[str]:
     return [name for name, f in known if not choices.needs_data(f) and not choices.takes(f, "progress")]
 
 
-def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
+def _results(trained: Trained, chosen: Sequence[str], sequences: int) -> Iterator[Result]:
     """Run the chosen diagnostics one by one, with the test set where they need data."""
     known = choices.diagnostics()
-    data = _data(trained, checkpoint, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
+    data = _data(trained, sequences) if any(choices.needs_data(known[name]) for name in chosen) else None
     for name in chosen:
         diagnostic = known[name]
         about = (inspect.getdoc(diagnostic) or "").partition("\n\n")[0].replace("\n", " ")
@@ -104,10 +105,10 @@ def _results(trained: Trained, checkpoint: str, chosen: Sequence[str], sequences
             yield Result(name, found, found.table(), about)
 
 
-def _data(trained: Trained, checkpoint: str, sequences: int) -> TensorDataset:
+def _data(trained: Trained, sequences: int) -> TensorDataset:
     """The first sequences of the test set, in the precision of the network."""
     splits = trained.settings.task.splits()
-    require_same_data(Path(checkpoint), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     inputs, targets = splits.test[:sequences]
     return TensorDataset(in_its_precision(trained.network, inputs), in_its_precision(trained.network, targets))
 

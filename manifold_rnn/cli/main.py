@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from .. import __version__
-from ..errors import ManifoldError
+from ..errors import ManifoldError, NonFiniteError
 
 _NEEDED = ("jsonargparse", "docstring_parser", "lightning", "matplotlib", "optuna", "rich", "sklearn", "tensorboard")
 _COMMANDS = {  # the module of each, and its help
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 after success, 1 if a network failed, 2 for a wrong argument, 130 after Ctrl-C or SIGTERM.
+        0 after success, 1 if a network failed or has numbers that are not finite, 2 for a wrong argument, 130 after
+        Ctrl-C or SIGTERM.
 
     Examples
     --------
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run([str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except BrokenPipeError:  # the reader has closed the pipe, as head does
         return 0
+    except NonFiniteError as error:
+        return _refuse(str(error), status=1)
     except (ManifoldError, OSError, MemoryError) as error:
         return _refuse(str(error) or type(error).__name__)
     except KeyboardInterrupt:
@@ -114,8 +117,8 @@ def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(f"manifold-rnn: warning: {' '.join(str(message).split())}", to_errors=True)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, status: int = 2) -> int:
     from ..training.values import presentable, say
 
     say(f"manifold-rnn: error: {presentable(' '.join(message.split()))}", to_errors=True)
-    return 2
+    return status

@@ -15,12 +15,12 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ..errors import OptionError
 from ..tasks import Task
-from ..training.choices import did_you_mean, task_class
+from ..training.choices import did_you_mean, require_folder, task_class
 from ..training.fields import Hint, checked
 from ..training.folder import BEST, CONFIG, LAST
 from ..training.formats import KEY, SETTINGS
 from ..training.mapping import check_keys, hints_by_key
-from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text
+from ..training.values import Value, Values, load_yaml, merged, parse_yaml, read_text, without_secrets
 
 _MODE = "manifold_rnn"
 _MARKUP = (  # of docstrings, which become help texts
@@ -97,7 +97,7 @@ class CommandParser:
         for path, named in self._outputs.items():
             folder = Path(path).parent
             has_run = Path(path).name == CONFIG and any((folder / name).exists() for name in (LAST, BEST))
-            if has_run and isinstance(named, str) and named == output and Path(named).resolve() != folder.resolve():
+            if has_run and isinstance(named, str) and named == output and _resolved(named) != folder.resolve():
                 raise OptionError(
                     f"`output` in '{path}' is not the folder of this file. The run may have been moved.\n"
                     f"Expected '{folder}'. Got '{named}'.\nAdd --output {quote(str(folder))} to use the run in the "
@@ -149,7 +149,11 @@ class CommandParser:
         for path in arguments if self.has_files else ():
             if str(error).endswith(f"unrecognized arguments: {path}"):
                 raise OptionError(f"'{path}' belongs to no flag. Pass a file of settings as `--config {path}`.")
-        raise OptionError(" ".join(str(error).split())[:400])
+        raise OptionError(without_secrets(" ".join(str(error).split()))[:400])
+
+
+def _resolved(folder: str) -> Path:
+    return require_folder("output", folder).resolve()
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -43,8 +43,7 @@ def execute(command: str, values: Values) -> int:
     """Prune the network, write it, and print how much smaller and faster it became."""
     output = values.get("output")
     require(output is not None, "output", "a new folder for the smaller network", "none")
-    require_folder("output", output)
-    folder = Path(str(output))
+    folder = require_folder("output", output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"`output` needs a new folder or an empty one. Got '{folder}'. Choose another `output`.")
     trained = trained_network(values["checkpoint"])
@@ -52,16 +51,16 @@ def execute(command: str, values: Values) -> int:
         trained.settings.pruning.active,
         "checkpoint",
         "a run that was trained with `pruning.penalty`",
-        f"'{values['checkpoint']}', which has none",
+        f"'{trained.path}', which has none",
     )
     splits = trained.settings.task.splits()
-    require_same_data(Path(values["checkpoint"]), trained.content, environment(splits))
+    require_same_data(trained.path, trained.content, environment(splits))
     gated, smaller = trained.network.eval(), prune(trained.network).eval()
     settings = _settings(trained.settings, smaller, str(folder))
     dense = _rebuilt(settings, smaller)
     inputs = in_its_precision(gated, splits.test[:_BATCH][0])
     _write(folder, trained, settings, dense)
-    print(_report(gated, dense, inputs))
+    say(_report(gated, dense, inputs))
     say(f"Written to {folder}")
     say(f"Test it with:\n  manifold-rnn test --config {quote(f'{folder}/{CONFIG}')} --output {quote(str(folder))}")
     return 0

@@ -195,7 +195,7 @@ class CompareSettings:
         check_fields(self)
         require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
         require(self.workers <= 1024, "workers", "an integer of at most 1024", self.workers)
-        require_folder("output", str(self.folder) if self.output is None else self.output)
+        require_folder("output", self.folder if self.output is None else self.output)
         require(self.study is None or bool(self.study.strip()), "study", "a name", repr(self.study))
         require(1 <= self.patience < math.inf, "patience", "a number of at least 1", self.patience)
 
@@ -208,7 +208,7 @@ class CompareSettings:
     @property
     def folder(self) -> Path:
         """Output folder."""
-        return Path(self.output or f"runs/{self.name}")
+        return require_folder("output", self.output or f"runs/{self.name}")
 
 
 def read_grid(path: str | Path) -> Grid:

@@ -39,7 +39,7 @@ Objective = Callable[..., RunRecord]
 
 def train(mapping: Values, *, folder: Path, on_epoch: Callable[[Epoch], None], stop: StopSignal) -> RunRecord:
     """Train one network, or resume the run that an earlier worker left in the folder."""
-    from ..training.runs import run  # here, because Lightning takes seconds to import
+    from ..training import run  # here, because Lightning takes seconds to import
 
     return run(read_run(mapping), folder=folder, resume=True, on_epoch=on_epoch, stop=stop)
 

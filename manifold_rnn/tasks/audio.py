@@ -26,6 +26,8 @@ def read_sound(path: Path) -> Tensor:
     require_file(path)
     content = path.read_bytes()
     rate, samples = _sphere(path, content) if content.startswith(_SPHERE) else _riff(path)
+    if not len(samples):
+        refuse(path, "A sound file needs at least one sample.", "none", "Copy the file again.")
     wave = samples.astype(np.float64) / _FULL_SCALE
     if rate == 2 * RATE:
         from scipy.signal import resample_poly
@@ -53,16 +55,20 @@ def _riff(path: Path) -> tuple[int, NDArray[np.int16]]:
         )
     if samples.dtype != np.int16:
         refuse(path, "A sound file needs samples of 16 bits.", f"{samples.dtype}", "Convert the file.")
-    return rate, samples.reshape(len(samples), -1)[:, 0]
+    return rate, samples if samples.ndim == 1 else samples[:, 0]
 
 
 def _sphere(path: Path, content: bytes) -> tuple[int, NDArray[np.int16]]:
     try:
         size = int(content[len(_SPHERE) : 16])
+        if not 16 <= size <= len(content):
+            raise ValueError(f"a header of {size} bytes in {len(content)} bytes")
         lines = content[16:size].decode("ascii", "replace").split("end_head")[0].splitlines()
         fields = {name: value for name, _, value in (line.split(maxsplit=2) for line in lines if line.strip())}
         rate, count = int(fields["sample_rate"]), int(fields["sample_count"])
         channels, width = int(fields.get("channel_count", 1)), int(fields["sample_n_bytes"])
+        if count < 0 or channels < 1:
+            raise ValueError(f"{count} samples in {channels} channels")
     except (KeyError, ValueError) as error:
         refuse(path, "A NIST SPHERE header needs sizes and rates.", f"{error}"[:80], "Copy the file again.")
     coding, order = fields.get("sample_coding", "pcm"), fields.get("sample_byte_format", "01")

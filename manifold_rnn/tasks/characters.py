@@ -200,7 +200,7 @@ class Characters(Task):
 
     def _symbols(self, path: Path) -> Sequence[str]:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no symbol of the text
         except UnicodeDecodeError as error:
             byte = f"byte 0x{error.object[error.start]:02x} at {error.start:,}"
             refuse(path, "A text needs to be in UTF-8.", byte, "Convert the file.")

@@ -26,7 +26,7 @@ def data_folder(task: str, data_dir: str | Path | None, *subfolders: str) -> Pat
             f"{task} needs a folder of files. Nothing is downloaded.\n"
             f"Expected a folder as data_dir, or in the environment variable {VARIABLE}; got neither.\nPass the folder."
         )
-    folder = Path(chosen).expanduser()
+    folder = expanded("data_dir" if data_dir else VARIABLE, chosen)
     if not folder.is_dir():
         raise OptionError(
             f"{task} needs a folder of files.\nGot {shown(folder)}, which is not a folder.\n"
@@ -43,17 +43,28 @@ def find_file(task: str, path: str | Path, data_dir: str | Path | None, subfolde
     OptionError
         If neither is a file, or the file is too large.
     """
-    path = Path(path).expanduser()
+    path = expanded("path", path)
     base = data_dir or os.environ.get(VARIABLE)
-    places = [path] if base is None else [path, Path(base) / path, Path(base) / subfolder / path]
+    folder = expanded("data_dir" if data_dir else VARIABLE, base) if base else None
+    places = [path] if folder is None else [path, folder / path, folder / subfolder / path]
     for place in places:
         if place.exists() and not place.is_dir():
             require_file(place)
             return place
-    where = "" if base is None else f" nor below {shown(Path(base))}"
+    where = "" if folder is None else f" nor below {shown(folder)}"
     raise OptionError(
         f"{task} needs a file.\nFound none at {shown(path)}{where}.\nCheck the path, data_dir, or {VARIABLE}."
     )
+
+
+def expanded(key: str, path: str | Path) -> Path:
+    """Return a path with the home folder instead of ``~``. Raises `OptionError` if there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OptionError(
+            f"`{key}` begins with the home folder of an unknown user.\nGot {shown(Path(path))}.\nWrite the whole path."
+        ) from error
 
 
 def require_file(path: Path) -> None:

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .build import build_network
+from .environment import process_numbers
 from .mapping import as_mapping, read_run
 from .methods import LearningSettings, PruningSettings, SearchSettings, StartSettings
 from .optimizers import build_optimizer
@@ -54,5 +55,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     modules = {"SequenceData": "data", "SequenceModule": "module", "evaluate": "runs", "run": "runs"}
     if name in modules:  # imported late, because Lightning takes seconds to import
+        process_numbers()
         return getattr(import_module(f".{modules[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

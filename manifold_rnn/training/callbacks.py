@@ -32,15 +32,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning plugin that writes checkpoint files atomically, keeps the previous one, and checks each on reading.
 
     ``content`` is a checkpoint that was read and checked before. The trainer loads it instead of reading a file again.
-    Files in ``unusable`` are replaced without being kept as the previous checkpoint.
+    Files with a name in ``unusable`` are replaced without being kept as the previous checkpoint.
     """
 
-    def __init__(self, content: Values | None = None, unusable: Sequence[Path] = ()) -> None:
+    def __init__(self, content: Values | None = None, unusable: Sequence[str] = ()) -> None:
         self._content, self._unusable = content, {*unusable}
 
     def save_checkpoint(self, checkpoint: Values, path: str | Path, storage_options: object = None) -> None:
-        write_checkpoint(Path(path), checkpoint, keep=Path(path) not in self._unusable)
-        self._unusable.discard(Path(path))
+        write_checkpoint(Path(path), checkpoint, keep=Path(path).name not in self._unusable)
+        self._unusable.discard(Path(path).name)
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> Values:
         content, self._content = self._content, None

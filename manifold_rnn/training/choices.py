@@ -15,6 +15,7 @@ from .. import constraints, manifolds, optim, tasks
 from .. import diagnostics as diagnostic_package
 from .. import nn as nn_package
 from ..errors import OptionError
+from ..tasks.files import expanded
 from .values import Value, Values
 
 Builder = Callable[..., Value]
@@ -141,19 +142,25 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         raise OptionError(f"`{key}` needs {expected}. Got {got}.")
 
 
-def require_path(key: str, path: object, kind: str = "file") -> None:
-    """Raise `OptionError` unless a value can be a path. ``kind`` is the word for it in the message."""
+def require_path(key: str, path: object, kind: str = "file") -> Path:
+    """Return a value as a path, with the home folder instead of ``~``. Raises `OptionError` if it cannot be a path.
+
+    Commands and libraries use only the returned path. Some libraries would expand ``~`` themselves, others would not.
+    ``kind`` is the word for the path in the message.
+    """
     usable = isinstance(path, str | Path) and bool(str(path).strip()) and "\0" not in str(path)
     require(usable, key, f"the path of a {kind}", f"{path!r:.80}")
+    return expanded(key, str(path))
 
 
-def require_folder(key: str, path: object) -> None:
-    """Raise `OptionError` unless a value can be the path of a folder for every library."""
-    require_path(key, path, "folder")
+def require_folder(key: str, path: object) -> Path:
+    """Return a value as `require_path` does. Raises `OptionError` if it cannot be a folder for every library."""
+    folder = require_path(key, path, "folder")
     try:
-        str(path).encode()
+        str(folder).encode()
     except UnicodeEncodeError as error:
         raise OptionError(f"`{key}` needs the path of a folder in UTF-8. Got {path!r:.80}.") from error
+    return folder
 
 
 def require_choice(key: str, name: object, known: Collection[str]) -> None:

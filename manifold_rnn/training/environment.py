@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,10 +11,13 @@ from contextlib import contextmanager
 import torch
 
 from .. import __version__
+from ..errors import OptionError
 from ..tasks.base import Splits
 from .values import Values
 
 _ROWS = 4096  # a set may be an expanded tensor, so it is copied in parts for its digest
+_NUMBERS = ["WORLD_SIZE", "RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "JSM_NAMESPACE_RANK"]
+_NUMBERS += ["SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"]
 _SCANS = logging.getLogger("manifold_rnn.nn.scan.run")
 
 
@@ -25,6 +30,21 @@ def environment(splits: Splits) -> Values:
             digest.update(rows.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     versions = {"manifold_rnn": __version__, "torch": str(torch.__version__)}
     return {**versions, "threads": torch.get_num_threads(), "data": digest.hexdigest()}
+
+
+def process_numbers() -> dict[str, int]:
+    """Return the numbers of the process, which torchrun and batch systems set, by the name of the variable.
+
+    Raises `OptionError` for a value that is not a number. Lightning would read it when it is imported.
+    """
+    found = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
+    for name, value in found.items():
+        if not re.fullmatch("[0-9]{1,9}", value):
+            raise OptionError(
+                f"The environment variable {name} needs a whole number.\nGot {value!r:.60}.\n"
+                "Unset it, or start the processes with torchrun."
+            )
+    return {name: int(value) for name, value in found.items()}
 
 
 def hardware(device: torch.device) -> str:

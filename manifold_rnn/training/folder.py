@@ -1,5 +1,6 @@
 """The folder of a run. It is checked first and locked during the run, and its files are replaced atomically."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ _PRINTED = re.compile(r".+\.(out|err|log|[oe]\d+)")  # files with a run's output
 
 
 def require_own(folder: Path) -> None:
-    """Raise `OptionError` if a folder contains files, but not those of a run. Changes nothing.
+    """Raise `OptionError` if a folder contains files, but not those of a run, or one of another kind. Changes nothing.
 
     Log files with the printed output are allowed, also before the run starts.
     """
@@ -37,17 +38,27 @@ def require_own(folder: Path) -> None:
         return  # `open_folder` creates it, or raises
     patterns = (_TEMPORARY, _ATTEMPT, _PRINTED)
     own = {".lock", "error.txt"} | {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
-    if names - own == {LOGS}:
-        foreign = {LOGS}
+    foreign = names - own - {*_FILES}
+    if names - own == {LOGS} and ".lock" not in names and not _is_empty(folder / LOGS):
+        foreign = {LOGS}  # a run that died before it wrote its settings has locked the folder, or its log is empty
     elif CONFIG in names and (names & {LAST, previous(Path(LAST)).name, RESULT} or _is_written(folder / CONFIG)):
-        return  # a run, where users may keep other files too
-    else:
-        foreign = names - own - {*_FILES}
+        foreign = set()  # a run, where users may keep other files too
     if foreign:
         raise OptionError(
             f"`output` needs a new folder, an empty one, or that of a run.\n"
             f"Got '{folder}', which contains other files, such as '{min(foreign)}'.\nChoose another `output`."
         )
+    for name in sorted(names & {*_FILES}):
+        kind, is_of_it = ("folder", Path.is_dir) if name == LOGS else ("regular file", Path.is_file)
+        if not is_of_it(folder / name):
+            raise OptionError(
+                f"`output` needs a folder where {name} is a {kind}.\nGot '{folder / name}', which is something else.\n"
+                "Move it away, or choose another `output`."
+            )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _is_written(config: Path) -> bool:
@@ -58,8 +69,8 @@ def _is_written(config: Path) -> bool:
         return file.read(len(KEY) + 1).decode(errors="replace") == f"{KEY}:"
 
 
-def open_folder(folder: Path) -> None:
-    """Create the output folder if it is missing. Raises `OptionError` if it cannot be written."""
+def open_folder(folder: Path, key: str = "output") -> None:
+    """Create a folder for output if it is missing. Raises `OptionError` if it cannot be written."""
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +78,7 @@ def open_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise OptionError(f"`output` needs a folder that can be written. Got '{folder}': {reason}.") from error
+        raise OptionError(f"`{key}` needs a folder that can be written. Got '{folder}': {reason}.") from error
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -115,8 +126,11 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder. The file is moved to ``path`` if the block raises no exception.
 
     The new file is flushed to the disk before it replaces the old one. With ``keep``, the old file stays as `previous`.
-    After an `OSError` the old file is unchanged.
+    After an `OSError` the old file is unchanged. Devices, pipes and folders are not replaced.
     """
+    for target in (path, previous(path)) if keep else (path,):
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EEXIST, f"'{target}' cannot be replaced, because it is not a regular file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -27,14 +27,14 @@ from .values import Values, dump_yaml, read_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run resumes from, its file, and the files that cannot be used.
+    """The checkpoint that a run resumes from, its file, and the names of the files that cannot be used.
 
     The content is None if the run starts at its first step.
     """
 
     content: Values | None = None
     source: Path = Path(LAST)
-    unusable: tuple[Path, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def environments(self) -> list[Values]:
@@ -54,7 +54,7 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
         )
     if not (last.exists() or previous(last).exists()):
         _require_nothing_trained(settings, folder)
-        return Start(unusable=(best,))
+        return Start(unusable=(BEST,))
     source, content, reason = read_generation(last)
     require_same_run(source, content, settings)
     require_same_data(source, content, current)
@@ -67,9 +67,9 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
             f"Expected max_steps={steps}, got {settings.max_steps}.\n"
             "Start again with --restart, or in another `output`."
         )
-    unusable = [last] if reason else []
+    unusable = [LAST] if reason else []
     if not state["history"] or best_checkpoint(folder, state["history"])[0] != best:
-        unusable.append(best)
+        unusable.append(BEST)
     if reason:
         warnings.warn(f"'{last}' {reason}. The run resumes from the checkpoint before it, {source.name}.", stacklevel=2)
     return Start(content, source, tuple(unusable))
@@ -78,11 +78,11 @@ def starting_point(settings: RunSettings, folder: Path, resume: bool, data: Sequ
 def prepare(settings: RunSettings, folder: Path) -> None:
     """Write the settings of a run that starts or resumes. An old result becomes the previous one."""
     remove_temporary(folder)
-    if (folder / RESULT).exists():
-        os.replace(folder / RESULT, previous(folder / RESULT))
     with replacing(folder / CONFIG) as temporary:
         mapping = {KEY: SETTINGS.current, **as_mapping(settings), "output": str(folder)}
         temporary.write_text(dump_yaml(mapping), encoding="utf-8")
+    if (folder / RESULT).exists():  # after the write, which may fail
+        os.replace(folder / RESULT, previous(folder / RESULT))
 
 
 def require_settings(folder: Path) -> None:

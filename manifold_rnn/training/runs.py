@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..constraints import degrees_of_freedom
@@ -37,6 +36,7 @@ from .resuming import Start, prepare, require_settings, starting_point
 from .settings import RunSettings
 from .signals import StopRequested, StopSignal
 from .trainer import (
+    RunLog,
     build_trainer,
     lack_of_memory_named,
     own_process_group,
@@ -113,10 +113,9 @@ def run(
     ...     record = mr.training.run(settings, folder=output)
     >>> assert len(record.history) == 1 and record.failure is None
     """
-    require_folder("output", folder)
+    place = require_folder("output", folder)
     require_task_name(type(settings.task))
     require(not (resume and restart), "restart", "a run that is not resumed", "`resume` as well")
-    place = Path(folder)
     rank = process_rank(settings)
     with ExitStack() as stack:
         stack.enter_context(lack_of_memory_named())
@@ -138,16 +137,17 @@ def run(
         if rank == 0:  # it locks the folder before reading anything in it
             open_folder(place)
             stack.callback(lock_folder(place).release)
-            if restart:
-                move_aside(place)
-        start = starting_point(settings, place, resume, data, current) if rank == 0 or resume else Start()
+        reads = resume or (rank == 0 and not restart)
+        start = starting_point(settings, place, resume, data, current) if reads else Start()
         if start.content is None:
             for method in settings.methods():
                 method.start(module.network, *data.splits.train.tensors)
         else:
             # only to raise before anything is written, because the trainer loads the weights too
             load_weights(start.source, start.content, module)
-        if rank == 0:
+        if rank == 0:  # the first changes of files, after all checks
+            if restart:
+                move_aside(place)
             open_folder(place / LOGS)
             prepare(settings, place)
             warn_of_changes(start.environments, current)
@@ -157,7 +157,8 @@ def run(
             say(line if shown is None else f"Resuming after {shown}.")
         stack.enter_context(own_process_group())
         history = RunHistory(settings, current, start.environments)
-        return _train_and_test(settings, place, start, data, module, history, stop, on_epoch, quiet)
+        # absolute, or Lightning could find another folder than this package
+        return _train_and_test(settings, place.resolve(), start, data, module, history, stop, on_epoch, quiet)
 
 
 def evaluate(
@@ -195,8 +196,7 @@ def evaluate(
     ... except mr.errors.OptionError as error: assert "missing.ckpt" in str(error)
     """
     require_choice("stage", stage, ("validate", "test"))
-    require_path("checkpoint", checkpoint)
-    path = Path(checkpoint)
+    path = require_path("checkpoint", checkpoint)
     content = read_checkpoint(path)
     require_same_run(path, content, settings)
     settings = replace(settings, devices=1, nodes=1, strategy="auto")
@@ -237,7 +237,7 @@ def _train_and_test(
     if not quiet:
         callbacks.append(RichProgressBar() if sys.stdout and sys.stdout.isatty() else EpochLines(history))
     purge = start.content["global_step"] if start.content else None
-    logger = TensorBoardLogger(folder, LOGS, "", default_hp_metric=False, purge_step=purge)
+    logger = RunLog(folder / LOGS, "", "", default_hp_metric=False, purge_step=purge)
     files = SafeCheckpointIO(start.content, start.unusable)
     trainer = build_trainer(settings, callbacks, files, logger=logger, log_every_n_steps=settings.log_every)
     network: Network = module.network  # type: ignore[assignment]  # `_build_module` sets it

@@ -337,10 +337,10 @@ class RunSettings:
         expected = "a factor whose power at the last epoch is a finite number"
         overflows = self.schedule.name == "step" and growth > _LARGEST_EXPONENT
         require(not overflows, "schedule.factor", expected, self.schedule.factor)
-        require_folder("output", self.output)
-        for key in ("clip", "checkpoint_every"):
-            value = getattr(self, key)
-            require(value is None or 0 < value < math.inf, key, "a positive number", value)
+        object.__setattr__(self, "output", require_folder("output", self.output).as_posix())
+        require(self.clip is None or 0 < self.clip < math.inf, "clip", "a positive number", self.clip)
+        every = self.checkpoint_every
+        require(every is None or 0 < every <= 1e9, "checkpoint_every", "a positive number of at most 1e9", every)
         require(0 <= self.seed < 2**32, "seed", "an integer from 0 to 2^32 - 1", self.seed)
 
 

@@ -1,7 +1,6 @@
 """The Lightning trainer of a run: its hardware, its processes, and its messages."""
 
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +9,24 @@ from contextlib import ExitStack, contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
 from ..errors import OptionError
 from .callbacks import SafeCheckpointIO
 from .checkpoint import is_out_of_memory
+from .environment import process_numbers
 from .settings import RunSettings
 from .values import Value
+
+
+class RunLog(TensorBoardLogger):
+    """The TensorBoard log of a run. It is written to exactly its folder, where Lightning would expand ``$``."""
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the log."""
+        return str(self.root_dir)
 
 
 def build_trainer(
@@ -25,7 +35,28 @@ def build_trainer(
     checkpoint_io: SafeCheckpointIO | None = None,
     **options: Value,
 ) -> Trainer:
-    """Return the trainer for these settings. Without a checkpoint callback it writes no files."""
+    """Return the trainer for these settings. Without a checkpoint callback it writes no files.
+
+    Raises `OptionError` if this machine or its batch system does not allow these settings.
+    """
+    try:
+        return _build_trainer(settings, callbacks, checkpoint_io, **options)
+    except MisconfigurationException as error:
+        got = f"{settings.accelerator}: {_one_line(error)}"
+        raise OptionError(f"`accelerator` needs one that this machine has. Got {got}") from error
+    except (ValueError, RuntimeError) as error:  # mostly about the variables of a batch system
+        if is_out_of_memory(error):
+            raise
+        raise OptionError(f"Lightning cannot set up the processes of this run. Got: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _build_trainer(
+    settings: RunSettings, callbacks: Sequence[Callback], checkpoint_io: SafeCheckpointIO | None, **options: Value
+) -> Trainer:
     many = settings.devices * settings.nodes > 1
     return Trainer(
         max_epochs=settings.epochs,
@@ -49,22 +80,19 @@ def build_trainer(
 
 def require_hardware(settings: RunSettings) -> None:
     """Raise `OptionError` if this machine does not have the accelerator."""
-    try:
-        build_trainer(settings)
-    except (MisconfigurationException, ValueError) as error:
-        got = f"{settings.accelerator}: {' '.join(str(error).split())[:200]}"
-        raise OptionError(f"`accelerator` needs one that this machine has. Got {got}") from error
+    build_trainer(settings)
 
 
 def process_rank(settings: RunSettings) -> int:
     """Return the rank of this process. Raises `OptionError` if torchrun started another number of processes."""
-    expected, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", "1"))
+    numbers = process_numbers()
+    expected, started = settings.devices * settings.nodes, numbers.get("WORLD_SIZE", 1)
     if expected != started:
         raise OptionError(
             f"`devices` times `nodes` needs to be the number of processes.\nExpected {started}, got {expected}.\n"
             "Start them with torchrun --nproc-per-node DEVICES -m manifold_rnn fit ..."
         )
-    return int(os.environ.get("RANK", "0")) if expected > 1 else 0
+    return numbers.get("RANK", 0) if expected > 1 else 0
 
 
 @contextmanager

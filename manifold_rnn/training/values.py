@@ -1,5 +1,6 @@
 """Plain values of YAML and JSON: nested mappings and lists of strings, numbers, booleans and null."""
 
+import errno
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from ..errors import OptionError
 Value: TypeAlias = Any
 Values: TypeAlias = dict[str, Any]
 _LARGEST_FILE, _MOST_NODES, _DEEPEST = 2**20, 100_000, 50  # limits of a settings file: bytes, values, and levels
-_USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))\S*@")
+_USER = re.compile(r"(?i)(\w://[^\s/:@]*?(?::|%3a))[^@\n]*@(?:\S*@)?")  # a password may contain blanks and @
 _KEY = r"\b(?:\w*(?:password|passwd|passphrase|pwd|secret)|(?:\w+_)?token|api_?key)\b"
 _SECRET = re.compile(rf"(?i)({_KEY}['\"]?\s*[=:]\s*)[^\s&,;]+")
 
@@ -71,6 +72,13 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def print_result(text: str) -> None:
+    """Print a result that is in no file. Raises `OSError` if it cannot be printed."""
+    if sys.stdout is None:  # the program was started with it closed
+        raise OSError(errno.EBADF, "The result cannot be printed, because the standard output is closed")
+    print(text, flush=True)
 
 
 def say(text: str, *, to_errors: bool = False) -> None:

@@ -107,6 +107,10 @@ BAD = {
     "an unknown schedule": (["fit", *ADDING, *LEM, "--schedule.name", "cosin"], "one of constant, cosine, step"),
     "a warm-up of more than all": (["fit", *ADDING, *LEM, "--schedule.warmup", "2"], "a fraction from 0 to below 1"),
     "an unknown precision": (["fit", *ADDING, *LEM, "--precision", "16"], "one of float32, float64, bfloat16"),
+    "checkpoints in millions of years": (
+        ["fit", *ADDING, *LEM, "--checkpoint_every", "1e14"],
+        "`checkpoint_every` needs a positive number of at most 1e9",
+    ),
     "clipping to nothing": (["fit", *ADDING, *LEM, "--clip", "0"], "`clip` needs a positive number. Got 0.0"),
     "no patience": (["fit", *ADDING, *LEM, "--patience", "0"], "`patience` needs an integer of at least 1"),
     "processes that nobody started": (["fit", *ADDING, *LEM, "--devices", "2"], "torchrun --nproc-per-node"),
@@ -277,7 +281,13 @@ def test_a_config_from_a_pipe_is_used_and_its_mistakes_are_answered(tmp_path, mo
 
 
 def test_a_secret_in_a_wrong_argument_is_not_repeated(capsys):
-    for arguments in (["grid.yaml", "postgresql://u:hunter2@h/d"], ["--storge=postgresql://u:hunter2@h/d"]):
+    url = "postgresql://u:hunter2@h/d"
+    for arguments in (
+        ["grid.yaml", url],
+        [f"--storge={url}"],
+        ["grid.yaml", url.replace("hunter2", "two hunter2 words")],
+        ["grid.yaml", url.replace("hunter2", 99 * "hunter2")],
+    ):
         assert main(["compare", *arguments]) == 2
         assert "hunter2" not in capsys.readouterr().err
 

@@ -63,7 +63,7 @@ def refused(arguments, capsys):
     return err
 
 
-def test_what_does_not_fit_the_checkpoint_is_answered_with_one_line(runs, tmp_path, capsys):
+def test_what_does_not_fit_the_checkpoint_is_answered_with_one_line(runs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     files = ["--output", str(folder)]
     assert "from 0 to 5" in refused(["coverage", runs("adding"), "--window", "[2, 9]", *files], capsys)
@@ -72,9 +72,20 @@ def test_what_does_not_fit_the_checkpoint_is_answered_with_one_line(runs, tmp_pa
     assert "the folder" in refused(["coverage", runs("adding"), "--report", str(tmp_path)], capsys)
     assert not folder.exists()
     (tmp_path / "taken").write_text("mine")
-    for flag, place in (("--output", "taken"), ("--report", "taken/out.html")):
-        assert "can be written" in refused(["coverage", runs("adding"), *QUICK, flag, str(tmp_path / place)], capsys)
+    monkeypatch.setattr(command, "campaign", None)
+    for flag, place in (("output", "taken"), ("report", "taken/out.html")):
+        arguments = ["coverage", runs("adding"), *QUICK, f"--{flag}", str(tmp_path / place)]
+        assert f"`{flag}` needs a folder that can be written" in refused(arguments, capsys)
+        assert not capsys.readouterr().out  # before anything is computed
+    monkeypatch.undo()
     assert (tmp_path / "taken").read_text() == "mine"
+    folder.mkdir()
+    for name in ("coverage.json", "examples.pt"):
+        (folder / name).write_text("mine")
+        expected = f"`output` needs a new file or one of an earlier campaign. Got '{folder / name}'"
+        assert expected in refused(["coverage", runs("adding"), *files], capsys)
+        (folder / name).unlink()
+    assert main(["coverage", runs("adding"), *QUICK, *files]) == main(["coverage", runs("adding"), *QUICK, *files]) == 0
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"no checkpoint")
     assert "damaged" in refused(["coverage", str(broken)], capsys)

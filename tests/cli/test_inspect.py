@@ -1,5 +1,8 @@
 """``manifold-rnn inspect``: which diagnostics it runs, on tasks of every kind, and the page that it writes."""
 
+import errno
+import io
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +19,10 @@ from manifold_rnn.errors import NonFiniteError
 from manifold_rnn.training import choices
 
 FEW = ["--sequences", "5"]
+QUICK = {
+    "inspect": ["--diagnostics", "[spectrum]"],
+    "coverage": ["--cases", "5", "--rounds", "1", "--generations", "0", "--seeds", "3"],
+}
 
 
 def refused(arguments, capsys):
@@ -89,6 +96,39 @@ def test_bad_flags_are_answered_with_one_line(runs, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "can be written" in refused(["inspect", checkpoint, "--report", tmp_path / "file" / "a.html"], capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("command", ["inspect", "coverage"])
+def test_a_report_replaces_no_other_file(command, runs, tmp_path, capsys):
+    checkpoint, link, pipe = Path(runs("digits")), tmp_path / "link", tmp_path / "pipe"
+    (tmp_path / "page").write_text("<!DOCTYPE html>")
+    link.symlink_to(tmp_path / "page")
+    os.mkfifo(pipe)
+    before = checkpoint.read_bytes()
+    for path in (checkpoint, link, pipe, Path("/dev/null"), Path("/dev/stdout")):
+        expected = "`report` needs a new file or an earlier report"
+        assert expected in refused([command, checkpoint, "--report", path], capsys)
+    assert checkpoint.read_bytes() == before and pipe.is_fifo() and link.is_symlink()
+    for old in ("", "<!DOCTYPE html><html>old"):
+        (tmp_path / "page").write_text(old)
+        assert main([command, str(checkpoint), *QUICK[command], "--report", str(tmp_path / "page")]) == 0
+        assert (tmp_path / "page").read_text().startswith("<!DOCTYPE html>\n")
+
+
+@pytest.mark.parametrize("command", ["inspect", "coverage"])
+@pytest.mark.parametrize("stream", [None, errno.EPIPE, errno.ENOSPC], ids=["closed", "pipe", "full"])
+def test_a_report_is_written_whether_or_not_its_lines_are_read(stream, command, runs, tmp_path, monkeypatch):
+    def write(text):
+        raise OSError(stream, os.strerror(stream))
+
+    broken = io.StringIO()
+    broken.write = write
+    monkeypatch.setattr(sys, "stdout", None if stream is None else broken)
+    assert main([command, runs("digits"), *QUICK[command], "--report", str(tmp_path / "a.html")]) == 0
+    assert (tmp_path / "a.html").exists()
+    without = main([command, runs("digits"), *QUICK[command]])
+    assert without == (0 if stream == errno.EPIPE else 2)
 
 
 def test_other_data_than_that_of_the_run_is_refused_where_data_are_needed(runs, capsys):

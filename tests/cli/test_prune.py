@@ -90,9 +90,9 @@ def test_the_folder_is_moved_and_is_no_run_to_resume(trained, tmp_path, capsys):
     assert sorted(path.name for path in moved.iterdir() if path.name != ".lock") == ["best.ckpt", "run.yaml"]
 
 
-def refused(arguments, capsys):
+def refused(arguments, capsys, status=2):
     capsys.readouterr()
-    assert main([str(a) for a in arguments]) == 2
+    assert main([str(a) for a in arguments]) == status
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith("manifold-rnn: error: ") and len(err) <= 450
     return err
@@ -117,5 +117,6 @@ def test_a_run_without_gates_and_gates_that_are_not_finite_are_refused(trained, 
     key = next(key for key in content["state_dict"] if "log_alpha" in key)
     content["state_dict"][key] = torch.full_like(content["state_dict"][key], torch.nan)
     write_checkpoint(tmp_path / "nan.ckpt", content)
-    assert "8 of 8 in l0 that are NaN" in refused(["prune", tmp_path / "nan.ckpt", "--output", folder], capsys)
+    arguments = ["prune", tmp_path / "nan.ckpt", "--output", folder]
+    assert "8 of 8 in l0 that are NaN" in refused(arguments, capsys, status=1)
     assert not folder.exists()

@@ -50,6 +50,11 @@ def test_parts_can_be_three_files_found_below_the_folder_of_the_environment(tmp_
     assert list(streams(task))[2].startswith("cabcab")
 
 
+def test_a_byte_order_mark_is_no_symbol(path):
+    path.write_text(TEXT, encoding="utf-8-sig")
+    assert "\ufeff" not in Characters(path, length=20).alphabet and next(streams(Characters(path))).startswith("she")
+
+
 def test_lines_of_separated_symbols_end_with_a_symbol(tmp_path):
     path = tmp_path / "ptb.char.txt"
     path.write_text(" t h e _ <unk>\n c a t\n" * 30)

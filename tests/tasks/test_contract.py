@@ -150,3 +150,21 @@ def test_the_folder_of_the_user_can_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     MAKE["PixelMNIST"](tmp_path)
     assert os.path.expanduser("~") == str(tmp_path) and len(tasks.PixelMNIST(data_dir="~").splits().test) == 24
+    (tmp_path / "x.txt").write_text("abc" * 200)
+    for options in ({"path": "x.txt", "data_dir": "~"}, {"path": "~/x.txt"}):
+        assert tasks.Characters(**options, length=5).alphabet == ("a", "b", "c")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows guesses the home folder of every user")
+def test_the_folder_of_nobody_is_named(monkeypatch):
+    nowhere = "~nobody-of-this-name/x"
+    for make in (
+        lambda: tasks.PixelMNIST(data_dir=nowhere),
+        lambda: tasks.Characters("x", data_dir=nowhere),
+        lambda: tasks.Characters(nowhere),
+    ):
+        with pytest.raises(OptionError, match="home folder of an unknown user"):
+            make().splits()
+    monkeypatch.setenv("MANIFOLD_RNN_DATA", nowhere)
+    with pytest.raises(OptionError, match="`MANIFOLD_RNN_DATA` begins with"):
+        tasks.PixelMNIST().splits()

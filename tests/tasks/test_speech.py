@@ -88,6 +88,12 @@ DAMAGE = {
     "44.1 kHz": (lambda p: write_riff(p, tone(), rate=44_100), "44,100"),
     "truncated sphere": (lambda p: (write_sphere(p, tone()), p.write_bytes(p.read_bytes()[:-2])), "3,999"),
     "truncated header": (lambda p: (write_sphere(p, tone()), p.write_bytes(p.read_bytes()[:60])), "header"),
+    "half a header": (lambda p: (write_sphere(p, tone()), p.write_bytes(p.read_bytes()[:600])), "1024 bytes in 600"),
+    "no channel": (lambda p: write_sphere(p, tone(), channel_count=0), "in 0 channels"),
+    "fewer than no channels": (lambda p: write_sphere(p, tone(), channel_count=-1), "in -1 channels"),
+    "fewer than no samples": (lambda p: write_sphere(p, tone(), sample_count=-5), "-5 samples"),
+    "no samples": (lambda p: write_sphere(p, tone()[:0]), "at least one sample"),
+    "an empty riff": (lambda p: write_riff(p, tone()[:0]), "at least one sample"),
     "compressed": (lambda p: write_sphere(p, tone(), sample_coding="pcm,embedded-shorten-v2.00"), "shorten"),
     "mu-law": (lambda p: write_sphere(p, tone(), sample_n_bytes=1), "1 bytes"),
 }

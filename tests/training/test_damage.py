@@ -83,6 +83,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(kind, name
     require_same_end(whole, copied)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows restricts links")
+@pytest.mark.parametrize("folder", ["run", "link", "absolute"])
+def test_a_damaged_best_checkpoint_never_replaces_the_one_before(folder, copied, monkeypatch):
+    (copied.parent / "link").symlink_to(copied)
+    monkeypatch.chdir(copied.parent)
+    shutil.copy(copied / "best.ckpt", copied / "best.previous.ckpt")
+    (copied / "best.ckpt").write_bytes(b"damaged")
+    train({**VALUES, "epochs": 4}, copied if folder == "absolute" else folder, resume=True)
+    assert read_checkpoint(copied / "best.previous.ckpt")[RUN]["history"]
+    assert len(read_checkpoint(copied / "best.ckpt")[RUN]["history"]) == 4
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_best_checkpoint_without_its_equal_is_refused_before_training(kind, copied, capsys):
     damage(copied / "best.ckpt", kind)

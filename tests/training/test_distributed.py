@@ -12,8 +12,9 @@ import torch
 from support.run_cases import require_equal
 from torch import distributed
 
+import manifold_rnn as mr
 from manifold_rnn.errors import OptionError
-from manifold_rnn.training import read_run, run, runs
+from manifold_rnn.training import evaluate, read_run, run, runs
 from manifold_rnn.training.checkpoint import read_checkpoint
 from manifold_rnn.training.trainer import own_process_group
 
@@ -140,8 +141,33 @@ def test_processes_that_torchrun_has_not_started_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_variable_of_a_process_that_is_no_number_is_named(name, value, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match=f"environment variable {name} needs a whole number"):
+        run(read_run({**VALUES, "network": NETWORKS["complex"]}), folder=tmp_path / "run")
+    with pytest.raises(OptionError, match=name):  # before Lightning reads it on import
+        mr.training.__getattr__("run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_system_that_lightning_refuses_is_one_error(tmp_path, monkeypatch, whole):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    settings = read_run(whole / "run.yaml")
+    for call in (
+        lambda: run(settings, folder=tmp_path / "run"),
+        lambda: evaluate(settings, stage="test", checkpoint=whole / "best.ckpt"),
+    ):
+        with pytest.raises(OptionError, match="Lightning cannot set up the processes of this run"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_the_first_process_looks_at_the_folder_in_which_it_writes(tmp_path, monkeypatch):
     (tmp_path / "logs").mkdir()  # as the first process has made it, before it has written the settings
+    (tmp_path / "logs" / "events.out.tfevents.1").write_text("")
     settings = read_run({**VALUES, "network": NETWORKS["sticky flag"]})
     monkeypatch.setattr(runs, "_train_and_test", lambda *args: "trained")
     with pytest.raises(OptionError, match="logs"):

@@ -15,6 +15,7 @@ from support.run_cases import VALUES, answer, fit, require_same_end, slow, state
 
 from manifold_rnn.cli import main
 from manifold_rnn.errors import OptionError
+from manifold_rnn.study import CompareSettings
 from manifold_rnn.tasks import Copying, memory
 from manifold_rnn.training import NetworkSettings, RunSettings, evaluate, read_run, run
 from manifold_rnn.training.values import dump_yaml, load_yaml, read_yaml
@@ -42,13 +43,13 @@ def test_a_stream_that_takes_nothing_does_not_end_a_run(code, whole, tmp_path, m
     require_same_end(whole, tmp_path / "out")
 
 
-@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, None])
 @pytest.mark.parametrize("command", ["inspect", "test"])
 def test_what_was_asked_for_and_cannot_be_printed_is_an_error_unless_nobody_reads(
     command, code, copied, monkeypatch, capsys
 ):
     arguments = {"inspect": ["inspect", copied / "best.ckpt"], "test": ["test", *fit(copied)[1:]]}[command]
-    monkeypatch.setattr(sys, "stdout", Broken(code))
+    monkeypatch.setattr(sys, "stdout", code and Broken(code))
     assert main([str(a) for a in arguments]) == (0 if code == errno.EPIPE else 2)
     assert capsys.readouterr().err.count("\n") == (0 if code == errno.EPIPE else 1)
 
@@ -105,6 +106,42 @@ def test_a_folder_whose_name_looks_like_a_number_is_one(name, whole, tmp_path, m
     assert read_yaml(Path(name, "run.yaml"))["output"] == name
     assert main(["fit", "--config", f"{name}/run.yaml", "--resume"]) == 0
     require_same_end(whole, tmp_path / name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another home folder and no links")
+@pytest.mark.parametrize("output", ["~/run", "$HOME/run", "run", "link/run"])
+def test_all_files_of_a_run_are_in_one_folder(output, tmp_path, monkeypatch, capsys):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here, tmp_path / "real"):
+        folder.mkdir()
+    (here / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    Path("run.yaml").write_text(yaml.safe_dump({**VALUES, "epochs": 1, "output": output}))
+    assert main(["fit", "--config", "run.yaml"]) == 0
+    folder = home / "run" if output == "~/run" else here / output
+    assert f"Written to {home / 'run' if output == '~/run' else output}\n" in capsys.readouterr().out
+    names = {"run.yaml", "last.ckpt", "best.ckpt", "result.json", "logs"}
+    assert names <= {path.name for path in folder.iterdir()} and [*(folder / "logs").glob("events.*")]
+    others = {path for path in tmp_path.rglob("*") if path.is_file()} - {*folder.resolve().rglob("*")}
+    assert {path.relative_to(here).as_posix() for path in others if path.is_relative_to(here)} == {"run.yaml"}
+    assert main(["fit", "--config", f"{folder}/run.yaml", "--resume", "--epochs", "2"]) == 0
+    assert main(["test", "--config", "run.yaml", "--epochs", "2"]) == 0
+
+
+def test_a_comparison_is_in_the_home_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CompareSettings("a.yaml", output="~/grid").folder == Path("~/grid").expanduser()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows guesses the home folder of every user")
+def test_the_home_folder_of_nobody_is_refused_by_name(copied, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    nowhere = "~nobody-of-this-name/x"
+    for flag in ("--output", "--checkpoint"):
+        assert f"`{flag[2:]}` begins with the home folder" in answer(["test", *fit(copied)[1:], flag, nowhere], capsys)
+    with pytest.raises(OptionError, match="`output` begins with the home folder"):
+        CompareSettings("a.yaml", output=nowhere)
 
 
 PATHS = ["a\0b", "", " ", 3, None, b"x"]
@@ -185,7 +222,7 @@ def test_a_lock_or_a_log_that_is_something_else_is_said_in_one_line(copied, tmp_
     (logged / "logs").rmdir()
     (logged / "logs").write_text("")
     before = state_of(logged)
-    assert "`output` needs a folder that can be written" in answer(fit(logged, "--resume", "--epochs", 4), capsys)
+    assert "needs a folder where logs is a folder" in answer(fit(logged, "--resume", "--epochs", 4), capsys)
     assert state_of(logged) == before
 
 

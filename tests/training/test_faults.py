@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from support.run_cases import VALUES, answer, fit, require_same_end, slow, state
 from support.scan_cases import fastest_cpu_scan
 
 from manifold_rnn.cli import main
+from manifold_rnn.errors import ManifoldError
 from manifold_rnn.tasks import Copying
 from manifold_rnn.training import SequenceModule, read_run, run
 from manifold_rnn.training.checkpoint import RUN, read_checkpoint, write_checkpoint
@@ -52,6 +54,13 @@ def test_a_score_that_is_not_finite_fails_the_run(stage, score, value, tmp_path,
     epochs = 3 if stage == "test" else 1
     assert len(read_checkpoint(tmp_path / "last.ckpt")[RUN]["history"]) == epochs
     assert all(math.isfinite(e["val_loss"]) for e in read_checkpoint(tmp_path / "best.ckpt")[RUN]["history"])
+
+
+def test_a_network_whose_scores_are_not_finite_gives_status_1(copied, monkeypatch, capsys):
+    monkeypatch.setattr(Copying, "loss", lambda *args: torch.tensor(math.nan))
+    assert main([str(a) for a in ["test", *fit(copied)[1:]]]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "A network needs finite scores. Got test_loss = nan" in err
 
 
 def test_a_record_with_a_number_that_is_not_finite_has_failed(whole, tmp_path):
@@ -140,19 +149,73 @@ def test_notes_of_the_user_beside_a_run_are_kept(copied):
 
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"restart": True}], ids=str)
+@pytest.mark.parametrize("when", ["opened", "died", "moved"])
+def test_a_run_that_died_before_its_settings_starts(when, options, whole, copied, tmp_path, monkeypatch):
+    from manifold_rnn.training import runs
+
+    folder = copied if when == "moved" else tmp_path / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "prepare", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            run(read_run(VALUES), folder=folder, restart=when == "moved")
+    assert {path.name for path in folder.iterdir()} - {"attempt-1"} == {".lock", "logs"}
+    if when == "opened":
+        (folder / ".lock").unlink()
+    else:
+        (folder / "logs" / "events.out.tfevents.1").write_text("")
+    run(read_run(VALUES), folder=folder, **options)
+    require_same_end(whole, folder)
+
+
+OF_RUN = ["run.yaml", "last.ckpt", "last.previous.ckpt", "best.ckpt", "best.previous.ckpt", "result.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("flag", ["--resume", "--restart"])
+@pytest.mark.parametrize("name", [*OF_RUN, "result.previous.json", "logs"])
+def test_a_file_of_another_kind_is_named_before_anything_is_moved(name, flag, copied, capsys):
+    settings = copied.parent / "run.yaml"
+    settings.write_text(yaml.safe_dump(VALUES))
+    for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing")):
+        (copied / name).rename(copied.parent / "old") if (copied / name).exists() else None
+        if name == "logs" and make is Path.mkdir:
+            (copied / name).write_text("")
+        else:
+            make(copied / name)
+        before = state_of(copied)
+        arguments = ["fit", "--config", settings, "--output", copied, "--epochs", "4", flag]
+        assert f"`output` needs a folder where {name} is a " in answer(arguments, capsys)
+        assert state_of(copied) == before and not (copied / "attempt-1").exists()
+        (copied / name).rmdir() if (copied / name).is_dir() else (copied / name).unlink()
+
+
+def test_a_start_that_cannot_be_computed_leaves_the_run_where_it_is(copied):
+    before = state_of(copied)
+    values = {**VALUES, "network": {"cell": "LSTM", "hidden_size": 4}, "start": {"name": "moments"}}
+    values["optimizer"] = {"lr": 0.03}
+    with pytest.raises(ManifoldError):
+        run(read_run(values), folder=copied, restart=True)
+    assert state_of(copied) == before and not (copied / "attempt-1").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"restart": True}], ids=str)
 def test_a_folder_is_locked_before_it_is_read(options, copied, monkeypatch):
     from manifold_rnn.training import runs
 
     target = copied if options else copied / "new"
     read = []
 
-    def looked(settings, folder, *args, real=runs.starting_point):
+    name = "move_aside" if "restart" in options else "starting_point"
+    real = getattr(runs, name)
+
+    def looked(*args):
+        folder = next(arg for arg in args if isinstance(arg, Path))
         with pytest.raises(BlockingIOError):
             lock_folder(folder)
         read.append(folder)
-        return real(settings, folder, *args)
+        return real(*args)
 
-    monkeypatch.setattr(runs, "starting_point", looked)
+    monkeypatch.setattr(runs, name, looked)
     run(read_run(VALUES), folder=target, **options)
     assert read == [target]
     lock_folder(target).release()

@@ -146,11 +146,13 @@ def test_a_run_that_was_cut_inside_an_epoch_takes_no_more_steps(tmp_path, capsys
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(trained, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**VALUES, "accelerator": "gpu"}))
     where = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "run"]
     assert "`accelerator` needs one that this machine has. Got gpu" in answers(["fit", *where], capsys)
     assert not (tmp_path / "run").exists()
+    where = ["--config", tmp_path / "run.yaml", "--checkpoint", trained / "best.ckpt", "--epochs", 1]
+    assert "`accelerator` needs one that this machine has. Got gpu" in answers(["test", *where], capsys)
 
 
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoint(copied, capsys):
@@ -265,6 +267,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert json.loads(path.read_text())["version"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.previous.json"])
+def test_what_is_no_regular_file_is_not_replaced(name, tmp_path):
+    (tmp_path / "r.json").write_text("old")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match=f"{name}' cannot be replaced"), replacing(tmp_path / "r.json", keep=True):
+        pytest.fail("nothing is written")
+    assert all(path.name in ("r.json", name) for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

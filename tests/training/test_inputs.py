@@ -221,6 +221,7 @@ SECRET = "hunter2"
     f"https://h/d?password={SECRET}&x=1", f"https://h?sslpassword={SECRET}", f"token: {SECRET}",
     f'{{"api_key": "{SECRET}"}}', f"PGPASSWORD={SECRET} psql", f"user=u password={SECRET} host=h",
     f"postgresql://u:{SECRET}@{SECRET}@h/d", f"postgresql://u:p@ss/{SECRET}@h/d", f"postgresql://u%3A{SECRET}@h/d",
+    f"got postgresql://u:a {SECRET} b@h/d", f"postgresql://u:a {SECRET}@{SECRET}@h/d",
 ])  # fmt: skip
 def test_secrets_of_urls_and_keys_are_not_shown(text):
     assert SECRET not in without_secrets(text) and "***" in without_secrets(text)
