@@ -8,7 +8,7 @@ from torch import Tensor
 from .checks import require_finite, require_matrix
 from .lu import inverse as inverse_of
 from .lu import lu_factor, lu_solve
-from .norms import largest_part, power_of_two_below
+from .norms import unit_of
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # makes 2^-k log(condition) smaller than the rounding unit
@@ -129,7 +129,7 @@ def guard(dtype: torch.dtype) -> float:
 
 def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
     """Return the gradient of the spectral radius ``radius`` of ``x``, radial if the eigenvalue is nearly defective."""
-    scale = _scale(x)
+    scale = unit_of(x)
     unit = x / scale  # its eigenvalues and squares neither underflow nor overflow
     eigenvalue, projector = dominant(unit)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
@@ -174,7 +174,7 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
     stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero.
     """
     power = x.to(_WIDE.get(x.dtype, x.dtype))
-    scale = _scale(power)
+    scale = unit_of(power)
     power = power / scale
     logarithm = power.real.new_zeros(power.shape[:-2])
     least, ended = torch.ones_like(logarithm), torch.zeros_like(logarithm, dtype=torch.bool)
@@ -191,13 +191,8 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_eigenvalues(x: Tensor) -> Tensor:
     x = x.to(_WIDE.get(x.dtype, x.dtype))
-    scale = _scale(x)
+    scale = unit_of(x)
     return torch.linalg.eigvals(x / scale).abs().amax(-1) * scale[..., 0, 0]
-
-
-def _scale(x: Tensor) -> Tensor:
-    """Return powers of two, (..., 1, 1), near the largest entry, also if its modulus overflows."""
-    return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _is_plain_zero(g: Tensor) -> bool:
@@ -209,7 +204,7 @@ class _Dominant(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         finite = torch.where(x.isfinite(), x, 0).to(_WIDE.get(x.dtype, x.dtype))
-        size = _scale(finite)
+        size = unit_of(finite)
         scaled = finite / size
         scaled = torch.where(scaled.abs() > _NEGLIGIBLE, scaled, 0)
         eigenvalues, vectors = torch.linalg.eig(scaled)
