@@ -58,7 +58,8 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
 
     If a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well, and the
     smaller value is returned. It is exact for triangular matrices, in any order of rows and columns. For other
-    defective matrices the error is that of rounding the entries, about the n-th root of eps.
+    defective matrices the error is that of rounding the entries, about the n-th root of eps. In `fixed_iterations` the
+    eigenvalues are not computed, and the value may be larger, or 0 where the powers underflow.
 
     Costs 30 products in single precision (computed in double) or 58 in double precision. The backward pass costs an
     eigendecomposition, which waits for the device and cannot be captured in a CUDA graph. Power iteration cannot
@@ -145,7 +146,9 @@ class _Radius(torch.autograd.Function):
         value, least = _by_squaring(x)
         if may_read_device() and not x.is_meta and bool((least < _DEFECTIVE).any()):
             # if a nilpotent part outweighs the eigenvalues, rounding errors can only increase either value
-            value = torch.where(least < _DEFECTIVE, torch.minimum(value, _by_eigenvalues(x)), value)
+            by_eigenvalues = _by_eigenvalues(x)
+            smaller = torch.where(_underflows(x, value == 0), by_eigenvalues, torch.minimum(value, by_eigenvalues))
+            value = torch.where(least < _DEFECTIVE, smaller, value)
         return value.to(x.real.dtype)
 
     @staticmethod
@@ -171,7 +174,8 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return Gelfand's limit in double precision, and the smallest norm of a normalized square on the way.
 
     Compared with the power of its nilpotent part, the eigenvalue of a Jordan block underflows. The iteration therefore
-    stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero.
+    stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero,
+    unless `_underflows`.
     """
     power = x.to(_WIDE.get(x.dtype, x.dtype))
     scale = unit_of(power)
@@ -187,6 +191,21 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
         power = power / torch.where(size > 0, size, 1)[..., None, None]
         power = power @ power
     return logarithm.exp() * scale[..., 0, 0], least
+
+
+def _underflows(x: Tensor, zero: Tensor) -> Tensor:
+    """Return for each matrix whether it has ``zero``, and products of tiny numbers may have made its power zero."""
+    power = torch.where(zero[..., None, None], x.to(_WIDE.get(x.dtype, x.dtype)) / unit_of(x), 0)
+    found = torch.zeros_like(zero)
+    for _ in range(_SQUARINGS[x.real.dtype] + 1):
+        if not bool(power.any()):
+            break
+        parts = (torch.view_as_real(power) if power.is_complex() else power.unsqueeze(-1)).abs()
+        found = found | ((parts > 0) & (parts < _UNDERFLOW)).any(-1).any(-1).any(-1)
+        size = parts.amax((-3, -2, -1))
+        power = power / torch.where(size > 0, size, 1)[..., None, None]
+        power = power @ power
+    return found
 
 
 def _by_eigenvalues(x: Tensor) -> Tensor:
