@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._options import is_number
+from ..errors import OptionError
 from .checks import require_finite, require_matrix
 from .lu import inverse as inverse_of
 from .lu import lu_factor, lu_solve
@@ -46,6 +48,8 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     ------
     ShapeError, DtypeError, NonFiniteError
         If ``x`` is not a batch of square floating point matrices with finite entries.
+    OptionError
+        If ``tol`` is not a number of at least 0.
 
     Notes
     -----
@@ -72,6 +76,10 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     >>> assert torch.isclose(mr.linalg.spectral_radius(x), torch.tensor(0.5))
     """
     require_matrix(x, "spectral_radius")
+    if tol is not None and not (is_number(tol) and tol >= 0):
+        raise OptionError(
+            f"tol of spectral_radius must be a number of at least 0.\nGot {tol!r:.40}.\nLeave it out for the default."
+        )
     require_finite(x, "spectral_radius")
     value: Tensor = applied(_Radius, x, guard(x.dtype) if tol is None else tol)
     return value

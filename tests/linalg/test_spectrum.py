@@ -220,10 +220,16 @@ def test_clipping_is_the_nearest_point_and_its_gradient_survives_ties(generator)
     torch.testing.assert_close((quotient * g).sum(), (u * e).sum(), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, "a", None, True])
 def test_a_bound_that_is_not_positive_is_refused(bound):
     with pytest.raises(errors.OptionError, match="positive"):
         linalg.clip_singular_values(torch.eye(2), bound)
+
+
+@pytest.mark.parametrize("tol", [-1.0, math.nan, "a", True])
+def test_a_tolerance_that_is_not_a_number_of_at_least_zero_is_refused(tol):
+    with pytest.raises(errors.OptionError, match="tol"):
+        linalg.spectral_radius(torch.eye(2), tol=tol)
 
 
 @pytest.mark.parametrize("exponent", [0, -8, -16, -40, -150, -290, -300, -309, -320])
