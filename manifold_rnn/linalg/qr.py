@@ -151,12 +151,11 @@ class _QR(torch.autograd.Function):
 
 
 def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
-    even, scale = normalized(x) if x.is_complex() else (x, 1.0)
+    even, scale = normalized(x)
     Q, R = torch.linalg.qr(even)
-    R = R * scale
     d = R.diagonal(dim1=-2, dim2=-1)
     phase = torch.where(d == 0, torch.ones_like(d), d.sgn())
-    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1)
+    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1) * scale
 
 
 def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:

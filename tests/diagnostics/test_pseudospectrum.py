@@ -62,7 +62,9 @@ def test_the_radius_of_a_strongly_non_normal_matrix_is_that_of_its_resolvent(n, 
     W[0, 0] = 0.4
     levels = tuple(level for level in (1e-6, 1e-3, 1e-2, 1.0) if level > 1e6 * gain * torch.finfo(W.dtype).eps)
     for eps, radius in diagnostics.pseudospectrum(W, levels, points=3).radius.items():
-        smallest = [torch.linalg.svdvals(r * torch.eye(n, dtype=W.dtype) - W)[-1] for r in (radius, radius * (1 + 1e-6))]
+        smallest = [
+            torch.linalg.svdvals(r * torch.eye(n, dtype=W.dtype) - W)[-1] for r in (radius, radius * (1 + 1e-6))
+        ]
         assert smallest[0].item() == pytest.approx(eps, rel=1e-5) and smallest[1] > eps
     assert diagnostics.spectrum(W, eps=levels[-1:]).pseudo[levels[-1]] == pytest.approx(radius, rel=1e-8)
 
