@@ -138,3 +138,12 @@ def test_compiled_loops_pack_the_same_numbers(shape, dtype, generator):
         assert torch.equal(linalg.pack_skew(A), c) and torch.equal(linalg.unpack_skew(c), B)
         assert torch.equal(linalg.pack_skew(A.mT), -c)
         assert torch.equal(torch.func.vmap(linalg.pack_skew)(A.expand(2, *shape))[1], c)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.7, 2.0])
+def test_a_matrix_that_is_far_from_orthogonal_has_no_logarithm(factor, generator):
+    Q = linalg.expm_skew(linalg.skew(torch.randn(3, 4, 4, generator=generator)) / 4)
+    Q[1] *= factor
+    with pytest.raises(errors.OffManifoldError, match="needs an orthogonal or unitary matrix"):
+        linalg.logm_unitary(Q)
+    assert bool(linalg.logm_unitary(Q[::2] * 1.01).isfinite().all())  # after some drift
