@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import TooFar, require_matrix
+from .checks import TooFar, require_matrix, require_regular
 from .defect import minus_identity
 from .lu import inverse as inverse_of
 from .lu import solve
@@ -50,6 +50,9 @@ def polar(x: Tensor) -> Tensor:
     Costs two matrix products per iteration. It takes one iteration within 1e-4 of orthonormal columns, and 6 at
     condition number 10. The adjoint solves a Lyapunov equation with ``H``. Source: Bjorck and Bowie (1971); Chen and
     Chow (2014) for the scaling; Kenney and Laub (1991) for the derivative.
+
+    At a singular matrix there is no derivative. A backward pass on a CPU then raises `NonFiniteError`, and on other
+    devices it has no correct digit.
 
     Examples
     --------
@@ -132,6 +135,9 @@ class _Polar(torch.autograd.Function):
             x = x if unit is None else x / unit
             H = multiply(W.mH, x)
             H = 0.5 * (H + H.mH)
+            if unit is not None and w is None:  # otherwise it is known to be regular
+                w, V = torch.linalg.eigh(H.detach())
+                require_regular(w, "The polar factor")
             inside = multiply(W, lyapunov(H, 2 * skew(multiply(W.mH, g)), None if w is None else (w, V)))
             if x.shape[-2] != x.shape[-1]:
                 inside = inside + solve(H, g - W @ (W.mH @ g), left=False)

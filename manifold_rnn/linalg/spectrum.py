@@ -7,9 +7,8 @@ from torch import Tensor
 
 from .._options import is_number
 from ..errors import OptionError
-from .checks import require_finite, require_matrix
-from .lu import inverse as inverse_of
-from .lu import lu_factor, lu_solve
+from .checks import require_derivative, require_finite, require_matrix
+from .lu import inverse_ex, lu_factor, lu_solve
 from .norms import unit_of
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
@@ -58,7 +57,7 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     least as large. If the eigenvalue is nearly defective (``tol``), the radius is not Lipschitz, and the radial
     gradient :math:`\rho X / \|X\|_F^2` is returned. Its slope along ``X`` is correct, and 0 in all other directions. At
     radius 0 the gradient is 0. In all cases :math:`\langle\nabla\rho, X\rangle = \rho`, as for every homogeneous
-    function.
+    function. The second derivative does not exist at a multiple eigenvalue, see `spectral_condition`.
 
     If a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well, and the
     smaller value is returned. It is exact for triangular matrices, in any order of rows and columns. For other
@@ -114,6 +113,9 @@ def spectral_condition(x: Tensor) -> Tensor:
     Notes
     -----
     Costs one eigendecomposition in double precision. Source: Wilkinson (1965), chapter 2.
+
+    There is no derivative where the eigenvalue is a multiple one. A backward pass on a CPU then raises
+    `NonFiniteError`, and on other devices it is NaN.
 
     Examples
     --------
@@ -254,7 +256,9 @@ class _Dominant(torch.autograd.Function):
         x, value, P = ctx.saved_tensors
         with without_autocast(x):
             eye = torch.eye(x.shape[-1], dtype=P.dtype, device=P.device)
-            R = inverse_of(value[..., None, None] * eye - x + P) - P  # the reduced resolvent
+            inverse, failed = inverse_ex(value[..., None, None] * eye - x + P)
+            require_derivative(failed != 0, "An eigenvector", "where its eigenvalue is a multiple one")
+            R = inverse - P  # the reduced resolvent
             g = g_value[..., None, None] * P.mH + R.mH @ g_projector @ P.mH + P.mH @ g_projector @ R.mH
             return g if x.is_complex() else g.real
 
