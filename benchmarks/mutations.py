@@ -72,8 +72,8 @@ FAULTS = [
     Fault(
         "factor 2 in the skew-Hermitian part",
         "linalg/skew.py",
-        "return _times(x - x.mH, 0.5)",
-        "return _times(x - x.mH, 1.0)",
+        "return torch.sub(x * 0.5, x.mH, alpha=0.5)",
+        "return torch.sub(x, x.mH)",
         (LINALG, "-k", "skew"),
     ),
     Fault(

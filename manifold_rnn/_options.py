@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from numbers import Integral
-from typing import get_type_hints
+from numbers import Integral, Real
+from typing import TypeGuard, get_type_hints
 
 from .errors import OptionError
 
@@ -14,6 +14,11 @@ from .errors import OptionError
 def is_integer(value: object, least: int) -> bool:
     """Return whether a value is an integer of at least ``least``, of Python or NumPy, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a real number of Python or NumPy, but not a bool. It may be NaN or infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_known(kind: type, shared: type, options: Mapping[str, object]) -> None:

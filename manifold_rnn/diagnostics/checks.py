@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from math import inf
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._options import is_integer
+from .._options import is_integer, is_number
 from ..errors import OptionError, UnsupportedError
 
 
@@ -21,7 +20,7 @@ def require_at_least(name: str, value: object, least: int, most: int | None = No
 
 def require_positive(name: str, value: object, below: float = inf) -> None:
     """Raise `OptionError` unless an option is a positive number below a bound."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < below:
+    if not is_number(value) or not 0 < float(value) < below:
         bound = "finite" if below == inf else f"below {below:g}"
         raise OptionError(f"`{name}` is out of range.\nExpected a positive number, {bound}. Got {value!r:.40}.")
 
@@ -29,7 +28,7 @@ def require_positive(name: str, value: object, below: float = inf) -> None:
 def require_positives(name: str, values: object) -> tuple[float, ...]:
     """Return a sequence of positive, finite numbers, or raise `OptionError`."""
     items = _items(values)
-    if items is None or not all(_is_number(item) and 0 < float(item) < inf for item in items):
+    if items is None or not all(is_number(item) and 0 < float(item) < inf for item in items):
         raise OptionError(
             f"`{name}` needs a sequence of positive numbers.\nGot {values!r:.80}.\nPass a tuple such as (0.1,)."
         )
@@ -39,7 +38,7 @@ def require_positives(name: str, values: object) -> tuple[float, ...]:
 def require_range(name: str, value: object) -> tuple[float, float]:
     """Return a pair of a smaller and a larger number, or raise `OptionError`."""
     items = _items(value)
-    if items is None or len(items) != 2 or not all(map(_is_number, items)) or not items[0] < items[1]:
+    if items is None or len(items) != 2 or not all(map(is_number, items)) or not items[0] < items[1]:
         raise OptionError(
             f"`{name}` needs a smaller and a larger number.\nGot {value!r:.80}.\nPass for example (0.0, 1.0)."
         )
@@ -54,10 +53,6 @@ def require_seed(seed: object) -> None:
 
 def _items(values: object) -> tuple[Any, ...] | None:
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_module(module: object, who: str) -> None:

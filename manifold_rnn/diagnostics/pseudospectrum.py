@@ -137,7 +137,7 @@ def pseudospectrum(
     Raises
     ------
     ShapeError, NonFiniteError
-        If the matrix is not square, or an entry is not finite.
+        If the matrix is not square, an entry is not finite, or the norm exceeds the largest number.
     OptionError
         If the module has no recurrent matrix, ``eps`` is empty or not positive, ``points`` is below 2, or ``extent``
         is not two intervals.

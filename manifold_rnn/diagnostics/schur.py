@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..linalg.norms import normalized
 from ..linalg.resolvent import inverse_pivots, smallest_singular_values, solve_shifted
 
@@ -40,6 +41,11 @@ class SchurForm:
     def of(cls, W: Tensor, radius: float) -> "SchurForm":
         """Compute the complex Schur form with LAPACK, on the CPU."""
         scaled, unit = normalized(W)
+        if not math.isfinite(float(torch.linalg.matrix_norm(scaled) * unit)):
+            raise NonFiniteError(
+                "The norm of the matrix exceeds the largest number.\n"
+                f"Got entries up to {float(W.abs().max()):.3g}.\nDivide the matrix by its largest entry first."
+            )
         T, _ = scipy.linalg.schur(scaled.cpu().numpy(), output="complex")
         return cls(torch.from_numpy(T).to(W.device).triu() * unit, radius, not W.is_complex())
 
@@ -112,7 +118,7 @@ class SchurForm:
         the radius is found by bisection, and its angle is refined together with it.
         """
         level = torch.tensor(list(eps), dtype=torch.float64, device=self.T.device)
-        low, high = self.radius + level, self.norm + level
+        low, high = self.radius + level, (self.norm + level).clamp(max=torch.finfo(level.dtype).max)
         angle, radius = self._bracket(level, low, high)
         for _ in range(4):
             radius = self._refine(level, radius, angle, high)
@@ -129,11 +135,8 @@ class SchurForm:
         """Return the angle and the radius of an almost outermost point of each pseudospectrum."""
         low, high = low.clone(), high.clone()
         angle = self.T.diagonal()[self.T.diagonal().abs().argmax()].angle().expand(len(level)).clone()
-        for _ in range(10):
-            open_ = high - low > 1e-3 * high
-            if not bool(open_.any()):
-                break
-            middle = (low + high) / 2
+        while bool((high / low > 1.001).any()):
+            middle = low.sqrt() * high.sqrt()  # the radius may be many orders of magnitude below the norm
             angles = torch.stack([self.angles(float(r)) for r in middle])
             values = self.resolvent(torch.polar(middle[:, None].expand_as(angles), angles), 1e-2)
             least, places = values.min(1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, NonFiniteError, OptionError, ShapeError
+from ..linalg.norms import norm
 from ..nn import real_features
 from .checks import require_at_least, require_dense, require_positive
 from .plotting import axes_or_new
@@ -149,7 +150,7 @@ def signal_to_noise(
     ratio = recall / (1 - recall).clamp(min=torch.finfo(recall.dtype).eps)
     for k in (recall > _NEAR_ONE).nonzero().flatten().tolist():
         ratio[k] = _ratio(W, H, noise**0.5 * by_noise, by_input, k)
-    power = by_input.square().sum() / (noise * by_noise.square().sum())
+    power = (norm(by_input) / norm(by_noise)).square() / noise
     return SignalToNoise(tuple(ratio.tolist()), tuple(recall.tolist()), float(power), float(noise))
 
 

@@ -190,7 +190,7 @@ def spectrum(source: Tensor | nn.Module, *, eps: Sequence[float] = EPS) -> Spect
     ShapeError
         If the matrix is not square or has no entry.
     NonFiniteError
-        If an entry is NaN or infinite.
+        If an entry is NaN or infinite, or the norm exceeds the largest number.
     OptionError
         If the module has no recurrent matrix, or a perturbation is not positive.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._options import is_integer
-from ..errors import OptionError
+from ..errors import DtypeError, OptionError
 from .checks import require_matrix
 from .precision import full_precision
 from .skew import skew
@@ -81,8 +81,8 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
 
     Raises
     ------
-    OptionError
-        If ``terms`` is not an integer of at least 2.
+    OptionError, DtypeError
+        If ``terms`` is not an integer of at least 2, or ``theta`` is not real.
 
     Notes
     -----
@@ -93,7 +93,16 @@ def cayley_series_defect(theta: Tensor | float, terms: int = 5) -> Tensor:
     >>> assert mr.linalg.cayley_series_defect(1.0) == 1 and mr.linalg.cayley_series_defect(0.1) < 1.01e-4
     """
     _require_terms(terms)
-    power = torch.as_tensor(theta).abs() ** (terms - 1)
+    try:
+        angle = torch.as_tensor(theta)
+    except (TypeError, ValueError, RuntimeError):
+        angle = None
+    if angle is None or angle.is_complex() or angle.dtype is torch.bool:
+        raise DtypeError(
+            "cayley_series_defect needs real numbers.\n"
+            f"Got {type(theta).__name__ if angle is None else angle.dtype}.\nPass for example theta=0.1."
+        )
+    power = angle.abs() ** (terms - 1)
     if terms % 2 == 0:  # an imaginary power is orthogonal to 1
         long = torch.hypot(torch.ones_like(power), power)
         return torch.where(power < 1, power * power / (long + 1), long - 1)

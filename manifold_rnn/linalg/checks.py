@@ -11,6 +11,7 @@ from ..errors import DeviceError, DtypeError, NonFiniteError, ShapeError
 from .precision import applied, may_read_device
 
 LONGEST = 2.0**40  # longest tangent vector: beyond it double precision leaves less than four correct digits
+_SINGULAR = 4  # rounding units up to which a singular value is 0
 _FIND = "Find the first operation that produced them, e.g. with torch.autograd.set_detect_anomaly(True)."
 
 
@@ -63,6 +64,28 @@ def require_finite(x: Tensor, name: str, advice: str = _FIND) -> None:
             )
 
     on_numbers(check, x)
+
+
+def require_regular(sizes: Tensor, name: str) -> None:
+    """Raise `NonFiniteError` in an adjoint if the smallest of these sizes of a matrix is 0 beside the largest."""
+    singular = sizes.amin(-1) <= _SINGULAR * torch.finfo(sizes.dtype).eps * sizes.amax(-1)
+    require_derivative(singular, name, "at a matrix that is singular to working precision")
+
+
+def require_derivative(missing: Tensor, name: str, where: str) -> None:
+    """Raise `NonFiniteError` in an adjoint if a derivative is missing.
+
+    Nothing is read from other devices: a backward pass there runs in a thread that does not see `fixed_iterations`.
+    """
+
+    def check(missing: Tensor) -> None:
+        if bool(missing.any()):
+            raise NonFiniteError(
+                f"{name} has no derivative {where}.\nStart from another matrix, or do not differentiate through it."
+            )
+
+    if missing.device.type == "cpu":
+        on_numbers(check, missing)
 
 
 class TooFar(Exception):

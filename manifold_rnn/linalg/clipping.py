@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._options import is_number
 from ..errors import OptionError, ShapeError
 from .checks import require_finite
-from .norms import largest_part, power_of_two_below, without_vanishing
+from .norms import normalized
 from .precision import applied, full_precision, without_autocast
 
 _SLACK = 16  # roundings by which a singular value at the bound, as of an orthogonal matrix, may exceed it
@@ -52,9 +53,11 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
             "clip_singular_values needs matrices in the last two axes, of at least 1 x 1.\n"
             f"Expected shape (..., n, p), got {tuple(x.shape)}.\nReshape it first."
         )
-    if not bound > 0:
-        raise OptionError(f"The bound of singular values must be positive.\nGot {bound!r}.\nUse e.g. bound=1.0.")
+    if not (is_number(bound) and bound > 0):
+        raise OptionError(f"The bound of singular values must be positive.\nGot {bound!r:.40}.\nUse e.g. bound=1.0.")
     require_finite(x, "clip_singular_values")
+    if bound > torch.finfo(x.dtype).max:
+        return x.clone()
     y: Tensor = applied(_Clip, x.mT, bound).mT if x.shape[-2] < x.shape[-1] else applied(_Clip, x, bound)
     return y
 
@@ -62,7 +65,8 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
 class _Clip(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, bound: float) -> Tensor:
-        U, s, Vh = _svd(x)
+        U, s, Vh, scale = _svd(x)
+        s = s * scale.squeeze(-1)
         kept = s.clamp(max=bound)
         clipped = U * kept.unsqueeze(-2) @ Vh  # a difference from x would lose digits where x is large
         return torch.where((s > bound).any(-1)[..., None, None] | s.isnan().any(-1)[..., None, None], clipped, x)
@@ -76,10 +80,10 @@ class _Clip(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         with without_autocast(x):
-            U, s, Vh = _svd(x)
+            U, s, Vh, scale = _svd(x)
             Y = U.mH @ g @ Vh.mH
             symmetric, skew = 0.5 * (Y + Y.mH), 0.5 * (Y - Y.mH)
-            same, opposite, alone = _slopes(s, ctx.bound)
+            same, opposite, alone = _slopes(s, (ctx.bound / scale).squeeze(-1))
             beyond = g @ Vh.mH - U @ Y  # the component outside of the range of a tall matrix
             return (U @ (same * symmetric + opposite * skew) + beyond * alone.unsqueeze(-2)) @ Vh, None
 
@@ -89,19 +93,23 @@ class _Clip(torch.autograd.Function):
         return y, 0
 
 
-def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the decomposition of ``x`` divided by a power of two, and that power, (..., 1, 1)."""
     finite = torch.where(x.isfinite(), x, 0)  # the factorization would raise; the result becomes NaN instead
-    scale = power_of_two_below(largest_part(finite)).clamp(min=1)  # keeps squares from overflowing
-    U, s, Vh = torch.linalg.svd(without_vanishing(finite / scale), full_matrices=False)
-    return U, s * scale.squeeze(-1) + (x - x).abs().sum((-2, -1))[..., None], Vh
+    even, scale = normalized(finite)
+    U, s, Vh = torch.linalg.svd(even, full_matrices=False)
+    return U, s + (x - x).abs().sum((-2, -1))[..., None], Vh, scale
 
 
-def _slopes(s: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+def _slopes(s: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return divided differences of the odd function ``clip`` at (s_i, s_j), at (s_i, -s_j) and at (s_i, 0)."""
     high, low = torch.maximum(s[..., :, None], s[..., None, :]), torch.minimum(s[..., :, None], s[..., None, :])
     edge = bound * (1 + _SLACK * torch.finfo(s.dtype).eps)
+    alone = torch.where(s <= edge, 1, bound / torch.where(s <= edge, 1, s))
+    bound, edge = bound.unsqueeze(-1), edge.unsqueeze(-1)
     inside, outside = high <= edge, low > edge
-    same = (bound - low.clamp(max=bound)) / torch.where(inside | outside, 1, high - low)
+    least = torch.minimum(low, bound)
+    same = (bound - least) / torch.where(inside | outside, 1, high - low)
     same = torch.where(inside, 1, torch.where(outside, 0, same))
-    opposite = torch.where(inside, 1, (bound + low.clamp(max=bound)) / torch.where(inside, 1, high + low))
-    return same, opposite, torch.where(s <= edge, 1, bound / torch.where(s <= edge, 1, s))
+    opposite = torch.where(inside, 1, (bound + least) / torch.where(inside, 1, high + low))
+    return same, opposite, alone

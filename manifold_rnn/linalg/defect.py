@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .checks import require_matrix
-from .precision import full_precision
+from .norms import unit_of
+from .precision import full_precision, may_read_device
 
 
 @full_precision
@@ -19,6 +20,7 @@ def defect(x: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (...), real
+        Infinite if it exceeds the largest number, and NaN if squares do in `fixed_iterations`.
 
     Raises
     ------
@@ -31,7 +33,12 @@ def defect(x: Tensor) -> Tensor:
     >>> assert d == 3
     """
     require_matrix(x, "defect", tall=True, advice="Transpose a wide matrix, as in defect(x.mT), to measure its rows.")
-    return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+    if not may_read_device():  # a captured step compares it with a bound, which NaN exceeds as infinity does
+        return torch.linalg.matrix_norm(minus_identity(x.mH @ x))
+    unit = unit_of(x).clamp(min=1)  # squares of the quotients do not overflow
+    even = x / unit
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return torch.linalg.matrix_norm(even.mH @ even - eye / unit.square()) * unit[..., 0, 0] * unit[..., 0, 0]
 
 
 def minus_identity(x: Tensor) -> Tensor:

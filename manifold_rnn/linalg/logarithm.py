@@ -5,12 +5,14 @@ from torch import Tensor
 
 from ..errors import OffManifoldError
 from .checks import on_numbers, require_finite, require_matrix
+from .defect import defect
 from .lu import inverse as inverse_of
 from .lu import solve
 from .polar import polar
 from .precision import full_precision
 from .skew import skew
 
+_FAR = 0.5  # norm of Q^H Q - I
 _SIGN_STEPS = 12  # converges for real parts above about 1e-3, quadratically at the end
 _ROOTS = 4  # square roots, after which eigenangles are at most pi/16
 _TERMS = 9  # of the artanh series at tan(pi/32); the next term is below the rounding unit of double precision
@@ -37,7 +39,8 @@ def logm_unitary(Q: Tensor) -> Tensor:
     Raises
     ------
     OffManifoldError
-        If an eigenvalue is -1 to working precision, where the logarithm is not unique.
+        If an eigenvalue is -1 to working precision, where the logarithm is not unique, or if ``Q`` is far from
+        orthogonal or unitary.
     ShapeError, DtypeError
         If ``Q`` is not a batch of square floating point matrices.
 
@@ -51,6 +54,7 @@ def logm_unitary(Q: Tensor) -> Tensor:
     >>> A = mr.linalg.skew(torch.randn(4, 4, dtype=torch.float64))
     >>> assert torch.allclose(mr.linalg.logm_unitary(mr.linalg.expm_skew(A / 4)), A / 4)
     """
+    require_unitary(Q, "logm_unitary")
     require_no_minus_one(Q, "logm_unitary")
     eye = _eye(Q)
     for _ in range(_ROOTS):
@@ -141,6 +145,22 @@ def _require_positive(diagonal: Tensor) -> None:
             f"Got R[{first}, {first}] = {float(diagonal[..., first].min()):.3g}.\n"
             "Use the exponential or Cayley retraction, or a base point nearer to Q."
         )
+
+
+def require_unitary(Q: Tensor, name: str) -> None:
+    """Raise `OffManifoldError` if ``Q`` is further from orthonormal columns than any drift leads."""
+    require_matrix(Q, name)
+    require_finite(Q, name)
+
+    def check(Q: Tensor) -> None:
+        distance = float(defect(Q).max()) if Q.numel() else 0.0
+        if not distance <= _FAR:
+            raise OffManifoldError(
+                f"{name} needs an orthogonal or unitary matrix.\n"
+                f"Got one at distance {distance:.3g}, the norm of Q^H Q - I.\nProject it first with manifold.projx."
+            )
+
+    on_numbers(check, Q)
 
 
 def require_no_minus_one(Q: Tensor, name: str) -> None:

@@ -2,8 +2,7 @@
 
 With several threads on a CPU, torch factorizes the matrices of a batch in parallel. From about 150 rows on, oneMKL
 fails there (https://github.com/pytorch/pytorch/issues/141358). Results are wrong, the call raises an error about
-pivots, or it does not return. This module factorizes such matrices one after the other. Inside `torch.vmap` it does so
-for inverses and solutions.
+pivots, or it does not return. This module factorizes such matrices one after the other, also inside `torch.vmap`.
 """
 
 import math
@@ -14,21 +13,19 @@ import torch
 from torch import Tensor
 
 from .._torch import is_forward_mode, is_transformed
+from .precision import applied
 
 _BATCHED_UP_TO = 128  # rows of matrices that torch may factorize in parallel
 
 
 def inverse(A: Tensor) -> Tensor:
     """Return the inverse, with NaN or infinity for a singular matrix."""
-    if not _is_mapped(A):
-        return inverse_ex(A)[0]
-    W: Tensor = _Inverse.apply(A)
-    return W
+    return inverse_ex(A)[0]
 
 
 def inverse_ex(A: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inverse, and for each matrix a number that is 0 if it exists."""
-    inverse, info = _each(lambda A: tuple(torch.linalg.inv_ex(A)), A)
+    inverse, info = applied(_Inverse, A) if _is_mapped(A) else _Inverse.forward(A)
     return inverse, info
 
 
@@ -39,23 +36,20 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """
     if _is_mapped(A) or (not torch.compiler.is_compiling() and is_forward_mode()):
         return inverse(A) @ B if left else B @ inverse(A)
-    return solve_ex(A, B, left=left)[0]
-
-
-def solve_ex(A: Tensor, B: Tensor, *, left: bool = True) -> tuple[Tensor, Tensor]:
-    """Return ``A^-1 B`` or ``B A^-1``, and for each matrix a number that is 0 if it exists."""
-    result, info = _each(lambda A, B: tuple(torch.linalg.solve_ex(A, B, left=left)), A, B)
-    return result, info
+    return _each(lambda A, B: (torch.linalg.solve_ex(A, B, left=left)[0],), A, B)[0]
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sign of the determinant, and the logarithm of its modulus."""
-    sign, logarithm = _each(lambda A: tuple(torch.linalg.slogdet(A)), A)
+    sign, logarithm = applied(_Slogdet, A) if _is_mapped(A) else _Slogdet.forward(A)
     return sign, logarithm
 
 
 def lu_factor(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the factors and the pivots as `lu_solve` takes them; a singular matrix has a pivot of 0."""
+    """Return the factors and the pivots as `lu_solve` takes them; a singular matrix has a pivot of 0.
+
+    Call both in custom functions with a rule for `torch.vmap` only, which see the whole batch.
+    """
     LU, pivots = _each(lambda A: tuple(torch.linalg.lu_factor_ex(A))[:2], A)
     return LU, pivots
 
@@ -96,24 +90,43 @@ class _Inverse(torch.autograd.Function):
     """The inverse, which sees the whole batch that `torch.vmap` hides."""
 
     @staticmethod
-    def forward(A: Tensor) -> Tensor:
-        return inverse_ex(A)[0]
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, info = _each(lambda A: tuple(torch.linalg.inv_ex(A)), A)
+        return inverse, info
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[0])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor, *_: None) -> Tensor:
         (W,) = ctx.saved_tensors
         return -(W.mH @ g @ W.mH)
 
     @staticmethod
-    def jvp(ctx: Any, dA: Tensor) -> Tensor:
-        (W,) = ctx.saved_tensors
-        return -(W @ dA @ W)
+    def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return inverse_ex(A.movedim(in_dims[0], 0)), (0, 0)
+
+
+class _Slogdet(torch.autograd.Function):
+    """The determinant, which sees the whole batch that `torch.vmap` hides."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[Tensor, int]:
-        return inverse(A.movedim(in_dims[0], 0)), 0
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
+        sign, logarithm = _each(lambda A: tuple(torch.linalg.slogdet(A)), A)
+        return sign, logarithm
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, g_sign: Tensor, g: Tensor) -> Tensor:
+        A, sign = ctx.saved_tensors
+        slope = torch.complex(g, (g_sign * sign.conj()).imag) if A.is_complex() else g  # of log det A
+        return slope[..., None, None] * inverse(A).mH
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], A: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return slogdet(A.movedim(in_dims[0], 0)), (0, 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from .norms import normalized
+from .norms import normalized, unit_of
 from .precision import applied, full_precision, recorded, without_autocast
 from .product import multiply, multiply_add
 
@@ -99,6 +99,8 @@ class _Sign(torch.autograd.Function):
         if not x.numel():
             return torch.zeros_like(x)
         with without_autocast(x):
+            unit = unit_of(x)
+            x = x / unit
             right, left = W.mH @ x, x @ W.mH  # V S V^H and U S U^H
             s, V = torch.linalg.eigh(0.5 * (right + right.mH))
             t, U = torch.linalg.eigh(0.5 * (left + left.mH))
@@ -107,7 +109,7 @@ class _Sign(torch.autograd.Function):
             inner = W @ (V @ (turned * _inverse(s.unsqueeze(-1) + s.unsqueeze(-2), _both(s))) @ V.mH)
             below = (g - W @ Y) @ (V * _inverse(s, _positive(s)).unsqueeze(-2)) @ V.mH
             beside = U @ ((U * _inverse(t, _positive(t)).unsqueeze(-2)).mH @ (g - (g @ W.mH) @ W))
-            return inner + below + beside
+            return (inner + below + beside) / unit
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:

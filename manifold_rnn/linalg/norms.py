@@ -38,8 +38,13 @@ def power_of_two_below(size: Tensor) -> Tensor:
 
 def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a matrix for LAPACK, and the power of two that divided it, so that its largest entry is near 1."""
-    scale = power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
+    scale = unit_of(x)
     return without_vanishing(x / scale), scale
+
+
+def unit_of(x: Tensor) -> Tensor:
+    """Return powers of two, (..., 1, 1), near the largest entry, that divide a matrix without loss."""
+    return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def without_vanishing(x: Tensor) -> Tensor:

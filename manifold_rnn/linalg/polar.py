@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import TooFar, require_matrix
+from .checks import TooFar, require_matrix, require_regular
 from .defect import minus_identity
 from .lu import inverse as inverse_of
 from .lu import solve
-from .norms import largest_part, normalized, power_of_two_below
+from .norms import largest_part, normalized, unit_of
 from .precision import applied, double, full_precision, host_max, may_read_device, recorded, without_autocast
 from .product import multiply, multiply_add
 from .skew import skew
@@ -50,6 +50,9 @@ def polar(x: Tensor) -> Tensor:
     Costs two matrix products per iteration. It takes one iteration within 1e-4 of orthonormal columns, and 6 at
     condition number 10. The adjoint solves a Lyapunov equation with ``H``. Source: Bjorck and Bowie (1971); Chen and
     Chow (2014) for the scaling; Kenney and Laub (1991) for the derivative.
+
+    At a singular matrix there is no derivative. A backward pass on a CPU then raises `NonFiniteError`, and on other
+    devices it has no correct digit.
 
     Examples
     --------
@@ -107,17 +110,18 @@ def polish(x: Tensor) -> Tensor:
 
 
 _Eigen = tuple[Tensor, Tensor]  # eigenvalues and eigenvectors of H
+_Factored = tuple[
+    Tensor, Tensor | None, Tensor | None, Tensor | None
+]  # W, both for X divided by its unit, and the unit
 
 
 class _Polar(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, known: Tensor | None, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return _factor(x, near) if known is None else (known.clone(), None, None)
+    def forward(x: Tensor, known: Tensor | None, near: bool) -> _Factored:
+        return _factor(x, near) if known is None else (known.clone(), None, None, unit_of(x))
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor | None, bool], output: tuple[Tensor, Tensor | None, Tensor | None]
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, bool], output: _Factored) -> None:
         ctx.mark_non_differentiable(*(result for result in output[1:] if result is not None))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], *output)
@@ -126,15 +130,18 @@ class _Polar(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
         if g is None:
             return None, None, None
-        x, W, w, V = ctx.saved_tensors
+        x, W, w, V, unit = ctx.saved_tensors
         with without_autocast(x):
+            x = x if unit is None else x / unit
             H = multiply(W.mH, x)
             H = 0.5 * (H + H.mH)
+            if unit is not None and w is None:  # otherwise it is known to be regular
+                w, V = torch.linalg.eigh(H.detach())
+                require_regular(w, "The polar factor")
             inside = multiply(W, lyapunov(H, 2 * skew(multiply(W.mH, g)), None if w is None else (w, V)))
-            if x.shape[-2] == x.shape[-1]:
-                return inside, None, None
-            outside = g - W @ (W.mH @ g)
-            return inside + solve(H, outside, left=False), None, None
+            if x.shape[-2] != x.shape[-1]:
+                inside = inside + solve(H, g - W @ (W.mH @ g), left=False)
+            return inside if unit is None else inside / unit, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, int | None, None], x: Tensor, known: Tensor | None, near: bool) -> Any:
@@ -170,25 +177,32 @@ class _Lyapunov(torch.autograd.Function):
             return -(gC @ S.mH + S.mH @ gC), gC, None, None
 
 
-def _factor(x: Tensor, near: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the factor, and the eigenvalues and eigenvectors of ``H`` if they were computed."""
-    gram = multiply(x.mH, x)
-    far = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
+def _factor(x: Tensor, near: bool) -> _Factored:
+    """Return the factor, the eigenvalues and eigenvectors of ``H`` if they were computed, and what divided ``x``."""
+    unit: Tensor | None = None
     if may_read_device():
-        largest = host_max(far)
+        gram = multiply(x.mH, x)
+        largest = host_max(torch.linalg.matrix_norm(minus_identity(gram), keepdim=True))
         if largest <= 0.5:
-            return _iterate(x, gram, _iterations(largest, x)), None, None
+            return _iterate(x, gram, _iterations(largest, x)), None, None, None
         if not largest <= _FAR:  # NaN included
             if near:
                 raise TooFar
-            size = largest_part(x)
-            if not math.isfinite(host_max(size)):
-                return torch.full_like(x, math.nan), None, None
-            x = x / power_of_two_below(size)
-            gram = multiply(x.mH, x)
+            if not math.isfinite(host_max(largest_part(x))):
+                return torch.full_like(x, math.nan), None, None, None
+            x, gram, unit = _divided(x)
         if x.device.type == "cpu" and (found := _by_eigenvectors(x, gram)) is not None:
-            return found
-    return _newton_schulz(x, gram), None, None
+            return *found, unit
+    if unit is None:
+        x, gram, unit = _divided(x)
+    return _newton_schulz(x, gram), None, None, unit
+
+
+def _divided(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``x`` divided by its unit, its Gram matrix, where no square underflows or overflows, and the unit."""
+    unit = unit_of(x)
+    x = x / unit
+    return x, multiply(x.mH, x), unit
 
 
 def _by_eigenvectors(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -43,7 +43,7 @@ def skew(x: Tensor) -> Tensor:
     >>> assert torch.equal(a, torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
     """
     require_matrix(x, "skew")
-    return _times(x - x.mH, 0.5)
+    return torch.sub(x * 0.5, x.mH, alpha=0.5)  # the difference itself may overflow
 
 
 @full_precision
@@ -63,7 +63,7 @@ def pack_skew(A: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., n(n-1)/2), or (..., n^2) for complex ``A``
-        The real coordinates.
+        The real coordinates, infinite where the difference of two entries overflows.
 
     Raises
     ------

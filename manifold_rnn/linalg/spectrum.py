@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import require_finite, require_matrix
-from .lu import inverse as inverse_of
-from .lu import lu_factor, lu_solve
-from .norms import largest_part, power_of_two_below
+from .._options import is_number
+from ..errors import OptionError
+from .checks import require_derivative, require_finite, require_matrix
+from .lu import inverse_ex, lu_factor, lu_solve
+from .norms import unit_of
 from .precision import applied, full_precision, may_read_device, recording, without_autocast
 
 _SQUARINGS = {torch.float32: 30, torch.float64: 58}  # makes 2^-k log(condition) smaller than the rounding unit
@@ -46,6 +47,8 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     ------
     ShapeError, DtypeError, NonFiniteError
         If ``x`` is not a batch of square floating point matrices with finite entries.
+    OptionError
+        If ``tol`` is not a number of at least 0.
 
     Notes
     -----
@@ -54,11 +57,12 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     least as large. If the eigenvalue is nearly defective (``tol``), the radius is not Lipschitz, and the radial
     gradient :math:`\rho X / \|X\|_F^2` is returned. Its slope along ``X`` is correct, and 0 in all other directions. At
     radius 0 the gradient is 0. In all cases :math:`\langle\nabla\rho, X\rangle = \rho`, as for every homogeneous
-    function.
+    function. The second derivative does not exist at a multiple eigenvalue, see `spectral_condition`.
 
     If a nilpotent part outweighs the eigenvalues, as in a Jordan block, the eigenvalues are computed as well, and the
     smaller value is returned. It is exact for triangular matrices, in any order of rows and columns. For other
-    defective matrices the error is that of rounding the entries, about the n-th root of eps.
+    defective matrices the error is that of rounding the entries, about the n-th root of eps. In `fixed_iterations` the
+    eigenvalues are not computed, and the value may be larger, or 0 where the powers underflow.
 
     Costs 30 products in single precision (computed in double) or 58 in double precision. The backward pass costs an
     eigendecomposition, which waits for the device and cannot be captured in a CUDA graph. Power iteration cannot
@@ -71,6 +75,10 @@ def spectral_radius(x: Tensor, *, tol: float | None = None) -> Tensor:
     >>> assert torch.isclose(mr.linalg.spectral_radius(x), torch.tensor(0.5))
     """
     require_matrix(x, "spectral_radius")
+    if tol is not None and not (is_number(tol) and tol >= 0):
+        raise OptionError(
+            f"tol of spectral_radius must be a number of at least 0.\nGot {tol!r:.40}.\nLeave it out for the default."
+        )
     require_finite(x, "spectral_radius")
     value: Tensor = applied(_Radius, x, guard(x.dtype) if tol is None else tol)
     return value
@@ -106,6 +114,9 @@ def spectral_condition(x: Tensor) -> Tensor:
     -----
     Costs one eigendecomposition in double precision. Source: Wilkinson (1965), chapter 2.
 
+    There is no derivative where the eigenvalue is a multiple one. A backward pass on a CPU then raises
+    `NonFiniteError`, and on other devices it is NaN.
+
     Examples
     --------
     >>> x = torch.tensor([[0.5, 10.0], [0.0, 0.4]])
@@ -129,7 +140,7 @@ def guard(dtype: torch.dtype) -> float:
 
 def radius_slope(x: Tensor, radius: Tensor, tol: float) -> Tensor:
     """Return the gradient of the spectral radius ``radius`` of ``x``, radial if the eigenvalue is nearly defective."""
-    scale = _scale(x)
+    scale = unit_of(x)
     unit = x / scale  # its eigenvalues and squares neither underflow nor overflow
     eigenvalue, projector = dominant(unit)
     slope = eigenvalue.sgn()[..., None, None] * projector.mH
@@ -145,7 +156,9 @@ class _Radius(torch.autograd.Function):
         value, least = _by_squaring(x)
         if may_read_device() and not x.is_meta and bool((least < _DEFECTIVE).any()):
             # if a nilpotent part outweighs the eigenvalues, rounding errors can only increase either value
-            value = torch.where(least < _DEFECTIVE, torch.minimum(value, _by_eigenvalues(x)), value)
+            by_eigenvalues = _by_eigenvalues(x)
+            smaller = torch.where(_underflows(x, value == 0), by_eigenvalues, torch.minimum(value, by_eigenvalues))
+            value = torch.where(least < _DEFECTIVE, smaller, value)
         return value.to(x.real.dtype)
 
     @staticmethod
@@ -171,10 +184,11 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return Gelfand's limit in double precision, and the smallest norm of a normalized square on the way.
 
     Compared with the power of its nilpotent part, the eigenvalue of a Jordan block underflows. The iteration therefore
-    stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero.
+    stops before the remainder of the eigenvalue underflows. If a power is exactly zero before, the radius is zero,
+    unless `_underflows`.
     """
     power = x.to(_WIDE.get(x.dtype, x.dtype))
-    scale = _scale(power)
+    scale = unit_of(power)
     power = power / scale
     logarithm = power.real.new_zeros(power.shape[:-2])
     least, ended = torch.ones_like(logarithm), torch.zeros_like(logarithm, dtype=torch.bool)
@@ -189,15 +203,25 @@ def _by_squaring(x: Tensor) -> tuple[Tensor, Tensor]:
     return logarithm.exp() * scale[..., 0, 0], least
 
 
+def _underflows(x: Tensor, zero: Tensor) -> Tensor:
+    """Return for each matrix whether it has ``zero``, and products of tiny numbers may have made its power zero."""
+    power = torch.where(zero[..., None, None], x.to(_WIDE.get(x.dtype, x.dtype)) / unit_of(x), 0)
+    found = torch.zeros_like(zero)
+    for _ in range(_SQUARINGS[x.real.dtype] + 1):
+        if not bool(power.any()):
+            break
+        parts = (torch.view_as_real(power) if power.is_complex() else power.unsqueeze(-1)).abs()
+        found = found | ((parts > 0) & (parts < _UNDERFLOW)).any(-1).any(-1).any(-1)
+        size = parts.amax((-3, -2, -1))
+        power = power / torch.where(size > 0, size, 1)[..., None, None]
+        power = power @ power
+    return found
+
+
 def _by_eigenvalues(x: Tensor) -> Tensor:
     x = x.to(_WIDE.get(x.dtype, x.dtype))
-    scale = _scale(x)
+    scale = unit_of(x)
     return torch.linalg.eigvals(x / scale).abs().amax(-1) * scale[..., 0, 0]
-
-
-def _scale(x: Tensor) -> Tensor:
-    """Return powers of two, (..., 1, 1), near the largest entry, also if its modulus overflows."""
-    return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _is_plain_zero(g: Tensor) -> bool:
@@ -209,7 +233,7 @@ class _Dominant(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         finite = torch.where(x.isfinite(), x, 0).to(_WIDE.get(x.dtype, x.dtype))
-        size = _scale(finite)
+        size = unit_of(finite)
         scaled = finite / size
         scaled = torch.where(scaled.abs() > _NEGLIGIBLE, scaled, 0)
         eigenvalues, vectors = torch.linalg.eig(scaled)
@@ -232,7 +256,9 @@ class _Dominant(torch.autograd.Function):
         x, value, P = ctx.saved_tensors
         with without_autocast(x):
             eye = torch.eye(x.shape[-1], dtype=P.dtype, device=P.device)
-            R = inverse_of(value[..., None, None] * eye - x + P) - P  # the reduced resolvent
+            inverse, failed = inverse_ex(value[..., None, None] * eye - x + P)
+            require_derivative(failed != 0, "An eigenvector", "where its eigenvalue is a multiple one")
+            R = inverse - P  # the reduced resolvent
             g = g_value[..., None, None] * P.mH + R.mH @ g_projector @ P.mH + P.mH @ g_projector @ R.mH
             return g if x.is_complex() else g.real
 

@@ -173,3 +173,8 @@ def test_table_and_picture():
     pytest.importorskip("matplotlib")
     axes = found.plot()
     assert list(axes.lines[0].get_ydata()) == list(found.curve) and axes.get_xlabel() == "steps since the input"
+
+
+def test_the_power_of_huge_weights_is_a_number():
+    W, head = 1e150 * torch.ones(2, dtype=torch.float64).diag(-1), torch.eye(3, dtype=torch.float64)[0]
+    assert diagnostics.signal_to_noise(W, head, delays=0).power == pytest.approx(1.0)  # 1e600 / 1e600

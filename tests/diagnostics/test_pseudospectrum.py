@@ -8,7 +8,7 @@ import torch
 
 import manifold_rnn as mr
 from manifold_rnn import diagnostics
-from manifold_rnn.errors import OptionError
+from manifold_rnn.errors import NonFiniteError, OptionError
 
 
 def chain(n, forward=1.0, backward=0.0):
@@ -53,6 +53,30 @@ def test_the_radius_of_a_jordan_block_is_where_the_toeplitz_matrix_has_that_sing
         z = result.radius[eps] * torch.eye(m, dtype=torch.float64)
         assert torch.linalg.svdvals(z - W)[-1].item() == pytest.approx(eps, rel=1e-7)
         assert result.radius[eps] < value + 1 + eps
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("gain", [1.0, 1e3, 1e6, 1e8])
+def test_the_radius_of_a_strongly_non_normal_matrix_is_that_of_its_resolvent(n, gain):
+    W = 0.5 * torch.eye(n, dtype=torch.float64) + chain(n, gain)
+    W[0, 0] = 0.4
+    levels = tuple(level for level in (1e-6, 1e-3, 1e-2, 1.0) if level > 1e6 * gain * torch.finfo(W.dtype).eps)
+    for eps, radius in diagnostics.pseudospectrum(W, levels, points=3).radius.items():
+        smallest = [
+            torch.linalg.svdvals(r * torch.eye(n, dtype=W.dtype) - W)[-1] for r in (radius, radius * (1 + 1e-6))
+        ]
+        assert smallest[0].item() == pytest.approx(eps, rel=1e-5) and smallest[1] > eps
+    assert diagnostics.spectrum(W, eps=levels[-1:]).pseudo[levels[-1]] == pytest.approx(radius, rel=1e-8)
+
+
+def test_a_perturbation_near_the_largest_number_has_a_radius():
+    assert diagnostics.pseudospectrum(torch.eye(2), (1e308,), points=3).radius[1e308] == pytest.approx(1e308)
+
+
+@pytest.mark.parametrize("measure", [diagnostics.pseudospectrum, diagnostics.spectrum])
+def test_a_matrix_whose_norm_overflows_is_refused(measure):
+    with pytest.raises(NonFiniteError, match="largest number"):
+        measure(torch.full((3, 3), 1.5e308, dtype=torch.float64))
 
 
 def test_the_contour_of_a_level_lies_between_inner_and_outer_points():

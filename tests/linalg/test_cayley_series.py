@@ -49,3 +49,9 @@ def test_a_wrong_number_of_terms_is_named(terms):
         assert len(str(raised.value)) <= 400
     with pytest.raises(errors.ShapeError, match="square"):
         linalg.cayley_series(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("theta", ["a", None, 1j, True, [1, None]])
+def test_an_angle_is_a_real_number(theta):
+    with pytest.raises(errors.DtypeError, match="real numbers"):
+        linalg.cayley_series_defect(theta)

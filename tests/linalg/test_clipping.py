@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import naive
 from support.manifold_cases import ALL, ids
+from support.tolerances import atol
 
 import manifold_rnn as mr
 from manifold_rnn import linalg
@@ -35,6 +36,29 @@ def test_clipped_singular_values_are_those_of_double_precision(shape, bound, gen
             assert float(torch.linalg.matrix_norm(naive.wide(y.detach()), 2).max()) <= bound * (1 + 1e-5)
             (g,) = torch.autograd.grad(y.real.sum(), x)
             assert bool(g.isfinite().all())
+
+
+@pytest.mark.parametrize("exponent", [-120, -100, -40, 40, 100, 120])
+def test_clipping_scales_with_the_matrix_and_its_bound(exponent, dtype, generator):
+    factor = 2.0**exponent
+    for shape in ((3, 3), (5, 2), (2, 3, 4)):
+        x, g = torch.randn(2, *shape, dtype=dtype, generator=generator)
+        results = []
+        for scale in (1.0, factor):
+            scaled = (x * scale).requires_grad_()
+            y = linalg.clip_singular_values(scaled, scale)
+            inner = linalg.clip_singular_values(scaled, 100 * scale)
+            assert torch.equal(inner, scaled)
+            results.append([y / scale, *torch.autograd.grad(y, scaled, g)])
+            ball = mr.Contraction(scale)
+            assert float(ball.defect(ball.projx(scaled.detach())).max()) < 1e-5
+        torch.testing.assert_close(*results, rtol=0, atol=20 * atol(dtype))
+
+
+@pytest.mark.parametrize("bound", [1e50, float("inf")])
+def test_a_bound_above_every_number_clips_nothing(bound):
+    for x in (torch.full((3, 3), 3e38), torch.eye(2)):
+        assert torch.equal(linalg.clip_singular_values(x, bound), x)
 
 
 def test_what_is_inside_is_returned_as_it_is(generator):

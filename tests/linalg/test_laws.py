@@ -5,6 +5,7 @@ import torch
 from support import naive
 from support.tolerances import atol
 
+import manifold_rnn as mr
 from manifold_rnn import errors, linalg
 
 SHAPES = [(1, 1), (5, 5), (0, 4, 4), (2, 3, 6, 6)]
@@ -138,3 +139,45 @@ def test_compiled_loops_pack_the_same_numbers(shape, dtype, generator):
         assert torch.equal(linalg.pack_skew(A), c) and torch.equal(linalg.unpack_skew(c), B)
         assert torch.equal(linalg.pack_skew(A.mT), -c)
         assert torch.equal(torch.func.vmap(linalg.pack_skew)(A.expand(2, *shape))[1], c)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.7, 2.0])
+def test_a_matrix_that_is_far_from_orthogonal_has_no_logarithm(factor, generator):
+    Q = linalg.expm_skew(linalg.skew(torch.randn(3, 4, 4, generator=generator)) / 4)
+    Q[1] *= factor
+    with pytest.raises(errors.OffManifoldError, match="needs an orthogonal or unitary matrix"):
+        linalg.logm_unitary(Q)
+    assert bool(linalg.logm_unitary(Q[::2] * 1.01).isfinite().all())  # after some drift
+
+
+COLUMNS = {
+    **{name: getattr(linalg, name) for name in ("polar", "qr", "cholesky_qr")},
+    **{m.__name__: m().projx for m in (mr.Orthogonal, mr.SpecialOrthogonal, mr.Stiefel, mr.Grassmann)},
+}
+SINGULAR = {"zero": torch.zeros(3, 3), "rank 1": torch.ones(3, 3), "a column": torch.eye(3) - torch.eye(3)[2]}
+
+
+@pytest.mark.parametrize("matrix", SINGULAR)
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_singular_matrix_has_orthonormal_columns_but_their_derivative_is_refused(name, matrix):
+    regular = torch.eye(3) + 0.3 * SINGULAR[matrix]
+    for x in (SINGULAR[matrix], torch.stack([regular, SINGULAR[matrix]])):
+        x = x.double().clone().requires_grad_()
+        y = COLUMNS[name](x)
+        y = y[0] if isinstance(y, tuple) else y
+        assert float(linalg.defect(y.detach()).max()) < 1e-12
+        with pytest.raises(errors.NonFiniteError, match="no derivative at a matrix that is singular"):
+            y.sum().backward()
+    with pytest.raises(errors.NonFiniteError, match="no derivative"):
+        torch.func.vmap(torch.func.grad(lambda x: COLUMNS[name](x)[0].sum()))(x.detach())
+
+
+@pytest.mark.parametrize("x", [torch.eye(2), torch.zeros(2, 2), torch.ones(2, 2).triu()], ids=["I", "0", "Jordan"])
+def test_the_condition_of_a_multiple_eigenvalue_has_no_derivative(x):
+    x = x.double().clone().requires_grad_()
+    with pytest.raises(errors.NonFiniteError, match="eigenvalue is a multiple one"):
+        linalg.spectral_condition(x).backward()
+    (slope,) = torch.autograd.grad(linalg.spectral_radius(x), x, create_graph=True)
+    assert bool(slope.isfinite().all())
+    with pytest.raises(errors.NonFiniteError, match="eigenvalue is a multiple one"):
+        slope.sum().backward()

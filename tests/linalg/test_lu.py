@@ -8,6 +8,7 @@ from support import ROOT
 from support.tolerances import atol
 
 import manifold_rnn as mr
+from manifold_rnn import linalg
 from manifold_rnn.linalg import lu
 
 N, DTYPES = 160, [torch.float64, torch.complex64]
@@ -81,6 +82,54 @@ def test_mapped_inverses_and_solutions_and_their_derivatives_agree_with_those_of
             torch.testing.assert_close(one[k], other)
     twice = torch.vmap(torch.vmap(lu.inverse))(torch.stack([A, B]))
     torch.testing.assert_close(twice @ torch.stack([A, B]), torch.eye(N, dtype=A.dtype).expand(2, 2, N, N))
+
+
+MAPPED = {
+    "inverse": lambda A: lu.inverse(A),
+    "inverse_ex": lambda A: lu.inverse_ex(A)[0],
+    "solve": lambda A: lu.solve(A, A.mH),
+    "slogdet": lambda A: lu.slogdet(A)[1],
+    "SpecialOrthogonal": lambda A: mr.SpecialOrthogonal().projx(A.real),
+    "SpecialUnitary": lambda A: mr.SpecialUnitary().retr(torch.eye(N, dtype=A.dtype), 0.1 * linalg.skew(A)),
+    "spectral_radius": lambda A: torch.func.grad(linalg.spectral_radius)(A.real),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_inside_vmap_no_function_that_fails_sees_a_hidden_batch(name, threads, matrices, monkeypatch):
+    hidden = []
+
+    def spied(torch_function):
+        def spy(A, *args, **options):
+            hidden.append(torch._C._functorch.is_batchedtensor(A) or A.shape[:-2].numel() > 1)
+            return torch_function(A, *args, **options)
+
+        return spy
+
+    for each in FAILING:
+        monkeypatch.setattr(torch.linalg, each, spied(getattr(torch.linalg, each)))
+    A = matrices(torch.complex64, 2)
+    mapped = torch.vmap(MAPPED[name])(A)
+    assert hidden and not any(hidden)
+    monkeypatch.undo()
+    torch.testing.assert_close(mapped, torch.stack([MAPPED[name](a) for a in A]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("double", [torch.float64, torch.complex128], ids=str)
+def test_mapped_determinants_have_the_derivatives_of_each_matrix(double, threads, matrices):
+    A, along = matrices(double, 2), matrices(double, 2)
+
+    def slopes(slogdet, a, d):
+        def f(a):
+            sign, logarithm = slogdet(a)
+            return ((sign * (2 - 1j)).real if a.is_complex() else sign) * logarithm
+
+        return torch.func.grad(f)(a), torch.func.jvp(f, (a,), (d,))[1]
+
+    found = torch.vmap(lambda a, d: slopes(lu.slogdet, a, d))(A, along)
+    for k in range(2):
+        for one, other in zip(found, slopes(torch.linalg.slogdet, A[k], along[k]), strict=True):
+            torch.testing.assert_close(one[k], other)
 
 
 @pytest.mark.parametrize("retraction", mr.retractions.names())

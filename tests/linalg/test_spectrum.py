@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import naive
 
+import manifold_rnn as mr
 from manifold_rnn import errors, linalg
 
 
@@ -68,6 +69,21 @@ def test_triangular_matrices_are_exact_in_any_order_and_as_blocks(generator, dty
     block = torch.block_diag(0.01 * torch.randn(3, 3, dtype=dtype, generator=generator), x)
     for y in (x, x.mT, x[order][:, order], block):
         torch.testing.assert_close(linalg.spectral_radius(y), expected, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e10, 1e22, 1e24, 1e30, 1e48, 1e100])
+@pytest.mark.parametrize("value", [0.5, 2.0, 1e-25, 1e-171])
+def test_an_eigenvalue_whose_powers_underflow_is_not_zero(value, gain, generator):
+    for n in (3, 8, 9, 16, 33):
+        x = value * torch.eye(n, dtype=torch.float64) + chain(n, gain, 0.0)
+        order = torch.randperm(n, generator=generator)
+        together = torch.stack([x, x[order][:, order], chain(n, gain, 0.0), 0 * x])
+        expected = torch.tensor([value, value, 0.0, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(linalg.spectral_radius(together), expected, atol=0, rtol=1e-12)
+        assert linalg.spectral_radius(torch.tensor([[1.0, -1.0], [1.0, -1.0]])) == 0  # no triangle, and no underflow
+        if value > 1:
+            disc = mr.UnitDisc()
+            assert not disc.check_point_on_manifold(x) and float(disc.projx(x).diagonal().max()) <= 1 + 1e-12
 
 
 def test_random_nilpotent_matrices_have_no_more_than_their_rounding_errors(generator):
@@ -204,10 +220,16 @@ def test_clipping_is_the_nearest_point_and_its_gradient_survives_ties(generator)
     torch.testing.assert_close((quotient * g).sum(), (u * e).sum(), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, "a", None, True])
 def test_a_bound_that_is_not_positive_is_refused(bound):
     with pytest.raises(errors.OptionError, match="positive"):
         linalg.clip_singular_values(torch.eye(2), bound)
+
+
+@pytest.mark.parametrize("tol", [-1.0, math.nan, "a", True])
+def test_a_tolerance_that_is_not_a_number_of_at_least_zero_is_refused(tol):
+    with pytest.raises(errors.OptionError, match="tol"):
+        linalg.spectral_radius(torch.eye(2), tol=tol)
 
 
 @pytest.mark.parametrize("exponent", [0, -8, -16, -40, -150, -290, -300, -309, -320])
