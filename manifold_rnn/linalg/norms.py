@@ -30,10 +30,13 @@ def largest_part(x: Tensor) -> Tensor:
 
 
 def power_of_two_below(size: Tensor) -> Tensor:
-    """Return the largest power of two that is not above ``size``, so that dividing by it is exact; 1 for 0."""
+    """Return the largest power of two that is not above ``size``, so that dividing by it is exact; 1 for 0.
+
+    It is not subnormal, because a complex number divided by a subnormal one is NaN.
+    """
     exponent = torch.floor(torch.log2(torch.where(size > 0, size, 1)))
-    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # its computed logarithm is rounded up
-    return torch.exp2(exponent.clamp(max=largest))
+    smallest, largest = (math.frexp(x)[1] - 1 for x in (torch.finfo(size.dtype).tiny, torch.finfo(size.dtype).max))
+    return torch.exp2(exponent.clamp(smallest, largest))  # the computed logarithm of the largest is rounded up
 
 
 def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +47,7 @@ def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_of(x: Tensor) -> Tensor:
     """Return powers of two, (..., 1, 1), near the largest entry, that divide a matrix without loss."""
-    return power_of_two_below(largest_part(x)).clamp(min=torch.finfo(x.dtype).tiny)
+    return power_of_two_below(largest_part(x))
 
 
 def without_vanishing(x: Tensor) -> Tensor:
@@ -60,4 +63,4 @@ def scale_of(u: Tensor) -> Tensor:
     """Return powers of two, (..., 1, 1), that bring the largest entry into the safe range; 1 if it is there, or 0."""
     largest = u.detach().abs().amax((-2, -1), keepdim=True)
     ordinary = (largest == 0) | ((largest > _ORDINARY[0]) & (largest < _ORDINARY[1])) | ~largest.isfinite()
-    return power_of_two_below(torch.where(ordinary, 1, largest)).clamp(min=torch.finfo(u.dtype).tiny)
+    return power_of_two_below(torch.where(ordinary, 1, largest))

@@ -12,7 +12,7 @@ from ..errors import OptionError
 from ..linalg.checks import require_finite, require_matrix, require_same
 from ..linalg.expm import expm
 from ..linalg.hermitian import hermitian
-from ..linalg.norms import largest_part, norm, power_of_two_below
+from ..linalg.norms import norm, unit_of
 from ..linalg.precision import double, full_precision
 from .matrix import MatrixManifold
 from .spd_mean import karcher_mean, require_weights
@@ -147,7 +147,7 @@ class SPD(MatrixManifold):
     def defect(self, x: Tensor) -> Tensor:
         """Return the relative norm of the skew-Hermitian part; above 1 unless the matrix is positive definite."""
         self._require_kind(x, "x")
-        wide = double(x / power_of_two_below(largest_part(x)))
+        wide = double(x / unit_of(x))
         size = torch.linalg.matrix_norm(wide)
         off = torch.linalg.matrix_norm(wide - wide.mH) / (2 * torch.where(size > 0, size, 1))
         return (off + torch.where(is_definite(x.detach()), 0.0, _NOT_MEMBER)).to(x.real.dtype)

@@ -13,7 +13,7 @@ from .._torch import transform_level
 from ..errors import DtypeError, NonFiniteError, OffManifoldError, ShapeError
 from ..linalg.checks import on_numbers
 from ..linalg.hermitian import hermitian, raised
-from ..linalg.norms import largest_part, power_of_two_below
+from ..linalg.norms import largest_part, unit_of
 from ..linalg.precision import double, full_precision, may_read_device, without_autocast
 
 _P = ParamSpec("_P")
@@ -73,7 +73,7 @@ def cholesky(x: Tensor, name: str) -> Tensor:
 
 def is_definite(x: Tensor) -> Tensor:
     """Return whether matrices are finite and positive definite, after scaling them so that no entry overflows."""
-    scaled = hermitian(double(x / power_of_two_below(largest_part(x))))
+    scaled = hermitian(double(x / unit_of(x)))
     return x.isfinite().flatten(-2).all(-1) & (torch.linalg.cholesky_ex(scaled).info == 0)
 
 
@@ -118,7 +118,7 @@ def _rounded(x: Tensor, dtype: torch.dtype, what: str, advice: str) -> Tensor:
 def raised_to_positive(x: Tensor) -> Tensor:
     """Return the Hermitian part; if it is not positive definite, its small eigenvalues are raised."""
     wide = double(x)
-    scale = power_of_two_below(largest_part(wide))
+    scale = unit_of(wide)
     symmetric = hermitian(wide / scale)
     size = torch.linalg.matrix_norm(symmetric.detach(), 2, keepdim=True)
 

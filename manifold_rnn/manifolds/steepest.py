@@ -12,7 +12,7 @@ from torch import Tensor
 from .._torch import transform_level
 from ..errors import NonFiniteError
 from ..linalg import cayley, msign, skew
-from ..linalg.norms import largest_part, power_of_two_below
+from ..linalg.norms import unit_of
 from ..linalg.precision import host_max, may_read_device
 from ..linalg.product import multiply
 
@@ -99,7 +99,7 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
     """
     n, p = x.shape[-2:]
     basis = None
-    scale = power_of_two_below(largest_part(g))
+    scale = unit_of(g)
     g = g / torch.where(scale > 0, scale, 1)
     size = torch.linalg.matrix_norm(g, keepdim=True)
     inside = multiply(x.mH, g)

@@ -110,7 +110,7 @@ class VectorManifold(Manifold):
     def _scales(self, x: Tensor) -> Tensor:
         """Return powers of two by which vectors are divided before their entries are squared."""
         largest = self._largest(x)
-        return power_of_two_below(torch.where(largest.isfinite(), largest, 1)).clamp(min=torch.finfo(x.dtype).tiny)
+        return power_of_two_below(torch.where(largest.isfinite(), largest, 1))
 
     def _lengths(self, x: Tensor) -> Tensor:
         """Return the length of each vector, computed so that squares neither underflow nor overflow."""

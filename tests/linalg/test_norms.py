@@ -8,7 +8,7 @@ from support.tolerances import atol
 
 import manifold_rnn as mr
 from manifold_rnn import linalg
-from manifold_rnn.linalg.norms import norm
+from manifold_rnn.linalg.norms import norm, unit_of
 
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 EXPONENTS = {torch.float32: (-120, -70, -20, 20, 70, 120), torch.float64: (-1000, -500, -200, 200, 500, 1000)}
@@ -56,3 +56,13 @@ def test_a_small_step_on_the_grassmann_manifold_is_as_long_as_its_vector(exponen
     Gr, x = mr.Grassmann(), torch.eye(5, 2, dtype=torch.float64)
     u = Gr.proju(x, torch.randn(5, 2, dtype=torch.float64, generator=generator)) * 2.0**exponent
     torch.testing.assert_close(Gr.dist(x, Gr.expmap(x, u)), Gr.norm(x, u), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_unit_divides_complex_numbers_of_any_size_without_loss(dtype):
+    finfo = torch.finfo(dtype)
+    for size in (finfo.smallest_normal * finfo.eps, finfo.tiny / 4, finfo.tiny, 1.0, 3.0, finfo.max):
+        x = torch.full((1, 1), size, dtype=dtype).to(dtype.to_complex())
+        unit = unit_of(x)
+        assert finfo.tiny <= float(unit) and (float(unit) <= size or size < finfo.tiny)
+        assert torch.equal(x / unit * unit, x)
