@@ -26,13 +26,13 @@ from ..errors import OptionError
 from ..training.formats import KEY, STUDY
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values
-from .grid import Case, Grid, case_key, differences
+from .grid import Case, Grid, case_key, differences, draw_name
 from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyBusy, StudyLost, reaching
 
 T = TypeVar("T")
 STOPPED, LOST, OWN = "stopped", "lost", "own"  # the reasons for which an attempt ends
-_MAX_DEATHS = 3
+_MAX_DEATHS, _MOST_DRAWS = 3, 100
 _PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between attempts to store the end of a trial
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
@@ -82,19 +82,21 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each case in order, by the key of the case."""
+        """Return the attempts at each case in order, by the key of the case.
+
+        The key depends on the run only. In a grid it does not depend on how the file is written. In a search it does
+        not depend on how often the run was drawn.
+        """
         attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
+        draws: dict[str, str] = {}
         with reaching(self._store):
             for trial in sorted(self._trials(), key=lambda trial: trial.number):
                 if "case" in trial.user_attrs:
-                    attempts[self._key(trial.user_attrs)].append(trial)
+                    point = self.grid.point(trial.user_attrs["choices"])
+                    if self.grid.search:
+                        point = draws.setdefault(point, draw_name(len(draws)))
+                    attempts[case_key(point, trial.user_attrs["seed"])].append(trial)
         return attempts
-
-    def _key(self, attributes: Mapping[str, Value]) -> str:
-        """The key of a trial's case. In a grid it depends on the run only, not on how the file is written."""
-        if self.grid.search:
-            return str(attributes["case"])
-        return case_key(self.grid.point(attributes["choices"]), attributes["seed"])
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the final trial of each case that has ended, by the key of the case."""
@@ -198,16 +200,14 @@ class Study:
             silent = now - self._since.setdefault(heartbeat, now) > self._patience
             unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it held the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
-                number = self._number(trial)
-                self._set(number, {"end": LOST})
-                self._storage.set_trial_state_values(number, TrialState.FAIL)
+                self._discard(trial, LOST)
 
     def _start(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
-        of_point = (t for trials in attempts.values() for t in trials if t.user_attrs["point"] == case.point)
-        drawn, earlier, choices = next(of_point, None), attempts.get(case.key), case.choices
+        same_point = (t for seed in self.grid.seeds for t in attempts.get(case_key(case.point, seed), ()))
+        drawn, earlier, choices = next(same_point, None), attempts.get(case.key), case.choices
         if choices is None:
             if drawn is None:
-                return self._draw(case)
+                return self._draw(case, attempts)
             choices = drawn.user_attrs["choices"]
         reported = earlier[-1].intermediate_values if earlier else {}
         template = create_trial(
@@ -220,16 +220,27 @@ class Study:
         is_retry = any(trial.number in self._retried() for trial in earlier or ())
         return Attempt(self._storage.create_new_trial(self._id, template), case, choices, is_retry)
 
-    def _draw(self, case: Case) -> Attempt:
+    def _draw(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
+        """Draw a combination that was not drawn before. If the sampler repeats one, take the first that is left."""
         search = self.grid.search
-        self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
-        trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
-        choices = {k: json.loads(drawn) if "choices" in search[k] else drawn for k, drawn in trial.params.items()}
-        number = self._number(trial)
-        attributes = _claimed(case, choices, 0)
-        name = attributes.pop("case")
-        self._set(number, {**attributes, "case": name})  # last, because a name marks a complete trial
-        return Attempt(number, case, choices)
+        known = {self.grid.point(t.user_attrs["choices"]) for trials in attempts.values() for t in trials}
+        for _ in range(_MOST_DRAWS):
+            self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
+            trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
+            choices = {k: json.loads(drawn) if "choices" in search[k] else drawn for k, drawn in trial.params.items()}
+            if self.grid.point(choices) not in known:
+                number = self._number(trial)
+                attributes = _claimed(case, choices, 0)
+                name = attributes.pop("case")
+                self._set(number, {**attributes, "case": name})  # last, because a name marks a complete trial
+                return Attempt(number, case, choices)
+            self._discard(trial, STOPPED)
+            if left := next((other for point, other in self.grid.different() if point not in known), None):
+                self._study.enqueue_trial({k: _json(v) if "choices" in search[k] else v for k, v in left.items()})
+        raise OptionError(
+            f"`trials` needs at most {len(known)} combinations. {_MOST_DRAWS} more draws gave only equal runs. "
+            "Lower it, or widen a range."
+        )
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
@@ -237,6 +248,12 @@ class Study:
         record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_digested_dict()
         attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": OWN}
         self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
+
+    def _discard(self, trial: FrozenTrial | optuna.Trial, end: str) -> None:
+        """Close a running trial without a result. Call it under the lock."""
+        number = self._number(trial)
+        self._set(number, {"end": end})
+        self._storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _number(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
@@ -316,10 +333,14 @@ def _claimed(case: Case, choices: Values, from_epoch: int) -> Values:
     return {**own, "worker": identity(), "from_epoch": from_epoch}
 
 
+def _json(value: Value) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
 def _distribution(space: Values) -> BaseDistribution:
     """The distribution of a range or of choices. It has integers if both ends are integers; choices are JSON."""
     if "choices" in space:
-        return CategoricalDistribution([json.dumps(value, sort_keys=True) for value in space["choices"]])
+        return CategoricalDistribution([_json(value) for value in space["choices"]])
     low, high, log = space["low"], space["high"], space.get("log", False)
     integers = isinstance(low, int) and isinstance(high, int)
     return IntDistribution(low, high, log=log) if integers else FloatDistribution(low, high, log=log)

@@ -19,9 +19,10 @@ from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values, presentable, print_any_text, say
 from .claim import Attempt, Study, is_failed
-from .grid import CompareSettings, Grid, canonical, folder_name, label, read_grid
+from .grid import Grid, canonical, folder_name, label, read_grid
 from .report import REPORT, print_table, require_own, write_report
 from .results import Results, gather, shown_duration
+from .settings import CompareSettings
 from .store import StudyBusy, open_store
 from .worker import RUNS, Objective, Worker, train, work_in_processes
 
