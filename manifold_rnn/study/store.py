@@ -173,7 +173,12 @@ def _journal(path: Path) -> Store:
         if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # the second: an incomplete line
             raise ValueError("it does not begin like a journal")
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-    return Store(storage, _file_lock(path.with_name("study.lock")), str(path))
+    return Store(storage, folder_lock(path.parent), str(path))
+
+
+def folder_lock(folder: Path) -> Lock:
+    """Return the lock of a folder, which is also that of the journal in it."""
+    return _file_lock(folder / "study.lock")
 
 
 def _file_lock(path: str | Path) -> Lock:

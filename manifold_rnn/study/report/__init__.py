@@ -19,14 +19,14 @@ from ..store import JOURNAL
 from .pictures import PICTURES, draw
 from .tables import TEMPLATES, columns, comma_separated, document, markdown, numbers, print_table
 
-__all__ = ["REPORT", "draw", "page", "print_table", "require_own", "write_report"]
+__all__ = ["REPORT", "draw", "own", "page", "print_table", "require_own", "write_report"]
 REPORT, RESULTS = "report.html", "results.json"
 _WRITTEN = (REPORT, "table.md", "table.csv", *(f"{name}.svg" for name in PICTURES))
 
 
 def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html``, ``table.md``, ``table.csv``, ``results.json``, and the figures as SVG."""
-    write_json(folder / RESULTS, document(results))  # first, because it names the study that owns the folder
+    write_json(folder / RESULTS, document(results))
     figures = draw(results)
     texts = {REPORT: page(results, figures), "table.md": markdown(results), "table.csv": comma_separated(results)}
     study = presentable(results.study)
@@ -58,6 +58,13 @@ def _is_near(best: Row, row: Row) -> bool:
     if best.validation_mean is None or row.validation_mean is None:
         return False
     return abs(best.validation_mean - row.validation_mean) <= sum(r.validation_deviation or 0.0 for r in (best, row))
+
+
+def own(results: Results, folder: Path) -> None:
+    """Make a folder that of one study, by ``results.json``. Call it under a lock. Raises as `require_own`."""
+    require_own(folder, results.study)
+    if not (folder / RESULTS).exists():
+        write_json(folder / RESULTS, document(results))
 
 
 def require_own(folder: Path, study: str) -> None:
