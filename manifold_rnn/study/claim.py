@@ -24,17 +24,27 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..errors import OptionError
 from ..training.formats import KEY, STUDY
-from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
+from ..training.record import RunRecord
 from ..training.values import Value, Values
 from .grid import Case, Grid, case_key, differences, draw_name
 from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyBusy, StudyLost, reaching
+from .trials import (
+    HINT,
+    LOST,
+    MAX_DEATHS,
+    OWN,
+    STATES,
+    STOPPED,
+    final_attempt,
+    is_failed,
+    kills_its_workers,
+    require_whole,
+)
 
 T = TypeVar("T")
-STOPPED, LOST, OWN = "stopped", "lost", "own"  # the reasons for which an attempt ends
-_MAX_DEATHS, _MOST_DRAWS = 3, 100
+_MOST_DRAWS = 100
 _PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between attempts to store the end of a trial
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Study:
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the final trial of each case that has ended, by the key of the case."""
         attempts, retried = self.attempts(), self._retried()
-        final = {case.key: _final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
+        final = {case.key: final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
         return {key: trial for key, trial in final.items() if trial is not None}
 
     def retry(self, keys: Collection[str]) -> None:
@@ -121,11 +131,11 @@ class Study:
             attempts, retried = self.attempts(), self._retried()
             for case in self.cases:
                 own = attempts.get(case.key, [])
-                if _final_attempt(own, retried) or any(trial.state is TrialState.RUNNING for trial in own):
+                if final_attempt(own, retried) or any(trial.state is TrialState.RUNNING for trial in own):
                     continue
                 if case.key in skip:
                     continue
-                if _kills_its_workers(own):
+                if kills_its_workers(own):
                     self._give_up(case, own)
                 else:
                     return self._start(case, attempts)
@@ -150,7 +160,7 @@ class Study:
         """Store how an attempt ended, with several tries. Returns false if another worker has taken the case."""
         record = replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
         attributes = {"record": record.as_digested_dict(), "failure": record.failure, "end": OWN}
-        end = (attempt.trial, attributes, _STATES[record.state], record.validation)
+        end = (attempt.trial, attributes, STATES[record.state], record.validation)
         pauses = iter(_PAUSES)
         while True:
             try:
@@ -244,7 +254,7 @@ class Study:
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
-        failure = f"the worker died {_MAX_DEATHS} times in a row before another epoch had ended"
+        failure = f"the worker died {MAX_DEATHS} times in a row before another epoch had ended"
         record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_digested_dict()
         attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": OWN}
         self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
@@ -268,37 +278,10 @@ class Study:
             return set(self._study.user_attrs.get("retried", ()))
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
-
-
-def stored_record(case: Case, end: FrozenTrial) -> RunRecord:
-    """Return the record of a case that has ended. Raises `OptionError` if the record does not fit the case."""
-    stored, attributes = end.user_attrs["record"], end.user_attrs
-    try:
-        record = RunRecord.from_dict(stored)
-        if "sha256" in stored and any(stored[key] != attributes[key] for key in ("choices", "seed")):
-            raise OptionError("A result is damaged: it belongs to another run.")
-    except OptionError as error:
-        hint = "If it is damaged, move the study (such as study.journal) away, and repeat the command."
-        raise OptionError(f"The study cannot be read at trial {end.number}. {error} {hint}") from error
-    return replace(record, choices=case.choices or record.choices)
-
-
-def is_failed(trial: FrozenTrial) -> bool:
-    """Return whether a final trial, as in `Study.ends`, has failed."""
-    return trial.state is TrialState.FAIL
-
-
-def _final_attempt(attempts: Sequence[FrozenTrial], retried: Collection[int]) -> FrozenTrial | None:
-    ended = (trial for trial in attempts if trial.state.is_finished() and trial.number not in retried)
-    return next((trial for trial in ended if trial.user_attrs.get("end") not in (STOPPED, LOST)), None)
-
-
-def _kills_its_workers(attempts: Sequence[FrozenTrial]) -> bool:
-    """Whether each of the last workers died before it finished an epoch."""
-    last = attempts[-_MAX_DEATHS:]
-    lost = [t.user_attrs.get("end") == LOST and (t.last_step or 0) <= t.user_attrs["from_epoch"] for t in last]
-    return len(lost) == _MAX_DEATHS and all(lost)
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            require_whole(trial)
+        return trials
 
 
 def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study:
@@ -316,7 +299,10 @@ def _require_same(name: str, stored: Mapping[str, Value], grid: Grid, extend: bo
     changed = "; ".join(differences(stored, grid.plain()))
     if not changed:
         return
-    old = Grid(**stored)
+    try:
+        old = Grid(**stored)
+    except (TypeError, OptionError) as error:
+        raise OptionError(f"The study '{name}' cannot be read: its grid is damaged. {HINT}") from error
     if grid.extends(old) and (extend or old.extends(grid)):  # the second: the same cases, written differently
         return
     changed = changed if len(changed) <= 180 else f"{changed[:177]}..."

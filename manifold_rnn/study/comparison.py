@@ -18,12 +18,13 @@ from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values, presentable, print_any_text, say
-from .claim import Attempt, Study, is_failed
+from .claim import Attempt, Study
 from .grid import Grid, canonical, folder_name, label, read_grid
-from .report import REPORT, own, print_table, require_own, write_report
+from .report import REPORT, own, print_table, require_own, require_own_names, write_report
 from .results import Results, gather, shown_duration
 from .settings import CompareSettings
 from .store import StudyBusy, folder_lock, open_store, reaching
+from .trials import is_failed
 from .worker import RUNS, Objective, Worker, train, work_in_processes
 
 
@@ -127,7 +128,10 @@ class Comparison:
         open_folder(folder)
         require_own(folder, settings.name)
         open_folder(folder / RUNS)
-        store = store or open_store(None, folder, settings.name)
+        if store is None:
+            store = open_store(None, folder, settings.name)
+            names = optuna.get_all_study_names(store.storage)
+            require_own_names(folder, settings.name, names)
         options: Values = {"extend": settings.extend, "patience": settings.patience}
         with ExitStack() as closed_after_error:
             study = closed_after_error.enter_context(
