@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from ..constraints import degrees_of_freedom
 from ..errors import ManifoldError
 from ..training import choices
-from ..training.checkpoint import RUN, require_same_data
+from ..training.checkpoint import RUN, is_resumable, require_same_data
 from ..training.environment import environment
 from ..training.folder import open_folder, resume_command
 from ..training.mapping import as_mapping
@@ -71,7 +71,8 @@ def execute(command: str, values: Values) -> int:
             print(result.text, flush=True)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
     print("settings:", *(f"  {line}" for line in text.splitlines()), sep="\n")
-    print(f"Resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
+    if is_resumable(trained.content):
+        print(f"Resume with:\n  {resume_command(Path(values['checkpoint']).parent)}", flush=True)
     if report is not None:
         _write_report(Path(report), trained, results, f"checkpoint: {values['checkpoint']}\n{text}", sequences)
         say(f"Written to {report}")
