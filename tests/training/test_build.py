@@ -103,7 +103,7 @@ def test_initializations_and_hosts_have_names():
 REFUSED = {
     "an option of a published network of another kind": (
         {"zoo": "scornn", "options": {"negatives": "many"}},
-        "scornn cannot be built with negatives='many'",
+        "`network.options.negatives` needs an integer",
     ),
     "an unknown initialization": ({"zoo": "exprnn", "options": {"angles": "hennaf"}}, "Did you mean `henaff`"),
     "an unknown host": ({"cell": "Momentum", "options": {"host": "LTSM"}}, "Did you mean `LSTM`"),
