@@ -1,6 +1,6 @@
 """``manifold-rnn compare``: run a comparison from its file."""
 
-from ..study.grid import CompareSettings
+from ..study.settings import CompareSettings
 from ..training.values import Values
 from .parsing import CommandParser
 

@@ -8,7 +8,8 @@ import torch
 
 from .. import zoo
 from ..constraints import degrees_of_freedom
-from ..study.grid import CompareSettings, Grid
+from ..study.grid import Grid
+from ..study.settings import CompareSettings
 from ..tasks import Digits
 from ..training.build import build_network
 from ..training.choices import require, require_choice, takes

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from ..constraints import degrees_of_freedom
 from ..errors import ManifoldError
 from ..training import choices
-from ..training.checkpoint import RUN, require_same_data
+from ..training.checkpoint import RUN, is_resumable, require_same_data
 from ..training.environment import environment
 from ..training.folder import open_folder, resume_command
 from ..training.mapping import as_mapping
@@ -72,7 +72,8 @@ def execute(command: str, values: Values) -> int:
             show(result.text)
     text = dump_yaml(_non_empty(as_mapping(trained.settings)))
     show("\n".join(["settings:", *(f"  {line}" for line in text.splitlines())]))
-    show(f"Resume with:\n  {resume_command(trained.path.parent)}")
+    if is_resumable(trained.content):
+        show(f"Resume with:\n  {resume_command(trained.path.parent)}")
     if report is not None:
         _write_report(report, trained, results, f"checkpoint: {trained.path}\n{text}", sequences)
         say(f"Written to {report}")

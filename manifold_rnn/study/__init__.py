@@ -18,7 +18,8 @@ Run a file with ``manifold-rnn compare grid.yaml``, or from Python:
 
 from typing import TYPE_CHECKING
 
-from .grid import CompareSettings, Grid, read_grid
+from .grid import Grid, read_grid
+from .settings import CompareSettings
 
 if TYPE_CHECKING:
     from .comparison import compare

@@ -24,17 +24,27 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..errors import OptionError
 from ..training.formats import KEY, STUDY
-from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
+from ..training.record import RunRecord
 from ..training.values import Value, Values
-from .grid import Case, Grid, case_key, differences
+from .grid import Case, Grid, case_key, differences, draw_name
 from .liveness import Superseded, identity, is_known_dead, remove_identity
 from .store import Store, StudyBusy, StudyLost, reaching
+from .trials import (
+    HINT,
+    LOST,
+    MAX_DEATHS,
+    OWN,
+    STATES,
+    STOPPED,
+    final_attempt,
+    is_failed,
+    kills_its_workers,
+    require_whole,
+)
 
 T = TypeVar("T")
-STOPPED, LOST, OWN = "stopped", "lost", "own"  # the reasons for which an attempt ends
-_MAX_DEATHS = 3
+_MOST_DRAWS = 100
 _PAUSES = (1, 2, 5, 10, 20, 30)  # seconds between attempts to store the end of a trial
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 @dataclass(frozen=True)
@@ -82,24 +92,26 @@ class Study:
             self._id = self._storage.get_study_id_from_name(name)
 
     def attempts(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each case in order, by the key of the case."""
+        """Return the attempts at each case in order, by the key of the case.
+
+        The key depends on the run only. In a grid it does not depend on how the file is written. In a search it does
+        not depend on how often the run was drawn.
+        """
         attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
+        draws: dict[str, str] = {}
         with reaching(self._store):
             for trial in sorted(self._trials(), key=lambda trial: trial.number):
                 if "case" in trial.user_attrs:
-                    attempts[self._key(trial.user_attrs)].append(trial)
+                    point = self.grid.point(trial.user_attrs["choices"])
+                    if self.grid.search:
+                        point = draws.setdefault(point, draw_name(len(draws)))
+                    attempts[case_key(point, trial.user_attrs["seed"])].append(trial)
         return attempts
-
-    def _key(self, attributes: Mapping[str, Value]) -> str:
-        """The key of a trial's case. In a grid it depends on the run only, not on how the file is written."""
-        if self.grid.search:
-            return str(attributes["case"])
-        return case_key(self.grid.point(attributes["choices"]), attributes["seed"])
 
     def ends(self) -> dict[str, FrozenTrial]:
         """Return the final trial of each case that has ended, by the key of the case."""
         attempts, retried = self.attempts(), self._retried()
-        final = {case.key: _final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
+        final = {case.key: final_attempt(attempts.get(case.key, []), retried) for case in self.cases}
         return {key: trial for key, trial in final.items() if trial is not None}
 
     def retry(self, keys: Collection[str]) -> None:
@@ -119,11 +131,11 @@ class Study:
             attempts, retried = self.attempts(), self._retried()
             for case in self.cases:
                 own = attempts.get(case.key, [])
-                if _final_attempt(own, retried) or any(trial.state is TrialState.RUNNING for trial in own):
+                if final_attempt(own, retried) or any(trial.state is TrialState.RUNNING for trial in own):
                     continue
                 if case.key in skip:
                     continue
-                if _kills_its_workers(own):
+                if kills_its_workers(own):
                     self._give_up(case, own)
                 else:
                     return self._start(case, attempts)
@@ -148,7 +160,7 @@ class Study:
         """Store how an attempt ended, with several tries. Returns false if another worker has taken the case."""
         record = replace(record, choices=dict(attempt.choices), seed=attempt.case.seed)
         attributes = {"record": record.as_digested_dict(), "failure": record.failure, "end": OWN}
-        end = (attempt.trial, attributes, _STATES[record.state], record.validation)
+        end = (attempt.trial, attributes, STATES[record.state], record.validation)
         pauses = iter(_PAUSES)
         while True:
             try:
@@ -198,16 +210,14 @@ class Study:
             silent = now - self._since.setdefault(heartbeat, now) > self._patience
             unnamed = "case" not in trial.user_attrs  # its worker died in `_draw`, while it held the lock
             if silent or unnamed or is_known_dead(trial.user_attrs["worker"]):
-                number = self._number(trial)
-                self._set(number, {"end": LOST})
-                self._storage.set_trial_state_values(number, TrialState.FAIL)
+                self._discard(trial, LOST)
 
     def _start(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
-        of_point = (t for trials in attempts.values() for t in trials if t.user_attrs["point"] == case.point)
-        drawn, earlier, choices = next(of_point, None), attempts.get(case.key), case.choices
+        same_point = (t for seed in self.grid.seeds for t in attempts.get(case_key(case.point, seed), ()))
+        drawn, earlier, choices = next(same_point, None), attempts.get(case.key), case.choices
         if choices is None:
             if drawn is None:
-                return self._draw(case)
+                return self._draw(case, attempts)
             choices = drawn.user_attrs["choices"]
         reported = earlier[-1].intermediate_values if earlier else {}
         template = create_trial(
@@ -220,23 +230,40 @@ class Study:
         is_retry = any(trial.number in self._retried() for trial in earlier or ())
         return Attempt(self._storage.create_new_trial(self._id, template), case, choices, is_retry)
 
-    def _draw(self, case: Case) -> Attempt:
+    def _draw(self, case: Case, attempts: Mapping[str, Sequence[FrozenTrial]]) -> Attempt:
+        """Draw a combination that was not drawn before. If the sampler repeats one, take the first that is left."""
         search = self.grid.search
-        self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
-        trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
-        choices = {k: json.loads(drawn) if "choices" in search[k] else drawn for k, drawn in trial.params.items()}
-        number = self._number(trial)
-        attributes = _claimed(case, choices, 0)
-        name = attributes.pop("case")
-        self._set(number, {**attributes, "case": name})  # last, because a name marks a complete trial
-        return Attempt(number, case, choices)
+        known = {self.grid.point(t.user_attrs["choices"]) for trials in attempts.values() for t in trials}
+        for _ in range(_MOST_DRAWS):
+            self._study.sampler = optuna.samplers.TPESampler(seed=len(self._trials()))
+            trial = self._study.ask({key: _distribution(space) for key, space in search.items()})
+            choices = {k: json.loads(drawn) if "choices" in search[k] else drawn for k, drawn in trial.params.items()}
+            if self.grid.point(choices) not in known:
+                number = self._number(trial)
+                attributes = _claimed(case, choices, 0)
+                name = attributes.pop("case")
+                self._set(number, {**attributes, "case": name})  # last, because a name marks a complete trial
+                return Attempt(number, case, choices)
+            self._discard(trial, STOPPED)
+            if left := next((other for point, other in self.grid.different() if point not in known), None):
+                self._study.enqueue_trial({k: _json(v) if "choices" in search[k] else v for k, v in left.items()})
+        raise OptionError(
+            f"`trials` needs at most {len(known)} combinations. {_MOST_DRAWS} more draws gave only equal runs. "
+            "Lower it, or widen a range."
+        )
 
     def _give_up(self, case: Case, earlier: Sequence[FrozenTrial]) -> None:
         choices = earlier[-1].user_attrs["choices"]
-        failure = f"the worker died {_MAX_DEATHS} times in a row before another epoch had ended"
+        failure = f"the worker died {MAX_DEATHS} times in a row before another epoch had ended"
         record = RunRecord(failure=failure, choices=choices, seed=case.seed).as_digested_dict()
         attributes = {**_claimed(case, choices, 0), "record": record, "failure": failure, "end": OWN}
         self._storage.create_new_trial(self._id, create_trial(state=TrialState.FAIL, user_attrs=attributes))
+
+    def _discard(self, trial: FrozenTrial | optuna.Trial, end: str) -> None:
+        """Close a running trial without a result. Call it under the lock."""
+        number = self._number(trial)
+        self._set(number, {"end": end})
+        self._storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _number(self, trial: FrozenTrial | optuna.Trial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
@@ -251,37 +278,10 @@ class Study:
             return set(self._study.user_attrs.get("retried", ()))
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
-
-
-def stored_record(case: Case, end: FrozenTrial) -> RunRecord:
-    """Return the record of a case that has ended. Raises `OptionError` if the record does not fit the case."""
-    stored, attributes = end.user_attrs["record"], end.user_attrs
-    try:
-        record = RunRecord.from_dict(stored)
-        if "sha256" in stored and any(stored[key] != attributes[key] for key in ("choices", "seed")):
-            raise OptionError("A result is damaged: it belongs to another run.")
-    except OptionError as error:
-        hint = "If it is damaged, move the study (such as study.journal) away, and repeat the command."
-        raise OptionError(f"The study cannot be read at trial {end.number}. {error} {hint}") from error
-    return replace(record, choices=case.choices or record.choices)
-
-
-def is_failed(trial: FrozenTrial) -> bool:
-    """Return whether a final trial, as in `Study.ends`, has failed."""
-    return trial.state is TrialState.FAIL
-
-
-def _final_attempt(attempts: Sequence[FrozenTrial], retried: Collection[int]) -> FrozenTrial | None:
-    ended = (trial for trial in attempts if trial.state.is_finished() and trial.number not in retried)
-    return next((trial for trial in ended if trial.user_attrs.get("end") not in (STOPPED, LOST)), None)
-
-
-def _kills_its_workers(attempts: Sequence[FrozenTrial]) -> bool:
-    """Whether each of the last workers died before it finished an epoch."""
-    last = attempts[-_MAX_DEATHS:]
-    lost = [t.user_attrs.get("end") == LOST and (t.last_step or 0) <= t.user_attrs["from_epoch"] for t in last]
-    return len(lost) == _MAX_DEATHS and all(lost)
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            require_whole(trial)
+        return trials
 
 
 def _opened(store: Store, name: str, grid: Grid, maximize: bool) -> optuna.Study:
@@ -299,7 +299,10 @@ def _require_same(name: str, stored: Mapping[str, Value], grid: Grid, extend: bo
     changed = "; ".join(differences(stored, grid.plain()))
     if not changed:
         return
-    old = Grid(**stored)
+    try:
+        old = Grid(**stored)
+    except (TypeError, OptionError) as error:
+        raise OptionError(f"The study '{name}' cannot be read: its grid is damaged. {HINT}") from error
     if grid.extends(old) and (extend or old.extends(grid)):  # the second: the same cases, written differently
         return
     changed = changed if len(changed) <= 180 else f"{changed[:177]}..."
@@ -316,10 +319,14 @@ def _claimed(case: Case, choices: Values, from_epoch: int) -> Values:
     return {**own, "worker": identity(), "from_epoch": from_epoch}
 
 
+def _json(value: Value) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
 def _distribution(space: Values) -> BaseDistribution:
     """The distribution of a range or of choices. It has integers if both ends are integers; choices are JSON."""
     if "choices" in space:
-        return CategoricalDistribution([json.dumps(value, sort_keys=True) for value in space["choices"]])
+        return CategoricalDistribution([_json(value) for value in space["choices"]])
     low, high, log = space["low"], space["high"], space.get("log", False)
     integers = isinstance(low, int) and isinstance(high, int)
     return IntDistribution(low, high, log=log) if integers else FloatDistribution(low, high, log=log)

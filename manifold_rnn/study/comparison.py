@@ -1,7 +1,7 @@
 """``compare``: opens the study of a comparison, runs its cases, and writes the report."""
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,11 +18,13 @@ from ..training.mapping import read_run
 from ..training.record import FAILED, RunRecord
 from ..training.signals import StopRequested, StopSignal
 from ..training.values import Value, Values, presentable, print_any_text, say
-from .claim import Attempt, Study, is_failed
-from .grid import CompareSettings, Grid, canonical, folder_name, label, read_grid
-from .report import REPORT, print_table, require_own, write_report
+from .claim import Attempt, Study
+from .grid import Grid, canonical, folder_name, label, read_grid
+from .report import REPORT, own, print_table, require_own, require_own_names, write_report
 from .results import Results, gather, shown_duration
-from .store import StudyBusy, open_store
+from .settings import CompareSettings
+from .store import StudyBusy, folder_lock, open_store, reaching
+from .trials import is_failed
 from .worker import RUNS, Objective, Worker, train, work_in_processes
 
 
@@ -122,12 +124,23 @@ class Comparison:
         """Open each part in turn. An error leaves the later parts unchanged."""
         settings, folder = self.settings, self.settings.folder
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        store = open_store(settings.storage, folder, settings.name) if settings.storage else None
+        store = None if settings.storage is None else open_store(settings.storage, folder, settings.name)
         open_folder(folder)
         require_own(folder, settings.name)
         open_folder(folder / RUNS)
-        store = store or open_store(None, folder, settings.name)
-        return Study(store, settings.name, self.grid, self.about, extend=settings.extend, patience=settings.patience)
+        if store is None:
+            store = open_store(None, folder, settings.name)
+            names = optuna.get_all_study_names(store.storage)
+            require_own_names(folder, settings.name, names)
+        options: Values = {"extend": settings.extend, "patience": settings.patience}
+        with ExitStack() as closed_after_error:
+            study = closed_after_error.enter_context(
+                closing(Study(store, settings.name, self.grid, self.about, **options))
+            )
+            with reaching(store), folder_lock(folder)():  # another study may have been opened at the same time
+                own(Results(settings.name, self.about, self.grid, len(study.cases), []), folder)
+            closed_after_error.pop_all()
+        return study
 
     def work(self, stop: StopSignal) -> None:
         """Work until every case has ended, and print a line for each run."""

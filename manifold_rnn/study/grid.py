@@ -4,15 +4,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from ..errors import ManifoldError, OptionError
-from ..training.choices import require, require_folder
+from ..training.choices import require
 from ..training.fields import check_fields
 from ..training.mapping import check_keys, read_run, read_settings, resolved
 from ..training.values import Value, Values, flat, overridden, presentable
@@ -46,7 +46,7 @@ class Grid:
     search : dict
         Used instead of ``grid``: ranges ``{low, high, log}`` or lists ``{choices}``, by dotted key.
     trials : int, optional
-        Number of combinations that a search draws.
+        Number of different combinations that a search draws. It ends earlier if there are no more.
     seeds : list of int
         Every combination is run once with each seed.
     pruning : bool
@@ -96,8 +96,7 @@ class Grid:
         for key, values in self.grid.items():
             _require(isinstance(values, list) and bool(values), f"grid.{key}", "a list of values", values)
             _require(_is_plain(values), f"grid.{key}", "plain values, with strings as keys", values)
-            distinct = len({canonical(value) for value in values}) == len(values)
-            _require(distinct, f"grid.{key}", "every value once", values)
+            _require_distinct(f"grid.{key}", values)
         for key, space in self.search.items():
             _require_space(f"search.{key}", space)
         count = self.combinations() * len(self.seeds)
@@ -105,11 +104,21 @@ class Grid:
 
     def cases(self) -> list[Case]:
         """Return all cases, ordered by seed first. Equal runs occur once."""
-        points: dict[str, Values | None] = {f"draw {k + 1}": None for k in range(self.trials or 0)}
-        for values in product(*self.grid.values()) if self.grid else ():
-            choices = dict(zip(self.grid, values, strict=True))
-            points.setdefault(self.point(choices), choices)
+        points: dict[str, Values | None] = dict(self.different()) if self.grid else {}
+        if self.search:
+            count = sum(1 for _ in islice(self.different(), self.trials)) or self.trials or 0
+            points = dict.fromkeys(map(draw_name, range(count)))
         return [Case(case_key(p, seed), p, seed, choices) for seed in self.seeds for p, choices in points.items()]
+
+    def different(self) -> Iterator[tuple[str, Values]]:
+        """Yield all combinations that give different runs, with their points. Nothing if a search has too many."""
+        axes = self.grid or {key: _listed(space) for key, space in self.search.items()}
+        points = set()
+        for values in product(*axes.values()) if math.prod(map(len, axes.values())) <= _MOST_CASES else ():
+            choices = dict(zip(axes, values, strict=True))
+            if (point := self.point(choices)) not in points:
+                points.add(point)
+                yield point, choices
 
     def combinations(self) -> int:
         """Return the number of combinations in the file."""
@@ -142,73 +151,6 @@ class Grid:
         parts = ("base", "search", "pruning") if self.search else ("search", "pruning")  # the base is in the cases
         same = all(getattr(old, part) == getattr(self, part) for part in parts)
         return same and {case.key for case in old.cases()} <= {case.key for case in self.cases()}
-
-
-@dataclass(frozen=True)
-class CompareSettings:
-    """Settings of a comparison.
-
-    Parameters
-    ----------
-    grid : str
-        YAML file of the comparison, see `Grid`.
-    output : str, optional
-        Folder for the study, the runs and the report. Default: a folder in ``runs`` with the name of the file.
-    storage : str, optional
-        Storage of the study: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE for many machines.
-        Default: a journal in the output folder.
-    study : str, optional
-        Name of the study in its storage. Default: the name of the file.
-    workers : int
-        Number of processes on this machine. 0 only writes the report.
-    extend : bool
-        Whether to add to an existing study: values to a grid, seeds, or trials to a search.
-    retry_failed : bool
-        Whether to run all failed cases again.
-    retry : str, optional
-        Name of the failed cases to run again, as printed, or as their folders are named. ``*`` matches any text.
-    patience : float
-        Seconds without a heartbeat after which a worker on another machine counts as dead.
-
-    Raises
-    ------
-    OptionError
-        If a value is out of range.
-
-    Examples
-    --------
-    >>> settings = mr.study.CompareSettings("grids/digits.yaml", workers=2)
-    >>> assert settings.name == "digits" and settings.folder.as_posix() == "runs/digits"
-    """
-
-    grid: str
-    output: str | None = None
-    storage: str | None = field(default=None, repr=False)  # not in repr: it may contain a password
-    study: str | None = None
-    workers: int = 1
-    extend: bool = False
-    retry_failed: bool = False
-    retry: str | None = None
-    patience: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require(self.workers >= 0, "workers", "an integer of at least 0", self.workers)
-        require(self.workers <= 1024, "workers", "an integer of at most 1024", self.workers)
-        require_folder("output", self.folder if self.output is None else self.output)
-        require(self.study is None or bool(self.study.strip()), "study", "a name", repr(self.study))
-        require(1 <= self.patience < math.inf, "patience", "a number of at least 1", self.patience)
-
-    @property
-    def name(self) -> str:
-        """Name of the study."""
-        is_pipe = str(Path(self.grid).parent) in ("/dev/fd", "/proc/self/fd")  # its number differs each time
-        return self.study or ("stdin" if is_pipe else Path(self.grid).stem)
-
-    @property
-    def folder(self) -> Path:
-        """Output folder."""
-        return require_folder("output", self.output or f"runs/{self.name}")
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -262,12 +204,31 @@ def _require_space(key: str, space: Value) -> None:
     if "choices" in space:
         choices = isinstance(space["choices"], list) and bool(space["choices"])
         _require(choices and len(space) == 1, key, "{choices: [...]} and no other key", space)
+        _require_distinct(key, space["choices"])
         return
     numbers = all(type(space.get(end)) in (int, float) for end in ("low", "high"))
     _require(numbers and set(space) <= {"low", "high", "log"}, key, expected, space)
     low, high, log = space["low"], space["high"], space.get("log", False)
     ordered = -math.inf < low < high < math.inf and type(log) is bool and (low > 0 or not log)
     _require(ordered, key, "low below high, and above 0 if log is true", space)
+
+
+def _require_distinct(key: str, values: list[Value]) -> None:
+    _require(len({canonical(value) for value in values}) == len(values), key, "every value once", values)
+
+
+def _listed(space: Values) -> Sequence[Value]:
+    """The values of choices or of a range of integers. A range of real numbers counts as one with too many values."""
+    if "choices" in space:
+        return list(space["choices"])
+    low, high = space["low"], space["high"]
+    few = isinstance(low, int) and isinstance(high, int) and high - low < _MOST_CASES
+    return range(low, high + 1) if few else range(_MOST_CASES + 1)
+
+
+def draw_name(number: int) -> str:
+    """Return the point of a combination that a search draws, by its number from 0."""
+    return f"draw {number + 1}"
 
 
 def case_key(point: str, seed: int) -> str:

@@ -7,8 +7,9 @@ from statistics import mean, stdev
 
 from ..training.record import COMPLETE, FAILED, PRUNED, RunRecord
 from ..training.values import Value, Values, presentable
-from .claim import Study, stored_record
+from .claim import Study
 from .grid import Grid, canonical, headings, label
+from .trials import stored_record
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The storage of a study: a journal file, SQLite or PostgreSQL, with the locks of its workers."""
 
+import json
 import os
 import re
 import sqlite3
@@ -172,8 +173,27 @@ def _journal(path: Path) -> Store:
                 first = file.readline()
         if not (first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)):  # the second: an incomplete line
             raise ValueError("it does not begin like a journal")
+        _require_whole_end(path)
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-    return Store(storage, _file_lock(path.with_name("study.lock")), str(path))
+    return Store(storage, folder_lock(path.parent), str(path))
+
+
+def _require_whole_end(path: Path) -> None:
+    """Raise unless the last whole line is JSON. Optuna takes a damaged one for a line that is being written."""
+    last = b"{}"
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                last = line if line.endswith(b"\n") else last
+    try:
+        json.loads(last)
+    except ValueError:
+        raise ValueError("its last line is damaged") from None
+
+
+def folder_lock(folder: Path) -> Lock:
+    """Return the lock of a folder, which is also that of the journal in it."""
+    return _file_lock(folder / "study.lock")
 
 
 def _file_lock(path: str | Path) -> Lock:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # limits of a container
 
 
+class MemoryNeededError(OptionError):
+    """Raised by `require_memory`, because a larger size would not help, as it may after other errors."""
+
+
 def machine_memory() -> int:
     """Return the number of bytes of memory of this machine, or of the limit of this container."""
     known = []
@@ -30,8 +34,8 @@ def require_task_in_memory(task: "Task") -> None:
 
 
 def require_memory(key: str, needed: int, what: str, got: object) -> None:
-    """Raise `OptionError` if ``needed``, a lower bound in bytes, exceeds the memory of this machine."""
+    """Raise `MemoryNeededError` if ``needed``, a lower bound in bytes, exceeds the memory of this machine."""
     most = machine_memory()
     if needed > most:
         size = f"at least {needed / 2**30:,.0f} GiB, and this machine has {most / 2**30:,.1f} GiB"
-        raise OptionError(f"`{key}` needs {what} that fits into memory. Got {got!s:.60}. It takes {size}.")
+        raise MemoryNeededError(f"`{key}` needs {what} that fits into memory. Got {got!s:.60}. It takes {size}.")

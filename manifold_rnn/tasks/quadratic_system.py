@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from .._options import is_integer
 from ..errors import OptionError
 from .base import Score
+from .memory import require_memory
 from .synthetic import Synthetic, require_drawn, require_length
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class QuadraticSystem(Synthetic):
     Raises
     ------
     OptionError
-        If a size, ``steps`` or the seed is out of range, or a standard deviation is negative or not finite.
+        If a size, ``steps`` or the seed is out of range, or a standard deviation is negative or not finite. When
+        sequences are drawn, if their outputs overflow or the system does not fit into memory.
 
     Notes
     -----
@@ -122,11 +124,15 @@ class QuadraticSystem(Synthetic):
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return A (units, features), U (units, units) and C (units, outputs) of the system.
 
+        Raises `OptionError` if they do not fit into memory.
+
         Examples
         --------
         >>> A, U, C = mr.tasks.QuadraticSystem(seed=3).weights()
         >>> assert torch.allclose(A.norm(dim=1), torch.ones(3))
         """
+        numbers = self.units * (self.features + self.units + self.outputs)
+        require_memory("task.units", 4 * numbers, "a system", self.units)
         (mixed,) = np.random.SeedSequence((self.seed, 0)).generate_state(1, np.uint64)  # not the seeds of sequences
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         shapes = ((self.units, self.features), (self.units, self.units), (self.units, self.outputs))
@@ -134,15 +140,25 @@ class QuadraticSystem(Synthetic):
         return A / A.norm(dim=1, keepdim=True), self.coupling * U, C
 
     def draw(self, count: int, generator: torch.Generator | None) -> TensorDataset:
-        """Return sequences (count, T, features), and their outputs (count, outputs)."""
+        """Return sequences (count, T, features), and their outputs (count, outputs).
+
+        Raises `OptionError` if the outputs or their squares are not finite, or the states do not fit into memory.
+        """
+        A, U, C = self.weights()
+        require_memory("task.units", 4 * count * self.units, "a set of states", f"{self.units}, {count:,} sequences")
         shape = (count, self.steps, self.features)
         x = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-        A, U, C = self.weights()
         h = x.new_zeros(count, self.units)
         for x_t in x.unbind(1):
             h = (x_t @ A.T + h @ U.T).square()
         noise = torch.randn(count, self.outputs, generator=generator, dtype=torch.float32, device="cpu")
-        return TensorDataset(x, h @ C + self.noise * noise)
+        y = h @ C + self.noise * noise
+        if not y.square().sum().isfinite():
+            raise OptionError(
+                f"The squares of the outputs of QuadraticSystem overflow with coupling={self.coupling}, "
+                f"noise={self.noise} and {self.steps} steps.\nUse smaller values."
+            )
+        return TensorDataset(x, y)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error of outputs (B, k)."""

@@ -18,7 +18,7 @@ from ..errors import ManifoldError, OptionError
 from ..nn import Layer, init
 from ..nn.cells import Cell
 from ..nn.options import require_recurrent_matrix
-from ..tasks.memory import require_memory
+from ..tasks.memory import MemoryNeededError, require_memory
 from ..zoo import Network
 from .choices import Builder, cells, members, named_constraint, require, require_choice, required, takes
 from .settings import NetworkSettings, RunSettings
@@ -63,7 +63,11 @@ def build_network(
             key, needed = "network.budget", 2 * dtype.itemsize * settings.budget
             require_memory(key, needed, "a network", settings.budget)
             with torch.random.fork_rng(devices=[]):
-                size = closest_hidden_size(of_size, settings.budget)
+                try:
+                    size = closest_hidden_size(of_size, settings.budget)
+                except MemoryNeededError as error:
+                    expected = "a network that fits into memory"
+                    raise OptionError(f"`{key}` needs {expected}. Got {settings.budget}.") from error
         network = of_size(size)
     except ManifoldError:  # kept, because some are RuntimeErrors too
         raise
@@ -150,16 +154,35 @@ def closest_hidden_size(build: Callable[[int], torch.nn.Module], budget: int) ->
     def next_possible(size: int) -> tuple[int, int]:
         """The next size for which the network can be built, such as a power of 2, and its degrees of freedom."""
         for candidate in range(size, 2 * size):
-            with suppress(ManifoldError):
-                return candidate, degrees_of_freedom(build(candidate))
-        return size, degrees_of_freedom(build(size))  # raises the error of the builder
+            try:
+                return candidate, _freedom(build, candidate)
+            except MemoryNeededError:
+                raise
+            except ManifoldError:
+                continue
+        return size, _freedom(build, size)  # raises the error of the builder
+
+    def number(size: int) -> float:
+        """The degrees of freedom of the next possible size, infinite if it does not fit into memory."""
+        try:
+            return next_possible(size)[1]
+        except MemoryNeededError:
+            return math.inf
 
     high = 4
-    while next_possible(high)[1] < budget:
+    while number(high) < budget:
         high *= 2
-    enough = bisect_left(range(high), budget, lo=high // 2, key=lambda size: next_possible(size)[1])
+    enough = bisect_left(range(high), float(budget), lo=high // 2, key=number)
     sizes = [next_possible(size) for size in (enough - 1, enough) if size >= 2]
     return min(sizes, key=lambda pair: abs(pair[1] - budget))[0]
+
+
+def _freedom(build: Callable[[int], torch.nn.Module], size: int) -> int:
+    """The degrees of freedom of a network. A large one is built without data, if its constraint needs none."""
+    if size >= _LARGE:
+        with suppress(RuntimeError, ManifoldError), torch.device("meta"):
+            return degrees_of_freedom(build(size))
+    return degrees_of_freedom(build(size))
 
 
 def _published(settings: NetworkSettings, sizes: tuple[int, int, int], dtype: torch.dtype) -> Network:

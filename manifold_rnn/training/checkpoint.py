@@ -150,6 +150,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def is_resumable(content: Values) -> bool:
+    """Whether a checkpoint has the state of an optimizer, so that a run can resume from it."""
+    return "optimizer_states" in content
+
+
 def run_entry(settings: RunSettings, state: Values) -> Values:
     """Return the entry "manifold_rnn" of a checkpoint: the settings of the run, and the state of its record."""
     return {KEY: CHECKPOINT.current, "version": __version__, "settings": as_mapping(settings), **state}

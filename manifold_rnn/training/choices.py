@@ -36,7 +36,9 @@ def constraints_by_name() -> dict[str, Builder]:
     """Return the builders of constraints of a square matrix by name. They take plain values and other constraints."""
     builders: dict[str, Builder] = {name: getattr(constraints, name) for name in constraints.__all__}
     structured = _exported(constraints, constraints.Constraint)
-    functions = {n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(_hints(f)["return"])}
+    functions = {
+        n: f for n, f in builders.items() if inspect.isfunction(f) and _is_constraint(parameter_hints(f)["return"])
+    }
     structured = {name: kind for name, kind in structured.items() if not kind.reads_whole_weight}  # not for kernels
     known = {name: f for name, f in {**structured, **functions}.items() if set(required(f)) <= set(members(f))}
     known |= {name: kind for name, kind in _exported(manifolds, manifolds.Manifold).items() if not required(kind)}
@@ -45,7 +47,7 @@ def constraints_by_name() -> dict[str, Builder]:
 
 def members(build: Builder) -> list[str]:
     """Return the options of a constraint that are constraints themselves."""
-    return [name for name, hint in _hints(build).items() if name != "return" and _is_constraint(hint)]
+    return [name for name, hint in parameter_hints(build).items() if name != "return" and _is_constraint(hint)]
 
 
 def optimizers() -> dict[str, type[optim.RiemannianOptimizer]]:
@@ -60,7 +62,9 @@ def diagnostics() -> dict[str, Builder]:
     return {
         name: f
         for name, f in functions.items()
-        if inspect.isfunction(f) and hasattr(_hints(f).get("return"), "table") and len(required(f)) <= 1 + needs_data(f)
+        if inspect.isfunction(f)
+        and hasattr(parameter_hints(f).get("return"), "table")
+        and len(required(f)) <= 1 + needs_data(f)
     }
 
 
@@ -202,7 +206,8 @@ def required(build: Builder) -> list[str]:
 
 
 @cache
-def _hints(build: Builder) -> dict[str, Value]:
+def parameter_hints(build: Builder) -> dict[str, Value]:
+    """Return the type hints of the options of a builder or a class."""
     return typing.get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]  # of this very class
 
 

@@ -1,5 +1,6 @@
 """Checks the fields of settings against their type hints. Python, flags and files get the same messages."""
 
+import math
 import os
 import types
 import typing
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_
 import numpy as np
 
 from ..errors import OptionError
-from .choices import require
+from .choices import Builder, members, named_constraint, parameter_hints, require, require_options
 from .values import Value, Values
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Hint: TypeAlias = object  # a type, or an object of `typing`
+_LARGEST = float(np.finfo(np.float32).max)
 _KINDS: dict[Hint, str] = {int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
@@ -49,8 +51,36 @@ def checked(hint: Hint, value: Value, key: str) -> Value:
     require(is_set, key, expected(hint), "none")  # the parser would accept null for every type
     try:
         return _value_parser(hint).parse_object({"value": value})["value"]
-    except ArgumentError as error:
+    except (ArgumentError, OverflowError) as error:
         raise OptionError(f"`{key}` needs {expected(hint)}. Got {value!r:.80}.") from error
+
+
+def check_options(key: str, build: Builder, options: Mapping[str, Value]) -> None:
+    """Raise `OptionError` unless a builder takes these options, and those that are numbers have their types.
+
+    The builder checks all other types. The options of a nested constraint are checked too.
+    """
+    require_options(key, build, options)
+    for name, value in options.items():
+        if name in members(build):
+            check_options(f"{key}.{name}", *named_constraint(f"{key}.{name}", value))
+        elif _is_number(hint := parameter_hints(build).get(name)):
+            checked(hint, value, f"{key}.{name}")
+            require_float32(f"{key}.{name}", value)
+
+
+def require_float32(key: str, value: Value) -> None:
+    """Raise `OptionError` if a number, or one in a list, is finite and too large for float32."""
+    numbers = value if isinstance(value, tuple | list) else [value]
+    fits = all(abs(n) <= _LARGEST or abs(n) == math.inf for n in numbers if isinstance(n, int | float) and n == n)
+    require(fits, key, "numbers that fit float32, which are below 3.4e38", f"{value!r:.80}")
+
+
+def _is_number(hint: Hint) -> bool:
+    """Whether a hint consists of numbers, true and false, and null."""
+    if get_origin(hint) in (Union, types.UnionType, tuple):
+        return all(part is ... or _is_number(part) for part in get_args(hint))
+    return hint in (int, float, bool, type(None))
 
 
 def _native(value: Value) -> Value:

@@ -100,6 +100,8 @@ def _build(name: str, groups: list[Values], settings: OptimizerSettings) -> Opti
     known, plain = option_names(riemannian), riemannian.plain
     options = {key: value for key, value in settings.options.items() if key in known}
     use_plain = plain is not None and not on_manifold and all(takes(plain, option) for option in options)
+    if options.get("capturable") and any(p.device.type == "cpu" for g in groups for p in g["params"]):
+        use_plain = False  # torch's own optimizers refuse it on a CPU
     kind: Builder = plain if plain is not None and use_plain else riemannian
     try:
         return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, **options)

@@ -10,6 +10,7 @@ from ..errors import OptionError
 from .checkpoint import (
     RUN,
     best_checkpoint,
+    is_resumable,
     read_checkpoint,
     read_generation,
     require_same_data,
@@ -121,8 +122,10 @@ def _require_nothing_trained(settings: RunSettings, folder: Path) -> None:
     reason = ""
     if (folder / RESULT).exists() and read_record(folder / RESULT).failure is None:
         reason = f"next to {RESULT}"
-    elif (folder / BEST).exists() and len(read_checkpoint(folder / BEST)[RUN]["history"]) > 1:
-        reason = f"next to {BEST}"  # written first, at the end of the first epoch
+    elif (folder / BEST).exists():
+        content = read_checkpoint(folder / BEST)
+        if len(content[RUN]["history"]) > 1 or not is_resumable(content):  # the second: a pruned network
+            reason = f"next to {BEST}"  # written first, at the end of the first epoch
     if reason:
         raise OptionError(
             f"'{folder}' has no {LAST}.\nExpected it {reason}.\nRestore it, or start again with --restart."

@@ -11,7 +11,7 @@ from ..nn.scan.backends import BACKENDS
 from ..tasks import Task
 from . import choices
 from .choices import require, require_choice, require_folder
-from .fields import check_fields, checked
+from .fields import check_fields, check_options, checked, require_float32
 from .methods import LearningSettings, Method, PruningSettings, SearchSettings, StartSettings
 from .values import Values
 
@@ -106,15 +106,15 @@ class NetworkSettings:
                 is_default = getattr(self, key) == getattr(NetworkSettings, key)
                 fixed = "a `network.cell`, because a published network fixes it"
                 require(is_default, f"network.{key}", fixed, f"network.zoo={self.zoo}")
-            choices.require_options("network.options", getattr(zoo, self.zoo), self.options)
+            check_options("network.options", getattr(zoo, self.zoo), self.options)
             return
         cell = choices.cells()[str(self.cell)]
-        choices.require_options("network.options", cell, self.options)
+        check_options("network.options", cell, self.options)
         if isinstance(cell.gates, tuple) and cell.gates:  # otherwise the network checks the gates
             for gate in self.gates or ():
                 require_choice("network.gates", gate, cell.gates)
         if self.constraint is not None:
-            choices.named_constraint("network.constraint", self.constraint)
+            check_options("network.constraint", *choices.named_constraint("network.constraint", self.constraint))
         for key in ("retraction", "view", "rebase_every", "gates"):
             value = getattr(self, key)
             require(value is None or self.constraint is not None, f"network.{key}", "a `network.constraint`", value)
@@ -196,6 +196,7 @@ class OptimizerSettings:
             numbers = value if isinstance(value, tuple) else (value,)
             finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
             require(finite, key, "finite numbers", value)
+            require_float32(key, value)
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,16 @@ def test_the_smaller_network_answers_the_same_and_every_command_reads_it(name, t
     assert "2 of 2 epochs" in capsys.readouterr().out
 
 
-def test_the_folder_is_moved_and_is_no_run_to_resume(trained, tmp_path, capsys):
-    folder = tmp_path / "pruned"
-    assert main(["prune", str(trained("LSTM")), "--output", str(folder)]) == 0
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_folder_is_moved_and_is_no_run_to_resume(epochs, trained, tmp_path, capsys):
+    folder, content = tmp_path / "pruned", read_checkpoint(trained("LSTM"))
+    entry = content["manifold_rnn"]
+    best_after = {**content, "manifold_rnn": {**entry, "history": entry["history"][:epochs]}}
+    write_checkpoint(tmp_path / "best.ckpt", best_after)
+    assert main(["prune", str(tmp_path / "best.ckpt"), "--output", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(folder / "best.ckpt"), "--diagnostics", "[spectrum]"]) == 0
+    assert "Resume with" not in capsys.readouterr().out
     moved = tmp_path / "moved"
     shutil.move(folder, moved)
     scores(moved, capsys)

@@ -245,10 +245,13 @@ def test_a_retraction_is_changed_with_the_same_weight_where_there_is_one(name):
 
 BAD = {
     "side": (lambda: mr.OrthogonalAdapter(side="left"), errors.OptionError, '"input" for W0 R'),
-    "size": (lambda: mr.OrthogonalAdapter(0), errors.OptionError, "at least 1, got 0"),
+    "size": (lambda: mr.OrthogonalAdapter(0), errors.OptionError, "from 1 to 2147483648, got 0"),
     "factors": (lambda: mr.OrthogonalAdapter(factors=1.5), errors.OptionError, "factors"),
     "retraction": (lambda: mr.OrthogonalAdapter(retraction="caley"), errors.OptionError, "cayley"),
-    "terms": (lambda: mr.OrthogonalAdapter(series_terms=1), errors.OptionError, "at least 2"),
+    "terms": (lambda: mr.OrthogonalAdapter(series_terms=1), errors.OptionError, "from 2 to 1024"),
+    "many terms": (lambda: mr.OrthogonalAdapter(series_terms=10**12), errors.OptionError, "from 2 to 1024"),
+    "many factors": (lambda: mr.OrthogonalAdapter(factors=10**12), errors.OptionError, "from 1 to 64"),
+    "no factors": (lambda: mr.OrthogonalAdapter(factors=None), errors.OptionError, "from 1 to 64"),
     "terms of exp": (lambda: mr.OrthogonalAdapter(retraction="exp", series_terms=5), errors.OptionError, "'exp'"),
     "divisor": (lambda: layer(mr.OrthogonalAdapter(5)), errors.OptionError, "Use 4"),
     "odd block": (lambda: layer(mr.OrthogonalAdapter(1, factors=2), torch.complex64), errors.OptionError, "even block"),

@@ -17,8 +17,10 @@ from support import ROOT
 from support.study_cases import ABOUT, attempts, postgresql, train, train_slowly
 
 from manifold_rnn.cli import main
-from manifold_rnn.study import CompareSettings, compare, read_grid
+from manifold_rnn.errors import OptionError
+from manifold_rnn.study import CompareSettings, compare, comparison, read_grid
 from manifold_rnn.study.claim import Study
+from manifold_rnn.study.comparison import Comparison
 from manifold_rnn.study.store import JOURNAL, open_store
 
 GRID = """
@@ -126,6 +128,35 @@ def test_a_folder_of_another_study_is_left_alone(grid, tmp_path, capsys):
     capsys.readouterr()
     assert "with results of the study 'first'" in refused(capsys, grid, "--output", tmp_path / "out")
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite:///{}/a.db"])
+@pytest.mark.parametrize("at", ["opened before", "opened at the same time"])
+def test_a_folder_of_a_study_without_results_is_left_alone(at, storage, grid, tmp_path, monkeypatch):
+    storage = storage and storage.format(tmp_path)
+    settings = [
+        CompareSettings(str(grid), output=str(tmp_path / "out"), study=name, storage=storage)
+        for name in ("first", "second")
+    ]
+    first, second = (Comparison(each, read_grid(grid), ABOUT, train) for each in settings)
+
+    def open_first_too(*arguments):
+        monkeypatch.undo()
+        comparison.require_own(*arguments)
+        first.open().close()
+
+    if at == "opened before":
+        first.open().close()
+    else:
+        monkeypatch.setattr(comparison, "require_own", open_first_too)
+    with pytest.raises(OptionError, match=r"with (results|a journal) of the study 'first'"):
+        second.open()
+    assert compare(settings[0], objective=train, about=ABOUT) == 0
+
+
+def test_an_empty_storage_is_no_journal(grid, tmp_path, capsys):
+    assert "`storage` needs sqlite:///FILE" in refused(capsys, grid, "--output", tmp_path / "out", "--storage", "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_grid_is_refused_by_name_and_extended_on_demand(grid, tmp_path, capsys):

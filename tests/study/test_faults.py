@@ -250,6 +250,25 @@ def test_a_changed_character_of_a_stored_result_is_not_ranked(change, tmp_path, 
     assert compare(settings, objective=train, about=ABOUT) == 0
 
 
+@pytest.mark.parametrize(("old", "new"), [
+    ('"case":', '"cbse":'), ('"choices":', '"chnices":'), ('"seed":', '"seeb":'), ('"worker":', '"wnrker":'),
+    ('"from_epoch":', '"from_epnch":'), ('"record":', '"rebord":'), ('"state":1', '"state":3'),
+    ('"seeds":', '"segds":'), ('"study_name":"grid"', '"study_name":"crid"'), ('"}\n', '"=\n'),
+])  # fmt: skip
+def test_a_damaged_key_of_a_journal_is_refused_and_no_case_runs_again(old, new, tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    settings = CompareSettings(str(tmp_path / "grid.yaml"), output=str(tmp_path / "out"))
+    assert compare(settings, objective=train, about=ABOUT) == 0
+    journal = tmp_path / "out" / JOURNAL
+    text = journal.read_text()
+    damaged = text.removesuffix(old) + new if text.endswith(old) else text.replace(old, new, 1)
+    journal.write_text(damaged)
+    assert new in damaged
+    with pytest.raises(OptionError, match=r"cannot be read|with a journal of the study|its last line is damaged"):
+        compare(settings, objective=train, about=ABOUT)
+    assert journal.read_text() == damaged
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "report.html", "curves.svg", "results.json"])
 def test_a_folder_with_files_of_something_else_is_left_as_it_is(name, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)

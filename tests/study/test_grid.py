@@ -36,6 +36,7 @@ BAD = {
     "both": ("grid: {a: [1]}\nsearch: {b: {low: 1, high: 2}}\ntrials: 2\n", "either `grid` or `search`. Got both."),
     "a value for a list": ("grid: {network.cell: elman}\n", "`grid.network.cell` needs a list of values. Got elman."),
     "a value twice": ("grid: {epochs: [1, 1]}\n", "`grid.epochs` needs every value once."),
+    "a choice twice": ("search: {a: {choices: [1, 1]}}\ntrials: 1\n", "`search.a` needs every value once."),
     "no seeds": ("grid: {epochs: [1]}\nseeds: []\n", "`seeds` needs a list of at least one integer. Got none."),
     "a seed twice": ("grid: {epochs: [1]}\nseeds: [1, 1]\n", "`seeds` needs every seed once."),
     "a seed below 0": (
@@ -191,6 +192,14 @@ def test_settings_of_a_comparison_made_from_python_are_checked(changes):
 def test_a_grid_made_from_python_is_checked(changes):
     with pytest.raises(OptionError, match=f"`{next(iter(changes))}` needs"):
         Grid(**{"base": BASE, "grid": SMALL, **changes})
+
+
+def test_a_search_has_no_more_draws_than_different_runs():
+    choices = {"network.retraction": {"choices": [None, "cayley", "qr"]}, "epochs": {"low": 1, "high": 2}}
+    base = {**BASE, "network": {**BASE["network"], "constraint": "Orthogonal"}}  # whose default is cayley
+    assert len(Grid(base, search=choices, trials=50).cases()) == 4
+    assert len(Grid(base, search=choices, trials=3, seeds=[0, 1]).cases()) == 6
+    assert len(Grid(base, search={**choices, "clip": {"low": 1, "high": 2.0}}, trials=50).cases()) == 50
 
 
 def test_a_grid_that_varies_a_mapping_and_a_part_of_it_is_refused():

@@ -161,6 +161,38 @@ def test_all_seeds_of_a_draw_have_the_same_choices_and_draws_differ(tmp_path):
     )
 
 
+FEW = Grid(BASE, search={"epochs": {"low": 1, "high": 3}, "clip": {"choices": [1, 2]}}, trials=50, seeds=[0, 1])
+
+
+def test_a_search_runs_every_combination_once_with_each_seed(tmp_path):
+    one = open_study(tmp_path, axes=FEW)
+    Worker(one, lambda mapping, **options: end(0.9 - mapping["epochs"] / 10), tmp_path / "runs").work()
+    runs = [(run.choices["epochs"], run.choices["clip"], run.seed) for run in gather(one).runs]
+    assert sorted(runs) == [(k, clip, seed) for k in (1, 2, 3) for clip in (1, 2) for seed in (0, 1)]
+    assert all(len(row.complete) == 2 for row in gather(one).rows)
+
+
+def test_equal_draws_of_an_earlier_version_are_one_combination(tmp_path, monkeypatch):
+    one = open_study(tmp_path, axes=FEW)
+    with monkeypatch.context() as past:
+        past.setattr(claim.optuna.samplers, "TPESampler", lambda seed: optuna.samplers.RandomSampler(seed=0))
+        repeated = [one._draw(case, {}) for case in one.cases[:2]]
+    assert repeated[0].choices == repeated[1].choices
+    assert all(one.finish(attempt, end()) for attempt in repeated)
+    (row,) = gather(one).rows
+    assert len(row.complete) == 1 and row.test_deviation is None
+    Worker(one, lambda mapping, **options: end(), tmp_path / "runs").work()
+    assert len(gather(one).rows) == 6
+
+
+def test_a_search_that_finds_nothing_new_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_MOST_DRAWS", 3)
+    low = 0.1
+    one = open_study(tmp_path, axes=Grid(BASE, search={"clip": {"low": low, "high": math.nextafter(low, 1)}}, trials=9))
+    with pytest.raises(OptionError, match=r"`trials` needs at most [12] combinations"):
+        Worker(one, lambda mapping, **options: end(), tmp_path / "runs").work()
+
+
 def test_a_search_is_the_same_again(tmp_path):
     drawn = []
     for name in ("a", "b"):

@@ -80,3 +80,15 @@ def test_sequences_beyond_memory_are_refused_before_they_are_drawn(task, monkeyp
     splits = small.splits()
     held = sum(tensor.nbytes for part in splits for tensor in part.tensors)
     assert 8 * small.sequence_bytes <= 12 * held  # a lower bound of what drawing takes, and not far off
+
+
+@pytest.mark.parametrize(("options", "cause"), [
+    ({"units": 10**9}, r"`task.units` needs a system that fits into memory"),
+    ({"units": 10**6}, r"`task.units` needs a system that fits into memory"),
+    ({"coupling": 1e20}, "overflow with coupling=1e"), ({"coupling": 1e10}, "overflow with coupling=1"),
+    ({"noise": 1e30}, "overflow with coupling=0.15, noise=1e"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("use", [mr.tasks.QuadraticSystem.splits, mr.tasks.QuadraticSystem.baseline])
+def test_a_quadratic_system_beyond_memory_or_float32_is_refused(use, options, cause):
+    with pytest.raises(OptionError, match=cause):
+        use(mr.tasks.QuadraticSystem(**options))

@@ -7,7 +7,8 @@ import manifold_rnn as mr
 from manifold_rnn import diagnostics
 from manifold_rnn.constraints import degrees_of_freedom
 from manifold_rnn.errors import ManifoldError, OptionError
-from manifold_rnn.training import NetworkSettings, build_network
+from manifold_rnn.tasks import memory
+from manifold_rnn.training import NetworkSettings, build, build_network
 from manifold_rnn.training.build import build_constraint, closest_hidden_size
 from manifold_rnn.training.choices import cells, constraints_by_name, option_names
 
@@ -103,7 +104,7 @@ def test_initializations_and_hosts_have_names():
 REFUSED = {
     "an option of a published network of another kind": (
         {"zoo": "scornn", "options": {"negatives": "many"}},
-        "scornn cannot be built with negatives='many'",
+        "`network.options.negatives` needs an integer",
     ),
     "an unknown initialization": ({"zoo": "exprnn", "options": {"angles": "hennaf"}}, "Did you mean `henaff`"),
     "an unknown host": ({"cell": "Momentum", "options": {"host": "LTSM"}}, "Did you mean `LSTM`"),
@@ -161,6 +162,24 @@ def test_no_other_hidden_size_is_closer_to_the_budget(budget):
     chosen = closest_hidden_size(lstm, budget)
     gaps = {size: abs(degrees_of_freedom(lstm(size)) - budget) for size in range(2, 80)}
     assert gaps[chosen] == min(gaps.values())
+
+
+@pytest.mark.parametrize("network", [{"zoo": "scornn"}, {"cell": "Elman", "constraint": "Orthogonal"}])
+def test_a_budget_beyond_memory_is_refused_soon(network, monkeypatch):
+    builds, real = [], build._of_size
+    monkeypatch.setattr(build, "_LARGE", 256)
+    monkeypatch.setattr(build, "_of_size", lambda *args: builds.append(args[-1]) or real(*args))
+    monkeypatch.setattr(memory, "machine_memory", lambda: 8 * 2**20)
+    with pytest.raises(OptionError, match=r"`network.budget` needs a network that fits into memory. Got 1000000"):
+        build_network(NetworkSettings(budget=10**6, **network), 2, 3)
+    assert len(builds) < 300
+
+
+def test_a_large_network_of_a_budget_is_that_of_the_numbers_themselves(monkeypatch):
+    settings = NetworkSettings(cell="LSTM", constraint="Orthogonal", budget=400_000)
+    size = build_network(settings, 2, 3).layer.hidden_size
+    monkeypatch.setattr(build, "_LARGE", 129)
+    assert build_network(settings, 2, 3).layer.hidden_size == size
 
 
 def test_a_budget_below_one_is_refused():

@@ -74,6 +74,39 @@ def test_a_mistake_is_answered_by_its_key(changes, answer):
     assert answer in str(refusal.value) and len(str(refusal.value)) <= 400
 
 
+LARGE, ELMAN = 1e300, {"cell": "Elman"}
+PAIR = {"name": "block_triangular", "bottom": "Orthogonal"}
+
+
+@pytest.mark.parametrize(("section", "changes", "key"), [
+    ("optimizer", {"name": "Adagrad", "options": {"initial_accumulator_value": LARGE}}, "initial_accumulator_value"),
+    ("optimizer", {"name": "RMSprop", "options": {"alpha": LARGE}}, "optimizer.options.alpha"),
+    ("optimizer", {"name": "RMSprop", "options": {"alpha": 10**400}}, "optimizer.options.alpha"),
+    ("optimizer", {"options": {"betas": [0.9, LARGE]}}, "optimizer.options.betas"),
+    ("network", {"cell": "Momentum", "options": {"momentum": LARGE}}, "network.options.momentum"),
+    ("network", {"cell": "LRU", "options": {"max_phase": LARGE}}, "network.options.max_phase"),
+    ("network", {"zoo": "scornn", "options": {"negatives": True}}, "network.options.negatives"),
+    ("network", {**ELMAN, "constraint": {"name": "Contraction", "bound": LARGE}}, "network.constraint.bound"),
+    ("network", {**ELMAN, "constraint": {"name": "OrthogonalAdapter", "factors": None}}, "network.constraint.factors"),
+    ("network", {**ELMAN, "constraint": {**PAIR, "top": {"name": "UnitDisc", "radius": LARGE}}}, "top.radius"),
+], ids=str)  # fmt: skip
+def test_an_option_of_a_wrong_type_or_beyond_float32_is_refused_by_its_key(section, changes, key):
+    with pytest.raises(OptionError, match=f"{key}` needs ") as refusal:
+        read_run({"task": {"name": "Digits"}, "network": LEM, section: changes})
+    assert len(str(refusal.value)) <= 400
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+def test_capturable_trains_on_a_cpu(name):
+    network = mr.zoo.scornn(2, 4, 3)
+    settings = mr.training.OptimizerSettings(name, options={"capturable": True})
+    optimizer = mr.training.build_optimizer(network, settings)
+    network(torch.ones(2, 3, 2)).sum().backward()
+    before = network.readout.bias.detach().clone()
+    optimizer.step()
+    assert not torch.equal(network.readout.bias, before)
+
+
 def test_every_list_of_names_fits_into_a_message():
     wrong = {"task.name": {"task": {"name": "?"}}, "optimizer.name": {"optimizer": {"name": "?"}}}
     wrong |= {

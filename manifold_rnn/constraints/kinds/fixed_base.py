@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..._options import is_integer
 from ...errors import OffManifoldError, OptionError, UnsupportedError
 from ...manifolds import Manifold
 from ...retractions import Retraction
@@ -67,10 +68,10 @@ class FixedBase(Constraint):
         """Return the parametrization of a weight ``W`` near ``like``."""
         self.manifold.require(like)
         n = like.shape[-1]
-        if not 0 <= self.negatives <= n:
+        if not is_integer(self.negatives, 0) or self.negatives > n:
             raise OptionError(
                 f"negatives of FixedBase is out of range for a weight of size {n}.\n"
-                f"Expected 0 to {n}, got {self.negatives}.\nChoose a smaller number."
+                f"Expected an integer from 0 to {n}, got {self.negatives}.\nChoose a smaller number."
             )
         signs = torch.ones(n, dtype=like.dtype, device=like.device)
         signs[n - self.negatives :] = -1

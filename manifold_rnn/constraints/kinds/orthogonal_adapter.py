@@ -17,6 +17,8 @@ from ...retractions import Retraction, get
 from .adapter import Adapter, Side, TurningParametrization, orthogonal, require_side, require_weight, wide
 
 _LARGEST_BLOCK = 32
+_RANGES = {"block_size": (1, 2**31), "factors": (1, 64), "series_terms": (2, 1024)}
+_EXAMPLES = {"block_size": 32, "factors": 1, "series_terms": 5}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +90,18 @@ class OrthogonalAdapter(Adapter):
 
     def __post_init__(self) -> None:
         require_side(self.side, "OrthogonalAdapter")
-        for name, value in (("block_size", self.block_size), ("factors", self.factors)):
-            if value is not None and not is_integer(value, 1):
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if (value is not None or name == "factors") and not (is_integer(value, least) and value <= most):
                 raise OptionError(
                     f"{name} of OrthogonalAdapter is out of range.\n"
-                    f"Expected an integer of at least 1, got {value!r:.40}.\nUse e.g. 32 and 1."
+                    f"Expected an integer from {least} to {most}, got {value!r:.40}.\nUse e.g. {_EXAMPLES[name]}."
                 )
         chosen = get(self.retraction)
-        if self.series_terms is not None and (chosen.name != "cayley" or not is_integer(self.series_terms, 2)):
+        if self.series_terms is not None and chosen.name != "cayley":
             raise OptionError(
-                "series_terms of OrthogonalAdapter is out of range, or the retraction has no series.\n"
-                f'Expected an integer of at least 2 with retraction="cayley"; got {self.series_terms!r:.40} with '
-                f"{chosen.name!r}.\nLeave it out for an orthogonal matrix."
+                "series_terms of OrthogonalAdapter needs a retraction with a series.\n"
+                f'Expected retraction="cayley", got {chosen.name!r}.\nLeave series_terms out for an orthogonal matrix.'
             )
 
     def trivialize(self, like: Tensor) -> OrthogonalAdapterParametrization:
