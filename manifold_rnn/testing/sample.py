@@ -10,7 +10,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..errors import DtypeError, ManifoldError, NonFiniteError, UnsupportedError
+from ..errors import DtypeError, ManifoldError, NonFiniteError, OffManifoldError, UnsupportedError
 from ..manifolds import Manifold, adapt, manifold_of
 
 STEPS = torch.logspace(-4, 0, 33, dtype=torch.float64)
@@ -71,13 +71,18 @@ def worst(x: Tensor) -> float:
 
 
 def refusable(f: Callable[[], float]) -> float | None:
-    """Return the number; None if the manifold does not support the operation, NaN if its input is NaN."""
+    """Return the number; None if the manifold does not support the operation.
+
+    NaN if its input is NaN, and infinity if it refuses the result of another map as a point.
+    """
     try:
         return f()
     except NotImplementedError:
         return None
     except NonFiniteError:
         return math.nan
+    except OffManifoldError:
+        return math.inf
 
 
 def slope(error: Callable[[float], Tensor], scale: float = 1.0) -> float:

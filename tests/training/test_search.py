@@ -101,7 +101,8 @@ def test_a_network_of_a_fixed_search_is_fixed_but_while_it_searches(choice):
 
 def test_a_checkpoint_runs_as_it_was_scored(tmp_path):
     record = train(values(margin=0.1, fix=0.5), tmp_path / "run")
-    network, settings, _ = trained_network(tmp_path / "run" / "best.ckpt")
+    trained = trained_network(tmp_path / "run" / "best.ckpt")
+    network, settings = trained.network, trained.settings
     assert network.layer.cell.fixed
     inputs, targets = settings.task.splits().test.tensors
     with torch.no_grad():
