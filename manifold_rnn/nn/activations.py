@@ -56,14 +56,15 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
         scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
         scaled = torch.where(nonzero, z * scale, 1)
         r = torch.hypot(scaled.real, scaled.imag)
-        return _moved(z, scaled / r, bias, nonzero & ~(r / scale + bias <= 0))
+        return _moved(z, scaled / r, bias, ~nonzero | (r / scale + bias <= 0))
     quarter, r = _modulus(z, eps)
-    return _moved(z, quarter / r, bias, ~(r + 0.25 * bias <= 0))
+    return _moved(z, quarter / r, bias, r.detach() <= -0.25 * bias.detach())
 
 
-def _moved(z: Tensor, phase: Tensor, bias: Tensor, on: Tensor) -> Tensor:
-    """Add the bias along the phase where a unit is on. No product of two large numbers occurs, also in gradients."""
-    return torch.where(on, z + phase * torch.where(on, bias, 0), 0)  # a bias of -inf times 0 would be NaN
+def _moved(z: Tensor, phase: Tensor, bias: Tensor, off: Tensor) -> Tensor:
+    """Add the bias along the phase, 0 where a unit is off. No product of large numbers occurs, also in gradients."""
+    finite = bias.clamp(min=torch.finfo(z.dtype).min)  # -inf times a gradient of 0 would be NaN
+    return torch.where(off, 0, z + phase * finite)
 
 
 def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
