@@ -152,7 +152,8 @@ class _Case:
     def __init__(self, task: Task, count: int) -> None:
         self.task, self.splits = task, task.splits()
         x, targets = self.splits.test[: min(count, len(self.splits.test))]
-        self.x, self.targets = x, targets
+        # outputs are in double precision, and older versions of torch have no derivative of losses of two dtypes
+        self.x, self.targets = x, targets.double() if targets.is_floating_point() else targets
 
     def wrong_shapes(self) -> int:
         """Count the tensors of a wrong shape or dtype, and empty sets."""
