@@ -186,7 +186,8 @@ def normal_diagonal_(A: Tensor, bound: float = math.pi, *, generator: torch.Gene
 
 
 def _angles(A: Tensor) -> Tensor:
-    return A.new_empty((*A.shape[:-2], A.shape[-1] // 2), dtype=A.dtype.to_real())
+    real = at_least_single(A).dtype.to_real()
+    return A.new_empty((*A.shape[:-2], A.shape[-1] // 2), dtype=real)
 
 
 def _fill_blocks(A: Tensor, s: Tensor) -> Tensor:
