@@ -273,25 +273,27 @@ def drop_hook(hooks: dict[int, Any], hook: Callable[..., object]) -> list[int]:
 
 def is_lent() -> bool:
     """Return whether `torch.func.functional_call` calls this, to put a tensor into a module for one forward."""
-    return _depth(getattr(_swap_tensor, "__code__", None)) > 0
+    return bool(_frames(getattr(_swap_tensor, "__code__", None)))
 
 
 _step_code = _profiled(lambda optimizer: None).__code__  # the same for the steps of all optimizers
 
 
-def is_inner_step() -> bool:
-    """Return whether the running step of an optimizer was called by the step of another one."""
-    return _depth(_step_code) > 1
+def outer_steps() -> list[Any]:
+    """Return the optimizers whose steps have called the running step of an optimizer."""
+    arguments = [frame.f_locals.get("args") for frame in _frames(_step_code)]
+    return [args[0] for args in arguments[1:] if args]
 
 
-def _depth(code: CodeType | None) -> int:
-    """Return how often the calls that lead to here contain a function."""
+def _frames(code: CodeType | None) -> list[FrameType]:
+    """Return the calls of a function that lead to here, the last one first."""
     frame: FrameType | None = sys._getframe()
-    count = 0
+    found = []
     while frame is not None:
-        count += frame.f_code is code
+        if frame.f_code is code:
+            found.append(frame)
         frame = frame.f_back
-    return count
+    return found
 
 
 # --- the compiler, without importing it: `torch._dynamo` takes seconds ---

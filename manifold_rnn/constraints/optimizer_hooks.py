@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 
-from .._torch import is_inner_step, uncompiled
+from .._torch import outer_steps, uncompiled
 from ..errors import OptimizerError
 from ..manifolds import manifold_of
 
@@ -90,7 +90,9 @@ class _Replaced:
             if holder is not None and _holds(holder, new):
                 return False
         # all objects are searched only here, where the step would otherwise be refused
-        others = [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
+        others = [
+            each for each in gc.get_objects() if issubclass(type(each), Optimizer) and hasattr(each, "param_groups")
+        ]
         for holder in others:
             if _holds(holder, new):
                 self.holder = weakref.ref(holder)
@@ -244,9 +246,12 @@ def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _count(optimizer: Optimizer) -> None:
-    due = [entry for _, p, entry in _verdict(optimizer).held() if entry.counts_steps and p.grad is not None]
-    if due and not is_inner_step():  # a wrapper may still write to the parameters
-        for entry in due:
+    due = [(p, entry) for _, p, entry in _verdict(optimizer).held() if entry.counts_steps and p.grad is not None]
+    outer = outer_steps() if due else []
+    for p, entry in due:
+        if not any(
+            _holds(each, {id(p)}) for each in outer
+        ):  # a wrapper may still write to the parameter, and counts it
             entry.after_step()
 
 

@@ -127,7 +127,10 @@ class Trivialization(Parametrization):
         return {**super().__getstate__(), "_accepted": self._is_accepted()}  # a copy has another base
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_accepted": None})
+        count = state.pop("steps", 0)  # a number of Python in a pickle of an older version
+        super().__setstate__({"_counted": (None, 0), **state, "_accepted": None})
+        if self.rebase_every and "steps" not in self._buffers:
+            self.register_buffer("steps", torch.tensor(count, device=self.base.device))
         if state.get("_accepted"):
             self._accept()
 
@@ -253,8 +256,9 @@ class Trivialization(Parametrization):
         with torch.no_grad():
             self.base.copy_(widened_point(self.manifold, self.base, before))
         if self.rebase_every:  # half precision would round the count, and `to_empty` would lose it
-            self.steps = torch.full_like(self.steps, count, dtype=torch.long)
-            self._counted = self.steps, count
+            if self.steps.dtype != torch.long:
+                self.steps = self.steps.to(torch.long)
+            self._counted = self.steps.fill_(count), count
         return self
 
     def _accept(self) -> None:
@@ -284,8 +288,10 @@ class Trivialization(Parametrization):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         steps = state_dict.pop(f"{prefix}steps", None)  # files of other constraints have none, and old ones a number
         if self.rebase_every:
-            steps = self.steps if steps is None else torch.as_tensor(steps, dtype=torch.long)
-            state_dict[f"{prefix}steps"] = steps.clone()
+            if steps is None or (isinstance(steps, Tensor) and steps.is_meta):
+                steps = self._count()
+            base = state_dict.get(f"{prefix}base", self.base)
+            state_dict[f"{prefix}steps"] = torch.as_tensor(steps).to(base.device, torch.long, copy=True)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._counted = None, self._counted[1]
 

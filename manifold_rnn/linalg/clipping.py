@@ -54,7 +54,9 @@ def clip_singular_values(x: Tensor, bound: float = 1.0) -> Tensor:
             f"Expected shape (..., n, p), got {tuple(x.shape)}.\nReshape it first."
         )
     if not (is_number(bound) and bound > 0):
-        raise OptionError(f"The bound of singular values must be positive.\nGot {bound!r:.40}.\nUse e.g. bound=1.0.")
+        raise OptionError(
+            f"The bound of singular values must be a positive number.\nGot {bound!r:.40}.\nUse e.g. bound=1.0."
+        )
     require_finite(x, "clip_singular_values")
     if bound > torch.finfo(x.dtype).max:
         return x.clone()

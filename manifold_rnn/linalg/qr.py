@@ -165,7 +165,9 @@ def _householder(x: Tensor) -> _Factored:
     Q, R = torch.linalg.qr(even)
     d = R.diagonal(dim1=-2, dim2=-1)
     phase = torch.where(d == 0, torch.ones_like(d), d.sgn())
-    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1) * scale, d.abs()
+    lengths = torch.linalg.vector_norm(R, dim=-2)  # of the columns, whose scale has no effect on Q
+    sizes = d.abs() / torch.where(lengths > 0, lengths, 1)
+    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1) * scale, sizes
 
 
 def _householder_indouble(x: Tensor) -> _Factored:

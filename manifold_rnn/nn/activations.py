@@ -56,14 +56,14 @@ def mod_relu(z: Tensor, bias: Tensor, eps: float = EPS) -> Tensor:
         scale = torch.where(torch.maximum(z.real.abs(), z.imag.abs()).detach() < 1, 2.0**64, 0.25)
         scaled = torch.where(nonzero, z * scale, 1)
         r = torch.hypot(scaled.real, scaled.imag)
-        return _moved(z, scaled / r, bias, ~nonzero | (r / scale + bias <= 0))
+        return _moved(z, _divided(scaled, r), bias, ~nonzero | (r / scale + bias <= 0))
     quarter, r = _modulus(z, eps)
-    return _moved(z, quarter / r, bias, r.detach() <= -0.25 * bias.detach())
+    return _moved(z, _divided(quarter, r), bias, r.detach() <= -0.25 * bias.detach())
 
 
 def _moved(z: Tensor, phase: Tensor, bias: Tensor, off: Tensor) -> Tensor:
     """Add the bias along the phase, 0 where a unit is off. No product of large numbers occurs, also in gradients."""
-    finite = bias.clamp(min=torch.finfo(z.dtype).min)  # -inf times a gradient of 0 would be NaN
+    finite = bias.clamp(min=torch.finfo(bias.dtype).min)  # -inf times a gradient of 0 would be NaN
     return torch.where(off, 0, z + phase * finite)
 
 
@@ -75,6 +75,11 @@ def _modulus(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     quarter = 0.25 * z
     smallest = quarter.real.new_full((), 0.25 * eps)
     return quarter, torch.hypot(quarter.real, torch.hypot(quarter.imag, smallest))
+
+
+def _divided(z: Tensor, r: Tensor) -> Tensor:
+    """Divide complex numbers by real ones; torch has no division for half precision."""
+    return torch.view_as_complex(torch.view_as_real(z) / r.unsqueeze(-1))
 
 
 class ModReLU(KeepsReal):
@@ -164,7 +169,7 @@ def mod_tanh(z: Tensor) -> Tensor:
     quarter = 0.25 * z  # scaled, so that the modulus is finite
     # away from subnormal numbers, where the derivative of a modulus is NaN; below sqrt(eps), tanh(r) is r
     r = (quarter + finfo.tiny**0.5).abs().clamp(min=0.25 * finfo.eps**0.5)
-    return quarter / r * torch.tanh(4 * r)
+    return _divided(quarter, r) * torch.tanh(4 * r)
 
 
 def split_relu(z: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class ConstrainedAverage(AveragedModel):
         Raises
         ------
         OptionError
-            If the models have other constrained weights or parameters. Nothing has been changed then.
+            If the models have other constrained weights, parameters or buffers. Nothing has been changed then.
         """
         own = self._entries()
         _require_alike(_structure(self.module), _structure(model))
@@ -146,9 +146,10 @@ def _unwrapped(name: str) -> str:
 
 
 def _structure(model: nn.Module) -> list[tuple[str, str]]:
-    """Return the names of all constrained weights and parameters in order, with the shapes of parameters."""
+    """Return the names of all constrained weights, parameters and buffers in order, with the shapes of the latter."""
     weights = [(_unwrapped(name), "constrained weight") for name, _ in parametrizations(model)]
     shapes = [(_unwrapped(name), f"parameter of shape {tuple(p.shape)}") for name, p in model.named_parameters()]
+    shapes += [(_unwrapped(name), f"buffer of shape {tuple(b.shape)}") for name, b in model.named_buffers()]
     return weights + shapes
 
 

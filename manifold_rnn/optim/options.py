@@ -52,15 +52,16 @@ def note_options(names: Iterable[str]) -> None:
 
 
 def require_own_options(saved: list[dict[str, Any]], groups: list[dict[str, Any]] | None, optimizer: str) -> None:
-    """Raise `OptimizerError` if saved groups have options that only other optimizers have.
+    """Raise `OptimizerError` if saved groups lack options, and have those of other optimizers instead.
 
     Their moments would be missing or mean something else, while the number of steps would be kept. Groups may have
-    keys that no optimizer has, such as those of schedulers.
+    other keys in addition, such as those of schedulers.
     """
     if groups is None:  # a copy, or an optimizer from a pickle
         return
-    foreign = sorted(set().union(*saved) & _known - set().union(*groups))
-    if foreign:
+    had, own = set().union(*saved), set().union(*groups)
+    foreign = sorted(had & _known - own)
+    if foreign and own & _known - had:
         raise OptimizerError(
             f"This state was saved by another optimizer: its groups have {foreign[0]!r}, which {optimizer} lacks.\n"
             f"Expected a state of {optimizer}. Nothing was changed.\n"

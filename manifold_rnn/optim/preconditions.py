@@ -48,6 +48,8 @@ def require_own_state(
     # plain parameters have no moments per matrix; an optimizer of another author may have some on manifolds
     fits = operator.eq if manifold is None else _broadcasts
     strange = [name for name in moments if not fits(moments[name], expected[name])]
+    if manifold is None:  # a gradient may be kept as complex numbers or as pairs of reals
+        strange = [name for name in strange if not (name in kinds.ambient and moments[name] == coordinates)]
     if strange or not same_frame:
         name, cause = (strange or list(moments))[0], "in other coordinates, before constrain or release"
         advice = "Build the optimizer after constrain or release"

@@ -9,7 +9,7 @@ from support.constraint_cases import CONSTRAINTS, constrained
 from torch import nn
 
 import manifold_rnn as mr
-from manifold_rnn.errors import NonFiniteError, OffManifoldError, OptimizerError
+from manifold_rnn.errors import NonFiniteError, OffManifoldError, OptimizerError, OptionError
 
 N = 4
 KEYS = {"update": "weight", "trivialized": "constraints.weight.base"}
@@ -201,6 +201,28 @@ def test_a_count_of_steps_stays_exact(how):
         module.load_state_dict(counting(0).state_dict() | counted)  # exact numbers for all else
     assert [step(module) for _ in range(4)] == [(COUNT + k, k == 3) for k in (1, 2, 3, 4)]
     assert source is module or source.constraints["weight"].steps == COUNT
+
+
+def test_a_count_is_a_number_after_a_load_into_a_meta_model():
+    with torch.device("meta"):
+        module = layer(view="trivialized", rebase_every=3)
+    module.load_state_dict(layer(view="trivialized").state_dict(), assign=True)
+    counting(5).load_state_dict(module.state_dict())
+    assert step(module) == (1, False)
+
+
+def test_a_shared_module_shares_its_count():
+    module = layer(view="trivialized", rebase_every=3).share_memory()
+    assert module.constraints["weight"].steps.is_shared()
+
+
+def test_an_average_across_counts_is_refused_and_unchanged():
+    average = mr.optim.average(plain := layer(view="trivialized"))
+    average.update_parameters(plain)
+    before = copy.deepcopy(average.state_dict())
+    with pytest.raises(OptionError, match="steps"):
+        average.update_parameters(layer(view="trivialized", rebase_every=3))
+    assert all(torch.equal(value, before[key]) for key, value in average.state_dict().items())
 
 
 @pytest.mark.parametrize("every", [None, 2])

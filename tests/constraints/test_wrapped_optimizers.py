@@ -53,3 +53,36 @@ def test_a_wrapper_of_a_riemannian_optimizer_may_be_declared_as_one():
         steps(module, Wrapper(inner), 1)
     assert len(str(caught.value)) <= 400
     steps(module, kind(inner), 1)
+
+
+@pytest.mark.parametrize("outer", [torch.optim.SGD, torch.optim.LBFGS])
+def test_a_step_inside_the_closure_of_another_optimizer_counts(outer):
+    inner, head = constrained(view="trivialized", rebase_every=2), nn.Linear(4, 1)
+    own, other = torch.optim.SGD(inner.parameters(), 0.1), outer(head.parameters(), 0.1)
+    calls = []
+
+    def closure():
+        calls.append(1)
+        own.zero_grad(), other.zero_grad()
+        loss = head(inner(torch.eye(4))).square().sum()
+        loss.backward()
+        own.step()
+        return loss
+
+    base = inner.constraints["weight"].base.clone()
+    for _ in range(3):
+        other.step(closure)
+    assert inner.constraints["weight"].steps == len(calls)
+    assert not torch.equal(inner.constraints["weight"].base, base)
+
+
+def test_an_optimizer_that_was_never_finished_hides_no_refusal():
+    with pytest.raises(ValueError, match="learning rate") as kept:
+        torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=-1)
+    module = nn.Linear(4, 4)
+    optimizer = torch.optim.Adam(module.parameters())
+    mr.constrain(module, "weight", mr.Orthogonal(), view="trivialized")
+    module(torch.eye(4)).sum().backward()
+    with pytest.raises(OptimizerError, match="constrain"):
+        optimizer.step()
+    assert kept.value is not None

@@ -181,3 +181,19 @@ def test_the_condition_of_a_multiple_eigenvalue_has_no_derivative(x):
     assert bool(slope.isfinite().all())
     with pytest.raises(errors.NonFiniteError, match="eigenvalue is a multiple one"):
         slope.sum().backward()
+
+
+@pytest.mark.parametrize("f", [mr.linalg.qr, mr.linalg.cholesky_qr])
+@pytest.mark.parametrize("size", [1e-7, 1e-12])
+def test_the_scale_of_a_column_makes_no_matrix_singular(size, f, generator):
+    x, g = (
+        torch.randn(5, 3, generator=generator) * torch.tensor([1.0, size, 1.0]),
+        torch.randn(5, 3, generator=generator),
+    )
+    slopes = []
+    for dtype in (torch.float32, torch.float64):
+        y = x.detach().clone().to(dtype).requires_grad_()
+        (f(y)[0] * g.to(dtype)).sum().backward()
+        slopes.append(y.grad.double())
+    lengths = torch.linalg.vector_norm(slopes[1], dim=0)
+    torch.testing.assert_close(slopes[0] / lengths, slopes[1] / lengths, atol=1e-5, rtol=0)

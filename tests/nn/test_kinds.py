@@ -55,3 +55,11 @@ def test_a_layer_refuses_the_other_kind_and_keeps_every_parameter(dtype, other):
     with pytest.raises(mr.errors.DtypeError, match=r"(?s)RNN stays.*Build a new layer"):
         layer.to(other)
     assert all(torch.equal(p, before[name]) and p.dtype == before[name].dtype for name, p in layer.named_parameters())
+
+
+def test_a_layer_whose_weights_a_wrapper_holds_is_converted():
+    layer = mr.nn.RNN(3, 4)
+    for name, p in list(layer._parameters.items()):
+        del layer._parameters[name]
+        setattr(layer, name, p.data)
+    assert layer.double() is layer

@@ -157,3 +157,11 @@ def test_a_state_of_another_optimizer_is_refused(source, target):
     with pytest.raises(OptimizerError, match=f"another optimizer.*{target}"):
         optimizer.load_state_dict(saved.state_dict())
     assert same(before, frozen(params, optimizer))
+
+
+def test_an_own_key_of_a_group_is_no_option_of_another_optimizer():
+    p = torch.nn.Parameter(torch.ones(3))
+    saved = optim.RiemannianSGD([{"params": [p], "scale": 2.0}], lr=0.1).state_dict()
+    optim.RiemannianSGD([p], lr=0.1).load_state_dict(saved)
+    with pytest.raises(OptimizerError, match="another optimizer"):
+        optim.RiemannianAdam([p], lr=0.1).load_state_dict(saved)

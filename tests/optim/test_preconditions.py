@@ -249,3 +249,17 @@ def test_loaded_moments_of_other_coordinates_are_refused():
     backward(module)
     with pytest.raises(ManifoldError, match="coordinates"):
         target.step()
+
+
+@pytest.mark.parametrize("name", ["Landing", "RiemannianMuon", "RiemannianSGD"])
+def test_moments_of_complex_plain_parameters_are_their_own(name):
+    module = mr.constrain(nn.Linear(4, 4, dtype=torch.complex64), "weight", mr.Unitary(), view="update")
+    optimizer = getattr(optim, name)(module.parameters(), lr=0.01, momentum=0.9)
+    for k in range(3):
+        optimizer.zero_grad()
+        module(torch.ones(4, dtype=torch.complex64)).abs().sum().backward()
+        if k == 1:
+            module.weight.grad = None
+        optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
