@@ -197,7 +197,7 @@ DEFAULT_BACKEND = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("case", "retraction"), DEFAULT_BACKEND, ids=ids)
 def test_every_manifold_compiles_with_the_default_backend(case, retraction, generator):
-    if (case.name, retraction) == ("SpecialUnitary", "qr"):
+    if (case.name, retraction) in {("SpecialUnitary", "qr"), ("GrassmannComplex", "qr")}:
         pytest.skip("inductor cannot view a complex matrix stored by columns as real numbers")
     check_compiled(case, retraction, OF_RETRACTION, generator, backend="inductor")
 
