@@ -110,9 +110,8 @@ def polish(x: Tensor) -> Tensor:
 
 
 _Eigen = tuple[Tensor, Tensor]  # eigenvalues and eigenvectors of H
-_Factored = tuple[
-    Tensor, Tensor | None, Tensor | None, Tensor | None
-]  # W, both for X divided by its unit, and the unit
+# W, eigenvalues and eigenvectors of H if they were computed, and the power of two by which X was divided for them
+_Factored = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class _Polar(torch.autograd.Function):

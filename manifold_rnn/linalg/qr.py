@@ -59,7 +59,7 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> assert mr.linalg.defect(Q) < 1e-14 and (R.diagonal() > 0).all()
     """
     require_matrix(x, "qr", tall=True)
-    Q, R, _ = recorded(_QR, x, False, False)
+    Q, R = recorded(_QR, x, False, False)
     return Q, R
 
 
@@ -100,7 +100,7 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> assert torch.allclose(mr.linalg.cholesky_qr(x)[0], mr.linalg.qr(x)[0])
     """
     require_matrix(x, "cholesky_qr", tall=True)
-    Q, R, _ = recorded(_QR, x, True, False)
+    Q, R = recorded(_QR, x, True, False)
     return Q, R
 
 
@@ -116,14 +116,11 @@ def near_factor(x: Tensor) -> Tensor:
     return _first_order(x, beyond) if _is_tiny(far, x) else _cholesky_rounds(x, beyond, far)[0]
 
 
-_Factored = tuple[Tensor, Tensor, Tensor | None]  # Q, R, and moduli of the diagonal of R where it may be singular
-
-
 class _QR(torch.autograd.Function):
     """Map ``(x, near, only)`` to the factors. ``near`` allows the Cholesky form, ``only`` raises `TooFar` beyond it."""
 
     @staticmethod
-    def forward(x: Tensor, near: bool, only: bool) -> _Factored:
+    def forward(x: Tensor, near: bool, only: bool) -> tuple[Tensor, Tensor]:
         if not near:
             return _householder(x)
         beyond = shift_diagonal(multiply(x.mH, x), -1.0)
@@ -131,21 +128,18 @@ class _QR(torch.autograd.Function):
         if only and not far <= _FAR:
             raise TooFar
         if _is_tiny(far, x):
-            return _first_order(x, beyond), shift_diagonal(beyond, 1.0), None
+            return _first_order(x, beyond), shift_diagonal(beyond, 1.0)
         return _cholesky_rounds(x, beyond, far)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, bool], output: _Factored) -> None:
-        if output[2] is not None:
-            ctx.mark_non_differentiable(output[2])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, bool], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, gQ: Tensor, gR: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        Q, R, sizes = ctx.saved_tensors
-        if sizes is not None:
-            require_regular(sizes, "The QR factorization")
+    def backward(ctx: Any, gQ: Tensor, gR: Tensor) -> tuple[Tensor, None, None]:
+        Q, R = ctx.saved_tensors
         with without_autocast(Q):
+            require_regular(_unscaled_diagonal(R), "The QR factorization")
             M = multiply(R, gR.mH) - multiply(gQ.mH, Q)
             lower = M.tril(-1)
             # the diagonal of R is real, so only the real part of the diagonal of M contributes
@@ -155,35 +149,39 @@ class _QR(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int, None, None], x: Tensor, near: bool, only: bool
-    ) -> tuple[_Factored, tuple[int, int, int | None]]:
-        Q, R, sizes = applied(_QR, x.movedim(in_dims[0], 0), near, only)
-        return (Q, R, sizes), (0, 0, None if sizes is None else 0)
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return applied(_QR, x.movedim(in_dims[0], 0), near, only), (0, 0)
 
 
-def _householder(x: Tensor) -> _Factored:
+def _unscaled_diagonal(R: Tensor) -> Tensor:
+    """Return moduli of the diagonal relative to the largest entry of each column, whose scale has no effect on Q."""
+    sizes = R.detach().abs()
+    largest = sizes.amax(-2)
+    return sizes.diagonal(dim1=-2, dim2=-1) / torch.where(largest > 0, largest, 1)
+
+
+def _householder(x: Tensor) -> tuple[Tensor, Tensor]:
     even, scale = normalized(x)
     Q, R = torch.linalg.qr(even)
     d = R.diagonal(dim1=-2, dim2=-1)
     phase = torch.where(d == 0, torch.ones_like(d), d.sgn())
-    lengths = torch.linalg.vector_norm(R, dim=-2)  # of the columns, whose scale has no effect on Q
-    sizes = d.abs() / torch.where(lengths > 0, lengths, 1)
-    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1) * scale, sizes
+    return Q * phase.unsqueeze(-2), R * phase.conj().unsqueeze(-1) * scale
 
 
-def _householder_indouble(x: Tensor) -> _Factored:
+def _householder_indouble(x: Tensor) -> tuple[Tensor, Tensor]:
     """Factor in double precision, since an ill-conditioned matrix loses as many digits as its condition number has."""
-    Q, R, sizes = _householder(double(x))
-    return Q.to(x.dtype), R.to(x.dtype), sizes
+    Q, R = _householder(double(x))
+    return Q.to(x.dtype), R.to(x.dtype)
 
 
-def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> _Factored:
+def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> tuple[Tensor, Tensor]:
     """Return the factors, given ``beyond = X^H X - I`` of norm ``far``; ``beyond`` is overwritten."""
     if not far <= _FAR:  # NaN included
         return _householder_indouble(x)
     R = torch.linalg.cholesky_ex(shift_diagonal(beyond, 1.0)).L.mH
     Q = torch.linalg.solve_triangular(R, x, upper=True, left=False)
     if far <= _ONE_ROUND:
-        return Q, R, None
+        return Q, R
     gram = multiply(Q.mH, Q)
     still = torch.linalg.matrix_norm(minus_identity(gram), keepdim=True)
     if may_read_device():
@@ -192,7 +190,7 @@ def _cholesky_rounds(x: Tensor, beyond: Tensor, far: float) -> _Factored:
     else:
         gram = torch.where(still <= _ONE_ROUND, gram, torch.nan)
     R2 = torch.linalg.cholesky_ex(gram).L.mH
-    return torch.linalg.solve_triangular(R2, Q, upper=True, left=False), R2 @ R, None
+    return torch.linalg.solve_triangular(R2, Q, upper=True, left=False), R2 @ R
 
 
 def _is_tiny(far: float, x: Tensor) -> bool:
