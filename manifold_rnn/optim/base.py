@@ -24,7 +24,7 @@ from ..linalg.checks import require_finite
 from ..manifolds import Manifold, manifold_of
 from .batch import Batch, Batches, Join, require_fixed_work
 from .captured import count_skipped, move_captured
-from .options import DEFAULTS, RetractionOptions, StateKinds, note_options, require_own_options, require_shared
+from .options import DEFAULTS, RetractionOptions, StateKinds, require_own_options, require_shared
 from .plain import Plain
 from .preconditions import (
     LOOK_EVERY,
@@ -104,7 +104,6 @@ class RiemannianOptimizer(Optimizer):
         cls.plain, cls.small = vars(cls).get("plain"), vars(cls).get("small")  # not inherited
         if "__init__" in vars(cls):
             cls.__signature__ = full_signature(cls.__init__, cls.shared, DEFAULTS)
-            note_options(cls.__signature__.parameters)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], **options: Unpack[RetractionOptions]) -> None:
         require_known(type(self), self.shared, options)
@@ -159,7 +158,7 @@ class RiemannianOptimizer(Optimizer):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        require_own_options(state["param_groups"], vars(self).get("param_groups"), type(self).__name__)
+        require_own_options(type(self), RiemannianOptimizer, state["param_groups"], vars(self).get("param_groups"))
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds this option, which older groups lack
         self._groups, self._skipped = [], 0
@@ -291,11 +290,10 @@ class RiemannianOptimizer(Optimizer):
         work, plain = list[Work](), list[PlainWork]()
         try:
             for group, batches in self._grouped():
-                if not captured:
-                    batches.require_valid(group, self.validate)
+                batches.accept_options(group, self.validate)
                 joins = "step_plain" in vars(type(self)) and self.joins_plain({**group, "capturable": captured})
                 join: Join = (self.fused_on if joins else None, captured)
-                alike, together = batches.of(group, self.state, join)
+                alike, together = batches.of(group["params"], self.state, join)
                 work += [(group, batch) for batch in alike]
                 plain += [(group, each) for each in together]
             self._require_points(work)

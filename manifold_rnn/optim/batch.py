@@ -232,39 +232,43 @@ class Batches:
         self._plain: list[Plain] = []
         self._checked: dict[int, tuple[Hashable, ...]] = {}  # the frame of each parameter, and what else was checked
         self._options: list[object] = []
+        self._how = ""  # the kind of second moment that the options give
 
-    def require_valid(self, group: dict[str, Any], validate: Callable[[dict[str, Any]], None]) -> None:
-        """Validate the options of the group if one was replaced by another object since the last call."""
+    def accept_options(self, group: dict[str, Any], validate: Callable[[dict[str, Any]], None]) -> None:
+        """Validate the options of the group if one has changed since the last call."""
         options = list(group.values())
-        if len(options) != len(self._options) or not all(map(operator.is_, options, self._options)):
+        if options != self._options:
             validate(group)
+            how = square_kind(group)
+            if how != self._how:
+                self._how, self._seen = how, ()
             self._options = options
 
-    def of(self, group: dict[str, Any], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
+    def of(self, params: list[Tensor], state: dict[Tensor, State], join: Join) -> tuple[list[Batch], list[Plain]]:
         """Return the parameters with a gradient, in batches of one manifold, shape, dtype and number of steps.
 
         Plain parameters are returned separately for torch's own functions, as far as ``join`` allows.
         """
-        live, how = [p for p in group["params"] if p.grad is not None], square_kind(group)
-        seen = _seen(live, state, join, how)
+        live = [p for p in params if p.grad is not None]
+        seen = _seen(live, state, join)
         if seen != self._seen or not all(together.is_unchanged() for together in self._plain):
             renew(live)
-            checked = {id(p): (_frame(p), how, p.shape, p.dtype, _shapes(state[p])) for p in live}
+            checked = {id(p): (_frame(p), self._how, p.shape, p.dtype, _shapes(state[p])) for p in live}
             for p in live:
                 before, now = self._checked.get(id(p)), checked[id(p)]
                 if before != now:
                     same_frame = before is None or before[0] == now[0]
-                    require_own_state(p, manifold_of(p), state[p], self._kinds, how, same_frame=same_frame)
+                    require_own_state(p, manifold_of(p), state[p], self._kinds, self._how, same_frame=same_frame)
             self._checked |= checked
             self._batches, self._plain = _sorted(live, state, join)
-            self._seen = _seen(live, state, join, how)
+            self._seen = _seen(live, state, join)
         return self._batches, self._plain
 
 
-def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join, how: str) -> Sequence[object]:
+def _seen(params: list[Tensor], state: dict[Tensor, State], join: Join) -> Sequence[object]:
     """Return everything on which the division into batches depends."""
     manifolds = [attached_manifold(p) for p in params]
-    return [join, how] + [
+    return [join] + [
         (id(p), id(manifold), id(state[p]), form(p, constrained=manifold is not None))
         for p, manifold in zip(params, manifolds, strict=True)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..errors import OptimizerError, OptionError
@@ -43,30 +44,34 @@ def bad_decay(decay: object) -> OptionError:
 DEFAULTS: RetractionOptions = {"maximize": False, "on_nonfinite": "raise", "capturable": False, "polish_every": None}
 
 
-_known = set[str]()  # the options of all optimizers
-
-
-def note_options(names: Iterable[str]) -> None:
-    """Record the options of an optimizer class, for `require_own_options`."""
-    _known.update(names)
-
-
-def require_own_options(saved: list[dict[str, Any]], groups: list[dict[str, Any]] | None, optimizer: str) -> None:
-    """Raise `OptimizerError` if saved groups lack options, and have those of other optimizers instead.
+def require_own_options(
+    kind: type, root: type, saved: list[dict[str, Any]], groups: list[dict[str, Any]] | None
+) -> None:
+    """Raise `OptimizerError` if saved groups lack options of a class, and have those of another subclass of ``root``.
 
     Their moments would be missing or mean something else, while the number of steps would be kept. Groups may have
     other keys in addition, such as those of schedulers.
     """
     if groups is None:  # a copy, or an optimizer from a pickle
         return
-    had, own = set().union(*saved), set().union(*groups)
-    foreign = sorted(had & _known - own)
-    if foreign and own & _known - had:
+    known = {name for each in _with_subclasses(root) for name in inspect.signature(each).parameters}
+    had, own = known & set().union(*saved), known & set().union(*groups)
+    foreign = sorted(had - own)
+    if foreign and own - had:
+        name = kind.__name__
         raise OptimizerError(
-            f"This state was saved by another optimizer: its groups have {foreign[0]!r}, which {optimizer} lacks.\n"
-            f"Expected a state of {optimizer}. Nothing was changed.\n"
+            f"This state was saved by another optimizer: its groups have {foreign[0]!r}, which {name} lacks.\n"
+            f"Expected a state of {name}. Nothing was changed.\n"
             "Load it into the class that saved it, or train with a new state."
         )
+
+
+def _with_subclasses(kind: type) -> list[type]:
+    found = [kind]
+    below: list[type] = type.__subclasses__(kind)
+    for subclass in below:
+        found += _with_subclasses(subclass)
+    return found
 
 
 def require(group: dict[str, Any], name: str, holds: Callable[[Any], bool], rule: str) -> None:
