@@ -172,6 +172,11 @@ def storage_address(x: Tensor) -> int:
         return 0
 
 
+def is_sharded(x: Tensor | None) -> bool:
+    """Return whether a tensor is a DTensor, of which each process has a part."""
+    return any(kind.__name__ == "DTensor" for kind in type(x).__mro__)
+
+
 def version(x: Tensor) -> int | None:
     """Return a number that grows with every edit in place of a tensor, or None for one made in inference mode."""
     return None if x.is_inference() else x._version

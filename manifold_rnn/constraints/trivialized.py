@@ -10,7 +10,7 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_forward_mode, is_transformed, sees_every_step, version
+from .._torch import is_forward_mode, is_sharded, is_transformed, sees_every_step, version
 from ..errors import NonFiniteError, OptionError, UnsupportedError
 from ..linalg.precision import batched, may_read_device, without_autocast
 from ..manifolds import Manifold, adapt
@@ -18,7 +18,6 @@ from ..retractions import Retraction
 from .constraint import Constraint
 from .membership import measured_defect, projected, require_member, require_on_manifold, widened_point
 from .parametrization import Parametrization, require_shape
-from .update import is_sharded
 
 
 def trivialize(
@@ -109,8 +108,8 @@ class Trivialization(Parametrization):
 
     takes_complex32: ClassVar[bool] = True
     base: Tensor
-    _accepted: tuple[Tensor, int | None] | None = None  # the base when it was last checked or computed, and its version
     steps: Tensor
+    _accepted: tuple[Tensor, int | None] | None = None  # the base when it was last checked or computed, and its version
 
     def __init__(self, manifold: Manifold, base: Tensor, *, rebase_every: int | None = None) -> None:
         super().__init__()
@@ -272,9 +271,7 @@ class Trivialization(Parametrization):
 
     def require_accepted(self) -> None:
         """Check the base once after others have changed it: a conversion, a load, an edit. Called before each use."""
-        if torch.compiler.is_compiling():
-            return
-        if self._is_accepted():
+        if torch.compiler.is_compiling() or self._is_accepted():
             return
         if self.watched is None or sees_every_step() or not may_read_device():  # a replica of DataParallel has none
             return

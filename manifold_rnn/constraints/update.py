@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.__future__ import get_overwrite_module_params_on_conversion, get_swap_module_params_on_conversion
 
-from .._torch import dispatch_modes, drop_hook, makes_proxies, sees_every_step
+from .._torch import dispatch_modes, drop_hook, is_sharded, makes_proxies, sees_every_step
 from ..errors import OptionError, UnsupportedError
 from ..manifolds import Manifold
 from ..manifolds.adapted import Point
@@ -206,11 +206,6 @@ def detach(module: nn.Module, name: str, entry: Parametrization) -> None:
     if not any(other.is_stored_by_module for other in entries(module).values()):
         drop_hook(module._forward_pre_hooks, _before_forward)
         drop_hook(module._load_state_dict_post_hooks, _refresh)
-
-
-def is_sharded(parameter: Tensor | None) -> bool:
-    """Return whether a parameter is a DTensor."""
-    return any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__)
 
 
 def refuse_sharded(parameter: Tensor | None, name: str) -> None:

@@ -270,7 +270,7 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         Tensor, as ``x``
         """
         # any factor of the gradient gives the same direction; at 1 no square underflows or overflows
-        u: Tensor = self.egrad2rgrad(x, g if nuclear else g / self._power_of_two(g))
+        u: Tensor = self.egrad2rgrad(x, g if nuclear else g / self._scales(g))
         if not nuclear:
             square: Tensor = self.component_inner(x, u)
             size = (square.abs() if square.is_complex() else square).sqrt()  # geoopt's inner products do not conjugate
@@ -278,11 +278,11 @@ class Manifold(geoopt.Manifold):  # type: ignore[misc]
         y: Tensor = self.retr(x, -length * u)
         return y
 
-    def _power_of_two(self, g: Tensor) -> Tensor:
-        """Return the power of two below the largest entry of each vector."""
+    def _scales(self, x: Tensor) -> Tensor:
+        """Return powers of two by which vectors are divided before their entries are squared."""
         axes = tuple(range(-self.ndim, 0))
-        g = g.detach()
-        return power_of_two_below(torch.linalg.vector_norm(g, math.inf, axes, keepdim=True) if axes else g.abs())
+        x = x.detach()
+        return power_of_two_below(torch.linalg.vector_norm(x, math.inf, axes, keepdim=True) if axes else x.abs())
 
     def square_coordinates(self, x: Tensor, c: Tensor, how: str) -> Tensor:
         """Return the second moment of coordinates, ``"elementwise"`` or of the ``"matrix"`` (its squared norm).

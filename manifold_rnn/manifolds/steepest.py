@@ -100,7 +100,7 @@ def steepest(x: Tensor, g: Tensor, lie: Callable[[Tensor], Tensor] = skew) -> St
     n, p = x.shape[-2:]
     basis = None
     scale = unit_of(g)
-    g = g / torch.where(scale > 0, scale, 1)
+    g = g / scale
     size = torch.linalg.matrix_norm(g, keepdim=True)
     inside = multiply(x.mH, g)
     if n == p:  # A acts from the right, as a matrix of the same size

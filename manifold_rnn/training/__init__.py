@@ -55,6 +55,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     modules = {"SequenceData": "data", "SequenceModule": "module", "evaluate": "runs", "run": "runs"}
     if name in modules:  # imported late, because Lightning takes seconds to import
-        process_numbers()
+        process_numbers()  # checks the variables of a launcher first, since Lightning reads them when it is imported
         return getattr(import_module(f".{modules[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..activations import split_relu
 
-_EXPONENT = 32  # of two; factors above it are scaled
+_LARGEST = 2.0**32  # larger factors are scaled, so that their products are finite
 SMALLEST = 1e-12  # rows with a smaller largest entry have no direction, and are not scaled to norm 1
 
 
@@ -22,8 +22,8 @@ def split_heads(z: Tensor, heads: int, memory_size: int, *, rectify: bool = Fals
 
 
 def _without_huge(p: Tensor) -> Tensor:
-    """Scale a factor so that no product with another overflows. The factor of a row does not change its direction."""
-    return p / (p.detach().abs().amax(-1, keepdim=True) * 2.0**-_EXPONENT).clamp(min=1)
+    """Scale the factors of a product down to `_LARGEST`. A common factor of rows does not change their directions."""
+    return p / (p.detach().abs().amax(-1, keepdim=True) / _LARGEST).clamp(min=1)
 
 
 def memory_changes(strengths: Tensor, directions: Tensor) -> Tensor:
